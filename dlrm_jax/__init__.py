@@ -1,0 +1,1 @@
+"""DLRM and its kin in JAX: tables, interaction, training, evaluation."""

@@ -1,0 +1,84 @@
+"""What a click log looks like: its columns, its blocks of rows, a source.
+
+Readers turn raw files into `Block`s, a `Source` hands blocks out by number,
+the loader cuts them into batches. A block is the unit of storage and of
+reading: thousands of examples, so that no Python runs for a single one.
+"""
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+BLOCK_ROWS = 4096
+"""Examples in a block; only the last block of a split has fewer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """One sparse feature.
+
+  Attributes:
+    name: the feature's name, for example 'C1'.
+    rows: vocabulary size; ids are 0 ... rows - 1.
+    hotness: ids an example can have at most; shorter bags end in PAD.
+  """
+
+  name: str
+  rows: int
+  hotness: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+  """The columns of a click log, in the order that they have in a block.
+
+  Attributes:
+    dense: names of the dense features.
+    sparse: the sparse features.
+  """
+
+  dense: tuple[str, ...]
+  sparse: tuple[Column, ...]
+
+  @property
+  def hotness(self) -> int:
+    """Ids an example: `H`."""
+    return sum(column.hotness for column in self.sparse)
+
+
+class Block(NamedTuple):
+  """Consecutive examples of a click log; `n` of them.
+
+  Attributes:
+    dense: f32[n, N], transformed.
+    ids: i32[n, H], PAD where a bag has no more ids.
+    labels: f32[n], 0 or 1.
+    id_weights: f32[n, H], or None: every id counts once.
+  """
+
+  dense: np.ndarray
+  ids: np.ndarray
+  labels: np.ndarray
+  id_weights: np.ndarray | None = None
+
+
+class Source(Protocol):
+  """Blocks of one split by number; any number of threads may read.
+
+  Attributes:
+    schema: the columns.
+    examples: examples in all blocks together. Every block has `BLOCK_ROWS`
+      examples, but the last, which has the rest.
+  """
+
+  schema: Schema
+  examples: int
+
+  def __len__(self) -> int:
+    """Number of blocks."""
+    ...
+
+  def __getitem__(self, block: int) -> Block:
+    """The block of this number."""
+    ...

@@ -1,0 +1,1 @@
+"""Embedding tables: what they are, where rows live, one read, one write."""

@@ -1,0 +1,1 @@
+"""Models: dense features and vectors in, logits out."""

@@ -1,0 +1,1 @@
+"""What Optax lacks: row-wise application, Adagrads by name, schedules."""

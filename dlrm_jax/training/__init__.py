@@ -1,0 +1,1 @@
+"""State, step, checkpoints, the loop, evaluation and the report."""
