@@ -1,0 +1,95 @@
+"""A click log as a TFDS data set: one record is one block of examples.
+
+TFDS describes and stores (features, splits, metadata, array_record shards);
+it never sees a single example, which is what makes it fast: thousands of rows
+a record. `ShardBasedBuilder` and not `GeneratorBasedBuilder`, because the
+latter gathers a whole split in memory and, from 1 GB on, needs TensorFlow.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dlrm_jax.data.schema import Block, Schema
+
+SHARD_BLOCKS = 256
+"""Blocks in a file: what TFDS holds in memory while it writes."""
+
+
+class Builder(tfds.core.ShardBasedBuilder):
+  """Writes given blocks, in the given order."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def __init__(
+    self,
+    *,
+    data_dir: str,
+    schema: Schema,
+    weighted: bool,
+    splits: Mapping[str, tuple[int, Callable[[], Iterable[Block]]]],
+    metadata: Mapping[str, Any],
+  ) -> None:
+    """Plans a data set; `download_and_prepare` writes it.
+
+    Args:
+      data_dir: folder that becomes TFDS's data directory.
+      schema: the columns.
+      weighted: whether blocks have id weights.
+      splits: a split's number of blocks, and what makes them.
+      metadata: kept as JSON in the set's folder; examples and clicks of each
+        of its 'splits' are counted here.
+    """
+    self._schema = schema
+    self._weighted = weighted
+    self._splits = splits
+    self._metadata = metadata
+    super().__init__(data_dir=data_dir, file_format='array_record')
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    array = functools.partial(tfds.features.Tensor, encoding='bytes')
+    features = {
+      'dense': array(shape=(None, len(self._schema.dense)), dtype=np.float32),
+      'ids': array(shape=(None, self._schema.hotness), dtype=np.int32),
+      'labels': array(shape=(None,), dtype=np.float32),
+    }
+    if self._weighted:
+      features['id_weights'] = array(
+        shape=(None, self._schema.hotness), dtype=np.float32
+      )
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description='A click log in blocks of consecutive examples.',
+      features=tfds.features.FeaturesDict(features),
+      metadata=tfds.core.MetadataDict(self._metadata),
+      disable_shuffling=True,
+    )
+
+  def _shard_iterators_per_split(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]:
+    del dl_manager  # nothing is downloaded
+    return {name: self._shards(name) for name in self._splits}
+
+  def _shards(
+    self, split: str
+  ) -> list[Callable[[], Iterator[tuple[int, dict]]]]:
+    """Cuts one pass over the blocks in shards, which TFDS writes in order."""
+    count, _ = self._splits[split]
+    records = self._records(split)
+    shard = functools.partial(itertools.islice, records, SHARD_BLOCKS)
+    return [shard] * -(-count // SHARD_BLOCKS)
+
+  def _records(self, split: str) -> Iterator[tuple[int, dict]]:
+    _, blocks = self._splits[split]
+    found = self.info.metadata['splits'][split]
+    found.update(examples=0, clicks=0)
+    for number, block in enumerate(blocks()):
+      found['examples'] += len(block.labels)
+      found['clicks'] += int(block.labels.sum())
+      fields = block._asdict().items()
+      yield number, {name: x for name, x in fields if x is not None}
