@@ -1,0 +1,47 @@
+"""Losses of single examples, from logits; and their weighted mean.
+
+Float32 whatever comes in: a model may compute in bfloat16, its loss may not.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def binary_cross_entropy(
+  logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike
+) -> jax.Array:
+  """Log-loss in nats, any shape; stable for logits of any size.
+
+  >>> print(binary_cross_entropy(jnp.array([0.0, -200.0]), jnp.ones(2)))
+  [  0.6931472 200.       ]
+  """
+  return optax.sigmoid_binary_cross_entropy(
+    jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.float32)
+  )
+
+
+def squared_error(
+  logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike
+) -> jax.Array:
+  """Squared error of the probability, any shape: Brier's score.
+
+  >>> print(squared_error(jnp.array([0.0, 200.0]), jnp.ones(2)))
+  [0.25 0.  ]
+  """
+  probability = jax.nn.sigmoid(jnp.asarray(logits, jnp.float32))
+  return jnp.square(probability - jnp.asarray(labels, jnp.float32))
+
+
+def weighted_mean(
+  values: jax.typing.ArrayLike, weights: jax.typing.ArrayLike
+) -> jax.Array:
+  """sum(values * weights) / sum(weights), f32[]; 0 where no weight is.
+
+  >>> print(weighted_mean(jnp.array([1.0, 3.0, 9.0]), jnp.array([1, 1, 0])))
+  2.0
+  """
+  weights = jnp.asarray(weights, jnp.float32)
+  total = jnp.sum(weights)
+  weighted = jnp.asarray(values, jnp.float32) * weights
+  return jnp.sum(weighted) / jnp.where(total > 0, total, 1)

@@ -1,0 +1,240 @@
+"""Metrics of click probabilities: streamed, merged, exact or with a bound.
+
+An evaluation never keeps its examples. Each batch becomes a `Tally`: weights
+of clicks and of non-clicks over 2^18 bins of the logit, and a few sums.
+Tallies add up, over batches and processes, and every metric is read off the
+total. Ranking metrics see logits through the bins: `auc_error` bounds what
+that may cost the AUC. All in numpy on the host; sums are float64.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+BINS = 1 << 18
+"""Bins of the logit, of equal width; the first and the last are open."""
+
+LIMIT = 16.0
+"""The bins span the logits from -LIMIT to LIMIT."""
+
+
+class Tally(NamedTuple):
+  """What an evaluation remembers of the examples that it saw.
+
+  Attributes:
+    clicks: f64[BINS], weight of the clicks by bin of the logit.
+    others: f64[BINS], the same of the examples that are not clicks.
+    low: f32[BINS], the least logit in a bin, inf in an empty one.
+    high: f32[BINS], the greatest, -inf in an empty one.
+    loss: sum of the log-losses, in nats.
+    probability: sum of the predicted probabilities.
+    correct: weight of the examples that were predicted correctly.
+  """
+
+  clicks: np.ndarray
+  others: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+  loss: float
+  probability: float
+  correct: float
+
+
+def _checked(logits: Any, labels: Any, weights: Any) -> list[np.ndarray]:
+  """The examples of weight above 0, f32[n] each; ValueError on a bad one."""
+  arrays = [np.asarray(a, np.float32) for a in (logits, labels, weights)]
+  if not (arrays[0].ndim == 1 and len({a.shape for a in arrays}) == 1):
+    shapes = ', '.join(str(a.shape) for a in arrays)
+    raise ValueError(
+      f'logits, labels and weights have shapes {shapes}; expected [B] of each'
+    )
+  counted = arrays[2] != 0
+  if not counted.all():
+    arrays = [a[counted] for a in arrays]
+  logits, labels, weights = arrays
+  for ok, what in (
+    (np.isfinite(logits), 'logits are not finite'),
+    ((labels == 0) | (labels == 1), 'labels are neither 0 nor 1'),
+    ((weights > 0) & np.isfinite(weights), 'weights are negative or infinite'),
+  ):
+    if not ok.all():
+      raise ValueError(f'{np.sum(~ok)} of {ok.size} {what}')
+  return arrays
+
+
+def tally(logits: Any, labels: Any, weights: Any) -> Tally:
+  """Counts one batch.
+
+  Args:
+    logits: f32[B].
+    labels: f32[B], 0 or 1.
+    weights: f32[B]; an example of weight 0 is not looked at.
+
+  Returns:
+    The batch's tally.
+
+  Raises:
+    ValueError: how many logits are not finite, or labels not 0 or 1.
+  """
+  logits, labels, weights = _checked(logits, labels, weights)
+  # Exact in float64 but for one monotone rounding: order is never inverted.
+  x = logits.astype(np.float64)
+  position = (x + LIMIT) * (BINS / (2 * LIMIT))
+  bins = np.clip(position, 0, BINS - 1).astype(np.intp)
+  low = np.full(BINS, np.inf, np.float32)
+  high = np.full(BINS, -np.inf, np.float32)
+  np.minimum.at(low, bins, logits)
+  np.maximum.at(high, bins, logits)
+  # e <= 1 for either sign, so nothing overflows and nothing cancels.
+  e = np.exp(-np.abs(x))
+  loss = np.log1p(e) + np.maximum(x, 0) - labels * x
+  probability = np.where(x < 0, e, 1.0) / (1 + e)
+  w = weights.astype(np.float64)
+  return Tally(
+    clicks=np.bincount(bins, w * labels, BINS),
+    others=np.bincount(bins, w * (1 - labels), BINS),
+    low=low,
+    high=high,
+    loss=float(w @ loss),
+    probability=float(w @ probability),
+    correct=float(w @ ((x > 0) == (labels == 1))),
+  )
+
+
+def merge(a: Tally, b: Tally) -> Tally:
+  """The tally of the examples of both.
+
+  Order and grouping do not matter: counts of whole weights add exactly, the
+  sums of losses and probabilities up to float64 rounding.
+  """
+  return Tally(
+    clicks=a.clicks + b.clicks,
+    others=a.others + b.others,
+    low=np.minimum(a.low, b.low),
+    high=np.maximum(a.high, b.high),
+    loss=a.loss + b.loss,
+    probability=a.probability + b.probability,
+    correct=a.correct + b.correct,
+  )
+
+
+def _ratio(a: float, b: float) -> float:
+  """Division in which a denominator of 0 gives nan, silently."""
+  return float(a / b) if b else float('nan')
+
+
+def _entropy(p: float) -> float:
+  """Entropy of a coin, nats; 0 at 0 and 1, nan of nan."""
+  return 0.0 if p in (0, 1) else -p * np.log(p) - (1 - p) * np.log1p(-p)
+
+
+def _auc(t: Tally) -> tuple[float, float]:
+  """Area under the ROC curve, and the bound of its error by binning."""
+  pairs = t.clicks.sum() * t.others.sum()
+  below = np.cumsum(t.others) - t.others
+  together = t.clicks * t.others
+  won = np.sum(t.clicks * below) + together.sum() / 2
+  unresolved = together[t.low < t.high].sum()
+  return _ratio(won, pairs), _ratio(unresolved / 2, pairs)
+
+
+def _average_precision(t: Tally) -> float:
+  """Mean over the clicks of the precision at their logit (scikit-learn's)."""
+  clicks = np.cumsum(t.clicks[::-1])
+  all_ = np.cumsum((t.clicks + t.others)[::-1])
+  precision = clicks / np.maximum(all_, np.finfo(np.float64).tiny)
+  return _ratio(np.sum(t.clicks[::-1] * precision), clicks[-1])
+
+
+def roc_curve(t: Tally, points: int = 500) -> tuple[np.ndarray, np.ndarray]:
+  """False and true positive rate at falling thresholds, at most `points`.
+
+  Points are thinned evenly along the curve; (0, 0) and (1, 1) are among them.
+
+  Returns:
+    `fpr`, `tpr`, f64[P] each; empty where clicks or non-clicks are missing.
+  """
+  if not (t.clicks.any() and t.others.any()):
+    return np.empty(0), np.empty(0)
+  tpr, fpr = (
+    np.concatenate([[0.0], np.cumsum(counts[::-1])])
+    for counts in (t.clicks, t.others)
+  )
+  tpr, fpr = tpr / tpr[-1], fpr / fpr[-1]
+  keep = np.unique(np.searchsorted(tpr + fpr, np.linspace(0, 2, points)))
+  return fpr[keep], tpr[keep]
+
+
+class Calibration(NamedTuple):
+  """Groups of examples of like predictions, in rising order.
+
+  Attributes:
+    predicted: f64[P], mean predicted probability, up to the bins' width.
+    observed: f64[P], share of clicks.
+    count: f64[P], weight of the examples.
+  """
+
+  predicted: np.ndarray
+  observed: np.ndarray
+  count: np.ndarray
+
+
+def calibration_curve(t: Tally, bins: int = 20) -> Calibration:
+  """Mean prediction against click rate in `bins` groups of equal counts.
+
+  Examples of one logit stay together: then groups are fewer and less equal.
+  """
+  filled = t.low <= t.high
+  clicks, count = t.clicks[filled], (t.clicks + t.others)[filled]
+  middle = (t.low[filled].astype(np.float64) + t.high[filled]) / 2
+  # Beyond +-100 a float64 probability does not change any more.
+  probability = 1 / (1 + np.exp(-np.clip(middle, -100, 100)))
+  rank = np.cumsum(count) - count / 2
+  group = (rank / count.sum() * bins).astype(np.intp)
+  total, predicted, observed = (
+    np.bincount(group, values, bins)
+    for values in (count, count * probability, clicks)
+  )
+  kept = total > 0
+  total = total[kept]
+  return Calibration(predicted[kept] / total, observed[kept] / total, total)
+
+
+def summarize(t: Tally) -> dict[str, float]:
+  """All metrics by name; one that is not defined is nan.
+
+  `auc`: chance that a click has a higher logit than a non-click; a pair in
+    one bin, tied or not, is credited one half.
+  `auc_error`: half the share of the (click, non-click) pairs that share a bin
+    in which not all logits are equal. The exact AUC (ties one half) is within
+    `auc` +- `auc_error`.
+  `pr_auc`: average precision, a bin being one threshold.
+  `log_loss`: mean, in nats.
+  `ne`: log-loss over the entropy of the base rate (He et al. 2014, eq. 1).
+  `accuracy`: a probability above one half predicts a click.
+  `calibration`: mean prediction over base rate.
+  `examples`, `clicks`: sums of weights.
+  `base_rate`, `mean_prediction`: share of clicks, mean probability.
+
+  >>> total = tally([2.0, -1.0, 0.5], [1, 0, 0], [1, 1, 1])
+  >>> summarize(total)['auc'], summarize(total)['auc_error']
+  (1.0, 0.0)
+  """
+  clicks = t.clicks.sum()
+  examples = clicks + t.others.sum()
+  base_rate = _ratio(clicks, examples)
+  log_loss = _ratio(t.loss, examples)
+  auc, auc_error = _auc(t)
+  return {
+    'auc': auc,
+    'auc_error': auc_error,
+    'pr_auc': _average_precision(t),
+    'log_loss': log_loss,
+    'ne': _ratio(log_loss, _entropy(base_rate)),
+    'accuracy': _ratio(t.correct, examples),
+    'calibration': _ratio(t.probability, clicks),
+    'examples': float(examples),
+    'clicks': float(clicks),
+    'base_rate': base_rate,
+    'mean_prediction': _ratio(t.probability, examples),
+  }
