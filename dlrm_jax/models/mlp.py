@@ -1,0 +1,65 @@
+"""Dense layers as the reference has them: normal weights, normal biases."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+_glorot_normal = nn.initializers.glorot_normal()
+
+
+def _bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  return jax.random.normal(key, shape) * math.sqrt(1 / shape[-1])
+
+
+class Dense(nn.Module):
+  """f32[B, in] -> f32[B, width], products in `dtype`, sums in float32.
+
+  Starts with W ~ N(0, 2 / (in + out)) and b ~ N(0, 1 / out), as
+  facebookresearch/dlrm does.
+
+  Attributes:
+    width: out.
+    dtype: of the operands of the product, float32 or bfloat16.
+  """
+
+  width: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Affine map."""
+    shape = (x.shape[-1], self.width)
+    kernel = self.param('kernel', _glorot_normal, shape)
+    bias = self.param('bias', _bias_init, shape[1:])
+    y = jnp.dot(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    return y + bias[None]
+
+
+class MLP(nn.Module):
+  """Dense layers with ReLU between them; parameters `dense_0`, `dense_1`, ...
+
+  Attributes:
+    widths: of the layers.
+    activate_last: whether ReLU follows the last layer, too.
+    dtype: of the products.
+  """
+
+  widths: tuple[int, ...]
+  activate_last: bool
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """f32[B, in] -> f32[B, widths[-1]]."""
+    for i, width in enumerate(self.widths):
+      x = Dense(width, self.dtype, name=f'dense_{i}')(x)
+      if self.activate_last or i < len(self.widths) - 1:
+        x = nn.relu(x)
+    return x

@@ -1,0 +1,78 @@
+"""The Adagrads that Optax lacks: torch's, and the row-wise one.
+
+Three programs mean three things by "Adagrad". Optax starts its accumulator
+at 0.1 and has epsilon inside of the root (`optax.adagrad`); torch, FBGEMM and
+MLPerf's DLRM start at 0 and have it outside. Row-wise Adagrad keeps one
+accumulator a row.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def scale_by_adagrad(
+  initial: float = 0.0, eps: float = 1e-10
+) -> optax.GradientTransformation:
+  """Adagrad as torch defines it: `g / (sqrt(sum of g^2) + eps)`.
+
+  Source: Duchi, Hazan, Singer (2011), as in `torch.optim.Adagrad`.
+
+  >>> tx = scale_by_adagrad()
+  >>> tx.update(jnp.array([-4.0]), tx.init(jnp.zeros(1)))[0].tolist()
+  [-1.0]
+  """
+
+  def init(params: optax.Params) -> optax.ScaleByRssState:
+    return optax.ScaleByRssState(
+      jax.tree.map(lambda p: jnp.full_like(p, initial), params)
+    )
+
+  def update(
+    grads: optax.Updates,
+    state: optax.ScaleByRssState,
+    params: optax.Params | None = None,
+  ) -> tuple[optax.Updates, optax.ScaleByRssState]:
+    del params
+    sums = jax.tree.map(lambda g, a: a + g * g, grads, state.sum_of_squares)
+    updates = jax.tree.map(lambda g, a: g / (jnp.sqrt(a) + eps), grads, sums)
+    return updates, optax.ScaleByRssState(sums)
+
+  return optax.GradientTransformation(init, update)
+
+
+def scale_by_rowwise_adagrad(
+  initial: float = 0.0, eps: float = 1e-10
+) -> optax.GradientTransformation:
+  """Row-wise Adagrad: one accumulator a row, of the row's mean square.
+
+  `acc += mean(g^2); g / (sqrt(acc) + eps)`, as in facebookresearch/dlrm's
+  RWSAdagrad and in FBGEMM (whose default eps is 1e-8). State: f32[R] for a
+  table f32[R, D].
+
+  >>> tx = scale_by_rowwise_adagrad()
+  >>> g = jnp.array([[1.0, 7.0]])
+  >>> tx.update(g, tx.init(g))[0].round(6).tolist()
+  [[0.20000000298023224, 1.399999976158142]]
+  """
+
+  def init(params: optax.Params) -> optax.ScaleByRssState:
+    return optax.ScaleByRssState(
+      jax.tree.map(lambda p: jnp.full(p.shape[:1], initial, p.dtype), params)
+    )
+
+  def update(
+    grads: optax.Updates,
+    state: optax.ScaleByRssState,
+    params: optax.Params | None = None,
+  ) -> tuple[optax.Updates, optax.ScaleByRssState]:
+    del params
+    sums = jax.tree.map(
+      lambda g, a: a + jnp.mean(g * g, -1), grads, state.sum_of_squares
+    )
+    updates = jax.tree.map(
+      lambda g, a: g / (jnp.sqrt(a)[:, None] + eps), grads, sums
+    )
+    return updates, optax.ScaleByRssState(sums)
+
+  return optax.GradientTransformation(init, update)

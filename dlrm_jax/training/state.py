@@ -1,0 +1,84 @@
+"""What is trained, and its state: arrays only, so the state is the checkpoint.
+
+A `Task` is everything static of a training run; a `TrainState` everything
+that changes. `create_state` is the first state.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
+from dlrm_jax.embedding.encoder import Recommender
+from dlrm_jax.rows import Pytree
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+"""(logits f32[B], labels f32[B]) -> losses f32[B]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """The static side of training.
+
+  Attributes:
+    collection: the tables.
+    model: (dense f32[B, N], vectors f32[B, F, D]) -> logits f32[B].
+    dense_features: N.
+    loss: per example, from logits.
+    tx: moves the parameters of the model.
+    table_tx: moves the tables: a `rowwise` transform.
+  """
+
+  collection: EmbeddingCollection
+  model: nn.Module
+  dense_features: int
+  loss: Loss
+  tx: optax.GradientTransformation
+  table_tx: optax.GradientTransformation
+
+  @property
+  def recommender(self) -> Recommender:
+    """The model behind its embeddings."""
+    return Recommender(self.collection, self.model)
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that changes, and nothing else.
+
+  Attributes:
+    step: i32[], updates made.
+    params: of the recommender.
+    opt_state: of `Task.tx`.
+    tables: f32[R, D] for each stack.
+    table_state: of `Task.table_tx`; rows on axis 0.
+  """
+
+  step: jax.Array
+  params: Pytree
+  opt_state: Pytree
+  tables: Tables
+  table_state: Pytree
+
+
+def create_state(task: Task, key: jax.Array) -> TrainState:
+  """The state before the first step; `jit` it to make it on the device."""
+  table_key, model_key = jax.random.split(key)
+  tables = task.collection.init(table_key)
+  hotness = sum(feature.hotness for feature in task.collection.features)
+  rows = task.collection.rows(jnp.zeros((1, hotness), jnp.int32))
+  vectors = task.collection.lookup(tables, rows)
+  dense = jnp.zeros((1, task.dense_features))
+  params = task.recommender.init(model_key, dense, vectors)['params']
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=task.tx.init(params),
+    tables=tables,
+    table_state=task.table_tx.init(tables),
+  )
