@@ -62,42 +62,58 @@ def _checked(logits: Any, labels: Any, weights: Any) -> list[np.ndarray]:
   return arrays
 
 
-def tally(logits: Any, labels: Any, weights: Any) -> Tally:
+def empty() -> Tally:
+  """The tally of no examples."""
+  return Tally(
+    clicks=np.zeros(BINS),
+    others=np.zeros(BINS),
+    low=np.full(BINS, np.inf, np.float32),
+    high=np.full(BINS, -np.inf, np.float32),
+    loss=0.0,
+    probability=0.0,
+    correct=0.0,
+  )
+
+
+def tally(
+  logits: Any, labels: Any, weights: Any, into: Tally | None = None
+) -> Tally:
   """Counts one batch.
 
   Args:
     logits: f32[B].
     labels: f32[B], 0 or 1.
     weights: f32[B]; an example of weight 0 is not looked at.
+    into: a tally to go on with. Its arrays are written to, as new ones of
+      this size would cost more than the counting: use the result instead.
 
   Returns:
-    The batch's tally.
+    The tally of the batch, and of what was in `into`.
 
   Raises:
-    ValueError: how many logits are not finite, or labels not 0 or 1.
+    ValueError: how many logits are not finite, or labels not 0 or 1. Then
+      `into` is as it was.
   """
   logits, labels, weights = _checked(logits, labels, weights)
-  # Exact in float64 but for one monotone rounding: order is never inverted.
+  total = empty() if into is None else into
   x = logits.astype(np.float64)
+  w = weights.astype(np.float64)
+  # Exact in float64 but for one monotone rounding: order is never inverted.
   position = (x + LIMIT) * (BINS / (2 * LIMIT))
   bins = np.clip(position, 0, BINS - 1).astype(np.intp)
-  low = np.full(BINS, np.inf, np.float32)
-  high = np.full(BINS, -np.inf, np.float32)
-  np.minimum.at(low, bins, logits)
-  np.maximum.at(high, bins, logits)
+  np.add.at(total.clicks, bins, w * labels)
+  np.add.at(total.others, bins, w * (1 - labels))
+  np.minimum.at(total.low, bins, logits)
+  np.maximum.at(total.high, bins, logits)
   # e <= 1 for either sign, so nothing overflows and nothing cancels.
   e = np.exp(-np.abs(x))
   loss = np.log1p(e) + np.maximum(x, 0) - labels * x
   probability = np.where(x < 0, e, 1.0) / (1 + e)
-  w = weights.astype(np.float64)
-  return Tally(
-    clicks=np.bincount(bins, w * labels, BINS),
-    others=np.bincount(bins, w * (1 - labels), BINS),
-    low=low,
-    high=high,
-    loss=float(w @ loss),
-    probability=float(w @ probability),
-    correct=float(w @ ((x > 0) == (labels == 1))),
+  correct = (x > 0) == (labels == 1)
+  return total._replace(
+    loss=total.loss + float(np.sum(w * loss)),
+    probability=total.probability + float(np.sum(w * probability)),
+    correct=total.correct + float(np.sum(w * correct)),
   )
 
 

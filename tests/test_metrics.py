@@ -128,6 +128,24 @@ def test_order_and_batching_do_not_matter(example, data):
   assert_same(functools.reduce(metrics.merge, parts), metrics.tally(*example))
 
 
+def test_a_tally_goes_on_where_another_ended():
+  a, b = random_examples(seed=1), random_examples(seed=2)
+  whole = metrics.tally(*b, into=metrics.tally(*a))
+  assert_same(whole, metrics.merge(metrics.tally(*a), metrics.tally(*b)))
+
+
+def test_a_refused_batch_leaves_the_tally_as_it_was():
+  total = metrics.tally(*random_examples())
+  with pytest.raises(ValueError, match='not finite'):
+    metrics.tally([np.nan, 1], [0, 1], [1, 1], into=total)
+  assert_same(total, metrics.tally(*random_examples()))
+
+
+def test_empty_is_neutral():
+  total = metrics.tally(*random_examples())
+  assert_same(metrics.merge(metrics.empty(), total), total)
+
+
 def test_weight_counts_like_repetition_and_zero_is_not_looked_at():
   logits = np.float32([0.5, -1.0, 2.0, np.nan])
   labels = np.float32([1, 0, 0, 7])
@@ -149,7 +167,7 @@ def test_with_one_class_what_is_undefined_is_nan(label):
 
 
 def test_without_examples_all_but_the_counts_are_nan():
-  total = metrics.tally([], [], [])
+  total = metrics.empty()
   got = metrics.summarize(total)
   defined = {name for name, value in got.items() if not np.isnan(value)}
   assert defined == {'examples', 'clicks'}
