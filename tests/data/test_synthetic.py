@@ -1,0 +1,183 @@
+import concurrent.futures
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
+
+from dlrm_jax.batch import PAD
+from dlrm_jax.data.planted import Strength, plant, probabilities, zipf
+from dlrm_jax.data.schema import BLOCK_ROWS, join
+from dlrm_jax.data.synthetic import Synthetic, optimum
+from dlrm_jax.errors import InputError
+
+SPEC = Synthetic(train=10_000, validation=5_000, test=30_000)
+
+
+def assert_equal(a, b):
+  for x, y in zip(a[:3], b[:3], strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+
+
+def whole(source):
+  drawn = [source.draw(i) for i in range(len(source))]
+  logits = np.concatenate([np.sum(logits, axis=0) for _, logits in drawn])
+  return join([block for block, _ in drawn]), logits
+
+
+def test_blocks_have_the_form_that_the_schema_says():
+  source = SPEC.source('train')
+  assert (source.examples, len(source)) == (10_000, 3)
+  sizes = [len(source[i].labels) for i in range(3)]
+  assert sizes == [BLOCK_ROWS, BLOCK_ROWS, 10_000 - 2 * BLOCK_ROWS]
+  block = source[0]
+  assert block.dense.dtype == block.labels.dtype == np.float32
+  assert block.ids.dtype == np.int32
+  assert block.dense.shape == (BLOCK_ROWS, len(SPEC.schema.dense))
+  assert block.ids.shape == (BLOCK_ROWS, SPEC.schema.hotness)
+  assert block.id_weights is None
+  assert set(np.unique(block.labels)) == {0, 1}
+  start = 0
+  for column in SPEC.schema.sparse:
+    bags = block.ids[:, start : start + column.hotness]
+    assert bags.max() < column.rows
+    assert bags.min() == (PAD if column.hotness > 1 else 0)
+    assert np.all(np.diff((bags == PAD).astype(int), axis=1) >= 0)
+    start += column.hotness
+
+
+def test_a_block_is_the_same_in_any_order_and_thread():
+  source = Synthetic(train=50_000).source('train')
+  expected = [source[i] for i in range(len(source))]
+  again = Synthetic(train=50_000).source('train')
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    order = list(reversed(range(len(source))))
+    for i, block in zip(order, pool.map(again.__getitem__, order), strict=True):
+      assert_equal(expected[i], block)
+
+
+def test_blocks_do_not_depend_on_how_many_there_are():
+  few, many = SPEC, dataclasses.replace(SPEC, train=1_000_000)
+  assert_equal(few.source('train')[1], many.source('train')[1])
+
+
+def test_blocks_splits_and_seeds_differ():
+  other = dataclasses.replace(SPEC, seed=1)
+  blocks = [
+    SPEC.source('train')[0],
+    SPEC.source('train')[1],
+    SPEC.source('test')[0],
+    other.source('train')[0],
+  ]
+  for i, a in enumerate(blocks):
+    for b in blocks[:i]:
+      assert not np.array_equal(a.dense, b.dense)
+
+
+def test_fingerprint_tells_specs_apart():
+  assert SPEC.fingerprint == dataclasses.replace(SPEC).fingerprint
+  stronger = dataclasses.replace(SPEC, strength=Strength(additive=2.0))
+  assert len({s.fingerprint for s in (SPEC, stronger, Synthetic())}) == 3
+
+
+def test_ids_follow_zipfs_law():
+  uniform = np.random.default_rng(0).random(1_000_000, np.float32)
+  counts = np.bincount(zipf(uniform, 50), minlength=50)
+  expected = probabilities(50) * len(uniform)
+  assert len(counts) == 50
+  assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+
+
+def test_the_last_id_is_inside_the_vocabulary():
+  almost = np.array([np.nextafter(np.float32(1), np.float32(0))])
+  for rows in (1, 7, 100, 2000, 123_457):
+    assert zipf(almost, rows) == rows - 1
+
+
+def test_interactions_add_nothing_to_any_one_feature():
+  truth = plant(Strength(rank=3), 2, (40, 60), (1, 5), seed=3)
+  for table, rows in zip(truth.tables, (40, 60), strict=True):
+    mean = probabilities(rows) @ table[:-1]
+    np.testing.assert_allclose(mean, 0, atol=1e-6)
+    np.testing.assert_array_equal(table[PAD], 0)
+
+
+def test_the_parts_of_the_logit_have_the_strength_asked_for():
+  strength = Strength(bias=-1.0, additive=0.7, interaction=0.9)
+  spec = dataclasses.replace(SPEC, strength=strength, test=100_000)
+  source = spec.source('test')
+  drawn = [source.draw(i)[1] for i in range(len(source))]
+  additive, interaction = np.concatenate(drawn, axis=1)
+  assert additive.mean() == pytest.approx(-1.0, abs=0.05)
+  assert additive.std() == pytest.approx(0.7, abs=0.05)
+  assert interaction.mean() == pytest.approx(0, abs=0.03)
+  assert interaction.std() == pytest.approx(0.9, abs=0.05)
+
+
+def test_optimum_is_that_of_the_true_probabilities():
+  source = SPEC.source('test')
+  block, logits = whole(source)
+  p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+  best = optimum(source)
+  assert best.metrics['auc'] == pytest.approx(
+    roc_auc_score(block.labels, p), abs=1e-4
+  )
+  assert best.metrics['log_loss'] == pytest.approx(log_loss(block.labels, p))
+  entropy = -np.mean(p * np.log(p) + (1 - p) * np.log1p(-p))
+  assert best.entropy == pytest.approx(entropy)
+  assert best.metrics['log_loss'] == pytest.approx(best.entropy, abs=0.01)
+
+
+def test_clicks_come_as_often_as_their_probability_says():
+  block, logits = whole(Synthetic(test=200_000).source('test'))
+  p = 1 / (1 + np.exp(-logits))
+  for low in np.arange(0, 1, 0.1):
+    inside = (low <= p) & (p < low + 0.1)
+    error = np.sqrt(0.25 / inside.sum())
+    assert abs(block.labels[inside].mean() - p[inside].mean()) < 4 * error
+
+
+def test_a_model_without_interactions_is_far_from_the_optimum():
+  spec = dataclasses.replace(SPEC, tables=(30, 20), hotness=(1, 1))
+  spec = dataclasses.replace(spec, train=60_000, dense=3)
+  best = optimum(spec.source('test'))
+
+  def features(split):
+    block, _ = whole(spec.source(split))
+    one_hot = [np.eye(30)[block.ids[:, 0]], np.eye(20)[block.ids[:, 1]]]
+    dense = [block.dense, np.abs(block.dense), np.sin(2 * block.dense)]
+    return np.concatenate(one_hot + dense, axis=1), block.labels
+
+  model = LogisticRegression(C=10.0, max_iter=300).fit(*features('train'))
+  x, labels = features('test')
+  auc = roc_auc_score(labels, model.decision_function(x))
+  assert auc < best.metrics['auc'] - 0.05
+  assert auc == pytest.approx(best.additive_auc, abs=0.01)
+
+
+@pytest.mark.parametrize(
+  ('change', 'told'),
+  [
+    ({'hotness': (1,)}, '8 tables but 1 hotness'),
+    ({'tables': (3,) * 8}, 'expected 4 or more'),
+    ({'train': 0}, 'train is 0'),
+    ({'strength': Strength(rank=0)}, 'rank is 0'),
+    ({'seed': -1}, 'seed -1'),
+  ],
+)
+def test_a_wrong_spec_is_told(change, told):
+  with pytest.raises(InputError, match=told):
+    Synthetic(**change)
+
+
+def test_an_unknown_split_is_told():
+  with pytest.raises(InputError, match="'dev'; it has train, validation, test"):
+    SPEC.source('dev')
+
+
+def test_a_block_outside_is_an_index_error():
+  for block in (-1, 3):
+    with pytest.raises(IndexError):
+      SPEC.source('train')[block]
