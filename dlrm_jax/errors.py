@@ -4,6 +4,8 @@ import functools
 import sys
 from collections.abc import Callable
 
+from absl import logging
+
 
 class InputError(ValueError):
   """A user's file, option or config is wrong.
@@ -17,6 +19,7 @@ def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
   """Wraps a command's `main`: an `InputError` is printed, status 1, no trace.
 
   Every other exception is a defect of the program and keeps its traceback.
+  What the libraries log below errors is for their authors, and left out.
 
   >>> @exit_cleanly
   ... def main():
@@ -27,6 +30,7 @@ def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
 
   @functools.wraps(main)
   def wrapped(*args: object, **kwargs: object) -> int:
+    logging.set_verbosity(logging.ERROR)
     try:
       return main(*args, **kwargs) or 0
     except InputError as error:

@@ -63,6 +63,23 @@ class Block(NamedTuple):
   id_weights: np.ndarray | None = None
 
 
+def take(block: Block, rows: np.ndarray | slice) -> Block:
+  """Examples of a block, by number or slice."""
+  return Block(*(None if x is None else x[rows] for x in block))
+
+
+def join(blocks: list[Block]) -> Block:
+  """Blocks one after the other; at least one."""
+  if len(blocks) == 1:
+    return blocks[0]
+  return Block(
+    *(
+      None if column[0] is None else np.concatenate(column)
+      for column in zip(*blocks, strict=True)
+    )
+  )
+
+
 class Source(Protocol):
   """Blocks of one split by number; any number of threads may read.
 

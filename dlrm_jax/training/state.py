@@ -5,6 +5,7 @@ that changes. `create_state` is the first state.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -81,4 +82,11 @@ def create_state(task: Task, key: jax.Array) -> TrainState:
     opt_state=task.tx.init(params),
     tables=tables,
     table_state=task.table_tx.init(tables),
+  )
+
+
+def abstract_state(task: Task) -> TrainState:
+  """Shapes and dtypes of the state; nothing is computed."""
+  return jax.eval_shape(
+    functools.partial(create_state, task), jax.random.key(0)
   )

@@ -1,0 +1,1 @@
+"""Configs of `train.py`: each a function that returns a ConfigDict."""

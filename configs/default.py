@@ -1,0 +1,69 @@
+"""Every field there is, with what it means; other configs change a few.
+
+Not a config to train with: `data.dir` is empty. Any field can be set on the
+command line: `--config.train.batch_size=2048`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def _optimizer(name: str, learning_rate: float) -> ConfigDict:
+  return ConfigDict(
+    dict(
+      # sgd; adagrad (torch's: from 0, epsilon outside of the root);
+      # optax_adagrad (from 0.1, inside); adam (lazy for tables); and for
+      # tables only rowwise_adagrad.
+      name=name,
+      learning_rate=learning_rate,
+      # The schedule of MLPerf's DLRM: linear warm-up, hold, and from update
+      # decay_start a polynomial decay to 0. 0 steps: none.
+      warmup_steps=0,
+      decay_start=0,
+      decay_steps=0,
+      decay_power=2.0,
+    )
+  )
+
+
+def get_config() -> ConfigDict:
+  """All fields with their defaults."""
+  config = ConfigDict()
+  config.seed = 0  # of the first values and of the shuffle
+
+  config.data = ConfigDict()
+  config.data.kind = 'prepared'  # or 'synthetic'
+  config.data.dir = ''  # prepared: what `dlrm_jax.prepare` wrote
+  config.data.synthetic = ConfigDict()  # synthetic: see configs/synthetic.py
+  config.data.lanes = 8  # parts read independently; divide the batch sizes
+  config.data.window = 16  # blocks of 4,096 shuffled together, a lane
+
+  config.model = ConfigDict()
+  config.model.dim = 16  # D, the width of all vectors
+  config.model.bottom = (512, 256, 64)  # hidden layers; D follows
+  config.model.top = (512, 256)  # hidden layers; the logit follows
+  config.model.interaction = 'dot'  # dot, dot_itself or cat
+  config.model.compute_dtype = 'float32'  # of matrix products; or bfloat16
+
+  config.tables = ConfigDict()
+  config.tables.encoding = 'plain'  # a row an id; or hashed
+  config.tables.rows = 0  # hashed: into so many, where there are more ids
+  config.tables.pooling = 'sum'  # of bags; or mean
+  # By feature: {'C3': {'encoding': ..., 'rows': ..., 'pooling': ...,
+  # 'table': ...}}. Features that name one table share it.
+  config.tables.features = ConfigDict()
+
+  config.optimizer = _optimizer('sgd', 0.1)
+  config.table_optimizer = _optimizer('sgd', 0.1)
+
+  config.train = ConfigDict()
+  config.train.loss = 'bce'  # or mse, of the probability
+  config.train.batch_size = 128
+  config.train.epochs = 1.0
+  config.train.steps = 0  # 0: as many as the epochs have
+  config.train.log_every = 100
+  config.train.eval_every = 10_240
+  config.train.eval_batch_size = 16_384
+  config.train.checkpoint_every = 10_240
+  config.train.keep = 2  # last checkpoints, beside the best by AUC
+  config.train.patience = 0  # evaluations without gain; 0: no early stop
+  return config

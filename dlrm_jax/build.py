@@ -1,0 +1,258 @@
+"""The door of the config: a `ConfigDict` comes in, frozen objects go out.
+
+Nothing else in the package reads a config. Every message names the field as
+it is typed on the command line.
+"""
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from dlrm_jax import losses
+from dlrm_jax.data.loader import Reading
+from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.data.schema import Column, Schema
+from dlrm_jax.data.synthetic import Synthetic, optimum
+from dlrm_jax.embedding.collection import (
+  EmbeddingCollection,
+  Feature,
+  Pooling,
+)
+from dlrm_jax.embedding.encoding import Encoding, Hashed, Plain
+from dlrm_jax.embedding.table import Table
+from dlrm_jax.errors import InputError
+from dlrm_jax.models.dlrm import DLRM, Interaction
+from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
+from dlrm_jax.optim.rowwise import rowwise
+from dlrm_jax.optim.schedules import mlperf
+from dlrm_jax.training.run import Data, Run
+from dlrm_jax.training.state import Task
+
+Choice = TypeVar('Choice')
+
+_LOSSES = {
+  'bce': losses.binary_cross_entropy,
+  'mse': losses.squared_error,
+}
+_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+  'sgd': optax.identity,
+  'adagrad': scale_by_adagrad,
+  'optax_adagrad': functools.partial(optax.scale_by_rss, 0.1, 1e-7),
+  'adam': optax.scale_by_adam,
+}
+_TABLE_OPTIMIZERS = _OPTIMIZERS | {
+  'rowwise_adagrad': scale_by_rowwise_adagrad
+}
+_FEATURE_FIELDS = {'encoding', 'rows', 'pooling', 'table'}
+
+
+def _choose(
+  field: str, value: Any, choices: Mapping[str, Choice]
+) -> Choice:
+  if value not in choices:
+    raise InputError(
+      f'config.{field} is {value!r}; expected one of {", ".join(choices)}'
+    )
+  return choices[value]
+
+
+def _by_value(kind: type[enum.Enum]) -> dict[str, Any]:
+  return {member.value: member for member in kind}
+
+
+def _at_least(config: ConfigDict, field: str, least: float) -> Any:
+  value = functools.reduce(lambda c, name: c[name], field.split('.'), config)
+  if value < least:
+    raise InputError(
+      f'config.{field} is {value!r}; expected a number of at least {least}'
+    )
+  return value
+
+
+def _widths(config: ConfigDict, field: str) -> tuple[int, ...]:
+  value = functools.reduce(lambda c, name: c[name], field.split('.'), config)
+  widths = tuple(value)
+  if not all(isinstance(w, int) and w > 0 for w in widths):
+    raise InputError(
+      f'config.{field} is {value!r}; expected widths of hidden layers, '
+      f'positive whole numbers'
+    )
+  return widths
+
+
+def open_data(config: ConfigDict) -> Data:
+  """The click log that the config names."""
+  kind = config.data.kind
+  if kind == 'synthetic':
+    fields = config.data.synthetic.to_dict()
+    lists = {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
+    try:
+      return Synthetic(**(fields | lists))
+    except TypeError as error:
+      raise InputError(f'config.data.synthetic: {error}') from None
+  _choose('data.kind', kind, {'prepared': None, 'synthetic': None})
+  if not config.data.dir:
+    raise InputError(
+      'config.data.dir is empty; prepare a log with `python -m '
+      'dlrm_jax.prepare` and pass --config.data.dir=DIR'
+    )
+  return open_prepared(config.data.dir)
+
+
+def _encoding(column: Column, table: str, options: ConfigDict) -> Encoding:
+  where = f'tables (feature {column.name})'
+  _choose(f'{where}.encoding', options.encoding, {'plain': 0, 'hashed': 0})
+  width = options.dim
+  if options.encoding == 'plain':
+    return Plain(Table(table, options.vocabulary, width))
+  if options.rows < 1:
+    raise InputError(
+      f'config.{where}.rows is {options.rows}; an encoding that hashes needs '
+      f'the number of rows to hash into'
+    )
+  if options.vocabulary <= options.rows:
+    return Plain(Table(table, options.vocabulary, width))
+  return Hashed(Table(table, options.rows, width))
+
+
+def _features(config: ConfigDict, schema: Schema) -> tuple[Feature, ...]:
+  tables, overrides = config.tables, config.tables.features.to_dict()
+  names = [column.name for column in schema.sparse]
+  for name, given in overrides.items():
+    if name not in names:
+      raise InputError(
+        f'config.tables.features.{name}: the data has no such feature; it '
+        f'has {", ".join(names)}'
+      )
+    for field in given.keys() - _FEATURE_FIELDS:
+      raise InputError(
+        f'config.tables.features.{name}.{field}: no such field; expected '
+        f'one of {", ".join(sorted(_FEATURE_FIELDS))}'
+      )
+  shared: dict[str, int] = {}  # rows that a table must have for its readers
+  for column in schema.sparse:
+    table = overrides.get(column.name, {}).get('table', column.name)
+    shared[table] = max(shared.get(table, 0), column.rows)
+  features = []
+  for column in schema.sparse:
+    given = overrides.get(column.name, {})
+    table = given.get('table', column.name)
+    options = ConfigDict(
+      dict(
+        encoding=given.get('encoding', tables.encoding),
+        rows=given.get('rows', tables.rows),
+        vocabulary=shared[table],
+        dim=config.model.dim,
+      )
+    )
+    pooling = _choose(
+      'tables.pooling',
+      given.get('pooling', tables.pooling),
+      _by_value(Pooling),
+    )
+    encoding = _encoding(column, table, options)
+    features.append(Feature(column.name, encoding, column.hotness, pooling))
+  return tuple(features)
+
+
+def _optimizer(
+  field: str,
+  options: ConfigDict,
+  choices: Mapping[str, Callable[[], optax.GradientTransformation]],
+) -> optax.GradientTransformation:
+  make = _choose(f'{field}.name', options.name, choices)
+  schedule = mlperf(
+    options.learning_rate,
+    options.warmup_steps,
+    options.decay_start,
+    options.decay_steps,
+    options.decay_power,
+  )
+  return optax.chain(make(), optax.scale_by_learning_rate(schedule))
+
+
+def build_task(config: ConfigDict, schema: Schema) -> Task:
+  """What is trained: tables for the schema's columns, model, optimizers."""
+  dim = _at_least(config, 'model.dim', 1)
+  return Task(
+    collection=EmbeddingCollection(_features(config, schema)),
+    model=DLRM(
+      bottom=(*_widths(config, 'model.bottom'), dim),
+      top=_widths(config, 'model.top'),
+      interaction=_choose(
+        'model.interaction', config.model.interaction, _by_value(Interaction)
+      ),
+      dtype=_choose(
+        'model.compute_dtype', config.model.compute_dtype, _DTYPES
+      ),
+    ),
+    dense_features=len(schema.dense),
+    loss=_choose('train.loss', config.train.loss, _LOSSES),
+    tx=_optimizer('optimizer', config.optimizer, _OPTIMIZERS),
+    table_tx=rowwise(
+      _optimizer('table_optimizer', config.table_optimizer, _TABLE_OPTIMIZERS)
+    ),
+  )
+
+
+def identity(data: Data) -> dict[str, Any]:
+  """What says whether two runs saw the same data, and how it looked."""
+  return {
+    'fingerprint': data.fingerprint,
+    'schema': dataclasses.asdict(data.schema),
+  }
+
+
+def _references(data: Data, split: str) -> dict[str, dict[str, float]]:
+  """Metrics that are known without a model, to compare with."""
+  if not isinstance(data, Synthetic):
+    return {}
+  return {'Bayes': optimum(data.source(split)).metrics}
+
+
+def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
+  """A training run on opened data."""
+  if not data.splits.get('train'):
+    raise InputError(
+      f'the data has no split train; it has {", ".join(data.splits)}'
+    )
+  train = config.train
+  batch_size = _at_least(config, 'train.batch_size', 1)
+  steps = _at_least(config, 'train.steps', 0)
+  if not steps:
+    if train.epochs <= 0:
+      raise InputError(
+        f'config.train.epochs is {train.epochs}; expected more than 0, or '
+        f'config.train.steps'
+      )
+    steps = max(1, round(train.epochs * data.splits['train'] / batch_size))
+  return Run(
+    task=build_task(config, data.schema),
+    data=data,
+    data_name=config.data.dir or config.data.kind,
+    reading=Reading(
+      batch_size=batch_size,
+      lanes=_at_least(config, 'data.lanes', 1),
+      window=_at_least(config, 'data.window', 1),
+      seed=_at_least(config, 'seed', 0),
+    ),
+    workdir=workdir,
+    steps=steps,
+    eval_every=_at_least(config, 'train.eval_every', 1),
+    eval_batch_size=_at_least(config, 'train.eval_batch_size', 1),
+    checkpoint_every=_at_least(config, 'train.checkpoint_every', 1),
+    keep=_at_least(config, 'train.keep', 1),
+    patience=_at_least(config, 'train.patience', 0),
+    log_every=_at_least(config, 'train.log_every', 1),
+    seed=config.seed,
+    config=config.to_dict(),
+    references=functools.partial(_references, data),
+  )

@@ -1,0 +1,216 @@
+"""The loop: restore or create, step, evaluate, save; stop when told to.
+
+The state, the position in the data and the decision to stop early are
+functions of the last checkpoint and the log up to it. So a run that was
+killed and started again ends with the very bits of one that was not.
+"""
+
+import contextlib
+import functools
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from types import FrameType
+
+import jax
+from tqdm import tqdm
+
+from dlrm_jax import metrics
+from dlrm_jax.batch import Batch
+from dlrm_jax.data.loader import training_batches
+from dlrm_jax.training import report
+from dlrm_jax.training.checkpoint import Checkpoints
+from dlrm_jax.training.evaluation import Evaluator
+from dlrm_jax.training.history import History, read_history
+from dlrm_jax.training.meter import Meter
+from dlrm_jax.training.plan import score_table, table_sizes
+from dlrm_jax.training.run import Run
+from dlrm_jax.training.state import TrainState, abstract_state, create_state
+from dlrm_jax.training.step import StepMetrics, train_step
+from dlrm_jax.training.workdir import write_json
+
+
+@contextlib.contextmanager
+def _noting_signals() -> Iterator[list[str]]:
+  """A list to which the name of a SIGTERM or Ctrl-C is added.
+
+  Only of the first one: a second acts as if nobody listened.
+  """
+  noted: list[str] = []
+  numbers = signal.SIGTERM, signal.SIGINT
+
+  def note(number: int, frame: FrameType | None) -> None:
+    del frame
+    noted.append(signal.Signals(number).name)
+    restore()
+
+  old = {number: signal.signal(number, note) for number in numbers}
+
+  def restore() -> None:
+    for number, handler in old.items():
+      signal.signal(number, handler)
+
+  try:
+    yield noted
+  finally:
+    restore()
+
+
+def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+  """The last checkpoint's state, or a new one; and its step."""
+  step = checkpoints.latest
+  if step is None:
+    make = jax.jit(functools.partial(create_state, run.task))
+    return make(jax.random.key(run.seed)), 0
+  print(f'resuming from the checkpoint of step {step:,}')
+  return checkpoints.restore(step, abstract_state(run.task)), step
+
+
+def _on_device(batches: Iterator[Batch]) -> Iterator[Batch]:
+  """Sends each batch while the one before it is worked on."""
+  ahead = jax.device_put(next(batches))
+  for batch in batches:
+    yield ahead
+    ahead = jax.device_put(batch)
+
+
+def _updates(
+  run: Run, state: TrainState, step: int
+) -> Iterator[tuple[int, TrainState, StepMetrics]]:
+  """Steps after `step`, for as long as they are asked for."""
+  update = jax.jit(functools.partial(train_step, run.task), donate_argnums=0)
+  source = run.data.source('train')
+  for batch in _on_device(training_batches(source, run.reading, step)):
+    state, told = update(state, batch)
+    step += 1
+    yield step, state, told
+
+
+def _validate(
+  run: Run, evaluate: Evaluator, state: TrainState
+) -> dict[str, float]:
+  """Metrics on the validation split; none where there is no such split."""
+  if not run.data.splits.get('validation'):
+    return {}
+  return metrics.summarize(evaluate(state, run.data.source('validation')))
+
+
+def _report_scores(bar: tqdm, step: int, scores: Mapping[str, float]) -> None:
+  if scores:
+    bar.write(
+      f'step {step:>9,}  validation AUC {scores["auc"]:.5f}  '
+      f'log-loss {scores["log_loss"]:.5f}'
+    )
+
+
+def _fit(
+  run: Run, checkpoints: Checkpoints, evaluate: Evaluator
+) -> tuple[TrainState, int, str]:
+  """Steps until the end, early stopping, or a signal.
+
+  Returns:
+    The last state, its step, and the signal's name or ''.
+  """
+  size = run.reading.batch_size
+  state, step = _first_state(run, checkpoints)
+  with (
+    contextlib.closing(History(run.workdir, step)) as history,
+    tqdm(
+      desc='train',
+      total=run.steps * size,
+      initial=step * size,
+      unit=' examples',
+      unit_scale=True,
+      mininterval=0.1 if sys.stderr.isatty() else 10,
+    ) as bar,
+    _noting_signals() as noted,
+  ):
+    if step >= run.steps or history.should_stop(run.patience):
+      return state, step, ''
+    meter = Meter(size)
+    for step, state, told in _updates(run, state, step):
+      meter.add(step, told)
+      bar.update(size)
+      last = step == run.steps or bool(noted)
+      evaluates = step % run.eval_every == 0 or step == run.steps
+      if last or evaluates or step % run.log_every == 0:
+        meter.settle()
+        line = meter.read()
+        history.add(step, line)
+        bar.set_postfix_str(f'step {step:,}, loss {line["loss"]:.4f}')
+      if evaluates:
+        scores = _validate(run, evaluate, state)
+        _report_scores(bar, step, scores)
+        history.add(step, {f'validation/{k}': v for k, v in scores.items()})
+      if last or evaluates or step % run.checkpoint_every == 0:
+        meter.settle()
+        checkpoints.save(step, state, scores if evaluates else None)
+      if evaluates:
+        meter.restart()
+      if last or (evaluates and history.should_stop(run.patience)):
+        break
+    return state, step, noted[0] if noted else ''
+
+
+def _finish(
+  run: Run, results: Mapping[str, metrics.Tally], step: int, best: int
+) -> None:
+  """Writes results.json and report.html, prints the metrics."""
+  summaries = {split: metrics.summarize(t) for split, t in results.items()}
+  references = {split: run.references(split) for split in results}
+  write_json(
+    run.workdir / 'results.json',
+    {'step': best, 'splits': summaries, 'references': references},
+  )
+  last = list(results)[-1] if results else ''
+  report.write_report(
+    run.workdir / 'report.html',
+    title=f'Training run {run.workdir.name}',
+    results=results,
+    history=read_history(run.workdir),
+    tables=table_sizes(run.task),
+    config=run.config,
+    environment=report.environment(),
+    references=references.get(last),
+    notes=[
+      f'{step:,} steps of {run.reading.batch_size:,} examples; results are '
+      f'those of the checkpoint of step {best:,}, the best by validation AUC.'
+    ],
+  )
+  for split in results:
+    print(score_table(split, summaries[split], references[split]))
+  print(f'checkpoint of step {best:,}; see {run.workdir / "report.html"}')
+
+
+def train(run: Run) -> bool:
+  """Trains, or goes on training, and reports on the best checkpoint.
+
+  Returns:
+    Whether the run is finished; False when a signal stopped it.
+
+  Raises:
+    InputError: the loss was not finite, or the data or a checkpoint is bad.
+  """
+  evaluate = Evaluator(run.task, run.eval_batch_size)
+  with contextlib.closing(
+    Checkpoints(run.workdir / 'checkpoints', run.keep)
+  ) as checkpoints:
+    state, step, stopped_by = _fit(run, checkpoints, evaluate)
+    checkpoints.wait()
+    if stopped_by:
+      print(
+        f'{stopped_by}: saved step {step:,} of {run.steps:,}; the same command '
+        f'goes on from there'
+      )
+      return False
+    best = checkpoints.best
+    assert best is not None, 'the last step is always saved'
+    if best != step:
+      state = checkpoints.restore(best, abstract_state(run.task))
+    results = {
+      split: evaluate(state, run.data.source(split))
+      for split in ('validation', 'test')
+      if run.data.splits.get(split)
+    }
+  _finish(run, results, step, best)
+  return True

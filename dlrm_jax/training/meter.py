@@ -1,0 +1,66 @@
+"""Watches the steps: is every loss finite, what is the mean, how fast.
+
+A step's numbers are read one step late, so that the host never waits for the
+device while it could prepare the next batch.
+"""
+
+import math
+import time
+
+from dlrm_jax.errors import InputError
+from dlrm_jax.training.step import StepMetrics
+
+
+class Meter:
+  """Mean loss and examples a second since it was last read."""
+
+  def __init__(self, batch_size: int) -> None:
+    self._batch_size = batch_size
+    self._late: tuple[int, StepMetrics] | None = None
+    self.restart()
+
+  def restart(self) -> None:
+    """Starts to count anew, from now."""
+    self._losses: list[float] = []
+    self._start = time.perf_counter()
+
+  def add(self, step: int, told: StepMetrics) -> None:
+    """Takes a step's numbers, and looks at those of the step before.
+
+    Raises:
+      InputError: that step's loss was not finite.
+    """
+    self.settle()
+    self._late = step, told
+
+  def settle(self) -> None:
+    """Looks at the last step's numbers, too; raises as `add` does."""
+    if self._late is not None:
+      self._losses.append(_finite_loss(*self._late))
+      self._late = None
+
+  def read(self) -> dict[str, float]:
+    """`loss` and `examples_per_second` of the settled steps; restarts."""
+    seconds = time.perf_counter() - self._start
+    steps = len(self._losses)
+    line = {
+      'loss': math.fsum(self._losses) / steps,
+      'examples_per_second': steps * self._batch_size / seconds,
+    }
+    self.restart()
+    return line
+
+
+def _finite_loss(step: int, told: StepMetrics) -> float:
+  loss = float(told.loss)
+  if math.isfinite(loss):
+    return loss
+  largest = {name: float(x) for name, x in told.largest.items()}
+  bad = [name for name, x in largest.items() if not math.isfinite(x)]
+  sizes = ', '.join(f'{name} {x:.4g}' for name, x in largest.items())
+  raise InputError(
+    f'step {step}: the loss is {loss}; not finite are, in the order that they '
+    f'are computed: {", ".join(bad)}. Largest magnitudes: {sizes}. Lower the '
+    f'learning rates or lengthen their warm-up; starting again resumes from '
+    f'the last checkpoint'
+  )

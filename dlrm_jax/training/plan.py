@@ -1,0 +1,102 @@
+"""What a run is going to do, printed before it does it."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import jax
+
+from dlrm_jax.training.report import TableSize
+from dlrm_jax.training.run import Run
+from dlrm_jax.training.state import Task, abstract_state
+
+
+def table_sizes(task: Task) -> list[TableSize]:
+  """The tables and the bytes of their values."""
+  return [
+    TableSize(
+      name=table.name,
+      features=task.collection.readers(table),
+      rows=table.rows,
+      dim=table.dim,
+      bytes=table.rows * table.dim * 4,
+    )
+    for table in task.collection.tables
+  ]
+
+
+def human(count: float) -> str:
+  """A size in bytes, three digits.
+
+  >>> human(2_160_000_000)
+  '2.16 GB'
+  """
+  for unit in ('B', 'kB', 'MB', 'GB'):
+    if count < 1000:
+      break
+    count /= 1000
+  else:
+    unit = 'TB'
+  return f'{count:.3g} {unit}'
+
+
+def _bytes(tree: object) -> int:
+  return sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )
+
+
+def lines(run: Run) -> Iterator[str]:
+  """The plan, line by line."""
+  state = abstract_state(run.task)
+  sizes = table_sizes(run.task)
+  devices = jax.devices()
+  examples = ', '.join(f'{name} {n:,}' for name, n in run.data.splits.items())
+  batch_size = run.reading.batch_size
+  epochs = run.steps * batch_size / run.data.splits['train']
+  dense = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+  yield f'data      {run.data_name}'
+  yield f'examples  {examples}'
+  yield f'tables    {len(sizes)}, {human(sum(t.bytes for t in sizes))}'
+  width = max(len(t.name) for t in sizes)
+  for t in sorted(sizes, key=lambda t: -t.bytes):
+    shared = '' if len(t.features) == 1 else f'  <- {", ".join(t.features)}'
+    yield (
+      f'          {t.name:<{width}} {t.rows:>12,} x {t.dim:<4}'
+      f'{human(t.bytes):>8}{shared}'
+    )
+  optimizer = _bytes(state.opt_state) + _bytes(state.table_state)
+  yield f'model     {dense:,} dense parameters, {human(dense * 4)}'
+  yield (
+    f'memory    {human(_bytes(state))} of state, {human(optimizer)} of it the '
+    f'optimizers'
+  )
+  yield f'devices   {len(devices)} x {devices[0].device_kind}; uses 1'
+  yield f'batch     {batch_size:,}'
+  yield f'steps     {run.steps:,} ({epochs:.3g} epochs)'
+  yield f'workdir   {run.workdir}'
+
+
+def score_table(
+  title: str,
+  scores: Mapping[str, float],
+  references: Mapping[str, Mapping[str, float]],
+) -> str:
+  """Metrics as a small table, beside those to compare with.
+
+  >>> print(score_table('test', {'auc': 0.5}, {'Bayes': {'auc': 0.8}}))
+  test                                  Bayes
+    auc                   0.50000      0.80000
+  """
+  names = list(references)
+  table = [f'{title:<18}{"":>13}' + ''.join(f'{n:>13}' for n in names)]
+  for key in scores:
+    columns = [scores, *references.values()]
+    numbers = [_number(key, c[key]) if key in c else '' for c in columns]
+    table.append(f'  {key:<16}' + ''.join(f'{n:>13}' for n in numbers))
+  return '\n'.join(line.rstrip() for line in table)
+
+
+def _number(metric: str, value: float) -> str:
+  if metric == 'auc_error':
+    return f'{value:.1e}'
+  return f'{value:,.0f}' if metric in ('examples', 'clicks') else f'{value:.5f}'

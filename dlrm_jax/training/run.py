@@ -1,0 +1,70 @@
+"""A training run, described: what is trained, on what, how long, where."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from dlrm_jax.data.loader import Reading
+from dlrm_jax.data.schema import Schema, Source
+from dlrm_jax.training.state import Task
+
+
+class Data(Protocol):
+  """A click log with splits: prepared or synthetic.
+
+  Attributes:
+    schema: the columns.
+    splits: examples of each split.
+    fingerprint: equal for equal data only.
+  """
+
+  @property
+  def schema(self) -> Schema: ...  # noqa: D102
+
+  @property
+  def splits(self) -> Mapping[str, int]: ...  # noqa: D102
+
+  @property
+  def fingerprint(self) -> str: ...  # noqa: D102
+
+  def source(self, split: str) -> Source: ...  # noqa: D102
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A training run.
+
+  Attributes:
+    task: what is trained.
+    data: what it is trained on; split 'train', and 'validation' to evaluate.
+    data_name: where the data is, for people.
+    reading: how batches are cut from it.
+    workdir: where everything is written.
+    steps: updates.
+    eval_every: steps between evaluations; there is one at the end, too.
+    eval_batch_size: examples of an evaluation's batch.
+    checkpoint_every: steps between checkpoints beside those of evaluations.
+    keep: how many of the last checkpoints are kept beside the best.
+    patience: evaluations without a better AUC after which to stop; 0: never.
+    log_every: steps between lines of the log.
+    seed: of the first state.
+    config: all settings, for the report.
+    references: split -> name -> metrics to compare with.
+  """
+
+  task: Task
+  data: Data
+  data_name: str
+  reading: Reading
+  workdir: Path
+  steps: int
+  eval_every: int
+  eval_batch_size: int
+  checkpoint_every: int
+  keep: int
+  patience: int
+  log_every: int
+  seed: int
+  config: Mapping[str, Any]
+  references: Callable[[str], Mapping[str, Mapping[str, float]]]

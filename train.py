@@ -1,0 +1,58 @@
+"""Trains a recommender, or goes on training it.
+
+  python train.py --config=configs/synthetic.py --workdir=runs/first
+
+Any field of the config can be set: `--config.train.batch_size=2048`. The same
+command again resumes; `python -m dlrm_jax.evaluate --workdir=DIR` evaluates.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from dlrm_jax.errors import exit_cleanly
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'File of configs/: FILE.py, or FILE.py:VARIANT.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder for checkpoints, logs and the report.'
+)
+
+
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+  """Reads the flags; what is wrong with them is a user's mistake."""
+  try:
+    rest = flags.FLAGS(argv)
+    if _CONFIG.value is None or _WORKDIR.value is None:
+      sys.exit('error: --config=FILE and --workdir=DIR are both needed')
+    _CONFIG.value.to_dict()  # a file that failed to load says so only now
+    return rest
+  except KeyError as error:
+    message = ' '.join(str(error.args[0]).split())
+    sys.exit(f'error: --config: there is no field {message}')
+  except (flags.Error, OSError, ValueError, TypeError) as error:
+    sys.exit(f'error: {str(error).strip().splitlines()[-1].strip()}')
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> None:
+  """Builds the run, prints its plan, trains."""
+  from dlrm_jax import build
+  from dlrm_jax.training import loop, plan, workdir
+
+  del argv
+  config, folder = _CONFIG.value, Path(_WORKDIR.value)
+  data = build.open_data(config)
+  run = build.build_run(config, data, folder)
+  workdir.claim(folder, config.to_dict(), build.identity(data))
+  for line in plan.lines(run):
+    print(line)
+  loop.train(run)
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=_parse)
