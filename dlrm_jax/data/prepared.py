@@ -17,12 +17,13 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from dlrm_jax.data.folder import MARK
+from dlrm_jax.data.folder import creating as creating  # belongs to `write`
+from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema
 from dlrm_jax.errors import InputError
 
@@ -40,43 +41,6 @@ class Split:
 
   examples: int
   blocks: Callable[[], Iterable[Block]]
-
-
-def rebatch(blocks: Iterable[Block], size: int = BLOCK_ROWS) -> Iterator[Block]:
-  """The same examples in the same order, `size` a block but for the last."""
-  held: list[Block] = []
-  rows = 0
-  for block in blocks:
-    held.append(block)
-    rows += len(block.labels)
-    if rows < size:
-      continue
-    joined = _join(held)
-    whole = rows - rows % size
-    for start in range(0, whole, size):
-      yield _slice(joined, start, start + size)
-    held = [_slice(joined, whole, rows)]
-    rows -= whole
-  if rows:
-    yield _join(held)
-
-
-def _join(blocks: list[Block]) -> Block:
-  if len(blocks) == 1:
-    return blocks[0]
-  dense, ids, labels, weights = zip(*blocks, strict=True)
-  return Block(
-    np.concatenate(dense),
-    np.concatenate(ids),
-    np.concatenate(labels),
-    None if weights[0] is None else np.concatenate(weights),
-  )
-
-
-def _slice(block: Block, start: int, stop: int) -> Block:
-  rows = slice(start, stop)
-  weights = None if block.id_weights is None else block.id_weights[rows]
-  return Block(block.dense[rows], block.ids[rows], block.labels[rows], weights)
 
 
 def write(
@@ -134,86 +98,6 @@ def _rebatched(split: Split) -> Callable[[], Iterable[Block]]:
   return lambda: rebatch(split.blocks())
 
 
-@contextlib.contextmanager
-def creating(
-  output: str | os.PathLike[str], overwrite: bool = False
-) -> Iterator[Path]:
-  """A temporary folder beside `output` that becomes it when all went well.
-
-  When the body raises, nothing is left; when the process is killed,
-  `OUTPUT.incomplete-PID` is, and the next call removes it.
-
-  Raises:
-    InputError: output exists (and overwrite is false, or it is something else
-      than a prepared set), or cannot be made.
-  """
-  target = Path(output).absolute()
-  _check_free(target, overwrite)
-  folder = target.with_name(f'{target.name}.incomplete-{os.getpid()}')
-  try:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(target)
-    folder.mkdir()
-  except OSError as error:
-    raise InputError(
-      f'{output}: cannot be made here: {error.strerror or error}; '
-      'choose another --output'
-    ) from None
-  try:
-    yield folder
-    _replace(folder, target, overwrite)
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_free(target: Path, overwrite: bool) -> None:
-  if target.is_dir() and not any(target.iterdir()):
-    return
-  if not target.exists() and not target.is_symlink():
-    return
-  if not overwrite:
-    raise InputError(
-      f'{target} exists already; choose another --output, or add --overwrite'
-    )
-  try:
-    open_prepared(target)
-  except InputError:
-    raise InputError(
-      f'{target} is not a prepared set, so --overwrite leaves it alone; '
-      'remove it yourself, or choose another --output'
-    ) from None
-
-
-def _remove_stale(target: Path) -> None:
-  """Removes what a killed run left; not what a living one is writing."""
-  prefix = f'{target.name}.incomplete-'
-  for path in target.parent.iterdir():
-    pid = path.name.removeprefix(prefix)
-    if path.name.startswith(prefix) and pid.isdigit() and not _alive(int(pid)):
-      shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-  if pid == os.getpid():
-    return False
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
-  except OSError:
-    return True
-  return True
-
-
-def _replace(folder: Path, target: Path, overwrite: bool) -> None:
-  _check_free(target, overwrite)  # again: it may have come meanwhile
-  old = target.with_name(f'{target.name}.replaced-{os.getpid()}')
-  if target.exists():
-    target.rename(old)
-  folder.rename(target)
-  shutil.rmtree(old, ignore_errors=True)
-
-
 class _Blocks:
   """The blocks of a split; a `Source`."""
 
@@ -224,8 +108,8 @@ class _Blocks:
     self.examples = prepared.splits[split]
     self._name = f'{prepared.directory}, split {split}'
     try:
-      builder = tfds.builder_from_directory(prepared.directory)
-      self._records = builder.as_data_source(split)
+      builder: Any = tfds.builder_from_directory(prepared.directory)
+      self._records: Sequence[dict[str, Any]] = builder.as_data_source(split)
       found = len(self._records)
     except (OSError, ValueError, RuntimeError) as error:
       raise _broken(self._name, error) from error
@@ -239,8 +123,14 @@ class _Blocks:
     if not 0 <= block < len(self):
       raise IndexError(f'{self._name} has {len(self)} blocks, not {block}')
     try:
-      return Block(**self._records[block])
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+      record = self._records[block]
+      return Block(
+        record['dense'],
+        record['ids'],
+        record['labels'],
+        record.get('id_weights'),
+      )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
       raise _broken(f'{self._name}, block {block}', error) from error
 
 
@@ -292,10 +182,10 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
   """
   folder = Path(directory)
   try:
-    text = (folder / 'metadata.json').read_text()
+    text = (folder / MARK).read_text()
   except OSError:
     raise InputError(
-      f'{directory} is not a prepared set (no metadata.json in it); make one '
+      f'{directory} is not a prepared set (no {MARK} in it); make one '
       'with `python -m dlrm_jax.prepare`'
     ) from None
   try:

@@ -8,16 +8,31 @@ latter gathers a whole split in memory and, from 1 GB on, needs TensorFlow.
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.core import writer as tfds_writer
 
 from dlrm_jax.data.schema import Block, Schema
 
 SHARD_BLOCKS = 256
 """Blocks in a file: what TFDS holds in memory while it writes."""
+
+
+class _Writer(tfds_writer.ExampleWriter):
+  """Compresses fast: as small as TFDS's setting here, in half the time."""
+
+  def write(self, path: Any, examples: Iterable[Any]) -> None:
+    writer = array_record_module.ArrayRecordWriter(
+      os.fspath(path), 'group_size:1,zstd:1'
+    )
+    for _, record in examples:
+      writer.write(record)
+    writer.close()
 
 
 class Builder(tfds.core.ShardBasedBuilder):
@@ -74,6 +89,9 @@ class Builder(tfds.core.ShardBasedBuilder):
   ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]:
     del dl_manager  # nothing is downloaded
     return {name: self._shards(name) for name in self._splits}
+
+  def _example_writer(self) -> _Writer:
+    return _Writer(self.info.file_format)
 
   def _shards(
     self, split: str

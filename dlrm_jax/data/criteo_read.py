@@ -1,0 +1,85 @@
+"""Raw Criteo files -> frames of good rows; bad rows stop, or are counted."""
+
+import collections
+import concurrent.futures
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+
+from dlrm_jax.data.criteo_files import RawFile
+from dlrm_jax.data.criteo_rows import Fault, parse, sift
+from dlrm_jax.errors import InputError
+
+EXAMPLES = 3
+"""Bad rows of a kind that are shown."""
+
+_Item = TypeVar('_Item')
+
+
+class BadRows:
+  """What to do with bad rows, and those met so far.
+
+  Attributes:
+    skip: go on without them; else the first one raises `InputError`.
+    counts: how many of each kind.
+    examples: the first few of each kind, described.
+  """
+
+  def __init__(self, on_bad_row: str = 'stop') -> None:
+    if on_bad_row not in ('stop', 'skip'):
+      raise InputError(f'--on_bad_row={on_bad_row}: expected stop or skip')
+    self.skip = on_bad_row == 'skip'
+    self.counts: collections.Counter[str] = collections.Counter()
+    self.examples: dict[str, list[str]] = collections.defaultdict(list)
+
+  def add(self, path: str, line: int, fault: Fault) -> None:
+    """Takes note of a bad row; `line` counts from 1."""
+    column = f', column {fault.column}' if fault.column else ''
+    # Without the folder: examples are kept with the prepared set.
+    name = Path(path).name if self.skip else path
+    where = f'{name}, line {line:,}{column}'
+    text = f'{where}: {fault.kind}: {fault.value}; expected {fault.expected}'
+    if not self.skip:
+      raise InputError(
+        f'{text}. Correct the file, or skip bad rows with --on_bad_row=skip'
+      )
+    self.counts[fault.kind] += 1
+    if len(self.examples[fault.kind]) < EXAMPLES:
+      self.examples[fault.kind].append(text)
+
+  def report(self) -> Iterator[str]:
+    """Lines to show: how many of each kind, and the first ones."""
+    for kind, count in self.counts.most_common():
+      yield f'skipped {count:,} x {kind}; first:'
+      yield from (f'  {example}' for example in self.examples[kind])
+
+
+def read_frames(file: RawFile, bad: BadRows) -> Iterator[pl.DataFrame]:
+  """The good rows of a file, in order, some 100,000 at a time."""
+  line = 1
+  for chunk in ahead(file):
+    frame = parse(chunk)
+    if frame is None:
+      frame, faults = sift(chunk)
+      for offset, fault in faults:
+        bad.add(file.path, line + offset, fault)
+    line += chunk.count(b'\n')
+    if frame.height:
+      yield frame
+  if file.damage:
+    fault = Fault(
+      'damaged gzip', None, file.damage, 'a whole file; copy it again'
+    )
+    bad.add(file.path, line, fault)
+
+
+def ahead(items: Iterable[_Item]) -> Iterator[_Item]:
+  """The same items; the next one is made by a thread meanwhile."""
+  wrapped = ((item,) for item in items)  # so that None is the end
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    future = pool.submit(next, wrapped, None)
+    while (item := future.result()) is not None:
+      future = pool.submit(next, wrapped, None)
+      yield item[0]
