@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlrm_jax.data.folder import MARK
 from dlrm_jax.data.folder import creating as creating  # belongs to `write`
 from dlrm_jax.data.rebatch import rebatch
@@ -124,12 +126,13 @@ class _Blocks:
       raise IndexError(f'{self._name} has {len(self)} blocks, not {block}')
     try:
       record = self._records[block]
-      return Block(
-        record['dense'],
-        record['ids'],
-        record['labels'],
-        record.get('id_weights'),
+      labels = record['labels']
+      dense = (
+        record['dense']
+        if self.schema.dense
+        else np.empty((len(labels), 0), np.float32)
       )
+      return Block(dense, record['ids'], labels, record.get('id_weights'))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
       raise _broken(f'{self._name}, block {block}', error) from error
 

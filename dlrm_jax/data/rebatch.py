@@ -2,27 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
-from dlrm_jax.data.schema import BLOCK_ROWS, Block
-
-
-def _join(blocks: list[Block]) -> Block:
-  if len(blocks) == 1:
-    return blocks[0]
-  dense, ids, labels, weights = zip(*blocks, strict=True)
-  return Block(
-    np.concatenate(dense),
-    np.concatenate(ids),
-    np.concatenate(labels),
-    None if weights[0] is None else np.concatenate(weights),
-  )
-
-
-def _slice(block: Block, start: int, stop: int) -> Block:
-  rows = slice(start, stop)
-  weights = None if block.id_weights is None else block.id_weights[rows]
-  return Block(block.dense[rows], block.ids[rows], block.labels[rows], weights)
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, join, take
 
 
 def rebatch(blocks: Iterable[Block], size: int = BLOCK_ROWS) -> Iterator[Block]:
@@ -34,11 +14,11 @@ def rebatch(blocks: Iterable[Block], size: int = BLOCK_ROWS) -> Iterator[Block]:
     rows += len(block.labels)
     if rows < size:
       continue
-    joined = _join(held)
+    joined = join(held)
     whole = rows - rows % size
     for start in range(0, whole, size):
-      yield _slice(joined, start, start + size)
-    held = [_slice(joined, whole, rows)]
+      yield take(joined, slice(start, start + size))
+    held = [take(joined, slice(whole, rows))]
     rows -= whole
   if rows:
-    yield _join(held)
+    yield join(held)

@@ -68,10 +68,11 @@ class Builder(tfds.core.ShardBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     array = functools.partial(tfds.features.Tensor, encoding='bytes')
     features = {
-      'dense': array(shape=(None, len(self._schema.dense)), dtype=np.float32),
       'ids': array(shape=(None, self._schema.hotness), dtype=np.int32),
       'labels': array(shape=(None,), dtype=np.float32),
     }
+    if dense := len(self._schema.dense):  # TFDS reads no array of width 0
+      features['dense'] = array(shape=(None, dense), dtype=np.float32)
     if self._weighted:
       features['id_weights'] = array(
         shape=(None, self._schema.hotness), dtype=np.float32
@@ -109,5 +110,5 @@ class Builder(tfds.core.ShardBasedBuilder):
     for number, block in enumerate(blocks()):
       found['examples'] += len(block.labels)
       found['clicks'] += int(block.labels.sum())
-      fields = block._asdict().items()
-      yield number, {name: x for name, x in fields if x is not None}
+      fields = block._asdict()
+      yield number, {name: fields[name] for name in self.info.features}
