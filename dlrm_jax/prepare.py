@@ -37,9 +37,9 @@ def _criteo(flags: argparse.Namespace) -> None:
       'files are the splits: leave --splits out'
     )
   splits = None if len(parts) > 1 else flags.splits or criteo_splits.DEFAULT
-  options = criteo.Options(
-    flags.min_count, flags.hash_rows, splits, flags.on_bad_row
-  )
+  # None: not given (argparse overlooks a clash when a default is spelt out).
+  min_count = 1 if flags.min_count is None else flags.min_count
+  options = criteo.Options(min_count, flags.hash_rows, splits, flags.on_bad_row)
   if splits:
     parts = {'all': flags.input}
   for part, files in parts.items():
@@ -81,7 +81,6 @@ def _add_criteo(kind: argparse.ArgumentParser) -> None:
   rows.add_argument(
     '--min_count',
     type=int,
-    default=1,
     metavar='T',
     help='ids that fewer than T training rows have share row 0 (default: 1)',
   )

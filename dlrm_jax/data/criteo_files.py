@@ -70,7 +70,7 @@ class RawFile:
 
   def _lines(self, text: _Hashed | gzip.GzipFile) -> Iterator[bytes]:
     rest = b''
-    while data := self._read(text):
+    while self.damage is None and (data := self._read(text)):
       end = data.rfind(b'\n') + 1
       if end:
         yield b''.join((rest, memoryview(data)[:end]))

@@ -1,0 +1,210 @@
+"""The prepare command: what it makes, says and refuses."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.prepare import main
+
+ROOT = Path(__file__).parents[1]
+ROW = '\t'.join(['1', *['5'] * 13, *['0a1b2c3d'] * 26])
+GOOD = f'{ROW}\n'.encode() * 50
+
+
+def swap(number, value):
+  fields = ROW.split('\t')
+  fields[number] = value
+  return '\t'.join(fields).encode()
+
+
+@pytest.fixture
+def raw(tmp_path):
+  path = tmp_path / 'raw.txt'
+  path.write_bytes(GOOD)
+  return path
+
+
+def run(tmp_path, *flags):
+  return main(['criteo', f'--output={tmp_path / "set"}', *map(str, flags)])
+
+
+def refused(capsys, status):
+  """The one line that a mistake ends in."""
+  out, err = capsys.readouterr()
+  assert status != 0
+  lines = err.splitlines()
+  assert len(lines) == 1
+  assert lines[0].startswith('error: ')
+  assert 'Traceback' not in out + err
+  return lines[0]
+
+
+BAD = {
+  'too few columns': (ROW.rsplit('\t', 1)[0].encode(), 'number of columns'),
+  'too many columns': (ROW.encode() + b'\t', 'number of columns'),
+  'empty line': (b'', 'number of columns'),
+  'label': (swap(0, '2'), 'bad label'),
+  'no label': (swap(0, ''), 'bad label'),
+  'float': (swap(2, '5.0'), 'non-integer'),
+  'plus': (swap(2, '+5'), 'non-integer'),
+  'quotes': (swap(2, '"5"'), 'non-integer'),
+  'int64': (swap(2, '3000000000'), 'integer out of range'),
+  'not hex': (swap(20, 'wxyz'), 'non-hex category'),
+  'long hex': (swap(20, '0' * 9), 'non-hex category'),
+  'NUL': (swap(20, 'ab\0'), 'NUL byte'),
+  'not UTF-8': (ROW.encode()[:-1] + b'\xff', 'invalid UTF-8'),
+}
+
+
+@pytest.mark.parametrize('kind', BAD)
+def test_a_bad_row_stops_in_one_line_or_is_skipped(tmp_path, raw, capsys, kind):
+  bad, why = BAD[kind]
+  raw.write_bytes(GOOD + bad + b'\n' + GOOD)
+  line = refused(capsys, run(tmp_path, '--input', raw))
+  assert f'{raw}, line 51' in line
+  assert why in line
+  assert '--on_bad_row=skip' in line
+  assert os.listdir(tmp_path) == ['raw.txt']
+  flags = ('--on_bad_row=skip', '--splits=train=1')
+  assert run(tmp_path, '--input', raw, *flags) == 0
+  assert 'skipped 1 x' in capsys.readouterr().out
+  assert open_prepared(tmp_path / 'set').splits == {'train': 100}
+
+
+def test_a_truncated_gzip_stops_in_one_line(tmp_path, capsys):
+  raw = tmp_path / 'raw.gz'
+  raw.write_bytes(gzip.compress(GOOD)[:-10])
+  line = refused(capsys, run(tmp_path, '--input', raw))
+  assert 'truncated' in line
+
+
+@pytest.mark.parametrize(
+  ('flags', 'why'),
+  [
+    ([], 'required: --input'),
+    (['--input=absent.txt'], 'absent.txt: no such file'),
+    (['--input=.'], 'not a file'),
+    (['--input={raw}', '--min_count=0'], '--min_count=0: expected 1'),
+    (['--input={raw}', '--min_count=two'], 'invalid int'),
+    (['--input={raw}', '--hash_rows=0'], '--hash_rows=0: expected 1'),
+    (['--input={raw}', '--hash_rows=5', '--min_count=1'], 'not allowed with'),
+    (['--input={raw}', '--splits=train=0.5'], 'sum to 0.5'),
+    (['--input={raw}', '--splits=a=1'], 'no split is named train'),
+    (
+      ['--input={raw}', '--test_input={raw}', '--splits=train=1'],
+      'leave --splits out',
+    ),
+    (['--input={raw}', '--on_bad_row=ignore'], 'invalid choice'),
+    (['--input={raw}', '--inputs=x'], 'unrecognized arguments'),
+    (['--input={raw}', '--output={raw}'], 'exists already'),
+    (['--input={raw}', '--output={raw}/set'], 'cannot be made here'),
+    (['--input={raw}', '--output={raw}', '--overwrite'], 'not a prepared set'),
+  ],
+)
+def test_wrong_usage_ends_in_one_line(tmp_path, raw, capsys, flags, why):
+  flags = [flag.format(raw=raw) for flag in flags]
+  assert why in refused(capsys, run(tmp_path, *flags))
+  assert os.listdir(tmp_path) == ['raw.txt']
+
+
+def test_an_unknown_kind_lists_those_there_are(capsys):
+  line = refused(capsys, main(['avazu']))
+  assert 'criteo' in line
+  assert 'movielens' in line
+
+
+def test_an_empty_file_is_refused(tmp_path, raw, capsys):
+  raw.write_bytes(b'')
+  assert 'empty' in refused(capsys, run(tmp_path, '--input', raw))
+
+
+def test_a_file_without_good_rows_is_refused(tmp_path, raw, capsys):
+  raw.write_bytes(b'hello\n')
+  status = run(tmp_path, '--input', raw, '--on_bad_row=skip')
+  assert 'no good rows' in refused(capsys, status)
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [
+    ['--input={0}', '{0}'],
+    ['--input', '{0}', '{0}'],
+    ['--input={0}', '--input={0}'],
+  ],
+)
+def test_inputs_may_be_given_in_every_way(tmp_path, raw, flags):
+  assert run(tmp_path, *(flag.format(raw) for flag in flags)) == 0
+  assert sum(open_prepared(tmp_path / 'set').splits.values()) == 100
+
+
+def test_it_says_what_it_makes_and_how_to_train_on_it(tmp_path, raw, capsys):
+  assert run(tmp_path, '--input', raw, '--min_count=2') == 0
+  out = capsys.readouterr().out
+  for text in (
+    str(raw),
+    'in 2 or more training rows',
+    'train=6/7',
+    '50 rows in',
+    'click rate 1.0000',
+    'C26 2',
+    f'--config.data.dir={tmp_path / "set"}',
+  ):
+    assert text in out
+
+
+def test_help_lists_the_kinds_with_their_options(capsys):
+  with pytest.raises(SystemExit) as stop:
+    main(['--help'])
+  assert stop.value.code == 0
+  out = capsys.readouterr().out
+  for text in ('criteo', 'movielens', '--min_count', '--hash_rows', '--name'):
+    assert text in out
+
+
+def start(raw, output):
+  flags = (f'--input={raw}', f'--output={output}')
+  return subprocess.Popen(
+    [sys.executable, '-m', 'dlrm_jax.prepare', 'criteo', *flags],
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+
+
+def wait_for(tmp_path, pattern):
+  deadline = time.monotonic() + 60
+  while not list(tmp_path.glob(pattern)):
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+
+
+@pytest.mark.parametrize(
+  'moment',
+  ['set.incomplete-*', 'set.incomplete-*/spool/*', 'set.incomplete-*/tfds/*'],
+)
+def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path, raw, moment):
+  raw.write_bytes(GOOD * 2000)
+  process = start(raw, tmp_path / 'set')
+  wait_for(tmp_path, moment)
+  process.kill()
+  process.wait()
+  left = set(os.listdir(tmp_path)) - {'raw.txt'}
+  assert left == {f'set.incomplete-{process.pid}'}
+  assert run(tmp_path, '--input', raw) == 0
+  assert sorted(os.listdir(tmp_path)) == ['raw.txt', 'set']
+
+
+def test_ctrl_c_leaves_nothing(tmp_path, raw):
+  raw.write_bytes(GOOD * 4000)
+  process = start(raw, tmp_path / 'set')
+  wait_for(tmp_path, 'set.incomplete-*/spool/*')
+  process.send_signal(signal.SIGINT)
+  assert process.wait(60) == 130
+  assert os.listdir(tmp_path) == ['raw.txt']
