@@ -204,11 +204,51 @@ def build_task(config: ConfigDict, schema: Schema) -> Task:
 
 
 def identity(data: Data) -> dict[str, Any]:
-  """What says whether two runs saw the same data, and how it looked."""
+  """What a run must know of its data, as JSON can hold it.
+
+  `fingerprint` is equal for equal data; `ids` for data whose ids mean the
+  same: made with the same vocabularies or the same hash.
+  """
   return {
     'fingerprint': data.fingerprint,
-    'schema': dataclasses.asdict(data.schema),
+    'ids': data.details['ids'],
+    'dense': list(data.schema.dense),
+    'sparse': [dataclasses.asdict(column) for column in data.schema.sparse],
   }
+
+
+def schema_of(identity: Mapping[str, Any]) -> Schema:
+  """The schema of the data that `identity` describes."""
+  return Schema(
+    tuple(identity['dense']),
+    tuple(Column(**column) for column in identity['sparse']),
+  )
+
+
+def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
+  """Raises `InputError` where ids of data are not those of the training.
+
+  Args:
+    data: what is to be evaluated.
+    trained_on: `identity` of the training's data.
+  """
+  found = identity(data)
+  for there, here in zip(trained_on['sparse'], found['sparse'], strict=False):
+    if there != here:
+      raise InputError(
+        f'feature {here["name"]} has {here["rows"]:,} rows and hotness '
+        f'{here["hotness"]} in the data; the model was trained with '
+        f'{there["name"]}, {there["rows"]:,} rows, hotness '
+        f'{there["hotness"]}. Evaluate the raw file instead: its ids are '
+        f'mapped by the training vocabularies'
+      )
+  for field in ('sparse', 'dense', 'ids'):
+    if trained_on[field] != found[field]:
+      raise InputError(
+        f'the data has other {field} than the model was trained with; '
+        f'evaluate the raw file instead: its ids are mapped by the training '
+        f'vocabularies'
+      )
 
 
 def _references(data: Data, split: str) -> dict[str, dict[str, float]]:

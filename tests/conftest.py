@@ -8,11 +8,15 @@ os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+hypothesis.settings.register_profile('any', deadline=None, max_examples=50)
+hypothesis.settings.load_profile('any')
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

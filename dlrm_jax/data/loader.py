@@ -17,13 +17,21 @@ Grain does the rest: threads, prefetching, order.
 import collections
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import grain
 import numpy as np
 
 from dlrm_jax.batch import PAD, Batch
-from dlrm_jax.data.schema import BLOCK_ROWS, Block, Source, join, take
+from dlrm_jax.data.prepared import rebatch
+from dlrm_jax.data.schema import (
+  BLOCK_ROWS,
+  Block,
+  Source,
+  join,
+
+  take,
+)
 from dlrm_jax.errors import InputError
 
 _KEPT_WINDOWS = 3  # of each lane: the one in use, its successor, one late
@@ -259,3 +267,11 @@ def evaluation_batches(
   batches = _InOrder(source, batch_size, process, processes)
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
   return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+
+
+def stream_batches(
+  blocks: Iterable[Block], batch_size: int
+) -> Iterator[Batch]:
+  """Blocks of any size as batches; weight 0 pads the last one."""
+  for block in rebatch(blocks, batch_size):
+    yield _padded(_as_batch([block]), batch_size)

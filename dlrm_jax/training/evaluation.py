@@ -1,57 +1,53 @@
-"""Evaluation: every example of a split once, scored, tallied."""
+"""Evaluation: every example once, scored, tallied."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 
 from dlrm_jax import metrics
 from dlrm_jax.batch import Batch
-from dlrm_jax.data.loader import evaluation_batches
-from dlrm_jax.data.schema import Source
+from dlrm_jax.errors import InputError
 from dlrm_jax.training.state import Task, TrainState
 from dlrm_jax.training.step import eval_step
 
 
 class Evaluator:
-  """Scores splits; compiles once for any number of them."""
+  """Scores batches of examples; compiles once for one size of batch."""
 
-  def __init__(self, task: Task, batch_size: int) -> None:
+  def __init__(self, task: Task) -> None:
     self._step = jax.jit(functools.partial(eval_step, task))
-    self._batch_size = batch_size
 
   def __call__(
-    self,
-    state: TrainState,
-    source: Source,
-    progress: Callable[[int], object] = lambda examples: None,
+    self, state: TrainState, batches: Iterable[Batch]
   ) -> metrics.Tally:
-    """Tallies a split.
+    """Tallies batches; examples of weight 0 do not count.
 
     Args:
       state: scored with; only its parameters and tables are read.
-      source: the split.
-      progress: told how many examples were scored since it was last told.
+      batches: of equal size.
 
     Raises:
-      ValueError: a logit is not finite.
+      InputError: a logit is not finite.
     """
     total = metrics.empty()
-    for batch, logits in self._scored(state, source):
-      total = metrics.tally(logits, batch.labels, batch.weights, into=total)
-      progress(int(np.count_nonzero(batch.weights)))
+    for batch, logits in self._scored(state, batches):
+      try:
+        total = metrics.tally(logits, batch.labels, batch.weights, into=total)
+      except ValueError as error:
+        raise InputError(f'evaluation: {error}') from None
     return total
 
   def _scored(
-    self, state: TrainState, source: Source
+    self, state: TrainState, batches: Iterable[Batch]
   ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Batches and their logits, fetched one batch late."""
-    waiting: tuple[Batch, jax.Array] | None = None
-    for batch in evaluation_batches(source, self._batch_size):
-      logits = self._step(state, batch)
-      if waiting is not None:
-        yield waiting[0], np.asarray(waiting[1])
-      waiting = batch, logits
-    if waiting is not None:
-      yield waiting[0], np.asarray(waiting[1])
+    waiting: list[tuple[Batch, jax.Array]] = []
+    for batch in batches:
+      waiting.append((batch, self._step(state, batch)))
+      if len(waiting) > 1:
+        late, logits = waiting.pop(0)
+        yield late, np.asarray(logits)
+    for late, logits in waiting:
+      yield late, np.asarray(logits)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dlrm_jax import metrics
 from dlrm_jax.batch import Batch
-from dlrm_jax.data.loader import training_batches
+from dlrm_jax.data.loader import evaluation_batches, training_batches
 from dlrm_jax.training import report
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.evaluation import Evaluator
@@ -86,13 +86,20 @@ def _updates(
     yield step, state, told
 
 
+def _evaluate(
+  run: Run, evaluate: Evaluator, state: TrainState, split: str
+) -> metrics.Tally:
+  source = run.data.source(split)
+  return evaluate(state, evaluation_batches(source, run.eval_batch_size))
+
+
 def _validate(
   run: Run, evaluate: Evaluator, state: TrainState
 ) -> dict[str, float]:
   """Metrics on the validation split; none where there is no such split."""
   if not run.data.splits.get('validation'):
     return {}
-  return metrics.summarize(evaluate(state, run.data.source('validation')))
+  return metrics.summarize(_evaluate(run, evaluate, state, 'validation'))
 
 
 def _report_scores(bar: tqdm, step: int, scores: Mapping[str, float]) -> None:
@@ -191,7 +198,7 @@ def train(run: Run) -> bool:
   Raises:
     InputError: the loss was not finite, or the data or a checkpoint is bad.
   """
-  evaluate = Evaluator(run.task, run.eval_batch_size)
+  evaluate = Evaluator(run.task)
   with contextlib.closing(
     Checkpoints(run.workdir / 'checkpoints', run.keep)
   ) as checkpoints:
@@ -208,7 +215,7 @@ def train(run: Run) -> bool:
     if best != step:
       state = checkpoints.restore(best, abstract_state(run.task))
     results = {
-      split: evaluate(state, run.data.source(split))
+      split: _evaluate(run, evaluate, state, split)
       for split in ('validation', 'test')
       if run.data.splits.get(split)
     }

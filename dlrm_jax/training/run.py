@@ -16,6 +16,7 @@ class Data(Protocol):
   Attributes:
     schema: the columns.
     splits: examples of each split.
+    details: how it was made; 'ids' is equal where ids mean the same.
     fingerprint: equal for equal data only.
   """
 
@@ -24,6 +25,9 @@ class Data(Protocol):
 
   @property
   def splits(self) -> Mapping[str, int]: ...  # noqa: D102
+
+  @property
+  def details(self) -> Mapping[str, Any]: ...  # noqa: D102
 
   @property
   def fingerprint(self) -> str: ...  # noqa: D102
