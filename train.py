@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
   from dlrm_jax.training import loop, plan, workdir
 
   del argv
-  config, folder = _CONFIG.value, Path(_WORKDIR.value)
+  config, folder = _CONFIG.value, Path(str(_WORKDIR.value))
   data = build.open_data(config)
   run = build.build_run(config, data, folder)
   workdir.claim(folder, config.to_dict(), build.identity(data))

@@ -4,24 +4,28 @@ Not a config to train with: `data.dir` is empty. Any field can be set on the
 command line: `--config.train.batch_size=2048`.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
+
+from dlrm_jax.data.synthetic import Synthetic
 
 
 def _optimizer(name: str, learning_rate: float) -> ConfigDict:
   return ConfigDict(
-    dict(
+    {
       # sgd; adagrad (torch's: from 0, epsilon outside of the root);
       # optax_adagrad (from 0.1, inside); adam (lazy for tables); and for
       # tables only rowwise_adagrad.
-      name=name,
-      learning_rate=learning_rate,
+      'name': name,
+      'learning_rate': learning_rate,
       # The schedule of MLPerf's DLRM: linear warm-up, hold, and from update
       # decay_start a polynomial decay to 0. 0 steps: none.
-      warmup_steps=0,
-      decay_start=0,
-      decay_steps=0,
-      decay_power=2.0,
-    )
+      'warmup_steps': 0,
+      'decay_start': 0,
+      'decay_steps': 0,
+      'decay_power': 2.0,
+    }
   )
 
 
@@ -33,7 +37,8 @@ def get_config() -> ConfigDict:
   config.data = ConfigDict()
   config.data.kind = 'prepared'  # or 'synthetic'
   config.data.dir = ''  # prepared: what `dlrm_jax.prepare` wrote
-  config.data.synthetic = ConfigDict()  # synthetic: see configs/synthetic.py
+  # synthetic: fields of dlrm_jax.data.synthetic.Synthetic.
+  config.data.synthetic = ConfigDict(dataclasses.asdict(Synthetic()))
   config.data.lanes = 8  # parts read independently; divide the batch sizes
   config.data.window = 16  # blocks of 4,096 shuffled together, a lane
 

@@ -4,10 +4,9 @@ Letters of the whole project: `B` batch, `N` dense features, `F` sparse
 features, `H` ids an example (the sum of the features' hotness).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
+Array = Any  # numpy's on the host, jax's in a step
 
 PAD = -1
 """In `Batch.ids`: no id here. Pads bags of variable length."""
@@ -24,8 +23,8 @@ class Batch(NamedTuple):
     id_weights: f32[B, H], or None: every id counts once.
   """
 
-  dense: jax.Array | np.ndarray
-  ids: jax.Array | np.ndarray
-  labels: jax.Array | np.ndarray
-  weights: jax.Array | np.ndarray
-  id_weights: jax.Array | np.ndarray | None = None
+  dense: Array
+  ids: Array
+  labels: Array
+  weights: Array
+  id_weights: Array | None = None

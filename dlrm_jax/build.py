@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from dlrm_jax import losses
 from dlrm_jax.data.loader import Reading
+from dlrm_jax.data.planted import Strength
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import Column, Schema
 from dlrm_jax.data.synthetic import Synthetic, optimum
@@ -48,15 +49,11 @@ _OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
   'optax_adagrad': functools.partial(optax.scale_by_rss, 0.1, 1e-7),
   'adam': optax.scale_by_adam,
 }
-_TABLE_OPTIMIZERS = _OPTIMIZERS | {
-  'rowwise_adagrad': scale_by_rowwise_adagrad
-}
+_TABLE_OPTIMIZERS = _OPTIMIZERS | {'rowwise_adagrad': scale_by_rowwise_adagrad}
 _FEATURE_FIELDS = {'encoding', 'rows', 'pooling', 'table'}
 
 
-def _choose(
-  field: str, value: Any, choices: Mapping[str, Choice]
-) -> Choice:
+def _choose(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
   if value not in choices:
     raise InputError(
       f'config.{field} is {value!r}; expected one of {", ".join(choices)}'
@@ -68,8 +65,15 @@ def _by_value(kind: type[enum.Enum]) -> dict[str, Any]:
   return {member.value: member for member in kind}
 
 
+def _field(config: ConfigDict, field: str) -> Any:
+  value: Any = config
+  for name in field.split('.'):
+    value = value[name]
+  return value
+
+
 def _at_least(config: ConfigDict, field: str, least: float) -> Any:
-  value = functools.reduce(lambda c, name: c[name], field.split('.'), config)
+  value = _field(config, field)
   if value < least:
     raise InputError(
       f'config.{field} is {value!r}; expected a number of at least {least}'
@@ -78,7 +82,7 @@ def _at_least(config: ConfigDict, field: str, least: float) -> Any:
 
 
 def _widths(config: ConfigDict, field: str) -> tuple[int, ...]:
-  value = functools.reduce(lambda c, name: c[name], field.split('.'), config)
+  value = _field(config, field)
   widths = tuple(value)
   if not all(isinstance(w, int) and w > 0 for w in widths):
     raise InputError(
@@ -88,16 +92,19 @@ def _widths(config: ConfigDict, field: str) -> tuple[int, ...]:
   return widths
 
 
+def _synthetic(fields: Mapping[str, Any]) -> Synthetic:
+  values = dict(fields)
+  values['tables'] = tuple(fields['tables'])
+  values['hotness'] = tuple(fields['hotness'])
+  values['strength'] = Strength(**fields['strength'])
+  return Synthetic(**values)
+
+
 def open_data(config: ConfigDict) -> Data:
   """The click log that the config names."""
   kind = config.data.kind
   if kind == 'synthetic':
-    fields = config.data.synthetic.to_dict()
-    lists = {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
-    try:
-      return Synthetic(**(fields | lists))
-    except TypeError as error:
-      raise InputError(f'config.data.synthetic: {error}') from None
+    return _synthetic(config.data.synthetic.to_dict())
   _choose('data.kind', kind, {'prepared': None, 'synthetic': None})
   if not config.data.dir:
     raise InputError(
@@ -107,20 +114,19 @@ def open_data(config: ConfigDict) -> Data:
   return open_prepared(config.data.dir)
 
 
-def _encoding(column: Column, table: str, options: ConfigDict) -> Encoding:
-  where = f'tables (feature {column.name})'
-  _choose(f'{where}.encoding', options.encoding, {'plain': 0, 'hashed': 0})
-  width = options.dim
-  if options.encoding == 'plain':
-    return Plain(Table(table, options.vocabulary, width))
-  if options.rows < 1:
+def _encoding(feature: str, plain: Table, name: str, rows: int) -> Encoding:
+  """The encoding of this name; `plain` is the table with a row an id."""
+  where = f'tables.encoding (feature {feature})'
+  if not _choose(where, name, {'plain': False, 'hashed': True}):
+    return Plain(plain)
+  if rows < 1:
     raise InputError(
-      f'config.{where}.rows is {options.rows}; an encoding that hashes needs '
-      f'the number of rows to hash into'
+      f'config.tables.rows (feature {feature}) is {rows}; the encoding hashed '
+      f'needs the number of rows to hash into'
     )
-  if options.vocabulary <= options.rows:
-    return Plain(Table(table, options.vocabulary, width))
-  return Hashed(Table(table, options.rows, width))
+  if plain.rows <= rows:
+    return Plain(plain)
+  return Hashed(dataclasses.replace(plain, rows=rows))
 
 
 def _features(config: ConfigDict, schema: Schema) -> tuple[Feature, ...]:
@@ -145,20 +151,18 @@ def _features(config: ConfigDict, schema: Schema) -> tuple[Feature, ...]:
   for column in schema.sparse:
     given = overrides.get(column.name, {})
     table = given.get('table', column.name)
-    options = ConfigDict(
-      dict(
-        encoding=given.get('encoding', tables.encoding),
-        rows=given.get('rows', tables.rows),
-        vocabulary=shared[table],
-        dim=config.model.dim,
-      )
+    chosen = Table(table, shared[table], config.model.dim)
+    encoding = _encoding(
+      column.name,
+      chosen,
+      given.get('encoding', tables.encoding),
+      given.get('rows', tables.rows),
     )
     pooling = _choose(
       'tables.pooling',
       given.get('pooling', tables.pooling),
       _by_value(Pooling),
     )
-    encoding = _encoding(column, table, options)
     features.append(Feature(column.name, encoding, column.hotness, pooling))
   return tuple(features)
 
@@ -190,9 +194,7 @@ def build_task(config: ConfigDict, schema: Schema) -> Task:
       interaction=_choose(
         'model.interaction', config.model.interaction, _by_value(Interaction)
       ),
-      dtype=_choose(
-        'model.compute_dtype', config.model.compute_dtype, _DTYPES
-      ),
+      dtype=_choose('model.compute_dtype', config.model.compute_dtype, _DTYPES),
     ),
     dense_features=len(schema.dense),
     loss=_choose('train.loss', config.train.loss, _LOSSES),
@@ -211,7 +213,7 @@ def identity(data: Data) -> dict[str, Any]:
   """
   return {
     'fingerprint': data.fingerprint,
-    'ids': data.details['ids'],
+    'ids': data.details.get('ids', data.fingerprint),
     'dense': list(data.schema.dense),
     'sparse': [dataclasses.asdict(column) for column in data.schema.sparse],
   }

@@ -32,9 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     help='a prepared set or a raw file; default: what it was trained on',
   )
   add('--split', help='of prepared data; default: test')
-  add(
-    '--checkpoint', default='best', help='best (by AUC), latest, or a step'
-  )
+  add('--checkpoint', default='best', help='best (by AUC), latest, or a step')
   add('--batch_size', type=int, help='default: the one of the config')
   add('--on_bad_row', choices=('stop', 'skip'), default='stop')
   add('--json', metavar='FILE', help='write the JSON there, too')
@@ -42,13 +40,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _batches(
-  arguments: argparse.Namespace, config: Any, data: Any, batch_size: int
+  arguments: argparse.Namespace,
+  config: Any,
+  data: Any,
+  batch_size: int,
+  bad: Any,
 ) -> tuple[str, Iterable[Batch]]:
   """What is evaluated, by name, and its batches."""
   from dlrm_jax import build
   from dlrm_jax.data import criteo
-  from dlrm_jax.data.prepared import open_prepared
   from dlrm_jax.data.loader import evaluation_batches, stream_batches
+  from dlrm_jax.data.prepared import open_prepared
 
   path = arguments.data
   if path and Path(path).is_file():
@@ -58,7 +60,7 @@ def _batches(
       )
     trained_on = open_prepared(config.data.dir)
     build.check_fits(trained_on, data)
-    blocks = criteo.read_raw(trained_on, [path], arguments.on_bad_row)
+    blocks = criteo.read_raw(trained_on, [path], bad=bad)
     return path, stream_batches(blocks, batch_size)
   if path and not Path(path).exists():
     raise InputError(f'--data={path}: there is no such file or folder')
@@ -94,6 +96,7 @@ def main(argv: Sequence[str]) -> None:
   from ml_collections import ConfigDict
 
   from dlrm_jax import build, metrics
+  from dlrm_jax.data.criteo_read import BadRows
   from dlrm_jax.training import workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.evaluation import Evaluator
@@ -104,14 +107,15 @@ def main(argv: Sequence[str]) -> None:
   fields, data = workdir.read(folder)
   config = ConfigDict(fields)
   checkpoints = Checkpoints(folder / 'checkpoints')
-  step = _checkpoint(
-    arguments.checkpoint, checkpoints.best, checkpoints.latest
-  )
+  step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
   task = build.build_task(config, build.schema_of(data))
   size = arguments.batch_size or config.train.eval_batch_size
-  name, batches = _batches(arguments, config, data, size)
+  bad = BadRows(arguments.on_bad_row)
+  name, batches = _batches(arguments, config, data, size, bad)
   state = checkpoints.restore(step, abstract_state(task))
   scores = metrics.summarize(Evaluator(task)(state, batches))
+  for line in bad.report():
+    print(line)
   print(f'{folder}, checkpoint of step {step:,}')
   print(score_table(name, scores, {}))
   result = {'workdir': str(folder), 'step': step, 'data': name}

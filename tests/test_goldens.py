@@ -23,9 +23,7 @@ from dlrm_jax.training.state import Task, TrainState, create_state
 from dlrm_jax.training.step import eval_step, train_step
 
 FOLDER = pathlib.Path(
-  os.environ.get(
-    'DLRM_JAX_GOLDENS', pathlib.Path(__file__).parent / 'goldens'
-  )
+  os.environ.get('DLRM_JAX_GOLDENS', pathlib.Path(__file__).parent / 'goldens')
 )
 NAMES = sorted(
   path.stem

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from dlrm_jax.data.criteo_encode import (
   HASH,
   TRANSFORM,
+  digest,
   encode,
   load_encoders,
   save_encoders,
@@ -204,6 +205,7 @@ def _details(
   options: Options,
   files: list[dict[str, Any]],
   columns: dict[str, dict[str, int]],
+  ids: str,
   bad: BadRows,
 ) -> dict[str, Any]:
   return {
@@ -214,6 +216,7 @@ def _details(
     'min_count': None if options.hash_rows else options.min_count,
     'hash_rows': options.hash_rows,
     'hash': HASH if options.hash_rows else None,
+    'ids': ids,
     'columns': columns,
     'bad_rows': dict(bad.counts),
     'skipped': list(bad.report()),
@@ -248,7 +251,7 @@ def prepare(
     spool, files, parts = _spool(scratch, inputs, bad)
     splits = _split_rows(parts, shares)
     encoders, counted = _encoders(spool, splits['train'], options)
-    details = _details(options, files, counted, bad)
+    details = _details(options, files, counted, digest(encoders), bad)
     with _bar('write', sum(parts.values()), 'row') as bar:
       blocks = {
         name: Split(len(rows), lambda r=rows: _blocks(spool, r, encoders, bar))

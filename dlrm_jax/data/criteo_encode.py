@@ -1,5 +1,6 @@
 """Criteo rows -> blocks: integers to logarithms, categories to table rows."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def encode(frame: pl.DataFrame, encoders: Mapping[str, Encoder]) -> Block:
 def schema_of(encoders: Mapping[str, Encoder]) -> Schema:
   """The columns of what `encode` makes."""
   return Schema(DENSE, tuple(Column(c, encoders[c].rows) for c in SPARSE))
+
+
+def digest(encoders: Mapping[str, Encoder]) -> str:
+  """Equal where equal values get equal rows."""
+  result = hashlib.sha256()
+  for name, encoder in encoders.items():
+    result.update(f'{name} {encoder.rows} '.encode())
+    if isinstance(encoder, Vocabulary):
+      keys = encoder.counts['key'].cast(pl.Int64).fill_null(-1)
+      result.update(keys.to_numpy().tobytes())
+  return result.hexdigest()[:16]
 
 
 def save_encoders(folder: Path, encoders: Mapping[str, Encoder]) -> None:

@@ -17,7 +17,7 @@ Grain does the rest: threads, prefetching, order.
 import collections
 import dataclasses
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import grain
 import numpy as np
@@ -29,7 +29,6 @@ from dlrm_jax.data.schema import (
   Block,
   Source,
   join,
-
   take,
 )
 from dlrm_jax.errors import InputError
@@ -64,7 +63,7 @@ class Reading:
 
 
 class _Shuffled:
-  """Endless shuffled batches by number, for Grain's `MapDataset.source`."""
+  """Endless shuffled batches by number."""
 
   def __init__(
     self, source: Source, reading: Reading, process: int, processes: int
@@ -86,10 +85,7 @@ class _Shuffled:
     ]
     self._size = reading.batch_size // reading.lanes
 
-  def __len__(self) -> int:
-    return np.iinfo(np.int32).max
-
-  def __getitem__(self, step: int) -> Batch:
+  def make(self, step: int) -> Batch:
     first = step * self._size
     parts = [
       part
@@ -149,9 +145,7 @@ class _Lane:
       begin = int(ends[i]) - len(block.labels)
       rows = slice(max(start - begin, 0), stop - begin)
       pieces.append(take(block, rows))
-    rng = np.random.default_rng(
-      (self._reading.seed, epoch, self._lane, number)
-    )
+    rng = np.random.default_rng((self._reading.seed, epoch, self._lane, number))
     return join(pieces), rng.permutation(stop - start)
 
 
@@ -180,7 +174,7 @@ class _InOrder:
   def __len__(self) -> int:
     return -(-self._source.examples // self._batch_size)
 
-  def __getitem__(self, step: int) -> Batch:
+  def make(self, step: int) -> Batch:
     first = step * self._batch_size + self._process * self._share
     last = min(first + self._share, self._source.examples)
     parts = []
@@ -231,6 +225,13 @@ def _padded(batch: Batch, size: int) -> Batch:
   )
 
 
+def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
+  """Batches of these numbers in order, made ahead in a thread of Grain's."""
+  numbers = grain.MapDataset.range(steps.start, steps.stop)
+  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+  return iter(numbers.map(make).to_iter_dataset(options))
+
+
 def training_batches(
   source: Source,
   reading: Reading,
@@ -248,9 +249,7 @@ def training_batches(
     processes: how many there are.
   """
   batches = _Shuffled(source, reading, process, processes)
-  dataset = grain.MapDataset.source(batches)[first_step:]
-  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-  return iter(dataset.to_iter_dataset(options))
+  return _prefetched(batches.make, range(first_step, np.iinfo(np.int32).max))
 
 
 def evaluation_batches(
@@ -265,13 +264,10 @@ def evaluation_batches(
     processes: how many there are.
   """
   batches = _InOrder(source, batch_size, process, processes)
-  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-  return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+  return _prefetched(batches.make, range(len(batches)))
 
 
-def stream_batches(
-  blocks: Iterable[Block], batch_size: int
-) -> Iterator[Batch]:
+def stream_batches(blocks: Iterable[Block], batch_size: int) -> Iterator[Batch]:
   """Blocks of any size as batches; weight 0 pads the last one."""
   for block in rebatch(blocks, batch_size):
     yield _padded(_as_batch([block]), batch_size)

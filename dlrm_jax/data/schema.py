@@ -65,18 +65,20 @@ class Block(NamedTuple):
 
 def take(block: Block, rows: np.ndarray | slice) -> Block:
   """Examples of a block, by number or slice."""
-  return Block(*(None if x is None else x[rows] for x in block))
+  weights = None if block.id_weights is None else block.id_weights[rows]
+  return Block(block.dense[rows], block.ids[rows], block.labels[rows], weights)
 
 
 def join(blocks: list[Block]) -> Block:
   """Blocks one after the other; at least one."""
   if len(blocks) == 1:
     return blocks[0]
+  dense, ids, labels, weights = zip(*blocks, strict=True)
   return Block(
-    *(
-      None if column[0] is None else np.concatenate(column)
-      for column in zip(*blocks, strict=True)
-    )
+    np.concatenate(dense),
+    np.concatenate(ids),
+    np.concatenate(labels),
+    None if weights[0] is None else np.concatenate(weights),
   )
 
 

@@ -14,7 +14,8 @@ Letters: `K` gathered rows and `G` bags an example in one stack.
 
 import dataclasses
 import enum
-from typing import NamedTuple
+import itertools
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -131,9 +132,7 @@ class EmbeddingCollection:
     """
     made: dict[str, list[jax.Array]] = {s: [] for s in self.layout.stacks}
     for i, table in enumerate(self.tables):
-      values = table.init(
-        jax.random.fold_in(key, i), (table.rows, table.dim)
-      )
+      values = table.init(jax.random.fold_in(key, i), (table.rows, table.dim))
       made[self.layout.addresses[table.name].stack].append(values)
     return {stack: jnp.concatenate(parts) for stack, parts in made.items()}
 
@@ -198,7 +197,7 @@ class EmbeddingCollection:
       stack: push(grads[stack], bags, self.groups[stack])
       for stack, bags in rows.items()
     }
-    updates, state = tx.update(row_grads, state, tables)
+    updates, state = cast(Any, tx).update(row_grads, state, tables)
     return {s: add(tables[s], updates[s]) for s in tables}, state
 
   def read(self, tables: Tables, name: str) -> jax.Array:
@@ -219,7 +218,7 @@ class EmbeddingCollection:
       raise ValueError(
         f'ids have {ids.shape[1]} columns; the features need {cuts[-1]}'
       )
-    return [ids[:, a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [ids[:, a:b] for a, b in itertools.pairwise(cuts)]
 
   def _weights(
     self, columns: list[jax.Array], id_weights: jax.Array | None

@@ -62,7 +62,7 @@ class Hashed(Encoding):
   arXiv 0902.2206.
 
   >>> Hashed(Table('t', 10, 4)).rows(jnp.array([[7, PAD]]))[0].tolist()
-  [[9, -1]]
+  [[8, -1]]
   """
 
   table: Table

@@ -80,9 +80,7 @@ def _at(weights: jax.Array | None, j: jax.Array | int) -> jax.Array | None:
   return lax.dynamic_index_in_dim(weights, j, 2, keepdims=False)
 
 
-def pull(
-  stack: jax.Array, bags: Bags, groups: tuple[Group, ...]
-) -> jax.Array:
+def pull(stack: jax.Array, bags: Bags, groups: tuple[Group, ...]) -> jax.Array:
   """Sums of bags of rows.
 
   Args:
@@ -97,9 +95,7 @@ def pull(
   return pooled[0] if len(pooled) == 1 else jnp.concatenate(pooled, 1)
 
 
-def push(
-  grads: jax.Array, bags: Bags, groups: tuple[Group, ...]
-) -> RowGrads:
+def push(grads: jax.Array, bags: Bags, groups: tuple[Group, ...]) -> RowGrads:
   """The gradient of every gathered row: that of its bag, times its weight.
 
   Args:
@@ -111,7 +107,7 @@ def push(
     Rows i32[B * K] and values f32[B * K, D]; rows can repeat.
   """
   rows, values, bag = [], [], 0
-  for (count, length), (at, weights) in zip(
+  for (count, _), (at, weights) in zip(
     groups, _split(bags, groups), strict=True
   ):
     g = grads[:, bag : bag + count, None, :]

@@ -61,9 +61,7 @@ class DLRM(nn.Module):
     if self.interaction is Interaction.CAT:
       joined = jnp.concatenate([x, cat_interaction(vectors)], 1)
     else:
-      both = (
-        jnp.concatenate([x[:, None], vectors], 1) if has_dense else vectors
-      )
+      both = jnp.concatenate([x[:, None], vectors], 1) if has_dense else vectors
       itself = self.interaction is Interaction.DOT_ITSELF
       products = dot_interaction(both, itself, self.dtype)
       joined = jnp.concatenate([x, products], 1)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dlrm_jax.rows import Pytree
+
 
 def scale_by_adagrad(
   initial: float = 0.0, eps: float = 1e-10
@@ -29,13 +31,11 @@ def scale_by_adagrad(
     )
 
   def update(
-    grads: optax.Updates,
-    state: optax.ScaleByRssState,
-    params: optax.Params | None = None,
-  ) -> tuple[optax.Updates, optax.ScaleByRssState]:
+    updates: Pytree, state: Pytree, params: Pytree | None = None
+  ) -> tuple[Pytree, Pytree]:
     del params
-    sums = jax.tree.map(lambda g, a: a + g * g, grads, state.sum_of_squares)
-    updates = jax.tree.map(lambda g, a: g / (jnp.sqrt(a) + eps), grads, sums)
+    sums = jax.tree.map(lambda g, a: a + g * g, updates, state.sum_of_squares)
+    updates = jax.tree.map(lambda g, a: g / (jnp.sqrt(a) + eps), updates, sums)
     return updates, optax.ScaleByRssState(sums)
 
   return optax.GradientTransformation(init, update)
@@ -62,16 +62,14 @@ def scale_by_rowwise_adagrad(
     )
 
   def update(
-    grads: optax.Updates,
-    state: optax.ScaleByRssState,
-    params: optax.Params | None = None,
-  ) -> tuple[optax.Updates, optax.ScaleByRssState]:
+    updates: Pytree, state: Pytree, params: Pytree | None = None
+  ) -> tuple[Pytree, Pytree]:
     del params
     sums = jax.tree.map(
-      lambda g, a: a + jnp.mean(g * g, -1), grads, state.sum_of_squares
+      lambda g, a: a + jnp.mean(g * g, -1), updates, state.sum_of_squares
     )
     updates = jax.tree.map(
-      lambda g, a: g / (jnp.sqrt(a)[:, None] + eps), grads, sums
+      lambda g, a: g / (jnp.sqrt(a)[:, None] + eps), updates, sums
     )
     return updates, optax.ScaleByRssState(sums)
 

@@ -32,7 +32,7 @@ def _rows_of_state(
 ) -> Pytree:
   """The rows of each leaf of the state; None for counters and the like."""
   return optax.tree.map_params(
-    inner,
+    inner.init,
     lambda _, g: g.rows,
     state,
     grads,
@@ -63,9 +63,9 @@ def rowwise(
   """
 
   def update(
-    grads: Pytree, state: Pytree, params: Pytree | None = None
+    updates: Pytree, state: Pytree, params: Pytree | None = None
   ) -> tuple[Pytree, Pytree]:
-    grads = _map_grads(sum_repeated, grads)
+    grads = _map_grads(sum_repeated, updates)
     rows = _rows_of_state(inner, state, grads)
 
     def picked(old: Any, at: jax.Array | None) -> Any:

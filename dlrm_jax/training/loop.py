@@ -119,13 +119,14 @@ def _fit(
     The last state, its step, and the signal's name or ''.
   """
   size = run.reading.batch_size
-  state, step = _first_state(run, checkpoints)
+  state, first = _first_state(run, checkpoints)
+  step, scores = first, None
   with (
-    contextlib.closing(History(run.workdir, step)) as history,
+    contextlib.closing(History(run.workdir, first)) as history,
     tqdm(
       desc='train',
       total=run.steps * size,
-      initial=step * size,
+      initial=first * size,
       unit=' examples',
       unit_scale=True,
       mininterval=0.1 if sys.stderr.isatty() else 10,
@@ -133,9 +134,11 @@ def _fit(
     _noting_signals() as noted,
   ):
     if step >= run.steps or history.should_stop(run.patience):
+      bar.write(f'nothing left to train after step {step:,}')
       return state, step, ''
     meter = Meter(size)
-    for step, state, told in _updates(run, state, step):
+    for update in _updates(run, state, first):
+      step, state, told = update
       meter.add(step, told)
       bar.update(size)
       last = step == run.steps or bool(noted)
@@ -154,7 +157,10 @@ def _fit(
         checkpoints.save(step, state, scores if evaluates else None)
       if evaluates:
         meter.restart()
-      if last or (evaluates and history.should_stop(run.patience)):
+      if evaluates and history.should_stop(run.patience):
+        bar.write(f'stopped early: no better AUC in {run.patience} evaluations')
+        break
+      if last:
         break
     return state, step, noted[0] if noted else ''
 

@@ -30,13 +30,8 @@ def human(count: float) -> str:
   >>> human(2_160_000_000)
   '2.16 GB'
   """
-  for unit in ('B', 'kB', 'MB', 'GB'):
-    if count < 1000:
-      break
-    count /= 1000
-  else:
-    unit = 'TB'
-  return f'{count:.3g} {unit}'
+  power = min(max(math.floor(math.log10(max(count, 1)) / 3), 0), 4)
+  return f'{count / 1000**power:.3g} {("B", "kB", "MB", "GB", "TB")[power]}'
 
 
 def _bytes(tree: object) -> int:
@@ -84,7 +79,7 @@ def score_table(
   """Metrics as a small table, beside those to compare with.
 
   >>> print(score_table('test', {'auc': 0.5}, {'Bayes': {'auc': 0.8}}))
-  test                                  Bayes
+  test                                   Bayes
     auc                   0.50000      0.80000
   """
   names = list(references)

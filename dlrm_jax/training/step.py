@@ -10,7 +10,7 @@ The gathered vectors are an argument of the loss, so the gradient of a table
 never exists: only those of the rows that the batch reads.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,16 +42,17 @@ def train_step(
   """One update of everything. Jit it with `state` donated.
 
   >>> import functools
-  >>> step = jax.jit(functools.partial(train_step, task),
-  ...                donate_argnums=0)  # doctest: +SKIP
+  >>> step = jax.jit(
+  ...   functools.partial(train_step, task), donate_argnums=0
+  ... )  # doctest: +SKIP
   """
   rows = task.collection.rows(batch.ids, batch.id_weights)
   vectors = task.collection.lookup(state.tables, rows)
 
-  def loss_fn(
-    params: Pytree, vectors: Vectors
-  ) -> tuple[jax.Array, jax.Array]:
-    logits = task.recommender.apply({'params': params}, batch.dense, vectors)
+  def loss_fn(params: Pytree, vectors: Vectors) -> tuple[jax.Array, jax.Array]:
+    logits: Any = task.recommender.apply(
+      {'params': params}, batch.dense, vectors
+    )
     losses = task.loss(logits, batch.labels)
     return weighted_mean(losses, batch.weights), logits
 
@@ -87,4 +88,7 @@ def eval_step(task: Task, state: TrainState, batch: Batch) -> jax.Array:
   """Logits f32[B]; the state is read only."""
   rows = task.collection.rows(batch.ids, batch.id_weights)
   vectors = task.collection.lookup(state.tables, rows)
-  return task.recommender.apply({'params': state.params}, batch.dense, vectors)
+  logits: Any = task.recommender.apply(
+    {'params': state.params}, batch.dense, vectors
+  )
+  return logits

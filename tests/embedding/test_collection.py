@@ -154,7 +154,7 @@ def test_bags_of_any_layout_come_home(hotness, seed):
   ids = rng.integers(-1, 5, (3, sum(hotness))).astype(np.int32)
   tables = collection.init(jax.random.key(seed))
   vectors = collection.lookup(tables, collection.rows(ids))
-  bag = {stack: 0 for stack in tables}
+  bag = dict.fromkeys(tables, 0)
   order = sorted(range(len(hotness)), key=lambda i: hotness[i])
   starts = np.concatenate([[0], np.cumsum(hotness)])
   for i in order:

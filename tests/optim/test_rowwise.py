@@ -14,9 +14,7 @@ TRANSFORMS = {
   'sgd': optax.sgd(0.1),
   'adagrad': optax.chain(scale_by_adagrad(), optax.scale(-0.1)),
   'optax_adagrad': optax.adagrad(0.1),
-  'rowwise_adagrad': optax.chain(
-    scale_by_rowwise_adagrad(), optax.scale(-0.1)
-  ),
+  'rowwise_adagrad': optax.chain(scale_by_rowwise_adagrad(), optax.scale(-0.1)),
   'scheduled': optax.sgd(optax.linear_schedule(0.1, 0.0, 10)),
 }
 

@@ -1,0 +1,35 @@
+# Two commands do everything on a bare clone: `make train` and `make test`.
+# Each makes .venv and installs what it needs, anew when requirements change.
+
+PYTHON ?= python3
+BIN := .venv/bin
+WORKDIR ?= runs/synthetic
+
+.PHONY: train test lint clean
+.DELETE_ON_ERROR:
+
+train: .venv/train.stamp
+	$(BIN)/python train.py --config=configs/synthetic.py --workdir=$(WORKDIR)
+
+test: lint
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: .venv/test.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv runs
+
+.venv/train.stamp: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/test.stamp: requirements-dev.txt .venv/train.stamp
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,213 @@
+"""Whole runs through the command line: train, be killed, resume, evaluate."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from dlrm_jax.training.history import read_history
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {
+  'JAX_PLATFORMS': 'cpu',
+  'XLA_FLAGS': '',
+  'PYTHONPATH': str(ROOT),
+}
+
+
+def command(workdir, *flags):
+  return [
+    sys.executable, str(ROOT / 'train.py'), '--config=tests/small.py',
+    f'--workdir={workdir}', *flags,
+  ]  # fmt: skip
+
+
+def run(arguments, status=0):
+  done = subprocess.run(
+    arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+  )
+  assert done.returncode == status, done.stderr
+  return done
+
+
+def final_state(workdir, step=60):
+  with ocp.StandardCheckpointer() as checkpointer:
+    folder = pathlib.Path(workdir).absolute() / 'checkpoints' / str(step)
+    return checkpointer.restore(folder / 'state')
+
+
+def assert_bit_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """An uninterrupted run, and what it printed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'whole'
+  return workdir, run(command(workdir))
+
+
+def test_the_plan_is_printed_before_the_first_step(finished):
+  out = finished[1].stdout
+  for line in (
+    'data      synthetic',
+    'examples  train 20,000, validation 3,000, test 5,000',
+    'batch     256',
+    'steps     60 (0.768 epochs)',
+  ):
+    assert line in out
+  assert re.search(r'C1 +50 x 4', out)
+  assert out.index('steps ') < out.index('AUC' if 'AUC' in out else 'auc')
+
+
+def test_progress_shows_step_loss_rate_and_validation(finished):
+  err = finished[1].stderr
+  assert re.search(r'step 60, loss 0\.\d+', err)
+  assert 'examples/s' in err
+  assert 'validation AUC' in err + finished[1].stdout
+
+
+def test_results_stand_beside_the_known_optimum(finished):
+  results = json.loads((finished[0] / 'results.json').read_text())
+  assert set(results['splits']) == {'validation', 'test'}
+  test = results['splits']['test']
+  best = results['references']['test']['Bayes']
+  assert test['examples'] == 5000
+  assert 0.55 < test['auc'] < best['auc']
+  assert best['log_loss'] < test['log_loss']
+
+
+def test_report_and_event_files_are_there(finished):
+  page = (finished[0] / 'report.html').read_text()
+  assert '<svg' in page
+  assert not re.search(r'(src|href)="?https?:', page)
+  assert list((finished[0] / 'tensorboard').glob('events*'))
+
+
+def test_killed_at_any_moment_it_resumes_bit_equal(finished, tmp_path):
+  draw = random.Random(0)
+  workdir = tmp_path / 'killed'
+  for _ in range(3):
+    with (tmp_path / 'log').open('a') as log:
+      process = subprocess.Popen(
+        command(workdir), cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log
+      )
+      wait_for_progress(workdir, process)
+      time.sleep(draw.random() * 0.5)
+      process.send_signal(signal.SIGKILL)
+      process.wait()
+  run(command(workdir))
+  assert_bit_equal(final_state(workdir), final_state(finished[0]))
+  assert evaluations(workdir) == evaluations(finished[0])
+
+
+def evaluations(workdir):
+  return [row for row in read_history(workdir) if 'validation/auc' in row]
+
+
+def wait_for_progress(workdir, process):
+  """Returns when a new checkpoint has come, or the process has ended."""
+  folder = workdir / 'checkpoints'
+  before = set(os.listdir(folder)) if folder.exists() else set()
+  while process.poll() is None:
+    now = set(os.listdir(folder)) if folder.exists() else set()
+    if any(name.isdigit() for name in now - before):
+      return
+    time.sleep(0.005)
+
+
+def test_sigterm_saves_exits_cleanly_and_resumes_bit_equal(finished, tmp_path):
+  workdir = tmp_path / 'terminated'
+  process = subprocess.Popen(
+    command(workdir, '--config.train.steps=60'),
+    cwd=ROOT,
+    env=ENVIRONMENT,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  wait_for_progress(workdir, process)
+  process.send_signal(signal.SIGTERM)
+  out, _ = process.communicate()
+  assert process.returncode == 0
+  if 'SIGTERM' in out:  # else it had finished already
+    assert 'SIGTERM: saved step' in out
+  run(command(workdir))
+  assert_bit_equal(final_state(workdir), final_state(finished[0]))
+
+
+def test_a_finished_run_started_again_only_reports(finished):
+  again = run(command(finished[0]))
+  assert 'resuming from the checkpoint of step 60' in again.stdout
+  assert 'auc' in again.stdout
+
+
+def test_another_config_in_the_workdir_is_refused_by_field(finished):
+  done = run(
+    command(finished[0], '--config.train.batch_size=512', '--config.seed=3'),
+    status=1,
+  )
+  assert 'seed was 0, is 3' in done.stderr
+  assert 'train.batch_size was 256, is 512' in done.stderr
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_early_stopping_stops_and_stays_stopped(tmp_path):
+  flags = (
+    '--config.train.patience=1',
+    '--config.train.eval_every=2',
+    '--config.train.steps=1000',
+    '--config.optimizer.learning_rate=0.0',
+    '--config.table_optimizer.learning_rate=0.0',
+  )
+  first = run(command(tmp_path / 'w', *flags))
+  assert 'stopped early' in first.stdout
+  rows = (tmp_path / 'w' / 'metrics.jsonl').read_text()
+  run(command(tmp_path / 'w', *flags))
+  assert (tmp_path / 'w' / 'metrics.jsonl').read_text() == rows
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(tmp_path):
+  done = run(
+    command(
+      tmp_path / 'w',
+      '--config.optimizer.name=sgd',
+      '--config.optimizer.learning_rate=1e30',
+    ),
+    status=1,
+  )
+  assert re.search(r'step \d+: the loss is (nan|inf)', done.stderr)
+  assert 'logits' in done.stderr
+
+
+def evaluate(*flags, status=0):
+  return run(
+    [sys.executable, '-m', 'dlrm_jax.evaluate', *map(str, flags)], status
+  )
+
+
+def test_evaluate_gives_the_numbers_of_the_run(finished, tmp_path):
+  done = evaluate('--workdir', finished[0], '--json', tmp_path / 'r.json')
+  printed = json.loads(done.stdout.splitlines()[-1])
+  want = json.loads((finished[0] / 'results.json').read_text())
+  assert printed['step'] == want['step']
+  assert printed['metrics'] == want['splits']['test']
+  assert json.loads((tmp_path / 'r.json').read_text()) == printed
+
+
+def test_evaluate_takes_split_and_checkpoint(finished):
+  done = evaluate(
+    f'--workdir={finished[0]}', '--split=validation', '--checkpoint=latest'
+  )
+  printed = json.loads(done.stdout.splitlines()[-1])
+  assert printed['step'] == 60
+  assert printed['metrics']['examples'] == 3000

@@ -1,0 +1,164 @@
+"""What a training step costs in memory, read off the compiled program."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dlrm_jax.batch import PAD, Batch
+from dlrm_jax.embedding.collection import EmbeddingCollection, Feature
+from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.table import Table
+from dlrm_jax.losses import binary_cross_entropy
+from dlrm_jax.models.dlrm import DLRM
+from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
+from dlrm_jax.optim.rowwise import rowwise
+from dlrm_jax.training.state import Task, abstract_state, create_state
+from dlrm_jax.training.step import eval_step, train_step
+
+ROWS, DIM, BATCH = 200_000, 8, 16
+OPTIMIZERS = {
+  'sgd': optax.sgd(0.1),
+  'adagrad': optax.chain(scale_by_adagrad(), optax.scale(-0.1)),
+  'rowwise_adagrad': optax.chain(scale_by_rowwise_adagrad(), optax.scale(-0.1)),
+  'adam': optax.adam(0.1),
+}
+
+
+def make_task(table_tx, rows=ROWS):
+  features = (
+    Feature('one', Plain(Table('one', rows, DIM))),
+    Feature('bag', Plain(Table('bag', rows, DIM)), 5),
+  )
+  return Task(
+    collection=EmbeddingCollection(features),
+    model=DLRM((16, DIM), (16,)),
+    dense_features=3,
+    loss=binary_cross_entropy,
+    tx=optax.sgd(0.1),
+    table_tx=rowwise(table_tx),
+  )
+
+
+def make_batch(rows=ROWS, batch=BATCH):
+  rng = np.random.default_rng(0)
+  return Batch(
+    dense=rng.normal(size=(batch, 3)).astype(np.float32),
+    ids=rng.integers(-1, rows, (batch, 6)).astype(np.int32),
+    labels=rng.integers(0, 2, batch).astype(np.float32),
+    weights=np.ones(batch, np.float32),
+  )
+
+
+def arrays_made(hlo):
+  """Bytes of every f32/s32/u32/pred array that an instruction makes.
+
+  Parameters are there already. Instructions that pass buffers on, or write
+  into their operand in place, make nothing, except where XLA had to copy:
+  then there is a copy, which counts.
+  """
+  passing = (
+    'parameter', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'call',
+    'fusion', 'scatter', 'dynamic-update-slice', 'conditional',
+  )  # fmt: skip
+  found = []
+  pattern = r'= (f32|s32|u32|pred|bf16)\[([\d,]*)\]\S* ([\w-]+)\('
+  for kind, shape, op in re.findall(pattern, hlo):
+    size = np.prod([int(n) for n in shape.split(',') if n], dtype=np.int64)
+    if op not in passing:
+      found.append((size * {'pred': 1, 'bf16': 2}.get(kind, 4), op))
+  return found
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
+def test_no_temporary_of_the_size_of_a_table(name):
+  task = make_task(OPTIMIZERS[name])
+  step = jax.jit(functools.partial(train_step, task), donate_argnums=0)
+  compiled = step.lower(abstract_state(task), make_batch()).compile()
+  memory = compiled.memory_analysis()
+  one_number_a_row = ROWS * 4
+  assert memory.temp_size_in_bytes < one_number_a_row / 2
+  # Donated and written in place: outputs beyond the inputs are small, too.
+  new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  assert new < one_number_a_row / 2
+  largest = max(arrays_made(compiled.as_text()))
+  assert largest[0] < one_number_a_row / 2, largest
+
+
+def test_the_check_finds_a_dense_gradient():
+  """The check above can fail: a step with a dense gradient does not pass."""
+
+  def step(table, rows):
+    grads = jax.grad(lambda t: jnp.sum(jnp.sin(t[rows])))(table)
+    return table - 0.1 * grads
+
+  table = jnp.zeros((ROWS, DIM))
+  rows = jnp.arange(BATCH, dtype=jnp.int32)
+  compiled = jax.jit(step, donate_argnums=0).lower(table, rows).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes >= ROWS * DIM * 4
+  assert max(arrays_made(compiled.as_text()))[0] >= ROWS * DIM * 4
+
+
+def test_temporaries_do_not_depend_on_the_number_of_rows():
+  sizes = []
+  for rows in (1000, 100_000):
+    task = make_task(OPTIMIZERS['rowwise_adagrad'], rows)
+    step = jax.jit(functools.partial(train_step, task), donate_argnums=0)
+    compiled = step.lower(abstract_state(task), make_batch(rows)).compile()
+    sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+  assert sizes[0] == sizes[1]
+
+
+def test_loss_is_ln_2_when_all_weights_are_zero():
+  task = make_task(OPTIMIZERS['sgd'], 50)
+  state = jax.tree.map(jnp.zeros_like, create_state(task, jax.random.key(0)))
+  _, told = train_step(task, state, make_batch(50))
+  np.testing.assert_allclose(told.loss, np.log(2), rtol=1e-6)
+
+
+def test_padding_examples_change_nothing():
+  task = make_task(OPTIMIZERS['rowwise_adagrad'], 50)
+  state = create_state(task, jax.random.key(0))
+  batch = make_batch(50)
+  padded = Batch(
+    dense=np.concatenate([batch.dense, 0 * batch.dense]),
+    ids=np.concatenate([batch.ids, np.full_like(batch.ids, PAD)]),
+    labels=np.concatenate([batch.labels, 0 * batch.labels]),
+    weights=np.concatenate([batch.weights, 0 * batch.weights]),
+  )
+  want, told = train_step(task, state, batch)
+  got, told_padded = train_step(task, state, padded)
+  np.testing.assert_allclose(told_padded.loss, told.loss, rtol=1e-6)
+  jax.tree.map(
+    lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6),
+    got,
+    want,
+  )
+
+
+def test_a_step_that_diverges_says_where():
+  task = make_task(OPTIMIZERS['sgd'], 50)
+  state = create_state(task, jax.random.key(0))
+  batch = make_batch(50)
+  batch.dense[3, 1] = np.inf
+  _, told = train_step(task, state, batch)
+  bad = [k for k, v in told.largest.items() if not np.isfinite(v)]
+  assert bad[0] == 'dense features'
+  assert bad[-1] == 'loss'
+
+
+def test_scores_of_an_example_do_not_depend_on_its_batch():
+  task = make_task(OPTIMIZERS['sgd'], 50)
+  state = create_state(task, jax.random.key(0))
+  batch = make_batch(50)
+  first = jax.tree.map(lambda x: x[:4], batch)
+  np.testing.assert_allclose(
+    eval_step(task, state, first),
+    eval_step(task, state, batch)[:4],
+    rtol=1e-5,
+  )
