@@ -31,10 +31,10 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
       sys.exit('error: --config=FILE and --workdir=DIR are both needed')
     _CONFIG.value.to_dict()  # a file that failed to load says so only now
     return rest
-  except KeyError as error:
+  except (KeyError, AttributeError) as error:
     message = ' '.join(str(error.args[0]).split())
     sys.exit(f'error: --config: there is no field {message}')
-  except (flags.Error, OSError, ValueError, TypeError) as error:
+  except Exception as error:  # a config file is a program: all may happen
     sys.exit(f'error: {str(error).strip().splitlines()[-1].strip()}')
 
 

@@ -173,13 +173,16 @@ def _optimizer(
   choices: Mapping[str, Callable[[], optax.GradientTransformation]],
 ) -> optax.GradientTransformation:
   make = _choose(f'{field}.name', options.name, choices)
-  schedule = mlperf(
-    options.learning_rate,
-    options.warmup_steps,
-    options.decay_start,
-    options.decay_steps,
-    options.decay_power,
-  )
+  try:
+    schedule = mlperf(
+      options.learning_rate,
+      options.warmup_steps,
+      options.decay_start,
+      options.decay_steps,
+      options.decay_power,
+    )
+  except InputError as error:
+    raise InputError(f'config.{field}.{error}') from None
   return optax.chain(make(), optax.scale_by_learning_rate(schedule))
 
 

@@ -58,6 +58,11 @@ def _batches(
       raise InputError(
         f'--split={arguments.split}: {path} is a raw file and has no splits'
       )
+    if config.data.kind != 'prepared':
+      raise InputError(
+        f'--data={path}: the model was trained on {config.data.kind} data, '
+        f'which has no raw files'
+      )
     trained_on = open_prepared(config.data.dir)
     build.check_fits(trained_on, data)
     blocks = criteo.read_raw(trained_on, [path], bad=bad)

@@ -8,23 +8,23 @@ from dlrm_jax.errors import InputError
 
 
 def _check(
-  base: float,
+  learning_rate: float,
   warmup_steps: int,
   decay_start: int,
   decay_steps: int,
-  power: float,
+  decay_power: float,
 ) -> None:
   """Raises InputError for a schedule that nobody can have meant."""
   for field, value in (
-    ('base', base),
+    ('learning_rate', learning_rate),
     ('warmup_steps', warmup_steps),
     ('decay_start', decay_start),
     ('decay_steps', decay_steps),
   ):
     if not 0 <= value < float('inf'):
       raise InputError(f'{field} is {value}; expected a number of 0 or more')
-  if not 0 < power < float('inf'):
-    raise InputError(f'power is {power}; expected a number above 0')
+  if not 0 < decay_power < float('inf'):
+    raise InputError(f'decay_power is {decay_power}; expected a number above 0')
   if decay_steps and decay_start < warmup_steps:
     raise InputError(
       f'decay_start is {decay_start}, before the warm-up ends; expected'
@@ -33,36 +33,35 @@ def _check(
 
 
 def mlperf(
-  base: float,
+  learning_rate: float,
   warmup_steps: int = 0,
   decay_start: int = 0,
   decay_steps: int = 0,
-  power: float = 2.0,
+  decay_power: float = 2.0,
 ) -> optax.Schedule:
   """Linear warm-up, hold, polynomial decay to 0.
 
   The rate of update k, counted from 1 (Optax counts from 0):
 
-    k <= warmup_steps          base * k / warmup_steps
-    k <= decay_start           base
-    k <= decay_start + decay_steps
-                               base * ((decay_start + decay_steps - k)
-                                       / decay_steps) ** power
-    later                      0
+    k <= warmup_steps               rate * k / warmup_steps
+    k <= decay_start                rate
+    k <= end                        rate * ((end - k) / decay_steps) ** power
+    later                           0
 
-  Without warm-up and decay (0 steps each) it is the constant `base`.
+  with end = decay_start + decay_steps. Without warm-up and decay (0 steps
+  each) it is constant.
 
   facebookresearch/dlrm has the same warm-up and decay for the same k, but
-  where it decays at all it holds at base * (warmup_steps - 1) / warmup_steps,
+  where it decays at all it holds at rate * (warmup_steps - 1) / warmup_steps,
   the last rate of its warm-up, does not fall below 1e-7, and goes on with the
   rate of the last decayed update instead of 0.
 
   Args:
-    base: the rate that is held.
-    warmup_steps: updates of the linear warm-up; the last one has `base`.
+    learning_rate: the rate that is held.
+    warmup_steps: updates of the linear warm-up; the last has the full rate.
     decay_start: last update before the decay; unused without one.
-    decay_steps: updates from there to 0; 0 holds `base` for ever.
-    power: exponent of the decay, 2 in MLPerf.
+    decay_steps: updates from there to 0; 0 holds the rate for ever.
+    decay_power: exponent of the decay, 2 in MLPerf.
 
   Returns:
     A function of Optax's count, i32[], to f32[].
@@ -74,14 +73,14 @@ def mlperf(
   >>> [float(rate(count)) for count in range(8)]
   [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.25, 0.0]
   """
-  _check(base, warmup_steps, decay_start, decay_steps, power)
+  _check(learning_rate, warmup_steps, decay_start, decay_steps, decay_power)
 
   def schedule(count: jax.typing.ArrayLike) -> jax.Array:
     k = jnp.asarray(count, jnp.int32) + 1
-    rate = base * jnp.minimum(k / max(warmup_steps, 1), 1.0)
+    rate = learning_rate * jnp.minimum(k / max(warmup_steps, 1), 1.0)
     if decay_steps:
       left = (decay_start + decay_steps - k) / decay_steps
-      rate = rate * jnp.clip(left, 0.0, 1.0) ** power
+      rate = rate * jnp.clip(left, 0.0, 1.0) ** decay_power
     return rate
 
   return schedule

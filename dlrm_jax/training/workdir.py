@@ -17,7 +17,7 @@ _CONFIG, _DATA = 'config.json', 'data.json'
 def write_text(path: Path, text: str) -> None:
   """Writes a file as a whole or not at all."""
   new = path.with_name(f'.{path.name}.tmp')
-  new.write_text(text)
+  new.write_text(text, encoding='utf-8')
   new.replace(path)
 
 

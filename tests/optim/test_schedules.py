@@ -71,12 +71,12 @@ def test_it_drives_an_optimizer():
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'base': -0.1}, 'base is -0.1; expected'),
-    ({'base': float('nan')}, 'base is nan; expected'),
+    ({'learning_rate': -0.1}, 'learning_rate is -0.1; expected'),
+    ({'learning_rate': float('nan')}, 'learning_rate is nan; expected'),
     ({'warmup_steps': -1}, 'warmup_steps is -1; expected'),
     ({'decay_start': -5}, 'decay_start is -5; expected'),
     ({'decay_steps': -2}, 'decay_steps is -2; expected'),
-    ({'power': 0}, 'power is 0; expected'),
+    ({'decay_power': 0}, 'decay_power is 0; expected'),
     (
       {'warmup_steps': 10, 'decay_start': 9, 'decay_steps': 1},
       'decay_start is 9, before the warm-up ends; expected 10',
@@ -85,4 +85,4 @@ def test_it_drives_an_optimizer():
 )
 def test_impossible_schedules_name_the_field(fields, message):
   with pytest.raises(InputError, match=message):
-    schedules.mlperf(**{'base': 0.1, **fields})
+    schedules.mlperf(**{'learning_rate': 0.1, **fields})

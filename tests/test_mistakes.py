@@ -1,0 +1,309 @@
+"""What a user can get wrong: one clear line, exit status not 0, no trace.
+
+Every case is a command as it would be typed, and words that its message must
+have: where it is, what was found, what to do.
+"""
+
+import gzip
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+GOOD = '\t'.join(['1', *['3'] * 13, *['68fd1e64'] * 26])
+
+
+def row(column, value):
+  """A good row but for one column, counted from 1."""
+  cells = GOOD.split('\t')
+  cells[column - 1] = value
+  return '\t'.join(cells)
+
+
+def log(*bad):
+  """40 good rows and then bad ones, line 41 on."""
+  return '\n'.join([GOOD] * 40 + list(bad)) + '\n'
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """A folder with good and bad files, a prepared set and a trained run."""
+  folder = tmp_path_factory.mktemp('mistakes')
+  files = {
+    'good.txt': log(),
+    'columns.txt': log('1\t2\t3'),
+    'label.txt': log(row(1, '2')),
+    'integer.txt': log(row(5, '1.5')),
+    'range.txt': log(row(2, '99999999999')),
+    'hex.txt': log(row(20, 'xyz')),
+    'empty.txt': '',
+    'settings.py': 'def get_config():\n  return nonsense\n',
+  }
+  for name, text in files.items():
+    (folder / name).write_text(text)
+  (folder / 'utf8.txt').write_bytes(log().encode() + b'1\t\xff\xfe\n')
+  whole = gzip.compress(log(*[row(2, str(i)) for i in range(4000)]).encode())
+  (folder / 'cut.gz').write_bytes(whole[: len(whole) // 2])
+  (folder / 'notgzip.gz').write_bytes(b'plain text\n')
+  prepared = folder / 'prepared'
+  ok(prepare(f'--input={folder}/good.txt', f'--output={prepared}'), folder)
+  ok(train(f'--workdir={folder}/run', *SMALL), folder)
+  (folder / 'fresh').mkdir()
+  for name in ('config.json', 'data.json'):
+    text = (folder / 'run' / name).read_text()
+    (folder / 'fresh' / name).write_text(text)
+  damaged = folder / 'damaged'
+  damaged.mkdir()
+  (damaged / 'metadata.json').write_text('{"format"')
+  (folder / 'file').write_text('not a folder')
+  return folder
+
+
+def prepare(*flags):
+  return [sys.executable, '-m', 'dlrm_jax.prepare', 'criteo', *flags]
+
+
+def train(*flags):
+  return [sys.executable, 'train.py', *flags]
+
+
+def evaluate(*flags):
+  return [sys.executable, '-m', 'dlrm_jax.evaluate', *flags]
+
+
+SMALL = (
+  '--config=tests/small.py',
+  '--config.train.steps=2',
+)
+SYNTHETIC = ('--config=tests/small.py', '--workdir={place}/new')
+KAGGLE = (
+  '--config=configs/criteo_kaggle.py',
+  '--workdir={place}/new',
+  '--config.data.dir={place}/prepared',
+)
+OUT = '--output={place}/out'
+
+CASES = {
+  # Raw files.
+  'wrong number of columns': (
+    prepare('--input={place}/columns.txt', OUT),
+    ['columns.txt', '41', '3', '40', '--on_bad_row=skip'],
+  ),
+  'label is not 0 or 1': (
+    prepare('--input={place}/label.txt', OUT),
+    ['label.txt', '41', "'2'"],
+  ),
+  'not an integer': (
+    prepare('--input={place}/integer.txt', OUT),
+    ['integer.txt', '41', 'I4', "'1.5'"],
+  ),
+  'integer out of range': (
+    prepare('--input={place}/range.txt', OUT),
+    ['range.txt', '41', 'I1', '99999999999'],
+  ),
+  'category is not hexadecimal': (
+    prepare('--input={place}/hex.txt', OUT),
+    ['hex.txt', '41', 'C6', "'xyz'"],
+  ),
+  'invalid UTF-8': (
+    prepare('--input={place}/utf8.txt', OUT),
+    ['utf8.txt', '41'],
+  ),
+  'truncated gzip': (prepare('--input={place}/cut.gz', OUT), ['cut.gz']),
+  'not a gzip': (prepare('--input={place}/notgzip.gz', OUT), ['notgzip.gz']),
+  'empty file': (prepare('--input={place}/empty.txt', OUT), ['empty.txt']),
+  'missing file': (prepare('--input={place}/no.txt', OUT), ['no.txt']),
+  'folder for a file': (prepare('--input={place}', OUT), ['{place}']),
+  # Options of prepare.
+  'output is there': (
+    prepare('--input={place}/good.txt', '--output={place}/prepared'),
+    ['prepared', '--overwrite'],
+  ),
+  'shares do not add up': (
+    prepare('--input={place}/good.txt', OUT, '--splits=train=0.5,test=0.4'),
+    ['--splits', '0.9'],
+  ),
+  'no split train': (
+    prepare('--input={place}/good.txt', OUT, '--splits=test=1'),
+    ['train'],
+  ),
+  'min_count below 1': (
+    prepare('--input={place}/good.txt', OUT, '--min_count=0'),
+    ['--min_count'],
+  ),
+  'vocabulary and hash at once': (
+    prepare('--input={place}/good.txt', OUT, '--min_count=2', '--hash_rows=9'),
+    ['--min_count', '--hash_rows'],
+  ),
+  'unknown option of prepare': (
+    prepare('--input={place}/good.txt', OUT, '--vocab=3'),
+    ['--vocab=3'],
+  ),
+  # The command line of train.py.
+  'no config': (train('--workdir={place}/new'), ['--config']),
+  'config file is missing': (
+    train('--config=configs/no.py', '--workdir={place}/new'),
+    ['configs/no.py'],
+  ),
+  'config file fails': (
+    train('--config={place}/settings.py', '--workdir={place}/new'),
+    ['nonsense'],
+  ),
+  'unknown variant': (
+    train('--config=configs/criteo_kaggle.py:bst', '--workdir={place}/new'),
+    ['bst', 'best'],
+  ),
+  'unknown field': (
+    train(*SYNTHETIC, '--config.model.dims=3'),
+    ['dims', 'dim'],
+  ),
+  'text for a number': (
+    train(*SYNTHETIC, '--config.train.batch_size=many'),
+    ['config.train.batch_size', 'many'],
+  ),
+  'unknown flag': (train(*SYNTHETIC, '--batch_size=3'), ['batch_size']),
+  # Values of the config.
+  'unknown interaction': (
+    train(*SYNTHETIC, '--config.model.interaction=dott'),
+    ['config.model.interaction', 'dott', 'dot_itself'],
+  ),
+  'unknown optimizer': (
+    train(*SYNTHETIC, '--config.optimizer.name=rowwise_adagrad'),
+    ['config.optimizer.name', 'rowwise_adagrad', 'adagrad'],
+  ),
+  'unknown dtype': (
+    train(*SYNTHETIC, '--config.model.compute_dtype=float16'),
+    ['config.model.compute_dtype', 'bfloat16'],
+  ),
+  'unknown loss': (
+    train(*SYNTHETIC, '--config.train.loss=hinge'),
+    ['config.train.loss', 'hinge', 'bce'],
+  ),
+  'batch does not fit the lanes': (
+    train(*SYNTHETIC, '--config.train.batch_size=100'),
+    ['batch_size 100', 'data.lanes'],
+  ),
+  'no rows to hash into': (
+    train(*SYNTHETIC, '--config.tables.encoding=hashed'),
+    ['config.tables.rows', 'hash'],
+  ),
+  'negative epochs': (
+    train(*SYNTHETIC, '--config.train.epochs=-1.0', '--config.train.steps=0'),
+    ['config.train.epochs', '-1.0'],
+  ),
+  'width of no neurons': (
+    train(*SYNTHETIC, '--config.model.top=(8,0)'),
+    ['config.model.top', '(8, 0)'],
+  ),
+  'decay before the warm-up ends': (
+    train(
+      *SYNTHETIC,
+      '--config.optimizer.warmup_steps=50',
+      '--config.optimizer.decay_start=10',
+      '--config.optimizer.decay_steps=10',
+    ),
+    ['optimizer', 'decay_start', '10', '50'],
+  ),
+  'negative learning rate': (
+    train(*SYNTHETIC, '--config.table_optimizer.learning_rate=-0.1'),
+    ['table_optimizer', 'learning_rate', '-0.1'],
+  ),
+  # Data and workdir.
+  'no prepared set named': (
+    train('--config=configs/criteo_kaggle.py', '--workdir={place}/new'),
+    ['config.data.dir', 'dlrm_jax.prepare'],
+  ),
+  'not a prepared set': (
+    train(*KAGGLE[:2], '--config.data.dir={place}/nowhere'),
+    ['nowhere', 'dlrm_jax.prepare'],
+  ),
+  'damaged prepared set': (
+    train(*KAGGLE[:2], '--config.data.dir={place}/damaged'),
+    ['damaged'],
+  ),
+  'a workdir of another config': (
+    train(*SMALL, '--workdir={place}/run', '--config.model.dim=8'),
+    ['model.dim was 4, is 8'],
+  ),
+  'workdir is a file': (
+    train(*SMALL, '--workdir={place}/file'),
+    ['{place}/file'],
+  ),
+  # Evaluation.
+  'evaluate what is no workdir': (
+    evaluate('--workdir={place}/prepared'),
+    ['prepared', 'config.json'],
+  ),
+  'evaluate before any checkpoint': (
+    evaluate('--workdir={place}/fresh'),
+    ['no checkpoint'],
+  ),
+  'a checkpoint that is not there': (
+    evaluate('--workdir={place}/run', '--checkpoint=77'),
+    ['no checkpoint of step 77', '2'],
+  ),
+  'a checkpoint that is no number': (
+    evaluate('--workdir={place}/run', '--checkpoint=first'),
+    ['--checkpoint=first', 'best'],
+  ),
+  'a split that is not there': (
+    evaluate('--workdir={place}/run', '--split=holdout'),
+    ['holdout', 'test'],
+  ),
+  'data that does not fit the model': (
+    evaluate('--workdir={place}/run', '--data={place}/prepared'),
+    ['C1', 'rows'],
+  ),
+  'data that is not there': (
+    evaluate('--workdir={place}/run', '--data={place}/no.txt'),
+    ['no.txt'],
+  ),
+  'a raw file for synthetic data': (
+    evaluate('--workdir={place}/run', '--data={place}/good.txt'),
+    ['good.txt'],
+  ),
+}
+
+
+def ok(command, folder):
+  done = execute(command, folder)
+  assert done.returncode == 0, done.stderr
+
+
+def execute(command, place):
+  return subprocess.run(
+    [part.replace('{place}', str(place)) for part in command],
+    cwd=ROOT,
+    env=ENVIRONMENT,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_ends_in_one_clear_line(name, place):
+  command, words = CASES[name]
+  done = execute(command, place)
+  assert done.returncode not in (0, None)
+  assert 'Traceback' not in done.stderr
+  message = [x for x in done.stderr.splitlines() if 'error:' in x]
+  assert len(message) == 1, done.stderr
+  for word in words:
+    assert word.replace('{place}', str(place)) in message[0], done.stderr
+  assert not (place / 'out').exists()
+  assert not (place / 'new' / 'checkpoints').exists()
+
+
+def test_there_are_at_least_thirty():
+  assert len(CASES) >= 30
+
+
+def test_a_refused_command_changes_nothing(place):
+  before = json.loads((place / 'run' / 'config.json').read_text())
+  execute(train(*SMALL, '--workdir={place}/run', '--config.seed=9'), place)
+  assert json.loads((place / 'run' / 'config.json').read_text()) == before
