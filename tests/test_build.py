@@ -1,0 +1,123 @@
+"""Every config builds and its step can be traced, every variant of it."""
+
+import dataclasses
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from dlrm_jax import build
+from dlrm_jax.batch import Batch
+from dlrm_jax.data.schema import Column, Schema
+from dlrm_jax.data.synthetic import Synthetic
+from dlrm_jax.embedding.collection import Pooling
+from dlrm_jax.embedding.encoding import Hashed, Plain
+from dlrm_jax.errors import InputError
+from dlrm_jax.training.state import abstract_state
+from dlrm_jax.training.step import train_step
+
+CRITEO = Schema(
+  tuple(f'I{i}' for i in range(1, 14)),
+  tuple(Column(f'C{i}', 10**i if i < 8 else 50) for i in range(1, 27)),
+)
+CONFIGS = {
+  'criteo_kaggle': CRITEO,
+  'criteo_kaggle:best': CRITEO,
+  'criteo_terabyte': CRITEO,
+  'movielens': Schema((), (Column('user', 600), Column('genres', 20, 10))),
+  'synthetic': Synthetic().schema,
+}
+
+
+def load(name):
+  module, *variant = name.split(':')
+  return importlib.import_module(f'configs.{module}').get_config(*variant)
+
+
+def small(schema=CRITEO, **tables):
+  config = load('criteo_kaggle')
+  config.tables.update(tables)
+  return build.build_task(config, schema)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
+def test_every_config_builds_and_is_traced(name):
+  config, schema = load(name), CONFIGS[name]
+  task = build.build_task(config, schema)
+  size = config.train.batch_size
+  batch = Batch(
+    dense=jax.ShapeDtypeStruct((size, len(schema.dense)), jnp.float32),
+    ids=jax.ShapeDtypeStruct((size, schema.hotness), jnp.int32),
+    labels=jax.ShapeDtypeStruct((size,), jnp.float32),
+    weights=jax.ShapeDtypeStruct((size,), jnp.float32),
+  )
+  state = abstract_state(task)
+  new, told = jax.eval_shape(functools.partial(train_step, task), state, batch)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), state
+  )
+  assert told.loss.shape == ()
+
+
+def test_the_kaggle_model_has_the_published_number_of_parameters():
+  params = abstract_state(small()).params
+  assert sum(np.prod(x.shape) for x in jax.tree.leaves(params)) == 475_985
+
+
+def test_only_tables_above_the_limit_are_hashed():
+  features = small(encoding='hashed', rows=1000).collection.features
+  kinds = {f.name: type(f.encoding) for f in features}
+  assert kinds['C3'] is Plain
+  assert kinds['C4'] is Hashed
+  assert max(t.rows for f in features for t in f.encoding.tables) == 1000
+
+
+def test_a_feature_can_differ_from_the_rest():
+  given = {'C5': {'encoding': 'hashed', 'rows': 7, 'pooling': 'mean'}}
+  features = small(features=ConfigDict(given)).collection.features
+  assert features[4].encoding.tables[0].rows == 7
+  assert features[4].pooling is Pooling.MEAN
+  assert isinstance(features[3].encoding, Plain)
+
+
+def test_features_can_share_a_table_as_large_as_the_largest_needs():
+  given = {'C2': {'table': 'shared'}, 'C3': {'table': 'shared'}}
+  collection = small(features=ConfigDict(given)).collection
+  shared = next(t for t in collection.tables if t.name == 'shared')
+  assert shared.rows == 1000
+  assert collection.readers(shared) == ('C2', 'C3')
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'C99': {}}, 'features.C99: the data has no such feature'),
+    ({'C1': {'dim': 3}}, 'features.C1.dim: no such field'),
+    ({'C1': {'encoding': 'qr'}}, "is 'qr'; expected one of plain, hashed"),
+  ],
+)
+def test_wrong_fields_of_a_feature_are_named(given, message):
+  with pytest.raises(InputError, match=message):
+    small(features=ConfigDict(given))
+
+
+def test_data_with_other_ids_does_not_fit():
+  log = Synthetic(train=100)
+  known = build.identity(log)
+  build.check_fits(log, known)
+  other = dataclasses.replace(log, seed=1)
+  with pytest.raises(InputError, match='other ids'):
+    build.check_fits(other, known)
+  with pytest.raises(InputError, match=r'C1 has 50 rows .* 2,000 rows'):
+    build.check_fits(
+      dataclasses.replace(log, tables=(50, *log.tables[1:])), known
+    )
+
+
+def test_schema_survives_the_identity():
+  assert build.schema_of(build.identity(Synthetic())) == Synthetic().schema
