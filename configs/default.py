@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
   config.model.dim = 16  # D, the width of all vectors
   config.model.bottom = (512, 256, 64)  # hidden layers; D follows
   config.model.top = (512, 256)  # hidden layers; the logit follows
+  config.model.dense_scaling = 'none'  # or standard: mean 0, deviation 1
   config.model.interaction = 'dot'  # dot, dot_itself or cat
   config.model.compute_dtype = 'float32'  # of matrix products; or bfloat16
 
@@ -53,6 +54,7 @@ def get_config() -> ConfigDict:
   config.tables.encoding = 'plain'  # a row an id; or hashed
   config.tables.rows = 0  # hashed: into so many, where there are more ids
   config.tables.pooling = 'sum'  # of bags; or mean
+  config.tables.init_scale = 1.0  # of the first values, U(+-scale sqrt(1/R))
   # By feature: {'C3': {'encoding': ..., 'rows': ..., 'pooling': ...,
   # 'table': ...}}. Features that name one table share it.
   config.tables.features = ConfigDict()
@@ -65,6 +67,9 @@ def get_config() -> ConfigDict:
   config.train.batch_size = 128
   config.train.epochs = 1.0
   config.train.steps = 0  # 0: as many as the epochs have
+  # Each epoch starts with new tables, and the layers it has (MEDA, arXiv
+  # 2305.19531): tables overfit from the second epoch on, layers do not.
+  config.train.fresh_tables = False
   config.train.log_every = 100
   config.train.eval_every = 10_240
   config.train.eval_batch_size = 16_384

@@ -1,4 +1,13 @@
-"""A synthetic click log whose best possible AUC is known."""
+"""The embedded default: a synthetic click log whose best AUC is known.
+
+  python train.py --config=configs/synthetic.py --workdir=runs/synthetic
+
+Eight sparse features, two of them bags of up to four and three ids, four
+dense ones; clicks are drawn from planted effects of single features and of
+pairs (`dlrm_jax/data/synthetic.py`). 12.6 M examples, seen once. Expected:
+about two minutes on two cores, AUC within 0.005 of the optimum, which a model
+without interactions misses by 0.05.
+"""
 
 from ml_collections import ConfigDict
 
@@ -6,18 +15,21 @@ from configs import default
 
 
 def get_config() -> ConfigDict:
-  """The embedded default job."""
+  """A small DLRM: Adam for its layers, Adagrad for its tables."""
   config = default.get_config()
   config.data.kind = 'synthetic'
   config.model.bottom = (64,)
   config.model.top = (128, 64)
   config.optimizer.name = 'adam'
   config.optimizer.learning_rate = 0.002
-  config.table_optimizer.name = 'adam'
-  config.table_optimizer.learning_rate = 0.01
+  config.table_optimizer.name = 'adagrad'
+  config.table_optimizer.learning_rate = 0.05
+  for optimizer in (config.optimizer, config.table_optimizer):
+    optimizer.decay_start = 1536
+    optimizer.decay_steps = 1536
+    optimizer.decay_power = 1.0
   config.train.batch_size = 4096
-  config.train.steps = 300
-  config.train.eval_every = 100
-  config.train.checkpoint_every = 100
-  config.train.log_every = 20
+  config.train.steps = 3072
+  config.train.eval_every = 512
+  config.train.checkpoint_every = 512
   return config

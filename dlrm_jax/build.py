@@ -19,7 +19,7 @@ from dlrm_jax import losses
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.planted import Strength
 from dlrm_jax.data.prepared import open_prepared
-from dlrm_jax.data.schema import Column, Schema
+from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.data.synthetic import Synthetic, optimum
 from dlrm_jax.embedding.collection import (
   EmbeddingCollection,
@@ -27,7 +27,7 @@ from dlrm_jax.embedding.collection import (
   Pooling,
 )
 from dlrm_jax.embedding.encoding import Encoding, Hashed, Plain
-from dlrm_jax.embedding.table import Table
+from dlrm_jax.embedding.table import Table, uniform_by_rows
 from dlrm_jax.errors import InputError
 from dlrm_jax.models.dlrm import DLRM, Interaction
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
@@ -143,6 +143,9 @@ def _features(config: ConfigDict, schema: Schema) -> tuple[Feature, ...]:
         f'config.tables.features.{name}.{field}: no such field; expected '
         f'one of {", ".join(sorted(_FEATURE_FIELDS))}'
       )
+  init = functools.partial(
+    uniform_by_rows, scale=_at_least(config, 'tables.init_scale', 0)
+  )
   shared: dict[str, int] = {}  # rows that a table must have for its readers
   for column in schema.sparse:
     table = overrides.get(column.name, {}).get('table', column.name)
@@ -151,7 +154,7 @@ def _features(config: ConfigDict, schema: Schema) -> tuple[Feature, ...]:
   for column in schema.sparse:
     given = overrides.get(column.name, {})
     table = given.get('table', column.name)
-    chosen = Table(table, shared[table], config.model.dim)
+    chosen = Table(table, shared[table], config.model.dim, init)
     encoding = _encoding(
       column.name,
       chosen,
@@ -186,8 +189,13 @@ def _optimizer(
   return optax.chain(make(), optax.scale_by_learning_rate(schedule))
 
 
-def build_task(config: ConfigDict, schema: Schema) -> Task:
+def build_task(config: ConfigDict, schema: Schema, scale: Scale) -> Task:
   """What is trained: tables for the schema's columns, model, optimizers."""
+  scaling = _choose(
+    'model.dense_scaling',
+    config.model.dense_scaling,
+    {'none': None, 'standard': scale},
+  )
   dim = _at_least(config, 'model.dim', 1)
   return Task(
     collection=EmbeddingCollection(_features(config, schema)),
@@ -200,6 +208,7 @@ def build_task(config: ConfigDict, schema: Schema) -> Task:
       dtype=_choose('model.compute_dtype', config.model.compute_dtype, _DTYPES),
     ),
     dense_features=len(schema.dense),
+    scale=scaling,
     loss=_choose('train.loss', config.train.loss, _LOSSES),
     tx=_optimizer('optimizer', config.optimizer, _OPTIMIZERS),
     table_tx=rowwise(
@@ -217,17 +226,20 @@ def identity(data: Data) -> dict[str, Any]:
   return {
     'fingerprint': data.fingerprint,
     'ids': data.details.get('ids', data.fingerprint),
+    'scale': data.scale._asdict(),
     'dense': list(data.schema.dense),
     'sparse': [dataclasses.asdict(column) for column in data.schema.sparse],
   }
 
 
-def schema_of(identity: Mapping[str, Any]) -> Schema:
-  """The schema of the data that `identity` describes."""
-  return Schema(
-    tuple(identity['dense']),
-    tuple(Column(**column) for column in identity['sparse']),
+def trained_task(config: ConfigDict, trained_on: Mapping[str, Any]) -> Task:
+  """The task of a run, from its config and the `identity` of its data."""
+  schema = Schema(
+    tuple(trained_on['dense']),
+    tuple(Column(**column) for column in trained_on['sparse']),
   )
+  scale = {k: tuple(v) for k, v in trained_on['scale'].items()}
+  return build_task(config, schema, Scale(**scale))
 
 
 def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
@@ -271,6 +283,7 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     )
   train = config.train
   batch_size = _at_least(config, 'train.batch_size', 1)
+  epoch = data.splits['train'] / batch_size
   steps = _at_least(config, 'train.steps', 0)
   if not steps:
     if train.epochs <= 0:
@@ -278,9 +291,9 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
         f'config.train.epochs is {train.epochs}; expected more than 0, or '
         f'config.train.steps'
       )
-    steps = max(1, round(train.epochs * data.splits['train'] / batch_size))
+    steps = max(1, round(train.epochs * epoch))
   return Run(
-    task=build_task(config, data.schema),
+    task=build_task(config, data.schema, data.scale),
     data=data,
     data_name=config.data.dir or config.data.kind,
     reading=Reading(
@@ -291,6 +304,7 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     ),
     workdir=workdir,
     steps=steps,
+    fresh_tables_every=max(1, round(epoch)) if train.fresh_tables else 0,
     eval_every=_at_least(config, 'train.eval_every', 1),
     eval_batch_size=_at_least(config, 'train.eval_batch_size', 1),
     checkpoint_every=_at_least(config, 'train.checkpoint_every', 1),

@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> None:
   config = ConfigDict(fields)
   checkpoints = Checkpoints(folder / 'checkpoints')
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
-  task = build.build_task(config, build.schema_of(data))
+  task = build.trained_task(config, data)
   size = arguments.batch_size or config.train.eval_batch_size
   bad = BadRows(arguments.on_bad_row)
   name, batches = _batches(arguments, config, data, size, bad)

@@ -6,7 +6,7 @@ from configs import synthetic
 def get_config():
   """Seconds of training: small tables, small layers, few examples."""
   config = synthetic.get_config()
-  config.data.synthetic.train = 20_000
+  config.data.synthetic.train = 10_000
   config.data.synthetic.validation = 3_000
   config.data.synthetic.test = 5_000
   config.data.synthetic.tables = (50, 40, 30, 30)
@@ -16,6 +16,7 @@ def get_config():
   config.model.top = (8,)
   config.train.batch_size = 256
   config.train.steps = 60
+  config.train.fresh_tables = True  # in the midst of the run, at step 39
   config.train.log_every = 7
   config.train.eval_every = 20
   config.train.checkpoint_every = 5

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import json
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from dlrm_jax import build
 from dlrm_jax.batch import Batch
-from dlrm_jax.data.schema import Column, Schema
+from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.data.synthetic import Synthetic
 from dlrm_jax.embedding.collection import Pooling
 from dlrm_jax.embedding.encoding import Hashed, Plain
@@ -38,17 +39,22 @@ def load(name):
   return importlib.import_module(f'configs.{module}').get_config(*variant)
 
 
+def unit(schema):
+  n = len(schema.dense)
+  return Scale((0.0,) * n, (1.0,) * n)
+
+
 def small(schema=CRITEO, **tables):
   config = load('criteo_kaggle')
   config.tables.update(tables)
-  return build.build_task(config, schema)
+  return build.build_task(config, schema, unit(schema))
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 @jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_every_config_builds_and_is_traced(name):
   config, schema = load(name), CONFIGS[name]
-  task = build.build_task(config, schema)
+  task = build.build_task(config, schema, unit(schema))
   size = config.train.batch_size
   batch = Batch(
     dense=jax.ShapeDtypeStruct((size, len(schema.dense)), jnp.float32),
@@ -119,5 +125,27 @@ def test_data_with_other_ids_does_not_fit():
     )
 
 
-def test_schema_survives_the_identity():
-  assert build.schema_of(build.identity(Synthetic())) == Synthetic().schema
+def test_a_task_is_built_again_from_what_a_run_remembers():
+  config, log = load('synthetic'), Synthetic()
+  config.model.dense_scaling = 'standard'
+  remembered = json.loads(json.dumps(build.identity(log)))
+  task = build.trained_task(config, remembered)
+  assert task.scale == log.scale
+  assert task.collection.tables[0].rows == log.tables[0]
+
+
+def test_dense_features_are_standardised_when_asked():
+  config = load('criteo_kaggle')
+  config.model.dense_scaling = 'standard'
+  scale = Scale((2.0,) * 13, (4.0,) * 12 + (0.0,))
+  task = build.build_task(config, CRITEO, scale)
+  plain = build.build_task(load('criteo_kaggle'), CRITEO, scale)
+  vectors = {'width_16': jnp.zeros((1, 26, 16))}
+  dense = jnp.arange(13, dtype=jnp.float32)[None]
+  params = task.recommender.init(jax.random.key(0), dense, vectors)
+  by_hand = (dense - 2) / jnp.array([4.0] * 12 + [1.0])[None]
+  np.testing.assert_allclose(
+    task.recommender.apply(params, dense, vectors),
+    plain.recommender.apply(params, by_hand, vectors),
+    rtol=1e-5,
+  )

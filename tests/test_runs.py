@@ -61,9 +61,9 @@ def test_the_plan_is_printed_before_the_first_step(finished):
   out = finished[1].stdout
   for line in (
     'data      synthetic',
-    'examples  train 20,000, validation 3,000, test 5,000',
+    'examples  train 10,000, validation 3,000, test 5,000',
     'batch     256',
-    'steps     60 (0.768 epochs)',
+    'steps     60 (1.54 epochs)',
   ):
     assert line in out
   assert re.search(r'C1 +50 x 4', out)

@@ -26,7 +26,13 @@ import numpy as np
 from dlrm_jax.data.folder import MARK
 from dlrm_jax.data.folder import creating as creating  # belongs to `write`
 from dlrm_jax.data.rebatch import rebatch
-from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema
+from dlrm_jax.data.schema import (
+  BLOCK_ROWS,
+  Block,
+  Column,
+  Scale,
+  Schema,
+)
 from dlrm_jax.errors import InputError
 
 _FORMAT = 1
@@ -72,8 +78,7 @@ def write(
     'format': _FORMAT,
     'schema': dataclasses.asdict(schema),
     'splits': {
-      name: {'examples': split.examples, 'clicks': 0}
-      for name, split in splits.items()
+      name: {'examples': split.examples} for name, split in splits.items()
     },
     'details': dict(details),
   }
@@ -146,6 +151,7 @@ class Prepared:
     schema: the columns.
     splits: examples a split, in the order of writing.
     clicks: examples with label 1 a split.
+    scale: of the dense features in split train.
     details: what its maker said of it: options, source files, counts.
     fingerprint: short digest of schema, splits and details: equal for two sets
       with the same content.
@@ -155,6 +161,7 @@ class Prepared:
   schema: Schema
   splits: dict[str, int]
   clicks: dict[str, int]
+  scale: Scale
   details: dict[str, Any]
   fingerprint: str
 
@@ -201,6 +208,8 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
     )
     splits = {k: v['examples'] for k, v in metadata['splits'].items()}
     clicks = {k: v['clicks'] for k, v in metadata['splits'].items()}
+    train = metadata['splits']['train']
+    scale = Scale(tuple(train['dense_mean']), tuple(train['dense_std']))
     details = metadata['details']
     _check_files(folder, set(splits))
   except (ValueError, KeyError, TypeError, OSError) as error:
@@ -211,6 +220,7 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
     schema=schema,
     splits=splits,
     clicks=clicks,
+    scale=scale,
     details=details,
     fingerprint=digest.hexdigest()[:16],
   )

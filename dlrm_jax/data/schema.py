@@ -47,6 +47,18 @@ class Schema:
     return sum(column.hotness for column in self.sparse)
 
 
+class Scale(NamedTuple):
+  """What the dense features of the training examples are like.
+
+  Attributes:
+    mean: of each, N numbers.
+    deviation: standard deviation of each, N numbers.
+  """
+
+  mean: tuple[float, ...]
+  deviation: tuple[float, ...]
+
+
 class Block(NamedTuple):
   """Consecutive examples of a click log; `n` of them.
 

@@ -23,7 +23,13 @@ from dlrm_jax.data.planted import (
   plant,
   zipf,
 )
-from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema
+from dlrm_jax.data.schema import (
+  BLOCK_ROWS,
+  Block,
+  Column,
+  Scale,
+  Schema,
+)
 from dlrm_jax.errors import InputError
 
 SPLITS = ('train', 'validation', 'test')
@@ -108,6 +114,11 @@ class Synthetic:
   def splits(self) -> dict[str, int]:
     """Examples of each split."""
     return {split: getattr(self, split) for split in SPLITS}
+
+  @property
+  def scale(self) -> Scale:
+    """Dense features are standard normal."""
+    return Scale((0.0,) * self.dense, (1.0,) * self.dense)
 
   @property
   def details(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ of the stacks and lets its encoding combine them.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlrm_jax.embedding.collection import EmbeddingCollection, Vectors
 
@@ -17,13 +18,19 @@ class Recommender(nn.Module):
   Attributes:
     collection: says which bag is whose.
     model: (dense f32[B, N], vectors f32[B, F, D]) -> logits f32[B].
+    scale: mean and standard deviation of the dense features, N numbers each,
+      to bring them to 0 and 1 before the model; None: as they are.
   """
 
   collection: EmbeddingCollection
   model: nn.Module
+  scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
   def __call__(self, dense: jax.Array, vectors: Vectors) -> jax.Array:
     """Logits f32[B] of gathered bags, f32[B, G, D] for each stack."""
+    if self.scale is not None:
+      mean, deviation = (np.array([x], np.float32) for x in self.scale)
+      dense = (dense - mean) / np.where(deviation > 0, deviation, 1)
     return self.model(dense, encode(self.collection, vectors))
 
 

@@ -10,9 +10,11 @@ Initializer = Callable[[jax.Array, tuple[int, int]], jax.Array]
 """(key, (R, D)) -> f32[R, D]."""
 
 
-def uniform_by_rows(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-  """U(-sqrt(1/R), sqrt(1/R)): how facebookresearch/dlrm starts a table."""
-  bound = math.sqrt(1 / shape[0])
+def uniform_by_rows(
+  key: jax.Array, shape: tuple[int, int], scale: float = 1.0
+) -> jax.Array:
+  """U(-b, b), b = scale sqrt(1/R); facebookresearch/dlrm has a scale of 1."""
+  bound = scale * math.sqrt(1 / shape[0])
   return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
 

@@ -25,7 +25,12 @@ from dlrm_jax.training.history import History, read_history
 from dlrm_jax.training.meter import Meter
 from dlrm_jax.training.plan import score_table, table_sizes
 from dlrm_jax.training.run import Run
-from dlrm_jax.training.state import TrainState, abstract_state, create_state
+from dlrm_jax.training.state import (
+  TrainState,
+  abstract_state,
+  create_state,
+  fresh_tables,
+)
 from dlrm_jax.training.step import StepMetrics, train_step
 from dlrm_jax.training.workdir import write_json
 
@@ -79,8 +84,12 @@ def _updates(
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
   """Steps after `step`, for as long as they are asked for."""
   update = jax.jit(functools.partial(train_step, run.task), donate_argnums=0)
+  renew = jax.jit(functools.partial(fresh_tables, run.task), donate_argnums=0)
   source = run.data.source('train')
   for batch in _on_device(training_batches(source, run.reading, step)):
+    every = run.fresh_tables_every
+    if every and step and step % every == 0:
+      state = renew(state, jax.random.key(run.seed + step))
     state, told = update(state, batch)
     step += 1
     yield step, state, told

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dlrm_jax.data.loader import Reading
-from dlrm_jax.data.schema import Schema, Source
+from dlrm_jax.data.schema import Scale, Schema, Source
 from dlrm_jax.training.state import Task
 
 
@@ -16,6 +16,7 @@ class Data(Protocol):
   Attributes:
     schema: the columns.
     splits: examples of each split.
+    scale: of the dense features in split train.
     details: how it was made; 'ids' is equal where ids mean the same.
     fingerprint: equal for equal data only.
   """
@@ -25,6 +26,9 @@ class Data(Protocol):
 
   @property
   def splits(self) -> Mapping[str, int]: ...  # noqa: D102
+
+  @property
+  def scale(self) -> Scale: ...  # noqa: D102
 
   @property
   def details(self) -> Mapping[str, Any]: ...  # noqa: D102
@@ -46,6 +50,7 @@ class Run:
     reading: how batches are cut from it.
     workdir: where everything is written.
     steps: updates.
+    fresh_tables_every: steps after which tables start anew; 0: never.
     eval_every: steps between evaluations; there is one at the end, too.
     eval_batch_size: examples of an evaluation's batch.
     checkpoint_every: steps between checkpoints beside those of evaluations.
@@ -63,6 +68,7 @@ class Run:
   reading: Reading
   workdir: Path
   steps: int
+  fresh_tables_every: int
   eval_every: int
   eval_batch_size: int
   checkpoint_every: int

@@ -30,6 +30,7 @@ class Task:
     collection: the tables.
     model: (dense f32[B, N], vectors f32[B, F, D]) -> logits f32[B].
     dense_features: N.
+    scale: standardises dense features, see `Recommender`.
     loss: per example, from logits.
     tx: moves the parameters of the model.
     table_tx: moves the tables: a `rowwise` transform.
@@ -41,11 +42,12 @@ class Task:
   loss: Loss
   tx: optax.GradientTransformation
   table_tx: optax.GradientTransformation
+  scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
   @property
   def recommender(self) -> Recommender:
     """The model behind its embeddings."""
-    return Recommender(self.collection, self.model)
+    return Recommender(self.collection, self.model, self.scale)
 
 
 @flax.struct.dataclass
@@ -82,6 +84,14 @@ def create_state(task: Task, key: jax.Array) -> TrainState:
     opt_state=task.tx.init(params),
     tables=tables,
     table_state=task.table_tx.init(tables),
+  )
+
+
+def fresh_tables(task: Task, state: TrainState, key: jax.Array) -> TrainState:
+  """The state with tables, and all that their optimizer knows, made anew."""
+  tables = task.collection.init(key)
+  return dataclasses.replace(
+    state, tables=tables, table_state=task.table_tx.init(tables)
   )
 
 

@@ -35,6 +35,31 @@ class _Writer(tfds_writer.ExampleWriter):
     writer.close()
 
 
+class _Counted:
+  """Counts the examples of a split and measures its dense features."""
+
+  def __init__(self, dense: int) -> None:
+    self._examples = self._clicks = 0
+    self._sum, self._squares = np.zeros(dense), np.zeros(dense)
+
+  def add(self, block: Block) -> None:
+    self._examples += len(block.labels)
+    self._clicks += int(block.labels.sum())
+    dense = block.dense.astype(np.float64)
+    self._sum += dense.sum(0)
+    self._squares += np.square(dense).sum(0)
+
+  def summary(self) -> dict[str, Any]:
+    mean = self._sum / self._examples
+    variance = np.maximum(self._squares / self._examples - mean**2, 0)
+    return {
+      'examples': self._examples,
+      'clicks': self._clicks,
+      'dense_mean': mean.tolist(),
+      'dense_std': np.sqrt(variance).tolist(),
+    }
+
+
 class Builder(tfds.core.ShardBasedBuilder):
   """Writes given blocks, in the given order."""
 
@@ -56,8 +81,8 @@ class Builder(tfds.core.ShardBasedBuilder):
       schema: the columns.
       weighted: whether blocks have id weights.
       splits: a split's number of blocks, and what makes them.
-      metadata: kept as JSON in the set's folder; examples and clicks of each
-        of its 'splits' are counted here.
+      metadata: kept as JSON in the set's folder; examples, clicks and what
+        the dense features are like are added to each of its 'splits'.
     """
     self._schema = schema
     self._weighted = weighted
@@ -105,10 +130,9 @@ class Builder(tfds.core.ShardBasedBuilder):
 
   def _records(self, split: str) -> Iterator[tuple[int, dict]]:
     _, blocks = self._splits[split]
-    found = self.info.metadata['splits'][split]
-    found.update(examples=0, clicks=0)
+    counted = _Counted(len(self._schema.dense))
     for number, block in enumerate(blocks()):
-      found['examples'] += len(block.labels)
-      found['clicks'] += int(block.labels.sum())
+      counted.add(block)
+      self.info.metadata['splits'][split].update(counted.summary())
       fields = block._asdict()
       yield number, {name: fields[name] for name in self.info.features}
