@@ -1,4 +1,4 @@
-"""DLRM on Criteo's Kaggle display-advertising log.
+r"""DLRM on Criteo's Kaggle display-advertising log.
 
 Source: bench/dlrm_s_criteo_kaggle.sh of facebookresearch/dlrm: SGD 0.1,
 batch 128, one epoch, D = 16. Prepare the log first:

@@ -1,4 +1,4 @@
-"""DLRM on Criteo's 1TB click logs (24 days), hashed to 10 M rows a feature.
+r"""DLRM on Criteo's 1TB click logs (24 days), hashed to 10 M rows a feature.
 
 Source: bench/dlrm_s_criteo_terabyte.sh of facebookresearch/dlrm: SGD 0.1,
 batch 2048, one epoch, D = 64. Prepare days in their order, the last one for

@@ -1,4 +1,4 @@
-"""DLRM on MovieLens: will this user rate this movie 4 or more?
+r"""DLRM on MovieLens: will this user rate this movie 4 or more?
 
 Prepare through TFDS (here the small set; 100k, 1m, 20m, 25m alike):
 

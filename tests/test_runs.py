@@ -97,7 +97,7 @@ def test_report_and_event_files_are_there(finished):
 def test_killed_at_any_moment_it_resumes_bit_equal(finished, tmp_path):
   draw = random.Random(0)
   workdir = tmp_path / 'killed'
-  for _ in range(3):
+  for _ in range(5):
     with (tmp_path / 'log').open('a') as log:
       process = subprocess.Popen(
         command(workdir), cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log

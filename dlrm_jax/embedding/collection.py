@@ -131,8 +131,10 @@ class EmbeddingCollection:
       key: one key for all.
     """
     made: dict[str, list[jax.Array]] = {s: [] for s in self.layout.stacks}
-    for i, table in enumerate(self.tables):
-      values = table.init(jax.random.fold_in(key, i), (table.rows, table.dim))
+    seeds = jax.random.bits(key, (len(self.tables),), jnp.uint32)
+    for table, seed in zip(self.tables, seeds, strict=True):
+      rows = jnp.arange(table.rows, dtype=jnp.int32)
+      values = table.init(seed, rows, (table.rows, table.dim))
       made[self.layout.addresses[table.name].stack].append(values)
     return {stack: jnp.concatenate(parts) for stack, parts in made.items()}
 

@@ -5,17 +5,30 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
-Initializer = Callable[[jax.Array, tuple[int, int]], jax.Array]
-"""(key, (R, D)) -> f32[R, D]."""
+from dlrm_jax.rows import mix32
+
+Initializer = Callable[[jax.Array, jax.Array, tuple[int, int]], jax.Array]
+"""(seed u32[], rows i32[M], (R, D)) -> f32[M, D], the values of some rows.
+
+A function of the seed and of the row's number: any part of a table can be
+made by itself, wherever it lives.
+"""
 
 
 def uniform_by_rows(
-  key: jax.Array, shape: tuple[int, int], scale: float = 1.0
+  seed: jax.Array, rows: jax.Array, shape: tuple[int, int], scale: float = 1.0
 ) -> jax.Array:
-  """U(-b, b), b = scale sqrt(1/R); facebookresearch/dlrm has a scale of 1."""
+  """U(-b, b), b = scale sqrt(1/R); facebookresearch/dlrm has a scale of 1.
+
+  Drawn by hashing (seed, row, column), 24 bits each.
+  """
   bound = scale * math.sqrt(1 / shape[0])
-  return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+  row = mix32(mix32(rows.astype(jnp.uint32)) ^ seed)[:, None]
+  column = jnp.arange(shape[1], dtype=jnp.uint32)[None]
+  bits = mix32(row + column * jnp.uint32(0x9E3779B9)) >> 8
+  return (bits.astype(jnp.float32) * 2.0**-23 - 1.0) * bound
 
 
 @dataclasses.dataclass(frozen=True)

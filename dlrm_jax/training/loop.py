@@ -87,8 +87,7 @@ def _updates(
   renew = jax.jit(functools.partial(fresh_tables, run.task), donate_argnums=0)
   source = run.data.source('train')
   for batch in _on_device(training_batches(source, run.reading, step)):
-    every = run.fresh_tables_every
-    if every and step and step % every == 0:
+    if run.fresh_tables and run.begins_epoch(step):
       state = renew(state, jax.random.key(run.seed + step))
     state, told = update(state, batch)
     step += 1
@@ -112,11 +111,10 @@ def _validate(
 
 
 def _report_scores(bar: tqdm, step: int, scores: Mapping[str, float]) -> None:
-  if scores:
-    bar.write(
-      f'step {step:>9,}  validation AUC {scores["auc"]:.5f}  '
-      f'log-loss {scores["log_loss"]:.5f}'
-    )
+  bar.write(
+    f'step {step:>9,}  validation AUC {scores["auc"]:.5f}  '
+    f'log-loss {scores["log_loss"]:.5f}'
+  )
 
 
 def _fit(
@@ -159,8 +157,9 @@ def _fit(
         bar.set_postfix_str(f'step {step:,}, loss {line["loss"]:.4f}')
       if evaluates:
         scores = _validate(run, evaluate, state)
-        _report_scores(bar, step, scores)
-        history.add(step, {f'validation/{k}': v for k, v in scores.items()})
+        if scores:
+          _report_scores(bar, step, scores)
+          history.add(step, {f'validation/{k}': v for k, v in scores.items()})
       if last or evaluates or step % run.checkpoint_every == 0:
         meter.settle()
         checkpoints.save(step, state, scores if evaluates else None)

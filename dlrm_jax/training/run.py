@@ -50,7 +50,8 @@ class Run:
     reading: how batches are cut from it.
     workdir: where everything is written.
     steps: updates.
-    fresh_tables_every: steps after which tables start anew; 0: never.
+    steps_per_epoch: not a whole number: batches run across its end.
+    fresh_tables: whether each epoch starts with new tables.
     eval_every: steps between evaluations; there is one at the end, too.
     eval_batch_size: examples of an evaluation's batch.
     checkpoint_every: steps between checkpoints beside those of evaluations.
@@ -68,7 +69,8 @@ class Run:
   reading: Reading
   workdir: Path
   steps: int
-  fresh_tables_every: int
+  steps_per_epoch: float
+  fresh_tables: bool
   eval_every: int
   eval_batch_size: int
   checkpoint_every: int
@@ -78,3 +80,8 @@ class Run:
   seed: int
   config: Mapping[str, Any]
   references: Callable[[str], Mapping[str, Mapping[str, float]]]
+
+  def begins_epoch(self, step: int) -> bool:
+    """Whether the update after `step` is the first of a later epoch."""
+    epoch = round(step / self.steps_per_epoch)
+    return epoch > 0 and step == round(epoch * self.steps_per_epoch)
