@@ -4,7 +4,7 @@ The model that a recommender has to beat: a logistic regression on who rates
 and what is rated, fitted on the training rows. Its L2 penalty is the one with
 the best validation AUC. Rows of users and movies never trained on have no bias.
 
-python benchmarks/movielens_baseline.py DIR
+  python -m benchmarks.movielens_baseline DIR
 """
 
 import argparse
@@ -53,7 +53,7 @@ def examples(prepared: Prepared, split: str) -> Examples:
         )
       )
     start += column.hotness
-  return Examples(scipy.sparse.hstack(parts, format='csr'), labels)
+  return Examples(scipy.sparse.csr_matrix(scipy.sparse.hstack(parts)), labels)
 
 
 def bias_baseline(prepared: Prepared) -> dict[str, float]:

@@ -27,7 +27,7 @@ from dlrm_jax.data.criteo_encode import (
   schema_of,
 )
 from dlrm_jax.data.criteo_files import RawFile, check_readable
-from dlrm_jax.data.criteo_read import BadRows, ahead, read_frames
+from dlrm_jax.data.criteo_read import BadRows, pooled, read_frames
 from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.criteo_splits import DEFAULT, bounds, parse_splits
 from dlrm_jax.data.folder import creating
@@ -164,7 +164,7 @@ def _blocks(
 ) -> Iterator[Block]:
   """Pass 3: the rows of a split."""
   frames = spool.frames(rows)
-  for block in ahead(encode(frame, encoders) for frame in frames):
+  for block in pooled(lambda frame: encode(frame, encoders), frames):
     bar.update(len(block.labels))
     yield block
 

@@ -2,7 +2,8 @@
 
 import collections
 import concurrent.futures
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ EXAMPLES = 3
 """Bad rows of a kind that are shown."""
 
 _Item = TypeVar('_Item')
+_Result = TypeVar('_Result')
 
 
 class BadRows:
@@ -59,8 +61,7 @@ class BadRows:
 def read_frames(file: RawFile, bad: BadRows) -> Iterator[pl.DataFrame]:
   """The good rows of a file, in order, some 100,000 at a time."""
   line = 1
-  for chunk in ahead(file):
-    frame = parse(chunk)
+  for chunk, frame in pooled(lambda chunk: (chunk, parse(chunk)), file):
     if frame is None:
       frame, faults = sift(chunk)
       for offset, fault in faults:
@@ -75,11 +76,17 @@ def read_frames(file: RawFile, bad: BadRows) -> Iterator[pl.DataFrame]:
     bad.add(file.path, line, fault)
 
 
-def ahead(items: Iterable[_Item]) -> Iterator[_Item]:
-  """The same items; the next one is made by a thread meanwhile."""
-  wrapped = ((item,) for item in items)  # so that None is the end
-  with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    future = pool.submit(next, wrapped, None)
-    while (item := future.result()) is not None:
-      future = pool.submit(next, wrapped, None)
-      yield item[0]
+def pooled(
+  function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Iterator[_Result]:
+  """Results in the order of the items, one thread a core working ahead."""
+  workers = os.cpu_count() or 1
+  waiting: collections.deque[concurrent.futures.Future[_Result]]
+  waiting = collections.deque()
+  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    for item in items:
+      waiting.append(pool.submit(function, item))
+      if len(waiting) > workers:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()

@@ -136,7 +136,7 @@ def _fit(
       initial=first * size,
       unit=' examples',
       unit_scale=True,
-      mininterval=0.1 if sys.stderr.isatty() else 10,
+      mininterval=0.1 if sys.stderr.isatty() else 5,
     ) as bar,
     _noting_signals() as noted,
   ):
@@ -154,7 +154,9 @@ def _fit(
         meter.settle()
         line = meter.read()
         history.add(step, line)
-        bar.set_postfix_str(f'step {step:,}, loss {line["loss"]:.4f}')
+        bar.set_postfix_str(
+          f'step {step:,}, loss {line["loss"]:.4f}', refresh=last
+        )
       if evaluates:
         scores = _validate(run, evaluate, state)
         if scores:
