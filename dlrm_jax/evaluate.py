@@ -8,8 +8,6 @@ never seen there go to the unknown row.
 """
 
 import argparse
-import json
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -89,11 +87,6 @@ def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
     ) from None
 
 
-def _finite(scores: dict[str, float]) -> dict[str, float | None]:
-  """JSON has no nan."""
-  return {k: v if math.isfinite(v) else None for k, v in scores.items()}
-
-
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Parses the flags, restores, evaluates, prints."""
@@ -124,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
   print(f'{folder}, checkpoint of step {step:,}')
   print(score_table(name, scores, {}))
   result = {'workdir': str(folder), 'step': step, 'data': name}
-  text = json.dumps(result | {'metrics': _finite(scores)})
+  text = workdir.to_json(result | {'metrics': scores})
   print(text)
   if arguments.json:
     workdir.write_text(Path(arguments.json), text + '\n')

@@ -6,6 +6,7 @@ after its checkpoint, so the log reads as if the run had never stopped.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from dlrm_jax.training.workdir import write_text
+from dlrm_jax.training.workdir import to_json, write_text
 
 _NAME = 'metrics.jsonl'
 _AUC = 'validation/auc'
@@ -26,7 +27,7 @@ class History:
     """Opens the log of a run that goes on after `step`."""
     self._path = workdir / _NAME
     self.rows = [r for r in read_history(workdir) if r['step'] <= step]
-    lines = [json.dumps(row) + '\n' for row in self.rows]
+    lines = [to_json(row) + '\n' for row in self.rows]
     write_text(self._path, ''.join(lines))
     self._writer = SummaryWriter(
       str(workdir / 'tensorboard'), purge_step=step + 1
@@ -37,7 +38,7 @@ class History:
     row = {'step': step, **values}
     self.rows.append(row)
     with self._path.open('a') as file:
-      file.write(json.dumps(row) + '\n')
+      file.write(to_json(row) + '\n')
       file.flush()
       os.fsync(file.fileno())
     for name, value in values.items():
@@ -46,6 +47,7 @@ class History:
   def should_stop(self, patience: int) -> bool:
     """Whether the last `patience` evaluations brought no better AUC."""
     aucs = [row[_AUC] for row in self.rows if _AUC in row]
+    aucs = [-1.0 if math.isnan(auc) else auc for auc in aucs]
     return 0 < patience < len(aucs) and (
       max(aucs[-patience:]) <= max(aucs[:-patience])
     )
@@ -61,7 +63,8 @@ def read_history(workdir: Path) -> list[dict[str, Any]]:
   rows = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:
-      rows.append(json.loads(line))
+      row = json.loads(line)
+      rows.append({k: math.nan if v is None else v for k, v in row.items()})
     except json.JSONDecodeError:
       break
   return rows

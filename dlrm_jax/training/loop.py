@@ -229,6 +229,7 @@ def train(run: Run) -> bool:
     best = checkpoints.best
     assert best is not None, 'the last step is always saved'
     if best != step:
+      del state  # its memory is needed for the other one
       state = checkpoints.restore(best, abstract_state(run.task))
     results = {
       split: _evaluate(run, evaluate, state, split)

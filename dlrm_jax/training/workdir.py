@@ -5,6 +5,7 @@ command again goes on; another config in the same folder is refused.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,24 @@ def write_text(path: Path, text: str) -> None:
   new.replace(path)
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+  """JSON, in which a number that is not finite is null.
+
+  >>> to_json({'auc': math.nan})
+  '{"auc": null}'
+  """
+
+  def known(x: Any) -> Any:
+    if isinstance(x, Mapping):
+      return {k: known(v) for k, v in x.items()}
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+  return json.dumps(known(value), indent=indent)
+
+
 def write_json(path: Path, value: Any) -> None:
   """Writes a JSON file as a whole or not at all."""
-  write_text(path, json.dumps(value, indent=2) + '\n')
+  write_text(path, to_json(value, indent=2) + '\n')
 
 
 def _flat(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
