@@ -27,15 +27,18 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
   """Reads the flags; what is wrong with them is a user's mistake."""
   try:
     rest = flags.FLAGS(argv)
-    if _CONFIG.value is None or _WORKDIR.value is None:
+    if _CONFIG.value is None or not _WORKDIR.value:
       sys.exit('error: --config=FILE and --workdir=DIR are both needed')
+    if rest[1:]:
+      sys.exit(f'error: {rest[1]!r} is no flag; flags begin with --')
     _CONFIG.value.to_dict()  # a file that failed to load says so only now
     return rest
   except (KeyError, AttributeError) as error:
     message = ' '.join(str(error.args[0]).split())
     sys.exit(f'error: --config: there is no field {message}')
   except Exception as error:  # a config file is a program: all may happen
-    sys.exit(f'error: {str(error).strip().splitlines()[-1].strip()}')
+    lines = str(error).strip().splitlines() or [repr(error)]
+    sys.exit(f'error: {lines[-1].strip()}')
 
 
 @exit_cleanly
@@ -48,10 +51,10 @@ def main(argv: Sequence[str]) -> None:
   config, folder = _CONFIG.value, Path(str(_WORKDIR.value))
   data = build.open_data(config)
   run = build.build_run(config, data, folder)
-  workdir.claim(folder, config.to_dict(), build.identity(data))
-  for line in plan.lines(run):
-    print(line)
-  loop.train(run)
+  with workdir.claimed(folder, config.to_dict(), build.identity(data)):
+    for line in plan.lines(run):
+      print(line)
+    loop.train(run)
 
 
 if __name__ == '__main__':

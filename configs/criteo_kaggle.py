@@ -4,7 +4,7 @@ Source: bench/dlrm_s_criteo_kaggle.sh of facebookresearch/dlrm: SGD 0.1,
 batch 128, one epoch, D = 16. Prepare the log first:
 
   python -m dlrm_jax.prepare criteo --input=train.txt --output=data/kaggle
-  python train.py --config=configs/criteo_kaggle.py \\
+  python train.py --config=configs/criteo_kaggle.py \
     --config.data.dir=data/kaggle --workdir=runs/kaggle
 
 Expected of the reference on all 45.8 M rows: accuracy 0.789 on the test part

@@ -1,11 +1,12 @@
 r"""DLRM on Criteo's 1TB click logs (24 days), hashed to 10 M rows a feature.
 
 Source: bench/dlrm_s_criteo_terabyte.sh of facebookresearch/dlrm: SGD 0.1,
-batch 2048, one epoch, D = 64. Prepare days in their order, the last one for
+batch 2048, one epoch, D = 64. Prepare days in their order, the last two for
 validation and test:
 
-  python -m dlrm_jax.prepare criteo --input day_{0..22}.gz \
-    --test_input=day_23.gz --hash_rows=10000000 --output=data/terabyte
+  python -m dlrm_jax.prepare criteo --input day_{0..21}.gz \
+    --validation_input=day_22.gz --test_input=day_23.gz \
+    --hash_rows=10000000 --output=data/terabyte
   python train.py --config=configs/criteo_terabyte.py \
     --config.data.dir=data/terabyte --workdir=runs/terabyte
 

@@ -2,9 +2,9 @@ r"""DLRM on MovieLens: will this user rate this movie 4 or more?
 
 Prepare through TFDS (here the small set; 100k, 1m, 20m, 25m alike):
 
-  python -m dlrm_jax.prepare movielens --name=latest-small-ratings \\
+  python -m dlrm_jax.prepare movielens --name=latest-small-ratings \
     --input=ml-latest-small.zip --output=data/movielens
-  python train.py --config=configs/movielens.py \\
+  python train.py --config=configs/movielens.py \
     --config.data.dir=data/movielens --workdir=runs/movielens
 
 Split by time: the last tenth is the test. Expected on the small set, in a

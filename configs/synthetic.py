@@ -24,12 +24,12 @@ def get_config() -> ConfigDict:
   config.optimizer.learning_rate = 0.002
   config.table_optimizer.name = 'adagrad'
   config.table_optimizer.learning_rate = 0.05
+  # The second half of one epoch, 3,072 steps.
   for optimizer in (config.optimizer, config.table_optimizer):
     optimizer.decay_start = 1536
     optimizer.decay_steps = 1536
     optimizer.decay_power = 1.0
   config.train.batch_size = 4096
-  config.train.steps = 3072
   config.train.eval_every = 512
   config.train.checkpoint_every = 512
   return config

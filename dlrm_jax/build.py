@@ -7,16 +7,17 @@ it is typed on the command line.
 import dataclasses
 import enum
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from dlrm_jax import losses
-from dlrm_jax.data.loader import Reading
+from dlrm_jax.batch import Batch
+from dlrm_jax.data.loader import Reading, evaluation_batches, stream_batches
 from dlrm_jax.data.planted import Strength
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import Column, Scale, Schema
@@ -74,7 +75,7 @@ def _field(config: ConfigDict, field: str) -> Any:
 
 def _at_least(config: ConfigDict, field: str, least: float) -> Any:
   value = _field(config, field)
-  if value < least:
+  if not least <= value < 2**63:
     raise InputError(
       f'config.{field} is {value!r}; expected a number of at least {least}'
     )
@@ -94,8 +95,13 @@ def _widths(config: ConfigDict, field: str) -> tuple[int, ...]:
 
 def _synthetic(fields: Mapping[str, Any]) -> Synthetic:
   values = dict(fields)
-  values['tables'] = tuple(fields['tables'])
-  values['hotness'] = tuple(fields['hotness'])
+  for name in ('tables', 'hotness'):
+    values[name] = tuple(fields[name])
+    if not all(isinstance(x, int) for x in values[name]):
+      raise InputError(
+        f'config.data.synthetic.{name} is {values[name]}; expected whole '
+        f'numbers'
+      )
   values['strength'] = Strength(**fields['strength'])
   return Synthetic(**values)
 
@@ -137,6 +143,11 @@ def _features(config: ConfigDict, schema: Schema) -> tuple[Feature, ...]:
       raise InputError(
         f'config.tables.features.{name}: the data has no such feature; it '
         f'has {", ".join(names)}'
+      )
+    if not isinstance(given, Mapping):
+      raise InputError(
+        f'config.tables.features.{name} is {given!r}; expected fields, such '
+        f"as {{'encoding': 'hashed', 'rows': 1000}}"
       )
     for field in given.keys() - _FEATURE_FIELDS:
       raise InputError(
@@ -232,14 +243,90 @@ def identity(data: Data) -> dict[str, Any]:
   }
 
 
-def trained_task(config: ConfigDict, trained_on: Mapping[str, Any]) -> Task:
-  """The task of a run, from its config and the `identity` of its data."""
+class Trained(NamedTuple):
+  """A run as its workdir remembers it: config, `identity` of its data, task."""
+
+  config: ConfigDict
+  data: Mapping[str, Any]
+  task: Task
+
+
+def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
+  """A run, built again from what its workdir remembers."""
   schema = Schema(
-    tuple(trained_on['dense']),
-    tuple(Column(**column) for column in trained_on['sparse']),
+    tuple(data['dense']), tuple(Column(**column) for column in data['sparse'])
   )
-  scale = {k: tuple(v) for k, v in trained_on['scale'].items()}
-  return build_task(config, schema, Scale(**scale))
+  scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
+  fields = ConfigDict(config)
+  return Trained(fields, data, build_task(fields, schema, scale))
+
+
+class Examined(NamedTuple):
+  """Data to evaluate on.
+
+  Attributes:
+    name: the split, or the raw file.
+    batches: of it.
+    report: lines about rows that were skipped, once the batches are read.
+  """
+
+  name: str
+  batches: Iterable[Batch]
+  report: Callable[[], Iterable[str]]
+
+
+def examined(
+  run: Trained,
+  path: str | None,
+  split: str | None,
+  batch_size: int | None,
+  on_bad_row: str,
+) -> Examined:
+  """What to evaluate a run on.
+
+  Args:
+    run: whose ids the data must have.
+    path: a prepared set, or a raw file of the kind that the run was trained
+      on; None: what it was trained on.
+    split: of a prepared set; None: test.
+    batch_size: None: the one of the config.
+    on_bad_row: 'stop' or 'skip', for a raw file.
+  """
+  if batch_size is None:
+    batch_size = run.config.train.eval_batch_size
+  if path and Path(path).is_file():
+    if split:
+      raise InputError(
+        f'--split={split}: {path} is a raw file and has no splits'
+      )
+    return _raw(run, path, batch_size, on_bad_row)
+  if path and not Path(path).exists():
+    raise InputError(f'--data={path}: there is no such file or folder')
+  data = open_prepared(path) if path else open_data(run.config)
+  check_fits(data, run.data)
+  split = split or 'test'
+  batches = evaluation_batches(data.source(split), batch_size)
+  return Examined(split, batches, lambda: ())
+
+
+def _raw(run: Trained, path: str, batch_size: int, on_bad_row: str) -> Examined:
+  if run.config.data.kind != 'prepared':
+    raise InputError(
+      f'--data={path}: the model was trained on {run.config.data.kind} data, '
+      f'which has no raw files'
+    )
+  # Readers of raw files: training does without them.
+  from dlrm_jax.data import criteo, movielens
+  from dlrm_jax.data.criteo_read import BadRows
+
+  prepared = open_prepared(run.config.data.dir)
+  check_fits(prepared, run.data)
+  bad = BadRows(on_bad_row)
+  if prepared.details['kind'] == 'movielens':
+    blocks = movielens.read_raw(prepared, path)
+  else:
+    blocks = criteo.read_raw(prepared, [path], bad=bad)
+  return Examined(path, stream_batches(blocks, batch_size), bad.report)
 
 
 def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
@@ -256,15 +343,15 @@ def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
         f'feature {here["name"]} has {here["rows"]:,} rows and hotness '
         f'{here["hotness"]} in the data; the model was trained with '
         f'{there["name"]}, {there["rows"]:,} rows, hotness '
-        f'{there["hotness"]}. Evaluate the raw file instead: its ids are '
-        f'mapped by the training vocabularies'
+        f'{there["hotness"]}. Prepared sets fit where both are hashed into '
+        f'as many rows; otherwise evaluate the raw file'
       )
   for field in ('sparse', 'dense', 'ids'):
     if trained_on[field] != found[field]:
       raise InputError(
-        f'the data has other {field} than the model was trained with; '
-        f'evaluate the raw file instead: its ids are mapped by the training '
-        f'vocabularies'
+        f'the data has other {field} than the model was trained with (same '
+        f'numbers, other meaning). Prepared sets fit where both are hashed '
+        f'into as many rows; otherwise evaluate the raw file'
       )
 
 
@@ -282,11 +369,16 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
       f'the data has no split train; it has {", ".join(data.splits)}'
     )
   train = config.train
+  if train.patience > 0 and not data.splits.get('validation'):
+    raise InputError(
+      f'config.train.patience is {train.patience}, but the data has no split '
+      f'validation to stop by; it has {", ".join(data.splits)}'
+    )
   batch_size = _at_least(config, 'train.batch_size', 1)
   epoch = data.splits['train'] / batch_size
   steps = _at_least(config, 'train.steps', 0)
   if not steps:
-    if train.epochs <= 0:
+    if not 0 < train.epochs < 2**31:
       raise InputError(
         f'config.train.epochs is {train.epochs}; expected more than 0, or '
         f'config.train.steps'

@@ -9,16 +9,22 @@ never seen there go to the unknown row.
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from dlrm_jax.batch import Batch
 from dlrm_jax.errors import InputError, exit_cleanly
 
 
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    self.exit(2, f'error: {message}; see --help\n')
+
+
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog='python -m dlrm_jax.evaluate',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,44 +43,6 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _batches(
-  arguments: argparse.Namespace,
-  config: Any,
-  data: Any,
-  batch_size: int,
-  bad: Any,
-) -> tuple[str, Iterable[Batch]]:
-  """What is evaluated, by name, and its batches."""
-  from dlrm_jax import build
-  from dlrm_jax.data import criteo
-  from dlrm_jax.data.loader import evaluation_batches, stream_batches
-  from dlrm_jax.data.prepared import open_prepared
-
-  path = arguments.data
-  if path and Path(path).is_file():
-    if arguments.split:
-      raise InputError(
-        f'--split={arguments.split}: {path} is a raw file and has no splits'
-      )
-    if config.data.kind != 'prepared':
-      raise InputError(
-        f'--data={path}: the model was trained on {config.data.kind} data, '
-        f'which has no raw files'
-      )
-    trained_on = open_prepared(config.data.dir)
-    build.check_fits(trained_on, data)
-    blocks = criteo.read_raw(trained_on, [path], bad=bad)
-    return path, stream_batches(blocks, batch_size)
-  if path and not Path(path).exists():
-    raise InputError(f'--data={path}: there is no such file or folder')
-  if path:
-    config.data.kind, config.data.dir = 'prepared', path
-  evaluated = build.open_data(config)
-  build.check_fits(evaluated, data)
-  split = arguments.split or 'test'
-  return split, evaluation_batches(evaluated.source(split), batch_size)
-
-
 def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
   step = {'best': best, 'latest': latest}.get(name, name)
   if step is None:
@@ -87,14 +55,18 @@ def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
     ) from None
 
 
+def _check_writable(path: str | None) -> None:
+  """Raises before the work is done, not after."""
+  if path and not Path(path).absolute().parent.is_dir():
+    raise InputError(f'--json={path}: its folder does not exist')
+
+
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Parses the flags, restores, evaluates, prints."""
   arguments = _parser().parse_args(argv)
-  from ml_collections import ConfigDict
-
+  _check_writable(arguments.json)
   from dlrm_jax import build, metrics
-  from dlrm_jax.data.criteo_read import BadRows
   from dlrm_jax.training import workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.evaluation import Evaluator
@@ -102,21 +74,24 @@ def main(argv: Sequence[str]) -> None:
   from dlrm_jax.training.state import abstract_state
 
   folder = Path(arguments.workdir)
-  fields, data = workdir.read(folder)
-  config = ConfigDict(fields)
+  trained = build.trained(*workdir.read(folder))
   checkpoints = Checkpoints(folder / 'checkpoints')
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
-  task = build.trained_task(config, data)
-  size = arguments.batch_size or config.train.eval_batch_size
-  bad = BadRows(arguments.on_bad_row)
-  name, batches = _batches(arguments, config, data, size, bad)
-  state = checkpoints.restore(step, abstract_state(task))
-  scores = metrics.summarize(Evaluator(task)(state, batches))
-  for line in bad.report():
+  examined = build.examined(
+    trained,
+    arguments.data,
+    arguments.split,
+    arguments.batch_size,
+    arguments.on_bad_row,
+  )
+  state = checkpoints.restore(step, abstract_state(trained.task))
+  tally = Evaluator(trained.task)(state, examined.batches)
+  scores = metrics.summarize(tally)
+  for line in examined.report():
     print(line)
   print(f'{folder}, checkpoint of step {step:,}')
-  print(score_table(name, scores, {}))
-  result = {'workdir': str(folder), 'step': step, 'data': name}
+  print(score_table(examined.name, scores, {}))
+  result = {'workdir': str(folder), 'step': step, 'data': examined.name}
   text = workdir.to_json(result | {'metrics': scores})
   print(text)
   if arguments.json:

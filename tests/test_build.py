@@ -129,7 +129,7 @@ def test_a_task_is_built_again_from_what_a_run_remembers():
   config, log = load('synthetic'), Synthetic()
   config.model.dense_scaling = 'standard'
   remembered = json.loads(json.dumps(build.identity(log)))
-  task = build.trained_task(config, remembered)
+  task = build.trained(config.to_dict(), remembered).task
   assert task.scale == log.scale
   assert task.collection.tables[0].rows == log.tables[0]
 

@@ -1,7 +1,7 @@
 """Criteo rows -> blocks: integers to logarithms, categories to table rows."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,23 @@ def save_encoders(folder: Path, encoders: Mapping[str, Encoder]) -> None:
       encoder.save(folder / _FOLDER / f'{name}.parquet')
 
 
+def load_vocabularies(
+  prepared: Prepared, columns: Iterable[str]
+) -> dict[str, Vocabulary]:
+  """What `save_encoders` kept in a prepared set.
+
+  Raises:
+    InputError: a vocabulary is missing or damaged.
+  """
+  folder = Path(prepared.directory) / _FOLDER
+  try:
+    return {c: Vocabulary.load(folder / f'{c}.parquet') for c in columns}
+  except (OSError, pl.exceptions.PolarsError) as error:
+    raise InputError(
+      f'{folder}: damaged ({str(error).splitlines()[0]}); prepare the set again'
+    ) from error
+
+
 def load_encoders(prepared: Prepared) -> dict[str, Encoder]:
   """The encoders that a set was prepared with.
 
@@ -70,15 +87,10 @@ def load_encoders(prepared: Prepared) -> dict[str, Encoder]:
     )
   if prepared.details['hash_rows']:
     return dict.fromkeys(SPARSE, Hashing(prepared.details['hash_rows']))
-  folder = Path(prepared.directory) / _FOLDER
-  try:
-    encoders: dict[str, Encoder] = {
-      c: Vocabulary.load(folder / f'{c}.parquet') for c in SPARSE
-    }
-  except (OSError, pl.exceptions.PolarsError) as error:
-    raise InputError(
-      f'{folder}: damaged ({str(error).splitlines()[0]}); prepare the set again'
-    ) from error
+  encoders: dict[str, Encoder] = {**load_vocabularies(prepared, SPARSE)}
   if schema_of(encoders) != prepared.schema:
-    raise InputError(f'{folder} does not fit its set; prepare the set again')
+    raise InputError(
+      f'{prepared.directory}: the vocabularies do not fit the set; prepare it '
+      'again'
+    )
   return encoders

@@ -86,7 +86,10 @@ def _integer_fault(name: str, field: str) -> Fault | None:
     return Fault('non-integer', name, _short(field), expected)
   # The length first: Python refuses to convert thousands of digits.
   digits = field.lstrip('-').lstrip('0')
-  if len(digits) > 10 or not -(2**31) <= int(field) < 2**31:
+  if (
+    len(digits) > 10
+    or not -(2**31) <= int(digits or 0) * (-1 if field[0] == '-' else 1) < 2**31
+  ):
     return Fault(
       'integer out of range', name, _short(field), f'{expected}, in 32 bits'
     )

@@ -23,7 +23,7 @@ import grain
 import numpy as np
 
 from dlrm_jax.batch import PAD, Batch
-from dlrm_jax.data.prepared import rebatch
+from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import (
   BLOCK_ROWS,
   Block,
@@ -263,11 +263,18 @@ def evaluation_batches(
     process: this process; it gets its part of every global batch.
     processes: how many there are.
   """
+  if batch_size < 1 or batch_size % processes:
+    raise InputError(
+      f'evaluation batch size {batch_size}: must be a positive multiple of the '
+      f'{processes} processes'
+    )
   batches = _InOrder(source, batch_size, process, processes)
   return _prefetched(batches.make, range(len(batches)))
 
 
 def stream_batches(blocks: Iterable[Block], batch_size: int) -> Iterator[Batch]:
   """Blocks of any size as batches; weight 0 pads the last one."""
+  if batch_size < 1:
+    raise InputError(f'evaluation batch size {batch_size}: must be positive')
   for block in rebatch(blocks, batch_size):
     yield _padded(_as_batch([block]), batch_size)

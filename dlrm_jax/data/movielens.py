@@ -13,15 +13,17 @@ The zip codes of 100k and 1m are left out: most are of one user only.
 """
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.data.criteo_encode import save_encoders
+from dlrm_jax.data.criteo_encode import load_vocabularies, save_encoders
 from dlrm_jax.data.criteo_splits import bounds
 from dlrm_jax.data.movielens_tfds import Ratings, load, url_of
 from dlrm_jax.data.prepared import (
@@ -187,3 +189,24 @@ def prepare(
     write(folder, Schema(DENSE, (*columns, bag)), blocks, details)
     save_encoders(folder, words)
   return open_prepared(output)
+
+
+def read_raw(prepared: Prepared, archive: str) -> Iterator[Block]:
+  """An archive in the vocabularies of a prepared set, in time order.
+
+  Args:
+    prepared: a MovieLens set.
+    archive: the zip of the same kind.
+
+  Raises:
+    InputError: it is another archive, or the set's vocabularies are damaged.
+  """
+  _, name, _ = prepared.details['source']['tfds'].split('/')
+  words = load_vocabularies(
+    prepared, [c.name for c in prepared.schema.sparse if c.name != 'genres']
+  )
+  with tempfile.TemporaryDirectory() as scratch:
+    ratings = load(name, archive, Path(scratch))
+  frame = in_time_order(ratings)
+  log = _encode(frame, _genres(ratings.movies), words)
+  yield from log.blocks(range(frame.height))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-_glorot_normal = nn.initializers.glorot_normal()
+# Not glorot_normal, whose normal is cut off at two deviations.
+_glorot_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
 
 
 def _bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

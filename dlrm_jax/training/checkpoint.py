@@ -114,15 +114,26 @@ class Checkpoints:
         f'{self._folder}: no checkpoint of step {step}; there are: {there}'
       )
     self._check_shapes(step, abstract)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)}),
-    )
+    wanted = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
+    try:
+      restored = self._manager.restore(step, args=wanted)
+    except (OSError, ValueError) as error:
+      raise self._damaged(step, error) from error
     # Through an identity, since restored buffers can't always be donated.
-    return jax.jit(lambda x: x)(restored[_STATE])
+    return jax.jit(lambda x: x, donate_argnums=0)(restored[_STATE])
+
+  def _damaged(self, step: int, error: Exception) -> InputError:
+    line = (str(error).strip() or repr(error)).splitlines()[0]
+    return InputError(
+      f'{self._folder / str(step)}: damaged ({line[:200]}); remove this folder '
+      f'to go on from the checkpoint before it'
+    )
 
   def _check_shapes(self, step: int, abstract: TrainState) -> None:
-    saved = self._manager.item_metadata(step)[_STATE]
+    try:
+      saved = self._manager.item_metadata(step)[_STATE]
+    except (OSError, ValueError, KeyError) as error:
+      raise self._damaged(step, error) from error
     found = _shapes(saved)
     wanted = _shapes(ocp.tree.serialize_tree(abstract, keep_empty_nodes=True))
     for name in sorted(found.keys() | wanted.keys()):

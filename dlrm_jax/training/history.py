@@ -2,7 +2,7 @@
 
 Lines of training hold `step`, `loss`, `examples_per_second`; lines of
 evaluations `step` and `SPLIT/METRIC`. A resumed run forgets what was logged
-after its checkpoint, so the log reads as if the run had never stopped.
+after its checkpoint; its evaluations are those of a run that never stopped.
 """
 
 import json

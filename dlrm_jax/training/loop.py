@@ -18,11 +18,12 @@ from tqdm import tqdm
 from dlrm_jax import metrics
 from dlrm_jax.batch import Batch
 from dlrm_jax.data.loader import evaluation_batches, training_batches
+from dlrm_jax.errors import InputError
 from dlrm_jax.training import report
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.evaluation import Evaluator
 from dlrm_jax.training.history import History, read_history
-from dlrm_jax.training.meter import Meter
+from dlrm_jax.training.meter import ADVICE, Meter
 from dlrm_jax.training.plan import score_table, table_sizes
 from dlrm_jax.training.run import Run
 from dlrm_jax.training.state import (
@@ -84,11 +85,10 @@ def _updates(
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
   """Steps after `step`, for as long as they are asked for."""
   update = jax.jit(functools.partial(train_step, run.task), donate_argnums=0)
-  renew = jax.jit(functools.partial(fresh_tables, run.task), donate_argnums=0)
   source = run.data.source('train')
   for batch in _on_device(training_batches(source, run.reading, step)):
     if run.fresh_tables and run.begins_epoch(step):
-      state = renew(state, jax.random.key(run.seed + step))
+      state = fresh_tables(run.task, state, jax.random.key(run.seed + step))
     state, told = update(state, batch)
     step += 1
     yield step, state, told
@@ -102,12 +102,18 @@ def _evaluate(
 
 
 def _validate(
-  run: Run, evaluate: Evaluator, state: TrainState
+  run: Run, evaluate: Evaluator, state: TrainState, step: int
 ) -> dict[str, float]:
   """Metrics on the validation split; none where there is no such split."""
   if not run.data.splits.get('validation'):
     return {}
-  return metrics.summarize(_evaluate(run, evaluate, state, 'validation'))
+  try:
+    return metrics.summarize(_evaluate(run, evaluate, state, 'validation'))
+  except InputError as error:
+    raise InputError(
+      f'step {step}: {error}: the update made parameters too large, though '
+      f'its loss was finite; {ADVICE}'
+    ) from None
 
 
 def _report_scores(bar: tqdm, step: int, scores: Mapping[str, float]) -> None:
@@ -158,7 +164,7 @@ def _fit(
           f'step {step:,}, loss {line["loss"]:.4f}', refresh=last
         )
       if evaluates:
-        scores = _validate(run, evaluate, state)
+        scores = _validate(run, evaluate, state, step)
         if scores:
           _report_scores(bar, step, scores)
           history.add(step, {f'validation/{k}': v for k, v in scores.items()})
@@ -197,7 +203,8 @@ def _finish(
     references=references.get(last),
     notes=[
       f'{step:,} steps of {run.reading.batch_size:,} examples; results are '
-      f'those of the checkpoint of step {best:,}, the best by validation AUC.'
+      f'those of the checkpoint of step {best:,}, the '
+      + ('best by validation AUC.' if 'validation' in results else 'last one.')
     ],
   )
   for split in results:

@@ -10,6 +10,11 @@ import time
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.step import StepMetrics
 
+ADVICE = (
+  'Lower the learning rates or lengthen their warm-up, and start in another '
+  '--workdir'
+)
+
 
 class Meter:
   """Mean loss and examples a second since it was last read."""
@@ -60,7 +65,5 @@ def _finite_loss(step: int, told: StepMetrics) -> float:
   sizes = ', '.join(f'{name} {x:.4g}' for name, x in largest.items())
   raise InputError(
     f'step {step}: the loss is {loss}; not finite are, in the order that they '
-    f'are computed: {", ".join(bad)}. Largest magnitudes: {sizes}. Lower the '
-    f'learning rates or lengthen their warm-up; starting again resumes from '
-    f'the last checkpoint'
+    f'are computed: {", ".join(bad)}. Largest magnitudes: {sizes}. {ADVICE}'
   )

@@ -88,15 +88,45 @@ def create_state(task: Task, key: jax.Array) -> TrainState:
 
 
 def fresh_tables(task: Task, state: TrainState, key: jax.Array) -> TrainState:
-  """The state with tables, and all that their optimizer knows, made anew."""
-  tables = task.collection.init(key)
-  return dataclasses.replace(
-    state, tables=tables, table_state=task.table_tx.init(tables)
+  """The state with new tables, whose optimizer knows nothing of the old ones.
+
+  Counters go on, and so does the schedule of the learning rate. The arrays of
+  the old tables are deleted before the new ones are made.
+  """
+  init = task.table_tx.init
+  has_rows = optax.tree.map_params(
+    init,
+    lambda _: True,
+    state.table_state,
+    transform_non_params=lambda _: False,
   )
+
+  def delete(is_rows: bool, x: jax.Array) -> None:
+    if is_rows:
+      x.delete()
+
+  jax.tree.map(delete, has_rows, state.table_state)
+  jax.tree.map(lambda x: x.delete(), state.tables)
+  tables = jax.jit(task.collection.init)(key)
+  table_state = jax.tree.map(
+    lambda is_rows, old, new: new if is_rows else old,
+    has_rows,
+    state.table_state,
+    init(tables),
+  )
+  return dataclasses.replace(state, tables=tables, table_state=table_state)
 
 
 def abstract_state(task: Task) -> TrainState:
-  """Shapes and dtypes of the state; nothing is computed."""
-  return jax.eval_shape(
+  """Shapes, dtypes and shardings of the state; nothing is computed.
+
+  The shardings are those of this process: a checkpoint remembers the devices
+  that it was written on, which may not be here.
+  """
+  shapes = jax.eval_shape(
     functools.partial(create_state, task), jax.random.key(0)
+  )
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes
   )

@@ -4,6 +4,8 @@
 command again goes on; another config in the same folder is refused.
 """
 
+import contextlib
+import fcntl
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -32,6 +34,8 @@ def to_json(value: Any, indent: int | None = None) -> str:
   def known(x: Any) -> Any:
     if isinstance(x, Mapping):
       return {k: known(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+      return [known(v) for v in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
   return json.dumps(known(value), indent=indent)
@@ -79,10 +83,13 @@ def _read(path: Path) -> dict[str, Any]:
     raise InputError(f'{path}: unreadable ({error})') from None
 
 
-def claim(
+@contextlib.contextmanager
+def claimed(
   folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
-) -> None:
+) -> Iterator[None]:
   """Makes the folder of a run, or sees that it belongs to this very run.
+
+  No other process can claim it meanwhile; the end of this one frees it.
 
   Args:
     folder: made if it is not there.
@@ -90,19 +97,36 @@ def claim(
     data: what identifies the data.
 
   Raises:
-    InputError: the folder can't be made, or was made with another config or
-      on other data; names the fields that differ.
+    InputError: the folder can't be made, another process trains in it, or
+      it was made with another config or on other data; names the fields that
+      differ.
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / _CONFIG).exists():
-      write_json(folder / _DATA, data)
-      write_json(folder / _CONFIG, config)
-      return
+    lock = (folder / '.lock').open('w')
   except OSError as error:
     raise InputError(
       f'workdir {folder}: {error.strerror}; choose another --workdir'
     ) from None
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise InputError(
+        f'workdir {folder}: another process is training in it; wait for it, '
+        f'or choose another --workdir'
+      ) from None
+    _claim(folder, config, data)
+    yield
+
+
+def _claim(
+  folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
+) -> None:
+  if not (folder / _CONFIG).exists():
+    write_json(folder / _DATA, data)
+    write_json(folder / _CONFIG, config)
+    return
   advice = 'Choose another --workdir, or the settings that it was made with'
   _compare(folder / _CONFIG, config, advice)
   _compare(

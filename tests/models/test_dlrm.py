@@ -75,4 +75,5 @@ def test_layers_start_as_in_the_reference():
   np.testing.assert_allclose(
     np.std(params['kernel']), np.sqrt(2 / 500), rtol=0.02
   )
+  assert np.abs(params['kernel']).max() > 3.5 * np.sqrt(2 / 500)  # has tails
   np.testing.assert_allclose(np.std(params['bias']), np.sqrt(1 / 400), rtol=0.1)

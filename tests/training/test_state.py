@@ -18,7 +18,9 @@ TASK = Task(
   dense_features=3,
   loss=binary_cross_entropy,
   tx=optax.sgd(0.1),
-  table_tx=rowwise(scale_by_adagrad()),
+  table_tx=rowwise(
+    optax.chain(scale_by_adagrad(), optax.scale_by_learning_rate(lambda k: k))
+  ),
 )
 
 
@@ -40,4 +42,7 @@ def test_fresh_tables_keep_the_layers_and_the_step():
   assert fresh.step == used.step
   assert np.abs(fresh.tables['width_4']).max() <= 1 / 3
   assert (fresh.tables['width_4'] != state.tables['width_4']).any()
-  assert not fresh.table_state.sum_of_squares['width_4'].any()
+  sums, schedule = fresh.table_state
+  assert not sums.sum_of_squares['width_4'].any()
+  assert schedule.count == 1  # the schedule goes on
+  assert used.tables['width_4'].is_deleted()
