@@ -52,6 +52,8 @@ def place(tmp_path_factory):
   (folder / 'notgzip.gz').write_bytes(b'plain text\n')
   prepared = folder / 'prepared'
   ok(prepare(f'--input={folder}/good.txt', f'--output={prepared}'), folder)
+  half = f'--output={folder}/half', '--splits=train=0.5,test=0.5'
+  ok(prepare(f'--input={folder}/good.txt', *half), folder)
   ok(train(f'--workdir={folder}/run', *SMALL), folder)
   (folder / 'fresh').mkdir()
   for name in ('config.json', 'data.json'):
@@ -213,6 +215,34 @@ CASES = {
     train(*SYNTHETIC, '--config.table_optimizer.learning_rate=-0.1'),
     ['table_optimizer', 'learning_rate', '-0.1'],
   ),
+  'epochs are not a number': (
+    train(*SYNTHETIC, '--config.train.epochs=nan', '--config.train.steps=0'),
+    ['config.train.epochs', 'nan'],
+  ),
+  'seed beyond 64 bits': (
+    train(*SYNTHETIC, '--config.seed=99999999999999999999'),
+    ['config.seed', '99999999999999999999'],
+  ),
+  'a feature without fields': (
+    train(*SYNTHETIC, "--config.tables.features={'C1':'hashed'}"),
+    ['config.tables.features.C1', "'hashed'"],
+  ),
+  'dashes forgotten': (
+    train(*SYNTHETIC, 'config.train.steps=3'),
+    ['config.train.steps=3', '--'],
+  ),
+  'empty workdir': (
+    train('--config=tests/small.py', '--workdir='),
+    ['--workdir=DIR'],
+  ),
+  'patience without validation': (
+    train(
+      *('--config=configs/criteo_kaggle.py', '--workdir={place}/new'),
+      *('--config.data.dir={place}/half', '--config.train.patience=1'),
+      '--config.train.batch_size=8',
+    ),
+    ['config.train.patience', 'validation'],
+  ),
   # Data and workdir.
   'no prepared set named': (
     train('--config=configs/criteo_kaggle.py', '--workdir={place}/new'),
@@ -235,6 +265,15 @@ CASES = {
     ['{place}/file'],
   ),
   # Evaluation.
+  'evaluate without a workdir': (evaluate(), ['--workdir']),
+  'a batch of negative size': (
+    evaluate('--workdir={place}/run', '--batch_size=-5'),
+    ['batch size -5'],
+  ),
+  'JSON into a folder that is not there': (
+    evaluate('--workdir={place}/run', '--json={place}/no/r.json'),
+    ['--json={place}/no/r.json'],
+  ),
   'evaluate what is no workdir': (
     evaluate('--workdir={place}/prepared'),
     ['prepared', 'config.json'],
@@ -291,8 +330,9 @@ def test_ends_in_one_clear_line(name, place):
   done = execute(command, place)
   assert done.returncode not in (0, None)
   assert 'Traceback' not in done.stderr
-  message = [x for x in done.stderr.splitlines() if 'error:' in x]
+  message = done.stderr.splitlines()
   assert len(message) == 1, done.stderr
+  assert message[0].startswith('error: ')
   for word in words:
     assert word.replace('{place}', str(place)) in message[0], done.stderr
   assert not (place / 'out').exists()
