@@ -1,68 +1,316 @@
-"""Where rows live: tables of equal width lie side by side in one stack.
+"""Where rows live: placement is arithmetic on row addresses.
 
-A stack is one array `f32[rows, D]`, so that any number of tables is one
-gather and one scatter. Where a row of a table lives is arithmetic on its
-number, a function of the config and never of the machine.
+Tables of equal width and kind are one array, a stack `f32[S * P, D]`: S
+logical shards of P rows each, cut over the devices on axis 0. A row `r` of a
+table lives at
+
+    address(r) = shard * P + offset + r // spread
+    shard      = (first + r % spread) % S
+
+so any number of tables is one gather and one scatter, and where a row lives
+is a function of the config: the number of devices only has to divide S.
+Dealing rows in turn leaves no hot shard where a vocabulary is sorted by
+frequency; `first` differs from table to table, so that their heads differ,
+too.
 """
 
 import dataclasses
+import enum
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.embedding.table import Table
+from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 
 _MAX_ROWS = 2**31 - 1
+_ALIGNED = 8  # rows of a shard: a multiple of a TPU's tile
 
 
-class Address(NamedTuple):
-  """Row `r` of the table is row `offset + r` of the stack."""
+class Kind(enum.Enum):
+  """What a stack's shards hold, and how its rows travel."""
 
-  stack: str
-  offset: int
+  ROWS = 'rows'  # of one-hot features only: distinct rows travel
+  BAGS = 'bags'  # of multi-hot features, too: pooled bags travel
+  REPLICATED = 'replicated'  # one shard, on every device
+  INDEPENDENT = 'independent'  # every shard holds all rows
 
 
 class Stack(NamedTuple):
-  """Shape of a stack: `f32[rows, dim]`."""
+  """An array `f32[shards * shard_rows, dim]`."""
 
-  rows: int
+  kind: Kind
+  shards: int
+  shard_rows: int
+  dim: int
+
+  @property
+  def rows(self) -> int:
+    """Rows of the array."""
+    return self.shards * self.shard_rows
+
+
+class Address(NamedTuple):
+  """Where a column block of a table lives.
+
+  Attributes:
+    stack: its name.
+    first: shard of row 0.
+    spread: shards that it is dealt over.
+    offset: of its first row in each of them.
+    column: its first column in the table.
+    dim: its columns.
+  """
+
+  stack: str
+  first: int
+  spread: int
+  offset: int
+  column: int
   dim: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Stacks by name, and the address of every table."""
+  """Stacks by name, and the blocks of every table.
 
-  stacks: Mapping[str, Stack]
-  addresses: Mapping[str, Address]
-
-  def locate(self, table: str, rows: jax.Array) -> jax.Array:
-    """Rows of a table -> rows of its stack; PAD stays PAD."""
-    return jnp.where(rows < 0, PAD, rows + self.addresses[table].offset)
-
-
-def plan_layout(tables: Iterable[Table]) -> Layout:
-  """Stacks tables of equal width in the order given.
-
-  >>> layout = plan_layout([Table('a', 3, 8), Table('b', 5, 8)])
-  >>> layout.stacks, layout.addresses['b'].offset
-  ({'width_8': Stack(rows=8, dim=8)}, 3)
+  Attributes:
+    shards: S.
+    stacks: by name.
+    blocks: of every table, by name, in the order of their columns.
+    rows: of every table.
   """
-  stacks: dict[str, Stack] = {}
-  addresses: dict[str, Address] = {}
-  for table in tables:
-    name = f'width_{table.dim}'
-    offset = stacks[name].rows if name in stacks else 0
-    addresses[table.name] = Address(name, offset)
-    stacks[name] = Stack(offset + table.rows, table.dim)
-    if stacks[name].rows > _MAX_ROWS:
-      raise InputError(
-        f'table {table.name}: the tables of width {table.dim} have '
-        f'{stacks[name].rows:,} rows together; rows are numbered by int32, '
-        f'at most {_MAX_ROWS:,}; hash the largest or change their width'
+
+  shards: int
+  stacks: Mapping[str, Stack]
+  blocks: Mapping[str, tuple[Address, ...]]
+  rows: Mapping[str, int]
+
+  def locate(self, block: Address, rows: Any, node: Any = None) -> Any:
+    """Rows of a table -> rows of a block's stack; PAD stays PAD.
+
+    Args:
+      block: of the table.
+      rows: i32, any shape; numpy's or jax's.
+      node: whose copy of an independent table, broadcastable to `rows`.
+    """
+    stack = self.stacks[block.stack]
+    shard = (block.first + rows % block.spread) % stack.shards
+    if stack.kind is Kind.INDEPENDENT and node is not None:
+      shard = node
+    found = shard * stack.shard_rows + block.offset + rows // block.spread
+    where = np.where if isinstance(rows, np.ndarray) else jnp.where
+    return where(rows < 0, PAD, found)
+
+  def in_stack(self, stack: str) -> list[tuple[str, Address]]:
+    """Blocks of a stack with their tables' names."""
+    return [
+      (name, block)
+      for name, blocks in self.blocks.items()
+      for block in blocks
+      if block.stack == stack
+    ]
+
+  def held(self, table: str, block: Address, shard: int) -> int:
+    """How many of a table's rows a shard has of one of its blocks."""
+    stack = self.stacks[block.stack]
+    if stack.kind is Kind.INDEPENDENT:
+      return self.rows[table]
+    turn = (shard - block.first) % stack.shards
+    return (
+      0
+      if turn >= block.spread
+      else -(-(self.rows[table] - turn) // block.spread)
+    )
+
+
+def inverse(
+  layout: Layout, stack: str, shard: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """What a shard holds: the block of each of its rows, and the table's row.
+
+  Args:
+    layout: of all tables.
+    stack: whose shard.
+    shard: i32[], its number.
+
+  Returns:
+    Block numbers as `in_stack` lists them, and rows: i32[P] each. Both are
+    PAD where nothing lives.
+  """
+  _, shards, shard_rows, _ = layout.stacks[stack]
+  independent = layout.stacks[stack].kind is Kind.INDEPENDENT
+  local = jnp.arange(shard_rows, dtype=jnp.int32)
+  number = jnp.full(shard_rows, PAD, jnp.int32)
+  row = jnp.full(shard_rows, PAD, jnp.int32)
+  for i, (name, block) in enumerate(layout.in_stack(stack)):
+    turn = 0 if independent else (shard - block.first) % shards
+    r = turn + block.spread * (local - block.offset)
+    here = (local >= block.offset) & (r < layout.rows[name])
+    here &= turn < block.spread
+    number, row = jnp.where(here, i, number), jnp.where(here, r, row)
+  return number, row
+
+
+def to_json(layout: Layout) -> dict[str, Any]:
+  """A layout as a checkpoint remembers it."""
+  return {
+    'shards': layout.shards,
+    'rows': dict(layout.rows),
+    'stacks': {
+      name: {**stack._asdict(), 'kind': stack.kind.value}
+      for name, stack in layout.stacks.items()
+    },
+    'blocks': {
+      name: [block._asdict() for block in blocks]
+      for name, blocks in layout.blocks.items()
+    },
+  }
+
+
+def from_json(saved: Mapping[str, Any]) -> Layout:
+  """The layout that a checkpoint remembers."""
+  return Layout(
+    shards=saved['shards'],
+    rows=dict(saved['rows']),
+    stacks={
+      name: Stack(**{**stack, 'kind': Kind(stack['kind'])})
+      for name, stack in saved['stacks'].items()
+    },
+    blocks={
+      name: tuple(Address(**block) for block in blocks)
+      for name, blocks in saved['blocks'].items()
+    },
+  )
+
+
+def _check(table: Table, shards: int) -> None:
+  spread, columns = table.placement.spread, table.placement.columns
+  if not 0 <= spread <= shards:
+    raise InputError(
+      f'table {table.name}: dealt over {spread} shards, but there are '
+      f'{shards} (config.tables.shards)'
+    )
+  if columns < 1 or table.dim % columns:
+    raise InputError(
+      f'table {table.name}: width {table.dim} can not be cut into {columns} '
+      f'equal column blocks (config.tables.columns)'
+    )
+
+
+def _kind(table: Table, pooled: bool) -> Kind:
+  placement: Placement = table.placement
+  if placement.replicated:
+    return Kind.REPLICATED
+  if placement.independent:
+    return Kind.INDEPENDENT
+  return Kind.BAGS if pooled else Kind.ROWS
+
+
+class _Filling:
+  """The shards of a stack while tables are laid into them."""
+
+  def __init__(self, kind: Kind, dim: int, shards: int) -> None:
+    self.kind, self.dim = kind, dim
+    self.shards = 1 if kind is Kind.REPLICATED else shards
+    self.rows = [0] * self.shards
+    self.reads = [0.0] * self.shards
+    self._turn = 0
+
+  def lay(self, rows: int, spread: int, reads: float) -> tuple[int, int, int]:
+    """Finds the place of a block: first shard, spread, offset."""
+    if self.kind in (Kind.REPLICATED, Kind.INDEPENDENT):
+      spread, first = 1, 0
+      span = list(range(self.shards))
+    else:
+      spread = spread or self.shards
+      first = self._best_start(rows, spread, reads)
+      span = [(first + k) % self.shards for k in range(spread)]
+    offset = max(self.rows[k] for k in span)
+    for k in span:
+      self.rows[k] = offset + -(-rows // spread)
+      self.reads[k] += reads / spread
+    return first, spread, offset
+
+  def _best_start(self, rows: int, spread: int, reads: float) -> int:
+    """Of all rows in turn; else where rows and reads stay least."""
+    if spread == self.shards:
+      self._turn += 1
+      return (self._turn - 1) % self.shards
+    all_rows = sum(self.rows) + rows
+    all_reads = sum(self.reads) + reads
+
+    def load(first: int) -> tuple[float, int]:
+      span = [(first + k) % self.shards for k in range(spread)]
+      return (
+        max(self.rows[k] for k in span) / max(all_rows, 1)
+        + max(self.reads[k] for k in span) / max(all_reads, 1e-9),
+        first,
       )
-  return Layout(stacks, addresses)
+
+    return min(range(0, self.shards, spread), key=load)
+
+
+def plan_layout(
+  tables: Iterable[Table], shards: int, hotness: Mapping[str, tuple[int, ...]]
+) -> Layout:
+  """Lays tables into stacks, the largest first.
+
+  Args:
+    tables: with their placements.
+    shards: S.
+    hotness: of the features that read each table, by its name.
+
+  Raises:
+    InputError: a placement is impossible, or a stack has too many rows.
+
+  >>> tables = [Table('a', 3, 8), Table('b', 50, 8)]
+  >>> layout = plan_layout(tables, 2, {'a': (1,), 'b': (1,)})
+  >>> layout.stacks['rows_8'].rows, layout.blocks['a'][0].offset
+  (64, 25)
+  """
+  tables = tuple(tables)
+  fillings: dict[str, _Filling] = {}
+  blocks: dict[str, tuple[Address, ...]] = {}
+  order = sorted(tables, key=lambda t: (t.placement.spread > 0, -t.rows))
+  for table in order:
+    _check(table, shards)
+    placement, reads = table.placement, hotness[table.name]
+    kind = _kind(table, max(reads) > 1)
+    dim = table.dim // placement.columns
+    name = f'{kind.value}_{dim}'
+    filling = fillings.setdefault(name, _Filling(kind, dim, shards))
+    blocks[table.name] = tuple(
+      Address(
+        name,
+        *filling.lay(table.rows, placement.spread, sum(reads)),
+        column=k * dim,
+        dim=dim,
+      )
+      for k in range(placement.columns)
+    )
+    rows = filling.shards * max(filling.rows)
+    if rows > _MAX_ROWS - _ALIGNED * filling.shards:
+      raise InputError(
+        f'table {table.name}: the tables of width {dim} have {rows:,} rows '
+        f'together; rows are numbered by int32, at most {_MAX_ROWS:,}; hash '
+        f'the largest or change their width'
+      )
+  return Layout(
+    shards=shards,
+    stacks={
+      name: Stack(
+        filling.kind,
+        filling.shards,
+        -(-max(filling.rows) // _ALIGNED) * _ALIGNED,
+        filling.dim,
+      )
+      for name, filling in sorted(fillings.items())
+    },
+    blocks={t.name: blocks[t.name] for t in tables},
+    rows={t.name: t.rows for t in tables},
+  )

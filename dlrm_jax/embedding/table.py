@@ -1,7 +1,6 @@
-"""What a table is: a name, rows, a width, how it starts."""
+"""What a table is, and where: a name, rows, a width, a start, a placement."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
@@ -9,26 +8,57 @@ import jax.numpy as jnp
 
 from dlrm_jax.rows import mix32
 
-Initializer = Callable[[jax.Array, jax.Array, tuple[int, int]], jax.Array]
-"""(seed u32[], rows i32[M], (R, D)) -> f32[M, D], the values of some rows.
+Initializer = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+"""(seed u32, row i32, column i32, R i32) -> f32, elementwise.
 
-A function of the seed and of the row's number: any part of a table can be
-made by itself, wherever it lives.
+A function of one cell: any part of a table can be made by itself, wherever
+it lives, and is the same wherever it lives.
 """
 
 
-def uniform_by_rows(
-  seed: jax.Array, rows: jax.Array, shape: tuple[int, int], scale: float = 1.0
+def uniform_by_cells(
+  seed: jax.Array,
+  row: jax.Array,
+  column: jax.Array,
+  rows: jax.Array,
+  scale: float = 1.0,
 ) -> jax.Array:
   """U(-b, b), b = scale sqrt(1/R); facebookresearch/dlrm has a scale of 1.
 
   Drawn by hashing (seed, row, column), 24 bits each.
   """
-  bound = scale * math.sqrt(1 / shape[0])
-  row = mix32(mix32(rows.astype(jnp.uint32)) ^ seed)[:, None]
-  column = jnp.arange(shape[1], dtype=jnp.uint32)[None]
-  bits = mix32(row + column * jnp.uint32(0x9E3779B9)) >> 8
+  at = mix32(mix32(row.astype(jnp.uint32)) ^ seed)
+  step = column.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
+  bits = mix32(at + step) >> 8
+  bound = scale * jax.lax.rsqrt(rows.astype(jnp.float32))
   return (bits.astype(jnp.float32) * 2.0**-23 - 1.0) * bound
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """Where the rows of a table live, in logical shards.
+
+  The sharding types of the field are two numbers and a flag:
+
+  * row-wise: `Placement()`; rows are dealt to all shards in turn.
+  * table-wise: `Placement(spread=1)`; between them, table-row-wise.
+  * column-wise: `Placement(spread=1, columns=4)`: blocks of the width, placed
+    each by itself; with a larger spread, grid.
+  * `Placement(replicated=True)`: whole on every device, kept equal.
+  * `Placement(independent=True)`: whole on every shard, each learning from
+    its own part of every batch only.
+
+  Attributes:
+    spread: shards over which rows are dealt; 0: all of them.
+    columns: blocks that the width is cut into.
+    replicated: whether every device has all of it.
+    independent: whether every shard has its own.
+  """
+
+  spread: int = 0
+  columns: int = 1
+  replicated: bool = False
+  independent: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +70,11 @@ class Table:
     rows: R.
     dim: D.
     init: makes the first values.
+    placement: where its rows live.
   """
 
   name: str
   rows: int
   dim: int
-  init: Initializer = uniform_by_rows
+  init: Initializer = uniform_by_cells
+  placement: Placement = Placement()

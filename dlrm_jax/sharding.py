@@ -1,0 +1,82 @@
+"""The devices as one line: batches and tables are cut along it, layers copied.
+
+`use(mesh)` around everything that a job computes is all there is to set up;
+on one device there is no mesh, and the same code runs without collectives.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dlrm_jax.batch import Batch
+
+AXIS = 'devices'
+SPLIT = PartitionSpec(AXIS)
+"""Cut on axis 0, a part for each device."""
+COPIED = PartitionSpec()
+"""Whole on every device."""
+
+
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+  """All devices in one line, those of a process side by side.
+
+  Args:
+    devices: some of them only, in any order.
+  """
+  chosen = list(jax.devices() if devices is None else devices)
+  chosen.sort(key=lambda d: (d.process_index, d.id))
+  return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def use(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+  """Within it, everything runs on the devices of a mesh."""
+  if mesh.size == 1 and mesh.devices[0] == jax.devices()[0]:
+    return contextlib.nullcontext()
+  return jax.set_mesh(mesh)
+
+
+def device_count() -> int:
+  """Devices of the mesh in use; 1 outside of any."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.shape[AXIS]
+
+
+def on_each_device(
+  function: Callable[..., Any], in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+  """`function` of the parts that a device has; of the whole on one device."""
+  if device_count() == 1 and jax.sharding.get_abstract_mesh().empty:
+    return function
+  return jax.shard_map(
+    function, in_specs=in_specs, out_specs=out_specs, check_vma=False
+  )
+
+
+def sharding_of(spec: PartitionSpec) -> jax.sharding.Sharding:
+  """Where an array of this spec lives, on the mesh in use."""
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return NamedSharding(mesh, spec)
+
+
+def send(batch: Batch) -> Batch:
+  """A process's part of a global batch -> the global batch on the devices."""
+  where = sharding_of(SPLIT)
+  if isinstance(where, NamedSharding):
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(where, x), batch
+    )
+  return jax.device_put(batch, where)
+
+
+def local_part(x: jax.Array) -> np.ndarray:
+  """This process's part of an array that is cut on axis 0."""
+  parts = {
+    shard.index[0].start or 0: shard.data for shard in x.addressable_shards
+  }
+  return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
