@@ -28,7 +28,7 @@ from dlrm_jax.embedding.collection import (
   Pooling,
 )
 from dlrm_jax.embedding.encoding import Encoding, Hashed, Plain
-from dlrm_jax.embedding.table import Table, uniform_by_rows
+from dlrm_jax.embedding.table import Table, uniform_by_cells
 from dlrm_jax.errors import InputError
 from dlrm_jax.models.dlrm import DLRM, Interaction
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
@@ -155,7 +155,7 @@ def _features(config: ConfigDict, schema: Schema) -> tuple[Feature, ...]:
         f'one of {", ".join(sorted(_FEATURE_FIELDS))}'
       )
   init = functools.partial(
-    uniform_by_rows, scale=_at_least(config, 'tables.init_scale', 0)
+    uniform_by_cells, scale=_at_least(config, 'tables.init_scale', 0)
   )
   shared: dict[str, int] = {}  # rows that a table must have for its readers
   for column in schema.sparse:

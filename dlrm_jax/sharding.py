@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlrm_jax.batch import Batch
+from dlrm_jax.errors import InputError
 
 AXIS = 'devices'
 SPLIT = PartitionSpec(AXIS)
@@ -30,6 +31,27 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
   chosen = list(jax.devices() if devices is None else devices)
   chosen.sort(key=lambda d: (d.process_index, d.id))
   return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def choose_devices(shards: int) -> list[Any]:
+  """The devices of this job: as many as divide the shards.
+
+  Args:
+    shards: logical ones, of the tables.
+
+  Raises:
+    InputError: in a job of several processes all of them must be used, and
+      their number does not divide the shards.
+  """
+  devices = jax.devices()
+  count = max(n for n in range(1, len(devices) + 1) if shards % n == 0)
+  if count < len(devices) and jax.process_count() > 1:
+    raise InputError(
+      f'{len(devices)} devices do not divide the {shards} shards of the tables '
+      f'(config.tables.shards); set it to a multiple of {len(devices)}: '
+      f'checkpoints fit all the same'
+    )
+  return devices[:count]
 
 
 def use(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:

@@ -140,7 +140,7 @@ def test_dense_features_are_standardised_when_asked():
   scale = Scale((2.0,) * 13, (4.0,) * 12 + (0.0,))
   task = build.build_task(config, CRITEO, scale)
   plain = build.build_task(load('criteo_kaggle'), CRITEO, scale)
-  vectors = {'width_16': jnp.zeros((1, 26, 16))}
+  vectors = {'rows_16': jnp.zeros((1, 26, 16))}
   dense = jnp.arange(13, dtype=jnp.float32)[None]
   params = task.recommender.init(jax.random.key(0), dense, vectors)
   by_hand = (dense - 2) / jnp.array([4.0] * 12 + [1.0])[None]

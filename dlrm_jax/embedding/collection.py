@@ -14,19 +14,37 @@ Letters: `K` gathered rows and `G` bags an example in one stack.
 
 import dataclasses
 import enum
+import functools
 import itertools
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
+from dlrm_jax.batch import PAD
+from dlrm_jax.embedding.bags import Bags, Group, pull, push
+from dlrm_jax.embedding.capacity import Reader, capacity
 from dlrm_jax.embedding.encoding import Encoding
-from dlrm_jax.embedding.exchange import Bags, Group, pull, push
-from dlrm_jax.embedding.layout import Layout, plan_layout
+from dlrm_jax.embedding.exchange import (
+  Delivery,
+  Route,
+  fetch,
+  gather_replicated,
+)
+from dlrm_jax.embedding.layout import (
+  Address,
+  Kind,
+  Layout,
+  inverse,
+  plan_layout,
+)
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
-from dlrm_jax.rows import Pytree, add
+from dlrm_jax.rows import Pytree, RowGrads, add
+from dlrm_jax.sharding import AXIS, COPIED, SPLIT, device_count, on_each_device
 
 Tables = dict[str, jax.Array]  # f32[R, D] for each stack
 Rows = dict[str, Bags]
@@ -59,10 +77,11 @@ class Feature:
 
 
 class _Place(NamedTuple):
-  """The bag that one feature has in a stack for one of its tables."""
+  """The bag that one feature has in a stack for a block of its tables."""
 
   feature: int
   part: int
+  block: int
   length: int
 
 
@@ -73,8 +92,8 @@ def _places(
   found: dict[str, list[_Place]] = {stack: [] for stack in layout.stacks}
   for i, feature in enumerate(features):
     for part, table in enumerate(feature.encoding.tables):
-      stack = layout.addresses[table.name].stack
-      found[stack].append(_Place(i, part, feature.hotness))
+      for j, block in enumerate(layout.blocks[table.name]):
+        found[block.stack].append(_Place(i, part, j, feature.hotness))
   return {
     stack: tuple(sorted(places, key=lambda place: place.length))
     for stack, places in found.items()
@@ -111,39 +130,115 @@ class EmbeddingCollection:
   >>> from dlrm_jax.embedding.encoding import Plain
   >>> color = Feature('color', Plain(Table('color', 3, 2)), hotness=2)
   >>> collection = EmbeddingCollection((color,))
-  >>> tables = {'width_2': jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])}
+  >>> tables = {'bags_2': jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])}
   >>> rows = collection.rows(jnp.array([[0, 2], [1, -1]]))
-  >>> collection.lookup(tables, rows)['width_2'].tolist()
+  >>> collection.lookup(tables, rows)['bags_2'].tolist()
   [[[6.0, 8.0]], [[3.0, 4.0]]]
   """
 
-  def __init__(self, features: tuple[Feature, ...]) -> None:
+  def __init__(self, features: tuple[Feature, ...], shards: int = 1) -> None:
+    """Lays out the tables.
+
+    Args:
+      features: in the order of their columns in `Batch.ids`.
+      shards: S, logical shards; a multiple of the devices.
+    """
     self.features = features
     self.tables = _distinct(features)
-    self.layout = plan_layout(self.tables)
+    self.hotness = {
+      table.name: tuple(
+        f.hotness for f in features if table in f.encoding.tables
+      )
+      for table in self.tables
+    }
+    self.layout = plan_layout(self.tables, shards, self.hotness)
     self.places = _places(features, self.layout)
     self.groups = {s: _groups(places) for s, places in self.places.items()}
 
+  @property
+  def specs(self) -> dict[str, PartitionSpec]:
+    """How every stack is cut over the devices."""
+    return {
+      name: COPIED if stack.kind is Kind.REPLICATED else SPLIT
+      for name, stack in self.layout.stacks.items()
+    }
+
+  def state_specs(
+    self, tx: optax.GradientTransformation, state: Pytree
+  ) -> Pytree:
+    """How the state of a `rowwise` transform is cut: as its stacks are."""
+    return optax.tree.map_params(
+      tx.init,
+      lambda _, spec: spec,
+      state,
+      self.specs,
+      transform_non_params=lambda _: COPIED,
+    )
+
+  def empty_vectors(self) -> Vectors:
+    """Zeros in the shapes of a batch of one example."""
+    return {
+      name: jnp.zeros((1, len(places), self.layout.stacks[name].dim))
+      for name, places in self.places.items()
+    }
+
   def init(self, key: jax.Array) -> Tables:
-    """Makes the tables; the values of each depend on its place in the list.
+    """Makes the tables, every device its own part.
 
-    Args:
-      key: one key for all.
+    The values of a table depend on the key and its place in the list, not on
+    where it lives; copies of an independent table start equal.
     """
-    made: dict[str, list[jax.Array]] = {s: [] for s in self.layout.stacks}
     seeds = jax.random.bits(key, (len(self.tables),), jnp.uint32)
-    for table, seed in zip(self.tables, seeds, strict=True):
-      rows = jnp.arange(table.rows, dtype=jnp.int32)
-      values = table.init(seed, rows, (table.rows, table.dim))
-      made[self.layout.addresses[table.name].stack].append(values)
-    return {stack: jnp.concatenate(parts) for stack, parts in made.items()}
 
-  def rows(self, ids: jax.Array, id_weights: jax.Array | None = None) -> Rows:
+    def made(shards: jax.Array, seeds: jax.Array) -> Tables:
+      parts = {}
+      for name, stack in self.layout.stacks.items():
+        mine = shards[:1] * 0 if stack.kind is Kind.REPLICATED else shards
+        part = functools.partial(self._part, name, seeds)
+        parts[name] = jax.lax.map(part, mine).reshape(-1, stack.dim)
+      return parts
+
+    shards = jnp.arange(self.layout.shards, dtype=jnp.int32)
+    return on_each_device(made, (SPLIT, COPIED), self.specs)(shards, seeds)
+
+  def _part(self, stack: str, seeds: jax.Array, shard: jax.Array) -> jax.Array:
+    """First values of a shard, f32[P, D]; 0 where no row lives."""
+    number, row = inverse(self.layout, stack, shard)
+    blocks = self.layout.in_stack(stack)
+    names = [table.name for table in self.tables]
+    of_block = np.array([names.index(name) for name, _ in blocks], np.int32)
+    rows = np.array([self.layout.rows[name] for name, _ in blocks], np.int32)
+    start = np.array([block.column for _, block in blocks], np.int32)
+    at = jnp.maximum(number, 0)
+    column = jnp.asarray(start)[at][:, None]
+    column = column + jnp.arange(blocks[0][1].dim, dtype=jnp.int32)[None]
+    cells = (
+      seeds[jnp.asarray(of_block)[at]][:, None],
+      row[:, None],
+      column,
+      jnp.asarray(rows)[at][:, None],
+    )
+    made = jnp.zeros(column.shape, jnp.float32)
+    inits = [self.tables[i].init for i in of_block]
+    for init in dict.fromkeys(inits):
+      uses = jnp.asarray(np.array([init == other for other in inits]))[at]
+      here = (uses & (number >= 0))[:, None]
+      made = jnp.where(here, init(*cells), made)
+    return made
+
+  def rows(
+    self,
+    ids: jax.Array,
+    id_weights: jax.Array | None = None,
+    node: int | None = None,
+  ) -> Rows:
     """Which rows to gather: arithmetic on integers, no table is read.
 
     Args:
       ids: i32[B, H], as in `Batch`.
       id_weights: f32[B, H] or None.
+      node: whose copies of independent tables; None: each of the S equal
+        parts of the batch has its own.
 
     Returns:
       For each stack i32[B, K], and f32[B, K] where ids have weights or bags
@@ -151,6 +246,7 @@ class EmbeddingCollection:
     """
     columns = self._columns(ids)
     weights = self._weights(columns, id_weights)
+    nodes = self._nodes(len(ids), node)
     by_part = [
       f.encoding.rows(x) for f, x in zip(self.features, columns, strict=True)
     ]
@@ -158,22 +254,44 @@ class EmbeddingCollection:
     for stack, places in self.places.items():
       rows = [
         self.layout.locate(
-          self.features[p.feature].encoding.tables[p.part].name,
-          by_part[p.feature][p.part],
+          self._block(place), by_part[place.feature][place.part], nodes
         )
-        for p in places
+        for place in places
       ]
       result[stack] = Bags(
         jnp.concatenate(rows, 1), _side_by_side(places, weights, columns)
       )
     return result
 
-  def lookup(self, tables: Tables, rows: Rows) -> Vectors:
-    """The one read: f32[B, G, D] for each stack, sums of bags of rows."""
-    return {
-      stack: pull(tables[stack], bags, self.groups[stack])
-      for stack, bags in rows.items()
-    }
+  def lookup(
+    self, tables: Tables, rows: Rows, anywhere: bool = False
+  ) -> Vectors:
+    """The one read: f32[B, G, D] for each stack, sums of bags of rows.
+
+    Args:
+      tables: all of them.
+      rows: which.
+      anywhere: whether rows of independent tables can be those of another
+        device's node; otherwise they are read where they are.
+    """
+
+    def local(tables: Tables, rows: Rows) -> Vectors:
+      return {
+        stack: self._read(stack, tables[stack], bags, anywhere)
+        for stack, bags in rows.items()
+      }
+
+    return on_each_device(local, (self.specs, SPLIT), SPLIT)(tables, rows)
+
+  def _read(
+    self, stack: str, table: jax.Array, bags: Bags, anywhere: bool
+  ) -> jax.Array:
+    kind = self.layout.stacks[stack].kind
+    if device_count() == 1 or kind is Kind.REPLICATED:
+      return pull(table, bags, self.groups[stack])
+    if kind is Kind.INDEPENDENT and not anywhere:
+      return pull(table, _as_local(bags, len(table)), self.groups[stack])
+    return fetch(table, bags, self._route(stack, len(bags.rows)))
 
   def update(
     self,
@@ -195,22 +313,137 @@ class EmbeddingCollection:
     Returns:
       New tables and state; donated buffers are written in place.
     """
-    row_grads = {
-      stack: push(grads[stack], bags, self.groups[stack])
-      for stack, bags in rows.items()
-    }
-    updates, state = cast(Any, tx).update(row_grads, state, tables)
-    return {s: add(tables[s], updates[s]) for s in tables}, state
+    specs = self.specs, self.state_specs(tx, state)
 
-  def read(self, tables: Tables, name: str) -> jax.Array:
-    """One logical table, f32[R, D]: for tests and export."""
-    table = next(t for t in self.tables if t.name == name)
-    stack, offset = self.layout.addresses[name]
-    return tables[stack][offset : offset + table.rows]
+    def local(
+      tables: Tables, state: Pytree, rows: Rows, grads: Vectors
+    ) -> tuple[Tables, Pytree]:
+      return self._write(tx, tables, state, rows, grads)
+
+    return on_each_device(local, (*specs, SPLIT, SPLIT), specs)(
+      tables, state, rows, grads
+    )
+
+  def _write(
+    self,
+    tx: optax.GradientTransformation,
+    tables: Tables,
+    state: Pytree,
+    rows: Rows,
+    grads: Vectors,
+  ) -> tuple[Tables, Pytree]:
+    """On one device: what arrives in the first round, then in others."""
+    arrived: dict[str, RowGrads] = {}
+    on_way: dict[str, Delivery] = {}
+    done: dict[str, jax.Array] = {}
+    for stack, bags in rows.items():
+      if self._travels(stack):
+        route = self._route(stack, len(bags.rows))
+        on_way[stack] = Delivery(grads[stack], bags, route, len(tables[stack]))
+        arrived[stack], done[stack] = on_way[stack].first()
+      else:
+        arrived[stack] = self._stays(stack, tables[stack], bags, grads[stack])
+    before = state
+    tables, state = _applied(tx, tables, state, arrived)
+    if not on_way:
+      return tables, state
+
+    def left(carry: tuple[dict[str, jax.Array], Tables, Pytree]) -> jax.Array:
+      return functools.reduce(
+        jnp.logical_or, [on_way[s].left(carry[0][s]) for s in on_way]
+      )
+
+    def another(
+      carry: tuple[dict[str, jax.Array], Tables, Pytree],
+    ) -> tuple[dict[str, jax.Array], Tables, Pytree]:
+      done, tables, state = carry
+      now = {s: on_way[s].another(done[s]) for s in on_way}
+      # One step has one count, however many rounds it takes.
+      state = _with_counters(tx, state, before)
+      arrived = {s: grads for s, (grads, _) in now.items()}
+      tables, state = _applied(tx, tables, state, arrived)
+      return {s: reach for s, (_, reach) in now.items()}, tables, state
+
+    with jax.named_scope('overflow'):
+      _, tables, state = jax.lax.while_loop(
+        left, another, (done, tables, state)
+      )
+    return tables, state
+
+  def _travels(self, stack: str) -> bool:
+    kind = self.layout.stacks[stack].kind
+    return device_count() > 1 and kind in (Kind.ROWS, Kind.BAGS)
+
+  def _stays(
+    self, stack: str, table: jax.Array, bags: Bags, grads: jax.Array
+  ) -> RowGrads:
+    """Gradients of a stack whose rows are all on this device."""
+    kind, shards, *_ = self.layout.stacks[stack]
+    if kind is Kind.INDEPENDENT:
+      # The loss is a mean over the batch; a node learns from its own part.
+      if device_count() > 1:
+        bags = _as_local(bags, len(table))
+      return push(grads * float(shards), bags, self.groups[stack])
+    mine = push(grads, bags, self.groups[stack])
+    if device_count() == 1:
+      return mine
+    return gather_replicated(mine, len(table))
+
+  def read(self, tables: Tables, name: str, node: int = 0) -> jax.Array:
+    """One logical table, f32[R, D]: for tests and export.
+
+    Args:
+      tables: all of them.
+      name: of the table.
+      node: whose copy, of an independent table.
+    """
+    rows = jnp.arange(self.layout.rows[name], dtype=jnp.int32)
+    return jnp.concatenate(
+      [
+        jnp.take(tables[b.stack], self.layout.locate(b, rows, node), axis=0)
+        for b in self.layout.blocks[name]
+      ],
+      1,
+    )
 
   def readers(self, table: Table) -> tuple[str, ...]:
     """Names of the features that read a table."""
     return tuple(f.name for f in self.features if table in f.encoding.tables)
+
+  def _block(self, place: _Place) -> Address:
+    table = self.features[place.feature].encoding.tables[place.part]
+    return self.layout.blocks[table.name][place.block]
+
+  def _route(self, stack: str, batch: int) -> Route:
+    """How a stack's bags travel when a device has `batch` examples."""
+    readers = [
+      Reader(
+        self.features[p.feature].encoding.tables[p.part].name,
+        self._block(p),
+        p.length,
+      )
+      for p in self.places[stack]
+    ]
+    devices = device_count()
+    return Route(
+      self.groups[stack],
+      capacity(self.layout, readers, batch, devices),
+      devices,
+      pooled=self.layout.stacks[stack].kind is Kind.BAGS,
+    )
+
+  def _nodes(self, batch: int, node: int | None) -> Any:
+    """The node of each example, i32[B, 1], where there are any."""
+    kinds = {stack.kind for stack in self.layout.stacks.values()}
+    if node is not None or Kind.INDEPENDENT not in kinds:
+      return node
+    if batch % self.layout.shards:
+      raise InputError(
+        f'batch size {batch}: must be a multiple of the {self.layout.shards} '
+        f'nodes that learn independent tables (config.tables.shards)'
+      )
+    each = batch // self.layout.shards
+    return jnp.arange(batch, dtype=jnp.int32)[:, None] // each
 
   def _columns(self, ids: jax.Array) -> list[jax.Array]:
     cuts = [0]
@@ -233,6 +466,39 @@ class EmbeddingCollection:
       _mean_weights(ids, w) if feature.pooling is Pooling.MEAN else w
       for feature, ids, w in zip(self.features, columns, given, strict=True)
     ]
+
+
+def _as_local(bags: Bags, local_rows: int) -> Bags:
+  """Bags of rows of this device's part, numbered from its first row."""
+  first = jax.lax.axis_index(AXIS) * local_rows
+  return bags._replace(rows=jnp.where(bags.rows < 0, PAD, bags.rows - first))
+
+
+def _applied(
+  tx: optax.GradientTransformation,
+  tables: Tables,
+  state: Pytree,
+  arrived: dict[str, RowGrads],
+) -> tuple[Tables, Pytree]:
+  """Tables and state after an update by the gradients that are here."""
+  nothing = {
+    s: RowGrads(jnp.zeros(0, jnp.int32), jnp.zeros((0, x.shape[1])))
+    for s, x in tables.items()
+  }
+  updates, state = cast(Any, tx).update(nothing | arrived, state, tables)
+  return {s: add(tables[s], updates[s]) for s in tables}, state
+
+
+def _with_counters(
+  tx: optax.GradientTransformation, state: Pytree, counters: Pytree
+) -> Pytree:
+  """A state with all that is not of rows from another one."""
+  has_rows = optax.tree.map_params(
+    tx.init, lambda _: True, state, transform_non_params=lambda _: False
+  )
+  return jax.tree.map(
+    lambda rows, x, y: x if rows else y, has_rows, state, counters
+  )
 
 
 def _mean_weights(ids: jax.Array, weights: jax.Array | None) -> jax.Array:

@@ -36,16 +36,23 @@ class Recommender(nn.Module):
 
 def encode(collection: EmbeddingCollection, vectors: Vectors) -> jax.Array:
   """Bags f32[B, G, D] for each stack -> f32[B, F, D], features in order."""
-  parts: dict[tuple[int, int], jax.Array] = {}
+  blocks: dict[tuple[int, int], dict[int, jax.Array]] = {}
   for stack, places in collection.places.items():
     # A split, not slices: its transpose is one concatenation.
     bags = jnp.split(vectors[stack], len(places), axis=1)
     for place, bag in zip(places, bags, strict=True):
-      parts[place.feature, place.part] = bag
+      blocks.setdefault((place.feature, place.part), {})[place.block] = bag
+
+  def part(feature: int, number: int) -> jax.Array:
+    found = blocks[feature, number]
+    if len(found) == 1:
+      return found[0]
+    return jnp.concatenate([found[j] for j in sorted(found)], -1)
+
   return jnp.concatenate(
     [
       feature.encoding.combine(
-        tuple(parts[i, j] for j in range(len(feature.encoding.tables)))
+        tuple(part(i, j) for j in range(len(feature.encoding.tables)))
       )
       for i, feature in enumerate(collection.features)
     ],

@@ -99,9 +99,10 @@ class Layout:
       node: whose copy of an independent table, broadcastable to `rows`.
     """
     stack = self.stacks[block.stack]
-    shard = (block.first + rows % block.spread) % stack.shards
-    if stack.kind is Kind.INDEPENDENT and node is not None:
-      shard = node
+    if stack.kind is Kind.INDEPENDENT:
+      shard = 0 if node is None else node
+    else:
+      shard = (block.first + rows % block.spread) % stack.shards
     found = shard * stack.shard_rows + block.offset + rows // block.spread
     where = np.where if isinstance(rows, np.ndarray) else jnp.where
     return where(rows < 0, PAD, found)
@@ -178,7 +179,7 @@ def from_json(saved: Mapping[str, Any]) -> Layout:
     shards=saved['shards'],
     rows=dict(saved['rows']),
     stacks={
-      name: Stack(**{**stack, 'kind': Kind(stack['kind'])})
+      name: Stack(**stack)._replace(kind=Kind(stack['kind']))
       for name, stack in saved['stacks'].items()
     },
     blocks={

@@ -9,6 +9,7 @@ import numpy as np
 from dlrm_jax import metrics
 from dlrm_jax.batch import Batch
 from dlrm_jax.errors import InputError
+from dlrm_jax.sharding import local_part, send
 from dlrm_jax.training.state import Task, TrainState
 from dlrm_jax.training.step import eval_step
 
@@ -45,9 +46,9 @@ class Evaluator:
     """Batches and their logits, fetched one batch late."""
     waiting: list[tuple[Batch, jax.Array]] = []
     for batch in batches:
-      waiting.append((batch, self._step(state, batch)))
+      waiting.append((batch, self._step(state, send(batch))))
       if len(waiting) > 1:
         late, logits = waiting.pop(0)
-        yield late, np.asarray(logits)
+        yield late, local_part(logits)
     for late, logits in waiting:
-      yield late, np.asarray(logits)
+      yield late, local_part(logits)

@@ -6,7 +6,6 @@ killed and started again ends with the very bits of one that was not.
 """
 
 import contextlib
-import functools
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from dlrm_jax import metrics
 from dlrm_jax.batch import Batch
 from dlrm_jax.data.loader import evaluation_batches, training_batches
 from dlrm_jax.errors import InputError
+from dlrm_jax.sharding import send
 from dlrm_jax.training import report
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.evaluation import Evaluator
@@ -29,10 +29,10 @@ from dlrm_jax.training.run import Run
 from dlrm_jax.training.state import (
   TrainState,
   abstract_state,
-  create_state,
   fresh_tables,
+  new_state,
 )
-from dlrm_jax.training.step import StepMetrics, train_step
+from dlrm_jax.training.step import StepMetrics, compiled_step
 from dlrm_jax.training.workdir import write_json
 
 
@@ -66,25 +66,24 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   """The last checkpoint's state, or a new one; and its step."""
   step = checkpoints.latest
   if step is None:
-    make = jax.jit(functools.partial(create_state, run.task))
-    return make(jax.random.key(run.seed)), 0
+    return new_state(run.task, jax.random.key(run.seed)), 0
   print(f'resuming from the checkpoint of step {step:,}')
   return checkpoints.restore(step, abstract_state(run.task)), step
 
 
 def _on_device(batches: Iterator[Batch]) -> Iterator[Batch]:
   """Sends each batch while the one before it is worked on."""
-  ahead = jax.device_put(next(batches))
+  ahead = send(next(batches))
   for batch in batches:
     yield ahead
-    ahead = jax.device_put(batch)
+    ahead = send(batch)
 
 
 def _updates(
   run: Run, state: TrainState, step: int
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
   """Steps after `step`, for as long as they are asked for."""
-  update = jax.jit(functools.partial(train_step, run.task), donate_argnums=0)
+  update = compiled_step(run.task)
   source = run.data.source('train')
   for batch in _on_device(training_batches(source, run.reading, step)):
     if run.fresh_tables and run.begins_epoch(step):

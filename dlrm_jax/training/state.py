@@ -17,6 +17,7 @@ import optax
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
 from dlrm_jax.embedding.encoder import Recommender
 from dlrm_jax.rows import Pytree
+from dlrm_jax.sharding import COPIED, sharding_of
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """(logits f32[B], labels f32[B]) -> losses f32[B]."""
@@ -70,12 +71,10 @@ class TrainState:
 
 
 def create_state(task: Task, key: jax.Array) -> TrainState:
-  """The state before the first step; `jit` it to make it on the device."""
+  """The state before the first step; `new_state` makes it on the devices."""
   table_key, model_key = jax.random.split(key)
   tables = task.collection.init(table_key)
-  hotness = sum(feature.hotness for feature in task.collection.features)
-  rows = task.collection.rows(jnp.zeros((1, hotness), jnp.int32))
-  vectors = task.collection.lookup(tables, rows)
+  vectors = task.collection.empty_vectors()
   dense = jnp.zeros((1, task.dense_features))
   params = task.recommender.init(model_key, dense, vectors)['params']
   return TrainState(
@@ -107,12 +106,14 @@ def fresh_tables(task: Task, state: TrainState, key: jax.Array) -> TrainState:
 
   jax.tree.map(delete, has_rows, state.table_state)
   jax.tree.map(lambda x: x.delete(), state.tables)
-  tables = jax.jit(task.collection.init)(key)
+  where = shardings(task)
+  tables = jax.jit(task.collection.init, out_shardings=where.tables)(key)
+  made = jax.jit(init, out_shardings=where.table_state)(tables)
   table_state = jax.tree.map(
     lambda is_rows, old, new: new if is_rows else old,
     has_rows,
     state.table_state,
-    init(tables),
+    made,
   )
   return dataclasses.replace(state, tables=tables, table_state=table_state)
 
@@ -120,13 +121,39 @@ def fresh_tables(task: Task, state: TrainState, key: jax.Array) -> TrainState:
 def abstract_state(task: Task) -> TrainState:
   """Shapes, dtypes and shardings of the state; nothing is computed.
 
-  The shardings are those of this process: a checkpoint remembers the devices
-  that it was written on, which may not be here.
+  The shardings are those of the mesh in use: a checkpoint remembers the
+  devices that it was written on, which may not be here.
   """
   shapes = jax.eval_shape(
     functools.partial(create_state, task), jax.random.key(0)
   )
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes
+
+  def copied(tree: Pytree) -> Pytree:
+    return jax.tree.map(lambda _: COPIED, tree)
+
+  collection = task.collection
+  specs = dataclasses.replace(
+    copied(shapes),
+    tables=collection.specs,
+    table_state=collection.state_specs(task.table_tx, shapes.table_state),
   )
+  return jax.tree.map(
+    lambda x, spec: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding_of(spec)
+    ),
+    shapes,
+    specs,
+  )
+
+
+def shardings(task: Task) -> TrainState:
+  """Where every array of the state lives, on the mesh in use."""
+  return jax.tree.map(lambda x: x.sharding, abstract_state(task))
+
+
+def new_state(task: Task, key: jax.Array) -> TrainState:
+  """The state before the first step, every device making its own part."""
+  make = jax.jit(
+    functools.partial(create_state, task), out_shardings=shardings(task)
+  )
+  return make(key)

@@ -10,6 +10,8 @@ The gathered vectors are an argument of the loss, so the gradient of a table
 never exists: only those of the rows that the batch reads.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +22,7 @@ from dlrm_jax.batch import Batch
 from dlrm_jax.embedding.collection import Vectors
 from dlrm_jax.losses import weighted_mean
 from dlrm_jax.rows import Pytree
-from dlrm_jax.training.state import Task, TrainState
+from dlrm_jax.training.state import Task, TrainState, shardings
 
 
 class StepMetrics(NamedTuple):
@@ -39,13 +41,7 @@ class StepMetrics(NamedTuple):
 def train_step(
   task: Task, state: TrainState, batch: Batch
 ) -> tuple[TrainState, StepMetrics]:
-  """One update of everything. Jit it with `state` donated.
-
-  >>> import functools
-  >>> step = jax.jit(
-  ...   functools.partial(train_step, task), donate_argnums=0
-  ... )  # doctest: +SKIP
-  """
+  """One update of everything; `compiled_step` compiles it."""
   rows = task.collection.rows(batch.ids, batch.id_weights)
   vectors = task.collection.lookup(state.tables, rows)
 
@@ -84,10 +80,32 @@ def _largest(x: jax.Array) -> jax.Array:
   return jnp.max(jnp.abs(x), initial=0.0)
 
 
-def eval_step(task: Task, state: TrainState, batch: Batch) -> jax.Array:
-  """Logits f32[B]; the state is read only."""
-  rows = task.collection.rows(batch.ids, batch.id_weights)
-  vectors = task.collection.lookup(state.tables, rows)
+def compiled_step(
+  task: Task,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+  """`train_step` for the mesh in use; writes the state in place."""
+  return jax.jit(
+    functools.partial(train_step, task),
+    donate_argnums=0,
+    out_shardings=(shardings(task), None),
+  )
+
+
+def eval_step(
+  task: Task, state: TrainState, batch: Batch, node: int | None = None
+) -> jax.Array:
+  """Logits f32[B]; the state is read only.
+
+  Args:
+    task: what was trained.
+    state: of which parameters and tables are read.
+    batch: to score.
+    node: whose copies of independent tables score all examples; None: each
+      node's score its own part of the batch.
+  """
+  rows = task.collection.rows(batch.ids, batch.id_weights, node)
+  anywhere = node is not None
+  vectors = task.collection.lookup(state.tables, rows, anywhere)
   logits: Any = task.recommender.apply(
     {'params': state.params}, batch.dense, vectors
   )

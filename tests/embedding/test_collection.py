@@ -118,8 +118,8 @@ def test_tables_of_different_width_have_stacks_of_their_own():
   both = EmbeddingCollection((FEATURES[1], wide))
   tables = both.init(jax.random.key(0))
   assert {k: v.shape for k, v in tables.items()} == {
-    'width_4': (7, 4),
-    'width_8': (3, 8),
+    'rows_4': (7, 4),
+    'rows_8': (3, 8),
   }
 
 

@@ -1,14 +1,18 @@
 import jax.numpy as jnp
 import numpy as np
 
-from dlrm_jax.embedding.table import uniform_by_rows
+from dlrm_jax.embedding.table import uniform_by_cells
 
 SHAPE = (4000, 32)
 ROWS = jnp.arange(SHAPE[0], dtype=jnp.int32)
 
 
 def draw(seed, rows=ROWS, **options):
-  return np.asarray(uniform_by_rows(jnp.uint32(seed), rows, SHAPE, **options))
+  columns = jnp.arange(SHAPE[1], dtype=jnp.int32)[None]
+  made = uniform_by_cells(
+    jnp.uint32(seed), rows[:, None], columns, jnp.int32(SHAPE[0]), **options
+  )
+  return np.asarray(made)
 
 
 def test_tables_start_uniform_within_one_over_root_of_rows():

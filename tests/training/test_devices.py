@@ -24,7 +24,7 @@ with jax.default_device(jax.devices()[device]):
     checkpoints = Checkpoints(folder)
     state = checkpoints.restore(1, abstract_state(make_task()))
   checkpoints.close()
-print(float(state.tables['width_4'].sum()), state.step.devices())
+print(float(state.tables['rows_4'].sum()), state.step.devices())
 """
 
 

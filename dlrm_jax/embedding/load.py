@@ -1,0 +1,219 @@
+"""What a layout asks of each device: rows held and read, bytes moved and sent.
+
+Counted from shapes, before any id is seen. The exchange has static shapes, so
+every device sends the same number of bytes, and a device that has more to do
+than the others sets the room of all (`capacity`). Rows held are padded to the
+fullest shard. So what a layout costs is its most loaded device.
+
+Bytes sent by a device in a step, n devices, C the room for a pair:
+
+    rows        2 (n - 1) C.rows (4 + 4 D)            each way ids, vectors
+    bags        2 (n - 1) (4 C.rows + 4 C.bags D)     each way ids, sums
+    replicated  2 (n - 1) / n R (4 D + 4)             all-reduce, or of each
+                (n - 1) b K (4 D + 4)                 gathered row, if fewer
+    independent 0
+
+An overflow (ids more skewed than the room) sends more; it is not counted.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from dlrm_jax.embedding.capacity import Capacity, Reader, capacity
+from dlrm_jax.embedding.layout import Kind, Layout, Stack
+
+_FLOAT = 4
+
+
+class RowState(NamedTuple):
+  """Floats that an optimizer keeps: for each element, and for each row."""
+
+  per_element: int = 0
+  per_row: int = 0
+
+  def bytes(self, dim: int) -> int:
+    """Of a row and its state."""
+    return _FLOAT * (dim * (1 + self.per_element) + self.per_row)
+
+
+class Use(NamedTuple):
+  """Who uses a layout: what `load` has to know beside it.
+
+  Attributes:
+    hotness: of the features that read each table, by its name.
+    batch: examples of a step, of all devices together.
+    devices: n; divides the shards.
+    state: of the optimizer.
+  """
+
+  hotness: Mapping[str, tuple[int, ...]]
+  batch: int
+  devices: int
+  state: RowState
+
+  @property
+  def local_batch(self) -> int:
+    """Examples of a device."""
+    return -(-self.batch // self.devices)
+
+
+class Load(NamedTuple):
+  """What each device has and does in a step.
+
+  Attributes:
+    rows: held, without padding, i64[n].
+    bytes: held by a device, values and optimizer state, with padding.
+    reads: rows read, at most, f64[n].
+    moved: bytes of rows and their state read and written, f64[n].
+    sent: bytes that a device sends, forward and backward.
+  """
+
+  rows: np.ndarray
+  bytes: int
+  reads: np.ndarray
+  moved: np.ndarray
+  sent: float
+
+
+def imbalance(counts: np.ndarray) -> float:
+  """Most loaded device / mean; 1 where nothing is to do.
+
+  >>> imbalance(np.array([1, 1, 4]))
+  2.0
+  """
+  mean = float(np.mean(counts))
+  return float(np.max(counts)) / mean if mean else 1.0
+
+
+def readers(layout: Layout, use: Use) -> dict[str, tuple[Reader, ...]]:
+  """The bags that every example has in each stack."""
+  found: dict[str, list[Reader]] = {stack: [] for stack in layout.stacks}
+  for table, blocks in layout.blocks.items():
+    for block in blocks:
+      for length in use.hotness[table]:
+        found[block.stack].append(Reader(table, block, length))
+  return {stack: tuple(each) for stack, each in found.items()}
+
+
+def room(
+  layout: Layout, use: Use, of_stack: Iterable[Reader]
+) -> Capacity | None:
+  """Room for each pair of devices; None for what does not travel."""
+  of_stack = tuple(of_stack)
+  kind = layout.stacks[of_stack[0].block.stack].kind
+  if use.devices == 1 or kind in (Kind.REPLICATED, Kind.INDEPENDENT):
+    return None
+  return capacity(layout, of_stack, use.local_batch, use.devices)
+
+
+def sums_all(stack: Stack, of_stack: Iterable[Reader], use: Use) -> bool:
+  """Whether the gradient of a replicated stack travels as a whole."""
+  gathered = use.local_batch * sum(r.length for r in of_stack)
+  return stack.rows <= gathered
+
+
+def _sent(
+  layout: Layout, use: Use, name: str, of_stack: tuple[Reader, ...]
+) -> float:
+  """Bytes that a device sends for a stack."""
+  stack, n = layout.stacks[name], use.devices
+  if n == 1 or stack.kind is Kind.INDEPENDENT:
+    return 0.0
+  wide = _FLOAT * (stack.dim + 1)
+  if stack.kind is Kind.REPLICATED:
+    if sums_all(stack, of_stack, use):
+      return 2 * (n - 1) / n * stack.rows * wide
+    gathered = use.local_batch * sum(r.length for r in of_stack)
+    return float((n - 1) * gathered * wide)
+  size = capacity(layout, of_stack, use.local_batch, n)
+  if stack.kind is Kind.ROWS:
+    return float(2 * (n - 1) * size.rows * wide)
+  ids, sums = _FLOAT * size.rows, _FLOAT * size.bags * stack.dim
+  return float(2 * (n - 1) * (ids + sums))
+
+
+def _shares(layout: Layout, reader: Reader, use: Use) -> np.ndarray:
+  """The part of a reader's ids that each device serves, f64[n]."""
+  stack, n = layout.stacks[reader.block.stack], use.devices
+  if stack.kind in (Kind.REPLICATED, Kind.INDEPENDENT):
+    return np.full(n, 1 / n)
+  turn = (np.arange(stack.shards) - reader.block.first) % stack.shards
+  there = turn < reader.block.spread
+  return there.reshape(n, -1).sum(1) / reader.block.spread
+
+
+def _reads(layout: Layout, use: Use, reader: Reader) -> np.ndarray:
+  """Rows that each device reads for a bag of every example, f64[n].
+
+  Where distinct rows travel, nobody is asked for more than it has.
+  """
+  shares = _shares(layout, reader, use)
+  asked = use.local_batch * reader.length * shares
+  if layout.stacks[reader.block.stack].kind is Kind.ROWS and use.devices > 1:
+    asked = np.minimum(asked, np.ceil(layout.rows[reader.table] * shares))
+  return use.devices * asked
+
+
+def _held(layout: Layout, table: str, use: Use) -> np.ndarray:
+  """Rows of a table that each device holds, i64[n]."""
+  total = np.zeros(use.devices, np.int64)
+  for block in layout.blocks[table]:
+    stack = layout.stacks[block.stack]
+    if stack.kind is Kind.REPLICATED:
+      total += layout.rows[table]
+      continue
+    each = [layout.held(table, block, s) for s in range(stack.shards)]
+    total += np.array(each).reshape(use.devices, -1).sum(1)
+  return total
+
+
+def _held_bytes(layout: Layout, table: str, use: Use) -> int:
+  """Bytes of a table on the device that has most of it."""
+  widths = [block.dim for block in layout.blocks[table]]
+  rows = _held(layout, table, use).max() / len(widths)
+  return int(sum(rows * use.state.bytes(dim) for dim in widths))
+
+
+def stack_bytes(stack: Stack, use: Use) -> int:
+  """Bytes of a device's part of a stack: values, padding and state."""
+  parts = 1 if stack.kind is Kind.REPLICATED else use.devices
+  return stack.rows // parts * use.state.bytes(stack.dim)
+
+
+def load_by_table(layout: Layout, use: Use) -> dict[str, Load]:
+  """The load of each table; bytes sent are a share of its stacks' bytes."""
+  nothing = Load(0, 0, np.zeros(use.devices), np.zeros(use.devices), 0.0)
+  result = {}
+  for table in layout.blocks:
+    held = _held(layout, table, use)
+    size = _held_bytes(layout, table, use)
+    result[table] = nothing._replace(rows=held, bytes=size)
+  for name, of_stack in readers(layout, use).items():
+    stack = layout.stacks[name]
+    reads = [_reads(layout, use, reader) for reader in of_stack]
+    sent = _sent(layout, use, name, of_stack)
+    total = sum(r.sum() for r in reads) or 1.0
+    # Read forward; read and written backward, with the state.
+    moved = 2 * use.state.bytes(stack.dim) + _FLOAT * stack.dim
+    for reader, each in zip(of_stack, reads, strict=True):
+      old = result[reader.table]
+      result[reader.table] = old._replace(
+        reads=old.reads + each,
+        moved=old.moved + each * moved,
+        sent=old.sent + sent * each.sum() / total,
+      )
+  return result
+
+
+def load(layout: Layout, use: Use) -> Load:
+  """The load of all tables together, with the padding of their stacks."""
+  tables = load_by_table(layout, use).values()
+  return Load(
+    rows=np.sum([t.rows for t in tables], 0),
+    bytes=sum(stack_bytes(stack, use) for stack in layout.stacks.values()),
+    reads=np.sum([t.reads for t in tables], 0),
+    moved=np.sum([t.moved for t in tables], 0),
+    sent=float(sum(t.sent for t in tables)),
+  )

@@ -1,0 +1,83 @@
+"""Reading the fields of a config, each with a message that names it."""
+
+import enum
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from dlrm_jax.errors import InputError
+
+Choice = TypeVar('Choice')
+
+_UNITS = {'': 1, 'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
+
+
+def choose(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
+  """What a field's word stands for."""
+  if value not in choices:
+    raise InputError(
+      f'config.{field} is {value!r}; expected one of {", ".join(choices)}'
+    )
+  return choices[value]
+
+
+def by_value(kind: type[enum.Enum]) -> dict[str, Any]:
+  """Members of an enum by the words of a config."""
+  return {member.value: member for member in kind}
+
+
+def read(config: ConfigDict, field: str) -> Any:
+  """A field by its dotted name."""
+  value: Any = config
+  for name in field.split('.'):
+    value = value[name]
+  return value
+
+
+def at_least(config: ConfigDict, field: str, least: float) -> Any:
+  """A number that must not be less."""
+  value = read(config, field)
+  if not least <= value < 2**63:
+    raise InputError(
+      f'config.{field} is {value!r}; expected a number of at least {least}'
+    )
+  return value
+
+
+def whole(field: str, value: Any, least: int) -> int:
+  """A whole number that must not be less."""
+  if type(value) is not int or not least <= value < 2**31:
+    raise InputError(
+      f'config.{field} is {value!r}; expected a whole number of at least '
+      f'{least}'
+    )
+  return value
+
+
+def widths(config: ConfigDict, field: str) -> tuple[int, ...]:
+  """Widths of layers."""
+  value = read(config, field)
+  found = tuple(value)
+  if not all(isinstance(w, int) and w > 0 for w in found):
+    raise InputError(
+      f'config.{field} is {value!r}; expected widths of hidden layers, '
+      f'positive whole numbers'
+    )
+  return found
+
+
+def size(field: str, value: Any) -> int:
+  """A size in bytes.
+
+  >>> size('tables.memory', '16GB')
+  16000000000
+  """
+  parts = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([MG]i?B)?\s*', str(value))
+  number = 0 if parts is None else float(parts[1]) * _UNITS[parts[2] or '']
+  if not 1 <= number < 2**63:
+    raise InputError(
+      f'config.{field} is {value!r}; expected bytes, as in 16GB, 16GiB or 500MB'
+    )
+  return int(number)
