@@ -75,7 +75,8 @@ def main(argv: Sequence[str]) -> None:
 
   folder = Path(arguments.workdir)
   trained = build.trained(*workdir.read(folder))
-  checkpoints = Checkpoints(folder / 'checkpoints')
+  layout = trained.task.collection.layout
+  checkpoints = Checkpoints(folder / 'checkpoints', layout)
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
   examined = build.examined(
     trained,
@@ -84,7 +85,8 @@ def main(argv: Sequence[str]) -> None:
     arguments.batch_size,
     arguments.on_bad_row,
   )
-  state = checkpoints.restore(step, abstract_state(trained.task))
+  abstract = abstract_state(trained.task)
+  state = checkpoints.restore_for_evaluation(step, abstract)
   tally = Evaluator(trained.task)(state, examined.batches)
   scores = metrics.summarize(tally)
   for line in examined.report():

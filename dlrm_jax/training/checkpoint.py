@@ -1,21 +1,35 @@
 """Checkpoints: Orbax keeps the state, the last few and the best by AUC.
 
 A checkpoint appears under its number only when it is complete, so a run
-killed while it saves resumes from the one before.
+killed while it saves resumes from the one before. It remembers the layout of
+its tables: where the config has the same, arrays go from Orbax straight to
+their devices, however many; where it has another, `moving` takes the rows
+there.
 """
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from dlrm_jax.embedding.layout import Layout, from_json, to_json
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.state import TrainState
+from dlrm_jax.training.stored import (
+  Stored,
+  check_fits,
+  leaves,
+  restore_moved,
+)
 
-_STATE = 'state'
+_STATE, _LAYOUT = 'state', 'layout'
+_PIECE = 4 * 2**20  # bytes that are written, and can be read, by themselves
+_LEAST = 2**20  # what Orbax takes for too small
 
 
 def _auc(metrics: Mapping[str, Any]) -> float:
@@ -23,18 +37,51 @@ def _auc(metrics: Mapping[str, Any]) -> float:
   return -1.0 if auc is None or math.isnan(auc) else auc
 
 
+def _in_pieces(x: jax.Array) -> ocp.SaveArgs:
+  """How an array is written: in pieces as near to `_PIECE` as rows divide."""
+  rows, *rest = x.sharding.shard_shape(x.shape) or (1,)
+  row_bytes = math.prod(rest) * x.dtype.itemsize
+  if rows * row_bytes <= _PIECE:
+    return ocp.SaveArgs()
+  small = [k for k in range(1, math.isqrt(rows) + 1) if rows % k == 0]
+  best = min(
+    small + [rows // k for k in small],
+    key=lambda k: abs(math.log(k * row_bytes / _PIECE)),
+  )
+  return ocp.SaveArgs(chunk_byte_size=max(best * row_bytes, _LEAST))
+
+
+@contextlib.contextmanager
+def _intact(folder: Path) -> Iterator[None]:
+  """What fails within it fails because a checkpoint is damaged."""
+  try:
+    yield
+  except InputError:
+    raise
+  except (OSError, ValueError, KeyError) as error:
+    line = (str(error).strip() or repr(error)).splitlines()[0]
+    raise InputError(
+      f'{folder}: damaged ({line[:200]}); remove this folder to go on from '
+      f'the checkpoint before it'
+    ) from error
+
+
 class Checkpoints:
   """The checkpoints of one run, numbered by step."""
 
-  def __init__(self, folder: Path, keep: int | None = None) -> None:
+  def __init__(
+    self, folder: Path, layout: Layout, keep: int | None = None
+  ) -> None:
     """Opens a folder of checkpoints.
 
     Args:
       folder: made when it is written to and not there.
+      layout: of the tables that are saved and wanted.
       keep: the last `keep` are kept beside the best; None opens the folder
         for reading only.
     """
     self._folder = folder
+    self._layout = layout
     reading = keep is None
     managers = ocp.checkpoint_managers
     self._manager = ocp.CheckpointManager(
@@ -57,7 +104,10 @@ class Checkpoints:
           ]
         ),
       ),
-      item_handlers={_STATE: ocp.StandardCheckpointHandler()},
+      item_handlers={
+        _STATE: ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False),
+        _LAYOUT: ocp.JsonCheckpointHandler(),
+      },
     )
 
   @property
@@ -87,22 +137,29 @@ class Checkpoints:
 
     Args:
       step: updates made.
-      state: all of it.
+      state: all of it; every process writes what it holds.
       metrics: of an evaluation of this very state, if there was one.
     """
+    pieces = jax.tree.map(_in_pieces, state)
     self._manager.save(
       step,
-      args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state)}),
+      args=ocp.args.Composite(
+        **{
+          _STATE: ocp.args.PyTreeSave(state, pieces),
+          _LAYOUT: ocp.args.JsonSave(to_json(self._layout)),
+        }
+      ),
       metrics=None if metrics is None else dict(metrics),
       force=True,
     )
 
   def restore(self, step: int, abstract: TrainState) -> TrainState:
-    """Reads a checkpoint.
+    """Reads a checkpoint, whatever layout and devices it was written with.
 
     Args:
       step: which.
-      abstract: shapes, dtypes and shardings of the state wanted.
+      abstract: shapes, dtypes and shardings of the state wanted. A field
+        that is None is not read.
 
     Raises:
       InputError: there is no such checkpoint, or its arrays have other
@@ -113,37 +170,53 @@ class Checkpoints:
       raise InputError(
         f'{self._folder}: no checkpoint of step {step}; there are: {there}'
       )
-    self._check_shapes(step, abstract)
-    wanted = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
-    try:
-      restored = self._manager.restore(step, args=wanted)
-    except (OSError, ValueError) as error:
-      raise self._damaged(step, error) from error
-    # Through an identity, since restored buffers can't always be donated.
-    return jax.jit(lambda x: x, donate_argnums=0)(restored[_STATE])
+    here = self._folder / str(step)
+    here = self._folder / str(step)
+    with _intact(here):
+      stored = self._stored(step)
+    check_fits(stored, abstract, self._layout)
+    with _intact(here):
+      if stored.layout == self._layout:
+        return self._restore_directly(step, abstract)
+      if jax.process_index() == 0:
+        print(f'{here}: tables are laid out anew, as the config says')
+      return restore_moved(stored, abstract, self._layout)
 
-  def _damaged(self, step: int, error: Exception) -> InputError:
-    line = (str(error).strip() or repr(error)).splitlines()[0]
-    return InputError(
-      f'{self._folder / str(step)}: damaged ({line[:200]}); remove this folder '
-      f'to go on from the checkpoint before it'
+  def restore_for_evaluation(
+    self, step: int, abstract: TrainState
+  ) -> TrainState:
+    """Reads a checkpoint without the state of its optimizers: None instead."""
+    return self.restore(
+      step, dataclasses.replace(abstract, opt_state=None, table_state=None)
     )
 
-  def _check_shapes(self, step: int, abstract: TrainState) -> None:
-    try:
-      saved = self._manager.item_metadata(step)[_STATE]
-    except (OSError, ValueError, KeyError) as error:
-      raise self._damaged(step, error) from error
-    found = _shapes(saved)
-    wanted = _shapes(ocp.tree.serialize_tree(abstract, keep_empty_nodes=True))
-    for name in sorted(found.keys() | wanted.keys()):
-      if found.get(name) != wanted.get(name):
-        raise InputError(
-          f'{self._folder / str(step)}: {name} has shape '
-          f'{found.get(name, "(absent)")} in the checkpoint and '
-          f'{wanted.get(name, "(absent)")} by the config and the data; '
-          f'use the config and the prepared data that it was trained with'
-        )
+  def _stored(self, step: int) -> Stored:
+    here = self._folder / str(step)
+    if not (here / _LAYOUT).exists():
+      raise InputError(
+        f'{here}: written by an earlier version of dlrm_jax, which kept no '
+        f'layout of its tables; use that version, or train anew'
+      )
+    read = ocp.args.Composite(**{_LAYOUT: ocp.args.JsonRestore()})
+    return Stored(
+      here / _STATE,
+      leaves(self._manager.item_metadata(step)[_STATE]),
+      from_json(self._manager.restore(step, args=read)[_LAYOUT]),
+    )
+
+  def _restore_directly(self, step: int, abstract: TrainState) -> TrainState:
+    wanted = {k: v for k, v in vars(abstract).items() if v is not None}
+    read = ocp.args.PyTreeRestore(
+      wanted,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+      partial_restore=True,
+    )
+    restored = self._manager.restore(
+      step, args=ocp.args.Composite(**{_STATE: read})
+    )[_STATE]
+    # Through an identity, since restored buffers can't always be donated.
+    restored = jax.jit(lambda x: x, donate_argnums=0)(restored)
+    return dataclasses.replace(abstract, **restored)
 
   def wait(self) -> None:
     """Returns when everything is on disk."""
@@ -153,12 +226,3 @@ class Checkpoints:
     """Waits, and ends the manager's threads."""
     self.wait()
     self._manager.close()
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape)
-    for path, x in leaves
-    if hasattr(x, 'shape')
-  }

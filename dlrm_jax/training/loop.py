@@ -221,8 +221,9 @@ def train(run: Run) -> bool:
     InputError: the loss was not finite, or the data or a checkpoint is bad.
   """
   evaluate = Evaluator(run.task)
+  layout = run.task.collection.layout
   with contextlib.closing(
-    Checkpoints(run.workdir / 'checkpoints', run.keep)
+    Checkpoints(run.workdir / 'checkpoints', layout, run.keep)
   ) as checkpoints:
     state, step, stopped_by = _fit(run, checkpoints, evaluate)
     checkpoints.wait()
@@ -236,7 +237,8 @@ def train(run: Run) -> bool:
     assert best is not None, 'the last step is always saved'
     if best != step:
       del state  # its memory is needed for the other one
-      state = checkpoints.restore(best, abstract_state(run.task))
+      abstract = abstract_state(run.task)
+      state = checkpoints.restore_for_evaluation(best, abstract)
     results = {
       split: _evaluate(run, evaluate, state, split)
       for split in ('validation', 'test')

@@ -13,6 +13,7 @@ Adagrad, over the columns of a block: blocks of other columns get the mean of
 those that they overlap, weighted by shared columns).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -58,24 +59,21 @@ def _runs(
     most: rows of a run.
   """
   stack = layout.stacks[block.stack]
-  first = np.arange(stack.shards) * stack.shard_rows + block.offset
-  if stack.kind is Kind.INDEPENDENT:
-    every = tuple(int(x) for x in first)
-    copies = [((x,), k) for k, x in enumerate(every)] if each else [(every, None)]
-    spread, kept = 1, [(0, starts, node) for starts, node in copies]
+  independent = stack.kind is Kind.INDEPENDENT
+  starts = [s * stack.shard_rows + block.offset for s in range(stack.shards)]
+  if independent and not each:
+    kept = [(0, tuple(starts), None)]
   else:
-    spread = block.spread
-    turns = [(s - block.first) % stack.shards for s in range(stack.shards)]
     kept = [
-      (turn, (int(x),), None)
-      for turn, x in zip(turns, first, strict=True)
-      if turn < spread
+      (shard, (start,), shard if independent else None)
+      for shard, start in enumerate(starts)
     ]
-  for turn, starts, node in kept:
-    held = -(-(layout.rows[table] - turn) // spread)
+  for shard, starts_of, node in kept:
+    turn = 0 if independent else (shard - block.first) % stack.shards
+    held = layout.held(table, block, shard)
     for a in range(0, held, most):
-      rows = turn + spread * np.arange(a, min(a + most, held))
-      yield _Run(rows, tuple(start + a for start in starts), node)
+      rows = turn + block.spread * np.arange(a, min(a + most, held))
+      yield _Run(rows, tuple(start + a for start in starts_of), node)
 
 
 def _read(array: Any, run: _Run) -> np.ndarray:
@@ -119,9 +117,7 @@ def _place(
 
 
 def _overlap(old: Address, new: Address) -> bool:
-  return (
-    old.column < new.column + new.dim and new.column < old.column + old.dim
-  )
+  return old.column < new.column + new.dim and new.column < old.column + old.dim
 
 
 class _Mover(NamedTuple):
@@ -157,8 +153,8 @@ class _Mover(NamedTuple):
     array, old = self.arrays[source.stack], self.old.stacks[source.stack]
     new = self.new.stacks[targets[0].stack]
     each = old.kind is new.kind and old.shards == new.shards
-    width = array.shape[1] if len(array.shape) > 1 else 1
-    most = max(1, _PIECE // (width * array.dtype.numpy_dtype.itemsize))
+    width = math.prod(array.shape[1:])
+    most = max(1, _PIECE // (width * part.values.itemsize))
     for run in _runs(self.old, table, source, each, most):
       found = [
         (target, at)
@@ -175,8 +171,31 @@ class _Mover(NamedTuple):
 def _local_rows(wanted: jax.ShapeDtypeStruct) -> tuple[int, int]:
   """The first row that this process has, and the one behind its last."""
   indices = wanted.sharding.addressable_devices_indices_map(wanted.shape)
-  cuts = [index[0].indices(wanted.shape[0]) for index in indices.values()]
+  cuts = [i[0].indices(wanted.shape[0]) for i in indices.values() if i]
   return min(a for a, _, _ in cuts), max(b for _, b, _ in cuts)
+
+
+def on_devices(
+  like: jax.ShapeDtypeStruct, cut: Callable[[Any], np.ndarray]
+) -> jax.Array:
+  """An array of which this process makes its part.
+
+  Args:
+    like: its shape, dtype and sharding.
+    cut: index, a slice for each axis -> the values there.
+  """
+  array = jax.make_array_from_callback(like.shape, like.sharding, cut)
+  # Owned by its devices, not a view of host memory, so it can be donated.
+  return jax.jit(lambda x: x, donate_argnums=0)(array).block_until_ready()
+
+
+def rows_to_move(old: Layout, new: Layout) -> int:
+  """What `move` reports in all, for one family."""
+  return sum(
+    old.rows[table] * len(old.blocks[table])
+    for table, blocks in new.blocks.items()
+    for _ in {block.stack for block in blocks}
+  )
 
 
 def move(
@@ -202,31 +221,17 @@ def move(
   Returns:
     Arrays by new stack. Rows where nothing lives are zero.
   """
-  mover, made = _Mover(arrays, old, new, moved), {}
-  for stack, like in wanted.items():
+  mover = _Mover(arrays, old, new, moved)
+
+  def made(stack: str, like: jax.ShapeDtypeStruct) -> jax.Array:
     low, high = _local_rows(like)
-    shape = (high - low, *like.shape[1:])
-    part = _Part(low, np.zeros(shape, like.dtype))
-    mover.fill(stack, part)
-    made[stack] = _on_devices(part, like)
-  return made
+    values = np.zeros((high - low, *like.shape[1:]), like.dtype)
+    mover.fill(stack, _Part(low, values))
 
+    def cut(index: tuple[slice, ...]) -> np.ndarray:
+      begin, end, _ = index[0].indices(like.shape[0])
+      return values[begin - low : end - low]
 
-def _on_devices(part: _Part, like: jax.ShapeDtypeStruct) -> jax.Array:
-  def cut(index: tuple[slice, ...] | None) -> np.ndarray:
-    assert index is not None
-    begin, end, _ = index[0].indices(like.shape[0])
-    return part.values[begin - part.low : end - part.low]
+    return on_devices(like, cut)
 
-  array = jax.make_array_from_callback(like.shape, like.sharding, cut)
-  # Owned by its devices, not a view of host memory, so it can be donated.
-  return jax.jit(lambda x: x, donate_argnums=0)(array).block_until_ready()
-
-
-def rows_to_move(old: Layout, new: Layout) -> int:
-  """What `move` reports in all, for one family."""
-  return sum(
-    old.rows[table] * len(old.blocks[table])
-    for table, blocks in new.blocks.items()
-    for _ in {block.stack for block in blocks}
-  )
+  return {stack: made(stack, like) for stack, like in wanted.items()}

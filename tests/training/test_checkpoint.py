@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import numpy as np
 import optax
@@ -14,16 +16,28 @@ from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.state import Task, abstract_state, create_state
 
 
-def make_task(rows=9):
-  table = Table('x', rows, 4)
+def make_task(rows=9, dim=4, name='x', table_tx=None):
+  table = Table(name, rows, dim)
   return Task(
-    collection=EmbeddingCollection((Feature('x', Plain(table)),)),
-    model=DLRM((4,), (4,)),
+    collection=EmbeddingCollection((Feature(name, Plain(table)),)),
+    model=DLRM((dim,), (4,)),
     dense_features=1,
     loss=binary_cross_entropy,
     tx=optax.adam(0.1),
-    table_tx=rowwise(optax.adam(0.1)),
+    table_tx=rowwise(table_tx or optax.adam(0.1)),
   )
+
+
+def opened(folder, task, keep=None):
+  return Checkpoints(folder, task.collection.layout, keep)
+
+
+def restored(folder, step, task):
+  checkpoints = opened(folder, task)
+  try:
+    return checkpoints.restore(step, abstract_state(task))
+  finally:
+    checkpoints.close()
 
 
 @pytest.fixture(scope='module')
@@ -31,7 +45,7 @@ def saved(tmp_path_factory):
   """Six checkpoints, the second one with the best AUC; two are kept."""
   folder = tmp_path_factory.mktemp('checkpoints')
   state = create_state(make_task(), jax.random.key(0))
-  checkpoints = Checkpoints(folder, keep=2)
+  checkpoints = opened(folder, make_task(), keep=2)
   for step, auc in enumerate((0.5, 0.9, 0.6, None, 0.7, 0.8), 1):
     checkpoints.save(step, state, None if auc is None else {'auc': auc})
   checkpoints.close()
@@ -39,36 +53,79 @@ def saved(tmp_path_factory):
 
 
 def test_the_last_ones_and_the_best_are_kept(saved):
-  checkpoints = Checkpoints(saved[0])
+  checkpoints = opened(saved[0], make_task())
   assert checkpoints.steps == [2, 5, 6]
   assert checkpoints.best == 2
   assert checkpoints.latest == 6
   checkpoints.close()
 
 
-def test_a_state_comes_back_bit_equal(saved):
-  checkpoints = Checkpoints(saved[0])
-  restored = checkpoints.restore(2, abstract_state(make_task()))
-  checkpoints.close()
-  jax.tree.map(np.testing.assert_array_equal, restored, saved[1])
+def test_a_state_comes_back_bit_equal_and_can_be_donated(saved):
+  state = restored(saved[0], 2, make_task())
+  jax.tree.map(np.testing.assert_array_equal, state, saved[1])
+  jax.jit(lambda x: x, donate_argnums=0)(state)
+  assert all(x.is_deleted() for x in jax.tree.leaves(state))
 
 
-def test_a_table_of_another_size_is_named_with_both_shapes(saved):
-  checkpoints = Checkpoints(saved[0])
-  with pytest.raises(InputError, match=r'\(9, 4\) .* \(8, 4\)'):
-    checkpoints.restore(2, abstract_state(make_task(8)))
+def test_an_evaluation_reads_no_state_of_optimizers(saved):
+  checkpoints = opened(saved[0], make_task())
+  abstract = abstract_state(make_task())
+  state = checkpoints.restore_for_evaluation(2, abstract)
   checkpoints.close()
+  assert state.opt_state is None
+  assert state.table_state is None
+  for field in ('step', 'params', 'tables'):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      getattr(state, field),
+      getattr(saved[1], field),
+    )
+
+
+@pytest.mark.parametrize(
+  ('task', 'message'),
+  [
+    (make_task(8), r'table x .* 9 x 4 in .* 8 x 4 by .*--min_count'),
+    (make_task(dim=6), r'table x .* 9 x 4 in .* 9 x 6 by .*config\.model\.dim'),
+    (make_task(name='y'), r'table x .* 9 x 4 in .* absent by .*columns'),
+    (
+      make_task(table_tx=optax.sgd(0.1)),
+      r'table_state/0/count is \(\) in .* absent by',
+    ),
+  ],
+)
+def test_what_does_not_fit_is_named_with_both_shapes(saved, task, message):
+  with pytest.raises(InputError, match=message):
+    restored(saved[0], 2, task)
 
 
 def test_a_step_that_was_not_kept_is_refused(saved):
-  checkpoints = Checkpoints(saved[0])
   with pytest.raises(InputError, match='step 3; there are: 2, 5, 6'):
-    checkpoints.restore(3, abstract_state(make_task()))
-  checkpoints.close()
+    restored(saved[0], 3, make_task())
+
+
+def test_a_checkpoint_without_a_layout_is_of_an_earlier_version(
+  saved, tmp_path
+):
+  shutil.copytree(saved[0], tmp_path, dirs_exist_ok=True)
+  shutil.rmtree(tmp_path / '5' / 'layout')
+  with pytest.raises(InputError, match='5: written by an earlier version'):
+    restored(tmp_path, 5, make_task())
+
+
+@pytest.mark.parametrize('victim', ['state/d', 'layout/metadata'])
+def test_a_damaged_checkpoint_is_named(saved, tmp_path, victim):
+  shutil.copytree(saved[0], tmp_path, dirs_exist_ok=True)
+  path = tmp_path / '6' / victim
+  for file in [path] if path.is_file() else path.rglob('*'):
+    if file.is_file():
+      file.write_bytes(b'{')
+  with pytest.raises(InputError, match=r'6: damaged \(.*remove this folder'):
+    restored(tmp_path, 6, make_task())
 
 
 def test_without_checkpoints_there_is_none(tmp_path):
-  checkpoints = Checkpoints(tmp_path / 'none')
+  checkpoints = opened(tmp_path / 'none', make_task())
   assert checkpoints.best is None
   assert checkpoints.latest is None
   checkpoints.close()

@@ -18,10 +18,10 @@ folder, device = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 with jax.default_device(jax.devices()[device]):
   if device:
     state = create_state(make_task(), jax.random.key(0))
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder, make_task().collection.layout, keep=1)
     checkpoints.save(1, state, None)
   else:
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, make_task().collection.layout)
     state = checkpoints.restore(1, abstract_state(make_task()))
   checkpoints.close()
 print(float(state.tables['rows_4'].sum()), state.step.devices())
