@@ -128,12 +128,14 @@ class _Mover(NamedTuple):
     old: their layout.
     new: the layout wanted.
     moved: told of rows that were dealt with.
+    piece: bytes read at once.
   """
 
   arrays: Mapping[str, Any]
   old: Layout
   new: Layout
   moved: Callable[[int], object]
+  piece: int
 
   def fill(self, stack: str, part: _Part) -> None:
     """Reads what lives in this process's part of a new stack."""
@@ -154,7 +156,7 @@ class _Mover(NamedTuple):
     new = self.new.stacks[targets[0].stack]
     each = old.kind is new.kind and old.shards == new.shards
     width = math.prod(array.shape[1:])
-    most = max(1, _PIECE // (width * part.values.itemsize))
+    most = max(1, self.piece // (width * part.values.itemsize))
     for run in _runs(self.old, table, source, each, most):
       found = [
         (target, at)
@@ -204,6 +206,7 @@ def move(
   wanted: Mapping[str, jax.ShapeDtypeStruct],
   new: Layout,
   moved: Callable[[int], object] = lambda rows: None,
+  piece: int = _PIECE,
 ) -> dict[str, jax.Array]:
   """Moves a family of stacks to another layout of the same tables.
 
@@ -217,11 +220,12 @@ def move(
     wanted: shapes, dtypes and shardings by new stack.
     new: their layout.
     moved: called with numbers of rows, `rows_to_move` in all.
+    piece: bytes that are read at once.
 
   Returns:
     Arrays by new stack. Rows where nothing lives are zero.
   """
-  mover = _Mover(arrays, old, new, moved)
+  mover = _Mover(arrays, old, new, moved, piece)
 
   def made(stack: str, like: jax.ShapeDtypeStruct) -> jax.Array:
     low, high = _local_rows(like)

@@ -23,7 +23,7 @@ from dlrm_jax.training.moving import move, on_devices, rows_to_move
 from dlrm_jax.training.state import TrainState
 
 _WITH_ROWS = ('tables', 'table_state')
-_CACHE = 64 * 2**20  # bytes of decoded pieces
+_CACHE = 16 * 2**20  # bytes of decoded chunks
 _SHORT = 3  # seconds; a move that takes less shows no bar
 _ADVICE = {
   'absent': (
