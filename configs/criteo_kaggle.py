@@ -20,10 +20,19 @@ from ml_collections import ConfigDict
 
 from configs import default
 
+# Ids of each feature in the full log.
+_ROWS = (
+  *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683),
+  *(8351593, 3194, 27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15),
+  *(286181, 105, 142572),
+)
+
 
 def get_config(variant: str = 'reference') -> ConfigDict:
   """The settings of the reference, or the best known ones."""
   config = default.get_config()
+  config.data.expected.dense = 13
+  config.data.expected.rows = _ROWS
   if variant == 'best':
     return _best(config)
   if variant != 'reference':

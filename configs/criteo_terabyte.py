@@ -20,10 +20,19 @@ from ml_collections import ConfigDict
 
 from configs import default
 
+# Ids of each feature, hashed where there are more than 10 M.
+_ROWS = (
+  *(9980333, 36084, 17217, 7378, 20134, 3, 7112, 1442, 61, 9758201, 1333352),
+  *(313829, 10, 2208, 11156, 122, 4, 970, 14, 9994222, 7267859, 9946608),
+  *(415421, 12420, 101, 36),
+)
+
 
 def get_config() -> ConfigDict:
   """The reference's settings."""
   config = default.get_config()
+  config.data.expected.dense = 13
+  config.data.expected.rows = _ROWS
   config.model.dim = 64
   config.model.bottom = (512, 256)
   config.model.top = (512, 512, 256)

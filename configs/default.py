@@ -41,6 +41,9 @@ def get_config() -> ConfigDict:
   config.data.synthetic = ConfigDict(dataclasses.asdict(Synthetic()))
   config.data.lanes = 8  # parts read independently; divide the batch sizes
   config.data.window = 16  # blocks of 4,096 shuffled together, a lane
+  # Sizes of the full data set, for plans made without it: dense features, and
+  # of every sparse feature rows and hotness (empty: 1 id each).
+  config.data.expected = ConfigDict({'dense': 0, 'rows': (), 'hotness': ()})
 
   config.model = ConfigDict()
   config.model.dim = 16  # D, the width of all vectors
@@ -55,8 +58,21 @@ def get_config() -> ConfigDict:
   config.tables.rows = 0  # hashed: into so many, where there are more ids
   config.tables.pooling = 'sum'  # of bags; or mean
   config.tables.init_scale = 1.0  # of the first values, U(+-scale sqrt(1/R))
+  config.tables.shards = 8  # S, parts of the tables; devices divide it
+  # Where tables live: auto (chosen by cost), row_wise (rows dealt over all
+  # shards), table_wise (on one), table_row_wise (over `spread` of them),
+  # column_wise (`columns` blocks, each on one), grid (each over `spread`),
+  # replicated (a copy on every device), independent (a table of its own for
+  # every shard, which learns from its part of the batches only).
+  config.tables.placement = 'auto'
+  config.tables.spread = 2
+  config.tables.columns = 2
+  config.tables.memory = '16GB'  # of a device, for auto
+  # independent: steps between averages of all shards' tables; 0: never.
+  config.tables.average_every = 0
   # By feature: {'C3': {'encoding': ..., 'rows': ..., 'pooling': ...,
-  # 'table': ...}}. Features that name one table share it.
+  # 'table': ..., 'placement': ..., 'spread': ..., 'columns': ...}}. Features
+  # that name one table share it.
   config.tables.features = ConfigDict()
 
   config.optimizer = _optimizer('sgd', 0.1)

@@ -5,11 +5,10 @@ it is typed on the command line.
 """
 
 import dataclasses
-import enum
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -17,27 +16,22 @@ from ml_collections import ConfigDict
 
 from dlrm_jax import losses
 from dlrm_jax.batch import Batch
+from dlrm_jax.build_tables import Tables, build_tables
 from dlrm_jax.data.loader import Reading, evaluation_batches, stream_batches
 from dlrm_jax.data.planted import Strength
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.data.synthetic import Synthetic, optimum
-from dlrm_jax.embedding.collection import (
-  EmbeddingCollection,
-  Feature,
-  Pooling,
-)
-from dlrm_jax.embedding.encoding import Encoding, Hashed, Plain
-from dlrm_jax.embedding.table import Table, uniform_by_cells
+from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.errors import InputError
+from dlrm_jax.fields import at_least, by_value, choose_one, size, whole, widths
 from dlrm_jax.models.dlrm import DLRM, Interaction
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.optim.schedules import mlperf
+from dlrm_jax.training.memory import layers_memory, row_state
 from dlrm_jax.training.run import Data, Run
 from dlrm_jax.training.state import Task
-
-Choice = TypeVar('Choice')
 
 _LOSSES = {
   'bce': losses.binary_cross_entropy,
@@ -51,46 +45,6 @@ _OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
   'adam': optax.scale_by_adam,
 }
 _TABLE_OPTIMIZERS = _OPTIMIZERS | {'rowwise_adagrad': scale_by_rowwise_adagrad}
-_FEATURE_FIELDS = {'encoding', 'rows', 'pooling', 'table'}
-
-
-def _choose(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
-  if value not in choices:
-    raise InputError(
-      f'config.{field} is {value!r}; expected one of {", ".join(choices)}'
-    )
-  return choices[value]
-
-
-def _by_value(kind: type[enum.Enum]) -> dict[str, Any]:
-  return {member.value: member for member in kind}
-
-
-def _field(config: ConfigDict, field: str) -> Any:
-  value: Any = config
-  for name in field.split('.'):
-    value = value[name]
-  return value
-
-
-def _at_least(config: ConfigDict, field: str, least: float) -> Any:
-  value = _field(config, field)
-  if not least <= value < 2**63:
-    raise InputError(
-      f'config.{field} is {value!r}; expected a number of at least {least}'
-    )
-  return value
-
-
-def _widths(config: ConfigDict, field: str) -> tuple[int, ...]:
-  value = _field(config, field)
-  widths = tuple(value)
-  if not all(isinstance(w, int) and w > 0 for w in widths):
-    raise InputError(
-      f'config.{field} is {value!r}; expected widths of hidden layers, '
-      f'positive whole numbers'
-    )
-  return widths
 
 
 def _synthetic(fields: Mapping[str, Any]) -> Synthetic:
@@ -111,7 +65,7 @@ def open_data(config: ConfigDict) -> Data:
   kind = config.data.kind
   if kind == 'synthetic':
     return _synthetic(config.data.synthetic.to_dict())
-  _choose('data.kind', kind, {'prepared': None, 'synthetic': None})
+  choose_one('data.kind', kind, {'prepared': None, 'synthetic': None})
   if not config.data.dir:
     raise InputError(
       'config.data.dir is empty; prepare a log with `python -m '
@@ -120,73 +74,12 @@ def open_data(config: ConfigDict) -> Data:
   return open_prepared(config.data.dir)
 
 
-def _encoding(feature: str, plain: Table, name: str, rows: int) -> Encoding:
-  """The encoding of this name; `plain` is the table with a row an id."""
-  where = f'tables.encoding (feature {feature})'
-  if not _choose(where, name, {'plain': False, 'hashed': True}):
-    return Plain(plain)
-  if rows < 1:
-    raise InputError(
-      f'config.tables.rows (feature {feature}) is {rows}; the encoding hashed '
-      f'needs the number of rows to hash into'
-    )
-  if plain.rows <= rows:
-    return Plain(plain)
-  return Hashed(dataclasses.replace(plain, rows=rows))
-
-
-def _features(config: ConfigDict, schema: Schema) -> tuple[Feature, ...]:
-  tables, overrides = config.tables, config.tables.features.to_dict()
-  names = [column.name for column in schema.sparse]
-  for name, given in overrides.items():
-    if name not in names:
-      raise InputError(
-        f'config.tables.features.{name}: the data has no such feature; it '
-        f'has {", ".join(names)}'
-      )
-    if not isinstance(given, Mapping):
-      raise InputError(
-        f'config.tables.features.{name} is {given!r}; expected fields, such '
-        f"as {{'encoding': 'hashed', 'rows': 1000}}"
-      )
-    for field in given.keys() - _FEATURE_FIELDS:
-      raise InputError(
-        f'config.tables.features.{name}.{field}: no such field; expected '
-        f'one of {", ".join(sorted(_FEATURE_FIELDS))}'
-      )
-  init = functools.partial(
-    uniform_by_cells, scale=_at_least(config, 'tables.init_scale', 0)
-  )
-  shared: dict[str, int] = {}  # rows that a table must have for its readers
-  for column in schema.sparse:
-    table = overrides.get(column.name, {}).get('table', column.name)
-    shared[table] = max(shared.get(table, 0), column.rows)
-  features = []
-  for column in schema.sparse:
-    given = overrides.get(column.name, {})
-    table = given.get('table', column.name)
-    chosen = Table(table, shared[table], config.model.dim, init)
-    encoding = _encoding(
-      column.name,
-      chosen,
-      given.get('encoding', tables.encoding),
-      given.get('rows', tables.rows),
-    )
-    pooling = _choose(
-      'tables.pooling',
-      given.get('pooling', tables.pooling),
-      _by_value(Pooling),
-    )
-    features.append(Feature(column.name, encoding, column.hotness, pooling))
-  return tuple(features)
-
-
 def _optimizer(
   field: str,
   options: ConfigDict,
   choices: Mapping[str, Callable[[], optax.GradientTransformation]],
 ) -> optax.GradientTransformation:
-  make = _choose(f'{field}.name', options.name, choices)
+  make = choose_one(f'{field}.name', options.name, choices)
   try:
     schedule = mlperf(
       options.learning_rate,
@@ -200,32 +93,98 @@ def _optimizer(
   return optax.chain(make(), optax.scale_by_learning_rate(schedule))
 
 
-def build_task(config: ConfigDict, schema: Schema, scale: Scale) -> Task:
+def open_schema(config: ConfigDict) -> tuple[Schema, Scale]:
+  """The columns of the data, or those to expect where there is none yet."""
+  if config.data.kind != 'prepared' or config.data.dir:
+    data = open_data(config)
+    return data.schema, data.scale
+  expected = config.data.expected
+  if not expected.rows:
+    raise InputError(
+      'config.data.dir is empty, and the config does not say what sizes to '
+      'expect (config.data.expected); pass --config.data.dir=DIR'
+    )
+  hotness = tuple(expected.hotness) or (1,) * len(expected.rows)
+  if len(hotness) != len(expected.rows):
+    raise InputError(
+      f'config.data.expected.hotness has {len(hotness)} numbers; expected '
+      f'one for each of the {len(expected.rows)} in config.data.expected.rows'
+    )
+  columns = tuple(
+    Column(
+      f'C{i}',
+      whole('data.expected.rows', rows, 1),
+      whole('data.expected.hotness', length, 1),
+    )
+    for i, (rows, length) in enumerate(
+      zip(expected.rows, hotness, strict=True), 1
+    )
+  )
+  n = whole('data.expected.dense', expected.dense, 0)
+  names = tuple(f'I{i}' for i in range(1, n + 1))
+  return Schema(names, columns), Scale((0.0,) * n, (1.0,) * n)
+
+
+def _model(config: ConfigDict) -> DLRM:
+  fields = config.model
+  dim = whole('model.dim', fields.dim, 1)
+  return DLRM(
+    bottom=(*widths(config, 'model.bottom'), dim),
+    top=widths(config, 'model.top'),
+    interaction=choose_one(
+      'model.interaction', fields.interaction, by_value(Interaction)
+    ),
+    dtype=choose_one('model.compute_dtype', fields.compute_dtype, _DTYPES),
+  )
+
+
+class Planned(NamedTuple):
+  """A task, and how its tables came to their places.
+
+  Attributes:
+    task: what is trained.
+    tables: its features, with the placements and why.
+    batch: examples of a step.
+    memory: bytes of a device.
+  """
+
+  task: Task
+  tables: Tables
+  batch: int
+  memory: int
+
+
+def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
   """What is trained: tables for the schema's columns, model, optimizers."""
-  scaling = _choose(
+  scaling = choose_one(
     'model.dense_scaling',
     config.model.dense_scaling,
     {'none': None, 'standard': scale},
   )
-  dim = _at_least(config, 'model.dim', 1)
-  return Task(
-    collection=EmbeddingCollection(_features(config, schema)),
-    model=DLRM(
-      bottom=(*_widths(config, 'model.bottom'), dim),
-      top=_widths(config, 'model.top'),
-      interaction=_choose(
-        'model.interaction', config.model.interaction, _by_value(Interaction)
-      ),
-      dtype=_choose('model.compute_dtype', config.model.compute_dtype, _DTYPES),
-    ),
+  model, batch = _model(config), at_least(config, 'train.batch_size', 1)
+  table_tx = rowwise(
+    _optimizer('table_optimizer', config.table_optimizer, _TABLE_OPTIMIZERS)
+  )
+  shards = whole('tables.shards', config.tables.shards, 1)
+  shape = len(schema.dense), len(schema.sparse), config.model.dim
+  layers = layers_memory(model, *shape, -(-batch // shards))
+  tables = build_tables(config, schema, row_state(table_tx), layers)
+  task = Task(
+    collection=EmbeddingCollection(tables.features, shards),
+    model=model,
     dense_features=len(schema.dense),
     scale=scaling,
-    loss=_choose('train.loss', config.train.loss, _LOSSES),
+    loss=choose_one('train.loss', config.train.loss, _LOSSES),
     tx=_optimizer('optimizer', config.optimizer, _OPTIMIZERS),
-    table_tx=rowwise(
-      _optimizer('table_optimizer', config.table_optimizer, _TABLE_OPTIMIZERS)
-    ),
+    table_tx=table_tx,
   )
+  memory = size('tables.memory', config.tables.memory)
+  return Planned(task, tables, batch, memory)
+
+
+def build_task(config: ConfigDict, schema: Schema, scale: Scale) -> Task:
+  """What is trained; `build_plan` tells why its tables are where they are."""
+  return build_plan(config, schema, scale).task
 
 
 def identity(data: Data) -> dict[str, Any]:
@@ -374,9 +333,9 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
       f'config.train.patience is {train.patience}, but the data has no split '
       f'validation to stop by; it has {", ".join(data.splits)}'
     )
-  batch_size = _at_least(config, 'train.batch_size', 1)
+  batch_size = at_least(config, 'train.batch_size', 1)
   epoch = data.splits['train'] / batch_size
-  steps = _at_least(config, 'train.steps', 0)
+  steps = at_least(config, 'train.steps', 0)
   if not steps:
     if not 0 < train.epochs < 2**31:
       raise InputError(
@@ -390,20 +349,21 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     data_name=config.data.dir or config.data.kind,
     reading=Reading(
       batch_size=batch_size,
-      lanes=_at_least(config, 'data.lanes', 1),
-      window=_at_least(config, 'data.window', 1),
-      seed=_at_least(config, 'seed', 0),
+      lanes=at_least(config, 'data.lanes', 1),
+      window=at_least(config, 'data.window', 1),
+      seed=at_least(config, 'seed', 0),
     ),
     workdir=workdir,
     steps=steps,
     steps_per_epoch=epoch,
     fresh_tables=train.fresh_tables,
-    eval_every=_at_least(config, 'train.eval_every', 1),
-    eval_batch_size=_at_least(config, 'train.eval_batch_size', 1),
-    checkpoint_every=_at_least(config, 'train.checkpoint_every', 1),
-    keep=_at_least(config, 'train.keep', 1),
-    patience=_at_least(config, 'train.patience', 0),
-    log_every=_at_least(config, 'train.log_every', 1),
+    eval_every=at_least(config, 'train.eval_every', 1),
+    eval_batch_size=at_least(config, 'train.eval_batch_size', 1),
+    checkpoint_every=at_least(config, 'train.checkpoint_every', 1),
+    keep=at_least(config, 'train.keep', 1),
+    patience=at_least(config, 'train.patience', 0),
+    log_every=at_least(config, 'train.log_every', 1),
+    average_every=whole('tables.average_every', config.tables.average_every, 0),
     seed=config.seed,
     config=config.to_dict(),
     references=functools.partial(_references, data),

@@ -14,7 +14,7 @@ Choice = TypeVar('Choice')
 _UNITS = {'': 1, 'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
 
 
-def choose(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
+def choose_one(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
   """What a field's word stands for."""
   if value not in choices:
     raise InputError(

@@ -28,6 +28,8 @@ CRITEO = Schema(
 CONFIGS = {
   'criteo_kaggle': CRITEO,
   'criteo_kaggle:best': CRITEO,
+  'criteo_mlperf': CRITEO,
+  'criteo_mlperf:multihot': CRITEO,
   'criteo_terabyte': CRITEO,
   'movielens': Schema((), (Column('user', 600), Column('genres', 20, 10))),
   'synthetic': Synthetic().schema,
@@ -140,7 +142,7 @@ def test_dense_features_are_standardised_when_asked():
   scale = Scale((2.0,) * 13, (4.0,) * 12 + (0.0,))
   task = build.build_task(config, CRITEO, scale)
   plain = build.build_task(load('criteo_kaggle'), CRITEO, scale)
-  vectors = {'rows_16': jnp.zeros((1, 26, 16))}
+  vectors = task.collection.empty_vectors()
   dense = jnp.arange(13, dtype=jnp.float32)[None]
   params = task.recommender.init(jax.random.key(0), dense, vectors)
   by_hand = (dense - 2) / jnp.array([4.0] * 12 + [1.0])[None]

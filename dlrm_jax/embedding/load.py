@@ -217,3 +217,14 @@ def load(layout: Layout, use: Use) -> Load:
     moved=np.sum([t.moved for t in tables], 0),
     sent=float(sum(t.sent for t in tables)),
   )
+
+
+def exchange_memory(layout: Layout, use: Use) -> int:
+  """Bytes of rows and bags on their way, and of the update, at the peak."""
+  most = 0.0
+  for name, of_stack in readers(layout, use).items():
+    stack, size = layout.stacks[name], room(layout, use, of_stack)
+    gathered = use.local_batch * sum(r.length for r in of_stack)
+    rows = gathered if size is None else use.devices * size.rows
+    most += rows * use.state.bytes(stack.dim)
+  return int(most)

@@ -16,18 +16,20 @@ device, whatever devices there are.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from dlrm_jax.embedding.layout import plan_layout
 from dlrm_jax.embedding.load import Load, RowState, Use, load
 from dlrm_jax.embedding.table import Placement, Table
+from dlrm_jax.errors import InputError
 
 # Bytes a second of a device's links and of its memory, about those of a TPU
 # v5e; only their ratio matters.
 _LINK, _MEMORY = 50e9, 800e9
 _COPIES = 1 / 32  # of the memory, at most, for replicated tables
-_NARROWEST = 32  # columns of a block, at least
+_NARROWEST = 128  # columns of a block, at least: the lanes of a TPU
 
 
 class Chosen(NamedTuple):
@@ -106,7 +108,9 @@ def _candidates(table: Table, shards: int) -> list[Placement]:
   while spreads[-1] * 2 < shards:
     spreads.append(spreads[-1] * 2)
   columns = [1]
-  while columns[-1] < shards and table.dim % (columns[-1] * 2 * _NARROWEST) == 0:
+  while (
+    columns[-1] < shards and table.dim % (columns[-1] * 2 * _NARROWEST) == 0
+  ):
     columns.append(columns[-1] * 2)
   found = [
     Placement(spread, c)
@@ -117,35 +121,110 @@ def _candidates(table: Table, shards: int) -> list[Placement]:
   return [*found, Placement()]
 
 
-class _Trial:
-  """Loads of tables placed so far, each shard a device."""
+def _why(placement: Placement, shards: int) -> str:
+  devices = (placement.spread or shards) * placement.columns
+  if devices == 1:
+    return 'bags are summed where all their rows are'
+  if devices == shards:
+    return 'bags: too much to hold or read for fewer devices'
+  return f'bags: few sums each, and {devices} devices share the reads'
+
+
+class _Costs:
+  """What a choice of placements costs, each shard taken for a device."""
 
   def __init__(
-    self, hotness: Mapping[str, tuple[int, ...]], budget: Budget
+    self,
+    tables: Iterable[Table],
+    hotness: Mapping[str, tuple[int, ...]],
+    budget: Budget,
   ) -> None:
-    self._budget, self._hotness = budget, hotness
+    """Adds up what stays as it is.
 
-  def load(self, tables: Iterable[Table]) -> Load:
-    """Of these tables alone."""
+    Args:
+      tables: in other stacks than those to choose for.
+      hotness: of the features that read each table.
+      budget: what to plan for.
+    """
+    self._hotness, self._budget = hotness, budget
+    self._rest = self._load(tables)
+
+  def _load(self, tables: Iterable[Table]) -> Load:
     b = self._budget
-    layout = plan_layout(tables, b.shards, self._hotness)
-    return load(layout, Use(self._hotness, b.batch, b.shards, b.state))
+    hotness = {t.name: self._hotness[t.name] for t in tables}
+    layout = plan_layout(tables, b.shards, hotness)
+    return load(layout, Use(hotness, b.batch, b.shards, b.state))
 
-  def cost(self, tables: list[Table]) -> tuple[bool, float]:
-    """Whether it is too large, and seconds of the most loaded device."""
-    found = self.load(tables)
-    seconds = found.sent / _LINK + found.moved.max() / _MEMORY
-    return found.bytes > self._budget.memory, seconds
+  def __call__(self, tables: Iterable[Table]) -> tuple[float, float]:
+    """Bytes that do not fit, and seconds of the most loaded device."""
+    try:
+      found, rest = self._load(tables), self._rest
+    except InputError:  # a stack of too many rows
+      return math.inf, math.inf
+    seconds = (found.sent + rest.sent) / _LINK
+    seconds += (found.moved + rest.moved).max() / _MEMORY
+    too_much = found.bytes + rest.bytes - self._budget.memory
+    return max(too_much, 0), seconds
 
 
-def _why(best: Placement, shards: int) -> str:
-  if best.columns > 1:
-    return 'whole bags travel, in columns: a device could not do the table'
-  if best.spread == 1:
-    return 'whole bags travel'
-  if best.spread:
-    return f'few sums of a bag, read on {best.spread} devices'
-  return 'dealt to all: bags too large for fewer devices'
+def _place(table: Table, placement: Placement) -> Table:
+  return dataclasses.replace(table, placement=placement)
+
+
+def _starts(
+  tables: list[Table], hotness: Mapping[str, tuple[int, ...]], shards: int
+) -> list[dict[str, Table]]:
+  """Placements to begin with, from few shards a table to all of them.
+
+  A table is dealt over a power of two of shards that grows with its part of
+  all reads and of all bytes, so that no shard has too much of one table.
+  """
+  reads = {t.name: sum(hotness[t.name]) * t.dim for t in tables}
+  sizes = {t.name: t.rows * t.dim for t in tables}
+  all_reads, all_sizes = sum(reads.values()), sum(sizes.values())
+  starts, finer = [], 1
+  while finer <= shards:
+    start = {}
+    for t in tables:
+      part = max(reads[t.name] / all_reads, sizes[t.name] / all_sizes)
+      spread = 2 ** math.ceil(math.log2(max(part * shards * finer, 1)))
+      start[t.name] = _place(t, Placement(spread if spread < shards else 0))
+    starts.append(start)
+    finer *= 2
+  starts.append({t.name: _place(t, Placement()) for t in tables})
+  return starts
+
+
+def _choose_for_bags(
+  free: list[Table],
+  placed: list[Table],
+  hotness: Mapping[str, tuple[int, ...]],
+  budget: Budget,
+) -> dict[str, Chosen]:
+  """The best start, made better table by table, the most expensive first."""
+
+  def reads(table: Table) -> tuple[int, int, str]:
+    return -sum(hotness[table.name]) * table.dim, -table.rows, table.name
+
+  def pooled(table: Table) -> bool:
+    stays = table.placement.replicated or table.placement.independent
+    return max(hotness[table.name]) > 1 and not stays
+
+  if not free:
+    return {}
+  costs = _Costs([t for t in placed if not pooled(t)], hotness, budget)
+  given = {t.name: t for t in placed if pooled(t)}
+  current = given | min(
+    _starts(free, hotness, budget.shards),
+    key=lambda start: costs((given | start).values()),
+  )
+  for table in sorted(free, key=reads):
+    current[table.name] = min(
+      (_place(table, p) for p in _candidates(table, budget.shards)),
+      key=lambda t: costs((current | {t.name: t}).values()),
+    )
+  chosen = {t.name: current[t.name].placement for t in free}
+  return {k: Chosen(p, _why(p, budget.shards)) for k, p in chosen.items()}
 
 
 def choose(
@@ -163,8 +242,8 @@ def choose(
     budget: what to plan for.
 
   Returns:
-    By table, in their order. Where even the best does not fit, it is the one
-    that needs least; `load` tells.
+    By table, in their order. Where nothing fits, what needs least; `load`
+    tells.
 
   >>> tables = [Table('city', 50, 16), Table('user', 9000, 16)]
   >>> hot = {'city': (1,), 'user': (1,)}
@@ -175,47 +254,20 @@ def choose(
   """
   tables = tuple(tables)
   chosen = {name: Chosen(p, 'given') for name, p in fixed.items()}
-  free = [t for t in tables if t.name not in chosen]
+
+  def free() -> list[Table]:
+    return [t for t in tables if t.name not in chosen]
+
   if budget.shards == 1:
-    chosen |= {t.name: Chosen(Placement(), 'one shard') for t in free}
-    return {t.name: chosen[t.name] for t in tables}
-  chosen |= _copied(free, hotness, budget)
-  free = [t for t in free if t.name not in chosen]
-  for table in free:
-    if max(hotness[table.name]) == 1:
-      chosen[table.name] = Chosen(
-        Placement(), 'one id an example: distinct rows travel'
-      )
-  chosen |= _bags([t for t in tables if t.name not in chosen], tables, hotness, chosen, budget)
-  return {t.name: chosen[t.name] for t in tables}
-
-
-def _bags(
-  free: list[Table],
-  tables: tuple[Table, ...],
-  hotness: Mapping[str, tuple[int, ...]],
-  chosen: Mapping[str, Chosen],
-  budget: Budget,
-) -> dict[str, Chosen]:
-  """Placements of tables of bags, the most expensive table first."""
+    chosen |= {t.name: Chosen(Placement(), 'one shard') for t in free()}
+  chosen |= _copied(free(), hotness, budget)
+  chosen |= {
+    t.name: Chosen(Placement(), 'one id an example: distinct rows travel')
+    for t in free()
+    if max(hotness[t.name]) == 1
+  }
   placed = [
-    dataclasses.replace(t, placement=chosen[t.name].placement)
-    for t in tables
-    if t.name in chosen
+    _place(t, chosen[t.name].placement) for t in tables if t.name in chosen
   ]
-  trial = _Trial(hotness, budget)
-  by_cost = sorted(
-    free, key=lambda t: (-sum(hotness[t.name]) * t.dim, -t.rows, t.name)
-  )
-  result = {}
-  for table in by_cost:
-    trials = [
-      dataclasses.replace(table, placement=p)
-      for p in _candidates(table, budget.shards)
-    ]
-    best = min(trials, key=lambda t: trial.cost([*placed, t]))
-    placed.append(best)
-    result[table.name] = Chosen(best.placement, _why(best.placement))
-  if free and trial.cost(placed)[0]:
-    return {t.name: Chosen(Placement(), 'dealt to all: memory') for t in free}
-  return result
+  chosen |= _choose_for_bags(free(), placed, hotness, budget)
+  return {t.name: chosen[t.name] for t in tables}

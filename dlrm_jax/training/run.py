@@ -58,6 +58,7 @@ class Run:
     keep: how many of the last checkpoints are kept beside the best.
     patience: evaluations without a better AUC after which to stop; 0: never.
     log_every: steps between lines of the log.
+    average_every: steps between averages of independent tables; 0: never.
     seed: of the first state.
     config: all settings, for the report.
     references: split -> name -> metrics to compare with.
@@ -77,6 +78,7 @@ class Run:
   keep: int
   patience: int
   log_every: int
+  average_every: int
   seed: int
   config: Mapping[str, Any]
   references: Callable[[str], Mapping[str, Mapping[str, float]]]
