@@ -4,6 +4,8 @@
 
 Any field of the config can be set: `--config.train.batch_size=2048`. The same
 command again resumes; `python -m dlrm_jax.evaluate --workdir=DIR` evaluates.
+On many hosts each runs this, with --distributed in a cluster that JAX knows,
+else with --coordinator=HOST:PORT --processes=N --process=K.
 """
 
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
+from dlrm_jax import cluster
 from dlrm_jax.errors import exit_cleanly
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -21,6 +24,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder for checkpoints, logs and the report.'
 )
+cluster.define_flags()
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
@@ -43,18 +47,21 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
-  """Builds the run, prints its plan, trains."""
-  from dlrm_jax import build
+  """Joins the other processes, builds the run, prints its plan, trains."""
+  from dlrm_jax import build, sharding
   from dlrm_jax.training import loop, plan, workdir
 
   del argv
   config, folder = _CONFIG.value, Path(str(_WORKDIR.value))
-  data = build.open_data(config)
-  run = build.build_run(config, data, folder)
-  with workdir.claimed(folder, config.to_dict(), build.identity(data)):
-    for line in plan.lines(run):
-      print(line)
-    loop.train(run)
+  with cluster.joined(flags.FLAGS.flag_values_dict()):
+    data = build.open_data(config)
+    run = build.build_run(config, data, folder)
+    with (
+      sharding.use(loop.choose_mesh(run)),
+      workdir.claimed(folder, config.to_dict(), build.identity(data)),
+    ):
+      print(*plan.lines(run), sep='\n')
+      loop.train(run)
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ on one device there is no mesh, and the same code runs without collectives.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,6 +52,25 @@ def choose_devices(shards: int) -> list[Any]:
       f'checkpoints fit all the same'
     )
   return devices[:count]
+
+
+def choose_mesh(shards: int, batch_sizes: Mapping[str, int]) -> Mesh:
+  """The devices of this job.
+
+  Args:
+    shards: logical ones, of the tables.
+    batch_sizes: of global batches, by the option that sets them.
+
+  Raises:
+    InputError: the devices can't have equal parts of the shards or a batch.
+  """
+  devices = choose_devices(shards)
+  for option, size in batch_sizes.items():
+    if size % len(devices):
+      raise InputError(
+        f'{option} is {size}; expected a multiple of the {len(devices)} devices'
+      )
+  return make_mesh(devices)
 
 
 def use(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:

@@ -1,4 +1,8 @@
-"""Evaluation: every example once, scored, tallied."""
+"""Evaluation: every example once, scored, tallied.
+
+Each process reads and tallies its own part of every batch; what comes out is
+the tally of all, the same on every process.
+"""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -6,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
-from dlrm_jax import metrics
+from dlrm_jax import agreement, metrics
 from dlrm_jax.batch import Batch
 from dlrm_jax.errors import InputError
 from dlrm_jax.sharding import local_part, send
@@ -27,7 +31,7 @@ class Evaluator:
 
     Args:
       state: scored with; only its parameters and tables are read.
-      batches: of equal size.
+      batches: of equal size; this process's part of them.
 
     Raises:
       InputError: a logit is not finite.
@@ -38,7 +42,7 @@ class Evaluator:
         total = metrics.tally(logits, batch.labels, batch.weights, into=total)
       except ValueError as error:
         raise InputError(f'evaluation: {error}') from None
-    return total
+    return _of_all(total)
 
   def _scored(
     self, state: TrainState, batches: Iterable[Batch]
@@ -52,3 +56,17 @@ class Evaluator:
         yield late, local_part(logits)
     for late, logits in waiting:
       yield late, local_part(logits)
+
+
+def _of_all(tally: metrics.Tally) -> metrics.Tally:
+  """The tallies of all processes, merged in their order.
+
+  One after the other: side by side they would need memory for each process.
+  """
+  if jax.process_count() == 1:
+    return tally
+  total, mine = metrics.empty(), [np.asarray(x) for x in tally]
+  for process in range(jax.process_count()):
+    told = metrics.Tally._make(agreement.as_told_by(process, mine))
+    total = metrics.merge(total, told)
+  return total

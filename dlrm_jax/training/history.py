@@ -3,6 +3,7 @@
 Lines of training hold `step`, `loss`, `examples_per_second`; lines of
 evaluations `step` and `SPLIT/METRIC`. A resumed run forgets what was logged
 after its checkpoint; its evaluations are those of a run that never stopped.
+Of the processes of a job the first one writes.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from dlrm_jax import agreement
 from dlrm_jax.training.workdir import to_json, write_text
 
 _NAME = 'metrics.jsonl'
@@ -27,16 +29,20 @@ class History:
     """Opens the log of a run that goes on after `step`."""
     self._path = workdir / _NAME
     self.rows = [r for r in read_history(workdir) if r['step'] <= step]
-    lines = [to_json(row) + '\n' for row in self.rows]
-    write_text(self._path, ''.join(lines))
-    self._writer = SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=step + 1
-    )
+    self._writer: SummaryWriter | None = None
+    if agreement.first():
+      lines = [to_json(row) + '\n' for row in self.rows]
+      write_text(self._path, ''.join(lines))
+      self._writer = SummaryWriter(
+        str(workdir / 'tensorboard'), purge_step=step + 1
+      )
 
   def add(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a line; it is on disk when this returns."""
     row = {'step': step, **values}
     self.rows.append(row)
+    if self._writer is None:
+      return
     with self._path.open('a') as file:
       file.write(to_json(row) + '\n')
       file.flush()
@@ -54,7 +60,8 @@ class History:
 
   def close(self) -> None:
     """Flushes TensorBoard's files."""
-    self._writer.close()
+    if self._writer is not None:
+      self._writer.close()
 
 
 def read_history(workdir: Path) -> list[dict[str, Any]]:

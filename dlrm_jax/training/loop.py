@@ -3,22 +3,24 @@
 The state, the position in the data and the decision to stop early are
 functions of the last checkpoint and the log up to it. So a run that was
 killed and started again ends with the very bits of one that was not.
+
+All processes of a job come here, and decide alike: process 0 reads what was
+decided before, scores are those of all, and a signal to one is for all.
 """
 
 import contextlib
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from types import FrameType
 
 import jax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from dlrm_jax import metrics
+from dlrm_jax import agreement, cluster, metrics, sharding
 from dlrm_jax.batch import Batch
 from dlrm_jax.data.loader import evaluation_batches, training_batches
 from dlrm_jax.errors import InputError
-from dlrm_jax.sharding import send
 from dlrm_jax.training import report
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.evaluation import Evaluator
@@ -26,6 +28,7 @@ from dlrm_jax.training.history import History, read_history
 from dlrm_jax.training.meter import ADVICE, Meter
 from dlrm_jax.training.plan import score_table, table_sizes
 from dlrm_jax.training.run import Run
+from dlrm_jax.training.signals import Signals
 from dlrm_jax.training.state import (
   TrainState,
   abstract_state,
@@ -36,36 +39,10 @@ from dlrm_jax.training.step import StepMetrics, compiled_step
 from dlrm_jax.training.workdir import write_json
 
 
-@contextlib.contextmanager
-def _noting_signals() -> Iterator[list[str]]:
-  """A list to which the name of a SIGTERM or Ctrl-C is added.
-
-  Only of the first one: a second acts as if nobody listened.
-  """
-  noted: list[str] = []
-  numbers = signal.SIGTERM, signal.SIGINT
-
-  def note(number: int, frame: FrameType | None) -> None:
-    del frame
-    noted.append(signal.Signals(number).name)
-    restore()
-
-  old = {number: signal.signal(number, note) for number in numbers}
-
-  def restore() -> None:
-    for number, handler in old.items():
-      signal.signal(number, handler)
-
-  try:
-    yield noted
-  finally:
-    restore()
-
-
 def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   """The last checkpoint's state, or a new one; and its step."""
-  step = checkpoints.latest
-  if step is None:
+  step = agreement.from_first(checkpoints.latest or 0)
+  if not step:
     return new_state(run.task, jax.random.key(run.seed)), 0
   print(f'resuming from the checkpoint of step {step:,}')
   return checkpoints.restore(step, abstract_state(run.task)), step
@@ -73,10 +50,10 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
 
 def _on_device(batches: Iterator[Batch]) -> Iterator[Batch]:
   """Sends each batch while the one before it is worked on."""
-  ahead = send(next(batches))
+  ahead = sharding.send(next(batches))
   for batch in batches:
     yield ahead
-    ahead = send(batch)
+    ahead = sharding.send(batch)
 
 
 def _updates(
@@ -85,7 +62,10 @@ def _updates(
   """Steps after `step`, for as long as they are asked for."""
   update = compiled_step(run.task)
   source = run.data.source('train')
-  for batch in _on_device(training_batches(source, run.reading, step)):
+  batches = training_batches(
+    source, run.reading, step, jax.process_index(), jax.process_count()
+  )
+  for batch in _on_device(batches):
     if run.fresh_tables and run.begins_epoch(step):
       state = fresh_tables(run.task, state, jax.random.key(run.seed + step))
     state, told = update(state, batch)
@@ -97,7 +77,10 @@ def _evaluate(
   run: Run, evaluate: Evaluator, state: TrainState, split: str
 ) -> metrics.Tally:
   source = run.data.source(split)
-  return evaluate(state, evaluation_batches(source, run.eval_batch_size))
+  batches = evaluation_batches(
+    source, run.eval_batch_size, jax.process_index(), jax.process_count()
+  )
+  return evaluate(state, batches)
 
 
 def _validate(
@@ -122,13 +105,17 @@ def _report_scores(bar: tqdm, step: int, scores: Mapping[str, float]) -> None:
   )
 
 
+def _should_stop(run: Run, history: History) -> bool:
+  return bool(agreement.from_first(history.should_stop(run.patience)))
+
+
 def _fit(
   run: Run, checkpoints: Checkpoints, evaluate: Evaluator
-) -> tuple[TrainState, int, str]:
+) -> tuple[TrainState, int, int]:
   """Steps until the end, early stopping, or a signal.
 
   Returns:
-    The last state, its step, and the signal's name or ''.
+    The last state, its step, and the signal's number or 0.
   """
   size = run.reading.batch_size
   state, first = _first_state(run, checkpoints)
@@ -142,18 +129,20 @@ def _fit(
       unit=' examples',
       unit_scale=True,
       mininterval=0.1 if sys.stderr.isatty() else 5,
+      disable=not agreement.first(),
     ) as bar,
-    _noting_signals() as noted,
+    Signals() as signals,
   ):
-    if step >= run.steps or history.should_stop(run.patience):
+    if step >= run.steps or _should_stop(run, history):
       bar.write(f'nothing left to train after step {step:,}')
-      return state, step, ''
+      return state, step, 0
     meter = Meter(size)
     for update in _updates(run, state, first):
       step, state, told = update
       meter.add(step, told)
       bar.update(size)
-      last = step == run.steps or bool(noted)
+      stopped_by = signals.of_any()
+      last = step == run.steps or stopped_by > 0
       evaluates = step % run.eval_every == 0 or step == run.steps
       if last or evaluates or step % run.log_every == 0:
         meter.settle()
@@ -172,12 +161,12 @@ def _fit(
         checkpoints.save(step, state, scores if evaluates else None)
       if evaluates:
         meter.restart()
-      if evaluates and history.should_stop(run.patience):
+      if evaluates and _should_stop(run, history):
         bar.write(f'stopped early: no better AUC in {run.patience} evaluations')
         break
       if last:
         break
-    return state, step, noted[0] if noted else ''
+    return state, step, signals.of_any_by_now()
 
 
 def _finish(
@@ -211,6 +200,26 @@ def _finish(
   print(f'checkpoint of step {best:,}; see {run.workdir / "report.html"}')
 
 
+def choose_mesh(run: Run) -> Mesh:
+  """The devices to train on.
+
+  Raises:
+    InputError: devices or processes can't have equal parts of the work.
+  """
+  if run.reading.lanes % jax.process_count():
+    raise InputError(
+      f'config.data.lanes is {run.reading.lanes}; expected a multiple of the '
+      f'{jax.process_count()} processes'
+    )
+  return sharding.choose_mesh(
+    run.task.collection.layout.shards,
+    {
+      'config.train.batch_size': run.reading.batch_size,
+      'config.train.eval_batch_size': run.eval_batch_size,
+    },
+  )
+
+
 def train(run: Run) -> bool:
   """Trains, or goes on training, and reports on the best checkpoint.
 
@@ -222,19 +231,22 @@ def train(run: Run) -> bool:
   """
   evaluate = Evaluator(run.task)
   layout = run.task.collection.layout
-  with contextlib.closing(
-    Checkpoints(run.workdir / 'checkpoints', layout, run.keep)
-  ) as checkpoints:
+  with (
+    contextlib.closing(
+      Checkpoints(run.workdir / 'checkpoints', layout, run.keep)
+    ) as checkpoints,
+    cluster.leaving_at_once(),
+  ):
     state, step, stopped_by = _fit(run, checkpoints, evaluate)
     checkpoints.wait()
     if stopped_by:
       print(
-        f'{stopped_by}: saved step {step:,} of {run.steps:,}; the same command '
-        f'goes on from there'
+        f'{signal.Signals(stopped_by).name}: saved step {step:,} of '
+        f'{run.steps:,}; the same command goes on from there'
       )
       return False
-    best = checkpoints.best
-    assert best is not None, 'the last step is always saved'
+    assert checkpoints.best is not None, 'the last step is always saved'
+    best = agreement.from_first(checkpoints.best)
     if best != step:
       del state  # its memory is needed for the other one
       abstract = abstract_state(run.task)
@@ -244,5 +256,6 @@ def train(run: Run) -> bool:
       for split in ('validation', 'test')
       if run.data.splits.get(split)
     }
-  _finish(run, results, step, best)
+  if agreement.first():
+    _finish(run, results, step, best)
   return True

@@ -1,7 +1,8 @@
 """The folder of a run: whose it is, and how files come into it.
 
 `config.json` and `data.json` say what the run was started with. The same
-command again goes on; another config in the same folder is refused.
+command again goes on; another config in the same folder is refused. The
+processes of a job share the folder; the first one claims it for all.
 """
 
 import contextlib
@@ -12,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from dlrm_jax import agreement
 from dlrm_jax.errors import InputError
 
 _CONFIG, _DATA = 'config.json', 'data.json'
@@ -54,21 +58,42 @@ def _flat(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
     yield prefix, tree
 
 
-def _compare(path: Path, now: Mapping[str, Any], advice: str) -> None:
-  then = dict(_flat(_read(path)))
+def _differences(
+  then: Mapping[str, Any], now: Mapping[str, Any], words: str
+) -> str:
+  """Fields that differ, as `words` with {field}, {then} and {now} says."""
+  then = dict(_flat(then))
   flat = dict(_flat(json.loads(json.dumps(now))))
-  for field in sorted(then.keys() | flat.keys()):
-    if then.get(field) == flat.get(field):
-      then.pop(field, None)
-      flat.pop(field, None)
-  differing = [
-    f'{field} was {then.get(field, "(absent)")!r}, is '
-    f'{flat.get(field, "(absent)")!r}'
+  pairs = {
+    field: (then.get(field, '(absent)'), flat.get(field, '(absent)'))
     for field in sorted(then.keys() | flat.keys())
-  ]
-  if differing:
+  }
+  return '; '.join(
+    words.format(field=field, then=repr(a), now=repr(b))
+    for field, (a, b) in pairs.items()
+    if a != b
+  )
+
+
+def _compare(path: Path, now: Mapping[str, Any], advice: str) -> None:
+  found = _differences(_read(path), now, '{field} was {then}, is {now}')
+  if found:
     raise InputError(
-      f'{path.parent} was made by another run: {"; ".join(differing)}. {advice}'
+      f'{path.parent} was made by another run: {found}. {advice}'
+    )
+
+
+def _agree(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+  """Raises where processes were started with other settings or other data."""
+  mine = {'config': config, 'data': data}
+  first = json.loads(agreement.text_of_first(json.dumps(mine)))
+  words = '{field} is {now} here, {then} on process 0'
+  found = _differences(first, mine, words)
+  others = [str(k) for k, x in enumerate(agreement.from_all(bool(found))) if x]
+  if others:
+    raise InputError(
+      f'process {", ".join(others)} of this job has another config or other '
+      f'data than process 0: {found or "its own message says which"}'
     )
 
 
@@ -84,23 +109,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def claimed(
-  folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
-) -> Iterator[None]:
-  """Makes the folder of a run, or sees that it belongs to this very run.
-
-  No other process can claim it meanwhile; the end of this one frees it.
-
-  Args:
-    folder: made if it is not there.
-    config: all settings.
-    data: what identifies the data.
-
-  Raises:
-    InputError: the folder can't be made, another process trains in it, or
-      it was made with another config or on other data; names the fields that
-      differ.
-  """
+def _locked(folder: Path) -> Iterator[None]:
+  """Makes a folder, or sees that no other process works in it."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / '.lock').open('w')
@@ -116,7 +126,6 @@ def claimed(
         f'workdir {folder}: another process is training in it; wait for it, '
         f'or choose another --workdir'
       ) from None
-    _claim(folder, config, data)
     yield
 
 
@@ -135,6 +144,41 @@ def _claim(
     'The data was prepared anew or with other options: choose another '
     '--workdir',
   )
+
+
+@contextlib.contextmanager
+def claimed(
+  folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
+) -> Iterator[None]:
+  """Makes the folder of a run, or sees that it belongs to this very run.
+
+  No other job can claim it meanwhile; the end of this one frees it.
+
+  Args:
+    folder: made if it is not there.
+    config: all settings.
+    data: what identifies the data.
+
+  Raises:
+    InputError: the folder can't be made, another process trains in it, or
+      it was made with another config or on other data; or a process of this
+      job has another config, other data or another folder. Names the fields
+      that differ.
+  """
+  _agree(config, data)
+  if agreement.first():
+    with _locked(folder):
+      _claim(folder, config, data)
+      agreement.from_first(1)  # now the others may look
+      yield
+    return
+  agreement.from_first(0)
+  if not (folder / _CONFIG).exists():
+    raise InputError(
+      f'workdir {folder}: process {jax.process_index()} does not see the '
+      f'files of process 0 there; it must be one folder that all hosts share'
+    )
+  yield
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
