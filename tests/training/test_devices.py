@@ -1,48 +1,273 @@
-"""A checkpoint does not care on which device it was written."""
+"""A checkpoint does not care on which devices, in which layout it is read."""
 
+import dataclasses
+import itertools
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-
-SCRIPT = """
-import pathlib, sys
 import jax
-from tests.training.test_checkpoint import make_task
-from dlrm_jax.training.checkpoint import Checkpoints
-from dlrm_jax.training.state import abstract_state, create_state
+import numpy as np
+import optax
+import pytest
 
-folder, device = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-with jax.default_device(jax.devices()[device]):
-  if device:
-    state = create_state(make_task(), jax.random.key(0))
-    checkpoints = Checkpoints(folder, make_task().collection.layout, keep=1)
-    checkpoints.save(1, state, None)
-  else:
-    checkpoints = Checkpoints(folder, make_task().collection.layout)
-    state = checkpoints.restore(1, abstract_state(make_task()))
+from dlrm_jax import sharding
+from dlrm_jax.batch import Batch
+from dlrm_jax.embedding.collection import EmbeddingCollection, Feature
+from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.table import Placement, Table
+from dlrm_jax.losses import binary_cross_entropy
+from dlrm_jax.metrics import summarize
+from dlrm_jax.models.dlrm import DLRM
+from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
+from dlrm_jax.optim.rowwise import rowwise
+from dlrm_jax.training.checkpoint import Checkpoints
+from dlrm_jax.training.evaluation import Evaluator
+from dlrm_jax.training.state import Task, abstract_state, new_state
+from dlrm_jax.training.step import compiled_step
+from tests.training.test_moving import PLACEMENTS, assert_moved
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+SIZES = 40, 7, 25
+OPTIMIZERS = {
+  'sgd': optax.identity,
+  'adagrad': scale_by_adagrad,
+  'rowwise_adagrad': scale_by_rowwise_adagrad,
+  'adam': optax.scale_by_adam,
+}
+
+
+def make_task(placements, shards, optimizer='rowwise_adagrad'):
+  """Three tables, the last one read by bags of two."""
+  features = tuple(
+    Feature(name, Plain(Table(name, rows, 4, placement=placement)), hotness)
+    for name, rows, placement, hotness in zip(
+      'abc', SIZES, placements, (1, 1, 2), strict=True
+    )
+  )
+  return Task(
+    collection=EmbeddingCollection(features, shards),
+    model=DLRM((4,), (4,)),
+    dense_features=2,
+    loss=binary_cross_entropy,
+    tx=optax.sgd(0.1, momentum=0.9),
+    table_tx=rowwise(
+      optax.chain(OPTIMIZERS[optimizer](), optax.scale_by_learning_rate(0.1))
+    ),
+  )
+
+
+def make_batch(seed):
+  random = np.random.default_rng(seed)
+  ids = [random.integers(-1, rows, 64) for rows in (*SIZES, SIZES[-1])]
+  return Batch(
+    dense=random.normal(size=(64, 2)).astype(np.float32),
+    ids=np.stack(ids, 1).astype(np.int32),
+    labels=random.integers(0, 2, 64).astype(np.float32),
+    weights=np.ones(64, np.float32),
+  )
+
+
+def on(devices):
+  return sharding.use(sharding.make_mesh(jax.devices()[:devices]))
+
+
+def random_state(task):
+  """A state of random numbers, wherever they are."""
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: jax.device_put(
+      (9 * random.normal(size=x.shape)).astype(x.dtype), x.sharding
+    ),
+    abstract_state(task),
+  )
+
+
+def trained(task, state, seeds):
+  """The state some steps later, and their losses."""
+  step, losses = compiled_step(task), []
+  for seed in seeds:
+    state, told = step(state, sharding.send(make_batch(seed)))
+    losses.append(float(told.loss))
+  return state, losses
+
+
+def families(state, layout):
+  """Families of arrays with rows: {stack: array} each, by path."""
+  found = {}
+  tree = {'tables': state.tables, 'table_state': state.table_state}
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    *prefix, last = jax.tree_util.keystr(
+      path, simple=True, separator='/'
+    ).split('/')
+    if last in layout.stacks:
+      found.setdefault('/'.join(prefix), {})[last] = np.asarray(x)
+  return found
+
+
+def assert_same(before, old, after, new):
+  """Two states are the same but for their layouts."""
+  then, now = families(before, old), families(after, new)
+  assert then.keys() == now.keys()
+  for family in then:
+    assert_moved(old, then[family], new, now[family])
+  for field in ('step', 'params', 'opt_state'):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      getattr(before, field),
+      getattr(after, field),
+    )
+
+
+def saved(folder, task, state):
+  checkpoints = Checkpoints(folder, task.collection.layout, keep=1)
+  checkpoints.save(1, state, None)
   checkpoints.close()
-print(float(state.tables['rows_4'].sum()), state.step.devices())
+
+
+def restored(folder, task):
+  checkpoints = Checkpoints(folder, task.collection.layout)
+  abstract = abstract_state(task)
+  state = checkpoints.restore(checkpoints.latest, abstract)
+  checkpoints.close()
+  wanted = jax.tree.map(lambda x: x.sharding, abstract)
+  assert jax.tree.map(lambda x: x.sharding, state) == wanted
+  return state
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_a_tour_of_placements_and_devices_keeps_the_state(tmp_path, optimizer):
+  tour = [
+    'row-wise',
+    'grid',
+    'replicated',
+    'table-wise',
+    'column-wise',
+    'independent',
+    'table-row-wise',
+  ]
+  devices = itertools.cycle((8, 1, 4, 2))
+  task = make_task([Placement()] * 3, 8, optimizer)
+  with on(8):
+    state = random_state(task)
+    saved(tmp_path / '0', task, state)
+  for i, name in enumerate(tour):
+    # The middle table goes another way than the others.
+    placements = [PLACEMENTS[name], PLACEMENTS[tour[-i]], PLACEMENTS[name]]
+    other = make_task(placements, 8, optimizer)
+    with on(next(devices)):
+      moved = restored(tmp_path / str(i), other)
+      assert_same(state, task.collection.layout, moved, other.collection.layout)
+      saved(tmp_path / str(i + 1), other, moved)
+    task, state = other, moved
+
+
+MIXED = {'a': 'row-wise', 'b': 'replicated', 'c': 'grid'}
+OTHER = {'a': 'column-wise', 'b': 'table-wise', 'c': 'replicated'}
+
+
+def mixed_task(kinds, shards):
+  placements = [PLACEMENTS[kinds[name]] for name in 'abc']
+  return make_task(placements, shards, 'adagrad')
+
+
+def test_training_goes_on_and_is_scored_wherever_it_is_restored(tmp_path):
+  task, other = mixed_task(MIXED, 8), mixed_task(OTHER, 4)
+  with on(8):
+    state, _ = trained(task, new_state(task, jax.random.key(0)), range(3))
+    saved(tmp_path, task, state)
+    scores = summarize(Evaluator(task)(state, [make_batch(9)]))
+    _, expected = trained(task, state, range(3, 8))
+  with on(4):
+    _, losses = trained(other, restored(tmp_path, other), range(3, 8))
+  np.testing.assert_allclose(losses, expected, 1e-6)
+  assert len(set(losses)) == 5
+  for wanted in (task, other):
+    checkpoints = Checkpoints(tmp_path, wanted.collection.layout)
+    found = checkpoints.restore_for_evaluation(1, abstract_state(wanted))
+    checkpoints.close()
+    again = summarize(Evaluator(wanted)(found, [make_batch(9)]))
+    assert again == pytest.approx(scores, rel=1e-6)
+
+
+JOB = """
+import pathlib, sys, threading, time
+import jax
+address, process, folder = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(process))
+from tests.training.test_devices import *
+
+def resident():
+  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE')
+
+class Peak(threading.Thread):
+  most, done = 0, False
+  def run(self):
+    while not self.done:
+      self.most = max(self.most, resident())
+      time.sleep(0.002)
+
+with sharding.use(sharding.make_mesh()):
+  task = large_task(8)
+  state = new_state(task, jax.random.key(0))
+  saved(pathlib.Path(folder), task, state)
+  del state
+  other = large_task(2)
+  peak, before = Peak(), resident()
+  peak.start()
+  moved = restored(pathlib.Path(folder), other)
+  peak.done = True
+  peak.join()
+  for found, wanted in zip(
+    jax.tree.leaves(moved),
+    jax.tree.leaves(new_state(other, jax.random.key(0))),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(local(found), local(wanted))
+print(sum(local(x).nbytes for x in moved.tables.values()), peak.most - before)
 """
 
 
-def run(folder, device, devices):
-  flags = f'--xla_force_host_platform_device_count={devices}'
-  done = subprocess.run(
-    [sys.executable, '-c', SCRIPT, str(folder), str(device)],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
-    capture_output=True,
-    text=True,
+def local(x):
+  """The part of an array that this process has."""
+  return np.asarray(x.addressable_shards[0].data)
+
+
+def large_task(shards):
+  """A table of 2**28 bytes and a small one."""
+  tables = Table('a', 2**20, 64), Table('b', 10, 64)
+  features = tuple(Feature(table.name, Plain(table)) for table in tables)
+  return dataclasses.replace(
+    mixed_task(MIXED, 8),
+    collection=EmbeddingCollection(features, shards),
+    model=DLRM((64,), (4,)),
+    table_tx=rowwise(optax.sgd(0.1)),
   )
-  assert done.returncode == 0, done.stderr
-  return done.stdout.split(' ', 1)
 
 
-def test_written_on_one_device_it_is_read_on_another(tmp_path):
-  written, there = run(tmp_path, 3, 4)
-  read, here = run(tmp_path, 0, 1)
-  assert there != here
-  assert read == written
+def test_processes_write_and_read_their_parts_only(tmp_path):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  pipe = subprocess.PIPE
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', JOB, address, str(process), str(tmp_path)],
+      cwd=ROOT,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+      stdout=pipe,
+      stderr=pipe,
+      text=True,
+    )
+    for process in range(2)
+  ]
+  said = [process.communicate(timeout=300) for process in processes]
+  for process, (words, errors) in zip(processes, said, strict=True):
+    assert process.returncode == 0, errors
+    part, grown = map(int, words.split()[-2:])
+    assert 2**27 < part < 1.01 * 2**27
+    # Its part on the host and on the device, and what is on its way.
+    assert 2**27 < grown < 2 * part + 2**27
