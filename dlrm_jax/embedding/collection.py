@@ -12,102 +12,44 @@ array of a table's size is made in a step.
 Letters: `K` gathered rows and `G` bags an example in one stack.
 """
 
-import dataclasses
-import enum
 import functools
-import itertools
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.embedding.bags import Bags, Group, pull, push
+from dlrm_jax.embedding.bags import Bags, pull, push
 from dlrm_jax.embedding.capacity import Reader, capacity
-from dlrm_jax.embedding.encoding import Encoding
 from dlrm_jax.embedding.exchange import (
   Delivery,
   Route,
   fetch,
   gather_replicated,
 )
-from dlrm_jax.embedding.layout import (
-  Address,
-  Kind,
-  Layout,
-  inverse,
-  plan_layout,
+from dlrm_jax.embedding.features import (
+  Feature,
+  Place,
+  columns_of,
+  group_bags,
+  place_bags,
+  side_by_side,
+  weights_of,
 )
+from dlrm_jax.embedding.features import Pooling as Pooling
+from dlrm_jax.embedding.initial import shard_values
+from dlrm_jax.embedding.layout import Address, Kind, plan_layout
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
+from dlrm_jax.optim.rowwise import with_counters
 from dlrm_jax.rows import Pytree, RowGrads, add
 from dlrm_jax.sharding import AXIS, COPIED, SPLIT, device_count, on_each_device
 
 Tables = dict[str, jax.Array]  # f32[R, D] for each stack
 Rows = dict[str, Bags]
 Vectors = dict[str, jax.Array]  # f32[B, G, D] for each stack
-
-
-class Pooling(enum.Enum):
-  """How the vectors of a bag become one."""
-
-  SUM = 'sum'
-  MEAN = 'mean'
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-  """A sparse feature of the batch.
-
-  Attributes:
-    name: for messages.
-    encoding: ids -> rows -> vector. Features whose encodings read the same
-      `Table` share it.
-    hotness: its columns in `Batch.ids`.
-    pooling: of the vectors of its ids; the mean is weighted by `id_weights`.
-  """
-
-  name: str
-  encoding: Encoding
-  hotness: int = 1
-  pooling: Pooling = Pooling.SUM
-
-
-class _Place(NamedTuple):
-  """The bag that one feature has in a stack for a block of its tables."""
-
-  feature: int
-  part: int
-  block: int
-  length: int
-
-
-def _places(
-  features: tuple[Feature, ...], layout: Layout
-) -> dict[str, tuple[_Place, ...]]:
-  """Orders the bags of every stack by length, so that equal ones meet."""
-  found: dict[str, list[_Place]] = {stack: [] for stack in layout.stacks}
-  for i, feature in enumerate(features):
-    for part, table in enumerate(feature.encoding.tables):
-      for j, block in enumerate(layout.blocks[table.name]):
-        found[block.stack].append(_Place(i, part, j, feature.hotness))
-  return {
-    stack: tuple(sorted(places, key=lambda place: place.length))
-    for stack, places in found.items()
-  }
-
-
-def _groups(places: tuple[_Place, ...]) -> tuple[Group, ...]:
-  groups: list[Group] = []
-  for place in places:
-    if groups and groups[-1].length == place.length:
-      groups[-1] = Group(groups[-1].count + 1, place.length)
-    else:
-      groups.append(Group(1, place.length))
-  return tuple(groups)
 
 
 def _distinct(features: tuple[Feature, ...]) -> tuple[Table, ...]:
@@ -152,8 +94,8 @@ class EmbeddingCollection:
       for table in self.tables
     }
     self.layout = plan_layout(self.tables, shards, self.hotness)
-    self.places = _places(features, self.layout)
-    self.groups = {s: _groups(places) for s, places in self.places.items()}
+    self.places = place_bags(features, self.layout)
+    self.groups = {s: group_bags(places) for s, places in self.places.items()}
 
   @property
   def specs(self) -> dict[str, PartitionSpec]:
@@ -194,37 +136,14 @@ class EmbeddingCollection:
       parts = {}
       for name, stack in self.layout.stacks.items():
         mine = shards[:1] * 0 if stack.kind is Kind.REPLICATED else shards
-        part = functools.partial(self._part, name, seeds)
+        part = functools.partial(
+          shard_values, self.layout, self.tables, name, seeds
+        )
         parts[name] = jax.lax.map(part, mine).reshape(-1, stack.dim)
       return parts
 
     shards = jnp.arange(self.layout.shards, dtype=jnp.int32)
     return on_each_device(made, (SPLIT, COPIED), self.specs)(shards, seeds)
-
-  def _part(self, stack: str, seeds: jax.Array, shard: jax.Array) -> jax.Array:
-    """First values of a shard, f32[P, D]; 0 where no row lives."""
-    number, row = inverse(self.layout, stack, shard)
-    blocks = self.layout.in_stack(stack)
-    names = [table.name for table in self.tables]
-    of_block = np.array([names.index(name) for name, _ in blocks], np.int32)
-    rows = np.array([self.layout.rows[name] for name, _ in blocks], np.int32)
-    start = np.array([block.column for _, block in blocks], np.int32)
-    at = jnp.maximum(number, 0)
-    column = jnp.asarray(start)[at][:, None]
-    column = column + jnp.arange(blocks[0][1].dim, dtype=jnp.int32)[None]
-    cells = (
-      seeds[jnp.asarray(of_block)[at]][:, None],
-      row[:, None],
-      column,
-      jnp.asarray(rows)[at][:, None],
-    )
-    made = jnp.zeros(column.shape, jnp.float32)
-    inits = [self.tables[i].init for i in of_block]
-    for init in dict.fromkeys(inits):
-      uses = jnp.asarray(np.array([init == other for other in inits]))[at]
-      here = (uses & (number >= 0))[:, None]
-      made = jnp.where(here, init(*cells), made)
-    return made
 
   def rows(
     self,
@@ -244,8 +163,8 @@ class EmbeddingCollection:
       For each stack i32[B, K], and f32[B, K] where ids have weights or bags
       are averaged.
     """
-    columns = self._columns(ids)
-    weights = self._weights(columns, id_weights)
+    columns = columns_of(self.features, ids)
+    weights = weights_of(self.features, columns, id_weights)
     nodes = self._nodes(len(ids), node)
     by_part = [
       f.encoding.rows(x) for f, x in zip(self.features, columns, strict=True)
@@ -259,7 +178,7 @@ class EmbeddingCollection:
         for place in places
       ]
       result[stack] = Bags(
-        jnp.concatenate(rows, 1), _side_by_side(places, weights, columns)
+        jnp.concatenate(rows, 1), side_by_side(places, weights, columns)
       )
     return result
 
@@ -359,7 +278,7 @@ class EmbeddingCollection:
       done, tables, state = carry
       now = {s: on_way[s].another(done[s]) for s in on_way}
       # One step has one count, however many rounds it takes.
-      state = _with_counters(tx, state, before)
+      state = with_counters(tx, state, before)
       arrived = {s: grads for s, (grads, _) in now.items()}
       tables, state = _applied(tx, tables, state, arrived)
       return {s: reach for s, (_, reach) in now.items()}, tables, state
@@ -410,7 +329,7 @@ class EmbeddingCollection:
     """Names of the features that read a table."""
     return tuple(f.name for f in self.features if table in f.encoding.tables)
 
-  def _block(self, place: _Place) -> Address:
+  def _block(self, place: Place) -> Address:
     table = self.features[place.feature].encoding.tables[place.part]
     return self.layout.blocks[table.name][place.block]
 
@@ -445,28 +364,6 @@ class EmbeddingCollection:
     each = batch // self.layout.shards
     return jnp.arange(batch, dtype=jnp.int32)[:, None] // each
 
-  def _columns(self, ids: jax.Array) -> list[jax.Array]:
-    cuts = [0]
-    for feature in self.features:
-      cuts.append(cuts[-1] + feature.hotness)
-    if ids.shape[1] != cuts[-1]:
-      raise ValueError(
-        f'ids have {ids.shape[1]} columns; the features need {cuts[-1]}'
-      )
-    return [ids[:, a:b] for a, b in itertools.pairwise(cuts)]
-
-  def _weights(
-    self, columns: list[jax.Array], id_weights: jax.Array | None
-  ) -> list[jax.Array | None]:
-    """Weights of each feature's ids, f32[B, hotness]; None where all are 1."""
-    given: list[jax.Array | None] = [None] * len(columns)
-    if id_weights is not None:
-      given = list(self._columns(id_weights))
-    return [
-      _mean_weights(ids, w) if feature.pooling is Pooling.MEAN else w
-      for feature, ids, w in zip(self.features, columns, given, strict=True)
-    ]
-
 
 def _as_local(bags: Bags, local_rows: int) -> Bags:
   """Bags of rows of this device's part, numbered from its first row."""
@@ -487,41 +384,3 @@ def _applied(
   }
   updates, state = cast(Any, tx).update(nothing | arrived, state, tables)
   return {s: add(tables[s], updates[s]) for s in tables}, state
-
-
-def _with_counters(
-  tx: optax.GradientTransformation, state: Pytree, counters: Pytree
-) -> Pytree:
-  """A state with all that is not of rows from another one."""
-  has_rows = optax.tree.map_params(
-    tx.init, lambda _: True, state, transform_non_params=lambda _: False
-  )
-  return jax.tree.map(
-    lambda rows, x, y: x if rows else y, has_rows, state, counters
-  )
-
-
-def _mean_weights(ids: jax.Array, weights: jax.Array | None) -> jax.Array:
-  """Weights that sum to 1 over the ids of a bag; 0 for an empty bag."""
-  present = (ids >= 0).astype(jnp.float32)
-  weights = present if weights is None else present * weights
-  total = jnp.sum(weights, 1, keepdims=True)
-  return weights / jnp.where(total == 0, 1.0, total)
-
-
-def _side_by_side(
-  places: tuple[_Place, ...],
-  weights: list[jax.Array | None],
-  columns: list[jax.Array],
-) -> jax.Array | None:
-  """Weights of a stack's rows, f32[B, K]; None when every row counts once."""
-  of_places = [weights[p.feature] for p in places]
-  if all(w is None for w in of_places):
-    return None
-  return jnp.concatenate(
-    [
-      jnp.ones(columns[p.feature].shape, jnp.float32) if w is None else w
-      for p, w in zip(places, of_places, strict=True)
-    ],
-    1,
-  )

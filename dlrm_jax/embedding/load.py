@@ -25,6 +25,8 @@ from dlrm_jax.embedding.capacity import Capacity, Reader, capacity
 from dlrm_jax.embedding.layout import Kind, Layout, Stack
 
 _FLOAT = 4
+_LANES = 128  # of a TPU
+_ON_CHIP = 64 * 2**20  # bytes of a copy that needs none of its main memory
 
 
 class RowState(NamedTuple):
@@ -176,20 +178,24 @@ def _held_bytes(layout: Layout, table: str, use: Use) -> int:
   return int(sum(rows * use.state.bytes(dim) for dim in widths))
 
 
+def local_rows(stack: Stack, use: Use) -> int:
+  """Rows of a device's part of a stack."""
+  parts = 1 if stack.kind is Kind.REPLICATED else use.devices
+  return stack.rows // parts
+
+
 def stack_bytes(stack: Stack, use: Use) -> int:
   """Bytes of a device's part of a stack: values, padding and state."""
-  parts = 1 if stack.kind is Kind.REPLICATED else use.devices
-  return stack.rows // parts * use.state.bytes(stack.dim)
+  return local_rows(stack, use) * use.state.bytes(stack.dim)
 
 
 def load_by_table(layout: Layout, use: Use) -> dict[str, Load]:
   """The load of each table; bytes sent are a share of its stacks' bytes."""
-  nothing = Load(0, 0, np.zeros(use.devices), np.zeros(use.devices), 0.0)
   result = {}
   for table in layout.blocks:
-    held = _held(layout, table, use)
-    size = _held_bytes(layout, table, use)
-    result[table] = nothing._replace(rows=held, bytes=size)
+    held, size = _held(layout, table, use), _held_bytes(layout, table, use)
+    none = np.zeros(use.devices)
+    result[table] = Load(held, size, reads=none, moved=none, sent=0.0)
   for name, of_stack in readers(layout, use).items():
     stack = layout.stacks[name]
     reads = [_reads(layout, use, reader) for reader in of_stack]
@@ -219,12 +225,28 @@ def load(layout: Layout, use: Use) -> Load:
   )
 
 
+def copies_memory(layout: Layout, use: Use) -> int:
+  """Bytes of copies of stacks narrower than the lanes of a TPU.
+
+  A TPU keeps such a stack with its rows along the lanes, which wastes nothing,
+  and lays it out anew, each row padded to all lanes, to gather and scatter.
+  Small copies stay on the chip.
+  """
+  sizes = (
+    local_rows(stack, use) * _LANES * _FLOAT
+    for stack in layout.stacks.values()
+    if stack.dim < _LANES
+  )
+  arrays = 1 + use.state.per_element
+  return arrays * sum(size for size in sizes if size > _ON_CHIP)
+
+
 def exchange_memory(layout: Layout, use: Use) -> int:
-  """Bytes of rows and bags on their way, and of the update, at the peak."""
-  most = 0.0
+  """Bytes of rows and bags on their way, and of the update of rows."""
+  most = 0
   for name, of_stack in readers(layout, use).items():
     stack, size = layout.stacks[name], room(layout, use, of_stack)
     gathered = use.local_batch * sum(r.length for r in of_stack)
     rows = gathered if size is None else use.devices * size.rows
     most += rows * use.state.bytes(stack.dim)
-  return int(most)
+  return most

@@ -21,7 +21,14 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from dlrm_jax.embedding.layout import plan_layout
-from dlrm_jax.embedding.load import Load, RowState, Use, load
+from dlrm_jax.embedding.load import (
+  Load,
+  RowState,
+  Use,
+  copies_memory,
+  exchange_memory,
+  load,
+)
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 
@@ -126,8 +133,8 @@ def _why(placement: Placement, shards: int) -> str:
   if devices == 1:
     return 'bags are summed where all their rows are'
   if devices == shards:
-    return 'bags: too much to hold or read for fewer devices'
-  return f'bags: few sums each, and {devices} devices share the reads'
+    return 'bags: all devices share rows and reads'
+  return f'bags: few sums each; {devices} devices share rows and reads'
 
 
 class _Costs:
@@ -149,22 +156,26 @@ class _Costs:
     self._hotness, self._budget = hotness, budget
     self._rest = self._load(tables)
 
-  def _load(self, tables: Iterable[Table]) -> Load:
+  def _load(self, tables: Iterable[Table]) -> tuple[Load, int]:
+    """Of some tables, and all the bytes that they need."""
     b = self._budget
     hotness = {t.name: self._hotness[t.name] for t in tables}
     layout = plan_layout(tables, b.shards, hotness)
-    return load(layout, Use(hotness, b.batch, b.shards, b.state))
+    use = Use(hotness, b.batch, b.shards, b.state)
+    found = load(layout, use)
+    moving = copies_memory(layout, use) + exchange_memory(layout, use)
+    return found, found.bytes + moving
 
   def __call__(self, tables: Iterable[Table]) -> tuple[float, float]:
     """Bytes that do not fit, and seconds of the most loaded device."""
     try:
-      found, rest = self._load(tables), self._rest
+      found, size = self._load(tables)
     except InputError:  # a stack of too many rows
       return math.inf, math.inf
+    rest, rest_size = self._rest
     seconds = (found.sent + rest.sent) / _LINK
     seconds += (found.moved + rest.moved).max() / _MEMORY
-    too_much = found.bytes + rest.bytes - self._budget.memory
-    return max(too_much, 0), seconds
+    return max(size + rest_size - self._budget.memory, 0), seconds
 
 
 def _place(table: Table, placement: Placement) -> Table:

@@ -85,3 +85,19 @@ def rowwise(
     return _map_grads(lambda g, v: RowGrads(g.rows, v), grads, values), state
 
   return optax.GradientTransformation(inner.init, update)
+
+
+def has_rows(tx: optax.GradientTransformation, state: Pytree) -> Pytree:
+  """For each leaf of a state whether it has rows; counters have none."""
+  return optax.tree.map_params(
+    tx.init, lambda _: True, state, transform_non_params=lambda _: False
+  )
+
+
+def with_counters(
+  tx: optax.GradientTransformation, state: Pytree, other: Pytree
+) -> Pytree:
+  """A state that has everything without rows from another one."""
+  return jax.tree.map(
+    lambda rows, x, y: x if rows else y, has_rows(tx, state), state, other
+  )

@@ -16,6 +16,7 @@ import optax
 
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
 from dlrm_jax.embedding.encoder import Recommender
+from dlrm_jax.optim.rowwise import has_rows, with_counters
 from dlrm_jax.rows import Pytree
 from dlrm_jax.sharding import COPIED, sharding_of
 
@@ -92,29 +93,18 @@ def fresh_tables(task: Task, state: TrainState, key: jax.Array) -> TrainState:
   Counters go on, and so does the schedule of the learning rate. The arrays of
   the old tables are deleted before the new ones are made.
   """
-  init = task.table_tx.init
-  has_rows = optax.tree.map_params(
-    init,
-    lambda _: True,
-    state.table_state,
-    transform_non_params=lambda _: False,
-  )
+  tx = task.table_tx
 
   def delete(is_rows: bool, x: jax.Array) -> None:
     if is_rows:
       x.delete()
 
-  jax.tree.map(delete, has_rows, state.table_state)
+  jax.tree.map(delete, has_rows(tx, state.table_state), state.table_state)
   jax.tree.map(lambda x: x.delete(), state.tables)
   where = shardings(task)
   tables = jax.jit(task.collection.init, out_shardings=where.tables)(key)
-  made = jax.jit(init, out_shardings=where.table_state)(tables)
-  table_state = jax.tree.map(
-    lambda is_rows, old, new: new if is_rows else old,
-    has_rows,
-    state.table_state,
-    made,
-  )
+  made = jax.jit(tx.init, out_shardings=where.table_state)(tables)
+  table_state = with_counters(tx, made, state.table_state)
   return dataclasses.replace(state, tables=tables, table_state=table_state)
 
 

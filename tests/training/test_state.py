@@ -27,7 +27,7 @@ TASK = Task(
 def test_a_state_is_a_function_of_its_key():
   one, same, other = (create_state(TASK, jax.random.key(k)) for k in (0, 0, 1))
   jax.tree.map(np.testing.assert_array_equal, one, same)
-  assert (one.tables['rows_4'] != other.tables['width_4']).any()
+  assert (one.tables['rows_4'] != other.tables['rows_4']).any()
   kernels = [
     s.params['model']['top']['dense_0']['kernel'] for s in (one, other)
   ]
@@ -41,7 +41,7 @@ def test_fresh_tables_keep_the_layers_and_the_step():
   jax.tree.map(np.testing.assert_array_equal, fresh.params, used.params)
   assert fresh.step == used.step
   assert np.abs(fresh.tables['rows_4']).max() <= 1 / 3
-  assert (fresh.tables['rows_4'] != state.tables['width_4']).any()
+  assert (fresh.tables['rows_4'] != state.tables['rows_4']).any()
   sums, schedule = fresh.table_state
   assert not sums.sum_of_squares['rows_4'].any()
   assert schedule.count == 1  # the schedule goes on

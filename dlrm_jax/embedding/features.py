@@ -1,0 +1,132 @@
+"""Features of a batch: their columns, their bags, the weights of their ids.
+
+A feature with L ids has one bag of L rows in every stack in which its
+encoding reads; bags of equal length lie side by side.
+"""
+
+import dataclasses
+import enum
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlrm_jax.embedding.bags import Group
+from dlrm_jax.embedding.encoding import Encoding
+from dlrm_jax.embedding.layout import Layout
+
+
+class Pooling(enum.Enum):
+  """How the vectors of a bag become one."""
+
+  SUM = 'sum'
+  MEAN = 'mean'
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+  """A sparse feature of the batch.
+
+  Attributes:
+    name: for messages.
+    encoding: ids -> rows -> vector. Features whose encodings read the same
+      `Table` share it.
+    hotness: its columns in `Batch.ids`.
+    pooling: of the vectors of its ids; the mean is weighted by `id_weights`.
+  """
+
+  name: str
+  encoding: Encoding
+  hotness: int = 1
+  pooling: Pooling = Pooling.SUM
+
+
+class Place(NamedTuple):
+  """The bag that one feature has in a stack for a block of its tables."""
+
+  feature: int
+  part: int
+  block: int
+  length: int
+
+
+def place_bags(
+  features: tuple[Feature, ...], layout: Layout
+) -> dict[str, tuple[Place, ...]]:
+  """Orders the bags of every stack by length, so that equal ones meet."""
+  found: dict[str, list[Place]] = {stack: [] for stack in layout.stacks}
+  for i, feature in enumerate(features):
+    for part, table in enumerate(feature.encoding.tables):
+      for j, block in enumerate(layout.blocks[table.name]):
+        found[block.stack].append(Place(i, part, j, feature.hotness))
+  return {
+    stack: tuple(sorted(places, key=lambda place: place.length))
+    for stack, places in found.items()
+  }
+
+
+def group_bags(places: tuple[Place, ...]) -> tuple[Group, ...]:
+  """Consecutive bags of equal length, together."""
+  groups: list[Group] = []
+  for place in places:
+    if groups and groups[-1].length == place.length:
+      groups[-1] = Group(groups[-1].count + 1, place.length)
+    else:
+      groups.append(Group(1, place.length))
+  return tuple(groups)
+
+
+def columns_of(
+  features: tuple[Feature, ...], ids: jax.Array
+) -> list[jax.Array]:
+  """Cuts what lies side by side, [B, H], to each feature's [B, hotness]."""
+  cuts = [0]
+  for feature in features:
+    cuts.append(cuts[-1] + feature.hotness)
+  if ids.shape[1] != cuts[-1]:
+    raise ValueError(
+      f'ids have {ids.shape[1]} columns; the features need {cuts[-1]}'
+    )
+  return [ids[:, a:b] for a, b in itertools.pairwise(cuts)]
+
+
+def weights_of(
+  features: tuple[Feature, ...],
+  columns: list[jax.Array],
+  id_weights: jax.Array | None,
+) -> list[jax.Array | None]:
+  """Weights of each feature's ids, f32[B, hotness]; None where all are 1."""
+  given: list[jax.Array | None] = [None] * len(columns)
+  if id_weights is not None:
+    given = list(columns_of(features, id_weights))
+  return [
+    _mean_weights(ids, w) if feature.pooling is Pooling.MEAN else w
+    for feature, ids, w in zip(features, columns, given, strict=True)
+  ]
+
+
+def _mean_weights(ids: jax.Array, weights: jax.Array | None) -> jax.Array:
+  """Weights that sum to 1 over the ids of a bag; 0 for an empty bag."""
+  present = (ids >= 0).astype(jnp.float32)
+  weights = present if weights is None else present * weights
+  total = jnp.sum(weights, 1, keepdims=True)
+  return weights / jnp.where(total == 0, 1.0, total)
+
+
+def side_by_side(
+  places: tuple[Place, ...],
+  weights: list[jax.Array | None],
+  columns: list[jax.Array],
+) -> jax.Array | None:
+  """Weights of a stack's rows, f32[B, K]; None when every row counts once."""
+  of_places = [weights[p.feature] for p in places]
+  if all(w is None for w in of_places):
+    return None
+  return jnp.concatenate(
+    [
+      jnp.ones(columns[p.feature].shape, jnp.float32) if w is None else w
+      for p, w in zip(places, of_places, strict=True)
+    ],
+    1,
+  )
