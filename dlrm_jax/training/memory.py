@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dlrm_jax.embedding.load import RowState, Use, exchange_memory, load
+from dlrm_jax.embedding.layout import Layout
+from dlrm_jax.embedding.load import (
+  RowState,
+  Use,
+  copies_memory,
+  exchange_memory,
+  load,
+)
 from dlrm_jax.rows import Pytree
 from dlrm_jax.training.state import Task
 
@@ -24,15 +31,17 @@ class StepMemory(NamedTuple):
 
   Attributes:
     tables: values and optimizer state, with padding.
+    copies: of stacks narrower than the lanes of a TPU, which it lays out
+      anew to gather from them.
     dense: parameters of the layers, their optimizer state and gradients.
-    exchange: of rows and bags on their way, and of the update of rows.
-    layers: activations and their gradients, and the batch.
+    work: the batch and activations, or rows on their way and their update:
+      what is more.
   """
 
   tables: int
+  copies: int
   dense: int
-  exchange: int
-  layers: int
+  work: int
 
   @property
   def total(self) -> int:
@@ -80,29 +89,29 @@ def layers_memory(
   """
   parameters = _parameters(model, dense, features, dim)
   kernels = [x.shape for x in jax.tree.leaves(parameters) if len(x.shape) == 2]
-  activations = sum(out for _, out in kernels)
+  activations = sum(width for _, width in kernels)
   joined = max((width for width, _ in kernels), default=0)
-  vectors = 3 * (features + 1) * dim
-  return _FLOAT * batch * (dense + activations + 2 * joined + vectors)
+  # Vectors and their gradients.
+  vectors = 2 * (features + 1) * dim
+  return _FLOAT * batch * (dense + activations + joined + vectors)
 
 
-def step_memory(task: Task, batch: int, devices: int) -> StepMemory:
+def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
   """What a device needs to train.
 
   Args:
-    task: with its tables placed.
-    batch: examples of a step, of all devices together.
-    devices: n; divides the shards.
+    task: the model and its optimizer.
+    layout: of the tables.
+    use: batch, devices and the optimizer of the tables.
   """
-  collection = task.collection
-  use = Use(collection.hotness, batch, devices, row_state(task.table_tx))
-  dim = max(table.dim for table in collection.tables)
-  shape = task.dense_features, len(collection.features), dim
+  dim = task.collection.tables[0].dim
+  shape = task.dense_features, len(task.collection.features), dim
   parameters = _parameters(task.model, *shape)
   state = jax.eval_shape(task.tx.init, parameters)
+  layers = layers_memory(task.model, *shape, use.local_batch)
   return StepMemory(
-    tables=load(collection.layout, use).bytes,
+    tables=load(layout, use).bytes,
+    copies=copies_memory(layout, use),
     dense=2 * _bytes(parameters) + _bytes(state),
-    exchange=exchange_memory(collection.layout, use),
-    layers=layers_memory(task.model, *shape, use.local_batch),
+    work=max(layers, exchange_memory(layout, use)),
   )

@@ -5,6 +5,10 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
+from dlrm_jax.embedding.load import Use
+from dlrm_jax.embedding.planner import placement_name
+from dlrm_jax.sharding import device_count
+from dlrm_jax.training.memory import row_state, step_memory
 from dlrm_jax.training.report import TableSize
 from dlrm_jax.training.run import Run
 from dlrm_jax.training.state import Task, abstract_state
@@ -40,6 +44,22 @@ def _bytes(tree: object) -> int:
   )
 
 
+def _placements(task: Task) -> dict[str, str]:
+  shards = task.collection.layout.shards
+  return {
+    table.name: placement_name(table.placement, shards)
+    for table in task.collection.tables
+  }
+
+
+def _memory(run: Run) -> int:
+  """Bytes of a device in a step."""
+  collection, state = run.task.collection, row_state(run.task.table_tx)
+  batch = run.reading.batch_size
+  use = Use(collection.hotness, batch, device_count(), state)
+  return step_memory(run.task, collection.layout, use).total
+
+
 def lines(run: Run) -> Iterator[str]:
   """The plan, line by line."""
   state = abstract_state(run.task)
@@ -53,19 +73,24 @@ def lines(run: Run) -> Iterator[str]:
   yield f'examples  {examples}'
   yield f'tables    {len(sizes)}, {human(sum(t.bytes for t in sizes))}'
   width = max(len(t.name) for t in sizes)
+  places = _placements(run.task)
   for t in sorted(sizes, key=lambda t: -t.bytes):
     shared = '' if len(t.features) == 1 else f'  <- {", ".join(t.features)}'
     yield (
       f'          {t.name:<{width}} {t.rows:>12,} x {t.dim:<4}'
-      f'{human(t.bytes):>8}{shared}'
+      f'{human(t.bytes):>8}  {places[t.name]}{shared}'
     )
   optimizer = _bytes(state.opt_state) + _bytes(state.table_state)
   yield f'model     {dense:,} dense parameters, {human(dense * 4)}'
   yield (
     f'memory    {human(_bytes(state))} of state, {human(optimizer)} of it the '
-    f'optimizers'
+    f'optimizers; {human(_memory(run))} of a device in a step'
   )
-  yield f'devices   {len(devices)} x {devices[0].device_kind}; uses 1'
+  shards = run.task.collection.layout.shards
+  yield (
+    f'devices   {len(devices)} x {devices[0].device_kind}; uses '
+    f'{device_count()}; tables in {shards} shards'
+  )
   yield f'batch     {batch_size:,}'
   yield f'steps     {run.steps:,} ({epochs:.3g} epochs)'
   yield f'workdir   {run.workdir}'
