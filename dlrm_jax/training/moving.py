@@ -22,7 +22,7 @@ import numpy as np
 
 from dlrm_jax.embedding.layout import Address, Kind, Layout
 
-_PIECE = 16 * 2**20  # bytes
+_PIECE = 8 * 2**20  # bytes
 
 
 class _Run(NamedTuple):

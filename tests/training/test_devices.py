@@ -85,9 +85,9 @@ def random_state(task):
   )
 
 
-def trained(task, state, seeds):
+def trained(step, state, seeds):
   """The state some steps later, and their losses."""
-  step, losses = compiled_step(task), []
+  losses = []
   for seed in seeds:
     state, told = step(state, sharding.send(make_batch(seed)))
     losses.append(float(told.loss))
@@ -176,12 +176,14 @@ def mixed_task(kinds, shards):
 def test_training_goes_on_and_is_scored_wherever_it_is_restored(tmp_path):
   task, other = mixed_task(MIXED, 8), mixed_task(OTHER, 4)
   with on(8):
-    state, _ = trained(task, new_state(task, jax.random.key(0)), range(3))
+    step = compiled_step(task)
+    state, _ = trained(step, new_state(task, jax.random.key(0)), range(3))
     saved(tmp_path, task, state)
     scores = summarize(Evaluator(task)(state, [make_batch(9)]))
-    _, expected = trained(task, state, range(3, 8))
+    _, expected = trained(step, state, range(3, 8))
   with on(4):
-    _, losses = trained(other, restored(tmp_path, other), range(3, 8))
+    state = restored(tmp_path, other)
+    _, losses = trained(compiled_step(other), state, range(3, 8))
   np.testing.assert_allclose(losses, expected, 1e-6)
   assert len(set(losses)) == 5
   for wanted in (task, other):
@@ -270,4 +272,4 @@ def test_processes_write_and_read_their_parts_only(tmp_path):
     part, grown = map(int, words.split()[-2:])
     assert 2**27 < part < 1.01 * 2**27
     # Its part on the host and on the device, and what is on its way.
-    assert 2**27 < grown < 2 * part + 2**27
+    assert part < grown < 3 * part

@@ -1,11 +1,6 @@
 """Logical rows are the same after any move, and memory stays bounded."""
 
 import itertools
-import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -18,7 +13,6 @@ from dlrm_jax.embedding.layout import Kind, from_json, plan_layout, to_json
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.training.moving import move, rows_to_move
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PLACEMENTS = {
   'row-wise': Placement(),
   'table-wise': Placement(spread=1),
