@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
@@ -225,7 +226,7 @@ class Examined(NamedTuple):
 
   Attributes:
     name: the split, or the raw file.
-    batches: of it.
+    batches: of it; this process's part of each.
     report: lines about rows that were skipped, once the batches are read.
   """
 
@@ -238,7 +239,7 @@ def examined(
   run: Trained,
   path: str | None,
   split: str | None,
-  batch_size: int | None,
+  batch_size: int,
   on_bad_row: str,
 ) -> Examined:
   """What to evaluate a run on.
@@ -248,11 +249,9 @@ def examined(
     path: a prepared set, or a raw file of the kind that the run was trained
       on; None: what it was trained on.
     split: of a prepared set; None: test.
-    batch_size: None: the one of the config.
+    batch_size: examples of a global batch.
     on_bad_row: 'stop' or 'skip', for a raw file.
   """
-  if batch_size is None:
-    batch_size = run.config.train.eval_batch_size
   if path and Path(path).is_file():
     if split:
       raise InputError(
@@ -264,7 +263,9 @@ def examined(
   data = open_prepared(path) if path else open_data(run.config)
   check_fits(data, run.data)
   split = split or 'test'
-  batches = evaluation_batches(data.source(split), batch_size)
+  batches = evaluation_batches(
+    data.source(split), batch_size, jax.process_index(), jax.process_count()
+  )
   return Examined(split, batches, lambda: ())
 
 
@@ -285,7 +286,10 @@ def _raw(run: Trained, path: str, batch_size: int, on_bad_row: str) -> Examined:
     blocks = movielens.read_raw(prepared, path)
   else:
     blocks = criteo.read_raw(prepared, [path], bad=bad)
-  return Examined(path, stream_batches(blocks, batch_size), bad.report)
+  batches = stream_batches(
+    blocks, batch_size, jax.process_index(), jax.process_count()
+  )
+  return Examined(path, batches, bad.report)
 
 
 def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:

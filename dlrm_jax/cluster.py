@@ -13,6 +13,7 @@ not been heard of for `_HEARTBEAT` seconds, or at once when it was process 0.
 import argparse
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -30,7 +31,9 @@ from dlrm_jax.errors import InputError
 
 _HEARTBEAT = 30  # seconds
 _LAST_WORDS = 2  # seconds
-_OWN_FAULTS = ('RESOURCE_EXHAUSTED', 'INVALID_ARGUMENT', 'UNIMPLEMENTED')
+_LOST = re.compile(
+  '(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): (.*)'
+)
 
 
 class Options(NamedTuple):
@@ -116,13 +119,17 @@ def _farewell(error: BaseException) -> str:
     return f'error: {text}'
   if isinstance(error, KeyboardInterrupt):
     return 'interrupted'
-  if isinstance(error, jax.errors.JaxRuntimeError) and not text.startswith(
-    _OWN_FAULTS
-  ):
+  # JAX raises the status of its runtime in more than one way; Orbax, that
+  # nobody came to a barrier.
+  lost = (
+    _LOST.match(text) if isinstance(error, RuntimeError | ValueError) else None
+  )
+  if lost or isinstance(error, TimeoutError):
+    reason = lost[2] if lost else text
     return (
       f'error: process {jax.process_index()}: another process of this job has '
       f'ended or is out of reach; its log says why. Start the job again: it '
-      f'goes on from the last checkpoint ({text.splitlines()[0][:160]})'
+      f'goes on from the last checkpoint ({reason[:160]})'
     )
   return ''.join(traceback.format_exception(error)).rstrip()
 
@@ -138,8 +145,8 @@ def _checked(options: Options) -> Options:
     )
   if coordinator is None or processes is None or process is None:
     return options
-  _, _, port = coordinator.rpartition(':')
-  if not (port.isdecimal() and 0 < int(port) < 2**16):
+  host, _, port = coordinator.rpartition(':')
+  if not (host and port.isdecimal() and 0 < int(port) < 2**16):
     raise InputError(f'--coordinator={coordinator}: expected HOST:PORT')
   if not 0 <= process < processes:
     raise InputError(
@@ -191,7 +198,10 @@ def _initialize(options: Options) -> None:
   except (ValueError, RuntimeError) as error:
     line = str(error).strip().splitlines()[0]
     if options.coordinator:
-      raise InputError(f'--coordinator={options.coordinator}: {line}') from None
+      raise InputError(
+        f'--coordinator={options.coordinator}: {line}; a free port of the host '
+        f'of process 0 is needed'
+      ) from None
     raise InputError(
       f'--distributed: JAX knows no cluster here ({line}); name it: '
       f'--coordinator=HOST:PORT --processes=N --process=K'

@@ -4,7 +4,8 @@
   python -m dlrm_jax.evaluate --workdir=runs/kaggle --data=new_log.txt
 
 A raw file is read with the vocabularies of the training data; ids that were
-never seen there go to the unknown row.
+never seen there go to the unknown row. On many hosts each runs this, with the
+flags that train.py has for them.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dlrm_jax import cluster
 from dlrm_jax.errors import InputError, exit_cleanly
 
 
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--batch_size', type=int, help='default: the one of the config')
   add('--on_bad_row', choices=('stop', 'skip'), default='stop')
   add('--json', metavar='FILE', help='write the JSON there, too')
+  cluster.add_arguments(parser)
   return parser
 
 
@@ -61,12 +64,9 @@ def _check_writable(path: str | None) -> None:
     raise InputError(f'--json={path}: its folder does not exist')
 
 
-@exit_cleanly
-def main(argv: Sequence[str]) -> None:
-  """Parses the flags, restores, evaluates, prints."""
-  arguments = _parser().parse_args(argv)
-  _check_writable(arguments.json)
-  from dlrm_jax import build, metrics
+def _evaluate(arguments: argparse.Namespace) -> None:
+  """Restores, evaluates, prints."""
+  from dlrm_jax import agreement, build, metrics, sharding
   from dlrm_jax.training import workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.evaluation import Evaluator
@@ -76,28 +76,36 @@ def main(argv: Sequence[str]) -> None:
   folder = Path(arguments.workdir)
   trained = build.trained(*workdir.read(folder))
   layout = trained.task.collection.layout
+  size = arguments.batch_size
+  if size is None:
+    size = trained.config.train.eval_batch_size
   checkpoints = Checkpoints(folder / 'checkpoints', layout)
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
   examined = build.examined(
-    trained,
-    arguments.data,
-    arguments.split,
-    arguments.batch_size,
-    arguments.on_bad_row,
+    trained, arguments.data, arguments.split, size, arguments.on_bad_row
   )
-  abstract = abstract_state(trained.task)
-  state = checkpoints.restore_for_evaluation(step, abstract)
-  tally = Evaluator(trained.task)(state, examined.batches)
+  mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
+  with sharding.use(mesh):
+    abstract = abstract_state(trained.task)
+    state = checkpoints.restore_for_evaluation(step, abstract)
+    tally = Evaluator(trained.task)(state, examined.batches)
   scores = metrics.summarize(tally)
-  for line in examined.report():
-    print(line)
-  print(f'{folder}, checkpoint of step {step:,}')
+  print(*examined.report(), f'{folder}, checkpoint of step {step:,}', sep='\n')
   print(score_table(examined.name, scores, {}))
   result = {'workdir': str(folder), 'step': step, 'data': examined.name}
   text = workdir.to_json(result | {'metrics': scores})
   print(text)
-  if arguments.json:
+  if arguments.json and agreement.first():
     workdir.write_text(Path(arguments.json), text + '\n')
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> None:
+  """Joins the other processes, if there are any, and evaluates."""
+  arguments = _parser().parse_args(argv)
+  _check_writable(arguments.json)
+  with cluster.joined(vars(arguments)):
+    _evaluate(arguments)
 
 
 if __name__ == '__main__':

@@ -252,6 +252,14 @@ def training_batches(
   return _prefetched(batches.make, range(first_step, np.iinfo(np.int32).max))
 
 
+def _check_shares(batch_size: int, processes: int) -> None:
+  if batch_size < 1 or batch_size % processes:
+    raise InputError(
+      f'evaluation batch size {batch_size}: must be a positive multiple of the '
+      f'{processes} processes'
+    )
+
+
 def evaluation_batches(
   source: Source, batch_size: int, process: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
@@ -263,18 +271,24 @@ def evaluation_batches(
     process: this process; it gets its part of every global batch.
     processes: how many there are.
   """
-  if batch_size < 1 or batch_size % processes:
-    raise InputError(
-      f'evaluation batch size {batch_size}: must be a positive multiple of the '
-      f'{processes} processes'
-    )
+  _check_shares(batch_size, processes)
   batches = _InOrder(source, batch_size, process, processes)
   return _prefetched(batches.make, range(len(batches)))
 
 
-def stream_batches(blocks: Iterable[Block], batch_size: int) -> Iterator[Batch]:
-  """Blocks of any size as batches; weight 0 pads the last one."""
-  if batch_size < 1:
-    raise InputError(f'evaluation batch size {batch_size}: must be positive')
+def stream_batches(
+  blocks: Iterable[Block], batch_size: int, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+  """Blocks of any size as batches; weight 0 pads the last one.
+
+  Args:
+    blocks: of all examples; every process reads them all.
+    batch_size: of the global batch, a multiple of `processes`.
+    process: this process; it gets its part of every global batch.
+    processes: how many there are.
+  """
+  _check_shares(batch_size, processes)
+  share = batch_size // processes
+  part = slice(process * share, (process + 1) * share)
   for block in rebatch(blocks, batch_size):
-    yield _padded(_as_batch([block]), batch_size)
+    yield _padded(_as_batch([take(block, part)]), share)
