@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -59,6 +60,11 @@ def place(tmp_path_factory):
   for name in ('config.json', 'data.json'):
     text = (folder / 'run' / name).read_text()
     (folder / 'fresh' / name).write_text(text)
+  edited = folder / 'edited'
+  shutil.copytree(folder / 'run', edited)
+  config = json.loads((edited / 'config.json').read_text())
+  config['model']['dim'] = 8
+  (edited / 'config.json').write_text(json.dumps(config))
   damaged = folder / 'damaged'
   damaged.mkdir()
   (damaged / 'metadata.json').write_text('{"format"')
@@ -281,6 +287,10 @@ CASES = {
   'evaluate before any checkpoint': (
     evaluate('--workdir={place}/fresh'),
     ['no checkpoint'],
+  ),
+  'a checkpoint of other tables than the config has': (
+    evaluate('--workdir={place}/edited'),
+    ['table C1', '50 x 4 in the checkpoint', '50 x 8', 'config.model.dim'],
   ),
   'a checkpoint that is not there': (
     evaluate('--workdir={place}/run', '--checkpoint=77'),

@@ -1,7 +1,8 @@
 """The folder of a run: whose it is, and how files come into it.
 
 `config.json` and `data.json` say what the run was started with. The same
-command again goes on; another config in the same folder is refused. The
+command again goes on; another config in the same folder is refused, unless it
+only says that tables live elsewhere: then the run goes on from there. The
 processes of a job share the folder; the first one claims it for all.
 """
 
@@ -9,7 +10,8 @@ import contextlib
 import fcntl
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from dlrm_jax import agreement
 from dlrm_jax.errors import InputError
 
 _CONFIG, _DATA = 'config.json', 'data.json'
+_CHANGED = '{field} was {then}, is {now}'
+_WHERE_TABLES_LIVE = re.compile(
+  r'tables\.(features\..+\.)?(shards|placement|spread|columns|memory)'
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,7 +57,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _flat(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  if isinstance(tree, Mapping) and tree:
+  if isinstance(tree, Mapping):
     for key, value in tree.items():
       yield from _flat(value, f'{prefix}.{key}' if prefix else str(key))
   else:
@@ -59,9 +65,19 @@ def _flat(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def _differences(
-  then: Mapping[str, Any], now: Mapping[str, Any], words: str
+  then: Mapping[str, Any],
+  now: Mapping[str, Any],
+  words: str,
+  counts: Callable[[str], bool] = lambda field: True,
 ) -> str:
-  """Fields that differ, as `words` with {field}, {then} and {now} says."""
+  """Fields that differ, as `words` with {field}, {then} and {now} says.
+
+  Args:
+    then: a tree of values.
+    now: another one.
+    words: about a field.
+    counts: whether a field is looked at.
+  """
   then = dict(_flat(then))
   flat = dict(_flat(json.loads(json.dumps(now))))
   pairs = {
@@ -71,12 +87,19 @@ def _differences(
   return '; '.join(
     words.format(field=field, then=repr(a), now=repr(b))
     for field, (a, b) in pairs.items()
-    if a != b
+    if a != b and counts(field)
   )
 
 
+def _says_where(field: str) -> bool:
+  return _WHERE_TABLES_LIVE.fullmatch(field) is not None
+
+
 def _compare(path: Path, now: Mapping[str, Any], advice: str) -> None:
-  found = _differences(_read(path), now, '{field} was {then}, is {now}')
+  """Raises where more differs than where tables live."""
+  found = _differences(
+    _read(path), now, _CHANGED, lambda field: not _says_where(field)
+  )
   if found:
     raise InputError(
       f'{path.parent} was made by another run: {found}. {advice}'
@@ -144,6 +167,10 @@ def _claim(
     'The data was prepared anew or with other options: choose another '
     '--workdir',
   )
+  moved = _differences(_read(folder / _CONFIG), config, _CHANGED, _says_where)
+  if moved:
+    print(f'{folder}: tables live elsewhere from now on: {moved}')
+    write_json(folder / _CONFIG, config)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -273,3 +275,49 @@ def test_processes_write_and_read_their_parts_only(tmp_path):
     assert 2**27 < part < 1.01 * 2**27
     # Its part on the host and on the device, and what is on its way.
     assert part < grown < 3 * part
+
+
+def command(devices, *arguments):
+  """Runs a command on so many devices; returns what it printed."""
+  flags = f'--xla_force_host_platform_device_count={devices}'
+  done = subprocess.run(
+    [sys.executable, *map(str, arguments)],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def results(workdir):
+  return json.loads((workdir / 'results.json').read_text())
+
+
+def test_a_run_on_eight_devices_is_evaluated_on_one_and_goes_on_on_four(
+  tmp_path,
+):
+  train = 'train.py', '--config=tests/small.py', f'--workdir={tmp_path}'
+  command(8, *train, '--config.tables.placement=auto')
+  eight = results(tmp_path)
+
+  printed = command(1, '-m', 'dlrm_jax.evaluate', f'--workdir={tmp_path}')
+  one = json.loads(printed.splitlines()[-1])
+  assert one['step'] == eight['step']
+  assert one['metrics'] == pytest.approx(eight['splits']['test'], rel=1e-5)
+
+  shutil.rmtree(tmp_path / 'checkpoints' / '60')
+  printed = command(
+    4,
+    *train,
+    '--config.tables.placement=column_wise',
+    '--config.tables.shards=4',
+  )
+  assert 'tables.shards was 8, is 4' in printed
+  assert 'resuming from the checkpoint of step 55' in printed
+  assert '55: tables are laid out anew' in printed
+  four = results(tmp_path)
+  for split, scores in four['splits'].items():
+    expected = eight['splits'][split]
+    assert scores == pytest.approx(expected, rel=1e-4, abs=1e-6)
