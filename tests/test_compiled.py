@@ -1,0 +1,96 @@
+"""The training step compiled for TPUs that are not here."""
+
+import importlib.util
+
+import jax
+import pytest
+
+from configs import default
+from dlrm_jax import build, compiled
+from dlrm_jax.embedding.load import Use
+from dlrm_jax.errors import InputError
+from dlrm_jax.training.memory import row_state, step_memory
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason='libtpu, the compiler of TPUs, is not installed (Linux x86-64 only)',
+)
+HOTNESS = {'one id': (1, 1, 1), 'bags': (1, 4, 1)}
+
+
+def make_task(hotness, chips, rows=800_000):
+  """Tables of 0.9 GB a chip beside small layers."""
+  config = default.get_config()
+  config.data.expected.dense = 4
+  config.data.expected.rows = (rows * chips, rows * chips, 100)
+  config.data.expected.hotness = hotness
+  config.model.dim = 128
+  config.model.bottom = (64,)
+  config.model.top = (64,)
+  config.tables.shards = chips
+  config.tables.placement = 'row_wise'
+  config.table_optimizer.name = 'rowwise_adagrad'
+  return build.build_task(config, *build.open_schema(config))
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+  ('name', 'topology'),
+  [('one id', 'v5e:1x1'), ('one id', 'v5e:2x4'), ('bags', 'v5e:2x4')],
+)
+def test_memory_is_as_planned_and_nothing_has_the_size_of_a_table(
+  name, topology
+):
+  devices = compiled.find_devices(topology)
+  task, batch = make_task(HOTNESS[name], len(devices)), 1024
+  step = compiled.compile_step(task, batch, devices)
+  collection = task.collection
+  use = Use(collection.hotness, batch, len(devices), row_state(task.table_tx))
+  planned = step_memory(task, collection.layout, use).total
+  assert planned == pytest.approx(step.memory.total, rel=0.1)
+  table = 800_000 * 128 * 4  # a chip's part of one
+  assert step.memory.arguments > 2 * table
+  assert step.memory.temporaries < table / 10
+  assert step.memory.outputs < table / 10
+  assert max((c.bytes for c in step.collectives), default=0) < table / 10
+  assert bool(step.collectives) == (len(devices) > 1)
+
+
+@needs_libtpu
+def test_a_step_that_does_not_fit_says_how_much_it_wanted():
+  task = make_task(HOTNESS['one id'], 1, rows=40_000_000)
+  told = list(compiled.report(task, 1024, 'v5e:1x1'))
+  assert told[0].endswith('DOES NOT FIT')
+  wanted, available = 2 * 40e6 * (128 + 1) * 4, 15.75 * 2**30
+  assert f'{wanted / 1e9:.1f} GB wanted' in told[1]
+  assert f'{available / 1e9:.1f} GB that a chip has' in told[1]
+
+
+@needs_libtpu
+def test_slices_that_there_are_not():
+  with pytest.raises(InputError, match=r'v5e:7x.* such as v5e:1x1, v5e:2x4'):
+    compiled.find_devices('v5e:7x9')
+  with pytest.raises(InputError, match='knows no such slice'):
+    compiled.find_devices('nonsense')
+
+
+def test_shards_and_batch_must_fit_the_chips():
+  task = make_task(HOTNESS['one id'], 3, rows=10)
+  with pytest.raises(InputError, match=r'shards is 3; .* multiple of the 8'):
+    compiled.compile_step(task, 1024, jax.devices())
+  task = make_task(HOTNESS['one id'], 8, rows=10)
+  with pytest.raises(
+    InputError, match=r'batch_size is 1001; .* of the 8 chips'
+  ):
+    compiled.compile_step(task, 1001, jax.devices())
+
+
+def test_the_compilers_refusal_is_read():
+  said = (
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+    'for HLO temporaries (19.10G) exceeds available HBM (15.75G).\nSee more.'
+  )
+  error = compiled.OutOfMemory(said)
+  assert error.wanted == round(19.10 * 2**30)
+  assert 'See more' not in error.said
+  assert compiled.OutOfMemory('RESOURCE_EXHAUSTED').wanted is None
