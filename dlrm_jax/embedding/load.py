@@ -242,11 +242,17 @@ def copies_memory(layout: Layout, use: Use) -> int:
 
 
 def exchange_memory(layout: Layout, use: Use) -> int:
-  """Bytes of rows and bags on their way, and of the update of rows."""
-  most = 0
+  """Bytes of rows on their way, and of their update.
+
+  At its peak a step holds, for every row that arrives, its gradient, the sum
+  of repeated ones and the update, and of the optimizer's state the old and
+  the new.
+  """
+  arrays = 3 + 2 * use.state.per_element
+  size = 0
   for name, of_stack in readers(layout, use).items():
-    stack, size = layout.stacks[name], room(layout, use, of_stack)
+    room_for = room(layout, use, of_stack)
     gathered = use.local_batch * sum(r.length for r in of_stack)
-    rows = gathered if size is None else use.devices * size.rows
-    most += rows * use.state.bytes(stack.dim)
-  return most
+    rows = gathered if room_for is None else use.devices * room_for.rows
+    size += rows * layout.stacks[name].dim * _FLOAT * arrays
+  return size

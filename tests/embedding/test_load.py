@@ -1,0 +1,132 @@
+"""Loads are those of the layout row by row, bytes those of the exchange."""
+
+import numpy as np
+import pytest
+
+from dlrm_jax.embedding.capacity import capacity
+from dlrm_jax.embedding.layout import plan_layout
+from dlrm_jax.embedding.load import (
+  RowState,
+  Use,
+  copies_memory,
+  imbalance,
+  load,
+  load_by_table,
+  readers,
+)
+from dlrm_jax.embedding.table import Placement, Table
+
+PLACEMENTS = {
+  'row_wise': Placement(),
+  'table_wise': Placement(1),
+  'table_row_wise': Placement(2),
+  'column_wise': Placement(1, 2),
+  'grid': Placement(2, 2),
+  'replicated': Placement(replicated=True),
+  'independent': Placement(independent=True),
+}
+
+
+def laid_out(placement, rows=(50, 7, 130), hotness=(1, 3, 2), shards=8):
+  tables = [
+    Table(f't{i}', r, 8, placement=placement) for i, r in enumerate(rows)
+  ]
+  hot = {t.name: (h,) for t, h in zip(tables, hotness, strict=True)}
+  return plan_layout(tables, shards, hot), hot
+
+
+@pytest.mark.parametrize('name', PLACEMENTS)
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_rows_held_are_those_that_have_an_address_there(name, devices):
+  layout, hot = laid_out(PLACEMENTS[name])
+  expected = np.zeros(devices, int)
+  for table, blocks in layout.blocks.items():
+    for block in blocks:
+      stack = layout.stacks[block.stack]
+      for node in range(8) if name == 'independent' else [None]:
+        rows = np.arange(layout.rows[table])
+        at = np.asarray(layout.locate(block, rows, node))
+        if name == 'replicated':
+          expected += len(at)
+        else:
+          where = at // (stack.rows // devices)
+          expected += np.bincount(where, minlength=devices)
+  found = load(layout, Use(hot, 64, devices, RowState()))
+  assert found.rows.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize('name', PLACEMENTS)
+def test_every_bag_row_is_read_somewhere(name):
+  layout, hot = laid_out(PLACEMENTS[name], rows=(5000, 700, 13000))
+  found = load(layout, Use(hot, 64, 4, RowState()))
+  columns = PLACEMENTS[name].columns
+  assert found.reads.sum() == pytest.approx(64 * 6 * columns)
+
+
+def test_one_device_sends_nothing():
+  for placement in PLACEMENTS.values():
+    layout, hot = laid_out(placement)
+    assert load(layout, Use(hot, 64, 1, RowState())).sent == 0
+
+
+def test_independent_tables_send_nothing():
+  layout, hot = laid_out(PLACEMENTS['independent'])
+  assert load(layout, Use(hot, 64, 8, RowState())).sent == 0
+
+
+def test_rows_are_sent_with_ids_both_ways():
+  layout, hot = laid_out(Placement(), hotness=(1, 1, 1))
+  use = Use(hot, 64, 8, RowState())
+  (of_stack,) = readers(layout, use).values()
+  rows = capacity(layout, of_stack, 8, 8).rows
+  assert load(layout, use).sent == 2 * 7 * rows * (4 + 4 * 8)
+
+
+def test_bags_are_sent_as_sums():
+  layout, hot = laid_out(Placement(1), hotness=(4, 4, 4))
+  use = Use(hot, 64, 8, RowState())
+  (of_stack,) = readers(layout, use).values()
+  room = capacity(layout, of_stack, 8, 8)
+  sent = load(layout, use).sent
+  assert sent == 2 * 7 * (4 * room.rows + 4 * 8 * room.bags)
+
+
+def test_a_small_replicated_stack_is_summed_a_large_one_gathered():
+  small, hot = laid_out(PLACEMENTS['replicated'], rows=(5, 5, 5))
+  use = Use(hot, 64, 4, RowState())
+  assert load(small, use).sent == 2 * 3 / 4 * 16 * 36
+  large, _ = laid_out(PLACEMENTS['replicated'], rows=(5, 5, 50_000))
+  assert load(large, use).sent == 3 * 16 * 6 * 36
+
+
+def test_bytes_hold_padding_and_the_state_of_the_optimizer():
+  layout, hot = laid_out(Placement(), rows=(9, 9, 9), hotness=(1, 1, 1))
+  stack = layout.stacks['rows_8']
+  assert stack.shard_rows == 8  # 2 + 2 + 2, padded
+  adam, by_row = RowState(2, 0), RowState(0, 1)
+  assert load(layout, Use(hot, 8, 8, adam)).bytes == 8 * 8 * 3 * 4
+  assert load(layout, Use(hot, 8, 4, by_row)).bytes == 2 * 8 * 9 * 4
+
+
+def test_tables_add_up_to_the_whole():
+  layout, hot = laid_out(PLACEMENTS['grid'])
+  use = Use(hot, 64, 8, RowState(1, 0))
+  whole, tables = load(layout, use), load_by_table(layout, use).values()
+  assert sum(t.sent for t in tables) == pytest.approx(whole.sent)
+  assert sum(t.reads for t in tables).tolist() == whole.reads.tolist()
+  assert sum(t.moved for t in tables).tolist() == whole.moved.tolist()
+
+
+def test_a_table_of_one_shard_is_an_imbalance():
+  layout, hot = laid_out(Placement(1), (80, 80, 80), (2, 2, 2), shards=4)
+  found = load(layout, Use(hot, 64, 4, RowState()))
+  assert imbalance(found.rows) == pytest.approx(4 / 3)
+  assert imbalance(np.zeros(3)) == 1
+
+
+def test_only_narrow_stacks_are_copied():
+  use = Use({'t': (1,)}, 8, 1, RowState(1, 0))
+  narrow = plan_layout([Table('t', 2**20, 64)], 1, {'t': (1,)})
+  wide = plan_layout([Table('t', 2**20, 128)], 1, {'t': (1,)})
+  assert copies_memory(narrow, use) == 2 * 2**20 * 512
+  assert copies_memory(wide, use) == 0
