@@ -3,6 +3,7 @@ import shutil
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from dlrm_jax.embedding.collection import EmbeddingCollection, Feature
@@ -97,6 +98,17 @@ def test_an_evaluation_reads_no_state_of_optimizers(saved):
 def test_what_does_not_fit_is_named_with_both_shapes(saved, task, message):
   with pytest.raises(InputError, match=message):
     restored(saved[0], 2, task)
+
+
+def test_large_arrays_are_written_in_pieces_that_can_be_read_alone(tmp_path):
+  task = make_task(rows=2**17, dim=32, table_tx=optax.sgd(0.1))
+  checkpoints = opened(tmp_path, task, keep=1)
+  checkpoints.save(1, create_state(task, jax.random.key(0)), None)
+  checkpoints.close()
+  with ocp.StandardCheckpointer() as checkpointer:
+    stored = checkpointer.metadata(tmp_path / '1' / 'state').item_metadata
+  pieces = stored['tables']['rows_32'].storage.chunk_shape
+  assert pieces == (2**15, 32)  # 4 MiB
 
 
 def test_a_step_that_was_not_kept_is_refused(saved):

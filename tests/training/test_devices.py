@@ -166,6 +166,21 @@ def test_a_tour_of_placements_and_devices_keeps_the_state(tmp_path, optimizer):
     task, state = other, moved
 
 
+def test_the_same_layout_comes_bit_equal_to_any_number_of_devices(
+  tmp_path, capsys
+):
+  task = mixed_task(MIXED, 8)
+  with on(8):
+    state = random_state(task)
+    saved(tmp_path, task, state)
+  for devices in (1, 2, 4, 8):
+    with on(devices):
+      jax.tree.map(
+        np.testing.assert_array_equal, restored(tmp_path, task), state
+      )
+  assert 'anew' not in capsys.readouterr().out
+
+
 MIXED = {'a': 'row-wise', 'b': 'replicated', 'c': 'grid'}
 OTHER = {'a': 'column-wise', 'b': 'table-wise', 'c': 'replicated'}
 

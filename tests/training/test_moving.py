@@ -120,6 +120,18 @@ def test_every_placement_moves_to_every_other(before, after, ndim):
   assert_moved(old, family, new, moved(old, family, new, devices=4))
 
 
+def test_as_many_copies_of_an_independent_table_stay_themselves():
+  kept, other = PLACEMENTS['independent'], PLACEMENTS['row-wise']
+  old = lay_out([(9, 4), (20, 4)], 4, [kept, kept])
+  new = lay_out([(9, 4), (20, 4)], 4, [kept, other])
+  family = random_family(old, 2)
+  after = moved(old, family, new, devices=2)
+  for node in range(4):
+    np.testing.assert_array_equal(
+      logical(new, after, 't0', node), logical(old, family, 't0', node)
+    )
+
+
 placements = st.sampled_from(list(PLACEMENTS.values()))
 powers = st.sampled_from([2, 4, 8])
 
