@@ -13,7 +13,7 @@ Adagrad, over the columns of a block: blocks of other columns get the mean of
 those that they overlap, weighted by shared columns).
 """
 
-import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -26,17 +26,28 @@ _PIECE = 8 * 2**20  # bytes
 
 
 class _Run(NamedTuple):
-  """Rows of a table that lie side by side in an old stack.
+  """Rows of a block that lie side by side in an old stack, and their way.
 
   Attributes:
-    rows: i64[n], of the table.
+    source: the old block.
+    targets: the new blocks that share columns with it.
+    first: the first row of the table.
+    count: rows; from one to the next it is `source.spread`.
     starts: the first one's address in every copy that counts.
-    node: whose copy this is, None where it is the mean of `starts`.
+    node: whose copy this is; None: the mean of all of `starts`.
   """
 
-  rows: np.ndarray
+  source: Address
+  targets: tuple[Address, ...]
+  first: int
+  count: int
   starts: tuple[int, ...]
   node: int | None
+
+  @property
+  def rows(self) -> np.ndarray:
+    """Of the table, i64[count]."""
+    return self.first + self.source.spread * np.arange(self.count)
 
 
 class _Part(NamedTuple):
@@ -45,22 +56,32 @@ class _Part(NamedTuple):
   low: int
   values: np.ndarray
 
+  def has(self, at: np.ndarray) -> np.ndarray:
+    """Which of some addresses are in it."""
+    return (at >= self.low) & (at < self.low + len(self.values))
 
-def _runs(
-  layout: Layout, table: str, block: Address, each: bool, most: int
+
+def _overlap(old: Address, new: Address) -> bool:
+  return old.column < new.column + new.dim and new.column < old.column + old.dim
+
+
+def _cut(
+  old: Layout, table: str, run: _Run, each: bool, most: int
 ) -> Iterator[_Run]:
-  """All of a block, in runs of at most `most` rows.
+  """Runs of at most `most` rows.
 
   Args:
-    layout: the old one.
-    table: whose block.
-    block: of the table.
+    old: the layout.
+    table: whose rows.
+    run: source and targets.
     each: whether copies of an independent table stay apart.
     most: rows of a run.
   """
-  stack = layout.stacks[block.stack]
+  block = run.source
+  stack = old.stacks[block.stack]
   independent = stack.kind is Kind.INDEPENDENT
   starts = [s * stack.shard_rows + block.offset for s in range(stack.shards)]
+  kept: list[tuple[int, tuple[int, ...], int | None]]
   if independent and not each:
     kept = [(0, tuple(starts), None)]
   else:
@@ -68,23 +89,42 @@ def _runs(
       (shard, (start,), shard if independent else None)
       for shard, start in enumerate(starts)
     ]
-  for shard, starts_of, node in kept:
+  for shard, firsts, node in kept:
     turn = 0 if independent else (shard - block.first) % stack.shards
-    held = layout.held(table, block, shard)
+    held = old.held(table, block, shard)
     for a in range(0, held, most):
-      rows = turn + block.spread * np.arange(a, min(a + most, held))
-      yield _Run(rows, tuple(start + a for start in starts_of), node)
+      yield run._replace(
+        first=turn + block.spread * a,
+        count=min(most, held - a),
+        starts=tuple(start + a for start in firsts),
+        node=node,
+      )
+
+
+def _runs(old: Layout, new: Layout, stack: str, piece: int) -> Iterator[_Run]:
+  """All that goes to a new stack, in runs of at most `piece` bytes."""
+  wanted: dict[str, list[Address]] = {}
+  for table, block in new.in_stack(stack):
+    wanted.setdefault(table, []).append(block)
+  for table, blocks in wanted.items():
+    for source in old.blocks[table]:
+      targets = tuple(block for block in blocks if _overlap(source, block))
+      if targets:
+        then, now = old.stacks[source.stack], new.stacks[stack]
+        each = then.kind is now.kind and then.shards == now.shards
+        run = _Run(source, targets, 0, 0, (), None)
+        most = max(1, piece // (4 * source.dim))
+        yield from _cut(old, table, run, each, most)
 
 
 def _read(array: Any, run: _Run) -> np.ndarray:
   """The rows of a run; the mean of its copies."""
-  n = len(run.rows)
   first, *others = run.starts
-  values = np.asarray(array[first : first + n])
+  values = np.asarray(array[first : first + run.count])
   if others:
     values = values.astype(np.float64)
     for start in others:
-      values += np.asarray(array[start : start + n])
+      values += np.asarray(array[start : start + run.count])
     values /= len(run.starts)
   return values
 
@@ -105,7 +145,7 @@ def _place(
   part: _Part, at: np.ndarray, values: np.ndarray, old: Address, new: Address
 ) -> None:
   """Writes what two blocks of a table share into this process's part."""
-  here = (at >= part.low) & (at < part.low + len(part.values))
+  here = part.has(at)
   at = at[here] - part.low
   begin = max(old.column, new.column)
   end = min(old.column + old.dim, new.column + new.dim)
@@ -116,58 +156,20 @@ def _place(
     part.values[at, into] = values[here, begin - old.column : end - old.column]
 
 
-def _overlap(old: Address, new: Address) -> bool:
-  return old.column < new.column + new.dim and new.column < old.column + old.dim
-
-
-class _Mover(NamedTuple):
-  """A family on its way.
-
-  Attributes:
-    arrays: the old ones: slices of them are read.
-    old: their layout.
-    new: the layout wanted.
-    moved: told of rows that were dealt with.
-    piece: bytes read at once.
-  """
-
-  arrays: Mapping[str, Any]
-  old: Layout
-  new: Layout
-  moved: Callable[[int], object]
-  piece: int
-
-  def fill(self, stack: str, part: _Part) -> None:
-    """Reads what lives in this process's part of a new stack."""
-    wanted: dict[str, list[Address]] = {}
-    for table, block in self.new.in_stack(stack):
-      wanted.setdefault(table, []).append(block)
-    for table, blocks in wanted.items():
-      for source in self.old.blocks[table]:
-        targets = [block for block in blocks if _overlap(source, block)]
-        if targets:
-          self._fill(table, source, targets, part)
-        self.moved(self.old.rows[table])
-
-  def _fill(
-    self, table: str, source: Address, targets: list[Address], part: _Part
-  ) -> None:
-    array, old = self.arrays[source.stack], self.old.stacks[source.stack]
-    new = self.new.stacks[targets[0].stack]
-    each = old.kind is new.kind and old.shards == new.shards
-    width = math.prod(array.shape[1:])
-    most = max(1, self.piece // (width * part.values.itemsize))
-    for run in _runs(self.old, table, source, each, most):
-      found = [
-        (target, at)
-        for target in targets
-        for at in _addresses(self.new, target, run)
-        if np.any((at >= part.low) & (at < part.low + len(part.values)))
-      ]
-      if found:
-        values = _read(array, run)
-        for target, at in found:
-          _place(part, at, values, source, target)
+def _carry(
+  arrays: Mapping[str, Any], run: _Run, new: Layout, part: _Part
+) -> None:
+  """Reads a run and places it, if any of it lands in this process's part."""
+  found = [
+    (target, at)
+    for target in run.targets
+    for at in _addresses(new, target, run)
+    if part.has(at).any()
+  ]
+  if found:
+    values = _read(arrays[run.source.stack], run)
+    for target, at in found:
+      _place(part, at, values, run.source, target)
 
 
 def _local_rows(wanted: jax.ShapeDtypeStruct) -> tuple[int, int]:
@@ -194,9 +196,9 @@ def on_devices(
 def rows_to_move(old: Layout, new: Layout) -> int:
   """What `move` reports in all, for one family."""
   return sum(
-    old.rows[table] * len(old.blocks[table])
-    for table, blocks in new.blocks.items()
-    for _ in {block.stack for block in blocks}
+    run.count
+    for stack in new.stacks
+    for run in _runs(old, new, stack, sys.maxsize)
   )
 
 
@@ -220,17 +222,21 @@ def move(
     wanted: shapes, dtypes and shardings by new stack.
     new: their layout.
     moved: called with numbers of rows, `rows_to_move` in all.
-    piece: bytes that are read at once.
+    piece: bytes of a table that are read at once.
 
   Returns:
     Arrays by new stack. Rows where nothing lives are zero.
   """
-  mover = _Mover(arrays, old, new, moved, piece)
 
   def made(stack: str, like: jax.ShapeDtypeStruct) -> jax.Array:
     low, high = _local_rows(like)
     values = np.zeros((high - low, *like.shape[1:]), like.dtype)
-    mover.fill(stack, _Part(low, values))
+    part = _Part(low, values)
+    runs = _runs(old, new, stack, piece)
+    # In the order of the file: what is decoded together is used together.
+    for run in sorted(runs, key=lambda run: (run.source.stack, run.starts)):
+      _carry(arrays, run, new, part)
+      moved(run.count)
 
     def cut(index: tuple[slice, ...]) -> np.ndarray:
       begin, end, _ = index[0].indices(like.shape[0])
