@@ -68,31 +68,30 @@ def _forecast(config: ConfigDict, devices: int | None) -> 'Forecast':
   )
 
 
-def _write_json(path: str, forecast: 'Forecast') -> None:
-  from dlrm_jax.training import workdir
-  from dlrm_jax.training.forecast import to_json
-
-  if not Path(path).absolute().parent.is_dir():
+def _check_writable(path: str | None) -> None:
+  """Raises before the work is done, not after."""
+  if path and not Path(path).absolute().parent.is_dir():
     raise InputError(f'--json={path}: its folder does not exist')
-  workdir.write_json(Path(path), to_json(forecast))
 
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Plans, prints, and compiles if asked to."""
+  from dlrm_jax.training import workdir
   from dlrm_jax.training.advice import advice
-  from dlrm_jax.training.forecast import lines
+  from dlrm_jax.training.forecast import lines, to_json
 
   del argv
   given = flags.FLAGS.flag_values_dict()
   config, devices = given['config'], given['devices']
+  _check_writable(given['json'])
   if given['memory']:
     config.tables.memory = given['memory']
   notes = list(_spread_over(config, devices))
   forecast = _forecast(config, devices)
   print(*lines(forecast), *advice(forecast), *notes, sep='\n')
   if given['json']:
-    _write_json(given['json'], forecast)
+    workdir.write_json(Path(given['json']), to_json(forecast))
   if given['compile']:
     from dlrm_jax import compiled
 

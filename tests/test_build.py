@@ -17,6 +17,7 @@ from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.data.synthetic import Synthetic
 from dlrm_jax.embedding.collection import Pooling
 from dlrm_jax.embedding.encoding import Hashed, Plain
+from dlrm_jax.embedding.table import Placement
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.state import abstract_state
 from dlrm_jax.training.step import train_step
@@ -151,3 +152,65 @@ def test_dense_features_are_standardised_when_asked():
     plain.recommender.apply(params, by_hand, vectors),
     rtol=1e-5,
   )
+
+
+def test_auto_places_tables_by_size():
+  placed = {t.name: t.placement for t in small().collection.tables}
+  assert placed['C1'] == Placement(replicated=True)
+  assert placed['C7'] == Placement()
+
+
+def test_a_feature_can_have_its_own_placement():
+  given = {
+    'C3': {'placement': 'grid', 'spread': 4},
+    'C4': {'placement': 'auto'},
+  }
+  task = small(placement='table_wise', columns=8, features=ConfigDict(given))
+  placed = {t.name: t.placement for t in task.collection.tables}
+  assert placed['C2'] == Placement(1)
+  assert placed['C3'] == Placement(4, 8)
+  assert placed['C4'] == Placement()
+
+
+@pytest.mark.parametrize(
+  ('name', 'placement'),
+  [
+    ('row_wise', Placement()),
+    ('table_wise', Placement(1)),
+    ('table_row_wise', Placement(2)),
+    ('column_wise', Placement(1, 2)),
+    ('grid', Placement(2, 2)),
+    ('replicated', Placement(replicated=True)),
+    ('independent', Placement(independent=True)),
+  ],
+)
+def test_placements_by_name(name, placement):
+  tables = small(placement=name).collection.tables
+  assert {t.placement for t in tables} == {placement}
+
+
+def test_a_layout_depends_on_the_shards_of_the_config_only():
+  layout = small(shards=4).collection.layout
+  assert layout.shards == 4
+  assert layout == small(shards=4).collection.layout
+
+
+@pytest.mark.parametrize(
+  'name', ['criteo_kaggle', 'criteo_terabyte', 'criteo_mlperf']
+)
+def test_sizes_are_known_before_there_is_data(name):
+  schema, scale = build.open_schema(load(name))
+  assert len(schema.dense) == len(scale.mean) == 13
+  assert schema.hotness == 26
+  published = {
+    'criteo_kaggle': 33_762_577,
+    'criteo_terabyte': 49_126_297,
+    'criteo_mlperf': 187_767_399,
+  }
+  assert sum(c.rows for c in schema.sparse) == published[name]
+
+
+def test_the_multihot_tables_are_the_published_ones():
+  schema, _ = build.open_schema(load('criteo_mlperf:multihot'))
+  assert sum(c.rows for c in schema.sparse) == 204_184_588
+  assert schema.hotness == 214

@@ -84,6 +84,10 @@ def evaluate(*flags):
   return [sys.executable, '-m', 'dlrm_jax.evaluate', *flags]
 
 
+def plan(*flags):
+  return [sys.executable, '-m', 'dlrm_jax.plan', *flags]
+
+
 SMALL = (
   '--config=tests/small.py',
   '--config.train.steps=2',
@@ -248,6 +252,67 @@ CASES = {
       '--config.train.batch_size=8',
     ),
     ['config.train.patience', 'validation'],
+  ),
+  # Placements.
+  'unknown placement': (
+    train(*SYNTHETIC, '--config.tables.placement=rowwise'),
+    ['config.tables.placement', "'rowwise'", 'row_wise'],
+  ),
+  'no shards': (
+    train(*SYNTHETIC, '--config.tables.shards=0'),
+    ['config.tables.shards', '0', 'at least 1'],
+  ),
+  'dealt over more shards than there are': (
+    train(
+      *SYNTHETIC,
+      '--config.tables.placement=table_row_wise',
+      '--config.tables.spread=9',
+    ),
+    ['config.tables.spread', '9', 'config.tables.shards=8'],
+  ),
+  'a width that can not be cut': (
+    train(
+      *SYNTHETIC,
+      "--config.tables.features={'C1':{'placement':'column_wise','columns':3}}",
+    ),
+    ['config.tables.columns (feature C1)', '3', 'config.model.dim'],
+  ),
+  'a shared table in two places': (
+    train(
+      *SYNTHETIC,
+      "--config.tables.features={'C1':{'table':'t','placement':'row_wise'},"
+      "'C2':{'table':'t','placement':'table_wise'}}",
+    ),
+    ['C1', 'C2', 'table t', 'same placement'],
+  ),
+  'memory that is no size': (
+    train(*SYNTHETIC, '--config.tables.memory=16 gigs'),
+    ['config.tables.memory', '16 gigs', '16GB'],
+  ),
+  'negative steps between averages': (
+    train(*SYNTHETIC, '--config.tables.average_every=-1'),
+    ['config.tables.average_every', '-1'],
+  ),
+  # Plans.
+  'a plan without a config': (plan('--devices=8'), ['--config']),
+  'a plan of unknown sizes': (
+    plan('--config=configs/movielens.py'),
+    ['config.data.expected', '--config.data.dir'],
+  ),
+  'a plan for no devices': (
+    plan('--config=tests/small.py', '--devices=0'),
+    ['--devices=0'],
+  ),
+  'a plan into a folder that is not there': (
+    plan('--config=tests/small.py', '--json={place}/no/plan.json'),
+    ['--json={place}/no/plan.json'],
+  ),
+  'sizes and hotness of different lengths': (
+    plan(
+      '--config=configs/criteo_mlperf.py:multihot',
+      '--config.data.expected.hotness=(1,2)',
+    ),
+    ['config.data.expected.hotness', '2', '26'],
   ),
   # Data and workdir.
   'no prepared set named': (
