@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
@@ -40,7 +41,12 @@ from dlrm_jax.embedding.features import (
 )
 from dlrm_jax.embedding.features import Pooling as Pooling
 from dlrm_jax.embedding.initial import shard_values
-from dlrm_jax.embedding.layout import Address, Kind, plan_layout
+from dlrm_jax.embedding.layout import (
+  Address,
+  Kind,
+  address_columns,
+  plan_layout,
+)
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.optim.rowwise import with_counters
@@ -96,6 +102,10 @@ class EmbeddingCollection:
     self.layout = plan_layout(self.tables, shards, self.hotness)
     self.places = place_bags(features, self.layout)
     self.groups = {s: group_bags(places) for s, places in self.places.items()}
+    self._columns = {
+      s: address_columns([(self._block(p), p.length) for p in places])
+      for s, places in self.places.items()
+    }
 
   @property
   def specs(self) -> dict[str, PartitionSpec]:
@@ -169,18 +179,17 @@ class EmbeddingCollection:
     by_part = [
       f.encoding.rows(x) for f, x in zip(self.features, columns, strict=True)
     ]
-    result = {}
-    for stack, places in self.places.items():
-      rows = [
+    return {
+      stack: Bags(
         self.layout.locate(
-          self._block(place), by_part[place.feature][place.part], nodes
-        )
-        for place in places
-      ]
-      result[stack] = Bags(
-        jnp.concatenate(rows, 1), side_by_side(places, weights, columns)
+          self._columns[stack],
+          jnp.concatenate([by_part[p.feature][p.part] for p in places], 1),
+          nodes,
+        ),
+        side_by_side(places, weights, columns),
       )
-    return result
+      for stack, places in self.places.items()
+    }
 
   def lookup(
     self, tables: Tables, rows: Rows, anywhere: bool = False
@@ -316,7 +325,7 @@ class EmbeddingCollection:
       name: of the table.
       node: whose copy, of an independent table.
     """
-    rows = jnp.arange(self.layout.rows[name], dtype=jnp.int32)
+    rows = np.arange(self.layout.rows[name], dtype=np.int32)
     return jnp.concatenate(
       [
         jnp.take(tables[b.stack], self.layout.locate(b, rows, node), axis=0)

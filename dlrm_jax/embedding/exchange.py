@@ -98,17 +98,23 @@ def _needs(rows: jax.Array) -> _Needs:
   return _Needs(distinct, which.reshape(rows.shape))
 
 
+def _find(ascending: jax.Array, values: jax.Array) -> jax.Array:
+  """Where each of a few values would stand, i32[n]."""
+  at = jnp.searchsorted(ascending, values, method='compare_all')
+  return at.astype(jnp.int32)
+
+
 def _next_round(
   needs: _Needs, done: jax.Array, room: int, local_rows: int
 ) -> _Round:
   """As many rows as every device has room for; the same range on all."""
   ends = _firsts(len(done), local_rows) + local_rows
-  start = jnp.searchsorted(needs.distinct, done).astype(jnp.int32)
-  limit = jnp.searchsorted(needs.distinct, ends).astype(jnp.int32)
+  start = _find(needs.distinct, done)
+  limit = _find(needs.distinct, ends)
   wanted = jnp.minimum(start + room, limit)
   reach = jnp.where(wanted < limit, take(needs.distinct, wanted), ends)
   reach = lax.pmin(reach, AXIS)
-  stop = jnp.searchsorted(needs.distinct, reach).astype(jnp.int32)
+  stop = _find(needs.distinct, reach)
   return _Round(start, stop, reach)
 
 
@@ -176,9 +182,7 @@ def _post(bags: Bags, route: Route, local_rows: int) -> _Mail:
   same = (owner[1:] == owner[:-1]) & (bag[1:] == bag[:-1])
   begins = jnp.concatenate([jnp.ones(1, bool), ~same])
   before = jnp.cumsum(begins, dtype=jnp.int32)
-  edges = jnp.searchsorted(
-    owner, jnp.arange(route.devices + 1, dtype=jnp.int32)
-  ).astype(jnp.int32)
+  edges = _find(owner, jnp.arange(route.devices + 1, dtype=jnp.int32))
   bag_edges = jnp.concatenate([jnp.zeros(1, jnp.int32), before])[edges]
   fits = jnp.all(jnp.diff(edges) <= route.room.rows)
   fits &= jnp.all(jnp.diff(bag_edges) <= route.room.bags)
@@ -285,23 +289,29 @@ def fetch(stack: jax.Array, bags: Bags, route: Route) -> jax.Array:
   """
   local_rows = len(stack)
   begin = _firsts(route.devices, local_rows)
+
+  def rows_of_round(
+    needs: _Needs, done: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    this = _next_round(needs, done, route.room.rows, local_rows)
+    return this.done, _fetch(stack, bags, route, needs, this)
+
   if route.pooled:
+    needs = None  # seldom needed: sorted only when bags do not fit
     shape = len(bags.rows), sum(g.count for g in route.groups)
     mail = _post(bags, route, local_rows)
     total = _fetch_bags(stack, mail, shape, route.room)
     done = jnp.where(mail.fits, begin + local_rows, begin)
   else:
     needs = _needs(bags.rows)
-    this = _next_round(needs, begin, route.room.rows, local_rows)
-    total, done = _fetch(stack, bags, route, needs, this), this.done
+    done, total = rows_of_round(needs, begin)
 
   def another(
     carry: tuple[jax.Array, jax.Array],
   ) -> tuple[jax.Array, jax.Array]:
     done, total = carry
-    needs = _needs(bags.rows)
-    this = _next_round(needs, done, route.room.rows, local_rows)
-    return this.done, total + _fetch(stack, bags, route, needs, this)
+    done, more = rows_of_round(needs or _needs(bags.rows), done)
+    return done, total + more
 
   with jax.named_scope('overflow'):
     _, total = lax.while_loop(
@@ -331,6 +341,8 @@ class Delivery:
     """
     self._grads, self._bags, self._route = grads, bags, route
     self._local_rows = local_rows
+    # Bags are sorted by row only when they do not fit.
+    self._needs = None if route.pooled else _needs(bags.rows)
 
   def first(self) -> tuple[RowGrads, jax.Array]:
     """Gradients of rows of this device, and how far all devices are."""
@@ -352,7 +364,7 @@ class Delivery:
   def another(self, done: jax.Array) -> tuple[RowGrads, jax.Array]:
     """One more round: one gradient a distinct row and device."""
     room = self._route.room.rows
-    needs = _needs(self._bags.rows)
+    needs = self._needs or _needs(self._bags.rows)
     this = _next_round(needs, done, room, self._local_rows)
     slots, asked = _asked(needs, this, room, self._local_rows)
     numbered = self._bags._replace(rows=needs.which)

@@ -16,7 +16,7 @@ too.
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -94,17 +94,18 @@ class Layout:
     """Rows of a table -> rows of a block's stack; PAD stays PAD.
 
     Args:
-      block: of the table.
+      block: of the table; or `address_columns` of several.
       rows: i32, any shape; numpy's or jax's.
       node: whose copy of an independent table, broadcastable to `rows`.
     """
     stack = self.stacks[block.stack]
+    where = np.where if isinstance(rows, np.ndarray) else jnp.where
     if stack.kind is Kind.INDEPENDENT:
       shard = 0 if node is None else node
     else:
-      shard = (block.first + rows % block.spread) % stack.shards
+      shard = block.first + rows % block.spread
+      shard = where(shard < stack.shards, shard, shard - stack.shards)
     found = shard * stack.shard_rows + block.offset + rows // block.spread
-    where = np.where if isinstance(rows, np.ndarray) else jnp.where
     return where(rows < 0, PAD, found)
 
   def in_stack(self, stack: str) -> list[tuple[str, Address]]:
@@ -127,6 +128,25 @@ class Layout:
       if turn >= block.spread
       else -(-(self.rows[table] - turn) // block.spread)
     )
+
+
+def address_columns(blocks: Sequence[tuple[Address, int]]) -> Address:
+  """The address of rows that lie side by side, i32[B, K].
+
+  Args:
+    blocks: of one stack, each with its number of columns.
+  """
+
+  def column(name: str) -> Any:
+    values = {getattr(block, name) for block, _ in blocks}
+    if len(values) == 1:
+      return values.pop()
+    repeated = [[getattr(block, name)] * count for block, count in blocks]
+    return np.concatenate(repeated).astype(np.int32)[None]
+
+  return blocks[0][0]._replace(
+    first=column('first'), spread=column('spread'), offset=column('offset')
+  )
 
 
 def inverse(

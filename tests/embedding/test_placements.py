@@ -76,6 +76,11 @@ def draw(seed):
   return ids, rng.random(ids.shape, np.float32), target
 
 
+def send(batch):
+  where = sharding.sharding_of(sharding.SPLIT)
+  return [jax.device_put(x, where) for x in batch]
+
+
 def step(tx, tables, state, ids, id_weights, target):
   rows = COLLECTION.rows(ids, id_weights)
   vectors = COLLECTION.lookup(tables, rows)
@@ -91,6 +96,12 @@ def step(tx, tables, state, ids, id_weights, target):
 @functools.cache
 def rows_of(feature, i):
   return int(feature.encoding.rows(jnp.array([[i]]))[0][0, 0])
+
+
+QUICKLY = {
+  'xla_backend_optimization_level': 0,
+  'xla_llvm_disable_expensive_passes': True,
+}
 
 
 class Reference:
@@ -145,15 +156,12 @@ def test_all_are_what_they_are_by_definition(optimizer, devices):
       out_shardings=(where, state_where, None),
       donate_argnums=(0, 1),
     )
+    run = run.lower(tables, state, *send(draw(0))).compile(QUICKLY)
     together = Reference(first, optimizer)
     nodes = [Reference(first, optimizer) for _ in range(SHARDS)]
     for seed in range(3):
-      ids, id_weights, target = draw(seed)
-      sent = [
-        jax.device_put(x, sharding.sharding_of(sharding.SPLIT))
-        for x in (ids, id_weights, target)
-      ]
-      tables, state, encoded = run(tables, state, *sent)
+      ids, id_weights, target = batch = draw(seed)
+      tables, state, encoded = run(tables, state, *send(batch))
       vectors, reads = together.lookup(ids, id_weights)
       together.learn(vectors, reads, target, independent=False)
       alone = [f for f, x in enumerate(FEATURES) if 'independent' in x.name]
@@ -164,6 +172,7 @@ def test_all_are_what_they_are_by_definition(optimizer, devices):
         vectors[own, alone] = its[:, alone]
         node.learn(its, reads, target[own], independent=True)
       np.testing.assert_allclose(encoded, vectors, rtol=1e-4, atol=1e-5)
+    tables = jax.device_get(tables)
     for table in COLLECTION.tables:
       independent = table.placement.independent
       for k, node in enumerate(nodes if independent else [together]):
