@@ -8,14 +8,13 @@ On many hosts each runs this, with --distributed in a cluster that JAX knows,
 else with --coordinator=HOST:PORT --processes=N --process=K.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from dlrm_jax import cluster
+from dlrm_jax import cluster, command_line
 from dlrm_jax.errors import exit_cleanly
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -28,21 +27,7 @@ cluster.define_flags()
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-  """Reads the flags; what is wrong with them is a user's mistake."""
-  try:
-    rest = flags.FLAGS(argv)
-    if _CONFIG.value is None or not _WORKDIR.value:
-      sys.exit('error: --config=FILE and --workdir=DIR are both needed')
-    if rest[1:]:
-      sys.exit(f'error: {rest[1]!r} is no flag; flags begin with --')
-    _CONFIG.value.to_dict()  # a file that failed to load says so only now
-    return rest
-  except (KeyError, AttributeError) as error:
-    message = ' '.join(str(error.args[0]).split())
-    sys.exit(f'error: --config: there is no field {message}')
-  except Exception as error:  # a config file is a program: all may happen
-    lines = str(error).strip().splitlines() or [repr(error)]
-    sys.exit(f'error: {lines[-1].strip()}')
+  return command_line.parse(argv, {'config': 'FILE', 'workdir': 'DIR'})
 
 
 @exit_cleanly

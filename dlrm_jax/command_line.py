@@ -1,23 +1,23 @@
 """Flags of commands that take a config; mistakes in them end in one line."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 
-def parse(argv: Sequence[str], needed: Sequence[str]) -> Sequence[str]:
+def parse(argv: Sequence[str], needed: Mapping[str, str]) -> Sequence[str]:
   """Reads the flags; what is wrong with them is a user's mistake.
 
   Args:
     argv: as the program got it.
-    needed: flags that must have a value, 'config' among them.
+    needed: flags that must have a value, and what it is; 'config' among them.
   """
   try:
     rest = flags.FLAGS(argv)
     values: dict[str, Any] = flags.FLAGS.flag_values_dict()
-    missing = [f'--{name}' for name in needed if not values[name]]
+    missing = [f'--{k}={what}' for k, what in needed.items() if not values[k]]
     if missing:
       sys.exit(f'error: {" and ".join(missing)} must be given; see --help')
     if rest[1:]:

@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-  return command_line.parse(argv, ('config',))
+  return command_line.parse(argv, {'config': 'FILE'})
 
 
 if __name__ == '__main__':
