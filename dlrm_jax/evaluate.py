@@ -70,6 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   from dlrm_jax.training import workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.evaluation import Evaluator
+  from dlrm_jax.training.nodes import divergence, node_count, node_table
   from dlrm_jax.training.plan import score_table
   from dlrm_jax.training.state import abstract_state
 
@@ -88,11 +89,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   with sharding.use(mesh):
     abstract = abstract_state(trained.task)
     state = checkpoints.restore_for_evaluation(step, abstract)
-    tally = Evaluator(trained.task)(state, examined.batches)
-  scores = metrics.summarize(tally)
+    evaluate = Evaluator(trained.task)
+    result = {'workdir': str(folder), 'step': step, 'data': examined.name}
+    if node_count(trained.task):
+      tallies = evaluate.nodes(state, examined.batches)
+      apart = divergence(trained.task, state)
+      nodes = {name: metrics.summarize(t) for name, t in tallies.items()}
+      scores = nodes['ensemble']
+      table = node_table(nodes, apart)
+      result |= {'nodes': nodes, 'divergence': apart}
+    else:
+      scores = metrics.summarize(evaluate(state, examined.batches))
+      table = score_table(examined.name, scores, {})
   print(*examined.report(), f'{folder}, checkpoint of step {step:,}', sep='\n')
-  print(score_table(examined.name, scores, {}))
-  result = {'workdir': str(folder), 'step': step, 'data': examined.name}
+  print(table)
   text = workdir.to_json(result | {'metrics': scores})
   print(text)
   if arguments.json and agreement.first():

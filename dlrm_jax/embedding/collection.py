@@ -159,14 +159,14 @@ class EmbeddingCollection:
     self,
     ids: jax.Array,
     id_weights: jax.Array | None = None,
-    node: int | None = None,
+    node: jax.Array | None = None,
   ) -> Rows:
     """Which rows to gather: arithmetic on integers, no table is read.
 
     Args:
       ids: i32[B, H], as in `Batch`.
       id_weights: f32[B, H] or None.
-      node: whose copies of independent tables; None: each of the S equal
+      node: i32[], whose copies of independent tables; None: each of the S equal
         parts of the batch has its own.
 
     Returns:
@@ -360,7 +360,7 @@ class EmbeddingCollection:
       pooled=self.layout.stacks[stack].kind is Kind.BAGS,
     )
 
-  def _nodes(self, batch: int, node: int | None) -> Any:
+  def _nodes(self, batch: int, node: jax.Array | None) -> Any:
     """The node of each example, i32[B, 1], where there are any."""
     kinds = {stack.kind for stack in self.layout.stacks.values()}
     if node is not None or Kind.INDEPENDENT not in kinds:

@@ -8,12 +8,15 @@ import functools
 from collections.abc import Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit, logit
 
 from dlrm_jax import agreement, metrics
 from dlrm_jax.batch import Batch
 from dlrm_jax.errors import InputError
 from dlrm_jax.sharding import local_part, send
+from dlrm_jax.training.nodes import compiled_average, node_count
 from dlrm_jax.training.state import Task, TrainState
 from dlrm_jax.training.step import eval_step
 
@@ -22,6 +25,7 @@ class Evaluator:
   """Scores batches of examples; compiles once for one size of batch."""
 
   def __init__(self, task: Task) -> None:
+    self._task = task
     self._step = jax.jit(functools.partial(eval_step, task))
 
   def __call__(
@@ -43,6 +47,40 @@ class Evaluator:
       except ValueError as error:
         raise InputError(f'evaluation: {error}') from None
     return _of_all(total)
+
+  def nodes(
+    self, state: TrainState, batches: Iterable[Batch]
+  ) -> dict[str, metrics.Tally]:
+    """Tallies of every node's tables, of their mean, and of the ensemble.
+
+    Every node scores every example. The ensemble's probability is the mean
+    of the nodes'.
+
+    Args:
+      state: with independent tables.
+      batches: of equal size; this process's part of them.
+    """
+    mean = compiled_average(self._task, keep=True)(state)
+    count = node_count(self._task)
+    names = [f'node {k}' for k in range(count)]
+    totals = {
+      name: metrics.empty() for name in [*names, 'mean of tables', 'ensemble']
+    }
+    for batch in batches:
+      sent = send(batch)
+      logits = {
+        name: local_part(self._step(state, sent, jnp.int32(k)))
+        for k, name in enumerate(names)
+      }
+      # All nodes' tables are equal here, so each scores where it is.
+      logits['mean of tables'] = local_part(self._step(mean, sent))
+      chances = expit(np.stack([logits[name] for name in names]))
+      logits['ensemble'] = logit(np.mean(chances, 0, dtype=np.float64))
+      for name, x in logits.items():
+        totals[name] = metrics.tally(
+          x, batch.labels, batch.weights, into=totals[name]
+        )
+    return {name: _of_all(total) for name, total in totals.items()}
 
   def _scored(
     self, state: TrainState, batches: Iterable[Batch]

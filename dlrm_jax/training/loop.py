@@ -12,6 +12,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -26,6 +27,12 @@ from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.evaluation import Evaluator
 from dlrm_jax.training.history import History, read_history
 from dlrm_jax.training.meter import ADVICE, Meter
+from dlrm_jax.training.nodes import (
+  compiled_average,
+  divergence,
+  node_count,
+  node_table,
+)
 from dlrm_jax.training.plan import score_table, table_sizes
 from dlrm_jax.training.run import Run
 from dlrm_jax.training.signals import Signals
@@ -60,7 +67,7 @@ def _updates(
   run: Run, state: TrainState, step: int
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
   """Steps after `step`, for as long as they are asked for."""
-  update = compiled_step(run.task)
+  update, average = compiled_step(run.task), compiled_average(run.task)
   source = run.data.source('train')
   batches = training_batches(
     source, run.reading, step, jax.process_index(), jax.process_count()
@@ -70,17 +77,18 @@ def _updates(
       state = fresh_tables(run.task, state, jax.random.key(run.seed + step))
     state, told = update(state, batch)
     step += 1
+    if run.average_every and step % run.average_every == 0:
+      state = average(state)
     yield step, state, told
 
 
-def _evaluate(
-  run: Run, evaluate: Evaluator, state: TrainState, split: str
-) -> metrics.Tally:
-  source = run.data.source(split)
-  batches = evaluation_batches(
-    source, run.eval_batch_size, jax.process_index(), jax.process_count()
+def _batches(run: Run, split: str) -> Iterator[Batch]:
+  return evaluation_batches(
+    run.data.source(split),
+    run.eval_batch_size,
+    jax.process_index(),
+    jax.process_count(),
   )
-  return evaluate(state, batches)
 
 
 def _validate(
@@ -90,7 +98,7 @@ def _validate(
   if not run.data.splits.get('validation'):
     return {}
   try:
-    return metrics.summarize(_evaluate(run, evaluate, state, 'validation'))
+    return metrics.summarize(evaluate(state, _batches(run, 'validation')))
   except InputError as error:
     raise InputError(
       f'step {step}: {error}: the update made parameters too large, though '
@@ -169,15 +177,40 @@ def _fit(
     return state, step, signals.of_any_by_now()
 
 
+class _Nodes(NamedTuple):
+  """What nodes with tables of their own have learned: scores, divergence."""
+
+  scores: dict[str, dict[str, float]]
+  divergence: dict[str, float]
+
+
+def _nodes(
+  run: Run, evaluate: Evaluator, state: TrainState, splits: list[str]
+) -> _Nodes | None:
+  """Of the last split, where there are such nodes."""
+  if not splits or not node_count(run.task):
+    return None
+  tallies = evaluate.nodes(state, _batches(run, splits[-1]))
+  return _Nodes(
+    {name: metrics.summarize(tally) for name, tally in tallies.items()},
+    divergence(run.task, state),
+  )
+
+
 def _finish(
-  run: Run, results: Mapping[str, metrics.Tally], step: int, best: int
+  run: Run,
+  results: Mapping[str, metrics.Tally],
+  nodes: _Nodes | None,
+  step: int,
+  best: int,
 ) -> None:
   """Writes results.json and report.html, prints the metrics."""
   summaries = {split: metrics.summarize(t) for split, t in results.items()}
   references = {split: run.references(split) for split in results}
   write_json(
     run.workdir / 'results.json',
-    {'step': best, 'splits': summaries, 'references': references},
+    {'step': best, 'splits': summaries, 'references': references}
+    | ({} if nodes is None else {'nodes': nodes._asdict()}),
   )
   last = list(results)[-1] if results else ''
   report.write_report(
@@ -197,6 +230,8 @@ def _finish(
   )
   for split in results:
     print(score_table(split, summaries[split], references[split]))
+  if nodes is not None:
+    print(node_table(*nodes))
   print(f'checkpoint of step {best:,}; see {run.workdir / "report.html"}')
 
 
@@ -252,10 +287,11 @@ def train(run: Run) -> bool:
       abstract = abstract_state(run.task)
       state = checkpoints.restore_for_evaluation(best, abstract)
     results = {
-      split: _evaluate(run, evaluate, state, split)
+      split: evaluate(state, _batches(run, split))
       for split in ('validation', 'test')
       if run.data.splits.get(split)
     }
+    nodes = _nodes(run, evaluate, state, list(results))
   if agreement.first():
-    _finish(run, results, step, best)
+    _finish(run, results, nodes, step, best)
   return True

@@ -92,7 +92,10 @@ def compiled_step(
 
 
 def eval_step(
-  task: Task, state: TrainState, batch: Batch, node: int | None = None
+  task: Task,
+  state: TrainState,
+  batch: Batch,
+  node: jax.Array | None = None,
 ) -> jax.Array:
   """Logits f32[B]; the state is read only.
 
@@ -100,7 +103,7 @@ def eval_step(
     task: what was trained.
     state: of which parameters and tables are read.
     batch: to score.
-    node: whose copies of independent tables score all examples; None: each
+    node: i32[], whose copies of independent tables score; None: each
       node's score its own part of the batch.
   """
   rows = task.collection.rows(batch.ids, batch.id_weights, node)

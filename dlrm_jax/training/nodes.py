@@ -1,0 +1,120 @@
+"""Independent tables: S nodes that share the layers, each with its own rows.
+
+Each node learns its tables from its own part of every batch; only gradients
+of the layers are summed over all ("Distributed DLRM"). Here is what such
+tables need beside the step: now and then an average, and how far apart they
+have come.
+"""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
+from dlrm_jax.embedding.layout import Kind
+from dlrm_jax.training.state import Task, TrainState, shardings
+
+
+def _own(collection: EmbeddingCollection) -> list[str]:
+  """Stacks of which every node has its own."""
+  stacks = collection.layout.stacks.items()
+  return [name for name, stack in stacks if stack.kind is Kind.INDEPENDENT]
+
+
+def node_count(task: Task) -> int:
+  """How many nodes learn tables of their own; 0: all tables are shared."""
+  return task.collection.layout.shards if _own(task.collection) else 0
+
+
+def _copies(
+  collection: EmbeddingCollection, tables: Tables, stack: str
+) -> jax.Array:
+  """f32[S, P, D], the stack of each node."""
+  _, shards, rows, dim = collection.layout.stacks[stack]
+  return tables[stack].reshape(shards, rows, dim)
+
+
+def _averaged(collection: EmbeddingCollection, tables: Tables) -> Tables:
+  def mean(stack: str) -> jax.Array:
+    copies = _copies(collection, tables, stack)
+    same = jnp.broadcast_to(jnp.mean(copies, 0, keepdims=True), copies.shape)
+    return same.reshape(tables[stack].shape)
+
+  return tables | {stack: mean(stack) for stack in _own(collection)}
+
+
+def compiled_average(
+  task: Task, keep: bool = False
+) -> Callable[[TrainState], TrainState]:
+  """Puts the nodes' mean in the place of their tables.
+
+  Optimizer states stay as they are: each node goes on with its own.
+
+  Args:
+    task: what is trained.
+    keep: whether the given tables are still needed; else they are donated.
+  """
+  mean = jax.jit(
+    functools.partial(_averaged, task.collection),
+    out_shardings=shardings(task).tables,
+    donate_argnums=() if keep else 0,
+  )
+  return lambda state: dataclasses.replace(state, tables=mean(state.tables))
+
+
+def divergence(task: Task, state: TrainState) -> dict[str, float]:
+  """How far the nodes' tables are apart, for each independent table.
+
+  Root mean square distance of the nodes to their mean, divided by the norm
+  of the mean: 0 where all are equal.
+  """
+  collection = task.collection
+
+  def squares(tables: Tables) -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for stack in _own(collection):
+      copies = _copies(collection, tables, stack)
+      mean = jnp.mean(copies, 0)
+      apart = jnp.sum(jnp.mean(jnp.square(copies - mean[None]), 0), -1)
+      size = jnp.sum(jnp.square(mean), -1)
+      for name, block in collection.layout.in_stack(stack):
+        rows = slice(block.offset, block.offset + collection.layout.rows[name])
+        sums = jnp.sum(apart[rows]), jnp.sum(size[rows])
+        before = found.get(name, (0.0, 0.0))
+        found[name] = before[0] + sums[0], before[1] + sums[1]
+    return found
+
+  sums = jax.device_get(jax.jit(squares)(state.tables))
+  return {
+    name: float((apart / size) ** 0.5) if size else 0.0
+    for name, (apart, size) in sums.items()
+  }
+
+
+def node_table(
+  scores: Mapping[str, Mapping[str, float]], apart: Mapping[str, float]
+) -> str:
+  """Metrics of each node, of the mean of all, of the ensemble, as a table.
+
+  >>> print(node_table({'node 0': {'auc': 0.5, 'log_loss': 0.7}}, {'a': 0.1}))
+  nodes                       AUC     log-loss
+    node 0                0.50000      0.70000
+  divergence of tables: median 0.1, largest 0.1 (a)
+  """
+  lines = [f'{"nodes":<18}{"AUC":>13}{"log-loss":>13}']
+  for name, of_one in scores.items():
+    lines.append(
+      f'  {name:<16}{of_one["auc"]:>13.5f}{of_one["log_loss"]:>13.5f}'
+    )
+  most = max(apart, key=lambda name: apart[name])
+  middle = statistics.median(apart.values())
+  lines.append(
+    f'divergence of tables: median {middle:.3g}, largest {apart[most]:.3g} '
+    f'({most})'
+  )
+  return '\n'.join(lines)
