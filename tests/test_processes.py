@@ -1,0 +1,163 @@
+"""Jobs of several real processes: equal to one, stopped, killed, resumed."""
+
+import json
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from dlrm_jax import build, sharding
+from dlrm_jax.errors import InputError
+from dlrm_jax.training import workdir as folders
+from dlrm_jax.training.checkpoint import Checkpoints
+from dlrm_jax.training.history import read_history
+from dlrm_jax.training.state import abstract_state
+from tests.job import Job, run
+
+STEPS = 50
+
+
+def train(workdir, *flags):
+  return [
+    'train.py', '--config=tests/small.py', f'--workdir={workdir}',
+    f'--config.train.steps={STEPS}', '--config.train.log_every=1',
+    '--config.train.eval_every=25', '--config.train.checkpoint_every=10',
+    '--config.train.fresh_tables=False',
+    '--config.data.synthetic.tables=(50, 30)',
+    '--config.data.synthetic.hotness=(1, 3)', *flags,
+  ]  # fmt: skip
+
+
+def losses(workdir):
+  rows = [row for row in read_history(workdir) if 'loss' in row]
+  assert [row['step'] for row in rows] == list(range(1, STEPS + 1))
+  return [row['loss'] for row in rows]
+
+
+def results(workdir):
+  return json.loads((workdir / 'results.json').read_text())['splits']
+
+
+def final_state(workdir):
+  task = build.trained(*folders.read(workdir)).task
+  checkpoints = Checkpoints(workdir / 'checkpoints', task.collection.layout)
+  return checkpoints.restore(STEPS, abstract_state(task))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _compiled_once(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    folder = tmp_path_factory.mktemp('compiled')
+    patch.setenv('JAX_COMPILATION_CACHE_DIR', str(folder))
+    yield
+
+
+@pytest.fixture(scope='module')
+def workdirs(tmp_path_factory):
+  """Workdirs of the same run by 1, 2 and 4 processes, and what was printed."""
+  folder = tmp_path_factory.mktemp('processes')
+  return {
+    n: (folder / str(n), run(train(folder / str(n)), n)) for n in (1, 2, 4)
+  }
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+def test_losses_and_scores_are_those_of_one_process(workdirs, processes):
+  one, many = workdirs[1][0], workdirs[processes][0]
+  np.testing.assert_allclose(losses(many), losses(one), rtol=1e-5)
+  for split, scores in results(one).items():
+    found = results(many)[split]
+    assert found['examples'] == scores['examples']
+    for metric in ('auc', 'log_loss', 'calibration'):
+      np.testing.assert_allclose(found[metric], scores[metric], rtol=1e-4)
+
+
+def test_only_the_first_process_prints_and_logs(workdirs):
+  workdir, printed = workdirs[4]
+  assert 'devices   4' in printed[0][1]
+  for process in (1, 2, 3):
+    _, out, err = printed[process]
+    assert [line for line in out.splitlines() if '[Gloo]' not in line] == []
+    assert err == ''
+  assert len(list((workdir / 'tensorboard').iterdir())) == 1
+
+
+def test_evaluate_over_processes_gives_the_numbers_of_the_run(workdirs):
+  workdir = workdirs[2][0]
+  done = run(['-m', 'dlrm_jax.evaluate', f'--workdir={workdir}'], 2)
+  found = json.loads(done[0][1].splitlines()[-1])['metrics']
+  assert found == results(workdir)['test']
+
+
+def test_killed_and_signalled_in_mid_step_it_resumes_bit_equal(
+  workdirs, tmp_path
+):
+  workdir = tmp_path / 'run'
+  with Job(train(workdir), 2) as job:
+    job.wait_for_checkpoint(workdir)
+    job.kill(1)
+    status, _, err = job.end(within=60)[0]
+  assert status == 1
+  assert 'error: process 0: another process of this job has ended' in err
+  assert 'Start the job again' in err
+
+  with Job(train(workdir), 2) as job:
+    job.wait_for_checkpoint(workdir)
+    job.send(1, signal.SIGTERM)
+    done = job.end()
+  assert {status for status, _, _ in done.values()} == {0}, done
+  assert re.search('resuming from the checkpoint of step [1-9]', done[0][1])
+  assert 'SIGTERM: saved step' in done[0][1]
+
+  with Job(train(workdir), 2) as job:
+    job.wait_for_checkpoint(workdir)
+    job.kill(0)
+    status, _, err = job.end(within=60)[1]
+  assert status != 0
+  assert re.search('another (process of this job has ended|task died)', err)
+
+  run(train(workdir), 2)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    final_state(workdir),
+    final_state(workdirs[2][0]),
+  )
+
+
+def test_who_does_not_come_is_missed_after_a_while(tmp_path):
+  command = [*train(tmp_path / 'run'), '--wait=3']
+  with (
+    Job(command, 3, absent=[2]) as first,
+    Job(command, 2, absent=[0]) as last,
+  ):
+    came = first.end()
+    alone = last.end()
+  assert came[1][0] == alone[1][0] == 1
+  assert (
+    'error: not all 3 processes of this job came in 3 seconds' in came[1][2]
+  )
+  assert 'error: no process 0 at --coordinator=127.0.0.1:' in alone[1][2]
+
+
+def test_processes_must_have_one_config(tmp_path):
+  own = {1: ['--config.seed=3']}
+  done = run(train(tmp_path / 'run'), 2, status=1, own=own)
+  for _, _, err in done.values():
+    assert 'process 1 of this job has another config' in err
+  assert 'config.seed is 3 here, 0 on process 0' in done[1][2]
+  assert not (tmp_path / 'run').exists()
+
+
+def test_lanes_must_be_shared_by_the_processes(tmp_path):
+  done = run(train(tmp_path / 'run', '--config.data.lanes=1'), 2, status=1)
+  for _, _, err in done.values():
+    assert 'error: config.data.lanes is 1; expected a multiple of the 2' in err
+  assert not (tmp_path / 'run').exists()
+
+
+def test_batches_must_be_shared_by_the_devices():
+  assert sharding.choose_mesh(8, {'--batch_size': 64}).size == 8
+  with pytest.raises(InputError, match='--batch_size is 63; expected a mult'):
+    sharding.choose_mesh(8, {'--batch_size': 63})
