@@ -124,9 +124,18 @@ def test_a_table_of_one_shard_is_an_imbalance():
   assert imbalance(np.zeros(3)) == 1
 
 
-def test_only_narrow_stacks_are_copied():
+@pytest.mark.parametrize(
+  ('rows', 'dim', 'copies'),
+  [
+    (2**20, 128, 0),
+    (2**20, 64, 2),
+    (2**22, 64, 2),
+    (2**20, 16, 2),
+    (2**22, 16, 0),
+    (2**16, 64, 0),
+  ],
+)
+def test_narrow_stacks_are_copied_as_the_compiler_does(rows, dim, copies):
   use = Use({'t': (1,)}, 8, 1, RowState(1, 0))
-  narrow = plan_layout([Table('t', 2**20, 64)], 1, {'t': (1,)})
-  wide = plan_layout([Table('t', 2**20, 128)], 1, {'t': (1,)})
-  assert copies_memory(narrow, use) == 2 * 2**20 * 512
-  assert copies_memory(wide, use) == 0
+  layout = plan_layout([Table('t', rows, dim)], 1, {'t': (1,)})
+  assert copies_memory(layout, use) == copies * rows * 512
