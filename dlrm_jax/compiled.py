@@ -30,8 +30,10 @@ from dlrm_jax.training.state import Task, TrainState, abstract_state
 from dlrm_jax.training.step import train_step
 
 _EXAMPLES = 'v5e:1x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4'
-# Nobody is asked which TPU this machine has: it has none.
+# Nobody is asked which TPU this machine has, and nobody else is kept out: no
+# TPU is used.
 _ALONE = {
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'TPU_ACCELERATOR_TYPE': 'v5litepod-1',
@@ -131,8 +133,10 @@ def find_devices(topology: str) -> list[Any]:
     found = topologies.get_topology_desc(
       platform='tpu', topology_name=topology, **options
     )
-  except (jax.errors.JaxRuntimeError, RuntimeError) as error:
+  except jax.errors.JaxRuntimeError as error:
     said = str(error).splitlines()[0]
+    if 'INVALID_ARGUMENT' not in said:
+      raise
     raise InputError(
       f'--compile={topology}: libtpu knows no such slice ({said}); expected '
       f'a generation and its chips, such as {_EXAMPLES}'
