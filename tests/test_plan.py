@@ -76,7 +76,7 @@ def test_a_placement_that_does_not_fit_is_undone_by_the_advice():
   text = plan(
     '--config=configs/criteo_kaggle.py',
     '--config.tables.placement=table_wise',
-    '--memory=4GB',
+    '--memory=500MB',
   )
   assert 'IT DOES NOT FIT' in text
   assert '--config.tables.placement=row_wise' in text

@@ -7,8 +7,8 @@ fullest shard. So what a layout costs is its most loaded device.
 
 Bytes sent by a device in a step, n devices, C the room for a pair:
 
-    rows        2 (n - 1) C.rows (4 + 4 D)            each way ids, vectors
-    bags        2 (n - 1) (4 C.rows + 4 C.bags D)     each way ids, sums
+    rows        (n - 1) C.rows (4 + 8 D)              ids, vectors both ways
+    bags        (n - 1) (4 C.rows + 8 C.bags D)       ids, sums both ways
     replicated  2 (n - 1) / n R (4 D + 4)             all-reduce, or of each
                 (n - 1) b K (4 D + 4)                 gathered row, if fewer
     independent 0
@@ -26,7 +26,8 @@ from dlrm_jax.embedding.layout import Kind, Layout, Stack
 
 _FLOAT = 4
 _LANES = 128  # of a TPU
-_ON_CHIP = 64 * 2**20  # bytes of a copy that needs none of its main memory
+_ON_CHIP = 2**26  # bytes of a copy that needs none of its main memory
+_LARGE = 2**29
 
 
 class RowState(NamedTuple):
@@ -130,10 +131,8 @@ def _sent(
     gathered = use.local_batch * sum(r.length for r in of_stack)
     return float((n - 1) * gathered * wide)
   size = capacity(layout, of_stack, use.local_batch, n)
-  if stack.kind is Kind.ROWS:
-    return float(2 * (n - 1) * size.rows * wide)
-  ids, sums = _FLOAT * size.rows, _FLOAT * size.bags * stack.dim
-  return float(2 * (n - 1) * (ids + sums))
+  vectors = size.rows if stack.kind is Kind.ROWS else size.bags
+  return float(_FLOAT * (n - 1) * (size.rows + 2 * vectors * stack.dim))
 
 
 def _shares(layout: Layout, reader: Reader, use: Use) -> np.ndarray:
@@ -230,25 +229,26 @@ def copies_memory(layout: Layout, use: Use) -> int:
 
   A TPU keeps such a stack with its rows along the lanes, which wastes nothing,
   and lays it out anew, each row padded to all lanes, to gather and scatter.
-  Small copies stay on the chip.
+  As its compiler was seen to decide: small copies stay on the chip, and
+  instead of a large one of rows of a quarter of the lanes or less it gathers
+  from the stack as it is.
   """
-  sizes = (
-    local_rows(stack, use) * _LANES * _FLOAT
-    for stack in layout.stacks.values()
-    if stack.dim < _LANES
-  )
-  arrays = 1 + use.state.per_element
-  return arrays * sum(size for size in sizes if size > _ON_CHIP)
+  size = 0
+  for stack in layout.stacks.values():
+    padded = local_rows(stack, use) * _LANES * _FLOAT
+    wasteful = stack.dim <= _LANES // 4 and padded > _LARGE
+    if stack.dim < _LANES and padded > _ON_CHIP and not wasteful:
+      size += padded * (1 + use.state.per_element)
+  return size
 
 
 def exchange_memory(layout: Layout, use: Use) -> int:
   """Bytes of rows on their way, and of their update.
 
-  At its peak a step holds, for every row that arrives, its gradient, the sum
-  of repeated ones and the update, and of the optimizer's state the old and
-  the new.
+  At its peak a step of a TPU was seen to hold four arrays f32[M, D] for the M
+  rows that arrive, and one more for each that the optimizer keeps.
   """
-  arrays = 3 + 2 * use.state.per_element
+  arrays = 4 + use.state.per_element
   size = 0
   for name, of_stack in readers(layout, use).items():
     room_for = room(layout, use, of_stack)

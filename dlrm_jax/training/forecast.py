@@ -14,7 +14,12 @@ from dlrm_jax.embedding.load import (
   load_by_table,
 )
 from dlrm_jax.embedding.planner import placement_name
-from dlrm_jax.training.memory import StepMemory, row_state, step_memory
+from dlrm_jax.training.memory import (
+  StepMemory,
+  layers_bytes,
+  row_state,
+  step_memory,
+)
 from dlrm_jax.training.plan import human
 from dlrm_jax.training.state import Task
 
@@ -55,6 +60,11 @@ class Forecast:
     return step_memory(self.task, self.task.collection.layout, self.use)
 
   @property
+  def layers_sent(self) -> float:
+    """Bytes that a device sends to sum the gradients of the layers."""
+    return 2 * (1 - 1 / self.devices) * layers_bytes(self.task)
+
+  @property
   def fits(self) -> bool:
     """Whether a step fits into a device."""
     return self.memory.total <= self.budget
@@ -91,7 +101,7 @@ def to_json(forecast: Forecast) -> dict[str, Any]:
     'budget': forecast.budget,
     'fits': forecast.fits,
     'memory': {**memory._asdict(), 'total': memory.total},
-    'sent': found.sent,
+    'sent': {'tables': found.sent, 'layers': forecast.layers_sent},
     'rows': [int(x) for x in found.rows],
     'reads': [float(x) for x in found.reads],
     'tables': _table_rows(forecast),
@@ -138,8 +148,8 @@ def lines(forecast: Forecast) -> Iterator[str]:
   yield _spread('rows held', found.rows)
   yield _spread('rows read in a step, at most', found.reads)
   yield (
-    f'exchange  {human(found.sent)} sent by a device in a step, as much '
-    f'received'
+    f'exchange  {human(found.sent)} of rows and bags sent by a device in a '
+    f'step, {human(forecast.layers_sent)} of gradients of the layers'
   )
   yield (
     f'memory    {human(memory.total)} of {human(forecast.budget)} of a device: '

@@ -96,6 +96,13 @@ def layers_memory(
   return _FLOAT * batch * (dense + activations + joined + vectors)
 
 
+def layers_bytes(task: Task) -> int:
+  """Bytes of the parameters of the layers."""
+  dim = task.collection.tables[0].dim
+  shape = task.dense_features, len(task.collection.features), dim
+  return _bytes(_parameters(task.model, *shape))
+
+
 def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
   """What a device needs to train.
 

@@ -1,8 +1,11 @@
 """Loads are those of the layout row by row, bytes those of the exchange."""
 
+import jax
 import numpy as np
 import pytest
 
+from configs import default
+from dlrm_jax import build, compiled
 from dlrm_jax.embedding.capacity import capacity
 from dlrm_jax.embedding.layout import plan_layout
 from dlrm_jax.embedding.load import (
@@ -79,7 +82,7 @@ def test_rows_are_sent_with_ids_both_ways():
   use = Use(hot, 64, 8, RowState())
   (of_stack,) = readers(layout, use).values()
   rows = capacity(layout, of_stack, 8, 8).rows
-  assert load(layout, use).sent == 2 * 7 * rows * (4 + 4 * 8)
+  assert load(layout, use).sent == 7 * rows * (4 + 8 * 8)
 
 
 def test_bags_are_sent_as_sums():
@@ -88,7 +91,7 @@ def test_bags_are_sent_as_sums():
   (of_stack,) = readers(layout, use).values()
   room = capacity(layout, of_stack, 8, 8)
   sent = load(layout, use).sent
-  assert sent == 2 * 7 * (4 * room.rows + 4 * 8 * room.bags)
+  assert sent == 7 * (4 * room.rows + 8 * 8 * room.bags)
 
 
 def test_a_small_replicated_stack_is_summed_a_large_one_gathered():
@@ -139,3 +142,23 @@ def test_narrow_stacks_are_copied_as_the_compiler_does(rows, dim, copies):
   use = Use({'t': (1,)}, 8, 1, RowState(1, 0))
   layout = plan_layout([Table('t', rows, dim)], 1, {'t': (1,)})
   assert copies_memory(layout, use) == copies * rows * 512
+
+
+@pytest.mark.parametrize('hotness', [(1, 1), (4, 6)])
+@pytest.mark.parametrize('placement', ['row_wise', 'table_wise'])
+def test_bytes_sent_are_those_of_the_compiled_step(hotness, placement):
+  config = default.get_config()
+  config.data.expected.dense = 4
+  config.data.expected.rows = (8_000, 50_000)
+  config.data.expected.hotness = hotness
+  config.model.bottom = config.model.top = (8,)
+  config.tables.placement = placement
+  task = build.build_task(config, *build.open_schema(config))
+  step = compiled.compile_step(task, 1024, jax.devices())
+  found = sum(
+    c.bytes * c.count
+    for c in step.collectives
+    if c.kind == 'all-to-all' and not c.overflow
+  )
+  use = Use(task.collection.hotness, 1024, 8, RowState())
+  assert load(task.collection.layout, use).sent == pytest.approx(found)
