@@ -153,11 +153,20 @@ def sent(mode: Mode, batch: int, data: str = '') -> float:
 
 
 class Result(NamedTuple):
-  """A mode with an optimizer: what all seeds learned, and its price."""
+  """A mode with an optimizer.
+
+  Attributes:
+    optimizer: its name.
+    mode: of the tables.
+    seeds: what each learned.
+    synchronous: what each learned with synchronous tables.
+    sent: bytes of a device in a step.
+  """
 
   optimizer: str
   mode: Mode
   seeds: list[Learned]
+  synchronous: list[Learned]
   sent: float
 
 
@@ -165,27 +174,32 @@ def _results(data: Data, folder: str, seeds: int) -> Iterator[Result]:
   for optimizer in OPTIMIZERS:
     # One device learns what any number of them does.
     trainer = _Trainer(_config(Mode(max(NODES), None), optimizer), data)
-    found = [trainer(seed) for seed in range(seeds)]
+    same = [trainer(seed) for seed in range(seeds)]
     batch = criteo_kaggle.get_config().train.batch_size
     for nodes in NODES:
       mode = Mode(nodes, None)
-      yield Result(optimizer, mode, found, sent(mode, batch, folder))
+      yield Result(optimizer, mode, same, same, sent(mode, batch, folder))
     for every, nodes in itertools.product(EVERY, NODES):
       mode = Mode(nodes, every)
       trainer = _Trainer(_config(mode, optimizer), data)
       found = [trainer(seed) for seed in range(seeds)]
-      yield Result(optimizer, mode, found, sent(mode, batch, folder))
+      yield Result(optimizer, mode, found, same, sent(mode, batch, folder))
 
 
 def _deviation(values: Sequence[float]) -> float:
   return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _node_values(result: Result, metric: str) -> list[float]:
+def _node_values(seeds: Sequence[Learned], metric: str) -> list[float]:
   """Mean over the nodes, of each seed."""
-  return [
-    statistics.fmean(node[metric] for node in one.nodes) for one in result.seeds
-  ]
+  return [statistics.fmean(n[metric] for n in one.nodes) for one in seeds]
+
+
+def _behind(result: Result) -> list[float]:
+  """AUC of a node less that of synchronous tables, seed by seed."""
+  ours = _node_values(result.seeds, 'auc')
+  theirs = _node_values(result.synchronous, 'auc')
+  return [a - b for a, b in zip(ours, theirs, strict=True)]
 
 
 def _shown(values: Sequence[float]) -> str:
@@ -193,7 +207,7 @@ def _shown(values: Sequence[float]) -> str:
 
 
 def _row(result: Result) -> dict[str, Any]:
-  seeds, alone = result.seeds, result.mode.every is None
+  seeds, shared = result.seeds, result.mode.every is None
   row: dict[str, Any] = {
     'optimizer': result.optimizer,
     'tables': result.mode.name,
@@ -201,17 +215,20 @@ def _row(result: Result) -> dict[str, Any]:
     'sent in a step': f'{result.sent / 1e6:.2f} MB',
   }
   for metric, name in (('auc', 'AUC'), ('log_loss', 'log-loss')):
-    row[f'{name}, a node'] = _shown(_node_values(result, metric))
+    row[f'{name}, a node'] = _shown(_node_values(seeds, metric))
     for part in ('mean', 'ensemble'):
       values = [getattr(one, part)[metric] for one in seeds]
-      row[f'{name}, {part}'] = '' if alone else _shown(values)
-  nodes = [node['auc'] for one in seeds for node in one.nodes]
-  row['AUC, worst node'] = f'{min(nodes):.4f}'
-  for name, of in (('median', statistics.median), ('largest', max)):
-    values = [of(one.apart.values()) for one in seeds if one.apart]
-    row[f'divergence, {name}'] = (
-      f'{statistics.fmean(values):.3f}' if values else ''
-    )
+      row[f'{name}, {part}'] = '' if shared else _shown(values)
+  if shared:
+    return row | {'AUC, node - synchronous': '', 'divergence': ''}
+  apart = [
+    statistics.fmean(of(one.apart.values()) for one in seeds)
+    for of in (statistics.median, max)
+  ]
+  behind = _behind(result)
+  difference = f'{statistics.fmean(behind):+.4f} ± {_deviation(behind):.4f}'
+  row['AUC, node - synchronous'] = difference
+  row['divergence'] = f'median {apart[0]:.3f}, largest {apart[1]:.3f}'
   return row
 
 
@@ -232,7 +249,7 @@ def _draw(results: Sequence[Result], path: str) -> None:
     for number, name in enumerate(dict.fromkeys(r.mode.name for r in mine)):
       line = [r for r in mine if r.mode.name == name]
       size = [r.sent / 1e6 for r in line]
-      found = [_node_values(r, 'auc') for r in line]
+      found = [_node_values(r.seeds, 'auc') for r in line]
       auc = [statistics.fmean(values) for values in found]
       error = [_deviation(values) for values in found]
       color = f'C{number}'
