@@ -3,8 +3,13 @@
 A table is a pytree whose every leaf has rows on axis 0, and so is its
 optimizer state. Rows that are not there (PAD, or past the end) read as zero
 and are not written: an index never wraps around and is never clamped.
+
+A leaf may be *packed*: k narrow rows side by side in one of 128 numbers, so
+that a TPU's memory holds it without padding. Row `r` is then part `r % k` of
+`x[r // k]`; elsewhere than on a TPU the same memory is read as `[R, D]`.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -26,38 +31,135 @@ class RowGrads(NamedTuple):
   values: jax.Array
 
 
-def take(tree: Pytree, rows: jax.Array) -> Pytree:
+LANES = 128
+"""Numbers side by side in a TPU's memory: narrower rows would be padded."""
+
+
+def packed(dim: int) -> int:
+  """How many rows of this width are kept side by side, in one of 128 numbers.
+
+  A TPU pads the last axis to 128, and a scatter into narrower rows copies
+  the whole table to that form and back in every step. Widths that do not
+  divide 128 are kept as they are.
+
+  >>> packed(16), packed(128), packed(48)
+  (8, 1, 1)
+  """
+  return LANES // dim if dim < LANES and LANES % dim == 0 else 1
+
+
+def take(tree: Pytree, rows: jax.Array, dim: int | None = None) -> Pytree:
   """Reads rows of every leaf: `x[R, ...] -> x[*rows.shape, ...]`.
+
+  Args:
+    tree: leaves `[R]` or `[R, D]`, or packed: `[R / k, k * D]`.
+    rows: i32[...].
+    dim: D, where leaves may be packed.
 
   >>> take(jnp.array([[1.0], [2.0]]), jnp.array([1, -1])).tolist()
   [[2.0], [0.0]]
+  >>> take(jnp.array([[1.0, 2.0, 3.0, 4.0]]), jnp.array([1]), 2).tolist()
+  [[3.0, 4.0]]
   """
-  return jax.tree.map(
-    lambda x: x.at[rows].get(
-      mode='fill', fill_value=0, wrap_negative_indices=False
-    ),
-    tree,
-  )
+
+  def one(x: jax.Array) -> jax.Array:
+    if x.ndim == 1 or dim is None or x.shape[1] == dim:
+      return _take(x, rows)
+    return lax.platform_dependent(
+      x,
+      rows,
+      tpu=functools.partial(_take_packed, dim=dim),
+      default=lambda x, rows: _take(x.reshape(-1, dim), rows),
+    )
+
+  return jax.tree.map(one, tree)
+
+
+def _take(x: jax.Array, rows: jax.Array) -> jax.Array:
+  return x.at[rows].get(mode='fill', fill_value=0, wrap_negative_indices=False)
+
+
+def _take_packed(x: jax.Array, rows: jax.Array, dim: int) -> jax.Array:
+  k = x.shape[1] // dim
+  wide = _take(x, rows // k).reshape(*rows.shape, k, dim)
+  # A sum of one row and zeros: exact.
+  return jnp.sum(wide, -2, where=_part(rows, k)[..., None])
+
+
+def _part(rows: jax.Array, k: int) -> jax.Array:
+  """Which of k rows side by side each is, bool[..., k]."""
+  number = lax.broadcasted_iota(jnp.int32, (*rows.shape, k), rows.ndim)
+  return (rows % k)[..., None] == number
+
+
+def _widened(values: jax.Array, rows: jax.Array, k: int) -> jax.Array:
+  """Values at their place among k rows side by side, zeros beside them."""
+  here = _part(rows, k)[..., None]
+  wide = jnp.where(here, values[..., None, :], 0.0)
+  return wide.reshape(len(rows), k * values.shape[1])
 
 
 def put(tree: Pytree, rows: jax.Array, new: Pytree) -> Pytree:
-  """Replaces distinct rows of every leaf."""
-  return jax.tree.map(
-    lambda x, n: x.at[rows].set(
-      n, mode='drop', unique_indices=True, wrap_negative_indices=False
-    ),
-    tree,
-    new,
+  """Replaces distinct rows of every leaf, packed or not."""
+
+  def one(x: jax.Array, n: jax.Array) -> jax.Array:
+    if x.shape[1:] == n.shape[1:]:
+      return _put(x, rows, n)
+    return lax.platform_dependent(
+      x,
+      rows,
+      n,
+      tpu=_put_packed,
+      default=lambda x, rows, n: _put(
+        x.reshape(-1, n.shape[1]), rows, n
+      ).reshape(x.shape),
+    )
+
+  return jax.tree.map(one, tree, new)
+
+
+def _put(x: jax.Array, rows: jax.Array, new: jax.Array) -> jax.Array:
+  return x.at[rows].set(
+    new, mode='drop', unique_indices=True, wrap_negative_indices=False
   )
 
 
+def _put_packed(x: jax.Array, rows: jax.Array, new: jax.Array) -> jax.Array:
+  k = x.shape[1] // new.shape[1]
+  others = 1.0 - _widened(jnp.ones_like(new), rows, k)
+  # Rows side by side share an index: they are cleared, then added.
+  cleared = x.at[rows // k].multiply(
+    others, mode='drop', wrap_negative_indices=False
+  )
+  return _add_packed(cleared, rows, new)
+
+
 def add(table: jax.Array, update: RowGrads) -> jax.Array:
-  """Adds to distinct rows of a table."""
-  return table.at[update.rows].add(
-    update.values,
-    mode='drop',
-    unique_indices=True,
-    wrap_negative_indices=False,
+  """Adds to distinct rows of a table, packed or not."""
+  rows, values = update
+  if table.shape[1] == values.shape[1]:
+    return _add(table, rows, values)
+  return lax.platform_dependent(
+    table,
+    rows,
+    values,
+    tpu=_add_packed,
+    default=lambda x, rows, values: _add(
+      x.reshape(-1, values.shape[1]), rows, values
+    ).reshape(x.shape),
+  )
+
+
+def _add(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
+  return x.at[rows].add(
+    values, mode='drop', unique_indices=True, wrap_negative_indices=False
+  )
+
+
+def _add_packed(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
+  k = x.shape[1] // values.shape[1]
+  return x.at[rows // k].add(
+    _widened(values, rows, k), mode='drop', wrap_negative_indices=False
   )
 
 

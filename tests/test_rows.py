@@ -4,6 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlrm_jax import rows as rows_module
+from dlrm_jax.batch import PAD
 from dlrm_jax.rows import (
   RowGrads,
   add,
@@ -56,3 +58,33 @@ def test_repeated_rows_are_summed_and_others_stand_alone(rows):
       want[row] += value
   assert len(set(got.rows.tolist())) == len(rows)
   np.testing.assert_allclose(add(jnp.zeros((10, 1)), got), want)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 4, 16, 64]))
+def test_packed_rows_on_a_tpu_are_those_of_any_device(seed, dim):
+  """The doors that a TPU uses, called here by themselves."""
+  rng = np.random.default_rng(seed)
+  packed = rng.normal(size=(8, 128)).astype(np.float32)
+  count = packed.size // dim
+  drawn = rng.permutation(np.arange(-3, count + 3))[:7].astype(np.int32)
+  rows = jnp.array(drawn[drawn != -2])
+  new = rng.normal(size=(len(rows), dim)).astype(np.float32)
+  taken = rows_module._take_packed(jnp.array(packed), rows, dim)
+  np.testing.assert_array_equal(taken, take(jnp.array(packed), rows, dim))
+  put_there = rows_module._put_packed(jnp.array(packed), rows, jnp.array(new))
+  np.testing.assert_array_equal(put_there, put(jnp.array(packed), rows, new))
+  added = rows_module._add_packed(jnp.array(packed), rows, jnp.array(new))
+  np.testing.assert_allclose(
+    added, add(jnp.array(packed), RowGrads(rows, jnp.array(new))), rtol=1e-6
+  )
+
+
+def test_packed_rows_are_read_and_written_as_plain_ones():
+  plain = jnp.arange(512, dtype=jnp.float32).reshape(128, 4)
+  packed = plain.reshape(4, 128)
+  rows = jnp.array([5, PAD, 127, 128])
+  new = -jnp.ones((4, 4))
+  np.testing.assert_array_equal(take(packed, rows, 4), take(plain, rows))
+  np.testing.assert_array_equal(
+    put(packed, rows, new).reshape(128, 4), put(plain, rows, new)
+  )

@@ -52,24 +52,24 @@ def _split(
 
 
 def _gather(
-  stack: jax.Array, rows: jax.Array, weights: jax.Array | None
+  stack: jax.Array, rows: jax.Array, weights: jax.Array | None, dim: int
 ) -> jax.Array:
-  vectors = take(stack, rows)
+  vectors = take(stack, rows, dim)
   return vectors if weights is None else vectors * weights[..., None]
 
 
 def _pool(
-  stack: jax.Array, rows: jax.Array, weights: jax.Array | None
+  stack: jax.Array, rows: jax.Array, weights: jax.Array | None, dim: int
 ) -> jax.Array:
   """Sums of bags: i32[B, G, L] -> f32[B, G, D]."""
   if rows.shape[-1] == 1:
-    return _gather(stack, rows[..., 0], _at(weights, 0))
+    return _gather(stack, rows[..., 0], _at(weights, 0), dim)
 
   def add_one(j: jax.Array, total: jax.Array) -> jax.Array:
     one = lax.dynamic_index_in_dim(rows, j, 2, keepdims=False)
-    return total + _gather(stack, one, _at(weights, j))
+    return total + _gather(stack, one, _at(weights, j), dim)
 
-  zero = jnp.zeros((*rows.shape[:2], stack.shape[1]), stack.dtype)
+  zero = jnp.zeros((*rows.shape[:2], dim), stack.dtype)
   return lax.fori_loop(0, rows.shape[-1], add_one, zero)
 
 
@@ -79,18 +79,21 @@ def _at(weights: jax.Array | None, j: jax.Array | int) -> jax.Array | None:
   return lax.dynamic_index_in_dim(weights, j, 2, keepdims=False)
 
 
-def pull(stack: jax.Array, bags: Bags, groups: tuple[Group, ...]) -> jax.Array:
+def pull(
+  stack: jax.Array, bags: Bags, groups: tuple[Group, ...], dim: int
+) -> jax.Array:
   """Sums of bags of rows.
 
   Args:
-    stack: f32[R, D].
+    stack: f32[R, D], or packed.
     bags: the rows of K places, as `groups` lays them out.
     groups: the static layout, K places in G bags.
+    dim: D.
 
   Returns:
     f32[B, G, D].
   """
-  pooled = [_pool(stack, *cut) for cut in _split(bags, groups)]
+  pooled = [_pool(stack, *cut, dim) for cut in _split(bags, groups)]
   return pooled[0] if len(pooled) == 1 else jnp.concatenate(pooled, 1)
 
 

@@ -50,10 +50,10 @@ from dlrm_jax.embedding.layout import (
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.optim.rowwise import with_counters
-from dlrm_jax.rows import Pytree, RowGrads, add
+from dlrm_jax.rows import Pytree, RowGrads, add, packed
 from dlrm_jax.sharding import AXIS, COPIED, SPLIT, device_count, on_each_device
 
-Tables = dict[str, jax.Array]  # f32[R, D] for each stack
+Tables = dict[str, jax.Array]  # f32[R, D], or packed, for each stack
 Rows = dict[str, Bags]
 Vectors = dict[str, jax.Array]  # f32[B, G, D] for each stack
 
@@ -149,11 +149,25 @@ class EmbeddingCollection:
         part = functools.partial(
           shard_values, self.layout, self.tables, name, seeds
         )
-        parts[name] = jax.lax.map(part, mine).reshape(-1, stack.dim)
+        parts[name] = jax.lax.map(part, mine).reshape(
+          -1, stack.dim * packed(stack.dim)
+        )
       return parts
 
     shards = jnp.arange(self.layout.shards, dtype=jnp.int32)
     return on_each_device(made, (SPLIT, COPIED), self.specs)(shards, seeds)
+
+  def init_state(
+    self, tx: optax.GradientTransformation, tables: Tables
+  ) -> Pytree:
+    """The first state of a `rowwise` transform, as packed as the tables."""
+    state = tx.init({s: x.reshape(-1, self._dim(s)) for s, x in tables.items()})
+    return optax.tree.map_params(
+      tx.init,
+      lambda x, table: x.reshape(table.shape) if x.ndim == 2 else x,
+      state,
+      tables,
+    )
 
   def rows(
     self,
@@ -214,11 +228,12 @@ class EmbeddingCollection:
   def _read(
     self, stack: str, table: jax.Array, bags: Bags, anywhere: bool
   ) -> jax.Array:
-    kind = self.layout.stacks[stack].kind
+    kind, dim = self.layout.stacks[stack].kind, self._dim(stack)
     if device_count() == 1 or kind is Kind.REPLICATED:
-      return pull(table, bags, self.groups[stack])
+      return pull(table, bags, self.groups[stack], dim)
     if kind is Kind.INDEPENDENT and not anywhere:
-      return pull(table, _as_local(bags, len(table)), self.groups[stack])
+      local = _as_local(bags, table.size // dim)
+      return pull(table, local, self.groups[stack], dim)
     return fetch(table, bags, self._route(stack, len(bags.rows)))
 
   def update(
@@ -267,12 +282,14 @@ class EmbeddingCollection:
     for stack, bags in rows.items():
       if self._travels(stack):
         route = self._route(stack, len(bags.rows))
-        on_way[stack] = Delivery(grads[stack], bags, route, len(tables[stack]))
+        local_rows = tables[stack].size // route.dim
+        on_way[stack] = Delivery(grads[stack], bags, route, local_rows)
         arrived[stack], done[stack] = on_way[stack].first()
       else:
         arrived[stack] = self._stays(stack, tables[stack], bags, grads[stack])
     before = state
-    tables, state = _applied(tx, tables, state, arrived)
+    dims = {stack: self._dim(stack) for stack in tables}
+    tables, state = _applied(tx, tables, state, arrived, dims)
     if not on_way:
       return tables, state
 
@@ -289,7 +306,7 @@ class EmbeddingCollection:
       # One step has one count, however many rounds it takes.
       state = with_counters(tx, state, before)
       arrived = {s: grads for s, (grads, _) in now.items()}
-      tables, state = _applied(tx, tables, state, arrived)
+      tables, state = _applied(tx, tables, state, arrived, dims)
       return {s: reach for s, (_, reach) in now.items()}, tables, state
 
     with jax.named_scope('overflow'):
@@ -306,16 +323,16 @@ class EmbeddingCollection:
     self, stack: str, table: jax.Array, bags: Bags, grads: jax.Array
   ) -> RowGrads:
     """Gradients of a stack whose rows are all on this device."""
-    kind, shards, *_ = self.layout.stacks[stack]
+    kind, shards, _, dim = self.layout.stacks[stack]
     if kind is Kind.INDEPENDENT:
       # The loss is a mean over the batch; a node learns from its own part.
       if device_count() > 1:
-        bags = _as_local(bags, len(table))
+        bags = _as_local(bags, table.size // dim)
       return push(grads * float(shards), bags, self.groups[stack])
     mine = push(grads, bags, self.groups[stack])
     if device_count() == 1:
       return mine
-    return gather_replicated(mine, len(table))
+    return gather_replicated(mine, table.size // dim)
 
   def read(self, tables: Tables, name: str, node: int = 0) -> jax.Array:
     """One logical table, f32[R, D]: for tests and export.
@@ -328,7 +345,11 @@ class EmbeddingCollection:
     rows = np.arange(self.layout.rows[name], dtype=np.int32)
     return jnp.concatenate(
       [
-        jnp.take(tables[b.stack], self.layout.locate(b, rows, node), axis=0)
+        jnp.take(
+          tables[b.stack].reshape(-1, b.dim),
+          self.layout.locate(b, rows, node),
+          axis=0,
+        )
         for b in self.layout.blocks[name]
       ],
       1,
@@ -337,6 +358,9 @@ class EmbeddingCollection:
   def readers(self, table: Table) -> tuple[str, ...]:
     """Names of the features that read a table."""
     return tuple(f.name for f in self.features if table in f.encoding.tables)
+
+  def _dim(self, stack: str) -> int:
+    return self.layout.stacks[stack].dim
 
   def _block(self, place: Place) -> Address:
     table = self.features[place.feature].encoding.tables[place.part]
@@ -354,6 +378,7 @@ class EmbeddingCollection:
     ]
     devices = device_count()
     return Route(
+      self._dim(stack),
       self.groups[stack],
       capacity(self.layout, readers, batch, devices),
       devices,
@@ -380,16 +405,18 @@ def _as_local(bags: Bags, local_rows: int) -> Bags:
   return bags._replace(rows=jnp.where(bags.rows < 0, PAD, bags.rows - first))
 
 
+def _nothing(dim: int) -> RowGrads:
+  return RowGrads(jnp.zeros(0, jnp.int32), jnp.zeros((0, dim)))
+
+
 def _applied(
   tx: optax.GradientTransformation,
   tables: Tables,
   state: Pytree,
   arrived: dict[str, RowGrads],
+  dims: dict[str, int],
 ) -> tuple[Tables, Pytree]:
   """Tables and state after an update by the gradients that are here."""
-  nothing = {
-    s: RowGrads(jnp.zeros(0, jnp.int32), jnp.zeros((0, x.shape[1])))
-    for s, x in tables.items()
-  }
-  updates, state = cast(Any, tx).update(nothing | arrived, state, tables)
+  arrived = {s: arrived.get(s, _nothing(dims[s])) for s in tables}
+  updates, state = cast(Any, tx).update(arrived, state, tables)
   return {s: add(tables[s], updates[s]) for s in tables}, state

@@ -39,12 +39,14 @@ class Route(NamedTuple):
   """How the bags of a stack travel.
 
   Attributes:
+    dim: D of the stack.
     groups: their static layout.
     room: for each pair of devices.
     devices: how many.
     pooled: whether bags travel in the first round, or rows.
   """
 
+  dim: int
   groups: tuple[Group, ...]
   room: Capacity
   devices: int
@@ -138,17 +140,18 @@ def _fetch(
   stack: jax.Array, bags: Bags, route: Route, needs: _Needs, this: _Round
 ) -> jax.Array:
   """Sums of those rows of bags that travel in a round, f32[b, G, D]."""
-  room = route.room.rows
-  _, asked = _asked(needs, this, room, len(stack))
-  answers = _swap(take(stack, asked)).reshape(-1, stack.shape[1])
+  room, dim = route.room.rows, route.dim
+  local_rows = stack.size // dim
+  _, asked = _asked(needs, this, room, local_rows)
+  answers = _swap(take(stack, asked, dim)).reshape(-1, dim)
   # The answers are a small table: bags are pulled from it as from any.
-  owner = jnp.where(bags.rows < 0, 0, bags.rows // len(stack))
+  owner = jnp.where(bags.rows < 0, 0, bags.rows // local_rows)
   begin = this.start[owner]
   here = (begin <= needs.which) & (needs.which < this.stop[owner])
   at = owner * room + needs.which - begin
   there = here & (bags.rows >= 0)
   rows = jnp.where(there, at, PAD)
-  return pull(answers, Bags(rows, bags.weights), route.groups)
+  return pull(answers, Bags(rows, bags.weights), route.groups, dim)
 
 
 class _Mail(NamedTuple):
@@ -220,14 +223,13 @@ def _flat_bags(mail: _Mail, room: int) -> jax.Array:
   return jnp.where(mail.rows == _NOWHERE, PAD, number)
 
 
-def _pool_for_others(
-  stack: jax.Array, mail: _Mail, room: Capacity
-) -> jax.Array:
+def _pool_for_others(stack: jax.Array, mail: _Mail, route: Route) -> jax.Array:
   """Sums of this device's rows of everybody's bags, f32[n, room.bags, D].
 
   In pieces of about as many rows as there are bags: f32[n, room.rows, D]
   never exists.
   """
+  room, dim = route.room, route.dim
   pieces = -(-room.rows // room.bags)
   size = -(-room.rows // pieces)
 
@@ -245,25 +247,25 @@ def _pool_for_others(
     def piece(x: jax.Array) -> jax.Array:
       return lax.dynamic_index_in_dim(x, j, 1, keepdims=False)
 
-    vectors = take(stack, piece(rows))
+    vectors = take(stack, piece(rows), dim)
     if weights is not None:
       vectors = vectors * piece(weights)[..., None]
     return total.at[piece(numbers)].add(
       vectors, mode='drop', wrap_negative_indices=False
     )
 
-  zero = jnp.zeros((len(mail.rows) * room.bags, stack.shape[1]), stack.dtype)
+  zero = jnp.zeros((len(mail.rows) * room.bags, dim), stack.dtype)
   total = lax.fori_loop(0, pieces, add_piece, zero)
   return total.reshape(len(mail.rows), room.bags, -1)
 
 
 def _fetch_bags(
-  stack: jax.Array, mail: _Mail, shape: tuple[int, int], room: Capacity
+  stack: jax.Array, mail: _Mail, shape: tuple[int, int], route: Route
 ) -> jax.Array:
   """Sums of bags f32[b, G, D], pooled where their rows are."""
   b, g = shape
-  sums = _swap(_pool_for_others(stack, mail, room))
-  zero = jnp.zeros((b * g, stack.shape[1]), stack.dtype)
+  sums = _swap(_pool_for_others(stack, mail, route))
+  zero = jnp.zeros((b * g, route.dim), stack.dtype)
   return (
     zero.at[mail.home]
     .add(sums, mode='drop', wrap_negative_indices=False)
@@ -279,15 +281,15 @@ def fetch(stack: jax.Array, bags: Bags, route: Route) -> jax.Array:
   """Sums of bags of rows that may live on any device.
 
   Args:
-    stack: f32[P, D], this device's part; row `r` of the whole is row `r % P`
-      of device `r // P`.
+    stack: f32[P, D], or packed, this device's part; row `r` of the whole is
+      row `r % P` of device `r // P`.
     bags: of this device's examples, with rows of the whole.
     route: of the stack.
 
   Returns:
     f32[b, G, D].
   """
-  local_rows = len(stack)
+  local_rows = stack.size // route.dim
   begin = _firsts(route.devices, local_rows)
 
   def rows_of_round(
@@ -300,7 +302,7 @@ def fetch(stack: jax.Array, bags: Bags, route: Route) -> jax.Array:
     needs = None  # seldom needed: sorted only when bags do not fit
     shape = len(bags.rows), sum(g.count for g in route.groups)
     mail = _post(bags, route, local_rows)
-    total = _fetch_bags(stack, mail, shape, route.room)
+    total = _fetch_bags(stack, mail, shape, route)
     done = jnp.where(mail.fits, begin + local_rows, begin)
   else:
     needs = _needs(bags.rows)

@@ -26,9 +26,10 @@ import numpy as np
 from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
+from dlrm_jax.rows import packed
 
 _MAX_ROWS = 2**31 - 1
-_ALIGNED = 8  # rows of a shard: a multiple of a TPU's tile
+_TILE = 8  # rows of a TPU's tile
 
 
 class Kind(enum.Enum):
@@ -41,7 +42,7 @@ class Kind(enum.Enum):
 
 
 class Stack(NamedTuple):
-  """An array `f32[shards * shard_rows, dim]`."""
+  """An array `f32[shards * shard_rows, dim]`, packed as `rows.packed` says."""
 
   kind: Kind
   shards: int
@@ -276,6 +277,15 @@ class _Filling:
     return min(range(0, self.shards, spread), key=load)
 
 
+def _aligned(rows: int, dim: int) -> int:
+  """Rows of a shard: whole tiles of a TPU, and many equal parts.
+
+  Checkpoints are written in parts, whose number must divide the rows.
+  """
+  unit = max(_TILE * packed(dim), 1 << max(rows // 128, 1).bit_length() - 1)
+  return -(-rows // unit) * unit
+
+
 def plan_layout(
   tables: Iterable[Table], shards: int, hotness: Mapping[str, tuple[int, ...]]
 ) -> Layout:
@@ -292,7 +302,7 @@ def plan_layout(
   >>> tables = [Table('a', 3, 8), Table('b', 50, 8)]
   >>> layout = plan_layout(tables, 2, {'a': (1,), 'b': (1,)})
   >>> layout.stacks['rows_8'].rows, layout.blocks['a'][0].offset
-  (64, 25)
+  (256, 25)
   """
   tables = tuple(tables)
   fillings: dict[str, _Filling] = {}
@@ -315,7 +325,7 @@ def plan_layout(
       for k in range(placement.columns)
     )
     rows = filling.shards * max(filling.rows)
-    if rows > _MAX_ROWS - _ALIGNED * filling.shards:
+    if filling.shards * _aligned(max(filling.rows), dim) > _MAX_ROWS:
       raise InputError(
         f'table {table.name}: the tables of width {dim} have {rows:,} rows '
         f'together; rows are numbered by int32, at most {_MAX_ROWS:,}; hash '
@@ -327,7 +337,7 @@ def plan_layout(
       name: Stack(
         filling.kind,
         filling.shards,
-        -(-max(filling.rows) // _ALIGNED) * _ALIGNED,
+        _aligned(max(filling.rows), filling.dim),
         filling.dim,
       )
       for name, filling in sorted(fillings.items())

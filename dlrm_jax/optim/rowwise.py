@@ -8,6 +8,7 @@ Adagrad) this equals the dense transform exactly. For one with memory (Adam)
 it is the *lazy* variant: rows rest until they are seen again.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -27,13 +28,21 @@ def _map_grads(
   return jax.tree.map(function, grads, *rest, is_leaf=_is_row_grads)
 
 
-def _rows_of_state(
+@dataclasses.dataclass(frozen=True)
+class _Touched:
+  """Rows of a leaf, and the width of the table that they belong to."""
+
+  rows: jax.Array
+  dim: int
+
+
+def _touched_of_state(
   inner: optax.GradientTransformation, state: Pytree, grads: Pytree
 ) -> Pytree:
-  """The rows of each leaf of the state; None for counters and the like."""
+  """What is touched of each leaf of a state; None for counters and the like."""
   return optax.tree.map_params(
     inner.init,
-    lambda _, g: g.rows,
+    lambda _, g: _Touched(g.rows, g.values.shape[1]),
     state,
     grads,
     transform_non_params=lambda _: None,
@@ -66,16 +75,18 @@ def rowwise(
     updates: Pytree, state: Pytree, params: Pytree | None = None
   ) -> tuple[Pytree, Pytree]:
     grads = _map_grads(sum_repeated, updates)
-    rows = _rows_of_state(inner, state, grads)
+    rows = _touched_of_state(inner, state, grads)
 
-    def picked(old: Any, at: jax.Array | None) -> Any:
-      return old if at is None else take(old, at)
+    def picked(old: Any, at: _Touched | None) -> Any:
+      return old if at is None else take(old, at.rows, at.dim)
 
-    def written(old: Any, at: jax.Array | None, new: Any) -> Any:
-      return new if at is None else put(old, at, new)
+    def written(old: Any, at: _Touched | None, new: Any) -> Any:
+      return new if at is None else put(old, at.rows, new)
 
     if params is not None:
-      params = _map_grads(lambda g, table: take(table, g.rows), grads, params)
+      params = _map_grads(
+        lambda g, table: take(table, g.rows, g.values.shape[1]), grads, params
+      )
     values, new = inner.update(
       _map_grads(lambda g: g.values, grads),
       jax.tree.map(picked, state, rows),

@@ -117,14 +117,28 @@ def _runs(old: Layout, new: Layout, stack: str, piece: int) -> Iterator[_Run]:
         yield from _cut(old, table, run, each, most)
 
 
+def _side_by_side(shape: tuple[int, ...], dim: int) -> int:
+  """Rows of a stack in a row of its array, which may be packed."""
+  return 1 if len(shape) == 1 else shape[1] // dim
+
+
+def _slice(array: Any, run: _Run, start: int) -> np.ndarray:
+  """`run.count` rows from `start` on."""
+  k = _side_by_side(array.shape, run.source.dim)
+  low, high = start // k, -(-(start + run.count) // k)
+  values = np.asarray(array[low:high])
+  rows = values.reshape(len(values) * k, -1) if values.ndim == 2 else values
+  return rows[start - low * k :][: run.count]
+
+
 def _read(array: Any, run: _Run) -> np.ndarray:
   """The rows of a run; the mean of its copies."""
   first, *others = run.starts
-  values = np.asarray(array[first : first + run.count])
+  values = _slice(array, run, first)
   if others:
     values = values.astype(np.float64)
     for start in others:
-      values += np.asarray(array[start : start + run.count])
+      values += _slice(array, run, start)
     values /= len(run.starts)
   return values
 
@@ -216,8 +230,9 @@ def move(
   becomes independent is copied; as many copies as before stay themselves.
 
   Args:
-    arrays: by old stack, `[R, D]` or `[R]`: anything that a slice of rows can
-      be taken of and made an array, such as a `tensorstore.TensorStore`.
+    arrays: by old stack, `[R, D]`, packed or not, or `[R]`: anything that a
+      slice can be taken of and made an array, such as a
+      `tensorstore.TensorStore`.
     old: their layout.
     wanted: shapes, dtypes and shardings by new stack.
     new: their layout.
@@ -231,7 +246,11 @@ def move(
   def made(stack: str, like: jax.ShapeDtypeStruct) -> jax.Array:
     low, high = _local_rows(like)
     values = np.zeros((high - low, *like.shape[1:]), like.dtype)
-    part = _Part(low, values)
+    dim = new.stacks[stack].dim
+    k = _side_by_side(like.shape, dim)
+    part = _Part(
+      low * k, values.reshape(-1, dim) if values.ndim == 2 else values
+    )
     runs = _runs(old, new, stack, piece)
     # In the order of the file: what is decoded together is used together.
     for run in sorted(runs, key=lambda run: (run.source.stack, run.starts)):

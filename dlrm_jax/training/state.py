@@ -60,7 +60,7 @@ class TrainState:
     step: i32[], updates made.
     params: of the recommender.
     opt_state: of `Task.tx`.
-    tables: f32[R, D] for each stack.
+    tables: f32[R, D], or packed, for each stack.
     table_state: of `Task.table_tx`; rows on axis 0.
   """
 
@@ -83,7 +83,7 @@ def create_state(task: Task, key: jax.Array) -> TrainState:
     params=params,
     opt_state=task.tx.init(params),
     tables=tables,
-    table_state=task.table_tx.init(tables),
+    table_state=task.collection.init_state(task.table_tx, tables),
   )
 
 
@@ -103,7 +103,8 @@ def fresh_tables(task: Task, state: TrainState, key: jax.Array) -> TrainState:
   jax.tree.map(lambda x: x.delete(), state.tables)
   where = shardings(task)
   tables = jax.jit(task.collection.init, out_shardings=where.tables)(key)
-  made = jax.jit(tx.init, out_shardings=where.table_state)(tables)
+  init_state = functools.partial(task.collection.init_state, tx)
+  made = jax.jit(init_state, out_shardings=where.table_state)(tables)
   table_state = with_counters(tx, made, state.table_state)
   return dataclasses.replace(state, tables=tables, table_state=table_state)
 
@@ -114,9 +115,8 @@ def abstract_state(task: Task) -> TrainState:
   The shardings are those of the mesh in use: a checkpoint remembers the
   devices that it was written on, which may not be here.
   """
-  shapes = jax.eval_shape(
-    functools.partial(create_state, task), jax.random.key(0)
-  )
+  # The key is made inside, so that no device has to be there.
+  shapes = jax.eval_shape(lambda: create_state(task, jax.random.key(0)))
 
   def copied(tree: Pytree) -> Pytree:
     return jax.tree.map(lambda _: COPIED, tree)

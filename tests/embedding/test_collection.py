@@ -97,6 +97,7 @@ def test_update_is_the_dense_gradient_step(weighted):
     return loss(COLLECTION.lookup(tables, rows))
 
   tables = COLLECTION.init(jax.random.key(0))
+  tables = {stack: x.reshape(-1, 4) for stack, x in tables.items()}
   updates, _ = inner.update(jax.grad(dense_loss)(tables), inner.init(tables))
   want = optax.apply_updates(tables, updates)
   grads = jax.grad(loss)(COLLECTION.lookup(tables, rows))
@@ -114,12 +115,12 @@ def test_features_that_name_one_table_share_it():
 
 
 def test_tables_of_different_width_have_stacks_of_their_own():
-  wide = Feature('wide', Plain(Table('wide', 3, 8)))
+  wide = Feature('wide', Plain(Table('wide', 3, 128)))
   both = EmbeddingCollection((FEATURES[1], wide))
   tables = both.init(jax.random.key(0))
   assert {k: v.shape for k, v in tables.items()} == {
-    'rows_4': (7, 4),
-    'rows_8': (3, 8),
+    'rows_4': (8, 128),  # 32 rows of width 4 side by side
+    'rows_128': (8, 128),
   }
 
 
@@ -158,7 +159,7 @@ def test_bags_of_any_layout_come_home(hotness, seed):
   order = sorted(range(len(hotness)), key=lambda i: hotness[i])
   starts = np.concatenate([[0], np.cumsum(hotness)])
   for i in order:
-    stack = f'width_{features[i].encoding.tables[0].dim}'
+    stack = collection.layout.blocks[f'f{i}'][0].stack
     table = np.asarray(collection.read(tables, f'f{i}'))
     padded = np.concatenate([table, np.zeros_like(table[:1])])
     want = padded[ids[:, starts[i] : starts[i + 1]]].sum(1)

@@ -74,7 +74,7 @@ def compiled():
   with sharding.use(mesh):
     where = jax.tree.map(sharding.sharding_of, COLLECTION.specs)
     tables = jax.jit(COLLECTION.init, out_shardings=where)(jax.random.key(0))
-    state = TX.init(tables)
+    state = COLLECTION.init_state(TX, tables)
     state = jax.device_put(
       state,
       jax.tree.map(sharding.sharding_of, COLLECTION.state_specs(TX, state)),

@@ -93,7 +93,9 @@ def test_rows_are_dealt_evenly_and_heads_are_apart():
   ]
   shards = [at // layout.stacks[stack].shard_rows for at in heads]
   assert sorted(shards) == list(range(8))
-  assert layout.stacks[stack].shard_rows == 40
+  for table in tables:
+    (block,) = layout.blocks[table.name]
+    assert [layout.held(table.name, block, k) for k in range(8)] == [5] * 8
 
 
 def test_one_hot_and_multi_hot_tables_have_stacks_of_their_own():
@@ -114,8 +116,9 @@ def test_pad_stays_pad():
 
 
 def test_tables_on_one_shard_are_spread_by_size():
-  _, layout = make_layout([(64, Placement(spread=1))] * 8, 8)
-  assert layout.stacks['rows_8'].shard_rows == 64
+  tables, layout = make_layout([(64, Placement(spread=1))] * 8, 8)
+  firsts = [layout.blocks[table.name][0].first for table in tables]
+  assert sorted(firsts) == list(range(8))
 
 
 @pytest.mark.parametrize(

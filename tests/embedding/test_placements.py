@@ -146,7 +146,7 @@ def test_all_are_what_they_are_by_definition(optimizer, devices):
       t.name: np.asarray(COLLECTION.read(tables, t.name))
       for t in COLLECTION.tables
     }
-    state = tx.init(tables)
+    state = COLLECTION.init_state(tx, tables)
     state_where = jax.tree.map(
       sharding.sharding_of, COLLECTION.state_specs(tx, state)
     )

@@ -99,7 +99,9 @@ def test_every_node_scores_with_its_own_tables(alone):
     for name in ('one', 'bag'):
       (block,) = plain.collection.layout.blocks[name]
       values = TASK.collection.read(state.tables, name, k)
-      tables[block.stack] = tables[block.stack].at[: len(values)].set(values)
+      stack = tables[block.stack]
+      rows = stack.reshape(-1, 4).at[: len(values)].set(values)
+      tables[block.stack] = rows.reshape(stack.shape)
     of_node = dataclasses.replace(state, tables=tables)
     logits = np.concatenate([eval_step(plain, of_node, b) for b in batches])
     chances.append(expit(logits))
