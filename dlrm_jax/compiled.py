@@ -24,10 +24,10 @@ from jax.experimental import topologies
 from dlrm_jax import hlo
 from dlrm_jax.batch import Batch
 from dlrm_jax.errors import InputError
-from dlrm_jax.sharding import COPIED, SPLIT, make_mesh, sharding_of, use
+from dlrm_jax.sharding import SPLIT, make_mesh, sharding_of, use
 from dlrm_jax.training.plan import human
-from dlrm_jax.training.state import Task, TrainState, abstract_state
-from dlrm_jax.training.step import train_step
+from dlrm_jax.training.state import Task, abstract_state
+from dlrm_jax.training.step import compiled_step
 
 _EXAMPLES = 'v5e:1x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4'
 # Nobody is asked which TPU this machine has, and nobody else is kept out: no
@@ -114,6 +114,8 @@ def _found_size(pattern: str, text: str) -> int | None:
 def find_devices(topology: str) -> list[Any]:
   """The chips of a slice that is not there.
 
+  Call it before anything else of jax runs: it is told not to look for TPUs.
+
   Args:
     topology: as libtpu names it: generation and chips in each direction.
 
@@ -125,6 +127,7 @@ def find_devices(topology: str) -> list[Any]:
       f'--compile={topology}: libtpu, the compiler of TPUs, is not installed; '
       f'`pip install "jax[tpu]=={jax.__version__}"` (Linux; without a TPU, too)'
     )
+  jax.config.update('jax_platforms', 'cpu')
   for name, value in _ALONE.items():
     os.environ.setdefault(name, value)
   one_chip = set(re.findall(r'\d+', topology.partition(':')[2])) == {'1'}
@@ -156,24 +159,6 @@ def available(device: Any) -> int | None:
   except jax.errors.JaxRuntimeError as error:
     return _found_size(r'available HBM \(([\d.]+[KMGT])\)', str(error))
   return None
-
-
-def _specs(task: Task, state: TrainState) -> TrainState:
-  """How every array of a state is cut."""
-  return dataclasses.replace(
-    jax.tree.map(lambda _: COPIED, state),
-    tables=task.collection.specs,
-    table_state=task.collection.state_specs(task.table_tx, state.table_state),
-  )
-
-
-def _placed(state: TrainState, specs: TrainState) -> TrainState:
-  """Shapes of a state on the mesh in use."""
-
-  def placed(x: jax.ShapeDtypeStruct, spec: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding_of(spec))
-
-  return jax.tree.map(placed, state, specs)
 
 
 def _batch(task: Task, size: int) -> Batch:
@@ -215,18 +200,9 @@ def compile_step(
       f'config.train.batch_size is {batch_size}; expected a multiple of the '
       f'{len(devices)} chips'
     )
-  # Outside of the mesh, as optimizers make their counters, which its devices
-  # may not be there to do.
-  state = abstract_state(task)
-  specs = _specs(task, state)
   with use(make_mesh(devices)):
-    state = _placed(state, specs)
-    step = jax.jit(
-      functools.partial(train_step, task),
-      donate_argnums=0,
-      out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
-    )
-    lowered = step.lower(state, _batch(task, batch_size))
+    step = compiled_step(task)
+    lowered = step.lower(abstract_state(task), _batch(task, batch_size))
     start = time.monotonic()
     try:
       compiled = lowered.compile()
@@ -285,14 +261,11 @@ def _exchanges(step: CompiledStep) -> Iterator[str]:
 def report(task: Task, batch_size: int, topology: str) -> Iterator[str]:
   """What the compiler says of a task's step on a slice, line by line.
 
-  Call it before anything else of jax runs: it is told not to look for TPUs.
-
   Args:
     task: its shards are a multiple of the chips, `len(find_devices(...))`.
     batch_size: examples of a step, of all chips together.
     topology: as libtpu names it, for example 'v5e:2x4'.
   """
-  jax.config.update('jax_platforms', 'cpu')
   devices = find_devices(topology)
   limit = available(devices[0])
   room = '' if limit is None else f' of {human(limit)} that a chip has'

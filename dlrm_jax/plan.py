@@ -54,6 +54,18 @@ def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
     config.tables.shards = devices
 
 
+def _chips(topology: str, devices: int | None) -> int:
+  """Chips of a slice, for which then is planned, too."""
+  from dlrm_jax import compiled
+
+  chips = len(compiled.find_devices(topology))
+  if devices not in (None, chips):
+    raise InputError(
+      f'--devices={devices}: {topology} has {chips} chips; leave --devices out'
+    )
+  return chips
+
+
 def _forecast(config: ConfigDict, devices: int | None) -> 'Forecast':
   from dlrm_jax import build
   from dlrm_jax.training.forecast import Forecast
@@ -87,6 +99,8 @@ def main(argv: Sequence[str]) -> None:
   _check_writable(given['json'])
   if given['memory']:
     config.tables.memory = given['memory']
+  if given['compile']:
+    devices = _chips(given['compile'], devices)
   notes = list(_spread_over(config, devices))
   forecast = _forecast(config, devices)
   print(*lines(forecast), *advice(forecast), *notes, sep='\n')

@@ -23,11 +23,9 @@ import numpy as np
 
 from dlrm_jax.embedding.capacity import Capacity, Reader, capacity
 from dlrm_jax.embedding.layout import Kind, Layout, Stack
+from dlrm_jax.rows import LANES, packed
 
 _FLOAT = 4
-_LANES = 128  # of a TPU
-_ON_CHIP = 2**26  # bytes of a copy that needs none of its main memory
-_LARGE = 2**29
 
 
 class RowState(NamedTuple):
@@ -225,20 +223,18 @@ def load(layout: Layout, use: Use) -> Load:
 
 
 def copies_memory(layout: Layout, use: Use) -> int:
-  """Bytes of copies of stacks narrower than the lanes of a TPU.
+  """Bytes of copies of stacks whose rows do not fill the lanes of a TPU.
 
-  A TPU keeps such a stack with its rows along the lanes, which wastes nothing,
-  and lays it out anew, each row padded to all lanes, to gather and scatter.
-  As its compiler was seen to decide: small copies stay on the chip, and
-  instead of a large one of rows of a quarter of the lanes or less it gathers
-  from the stack as it is.
+  Rows of 128 numbers, of a multiple or of a divisor (packed) are read and
+  written where they are. A stack of any other width is laid out anew in every
+  step, with each row padded to whole lanes.
   """
   size = 0
   for stack in layout.stacks.values():
-    padded = local_rows(stack, use) * _LANES * _FLOAT
-    wasteful = stack.dim <= _LANES // 4 and padded > _LARGE
-    if stack.dim < _LANES and padded > _ON_CHIP and not wasteful:
-      size += padded * (1 + use.state.per_element)
+    if stack.dim % LANES and packed(stack.dim) == 1:
+      padded = -(-stack.dim // LANES) * LANES
+      arrays = 1 + use.state.per_element
+      size += local_rows(stack, use) * padded * _FLOAT * arrays
   return size
 
 
@@ -246,7 +242,8 @@ def exchange_memory(layout: Layout, use: Use) -> int:
   """Bytes of rows on their way, and of their update.
 
   At its peak a step of a TPU was seen to hold four arrays f32[M, D] for the M
-  rows that arrive, and one more for each that the optimizer keeps.
+  rows that arrive, and one more for each that the optimizer keeps; of packed
+  rows one array of the lines that they are in.
   """
   arrays = 4 + use.state.per_element
   size = 0
@@ -254,5 +251,6 @@ def exchange_memory(layout: Layout, use: Use) -> int:
     room_for = room(layout, use, of_stack)
     gathered = use.local_batch * sum(r.length for r in of_stack)
     rows = gathered if room_for is None else use.devices * room_for.rows
-    size += rows * layout.stacks[name].dim * _FLOAT * arrays
+    dim = layout.stacks[name].dim
+    size += rows * _FLOAT * (LANES if packed(dim) > 1 else dim * arrays)
   return size

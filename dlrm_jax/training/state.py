@@ -115,18 +115,23 @@ def abstract_state(task: Task) -> TrainState:
   The shardings are those of the mesh in use: a checkpoint remembers the
   devices that it was written on, which may not be here.
   """
-  # The key is made inside, so that no device has to be there.
-  shapes = jax.eval_shape(lambda: create_state(task, jax.random.key(0)))
+  found: list[TrainState] = []
 
-  def copied(tree: Pytree) -> Pytree:
-    return jax.tree.map(lambda _: COPIED, tree)
+  # Traced as a whole: no device has to be there.
+  def create() -> TrainState:
+    state = create_state(task, jax.random.key(0))
+    state_specs = task.collection.state_specs(task.table_tx, state.table_state)
+    found.append(
+      dataclasses.replace(
+        jax.tree.map(lambda _: COPIED, state),
+        tables=task.collection.specs,
+        table_state=state_specs,
+      )
+    )
+    return state
 
-  collection = task.collection
-  specs = dataclasses.replace(
-    copied(shapes),
-    tables=collection.specs,
-    table_state=collection.state_specs(task.table_tx, shapes.table_state),
-  )
+  shapes = jax.eval_shape(create)
+  specs = found[0]
   return jax.tree.map(
     lambda x, spec: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding_of(spec)

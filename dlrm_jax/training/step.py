@@ -11,7 +11,6 @@ never exists: only those of the rows that the batch reads.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -80,9 +79,7 @@ def _largest(x: jax.Array) -> jax.Array:
   return jnp.max(jnp.abs(x), initial=0.0)
 
 
-def compiled_step(
-  task: Task,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+def compiled_step(task: Task) -> jax.stages.Wrapped:
   """`train_step` for the mesh in use; writes the state in place."""
   return jax.jit(
     functools.partial(train_step, task),

@@ -96,19 +96,20 @@ def test_bags_are_sent_as_sums():
 
 def test_a_small_replicated_stack_is_summed_a_large_one_gathered():
   small, hot = laid_out(PLACEMENTS['replicated'], rows=(5, 5, 5))
-  use = Use(hot, 64, 4, RowState())
-  assert load(small, use).sent == 2 * 3 / 4 * 16 * 36
+  use = Use(hot, 256, 4, RowState())
+  assert small.stacks['replicated_8'].rows == 128  # 15 and padding
+  assert load(small, use).sent == 2 * 3 / 4 * 128 * 36
   large, _ = laid_out(PLACEMENTS['replicated'], rows=(5, 5, 50_000))
-  assert load(large, use).sent == 3 * 16 * 6 * 36
+  assert load(large, use).sent == 3 * 64 * 6 * 36
 
 
 def test_bytes_hold_padding_and_the_state_of_the_optimizer():
   layout, hot = laid_out(Placement(), rows=(9, 9, 9), hotness=(1, 1, 1))
   stack = layout.stacks['rows_8']
-  assert stack.shard_rows == 8  # 2 + 2 + 2, padded
+  assert stack.shard_rows == 128  # 2 + 2 + 2, padded
   adam, by_row = RowState(2, 0), RowState(0, 1)
-  assert load(layout, Use(hot, 8, 8, adam)).bytes == 8 * 8 * 3 * 4
-  assert load(layout, Use(hot, 8, 4, by_row)).bytes == 2 * 8 * 9 * 4
+  assert load(layout, Use(hot, 8, 8, adam)).bytes == 128 * 8 * 3 * 4
+  assert load(layout, Use(hot, 8, 4, by_row)).bytes == 2 * 128 * 9 * 4
 
 
 def test_tables_add_up_to_the_whole():
@@ -128,20 +129,13 @@ def test_a_table_of_one_shard_is_an_imbalance():
 
 
 @pytest.mark.parametrize(
-  ('rows', 'dim', 'copies'),
-  [
-    (2**20, 128, 0),
-    (2**20, 64, 2),
-    (2**22, 64, 2),
-    (2**20, 16, 2),
-    (2**22, 16, 0),
-    (2**16, 64, 0),
-  ],
+  ('dim', 'lanes'),
+  [(128, 0), (256, 0), (64, 0), (16, 0), (48, 128), (192, 256)],
 )
-def test_narrow_stacks_are_copied_as_the_compiler_does(rows, dim, copies):
+def test_only_rows_that_do_not_fit_lanes_are_copied(dim, lanes):
+  layout = plan_layout([Table('t', 2**16, dim)], 1, {'t': (1,)})
   use = Use({'t': (1,)}, 8, 1, RowState(1, 0))
-  layout = plan_layout([Table('t', rows, dim)], 1, {'t': (1,)})
-  assert copies_memory(layout, use) == copies * rows * 512
+  assert copies_memory(layout, use) == 2 * 2**16 * lanes * 4
 
 
 @pytest.mark.parametrize('hotness', [(1, 1), (4, 6)])
