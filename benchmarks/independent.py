@@ -269,7 +269,7 @@ def _draw(results: Sequence[Result], path: str) -> None:
       ylabel='test AUC: a node (dots), the ensemble (crosses)',
     )
     axes.grid(alpha=0.3)
-  figure.axes[0].legend(title='tables; numbers: nodes')
+  figure.axes[-1].legend(title='tables; numbers: nodes', loc='lower left')
   figure.savefig(path)
 
 
