@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from dlrm_jax.data.schema import Column, Schema
-from dlrm_jax.embedding.collection import Feature, Pooling
 from dlrm_jax.embedding.encoding import Encoding, Hashed, Plain
+from dlrm_jax.embedding.features import Feature, Pooling
 from dlrm_jax.embedding.load import RowState
 from dlrm_jax.embedding.planner import Budget, Chosen, choose
 from dlrm_jax.embedding.table import Placement, Table, uniform_by_cells

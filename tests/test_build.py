@@ -15,8 +15,8 @@ from dlrm_jax import build
 from dlrm_jax.batch import Batch
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.data.synthetic import Synthetic
-from dlrm_jax.embedding.collection import Pooling
 from dlrm_jax.embedding.encoding import Hashed, Plain
+from dlrm_jax.embedding.features import Pooling
 from dlrm_jax.embedding.table import Placement
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.state import abstract_state

@@ -11,8 +11,9 @@ import optax
 import pytest
 
 from dlrm_jax.batch import PAD, Batch
-from dlrm_jax.embedding.collection import EmbeddingCollection, Feature
+from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.losses import binary_cross_entropy, squared_error
 from dlrm_jax.models.dlrm import DLRM, Interaction

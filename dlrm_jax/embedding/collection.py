@@ -39,7 +39,6 @@ from dlrm_jax.embedding.features import (
   side_by_side,
   weights_of,
 )
-from dlrm_jax.embedding.features import Pooling as Pooling
 from dlrm_jax.embedding.initial import shard_values
 from dlrm_jax.embedding.layout import (
   Address,

@@ -9,13 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.embedding.collection import (
-  EmbeddingCollection,
-  Feature,
-  Pooling,
-)
+from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.encoding import Hashed, Plain
+from dlrm_jax.embedding.features import Feature, Pooling
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.optim.adagrad import scale_by_rowwise_adagrad

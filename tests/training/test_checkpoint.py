@@ -6,8 +6,9 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from dlrm_jax.embedding.collection import EmbeddingCollection, Feature
+from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.losses import binary_cross_entropy

@@ -17,8 +17,9 @@ import pytest
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import Batch
-from dlrm_jax.embedding.collection import EmbeddingCollection, Feature
+from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.metrics import summarize

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dlrm_jax.embedding.collection import EmbeddingCollection, Feature
+from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.models.dlrm import DLRM
