@@ -1,7 +1,7 @@
 """The door of the config: a `ConfigDict` comes in, frozen objects go out.
 
-Nothing else in the package reads a config. Every message names the field as
-it is typed on the command line.
+With `build_tables` and `fields` all that reads a config. Every message names
+the field as it is typed on the command line.
 """
 
 import dataclasses
@@ -210,6 +210,11 @@ class Trained(NamedTuple):
   data: Mapping[str, Any]
   task: Task
 
+  @property
+  def eval_batch_size(self) -> int:
+    """Examples of an evaluation's batch, as the config has it."""
+    return self.config.train.eval_batch_size
+
 
 def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
   """A run, built again from what its workdir remembers."""
@@ -218,7 +223,15 @@ def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
   )
   scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
   fields = ConfigDict(config)
-  return Trained(fields, data, build_task(fields, schema, scale))
+  try:
+    task = build_task(fields, schema, scale)
+  except (AttributeError, KeyError) as error:
+    missing = ' '.join(str(error.args[0]).split())
+    raise InputError(
+      f'config.json in the workdir is of another version of dlrm_jax: it has '
+      f'no field {missing}; add it, with the value that configs/default.py has'
+    ) from None
+  return Trained(fields, data, task)
 
 
 class Examined(NamedTuple):
@@ -347,8 +360,17 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
         f'config.train.steps'
       )
     steps = max(1, round(train.epochs * epoch))
+  task = build_task(config, data.schema, data.scale)
+  average_every = whole('tables.average_every', config.tables.average_every, 0)
+  if average_every and not any(
+    table.placement.independent for table in task.collection.tables
+  ):
+    raise InputError(
+      f'config.tables.average_every is {average_every}, but no table is '
+      f'independent; set config.tables.placement=independent, or 0'
+    )
   return Run(
-    task=build_task(config, data.schema, data.scale),
+    task=task,
     data=data,
     data_name=config.data.dir or config.data.kind,
     reading=Reading(
@@ -367,7 +389,7 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     keep=at_least(config, 'train.keep', 1),
     patience=at_least(config, 'train.patience', 0),
     log_every=at_least(config, 'train.log_every', 1),
-    average_every=whole('tables.average_every', config.tables.average_every, 0),
+    average_every=average_every,
     seed=config.seed,
     config=config.to_dict(),
     references=functools.partial(_references, data),

@@ -79,7 +79,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   layout = trained.task.collection.layout
   size = arguments.batch_size
   if size is None:
-    size = trained.config.train.eval_batch_size
+    size = trained.eval_batch_size
   checkpoints = Checkpoints(folder / 'checkpoints', layout)
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
   examined = build.examined(

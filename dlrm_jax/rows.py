@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dlrm_jax.batch import PAD
+
 Pytree = Any
 
 
@@ -217,17 +219,17 @@ def sum_repeated(grads: RowGrads) -> RowGrads:
   """Sums the values of repeated rows, so that each row stands once.
 
   A non-linear optimizer needs the square of the sum, not the sum of squares.
-  The slots left over get rows outside of every table, all distinct.
+  The slots left over get negative rows, all distinct: they are nowhere.
 
   >>> summed = sum_repeated(
   ...   RowGrads(jnp.array([5, 3, 5]), jnp.array([[1.0], [2.0], [4.0]]))
   ... )
-  >>> sorted(zip(summed.rows.tolist()[1:], summed.values.tolist()[1:]))
+  >>> sorted(zip(summed.rows.tolist(), summed.values.tolist()))[1:]
   [(3, [2.0]), (5, [5.0])]
   """
   first = representatives(grads.rows)
   position = jnp.arange(first.shape[0], dtype=jnp.int32)
   values = jnp.zeros_like(grads.values).at[first].add(grads.values)
-  nowhere = jnp.iinfo(jnp.int32).max - position
+  nowhere = PAD - 1 - position
   stands = (first == position) & (grads.rows >= 0)
   return RowGrads(jnp.where(stands, grads.rows, nowhere), values)

@@ -45,8 +45,8 @@ class Plain(Encoding):
     return (self.table,)
 
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Ids are rows."""
-    return (ids,)
+    """Ids are rows; those that the table has not are PAD."""
+    return (jnp.where(ids < self.table.rows, ids, PAD),)
 
   def combine(self, parts: tuple[jax.Array, ...]) -> jax.Array:
     """The vector itself."""

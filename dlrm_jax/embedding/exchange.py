@@ -385,7 +385,9 @@ def gather_replicated(grads: RowGrads, rows: int) -> RowGrads:
   """The gradients of a replicated stack, from all devices to all.
 
   A stack of few rows is summed as a whole; of a large one only what the
-  devices touched is sent.
+  devices touched is sent, and every device sums it by itself: on GPUs, whose
+  scatters add in any order, copies stay bit-equal only with
+  `--xla_gpu_deterministic_ops`.
 
   Args:
     grads: of this device.

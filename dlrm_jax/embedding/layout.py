@@ -329,7 +329,8 @@ def plan_layout(
       raise InputError(
         f'table {table.name}: the tables of width {dim} have {rows:,} rows '
         f'together; rows are numbered by int32, at most {_MAX_ROWS:,}; hash '
-        f'the largest or change their width'
+        f'the largest, change their width, or have fewer nodes if each has '
+        f'its own (config.tables.shards)'
       )
   return Layout(
     shards=shards,

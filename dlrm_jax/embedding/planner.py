@@ -95,9 +95,10 @@ def _copied(
   for table in sorted(tables, key=lambda t: (t.rows * t.dim, t.name)):
     # 8 R D bytes to sum a gradient, or for an example 8 D of sums, 8 L of ids.
     ids = examples * (len(hotness[table.name]) + _ids_cost(table, hotness))
-    left -= table.rows * budget.state.bytes(table.dim)
-    if table.rows > ids or left < 0:
-      break
+    size = table.rows * budget.state.bytes(table.dim)
+    if table.rows > ids or size > left:
+      continue
+    left -= size
     chosen[table.name] = Chosen(
       Placement(replicated=True),
       f'{table.rows:,} rows: copies cost no more than an exchange',

@@ -171,15 +171,13 @@ class Checkpoints:
         f'{self._folder}: no checkpoint of step {step}; there are: {there}'
       )
     here = self._folder / str(step)
-    here = self._folder / str(step)
     with _intact(here):
       stored = self._stored(step)
     check_fits(stored, abstract, self._layout)
     with _intact(here):
       if stored.layout == self._layout:
         return self._restore_directly(step, abstract)
-      if jax.process_index() == 0:
-        print(f'{here}: tables are laid out anew, as the config says')
+      print(f'{here}: tables are laid out anew, as the config says')
       return restore_moved(stored, abstract, self._layout)
 
   def restore_for_evaluation(

@@ -24,6 +24,7 @@ from dlrm_jax.rows import Pytree
 from dlrm_jax.training.state import Task
 
 _FLOAT = 4
+_PROGRAM = 12 * 10**6  # steps compiled for TPUs have 8 to 18 MB
 
 
 class StepMemory(NamedTuple):
@@ -31,9 +32,10 @@ class StepMemory(NamedTuple):
 
   Attributes:
     tables: values and optimizer state, with padding.
-    copies: of stacks narrower than the lanes of a TPU, which it lays out
-      anew to gather from them.
+    copies: of stacks whose width neither divides 128 nor is a multiple of
+      it, which a TPU lays out anew to scatter into them.
     dense: parameters of the layers, their optimizer state and gradients.
+    program: the code, with its constants.
     work: the batch and activations, or rows on their way and their update:
       what is more.
   """
@@ -41,6 +43,7 @@ class StepMemory(NamedTuple):
   tables: int
   copies: int
   dense: int
+  program: int
   work: int
 
   @property
@@ -120,5 +123,6 @@ def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
     tables=load(layout, use).bytes,
     copies=copies_memory(layout, use),
     dense=2 * _bytes(parameters) + _bytes(state),
+    program=_PROGRAM,
     work=max(layers, exchange_memory(layout, use)),
   )

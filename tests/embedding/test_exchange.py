@@ -16,7 +16,7 @@ from dlrm_jax.embedding.capacity import Reader, capacity
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.encoding import Plain
-from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.features import Feature, Pooling
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.optim.adagrad import scale_by_adagrad
 from dlrm_jax.optim.rowwise import rowwise
@@ -172,3 +172,57 @@ def test_skewed_ids_need_more_than_one_round(stack, readers):
   )
   ids = draw_ids('one shard', np.random.default_rng(0), (batch, readers[0][1]))
   assert len(np.unique(ids)) > room.rows
+
+
+def steps_of_adam(devices, seeds, kind):
+  """Tables after some steps of Adam on weighted, averaged, skewed ids."""
+  features = (
+    Feature('rows', Plain(Table('rows', ROWS, DIM))),
+    Feature('mean', Plain(Table('bags', ROWS, DIM)), 4, Pooling.MEAN),
+    Feature('both', Plain(Table('bags', ROWS, DIM))),
+    Feature('here', Plain(Table('here', 50, DIM, placement=REPLICATED))),
+  )
+  collection = EmbeddingCollection(features, DEVICES)
+  tx = rowwise(optax.chain(optax.scale_by_adam(eps=1e-3), optax.scale(-0.1)))
+
+  def step(tables, state, ids, weights, target):
+    rows = collection.rows(ids, weights)
+    vectors = collection.lookup(tables, rows)
+
+    def loss(vectors):
+      return jnp.sum(encode(collection, vectors) * target)
+
+    grads = jax.grad(loss)(vectors)
+    return collection.update(tx, tables, state, rows, grads)
+
+  with sharding.use(sharding.make_mesh(jax.devices()[:devices])):
+    cut = sharding.sharding_of(sharding.SPLIT)
+    tables = collection.init(jax.random.key(0))
+    state = collection.init_state(tx, tables)
+    where = jax.tree.map(
+      sharding.sharding_of,
+      (collection.specs, collection.state_specs(tx, state)),
+    )
+    tables, state = jax.device_put((tables, state), where)
+    run = jax.jit(step, out_shardings=where)
+    for seed in seeds:
+      rng = np.random.default_rng(seed)
+      ids = draw_ids(kind, rng, (BATCH, 7)).astype(np.int32)
+      ids[:, 6] %= 50
+      weights = rng.random((BATCH, 7), np.float32)
+      target = rng.normal(size=(BATCH, 4, DIM)).astype(np.float32)
+      sent = [jax.device_put(x, cut) for x in (ids, weights, target)]
+      tables, state = run(tables, state, *sent)
+  tables, state = jax.device_get((tables, state))
+  return {
+    t.name: collection.read(tables, t.name) for t in collection.tables
+  }, state
+
+
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
+def test_rounds_change_neither_weights_nor_the_count_of_steps():
+  want, want_state = steps_of_adam(1, (0, 1), 'one shard')
+  got, got_state = steps_of_adam(DEVICES, (0, 1), 'one shard')
+  assert want_state[0].count == got_state[0].count == 2
+  for name, table in want.items():
+    np.testing.assert_allclose(got[name], table, rtol=1e-4, atol=1e-5)

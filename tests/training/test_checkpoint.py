@@ -109,7 +109,7 @@ def test_large_arrays_are_written_in_pieces_that_can_be_read_alone(tmp_path):
   with ocp.StandardCheckpointer() as checkpointer:
     stored = checkpointer.metadata(tmp_path / '1' / 'state').item_metadata
   pieces = stored['tables']['rows_32'].storage.chunk_shape
-  assert pieces == (2**15, 32)  # 4 MiB
+  assert pieces == (2**13, 128)  # 4 MiB
 
 
 def test_a_step_that_was_not_kept_is_refused(saved):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dlrm_jax import sharding
 from dlrm_jax.embedding.layout import Kind, from_json, plan_layout, to_json
 from dlrm_jax.embedding.table import Placement, Table
+from dlrm_jax.rows import packed
 from dlrm_jax.training.moving import move, rows_to_move
 
 PLACEMENTS = {
@@ -35,12 +36,22 @@ def lay_out(sizes, shards, placements, hotness=1):
 
 
 def random_family(layout, ndim, seed=0):
-  """A stack of numbers for each stack; 1 or 2 dimensions."""
+  """Numbers for each stack, packed as the program has them; or 1 a row."""
   random = np.random.default_rng(seed)
   return {
-    name: random.normal(size=(stack.rows, stack.dim)[:ndim]).astype(np.float32)
+    name: random.normal(size=shape_of(stack, ndim)).astype(np.float32)
     for name, stack in layout.stacks.items()
   }
+
+
+def shape_of(stack, ndim):
+  k = packed(stack.dim)
+  return (stack.rows,) if ndim == 1 else (stack.rows // k, stack.dim * k)
+
+
+def by_rows(array, dim):
+  """A stack with a row for each row, `[R, D]` or `[R]`."""
+  return array if array.ndim == 1 else array.reshape(-1, dim)
 
 
 def columns_of(values, block):
@@ -56,7 +67,9 @@ def logical(layout, family, table, node):
   return np.concatenate(
     [
       columns_of(
-        np.asarray(family[block.stack])[layout.locate(block, rows, node)],
+        by_rows(np.asarray(family[block.stack]), block.dim)[
+          layout.locate(block, rows, node)
+        ],
         block,
       )
       for block in layout.blocks[table]
@@ -94,7 +107,7 @@ def moved(old, before, new, devices=1, told=lambda rows: None):
   with sharding.use(sharding.make_mesh(jax.devices()[:devices])):
     wanted = {
       name: jax.ShapeDtypeStruct(
-        (stack.rows, stack.dim)[:ndim],
+        shape_of(stack, ndim),
         np.float32,
         sharding=sharding.sharding_of(
           sharding.COPIED if stack.kind is Kind.REPLICATED else sharding.SPLIT
@@ -169,7 +182,7 @@ def test_only_what_is_wanted_is_read_and_once():
   sizes = [(30, 8), (50, 8)]
   old = lay_out(sizes, 2, [Placement()] * 2)
   new = lay_out(sizes, 4, [Placement(columns=2), Placement(replicated=True)])
-  source = Watched(random_family(old, 2)['rows_8'])
+  source = Watched(by_rows(random_family(old, 2)['rows_8'], 8))
   for stack, table in (('rows_4', 't0'), ('replicated_8', 't1')):
     source.read.clear()
     like = jax.ShapeDtypeStruct(
