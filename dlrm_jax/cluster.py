@@ -6,8 +6,9 @@ does is all there is to set up. Without flags there is one process, and
 nothing happens here.
 
 Who dies takes the others along. A collective that lost a peer fails (gloo) or
-hangs; who hangs is ended by JAX's coordination service when a process has
-not been heard of for `_HEARTBEAT` seconds, or at once when it was process 0.
+hangs; who hangs is ended by the watch of `peers`. What that cannot see, a host
+without power, JAX's coordination service finds when a process has not been
+heard of for `_HEARTBEAT` seconds.
 """
 
 import argparse
@@ -26,11 +27,13 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 from absl import flags
 
-from dlrm_jax import agreement
+from dlrm_jax import agreement, peers
 from dlrm_jax.errors import InputError
 
 _HEARTBEAT = 30  # seconds
 _LAST_WORDS = 2  # seconds
+# Whoever ends this process first, main thread or watch, has the only word.
+_LEAVING = threading.Lock()
 _LOST = re.compile(
   '(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): (.*)'
 )
@@ -106,11 +109,31 @@ def leaving_at_once() -> Iterator[None]:
   except BaseException as error:
     if jax.process_count() == 1:
       raise
-    message = _farewell(error)
-    if agreement.first():
-      # Its end makes JAX abort the others: they have their last word before.
-      time.sleep(_LAST_WORDS)
-    _leave(message, 130 if isinstance(error, KeyboardInterrupt) else 1)
+    with _LEAVING:
+      message = _farewell(error)
+      if agreement.first():
+        # Its end makes JAX abort the others: they have their last word before.
+        time.sleep(_LAST_WORDS)
+      _leave(message, 130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _lost(process: int) -> None:
+  """Ends this process because another one died."""
+  message = _alone(f'process {process} is gone')
+  if agreement.first():
+    # The error that ended the other may come here too, and says more.
+    time.sleep(_LAST_WORDS)
+    message = '\n' + message  # a bar of progress may stand in the line
+  with _LEAVING:
+    _leave(message)
+
+
+def _alone(reason: str) -> str:
+  return (
+    f'error: process {jax.process_index()}: another process of this job has '
+    f'ended or is out of reach; its log says why. Start the job again: it '
+    f'goes on from the last checkpoint ({reason[:160]})'
+  )
 
 
 def _farewell(error: BaseException) -> str:
@@ -125,12 +148,7 @@ def _farewell(error: BaseException) -> str:
     _LOST.match(text) if isinstance(error, RuntimeError | ValueError) else None
   )
   if lost or isinstance(error, TimeoutError):
-    reason = lost[2] if lost else text
-    return (
-      f'error: process {jax.process_index()}: another process of this job has '
-      f'ended or is out of reach; its log says why. Start the job again: it '
-      f'goes on from the last checkpoint ({reason[:160]})'
-    )
+    return _alone(lost[2] if lost else text)
   return ''.join(traceback.format_exception(error)).rstrip()
 
 
@@ -145,9 +163,20 @@ def _checked(options: Options) -> Options:
     )
   if coordinator is None or processes is None or process is None:
     return options
-  host, _, port = coordinator.rpartition(':')
-  if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+  if options.distributed:
+    raise InputError(
+      '--distributed and --coordinator: expected one of them; --distributed '
+      'is for clusters that JAX knows'
+    )
+  host, port = _host_and_port(coordinator)
+  if not (host and port.isdecimal()):
     raise InputError(f'--coordinator={coordinator}: expected HOST:PORT')
+  if not 0 < int(port) < 2**16:
+    raise InputError(
+      f'--coordinator={coordinator}: port {port}; expected 1 to 65535'
+    )
+  if processes < 1:
+    raise InputError(f'--processes={processes}: expected 1 or more')
   if not 0 <= process < processes:
     raise InputError(
       f'--process={process}: expected 0 to {processes - 1}, one less than '
@@ -156,10 +185,15 @@ def _checked(options: Options) -> Options:
   return options
 
 
-def _answers(coordinator: str) -> bool:
+def _host_and_port(coordinator: str) -> tuple[str, str]:
   host, _, port = coordinator.rpartition(':')
+  return host.strip('[]'), port
+
+
+def _answers(coordinator: str) -> bool:
+  host, port = _host_and_port(coordinator)
   try:
-    socket.create_connection((host.strip('[]'), int(port)), 5).close()
+    socket.create_connection((host, int(port)), 5).close()
   except OSError:
     return False
   return True
@@ -228,8 +262,12 @@ def joined(values: Mapping[str, Any]) -> Iterator[None]:
     yield
     return
   _initialize(options)
+  host = socket.gethostname()
+  if options.coordinator:
+    host, _ = _host_and_port(options.coordinator)
   with contextlib.ExitStack() as stack:
     stack.enter_context(leaving_at_once())
+    stack.enter_context(peers.watched(host, _lost))
     if not agreement.first():
       nowhere = stack.enter_context(open(os.devnull, 'w'))
       stack.enter_context(contextlib.redirect_stdout(nowhere))

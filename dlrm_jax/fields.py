@@ -11,7 +11,7 @@ from dlrm_jax.errors import InputError
 
 Choice = TypeVar('Choice')
 
-_UNITS = {'': 1, 'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
+_UNITS = {'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
 
 
 def choose_one(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
@@ -68,16 +68,21 @@ def widths(config: ConfigDict, field: str) -> tuple[int, ...]:
   return found
 
 
-def size(field: str, value: Any) -> int:
+def size(option: str, value: Any) -> int:
   """A size in bytes.
 
-  >>> size('tables.memory', '16GB')
+  Args:
+    option: that has the value, for the message.
+    value: a number with its unit.
+
+  >>> size('config.tables.memory', '16GB')
   16000000000
   """
-  parts = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([MG]i?B)?\s*', str(value))
-  number = 0 if parts is None else float(parts[1]) * _UNITS[parts[2] or '']
+  parts = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([MG]i?B)\s*', str(value))
+  number = 0 if parts is None else float(parts[1]) * _UNITS[parts[2]]
   if not 1 <= number < 2**63:
     raise InputError(
-      f'config.{field} is {value!r}; expected bytes, as in 16GB, 16GiB or 500MB'
+      f'{option} is {value!r}; expected a number and its unit '
+      f'({", ".join(_UNITS)}), as in 16GB'
     )
   return int(number)

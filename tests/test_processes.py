@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dlrm_jax import build, sharding
+from dlrm_jax import build, cluster, sharding
 from dlrm_jax.errors import InputError
 from dlrm_jax.training import workdir as folders
 from dlrm_jax.training.checkpoint import Checkpoints
@@ -124,6 +124,44 @@ def test_killed_and_signalled_in_mid_step_it_resumes_bit_equal(
     final_state(workdir),
     final_state(workdirs[2][0]),
   )
+
+
+@pytest.mark.parametrize('killed', [0, 1])
+def test_killed_while_saving_it_takes_the_others_along(tmp_path, killed):
+  workdir = tmp_path / 'run'
+  endless = ('--config.train.steps=100000', '--config.train.checkpoint_every=1')
+  with Job(train(workdir, *endless), 2) as job:
+    job.wait_for_checkpoint(workdir)
+    job.kill(killed)
+    done = job.end(within=20)
+  left = 1 - killed
+  status, _, err = done[left]
+  errors = [line for line in err.splitlines() if line.startswith('error:')]
+  assert status == 1, err
+  assert len(errors) == 1, err
+  assert f'process {left}: another process of this job has ended' in errors[0]
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (('localhost:70000', 2, 0), 'port 70000; expected 1 to 65535'),
+    (('localhost', 2, 0), '--coordinator=localhost: expected HOST:PORT'),
+    (('localhost:80', 0, 0), '--processes=0: expected 1 or more'),
+    (('localhost:80', 2, 2), '--process=2: expected 0 to 1'),
+    (('localhost:80', 2, None), 'go together'),
+  ],
+)
+def test_flags_of_a_job_that_cannot_be_are_refused(flags, message):
+  options = cluster.Options(False, *flags)
+  with pytest.raises(InputError, match=message):
+    cluster.joined(options._asdict()).__enter__()
+
+
+def test_a_cluster_is_known_or_named_not_both():
+  options = cluster.Options(True, 'localhost:80', 2, 0)
+  with pytest.raises(InputError, match='expected one of them'):
+    cluster.joined(options._asdict()).__enter__()
 
 
 def test_who_does_not_come_is_missed_after_a_while(tmp_path):

@@ -10,14 +10,16 @@ choice is by cost, the most expensive table first:
 
     cost = bytes sent / link + bytes of rows moved / memory bandwidth
 
-of the most loaded device, among the placements that leave room. The result is
+of the most loaded device, among the placements that leave room. Where the
+cheapest placements leave none, those that need less are taken: no copies, or
+every row dealt. The result is
 a function of tables, batch, shards and memory: each shard is taken for a
 device, whatever devices there are.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from dlrm_jax.embedding.layout import plan_layout
@@ -37,6 +39,9 @@ from dlrm_jax.errors import InputError
 _LINK, _MEMORY = 50e9, 800e9
 _COPIES = 1 / 32  # of the memory, at most, for replicated tables
 _NARROWEST = 128  # columns of a block, at least: the lanes of a TPU
+# Kept for what is not planned here, program and parameters of the layers:
+# bytes, and a part of the memory; the more.
+_SPARE, _SPARE_PART = 64 * 10**6, 1 / 32
 
 
 class Chosen(NamedTuple):
@@ -53,7 +58,8 @@ class Budget:
   Attributes:
     shards: S.
     batch: examples of a step, of all devices together.
-    memory: bytes of a device for tables, their optimizer state included.
+    memory: bytes of a device for tables, their optimizer state, rows on
+      their way, and parameters of layers.
     state: of the optimizer.
   """
 
@@ -61,6 +67,11 @@ class Budget:
   batch: int
   memory: int
   state: RowState
+
+  @property
+  def room(self) -> float:
+    """Bytes of a device for tables and their rows on their way."""
+    return self.memory - max(_SPARE, self.memory * _SPARE_PART)
 
 
 def placement_name(placement: Placement, shards: int) -> str:
@@ -87,10 +98,18 @@ def _copied(
   tables: Iterable[Table],
   hotness: Mapping[str, tuple[int, ...]],
   budget: Budget,
+  copies: float,
 ) -> dict[str, Chosen]:
-  """Tables so small that every device has a copy, the smallest first."""
+  """Tables so small that every device has a copy, the smallest first.
+
+  Args:
+    tables: to choose from.
+    hotness: of the features that read each table.
+    budget: what to plan for.
+    copies: part of the memory that they may take.
+  """
   chosen: dict[str, Chosen] = {}
-  left = budget.memory * _COPIES
+  left = budget.memory * copies
   examples = budget.batch / budget.shards
   for table in sorted(tables, key=lambda t: (t.rows * t.dim, t.name)):
     # 8 R D bytes to sum a gradient, or for an example 8 D of sums, 8 L of ids.
@@ -138,6 +157,20 @@ def _why(placement: Placement, shards: int) -> str:
   return f'bags: few sums each; {devices} devices share rows and reads'
 
 
+def _load(
+  tables: Iterable[Table],
+  hotness: Mapping[str, tuple[int, ...]],
+  budget: Budget,
+) -> tuple[Load, int]:
+  """Of some tables, and all the bytes that they need."""
+  read = {t.name: hotness[t.name] for t in tables}
+  layout = plan_layout(tables, budget.shards, read)
+  use = Use(read, budget.batch, budget.shards, budget.state)
+  found = load(layout, use)
+  moving = copies_memory(layout, use) + exchange_memory(layout, use)
+  return found, found.bytes + moving
+
+
 class _Costs:
   """What a choice of placements costs, each shard taken for a device."""
 
@@ -159,13 +192,7 @@ class _Costs:
 
   def _load(self, tables: Iterable[Table]) -> tuple[Load, int]:
     """Of some tables, and all the bytes that they need."""
-    b = self._budget
-    hotness = {t.name: self._hotness[t.name] for t in tables}
-    layout = plan_layout(tables, b.shards, hotness)
-    use = Use(hotness, b.batch, b.shards, b.state)
-    found = load(layout, use)
-    moving = copies_memory(layout, use) + exchange_memory(layout, use)
-    return found, found.bytes + moving
+    return _load(tables, self._hotness, self._budget)
 
   def __call__(self, tables: Iterable[Table]) -> tuple[float, float]:
     """Bytes that do not fit, and seconds of the most loaded device."""
@@ -176,7 +203,7 @@ class _Costs:
     rest, rest_size = self._rest
     seconds = (found.sent + rest.sent) / _LINK
     seconds += (found.moved + rest.moved).max() / _MEMORY
-    return max(size + rest_size - self._budget.memory, 0), seconds
+    return max(size + rest_size - self._budget.room, 0), seconds
 
 
 def _place(table: Table, placement: Placement) -> Table:
@@ -239,6 +266,51 @@ def _choose_for_bags(
   return {k: Chosen(p, _why(p, budget.shards)) for k, p in chosen.items()}
 
 
+def _choose(
+  tables: tuple[Table, ...],
+  hotness: Mapping[str, tuple[int, ...]],
+  fixed: Mapping[str, Chosen],
+  budget: Budget,
+  copies: float,
+) -> dict[str, Chosen]:
+  """The cheapest placements, with so much of the memory for copies."""
+  chosen = dict(fixed)
+
+  def free() -> list[Table]:
+    return [t for t in tables if t.name not in chosen]
+
+  chosen |= _copied(free(), hotness, budget, copies)
+  chosen |= {
+    t.name: Chosen(Placement(), 'one id an example: distinct rows travel')
+    for t in free()
+    if max(hotness[t.name]) == 1
+  }
+  placed = [
+    _place(t, chosen[t.name].placement) for t in tables if t.name in chosen
+  ]
+  return chosen | _choose_for_bags(free(), placed, hotness, budget)
+
+
+def _leanest(
+  tables: tuple[Table, ...],
+  hotness: Mapping[str, tuple[int, ...]],
+  ways: Iterable[dict[str, Chosen]],
+  budget: Budget,
+) -> dict[str, Chosen]:
+  """The first way that leaves room, else the one that needs least."""
+  sizes = []
+  for chosen in ways:
+    placed = [_place(t, chosen[t.name].placement) for t in tables]
+    try:
+      size = _load(placed, hotness, budget)[1]
+    except InputError:  # a stack of too many rows
+      size = math.inf
+    if size <= budget.room:
+      return chosen
+    sizes.append((size, len(sizes), chosen))
+  return min(sizes, key=lambda found: found[:2])[2]
+
+
 def choose(
   tables: Iterable[Table],
   hotness: Mapping[str, tuple[int, ...]],
@@ -265,21 +337,17 @@ def choose(
   ['replicated', 'row_wise']
   """
   tables = tuple(tables)
-  chosen = {name: Chosen(p, 'given') for name, p in fixed.items()}
-
-  def free() -> list[Table]:
-    return [t for t in tables if t.name not in chosen]
-
+  given = {name: Chosen(p, 'given') for name, p in fixed.items()}
+  free = [t.name for t in tables if t.name not in fixed]
   if budget.shards == 1:
-    chosen |= {t.name: Chosen(Placement(), 'one shard') for t in free()}
-  chosen |= _copied(free(), hotness, budget)
-  chosen |= {
-    t.name: Chosen(Placement(), 'one id an example: distinct rows travel')
-    for t in free()
-    if max(hotness[t.name]) == 1
-  }
-  placed = [
-    _place(t, chosen[t.name].placement) for t in tables if t.name in chosen
-  ]
-  chosen |= _choose_for_bags(free(), placed, hotness, budget)
+    alone = dict.fromkeys(free, Chosen(Placement(), 'one shard'))
+    return {t.name: (given | alone)[t.name] for t in tables}
+  dealt = dict.fromkeys(free, Chosen(Placement(), 'to save memory'))
+
+  def ways() -> Iterator[dict[str, Chosen]]:
+    for copies in (_COPIES, 0):
+      yield _choose(tables, hotness, given, budget, copies)
+    yield given | dealt
+
+  chosen = _leanest(tables, hotness, ways(), budget)
   return {t.name: chosen[t.name] for t in tables}

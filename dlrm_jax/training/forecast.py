@@ -34,6 +34,8 @@ class Forecast:
     batch: examples of a step, of all devices together.
     devices: n; divides the shards.
     budget: bytes of a device.
+    lanes: that must divide the batch, too.
+    notes: what the plan took for granted, and train.py will not.
   """
 
   task: Task
@@ -41,6 +43,8 @@ class Forecast:
   batch: int
   devices: int
   budget: int
+  lanes: int
+  notes: tuple[str, ...]
 
   @property
   def use(self) -> Use:
@@ -92,7 +96,7 @@ def _table_rows(forecast: Forecast) -> list[dict[str, Any]]:
 
 
 def to_json(forecast: Forecast) -> dict[str, Any]:
-  """All of it, for machines."""
+  """Numbers and notes, for machines."""
   found, memory = forecast.load, forecast.memory
   return {
     'devices': forecast.devices,
@@ -105,6 +109,7 @@ def to_json(forecast: Forecast) -> dict[str, Any]:
     'rows': [int(x) for x in found.rows],
     'reads': [float(x) for x in found.reads],
     'tables': _table_rows(forecast),
+    'notes': list(forecast.notes),
   }
 
 

@@ -156,6 +156,11 @@ def _claim(
   folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> None:
   if not (folder / _CONFIG).exists():
+    if any(folder.glob('checkpoints/[0-9]*')):
+      raise InputError(
+        f'{folder} has checkpoints but no {_CONFIG} that says how they were '
+        f'made; put it back, or choose another --workdir'
+      )
     write_json(folder / _DATA, data)
     write_json(folder / _CONFIG, config)
     return

@@ -138,7 +138,7 @@ def test_wrong_number_of_columns_is_named():
     COLLECTION.rows(jnp.zeros((1, 2), jnp.int32))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
   st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(0, 10**6)
 )

@@ -18,7 +18,7 @@ from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
-from dlrm_jax.training.state import Task, abstract_state, create_state
+from dlrm_jax.training.state import Task, abstract_state, new_state
 from dlrm_jax.training.step import eval_step, train_step
 
 ROWS, DIM, BATCH = 200_000, 8, 16
@@ -117,14 +117,14 @@ def test_temporaries_do_not_depend_on_the_number_of_rows():
 
 def test_loss_is_ln_2_when_all_weights_are_zero():
   task = make_task(OPTIMIZERS['sgd'], 50)
-  state = jax.tree.map(jnp.zeros_like, create_state(task, jax.random.key(0)))
-  _, told = train_step(task, state, make_batch(50))
+  state = jax.tree.map(jnp.zeros_like, new_state(task, jax.random.key(0)))
+  _, told = jax.jit(functools.partial(train_step, task))(state, make_batch(50))
   np.testing.assert_allclose(told.loss, np.log(2), rtol=1e-6)
 
 
 def test_padding_examples_change_nothing():
   task = make_task(OPTIMIZERS['rowwise_adagrad'], 50)
-  state = create_state(task, jax.random.key(0))
+  state = new_state(task, jax.random.key(0))
   batch = make_batch(50)
   padded = Batch(
     dense=np.concatenate([batch.dense, 0 * batch.dense]),
@@ -132,8 +132,9 @@ def test_padding_examples_change_nothing():
     labels=np.concatenate([batch.labels, 0 * batch.labels]),
     weights=np.concatenate([batch.weights, 0 * batch.weights]),
   )
-  want, told = train_step(task, state, batch)
-  got, told_padded = train_step(task, state, padded)
+  step = jax.jit(functools.partial(train_step, task))
+  want, told = step(state, batch)
+  got, told_padded = step(state, padded)
   np.testing.assert_allclose(told_padded.loss, told.loss, rtol=1e-6)
   jax.tree.map(
     lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6),
@@ -144,10 +145,10 @@ def test_padding_examples_change_nothing():
 
 def test_a_step_that_diverges_says_where():
   task = make_task(OPTIMIZERS['sgd'], 50)
-  state = create_state(task, jax.random.key(0))
+  state = new_state(task, jax.random.key(0))
   batch = make_batch(50)
   batch.dense[3, 1] = np.inf
-  _, told = train_step(task, state, batch)
+  _, told = jax.jit(functools.partial(train_step, task))(state, batch)
   bad = [k for k, v in told.largest.items() if not np.isfinite(v)]
   assert bad[0] == 'dense features'
   assert bad[-1] == 'loss'
@@ -155,7 +156,7 @@ def test_a_step_that_diverges_says_where():
 
 def test_scores_of_an_example_do_not_depend_on_its_batch():
   task = make_task(OPTIMIZERS['sgd'], 50)
-  state = create_state(task, jax.random.key(0))
+  state = new_state(task, jax.random.key(0))
   batch = make_batch(50)
   first = jax.tree.map(lambda x: x[:4], batch)
   np.testing.assert_allclose(
