@@ -1,10 +1,66 @@
 """Flags of commands that take a config; mistakes in them end in one line."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
+
+_EXPECTED = {
+  'invalid literal for int': 'expected a whole number',
+  'could not convert string to float': 'expected a number',
+}
+
+
+def _config_file(argv: Sequence[str]) -> str:
+  """What --config names: FILE.py, or FILE.py:VARIANT."""
+  for arg, after in zip(argv, [*argv[1:], ''], strict=True):
+    if found := re.fullmatch(r'--?config(?:=(.*))?', arg):
+      return after if found[1] is None else found[1]
+  return ''
+
+
+def _unknown_field(argv: Sequence[str], error: Exception) -> str | None:
+  """The flag that names a field which the config does not have.
+
+  Args:
+    argv: as the program got it.
+    error: its text names the part of the dotted name that is wrong.
+  """
+  text = str(error).replace('\\', '')
+  if looked_up := re.search(r'Attempting to lookup: ([\w.]+)', text):
+    return f'--config.{looked_up[1]}: there is no such field'
+  named = re.search(r"'(\w+)'", text)
+  better = re.search(r'Did you mean "(\w+)"', text)
+  for arg in argv:
+    option = arg.split('=', 1)[0]
+    parts = option.lstrip('-').split('.')
+    if parts[0] == 'config' and named and named[1] in parts[1:]:
+      hint = f'; did you mean {better[1]}?' if better else ''
+      return f'{option}: there is no field {named[1]}{hint}'
+  return None
+
+
+def _message(argv: Sequence[str], error: Exception) -> str:
+  """A mistake in one line."""
+  found = None
+  if isinstance(error, (KeyError, AttributeError)):
+    found = _unknown_field(argv, error)
+  if found is not None:
+    return found
+  lines = str(error).strip().splitlines() or [repr(error)]
+  last = lines[-1].strip()
+  if isinstance(error, flags.Error) and len(lines) == 1:
+    for python, expected in _EXPECTED.items():
+      last = re.sub(rf'{python}.*', expected, last)
+    return re.sub(r'^flag ', '', last)
+  # A config file is a program: all may happen in it.
+  if not isinstance(error, (flags.Error, OSError, ValueError)):
+    last = f'{type(error).__name__}: {last}'
+  said = re.sub(r'^ValueError: ', '', last)
+  return f'--config={_config_file(argv)}: {said}'
 
 
 def parse(argv: Sequence[str], needed: Mapping[str, str]) -> Sequence[str]:
@@ -14,6 +70,9 @@ def parse(argv: Sequence[str], needed: Mapping[str, str]) -> Sequence[str]:
     argv: as the program got it.
     needed: flags that must have a value, and what it is; 'config' among them.
   """
+  file = _config_file(argv).split(':', 1)[0]
+  if file and not Path(file).is_file():
+    sys.exit(f'error: --config={file}: no such file')
   try:
     rest = flags.FLAGS(argv)
     values: dict[str, Any] = flags.FLAGS.flag_values_dict()
@@ -24,9 +83,5 @@ def parse(argv: Sequence[str], needed: Mapping[str, str]) -> Sequence[str]:
       sys.exit(f'error: {rest[1]!r} is no flag; flags begin with --')
     values['config'].to_dict()  # a file that failed to load says so only now
     return rest
-  except (KeyError, AttributeError) as error:
-    message = ' '.join(str(error.args[0]).split())
-    sys.exit(f'error: --config: there is no field {message}')
-  except Exception as error:  # a config file is a program: all may happen
-    lines = str(error).strip().splitlines() or [repr(error)]
-    sys.exit(f'error: {lines[-1].strip()}')
+  except Exception as error:
+    sys.exit(f'error: {_message(argv, error)}')

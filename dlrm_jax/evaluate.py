@@ -10,7 +10,7 @@ flags that train.py has for them.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -58,6 +58,19 @@ def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
     ) from None
 
 
+def _check_scored(
+  scores: Mapping[str, float], name: str, report: Iterable[str]
+) -> None:
+  """Raises where there was nothing to score, and says what was skipped."""
+  if scores['examples']:
+    return
+  skipped = '; '.join(line.strip() for line in report)
+  raise InputError(
+    f'{name}: no row is left to evaluate on; '
+    f'{skipped or "expected at least one"}'
+  )
+
+
 def _check_writable(path: str | None) -> None:
   """Raises before the work is done, not after."""
   if path and not Path(path).absolute().parent.is_dir():
@@ -101,6 +114,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     else:
       scores = metrics.summarize(evaluate(state, examined.batches))
       table = score_table(examined.name, scores, {})
+  _check_scored(scores, examined.name, examined.report())
   print(*examined.report(), f'{folder}, checkpoint of step {step:,}', sep='\n')
   print(table)
   text = workdir.to_json(result | {'metrics': scores})

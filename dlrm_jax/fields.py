@@ -68,21 +68,26 @@ def widths(config: ConfigDict, field: str) -> tuple[int, ...]:
   return found
 
 
-def size(option: str, value: Any) -> int:
+def read_size(option: str, value: Any) -> int:
   """A size in bytes.
 
   Args:
     option: that has the value, for the message.
     value: a number with its unit.
 
-  >>> size('config.tables.memory', '16GB')
+  >>> read_size('--memory', '16GB')
   16000000000
   """
   parts = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([MG]i?B)\s*', str(value))
   number = 0 if parts is None else float(parts[1]) * _UNITS[parts[2]]
   if not 1 <= number < 2**63:
     raise InputError(
-      f'{option} is {value!r}; expected a number and its unit '
+      f'{option} is {value!r}; expected a number with its unit '
       f'({", ".join(_UNITS)}), as in 16GB'
     )
   return int(number)
+
+
+def size(field: str, value: Any) -> int:
+  """A field that is a size in bytes."""
+  return read_size(f'config.{field}', value)

@@ -9,17 +9,21 @@ the real training step is compiled for a TPU slice, which need not be here
 either.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from dlrm_jax import command_line
 from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.fields import at_least, read_size
 
 if TYPE_CHECKING:
+  from dlrm_jax.build import Planned
+  from dlrm_jax.training.advice import Flags, Suggestion
   from dlrm_jax.training.forecast import Forecast
 
 
@@ -36,7 +40,9 @@ def _define_flags() -> None:
   flags.DEFINE_string(
     'compile', None, 'A TPU slice to compile the step for, as v5e:2x4.'
   )
-  flags.DEFINE_string('json', None, 'File to write all of it to.')
+  flags.DEFINE_string(
+    'json', None, 'File to write numbers, notes and advice to.'
+  )
 
 
 def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
@@ -47,11 +53,38 @@ def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
     raise InputError(f'--devices={devices}: expected 1 or more')
   if config.tables.shards % devices:
     yield (
-      f'note      {config.tables.shards} shards can not be cut over {devices} '
-      f'devices: planned for --config.tables.shards={devices}; give that to '
-      f'train.py, too'
+      f'{config.tables.shards} shards can not be cut over {devices} devices: '
+      f'planned for --config.tables.shards={devices}; give that to train.py, '
+      f'too'
     )
     config.tables.shards = devices
+
+
+def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
+  """Notes of batches that train.py will refuse."""
+  units = {
+    'train.batch_size': math.lcm(devices, at_least(config, 'data.lanes', 1)),
+    'train.eval_batch_size': devices,
+  }
+  for field, unit in units.items():
+    size = at_least(config, field, 1)
+    if size % unit:
+      nearest = max(round(size / unit), 1) * unit
+      yield (
+        f'config.{field} is {size}, which train.py refuses on {devices} '
+        f'devices: not a multiple of {unit}; the nearest is --config.{field}='
+        f'{nearest}'
+      )
+
+
+def _memory_note(given: str | None, planned: 'Planned') -> Iterator[str]:
+  """That tables were placed for a memory which the config does not have."""
+  chosen = planned.tables.chosen.values()
+  if given and any(choice.why != 'given' for choice in chosen):
+    yield (
+      f'tables are placed for --memory={given}; give '
+      f'--config.tables.memory={given} to train.py, too'
+    )
 
 
 def _chips(topology: str, devices: int | None) -> int:
@@ -66,18 +99,55 @@ def _chips(topology: str, devices: int | None) -> int:
   return chips
 
 
-def _forecast(config: ConfigDict, devices: int | None) -> 'Forecast':
+def _forecast(
+  config: ConfigDict, devices: int | None, memory: str | None
+) -> 'Forecast':
+  """The plan of these flags; the config stays as it is."""
   from dlrm_jax import build
   from dlrm_jax.training.forecast import Forecast
 
+  config = config.copy_and_resolve_references()
+  changed = memory if memory != config.tables.memory else None
+  if memory:
+    config.tables.memory = memory
+  notes = list(_spread_over(config, devices))
   planned = build.build_plan(config, *build.open_schema(config))
+  devices = devices or planned.tables.shards
+  notes += [*_memory_note(changed, planned), *_uneven(config, devices)]
   return Forecast(
     task=planned.task,
     whys={name: c.why for name, c in planned.tables.chosen.items()},
     batch=planned.batch,
-    devices=devices or planned.tables.shards,
+    devices=devices,
     budget=planned.memory,
+    lanes=config.data.lanes,
+    notes=tuple(notes),
   )
+
+
+def _advice(
+  forecast: 'Forecast',
+  config: ConfigDict,
+  given: Mapping[str, Any],
+) -> 'list[Suggestion]':
+  """What to add to the flags."""
+  from dlrm_jax.training.advice import advice
+
+  def retry(flags: 'Flags') -> 'Forecast | None':
+    changed = config.copy_and_resolve_references()
+    fields = {
+      name.removeprefix('config.'): value
+      for name, value in flags.items()
+      if name != 'devices'
+    }
+    changed.update_from_flattened_dict(fields)
+    devices: Any = flags.get('devices', forecast.devices)
+    try:
+      return _forecast(changed, devices, given['memory'])
+    except InputError:
+      return None
+
+  return advice(forecast, retry, more_devices=not given['compile'])
 
 
 def _check_writable(path: str | None) -> None:
@@ -86,31 +156,40 @@ def _check_writable(path: str | None) -> None:
     raise InputError(f'--json={path}: its folder does not exist')
 
 
+def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
+  """What the compiler says, if it is asked."""
+  if not topology:
+    return []
+  from dlrm_jax import compiled
+
+  return list(compiled.report(forecast.task, forecast.batch, topology))
+
+
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Plans, prints, and compiles if asked to."""
-  from dlrm_jax.training import workdir
-  from dlrm_jax.training.advice import advice
-  from dlrm_jax.training.forecast import lines, to_json
+  from dlrm_jax.training import advice, forecast, workdir
 
   del argv
   given = flags.FLAGS.flag_values_dict()
   config, devices = given['config'], given['devices']
   _check_writable(given['json'])
   if given['memory']:
-    config.tables.memory = given['memory']
+    read_size('--memory', given['memory'])
   if given['compile']:
     devices = _chips(given['compile'], devices)
-  notes = list(_spread_over(config, devices))
-  forecast = _forecast(config, devices)
-  print(*lines(forecast), *advice(forecast), *notes, sep='\n')
+  found = _forecast(config, devices, given['memory'])
+  suggested = _advice(found, config, given)
+  print(*forecast.lines(found), *advice.lines(found, suggested), sep='\n')
+  compiled = _compiled(found, given['compile'])
+  if compiled:
+    print(*compiled, sep='\n')
   if given['json']:
-    workdir.write_json(Path(given['json']), to_json(forecast))
-  if given['compile']:
-    from dlrm_jax import compiled
-
-    step = forecast.task, forecast.batch, given['compile']
-    print(*compiled.report(*step), sep='\n')
+    result = forecast.to_json(found) | {
+      'suggestions': [s._asdict() for s in suggested],
+      'compiled': compiled,
+    }
+    workdir.write_json(Path(given['json']), result)
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

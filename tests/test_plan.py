@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -23,6 +24,11 @@ def plan(*flags):
   )
   assert done.returncode == 0, done.stderr
   return done.stdout
+
+
+def suggestions(text):
+  """Flags and sizes that a plan says would fit."""
+  return re.findall(r'^(?:to fit|or) +(--.*): (.*) a device$', text, re.M)
 
 
 @pytest.fixture(scope='module')
@@ -49,8 +55,13 @@ def test_what_can_not_fit_is_said_with_what_would(multihot):
   assert '--config.tables.rows=' in text
 
 
-def test_json_has_all_of_it(multihot):
-  _, found = multihot
+def test_json_has_numbers_notes_and_suggestions(multihot):
+  text, found = multihot
+  assert len(found['suggestions']) == len(suggestions(text)) > 2
+  assert all(s['total'] <= found['budget'] for s in found['suggestions'])
+  assert found['suggestions'][0]['flags'] == {'devices': 16}
+  assert ['--memory=20GB' in note for note in found['notes']] == [True]
+  assert found['compiled'] == []
   assert sum(t['rows'] for t in found['tables']) == 204_184_588
   assert sum(sum(t['hotness']) for t in found['tables']) == 214
   assert len(found['rows']) == len(found['reads']) == 8
@@ -58,9 +69,68 @@ def test_json_has_all_of_it(multihot):
   assert all(t['why'] for t in found['tables'])
 
 
-def test_advice_fits_when_it_is_followed():
-  flags = '--config=configs/criteo_mlperf.py:multihot', '--devices=16'
+FOLLOWED = {
+  'replicated': (
+    '--config=configs/criteo_kaggle.py',
+    '--config.tables.placement=replicated',
+    '--memory=250MB',
+  ),
+  'hashed, little memory': (
+    '--config=configs/criteo_mlperf.py',
+    '--devices=8',
+    '--memory=2GB',
+  ),
+  'fewer devices than shards': (
+    '--config=configs/criteo_kaggle.py:best',
+    '--config.tables.placement=table_wise',
+    '--devices=4',
+    '--memory=1GB',
+  ),
+  'a batch that few counts divide': (
+    '--config=configs/criteo_kaggle.py',
+    '--config.train.batch_size=120',
+    '--devices=5',
+    '--memory=300MB',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', FOLLOWED)
+def test_suggestions_fit_when_they_are_followed(name):
+  asked = FOLLOWED[name]
+  found = suggestions(plan(*asked))
+  assert found
+  for added, size in found:
+    text = plan(*asked, *added.split())
+    assert re.search(rf'^memory +{size} of .*: it fits$', text, re.M), added
+    assert 'train.batch_size' not in text
+
+
+def test_auto_fits_where_row_wise_does():
+  flags = (
+    *('--config=configs/criteo_mlperf.py', '--devices=8', '--memory=2GB'),
+    *('--config.tables.encoding=hashed', '--config.tables.rows=4700000'),
+  )
+  assert 'it fits' in plan(*flags, '--config.tables.placement=row_wise')
   assert 'it fits' in plan(*flags)
+
+
+@pytest.mark.parametrize(
+  ('devices', 'nearest'), [(7, 112), (6, 120), (4096, 4096)]
+)
+def test_a_batch_that_the_devices_do_not_divide_is_noted(devices, nearest):
+  text = plan('--config=configs/criteo_kaggle.py', f'--devices={devices}')
+  assert 'config.train.batch_size is 128' in text
+  assert f'--config.train.batch_size={nearest}\n' in text
+
+
+def test_a_memory_that_the_config_does_not_have_is_noted():
+  config = '--config=configs/criteo_kaggle.py'
+  note = '--config.tables.memory=40GB to train.py'
+  assert note in plan(config, '--memory=40GB')
+  assert 'note' not in plan(config, '--memory=16GB')
+  given = '--config.tables.placement=row_wise'
+  assert 'note' not in plan(config, '--memory=40GB', given)
 
 
 def test_shards_follow_the_devices_and_it_is_said():

@@ -1,117 +1,149 @@
-"""What would make a task fit that does not: one change at a time, tried."""
+"""What would make a task fit that does not: one change at a time, tried.
+
+A change is a few flags of the plan, and what it costs is what the plan says
+with them. To place tables by cost takes long on many devices, so changes are
+looked for with every table row-wise, which needs about the least; only what
+fits is planned again with the placements that the config asks for.
+"""
 
 import bisect
-import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from dlrm_jax.embedding.layout import plan_layout
-from dlrm_jax.embedding.load import RowState, Use
-from dlrm_jax.embedding.table import Placement, Table
-from dlrm_jax.errors import InputError
+from dlrm_jax.embedding.table import Placement
 from dlrm_jax.training.forecast import Forecast
-from dlrm_jax.training.memory import step_memory
 from dlrm_jax.training.plan import human
 
 _MOST_DEVICES = 4096
 
+Flags = dict[str, int | str]
+Retry = Callable[[Flags], Forecast | None]
+"""What the plan is with flags added; None where it is refused."""
 
-def _total(forecast: Forecast, use: Use, most_rows: int) -> int | None:
-  """Bytes of a device with all tables row-wise; None: impossible.
+_ROW_WISE: Flags = {'config.tables.placement': 'row_wise'}
 
-  Args:
-    forecast: what does not fit.
-    use: with the change.
-    most_rows: into which tables are hashed.
-  """
-  shards = forecast.task.collection.layout.shards
-  shards = shards if shards % use.devices == 0 else use.devices
 
-  def changed(table: Table) -> Table:
-    rows = min(table.rows, most_rows)
-    return dataclasses.replace(table, rows=rows, placement=Placement())
+def _is_row_wise(flags: Flags) -> bool:
+  return _ROW_WISE.items() <= flags.items()
 
-  tables = [changed(table) for table in forecast.task.collection.tables]
-  try:
-    layout = plan_layout(tables, shards, use.hotness)
-  except InputError:
-    return None
-  return step_memory(forecast.task, layout, use).total
+
+class Suggestion(NamedTuple):
+  """Flags that make it fit, and the bytes of a device then."""
+
+  flags: Flags
+  total: int
+
+  def __str__(self) -> str:
+    """As they are typed."""
+    typed = ' '.join(f'--{name}={value}' for name, value in self.flags.items())
+    return f'{typed}: {human(self.total)} a device'
 
 
 class _Trials:
   """Changes to a forecast that does not fit."""
 
-  def __init__(self, forecast: Forecast) -> None:
-    self._forecast, self._use = forecast, forecast.use
-    self._rows = max(t.rows for t in forecast.task.collection.tables)
+  def __init__(self, forecast: Forecast, retry: Retry) -> None:
+    self._forecast, self._retry = forecast, retry
+    tables = forecast.task.collection.tables
+    self._rows = max(t.rows for t in tables)
+    self._is_row_wise = all(t.placement == Placement() for t in tables)
 
-  def fits(self, use: Use, rows: int | None = None) -> str | None:
-    """Memory of a device in words, if it fits then."""
-    total = _total(self._forecast, use, rows or self._rows)
-    if total is None or total > self._forecast.budget:
-      return None
-    return f'{human(total)} a device'
+  def _total(self, flags: Flags) -> int | None:
+    """Bytes of a device, if it fits then."""
+    found = self._retry(flags)
+    return found.memory.total if found is not None and found.fits else None
 
-  def row_wise(self) -> Iterator[str]:
-    """Every table dealt over all shards."""
-    if size := self.fits(self._use):
-      yield f'--config.tables.placement=row_wise: {size}'
+  def _lean(self, flags: Flags) -> int | None:
+    return self._total(flags | _ROW_WISE)
 
-  def devices(self) -> Iterator[str]:
-    """More of them."""
-    n = 2 * self._use.devices
-    while n <= _MOST_DEVICES:
-      if size := self.fits(self._use._replace(devices=n)):
-        yield f'{n} devices (--devices={n}): {size}'
+  def _suggested(self, flags: Flags) -> Iterator[Suggestion]:
+    """Flags that fit with tables row-wise; without, if that fits, too."""
+    for tried in (flags, flags | _ROW_WISE):
+      if total := self._total(tried):
+        yield Suggestion(tried, total)
         return
-      n *= 2
 
-  def optimizer(self) -> Iterator[str]:
+  def row_wise(self) -> Iterator[Suggestion]:
+    """Every table dealt over all shards."""
+    if not self._is_row_wise and (total := self._lean({})):
+      yield Suggestion(_ROW_WISE, total)
+
+  def devices(self) -> Iterator[Suggestion]:
+    """More of them; such as divide the batch, where there are any."""
+    least, batch = self._forecast.devices + 1, self._forecast.batch
+    counts = [n for n in range(least, _MOST_DEVICES + 1) if batch % n == 0]
+    doubled = [self._forecast.devices * 2**k for k in range(1, 13)]
+    for n in counts or [n for n in doubled if n <= _MOST_DEVICES]:
+      if self._lean({'devices': n}):
+        yield from self._suggested({'devices': n})
+        return
+
+  def optimizer(self) -> Iterator[Suggestion]:
     """One number a row instead of one an element."""
-    less = self._use._replace(state=RowState(0, 1))
-    if self._use.state.per_element and (size := self.fits(less)):
-      yield f'--config.table_optimizer.name=rowwise_adagrad: {size}'
+    flags: Flags = {'config.table_optimizer.name': 'rowwise_adagrad'}
+    if self._forecast.use.state.per_element and self._lean(flags):
+      yield from self._suggested(flags)
 
-  def rows(self) -> Iterator[str]:
+  def rows(self) -> Iterator[Suggestion]:
     """Large features hashed: into the most rows, two digits, that fit."""
+
+    def hashed(rows: int) -> Flags:
+      return {'config.tables.encoding': 'hashed', 'config.tables.rows': rows}
+
     sizes = [
       digits * 10**power for power in range(2, 9) for digits in range(10, 100)
     ]
     sizes = [rows for rows in sizes if rows < self._rows]
     fitting = bisect.bisect_left(
-      sizes, True, key=lambda rows: self.fits(self._use, rows) is None
+      sizes, True, key=lambda rows: self._lean(hashed(rows)) is None
     )
     if fitting:
-      rows = sizes[fitting - 1]
-      yield (
-        f'--config.tables.encoding=hashed --config.tables.rows={rows}: '
-        f'{self.fits(self._use, rows)}'
-      )
+      yield from self._suggested(hashed(sizes[fitting - 1]))
 
-  def batch(self) -> Iterator[str]:
+  def batch(self) -> Iterator[Suggestion]:
     """Fewer examples in a step."""
-    batch = self._use.batch // 2
-    while batch >= self._use.devices:
-      if size := self.fits(self._use._replace(batch=batch)):
-        yield f'--config.train.batch_size={batch}: {size}'
+    unit = math.lcm(self._forecast.devices, self._forecast.lanes)
+    size = self._forecast.batch // 2 // unit * unit
+    while size:
+      flags: Flags = {'config.train.batch_size': size}
+      if self._lean(flags):
+        yield from self._suggested(flags)
         return
-      batch //= 2
+      size = size // 2 // unit * unit
 
 
-def advice(forecast: Forecast) -> Iterator[str]:
-  """What would make it fit, line by line; nothing if it fits."""
+def advice(
+  forecast: Forecast, retry: Retry, more_devices: bool
+) -> list[Suggestion]:
+  """What would make it fit; nothing if it fits.
+
+  Args:
+    forecast: what was asked for.
+    retry: plans again.
+    more_devices: whether their number can be changed.
+  """
   if forecast.fits:
-    return
-  trials = _Trials(forecast)
+    return []
+  trials = _Trials(forecast, retry)
   found = [
     *trials.row_wise(),
-    *trials.devices(),
+    *(trials.devices() if more_devices else ()),
     *trials.optimizer(),
     *trials.rows(),
     *trials.batch(),
   ]
-  if not found:
+  enough = [s for s in found if s.flags == _ROW_WISE]
+  # What is row-wise and more than that helps nobody then.
+  return [
+    s for s in found if not enough or s in enough or not _is_row_wise(s.flags)
+  ]
+
+
+def lines(forecast: Forecast, found: list[Suggestion]) -> Iterator[str]:
+  """What would make it fit, line by line; nothing if it fits."""
+  if not forecast.fits and not found:
     yield 'to fit    no single change is enough: combine more devices,'
     yield '          fewer rows and a smaller batch'
-  for i, line in enumerate(found):
-    yield f'{"to fit" if i == 0 else "or":<10}{line}'
+  for i, suggestion in enumerate(found):
+    yield f'{"to fit" if i == 0 else "or":<10}{suggestion}'

@@ -162,3 +162,5 @@ def lines(forecast: Forecast) -> Iterator[str]:
   )
   for name, size in memory._asdict().items():
     yield f'          {name:<10}{human(size):>8}'
+  for note in forecast.notes:
+    yield f'note      {note}'

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import strategies as st
 
 from dlrm_jax.embedding.layout import Kind, plan_layout
-from dlrm_jax.embedding.load import RowState, Use, imbalance, load
+from dlrm_jax.embedding.load import (
+  RowState,
+  Use,
+  copies_memory,
+  exchange_memory,
+  imbalance,
+  load,
+)
 from dlrm_jax.embedding.planner import Budget, choose, placement_name
 from dlrm_jax.embedding.table import Placement, Table
 
@@ -43,9 +50,31 @@ def test_small_tables_are_copied_large_ones_dealt():
 
 
 def test_copies_take_a_small_share_of_the_memory():
-  tight = dataclasses.replace(BUDGET, memory=10**7)
-  names, *_ = plan([10, 900, 901, 100_000], [1, 1, 1, 1], tight)
-  assert names == ['replicated', 'row_wise', 'row_wise', 'row_wise']
+  tight = dataclasses.replace(BUDGET, memory=10**8)
+  names, *_ = plan([10, 900, 901, 10_000], [1, 1, 1, 1], tight, dim=256)
+  assert names == ['replicated', 'replicated', 'row_wise', 'row_wise']
+
+
+@pytest.mark.parametrize('hotness', [(1, 1, 1, 1), (1, 1, 20, 30)])
+def test_with_little_memory_no_more_is_needed_than_row_wise(hotness):
+  rows = [10, 1000, 90_000, 400_000]
+  tables, hot = tables_of(rows), {f't{i}': (h,) for i, h in enumerate(hotness)}
+  fixed = {table.name: Placement() for table in tables}
+
+  def needs(budget, fixed):
+    chosen = choose(tables, hot, fixed, budget)
+    placed = [
+      dataclasses.replace(t, placement=chosen[t.name].placement) for t in tables
+    ]
+    layout = plan_layout(placed, budget.shards, hot)
+    use = Use(hot, budget.batch, budget.shards, budget.state)
+    moving = copies_memory(layout, use) + exchange_memory(layout, use)
+    return load(layout, use).bytes + moving
+
+  least = needs(BUDGET, fixed)
+  for memory in [1, least // 2, least, 10**8, least + 64 * 10**6]:
+    budget = dataclasses.replace(BUDGET, memory=memory)
+    assert needs(budget, {}) <= least
 
 
 def test_copying_saves_no_bytes_but_costs_none_either():
