@@ -64,10 +64,11 @@ def _check_scored(
   """Raises where there was nothing to score, and says what was skipped."""
   if scores['examples']:
     return
-  skipped = '; '.join(line.strip() for line in report)
+  kinds = [line for line in report if not line.startswith(' ')]
+  skipped = ', '.join(line.removesuffix('; first:') for line in kinds)
   raise InputError(
-    f'{name}: no row is left to evaluate on; '
-    f'{skipped or "expected at least one"}'
+    f'{name}: no row is left to evaluate on: '
+    f'{skipped or "found none, expected at least one"}'
   )
 
 

@@ -14,14 +14,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {'JAX_PLATFORMS': 'nowhere', 'XLA_FLAGS': ''}
 
 
-def plan(*flags):
-  done = subprocess.run(
+def run(*flags):
+  return subprocess.run(
     [sys.executable, '-m', 'dlrm_jax.plan', *flags],
     cwd=ROOT,
     env=ENVIRONMENT,
     capture_output=True,
     text=True,
   )
+
+
+def plan(*flags):
+  done = run(*flags)
   assert done.returncode == 0, done.stderr
   return done.stdout
 
@@ -115,9 +119,7 @@ def test_auto_fits_where_row_wise_does():
   assert 'it fits' in plan(*flags)
 
 
-@pytest.mark.parametrize(
-  ('devices', 'nearest'), [(7, 112), (6, 120), (4096, 4096)]
-)
+@pytest.mark.parametrize(('devices', 'nearest'), [(7, 112), (6, 120)])
 def test_a_batch_that_the_devices_do_not_divide_is_noted(devices, nearest):
   text = plan('--config=configs/criteo_kaggle.py', f'--devices={devices}')
   assert 'config.train.batch_size is 128' in text
@@ -150,3 +152,38 @@ def test_a_placement_that_does_not_fit_is_undone_by_the_advice():
   )
   assert 'IT DOES NOT FIT' in text
   assert '--config.tables.placement=row_wise' in text
+
+
+KAGGLE = '--config=configs/criteo_kaggle.py'
+MISTAKES = [
+  (
+    (KAGGLE, '--memory=16'),
+    "--memory is '16'; expected a number with its unit (MB, GB, MiB, GiB), as "
+    'in 16GB',
+  ),
+  (
+    (KAGGLE, '--config.tables.placemnt=auto'),
+    '--config.tables.placemnt: there is no field placemnt; did you mean '
+    'placement?',
+  ),
+  (
+    (KAGGLE, '--config.train.batch_size.x=3'),
+    '--config.train.batch_size.x: there is no such field',
+  ),
+  (
+    ('--config=configs/nope.py',),
+    '--config=configs/nope.py: no such file',
+  ),
+  (
+    (KAGGLE + ':besst',),
+    f"{KAGGLE}:besst: variant 'besst': expected reference or best",
+  ),
+  ((KAGGLE, '--devices=x'), '--devices=x: expected a whole number'),
+]
+
+
+@pytest.mark.parametrize(('flags', 'message'), MISTAKES)
+def test_mistakes_end_in_one_line(flags, message):
+  done = run(*flags)
+  assert done.returncode == 1
+  assert done.stderr == f'error: {message}\n'
