@@ -2,6 +2,8 @@
 # Each makes .venv and installs what it needs, anew when requirements change.
 
 PYTHON ?= python3
+# .venv has JAX for CPU; the compiler of TPUs, which tests use, looks for one.
+export JAX_PLATFORMS ?= cpu
 BIN := .venv/bin
 WORKDIR ?= runs/synthetic
 
