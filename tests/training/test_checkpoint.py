@@ -17,6 +17,12 @@ from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.state import Task, abstract_state, create_state
 
+# Orbax gives up at the first damaged array, and TensorStore tells the loop that
+# is closed by then of the others.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning'
+)
+
 
 def make_task(rows=9, dim=4, name='x', table_tx=None):
   table = Table(name, rows, dim)
