@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from dlrm_jax.embedding.layout import Address, Kind, Layout
 
 _MARGIN = 1.125
@@ -36,13 +38,11 @@ def _room(expected: float, most: int) -> int:
   return min(rounded, -(-most // 8) * 8)
 
 
-def share(layout: Layout, block: Address, device: int, devices: int) -> float:
-  """Part of a block's rows that a device has."""
-  stack = layout.stacks[block.stack]
-  each = stack.shards // devices
-  shards = range(device * each, (device + 1) * each)
-  inside = sum((s - block.first) % stack.shards < block.spread for s in shards)
-  return inside / block.spread
+def shares(layout: Layout, block: Address, devices: int) -> np.ndarray:
+  """Part of a block's rows that each device has, f64[n]."""
+  total = layout.stacks[block.stack].shards
+  there = (np.arange(total) - block.first) % total < block.spread
+  return there.reshape(devices, -1).sum(1) / block.spread
 
 
 def capacity(
@@ -58,21 +58,20 @@ def capacity(
   """
   readers = tuple(readers)
   kind = layout.stacks[readers[0].block.stack].kind
-  rows = [0.0] * devices
-  bags = [0.0] * devices
-  for device in range(devices):
-    by_block: dict[tuple[str, Address], float] = {}
-    for table, block, length in readers:
-      part = share(layout, block, device, devices)
-      key = (table, block)
-      by_block[key] = by_block.get(key, 0.0) + batch * length * part
-      bags[device] += batch * (1 - (1 - part) ** length)
-    for (table, block), reads in by_block.items():
-      held = layout.rows[table] * share(layout, block, device, devices)
-      distinct = math.ceil(held) + 1 if kind is Kind.ROWS else math.inf
-      rows[device] += min(reads, distinct)
+  rows = np.zeros(devices)
+  bags = np.zeros(devices)
+  lengths: dict[tuple[str, Address], int] = {}
+  for table, block, length in readers:
+    lengths[table, block] = lengths.get((table, block), 0) + length
+    bags += batch * (1 - (1 - shares(layout, block, devices)) ** length)
+  for (table, block), length in lengths.items():
+    part = shares(layout, block, devices)
+    reads = batch * length * part
+    if kind is Kind.ROWS:  # distinct ones travel
+      reads = np.minimum(reads, np.ceil(layout.rows[table] * part) + 1)
+    rows += reads
   all_rows = batch * sum(length for _, _, length in readers)
   return Capacity(
-    rows=_room(max(rows), all_rows),
-    bags=_room(max(bags), min(all_rows, batch * len(readers))),
+    rows=_room(rows.max(), all_rows),
+    bags=_room(bags.max(), min(all_rows, batch * len(readers))),
   )

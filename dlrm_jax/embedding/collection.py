@@ -256,13 +256,8 @@ class EmbeddingCollection:
       New tables and state; donated buffers are written in place.
     """
     specs = self.specs, self.state_specs(tx, state)
-
-    def local(
-      tables: Tables, state: Pytree, rows: Rows, grads: Vectors
-    ) -> tuple[Tables, Pytree]:
-      return self._write(tx, tables, state, rows, grads)
-
-    return on_each_device(local, (*specs, SPLIT, SPLIT), specs)(
+    write = functools.partial(self._write, tx)
+    return on_each_device(write, (*specs, SPLIT, SPLIT), specs)(
       tables, state, rows, grads
     )
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlrm_jax.embedding.capacity import Capacity, Reader, capacity
+from dlrm_jax.embedding.capacity import Capacity, Reader, capacity, shares
 from dlrm_jax.embedding.layout import Kind, Layout, Stack
 from dlrm_jax.rows import LANES, packed
 
@@ -65,7 +65,8 @@ class Load(NamedTuple):
 
   Attributes:
     rows: held, without padding, i64[n].
-    bytes: held by a device, values and optimizer state, with padding.
+    bytes: held by a device, values and optimizer state, with the padding of
+      stacks; so known of all tables together, and 0 of one by itself.
     reads: rows read, at most, f64[n].
     moved: bytes of rows and their state read and written, f64[n].
     sent: bytes that a device sends, forward and backward.
@@ -138,9 +139,7 @@ def _shares(layout: Layout, reader: Reader, use: Use) -> np.ndarray:
   stack, n = layout.stacks[reader.block.stack], use.devices
   if stack.kind in (Kind.REPLICATED, Kind.INDEPENDENT):
     return np.full(n, 1 / n)
-  turn = (np.arange(stack.shards) - reader.block.first) % stack.shards
-  there = turn < reader.block.spread
-  return there.reshape(n, -1).sum(1) / reader.block.spread
+  return shares(layout, reader.block, n)
 
 
 def _reads(layout: Layout, use: Use, reader: Reader) -> np.ndarray:
@@ -168,13 +167,6 @@ def _held(layout: Layout, table: str, use: Use) -> np.ndarray:
   return total
 
 
-def _held_bytes(layout: Layout, table: str, use: Use) -> int:
-  """Bytes of a table on the device that has most of it."""
-  widths = [block.dim for block in layout.blocks[table]]
-  rows = _held(layout, table, use).max() / len(widths)
-  return int(sum(rows * use.state.bytes(dim) for dim in widths))
-
-
 def local_rows(stack: Stack, use: Use) -> int:
   """Rows of a device's part of a stack."""
   parts = 1 if stack.kind is Kind.REPLICATED else use.devices
@@ -190,9 +182,8 @@ def load_by_table(layout: Layout, use: Use) -> dict[str, Load]:
   """The load of each table; bytes sent are a share of its stacks' bytes."""
   result = {}
   for table in layout.blocks:
-    held, size = _held(layout, table, use), _held_bytes(layout, table, use)
-    none = np.zeros(use.devices)
-    result[table] = Load(held, size, reads=none, moved=none, sent=0.0)
+    held, none = _held(layout, table, use), np.zeros(use.devices)
+    result[table] = Load(held, 0, reads=none, moved=none, sent=0.0)
   for name, of_stack in readers(layout, use).items():
     stack = layout.stacks[name]
     reads = [_reads(layout, use, reader) for reader in of_stack]
