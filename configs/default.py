@@ -54,8 +54,23 @@ def get_config() -> ConfigDict:
   config.model.compute_dtype = 'float32'  # of matrix products; or bfloat16
 
   config.tables = ConfigDict()
-  config.tables.encoding = 'plain'  # a row an id; or hashed
-  config.tables.rows = 0  # hashed: into so many, where there are more ids
+  # How ids become vectors; docs/encodings.md has pictures. plain (a row an
+  # id), hashed, quotient_remainder, chinese_remainder, partitions (yours),
+  # tensor_train, robe, mixed_dims, or auto: chosen by how often ids are seen.
+  config.tables.encoding = 'plain'
+  # Vectors of parts become one: mult, add, concat, or path (MLPs).
+  config.tables.combine = 'mult'
+  config.tables.compression = 4.0  # times fewer parameters than plain
+  config.tables.rows = 0  # or as many parameters as so many plain rows
+  config.tables.threshold = 200  # tables of so many ids, or fewer, stay plain
+  config.tables.parts = 0  # partitions, hashes, cores; 0: the usual number
+  config.tables.buckets = ()  # of each partition; one may be 0: what it takes
+  config.tables.hidden = 16  # path: width of the MLPs
+  config.tables.rank = 8  # tensor_train: at most
+  config.tables.alpha = 0.0  # mixed_dims: power of the law; 0: solved
+  config.tables.partitions = ''  # MODULE:FUNCTION, FILE.csv or FILE.npy
+  # Bags of several ids, mult only: or pool_then_combine, as the reference.
+  config.tables.multi_hot = 'combine_then_pool'
   config.tables.pooling = 'sum'  # of bags; or mean
   config.tables.init_scale = 1.0  # of the first values, U(+-scale sqrt(1/R))
   config.tables.shards = 8  # S, parts of the tables; devices divide it
@@ -70,9 +85,8 @@ def get_config() -> ConfigDict:
   config.tables.memory = '16GB'  # of a device, for auto
   # independent: steps between averages of all shards' tables; 0: never.
   config.tables.average_every = 0
-  # By feature: {'C3': {'encoding': ..., 'rows': ..., 'pooling': ...,
-  # 'table': ..., 'placement': ..., 'spread': ..., 'columns': ...}}. Features
-  # that name one table share it.
+  # By feature: {'C3': {'encoding': ..., 'rows': ...}}: all fields from
+  # encoding to columns, and table: features that name one table share it.
   config.tables.features = ConfigDict()
 
   config.optimizer = _optimizer('sgd', 0.1)

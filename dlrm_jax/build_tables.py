@@ -1,30 +1,23 @@
 """The tables of a config: their features, encodings and placements."""
 
 import dataclasses
-import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from dlrm_jax.data.schema import Column, Schema
-from dlrm_jax.embedding.encoding import Encoding, Hashed, Plain
-from dlrm_jax.embedding.features import Feature, Pooling
+from dlrm_jax.build_encodings import FIELDS, Wanted, build_encodings
+from dlrm_jax.data.schema import Schema
+from dlrm_jax.embedding.encoding import Encoding
+from dlrm_jax.embedding.features import Feature, Pooling, bag_lengths
 from dlrm_jax.embedding.load import RowState
 from dlrm_jax.embedding.planner import Budget, Chosen, choose
-from dlrm_jax.embedding.table import Placement, Table, uniform_by_cells
+from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.fields import at_least, by_value, choose_one, size, whole
 
-_FIELDS = (
-  'columns',
-  'encoding',
-  'placement',
-  'pooling',
-  'rows',
-  'spread',
-  'table',
-)
+_FIELDS = (*FIELDS, 'columns', 'placement', 'pooling', 'spread', 'table')
 # From spread and columns; None: the planner chooses.
 _PLACEMENTS: dict[str, Callable[[int, int], Placement] | None] = {
   'auto': None,
@@ -72,32 +65,8 @@ def _check_overrides(overrides: Mapping[str, Any], schema: Schema) -> None:
       )
 
 
-def _encoding(
-  feature: str, plain: Table, name: str, rows: int
-) -> tuple[Callable[[Table], Encoding], Table]:
-  """The encoding of this name and its table.
-
-  Args:
-    feature: for messages.
-    plain: the table with a row an id.
-    name: of the encoding.
-    rows: to hash into.
-  """
-  where = f'tables.encoding (feature {feature})'
-  if not choose_one(where, name, {'plain': False, 'hashed': True}):
-    return Plain, plain
-  if rows < 1:
-    raise InputError(
-      f'config.tables.rows (feature {feature}) is {rows}; the encoding hashed '
-      f'needs the number of rows to hash into'
-    )
-  if plain.rows <= rows:
-    return Plain, plain
-  return Hashed, dataclasses.replace(plain, rows=rows)
-
-
 def _given(
-  column: str, options: Mapping[str, Any], dim: int, shards: int
+  column: str, options: Mapping[str, Any], widths: list[int], shards: int
 ) -> Placement | None:
   """The placement that a feature names, or None for auto."""
   name = options['placement']
@@ -115,56 +84,79 @@ def _given(
       )
   if name in ('column_wise', 'grid'):
     whole(f'tables.columns (feature {column})', columns, 1)
-    if dim % columns:
-      raise InputError(
-        f'config.tables.columns (feature {column}) is {columns}; the width '
-        f'{dim} (config.model.dim) can not be cut into so many equal blocks'
-      )
+    for dim in widths:
+      if dim % columns:
+        raise InputError(
+          f'config.tables.columns (feature {column}) is {columns}; the width '
+          f'{dim} of its table can not be cut into so many equal blocks'
+        )
   return make(spread, columns)
 
 
 class _Reader(NamedTuple):
-  """A feature whose table has no place yet.
+  """A feature whose tables have no place yet.
 
   Attributes:
-    column: of the data.
-    make: its encoding, from the table.
-    table: that it reads.
-    pooling: of its bags.
+    feature: with its encoding.
     given: the placement that it names, or None for auto.
   """
 
-  column: Column
-  make: Callable[[Table], Encoding]
-  table: Table
-  pooling: Pooling
+  feature: Feature
   given: Placement | None
 
 
-def _readers(config: ConfigDict, schema: Schema, shards: int) -> list[_Reader]:
+def _options(config: ConfigDict, schema: Schema) -> dict[str, dict[str, Any]]:
+  """The fields of every feature, its own or those of all."""
   fields, overrides = config.tables, config.tables.features.to_dict()
   _check_overrides(overrides, schema)
   common = {name: fields[name] for name in _FIELDS if name != 'table'}
-  options = {
+  return {
     c.name: common | {'table': c.name} | overrides.get(c.name, {})
     for c in schema.sparse
   }
-  rows: dict[str, int] = {}  # that a table must have for its readers
+
+
+def _encodings(
+  config: ConfigDict, schema: Schema, options: Mapping[str, dict[str, Any]]
+) -> dict[str, Encoding]:
+  """The encoding of every table by its name."""
+  scale = at_least(config, 'tables.init_scale', 0)
+  ids: dict[str, int] = {}
+  first: dict[str, str] = {}
   for column in schema.sparse:
     name = options[column.name]['table']
-    rows[name] = max(rows.get(name, 0), column.rows)
-  init = functools.partial(
-    uniform_by_cells, scale=at_least(config, 'tables.init_scale', 0)
+    ids[name] = max(ids.get(name, 0), column.rows)
+    a = first.setdefault(name, column.name)
+    for field in FIELDS:
+      if options[a][field] != options[column.name][field]:
+        raise InputError(
+          f'config.tables.features: {a} and {column.name} share the table '
+          f'{name}, but {field} is {options[a][field]!r} and '
+          f'{options[column.name][field]!r}; give both the same'
+        )
+  dim = whole('model.dim', config.model.dim, 1)
+  return build_encodings(
+    [
+      Wanted(
+        name, first[name], n, dim, scale / math.sqrt(n), options[first[name]]
+      )
+      for name, n in ids.items()
+    ]
   )
+
+
+def _readers(config: ConfigDict, schema: Schema, shards: int) -> list[_Reader]:
+  options = _options(config, schema)
+  encodings = _encodings(config, schema, options)
   found = []
   for column in schema.sparse:
     given = options[column.name]
-    plain = Table(given['table'], rows[given['table']], config.model.dim, init)
-    encoding = given['encoding'], given['rows']
-    make, table = _encoding(column.name, plain, *encoding)
+    encoding = encodings[given['table']]
     pooling = choose_one('tables.pooling', given['pooling'], by_value(Pooling))
-    placement = _given(column.name, given, table.dim, shards)
-    found.append(_Reader(column, make, table, pooling, placement))
+    feature = Feature(column.name, encoding, column.hotness, pooling)
+    widths = [table.dim for table in encoding.tables]
+    placement = _given(column.name, given, widths, shards)
+    found.append(_Reader(feature, placement))
   return found
 
 
@@ -172,13 +164,14 @@ def _fixed(readers: list[_Reader]) -> dict[str, Placement]:
   """Placements that are given, by table."""
   found: dict[str, _Reader] = {}
   for reader in readers:
-    first = found.setdefault(reader.table.name, reader)
-    if first.given != reader.given:
-      raise InputError(
-        f'config.tables.features: {first.column.name} and '
-        f'{reader.column.name} share the table {reader.table.name}, but place '
-        f'it differently; give both the same placement'
-      )
+    for table in reader.feature.encoding.tables:
+      first = found.setdefault(table.name, reader)
+      if first.given != reader.given:
+        raise InputError(
+          f'config.tables.features: {first.feature.name} and '
+          f'{reader.feature.name} share the table {table.name}, but place it '
+          f'differently; give both the same placement'
+        )
   return {name: r.given for name, r in found.items() if r.given is not None}
 
 
@@ -196,21 +189,21 @@ def build_tables(
   """
   shards = whole('tables.shards', config.tables.shards, 1)
   readers = _readers(config, schema, shards)
-  tables = {r.table.name: r.table for r in readers}
-  hotness: dict[str, tuple[int, ...]] = dict.fromkeys(tables, ())
-  for r in readers:
-    hotness[r.table.name] += (r.column.hotness,)
+  features = [r.feature for r in readers]
+  tables = {t.name: t for f in features for t in f.encoding.tables}
   memory = size('tables.memory', config.tables.memory)
   batch = at_least(config, 'train.batch_size', 1)
   budget = Budget(shards, batch, max(memory - layers, 0), state)
+  hotness = bag_lengths(features)
   chosen = choose(tables.values(), hotness, _fixed(readers), budget)
 
   def placed(table: Table) -> Table:
     placement = chosen[table.name].placement
     return dataclasses.replace(table, placement=placement)
 
-  features = tuple(
-    Feature(r.column.name, r.make(placed(r.table)), r.column.hotness, r.pooling)
-    for r in readers
+  moved = {e: e.placed(placed) for e in {f.encoding for f in features}}
+  return Tables(
+    tuple(dataclasses.replace(f, encoding=moved[f.encoding]) for f in features),
+    shards,
+    chosen,
   )
-  return Tables(features, shards, chosen)

@@ -13,6 +13,7 @@ Letters: `K` gathered rows and `G` bags an example in one stack.
 """
 
 import functools
+import math
 from typing import Any, cast
 
 import jax
@@ -33,6 +34,7 @@ from dlrm_jax.embedding.exchange import (
 from dlrm_jax.embedding.features import (
   Feature,
   Place,
+  bag_lengths,
   columns_of,
   group_bags,
   place_bags,
@@ -92,17 +94,12 @@ class EmbeddingCollection:
     """
     self.features = features
     self.tables = _distinct(features)
-    self.hotness = {
-      table.name: tuple(
-        f.hotness for f in features if table in f.encoding.tables
-      )
-      for table in self.tables
-    }
+    self.hotness = bag_lengths(features)
     self.layout = plan_layout(self.tables, shards, self.hotness)
     self.places = place_bags(features, self.layout)
     self.groups = {s: group_bags(places) for s, places in self.places.items()}
     self._columns = {
-      s: address_columns([(self._block(p), p.length) for p in places])
+      s: address_columns([(self._block(p), math.prod(p.bags)) for p in places])
       for s, places in self.places.items()
     }
 
@@ -129,8 +126,10 @@ class EmbeddingCollection:
   def empty_vectors(self) -> Vectors:
     """Zeros in the shapes of a batch of one example."""
     return {
-      name: jnp.zeros((1, len(places), self.layout.stacks[name].dim))
-      for name, places in self.places.items()
+      name: jnp.zeros(
+        (1, sum(group.count for group in groups), self._dim(name))
+      )
+      for name, groups in self.groups.items()
     }
 
   def init(self, key: jax.Array) -> Tables:
@@ -184,10 +183,17 @@ class EmbeddingCollection:
 
     Returns:
       For each stack i32[B, K], and f32[B, K] where ids have weights or bags
-      are averaged.
+      are averaged while they are gathered.
     """
     columns = columns_of(self.features, ids)
-    weights = weights_of(self.features, columns, id_weights)
+    weights = [
+      w if f.encoding.pools_first else None
+      for f, w in zip(
+        self.features,
+        weights_of(self.features, columns, id_weights),
+        strict=True,
+      )
+    ]
     nodes = self._nodes(len(ids), node)
     by_part = [
       f.encoding.rows(x) for f, x in zip(self.features, columns, strict=True)
@@ -366,9 +372,10 @@ class EmbeddingCollection:
       Reader(
         self.features[p.feature].encoding.tables[p.part].name,
         self._block(p),
-        p.length,
+        p.bags.length,
       )
       for p in self.places[stack]
+      for _ in range(p.bags.count)
     ]
     devices = device_count()
     return Route(

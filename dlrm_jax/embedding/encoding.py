@@ -2,18 +2,22 @@
 
 An encoding says *what* is looked up. Where the rows live (layout), how they
 move (optimizer) and how many ids an example has (feature) are not its
-business.
+business. `docs/encodings.md` has the whole family, with pictures.
 """
 
 import abc
 import dataclasses
+import math
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dlrm_jax.batch import PAD
+from dlrm_jax.embedding.operations import Operation
+from dlrm_jax.embedding.partitions import Partition
 from dlrm_jax.embedding.table import Table
-from dlrm_jax.rows import mix32
 
 
 class Encoding(abc.ABC):
@@ -22,47 +26,48 @@ class Encoding(abc.ABC):
   @property
   @abc.abstractmethod
   def tables(self) -> tuple[Table, ...]:
-    """The tables that it reads."""
+    """The tables that it reads, one a part; a table may stand repeatedly."""
+
+  @property
+  @abc.abstractmethod
+  def dim(self) -> int:
+    """D, the width of its vectors."""
+
+  @property
+  @abc.abstractmethod
+  def pools_first(self) -> bool:
+    """Whether it combines sums of rows, one a bag, or the rows of each id."""
 
   @abc.abstractmethod
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Ids i32[B, L] -> rows i32[B, L] for each table; PAD stays PAD."""
+    """Ids i32[B, L] -> rows i32[B, L] for each part; PAD stays PAD."""
 
   @abc.abstractmethod
-  def combine(self, parts: tuple[jax.Array, ...]) -> jax.Array:
-    """Vectors f32[..., d], one for each table -> f32[..., D]."""
+  def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
+    """Vectors of the parts -> f32[B, L, D]; it may make linen layers.
+
+    Ids that are not there, whose parts are zeros, give zeros.
+
+    Args:
+      parts: f32[B, L, d], one for each table; where it pools first, of bags:
+        f32[B, 1, d].
+      ids: i32[B, L].
+    """
+
+  @abc.abstractmethod
+  def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
+    """The same with its tables elsewhere."""
+
+  def layers(self) -> int:
+    """How many parameters its linen layers have."""
+    return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Plain(Encoding):
-  """Id i is row i: the table has a row for every id."""
+  """Id i is row i: the table has a row for every id.
 
-  table: Table
-
-  @property
-  def tables(self) -> tuple[Table, ...]:
-    """The one table."""
-    return (self.table,)
-
-  def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Ids are rows; those that the table has not are PAD."""
-    return (jnp.where(ids < self.table.rows, ids, PAD),)
-
-  def combine(self, parts: tuple[jax.Array, ...]) -> jax.Array:
-    """The vector itself."""
-    return parts[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Hashed(Encoding):
-  """Ids are hashed into the table's rows; some share a row.
-
-  The hash mixes the bits before the remainder is taken, so that regular ids
-  don't meet in regular ways. Source: the "hashing trick", Weinberger et al.,
-  arXiv 0902.2206.
-
-  >>> Hashed(Table('t', 10, 4)).rows(jnp.array([[7, PAD]]))[0].tolist()
-  [[8, -1]]
+  The naive complementary partition of arXiv 1909.02107: a bucket for each.
   """
 
   table: Table
@@ -72,11 +77,146 @@ class Hashed(Encoding):
     """The one table."""
     return (self.table,)
 
-  def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Mixed ids modulo the number of rows."""
-    hashed = mix32(ids.astype(jnp.uint32)) % jnp.uint32(self.table.rows)
-    return (jnp.where(ids < 0, PAD, hashed.astype(jnp.int32)),)
+  @property
+  def dim(self) -> int:
+    """Of the table."""
+    return self.table.dim
 
-  def combine(self, parts: tuple[jax.Array, ...]) -> jax.Array:
+  @property
+  def pools_first(self) -> bool:
+    """A bag is a sum of rows."""
+    return True
+
+  def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
+    """Ids are rows; those that the table has not are PAD."""
+    return (jnp.where(ids < self.table.rows, ids, PAD),)
+
+  def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
     """The vector itself."""
+    del ids
     return parts[0]
+
+  def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
+    """The same with its table elsewhere."""
+    return dataclasses.replace(self, table=place(self.table))
+
+
+@dataclasses.dataclass(frozen=True)
+class Composed(Encoding):
+  """A bucket in each of k partitions, and an operation on their vectors.
+
+  z = omega(W_1[p_1(x)], ..., W_k[p_k(x)]). Source: arXiv 1909.02107, section
+  3.2. Hashing is one partition; ROBE several hashes into one table.
+
+  Attributes:
+    of: tables of the first partitions; a path has one only.
+    partition: ids to buckets.
+    operation: vectors to one.
+    width: D.
+    sums_first: for operations that are not linear: whether the vectors of a
+      bag are summed before they are combined, as facebookresearch/dlrm does,
+      and not after, as the paper does. The same where bags have one id.
+  """
+
+  of: tuple[Table, ...]
+  partition: Partition
+  operation: Operation
+  width: int
+  sums_first: bool = False
+
+  @property
+  def tables(self) -> tuple[Table, ...]:
+    """One a partition, but of a path."""
+    return self.of
+
+  @property
+  def dim(self) -> int:
+    """D."""
+    return self.width
+
+  @property
+  def pools_first(self) -> bool:
+    """Where that is the same, or asked for."""
+    return self.operation.linear or self.sums_first
+
+  def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
+    """Buckets are rows."""
+    there = self._there(ids)
+    buckets = self.partition.split(jnp.where(there, ids, 0))
+    return tuple(jnp.where(there, b, PAD) for b in buckets[: len(self.of)])
+
+  def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
+    """The operation's result; zeros for PAD."""
+    sizes = self.partition.buckets[len(self.of) :]
+    name = self.of[0].name
+    if not sizes:
+      return self.operation.combine(parts, (), (), name)
+    there = self._there(ids)
+    choices = self.partition.split(jnp.where(there, ids, 0))[len(self.of) :]
+    made = self.operation.combine(parts, choices, sizes, name)
+    return jnp.where(there[..., None], made, 0.0)
+
+  def _there(self, ids: jax.Array) -> jax.Array:
+    return (ids >= 0) & (ids < self.partition.ids)
+
+  def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
+    """The same with its tables elsewhere."""
+    return dataclasses.replace(self, of=tuple(map(place, self.of)))
+
+  def layers(self) -> int:
+    """Those of the operation."""
+    sizes = self.partition.buckets[len(self.of) :]
+    return self.operation.layers(self.width, sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Projected(Encoding):
+  """A row of width d, and a matrix that takes it to width D: z = W[x] P.
+
+  Mixed dimensions: rare features get narrow rows. Source: A. Ginart et al.,
+  arXiv 1909.11810, section 3.
+
+  Attributes:
+    table: of width d.
+    width: D.
+  """
+
+  table: Table
+  width: int
+
+  @property
+  def tables(self) -> tuple[Table, ...]:
+    """The one table."""
+    return (self.table,)
+
+  @property
+  def dim(self) -> int:
+    """D."""
+    return self.width
+
+  @property
+  def pools_first(self) -> bool:
+    """The projection of a sum is the sum of projections."""
+    return True
+
+  def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
+    """Ids are rows; those that the table has not are PAD."""
+    return Plain(self.table).rows(ids)
+
+  def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
+    """f32[B, 1, d] P, with P f32[d, D] of variance 1 / d at first."""
+    del ids
+    return nn.Dense(
+      self.width,
+      use_bias=False,
+      kernel_init=nn.initializers.normal(1 / math.sqrt(self.table.dim)),
+      name=f'{self.table.name}_projection',
+    )(parts[0])
+
+  def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
+    """The same with its table elsewhere."""
+    return dataclasses.replace(self, table=place(self.table))
+
+  def layers(self) -> int:
+    """The matrix."""
+    return self.table.dim * self.width

@@ -1,12 +1,14 @@
 """Features of a batch: their columns, their bags, the weights of their ids.
 
 A feature with L ids has one bag of L rows in every stack in which its
-encoding reads; bags of equal length lie side by side.
+encoding reads, or L bags of one row where it combines the rows of each id;
+bags of equal length lie side by side.
 """
 
 import dataclasses
 import enum
 import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -41,14 +43,33 @@ class Feature:
   hotness: int = 1
   pooling: Pooling = Pooling.SUM
 
+  @property
+  def bags(self) -> Group:
+    """Its bags in each table that its encoding reads."""
+    if self.encoding.pools_first:
+      return Group(1, self.hotness)
+    return Group(self.hotness, 1)
+
 
 class Place(NamedTuple):
-  """The bag that one feature has in a stack for a block of its tables."""
+  """The bags that one feature has in a stack for a block of its tables."""
 
   feature: int
   part: int
   block: int
-  length: int
+  bags: Group
+
+
+def bag_lengths(
+  features: Iterable[Feature],
+) -> dict[str, tuple[int, ...]]:
+  """Lengths of all bags of rows of each table, by its name."""
+  found: dict[str, tuple[int, ...]] = {}
+  for feature in features:
+    count, length = feature.bags
+    for table in feature.encoding.tables:
+      found[table.name] = found.get(table.name, ()) + (length,) * count
+  return found
 
 
 def place_bags(
@@ -59,9 +80,9 @@ def place_bags(
   for i, feature in enumerate(features):
     for part, table in enumerate(feature.encoding.tables):
       for j, block in enumerate(layout.blocks[table.name]):
-        found[block.stack].append(Place(i, part, j, feature.hotness))
+        found[block.stack].append(Place(i, part, j, feature.bags))
   return {
-    stack: tuple(sorted(places, key=lambda place: place.length))
+    stack: tuple(sorted(places, key=lambda place: place.bags.length))
     for stack, places in found.items()
   }
 
@@ -70,10 +91,11 @@ def group_bags(places: tuple[Place, ...]) -> tuple[Group, ...]:
   """Consecutive bags of equal length, together."""
   groups: list[Group] = []
   for place in places:
-    if groups and groups[-1].length == place.length:
-      groups[-1] = Group(groups[-1].count + 1, place.length)
+    count, length = place.bags
+    if groups and groups[-1].length == length:
+      groups[-1] = Group(groups[-1].count + count, length)
     else:
-      groups.append(Group(1, place.length))
+      groups.append(place.bags)
   return tuple(groups)
 
 

@@ -32,7 +32,7 @@ def shard_values(
   blocks = layout.in_stack(stack)
   names = [table.name for table in tables]
   of_block = np.array([names.index(name) for name, _ in blocks], np.int32)
-  rows = np.array([layout.rows[name] for name, _ in blocks], np.int32)
+  bounds = np.array([_bound(tables[i]) for i in of_block], np.float32)
   start = np.array([block.column for _, block in blocks], np.int32)
   at = jnp.maximum(number, 0)
   column = jnp.asarray(start)[at][:, None]
@@ -41,7 +41,7 @@ def shard_values(
     seeds[jnp.asarray(of_block)[at]][:, None],
     row[:, None],
     column,
-    jnp.asarray(rows)[at][:, None],
+    jnp.asarray(bounds)[at][:, None],
   )
   made = jnp.zeros(column.shape, jnp.float32)
   inits = [tables[i].init for i in of_block]
@@ -50,3 +50,7 @@ def shard_values(
     here = (uses & (number >= 0))[:, None]
     made = jnp.where(here, init(*cells), made)
   return made
+
+
+def _bound(table: Table) -> float:
+  return table.rows**-0.5 if table.bound is None else table.bound

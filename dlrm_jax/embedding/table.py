@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dlrm_jax.rows import mix32
 
 Initializer = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-"""(seed u32, row i32, column i32, R i32) -> f32, elementwise.
+"""(seed u32, row i32, column i32, bound f32) -> f32, elementwise.
 
 A function of one cell: any part of a table can be made by itself, wherever
 it lives, and is the same wherever it lives.
@@ -17,20 +17,12 @@ it lives, and is the same wherever it lives.
 
 
 def uniform_by_cells(
-  seed: jax.Array,
-  row: jax.Array,
-  column: jax.Array,
-  rows: jax.Array,
-  scale: float = 1.0,
+  seed: jax.Array, row: jax.Array, column: jax.Array, bound: jax.Array
 ) -> jax.Array:
-  """U(-b, b), b = scale sqrt(1/R); facebookresearch/dlrm has a scale of 1.
-
-  Drawn by hashing (seed, row, column), 24 bits each.
-  """
+  """U(-bound, bound), drawn by hashing (seed, row, column), 24 bits each."""
   at = mix32(mix32(row.astype(jnp.uint32)) ^ seed)
   step = column.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
   bits = mix32(at + step) >> 8
-  bound = scale * jax.lax.rsqrt(rows.astype(jnp.float32))
   return (bits.astype(jnp.float32) * 2.0**-23 - 1.0) * bound
 
 
@@ -71,6 +63,8 @@ class Table:
     dim: D.
     init: makes the first values.
     placement: where its rows live.
+    bound: of the first values' magnitude; None: sqrt(1/R), as
+      facebookresearch/dlrm has it.
   """
 
   name: str
@@ -78,3 +72,4 @@ class Table:
   dim: int
   init: Initializer = uniform_by_cells
   placement: Placement = Placement()
+  bound: float | None = None

@@ -21,7 +21,7 @@ from dlrm_jax.embedding.load import (
   load,
 )
 from dlrm_jax.rows import Pytree
-from dlrm_jax.training.state import Task
+from dlrm_jax.training.state import Task, abstract_params
 
 _FLOAT = 4
 _PROGRAM = 12 * 10**6  # steps compiled for TPUs have 8 to 18 MB
@@ -100,10 +100,8 @@ def layers_memory(
 
 
 def layers_bytes(task: Task) -> int:
-  """Bytes of the parameters of the layers."""
-  dim = task.collection.tables[0].dim
-  shape = task.dense_features, len(task.collection.features), dim
-  return _bytes(_parameters(task.model, *shape))
+  """Bytes of the parameters of the layers, those of encodings with them."""
+  return _bytes(abstract_params(task))
 
 
 def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
@@ -114,9 +112,9 @@ def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
     layout: of the tables.
     use: batch, devices and the optimizer of the tables.
   """
-  dim = task.collection.tables[0].dim
-  shape = task.dense_features, len(task.collection.features), dim
-  parameters = _parameters(task.model, *shape)
+  features = task.collection.features
+  shape = task.dense_features, len(features), features[0].encoding.dim
+  parameters = abstract_params(task)
   state = jax.eval_shape(task.tx.init, parameters)
   layers = layers_memory(task.model, *shape, use.local_batch)
   return StepMemory(

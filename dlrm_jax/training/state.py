@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dlrm_jax.batch import PAD, Batch
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
 from dlrm_jax.embedding.encoder import Recommender
 from dlrm_jax.optim.rowwise import has_rows, with_counters
@@ -71,13 +72,30 @@ class TrainState:
   table_state: Pytree
 
 
+def first_params(task: Task, key: jax.Array) -> Pytree:
+  """Parameters of the layers: of the model, and of encodings that have any."""
+  hotness = sum(feature.hotness for feature in task.collection.features)
+  batch = Batch(
+    dense=jnp.zeros((1, task.dense_features)),
+    ids=jnp.full((1, hotness), PAD, jnp.int32),
+    labels=jnp.zeros(1),
+    weights=jnp.zeros(1),
+  )
+  vectors = task.collection.empty_vectors()
+  return task.recommender.init(key, batch, vectors)['params']
+
+
+def abstract_params(task: Task) -> Pytree:
+  """Shapes of the parameters of the layers; no device is touched."""
+  init = functools.partial(first_params, task)
+  return jax.eval_shape(init, jax.random.key(0))
+
+
 def create_state(task: Task, key: jax.Array) -> TrainState:
   """The state before the first step; `new_state` makes it on the devices."""
   table_key, model_key = jax.random.split(key)
   tables = task.collection.init(table_key)
-  vectors = task.collection.empty_vectors()
-  dense = jnp.zeros((1, task.dense_features))
-  params = task.recommender.init(model_key, dense, vectors)['params']
+  params = first_params(task, model_key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,

@@ -45,9 +45,7 @@ def train_step(
   vectors = task.collection.lookup(state.tables, rows)
 
   def loss_fn(params: Pytree, vectors: Vectors) -> tuple[jax.Array, jax.Array]:
-    logits: Any = task.recommender.apply(
-      {'params': params}, batch.dense, vectors
-    )
+    logits: Any = task.recommender.apply({'params': params}, batch, vectors)
     losses = task.loss(logits, batch.labels)
     return weighted_mean(losses, batch.weights), logits
 
@@ -106,7 +104,5 @@ def eval_step(
   rows = task.collection.rows(batch.ids, batch.id_weights, node)
   anywhere = node is not None
   vectors = task.collection.lookup(state.tables, rows, anywhere)
-  logits: Any = task.recommender.apply(
-    {'params': state.params}, batch.dense, vectors
-  )
+  logits: Any = task.recommender.apply({'params': state.params}, batch, vectors)
   return logits

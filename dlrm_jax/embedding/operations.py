@@ -1,0 +1,279 @@
+"""Operations: how the vectors of an id's buckets become one, f32[..., D].
+
+Each says how wide the tables of the partitions are and from which scale their
+first values come, such that the elements of the result have the variance of a
+plain table's, U(-b, b): b^2 / 3.
+"""
+
+import abc
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dlrm_jax.errors import InputError
+
+Vectors = tuple[jax.Array, ...]
+
+
+class Operation(abc.ABC):
+  """Abstract; every concrete operation is final."""
+
+  linear = False
+  """Whether it may combine sums of vectors: the sum of what it makes."""
+
+  @abc.abstractmethod
+  def widths(self, dim: int, parts: int) -> tuple[int, ...]:
+    """Widths of the tables, for vectors of width D from k partitions.
+
+    Raises:
+      InputError: there are none.
+    """
+
+  @abc.abstractmethod
+  def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
+    """Of each table the b of its first values, U(-b, b).
+
+    Args:
+      bound: of the plain table.
+      dim: D.
+      parts: k.
+    """
+
+  @abc.abstractmethod
+  def combine(
+    self, vectors: Vectors, choices: Vectors, sizes: tuple[int, ...], name: str
+  ) -> jax.Array:
+    """Vectors f32[..., d_j], one a table -> f32[..., D].
+
+    Args:
+      vectors: of the tables.
+      choices: i32[...], buckets of the partitions that have no table.
+      sizes: how many buckets these have.
+      name: of the layers that it makes, if any.
+    """
+
+  def layers(self, dim: int, sizes: tuple[int, ...]) -> int:
+    """How many parameters its layers have."""
+    del dim, sizes
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Add(Operation):
+  """z = v_1 + ... + v_k. Source: arXiv 1909.02107, section 3.2."""
+
+  linear = True
+
+  def widths(self, dim: int, parts: int) -> tuple[int, ...]:
+    """All are D."""
+    return (dim,) * parts
+
+  def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
+    """Variances add up."""
+    del dim
+    return (bound / math.sqrt(parts),) * parts
+
+  def combine(
+    self, vectors: Vectors, choices: Vectors, sizes: tuple[int, ...], name: str
+  ) -> jax.Array:
+    """The sum."""
+    del choices, sizes, name
+    return functools.reduce(jnp.add, vectors)
+
+
+@dataclasses.dataclass(frozen=True)
+class Concat(Operation):
+  """z = (v_1, ..., v_k), of D / k each: distinct ids, distinct vectors.
+
+  Source: arXiv 1909.02107, section 3.2 and theorem 1.
+  """
+
+  linear = True
+
+  def widths(self, dim: int, parts: int) -> tuple[int, ...]:
+    """Equal parts of D."""
+    if dim % parts:
+      raise InputError(
+        f'width {dim} can not be cut into {parts} equal parts to concatenate'
+      )
+    return (dim // parts,) * parts
+
+  def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
+    """That of the plain table."""
+    del dim
+    return (bound,) * parts
+
+  def combine(
+    self, vectors: Vectors, choices: Vectors, sizes: tuple[int, ...], name: str
+  ) -> jax.Array:
+    """Side by side."""
+    del choices, sizes, name
+    return jnp.concatenate(vectors, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mult(Operation):
+  """z = v_1 * ... * v_k, element by element.
+
+  Source: arXiv 1909.02107, section 3.2, where it is best for
+  recommendation.
+  """
+
+  def widths(self, dim: int, parts: int) -> tuple[int, ...]:
+    """All are D."""
+    return (dim,) * parts
+
+  def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
+    """The first as a plain table, the others of mean square 1.
+
+    A row of the first partition is then as far from its start after its
+    first update as a plain row would be.
+    """
+    del dim
+    return (bound, *(math.sqrt(3.0),) * (parts - 1))
+
+  def combine(
+    self, vectors: Vectors, choices: Vectors, sizes: tuple[int, ...], name: str
+  ) -> jax.Array:
+    """The product."""
+    del choices, sizes, name
+    return functools.reduce(jnp.multiply, vectors)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathBased(Operation):
+  """z = M_k(... M_2(v_1)): further partitions choose MLPs, not vectors.
+
+  An MLP is D -> hidden -> D with ReLU between; each partition has one for
+  each of its buckets. They are layers: moved by the optimizer of layers.
+  Source: arXiv 1909.02107, section 4.
+
+  Attributes:
+    hidden: width of the hidden layer.
+  """
+
+  hidden: int
+
+  def widths(self, dim: int, parts: int) -> tuple[int, ...]:
+    """One table."""
+    if parts < 2:
+      raise InputError(f'{parts} partition: a path needs 2 or more')
+    return (dim,)
+
+  def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
+    """That of the plain table; the MLPs keep the variance."""
+    del dim, parts
+    return (bound,)
+
+  def combine(
+    self, vectors: Vectors, choices: Vectors, sizes: tuple[int, ...], name: str
+  ) -> jax.Array:
+    """One MLP after the other."""
+    x = vectors[0]
+    for j, (choice, size) in enumerate(zip(choices, sizes, strict=True)):
+      x = ChosenMLP(size, self.hidden, name=f'{name}_path_{j}')(x, choice)
+    return x
+
+  def layers(self, dim: int, sizes: tuple[int, ...]) -> int:
+    """Two kernels, two biases, for every bucket."""
+    return sum(sizes) * (2 * dim * self.hidden + self.hidden + dim)
+
+
+class ChosenMLP(nn.Module):
+  """For each vector one of `count` MLPs of one hidden layer.
+
+  All hidden layers are made as one, and those not chosen are zeroed: two
+  products, whatever the choices are.
+
+  Attributes:
+    count: of MLPs.
+    hidden: width of each one's hidden layer.
+  """
+
+  count: int
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, choice: jax.Array) -> jax.Array:
+    """f32[..., D] and i32[...] -> f32[..., D]."""
+    dim, wide = x.shape[-1], self.count * self.hidden
+    # He's variance after ReLU, so that variance passes through.
+    enter = self.param('enter', _kernel(dim), (dim, wide))
+    enter_bias = self.param('enter_bias', nn.initializers.zeros, (wide,))
+    leave = self.param('leave', _kernel(self.hidden / 2), (wide, dim))
+    leave_bias = self.param(
+      'leave_bias', nn.initializers.zeros, (self.count, dim)
+    )
+    chosen = jax.nn.one_hot(choice, self.count, dtype=x.dtype)
+    hidden = nn.relu(x @ enter + enter_bias)
+    hidden = hidden.reshape(*choice.shape, self.count, self.hidden)
+    hidden = (hidden * chosen[..., None]).reshape(*choice.shape, wide)
+    return hidden @ leave + chosen @ leave_bias
+
+
+def _kernel(fan: float) -> Any:
+  """N(0, 1 / fan)."""
+  return nn.initializers.normal(1 / math.sqrt(fan))
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorTrain(Operation):
+  """z = G_1 G_2 ... G_k: a row is a product of small matrices.
+
+  Bucket j chooses a core G_j, f32[r, D_j, r] with r = 1 at both ends, where
+  D = D_1 D_2 ... D_k. Source: C. Yin et al., "TT-Rec", arXiv 2101.11714,
+  equation 3.
+
+  Attributes:
+    rank: r.
+  """
+
+  rank: int
+
+  def widths(self, dim: int, parts: int) -> tuple[int, ...]:
+    """Elements of a core of each."""
+    if parts < 2:
+      raise InputError(f'{parts} partition: a tensor train needs 2 or more')
+    ranks = (1, *(self.rank,) * (parts - 1), 1)
+    factors = near_equal_factors(dim, parts)
+    return tuple(
+      ranks[j] * factors[j] * ranks[j + 1] for j in range(len(factors))
+    )
+
+  def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
+    """An element is a sum of r^(k - 1) products of k."""
+    del dim
+    variance = bound**2 / 3 / self.rank ** (parts - 1)
+    return (math.sqrt(3 * variance ** (1 / parts)),) * parts
+
+  def combine(
+    self, vectors: Vectors, choices: Vectors, sizes: tuple[int, ...], name: str
+  ) -> jax.Array:
+    """The product of the cores, from left to right."""
+    del choices, sizes, name
+    lead, rank = vectors[0].shape[:-1], self.rank
+    left = vectors[0].reshape(*lead, -1, rank)  # [..., d, r]
+    for core in vectors[1:-1]:
+      core = core.reshape(*lead, 1, rank, -1, rank)
+      left = jnp.sum(left[..., None, None] * core, -3)
+      left = left.reshape(*lead, -1, rank)
+    last = vectors[-1].reshape(*lead, 1, rank, -1)
+    return jnp.sum(left[..., None] * last, -2).reshape(*lead, -1)
+
+
+def near_equal_factors(number: int, parts: int) -> tuple[int, ...]:
+  """Factors whose product is a number, as equal as they can be.
+
+  >>> near_equal_factors(16, 3), near_equal_factors(48, 3)
+  ((2, 2, 4), (3, 4, 4))
+  """
+  if parts == 1:
+    return (number,)
+  root = number ** (1 / parts)
+  first = max(f for f in range(1, round(root) + 1) if number % f == 0)
+  return (first, *near_equal_factors(number // first, parts - 1))

@@ -1,0 +1,230 @@
+"""Sizes of smaller tables: the most buckets, rank or width for a budget.
+
+A budget is a number of parameters: elements of tables, and of the layers that
+an encoding makes. Everything here is arithmetic on a few integers.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from dlrm_jax.errors import InputError
+
+Cost = Callable[[tuple[int, ...]], int]
+"""Numbers of buckets -> parameters; linear in each."""
+
+
+def small_buckets(
+  ids: int, parts: int, coprime: bool = False
+) -> tuple[int, ...]:
+  """About equal numbers of buckets whose product is at least `ids`.
+
+  >>> small_buckets(10, 2), small_buckets(10, 2, coprime=True)
+  ((4, 3), (4, 3))
+  """
+  found: list[int] = []
+  while len(found) < parts:
+    left = -(-ids // math.prod(found))
+    root = max(math.floor(left ** (1 / (parts - len(found)))), 1)
+    while root ** (parts - len(found)) < left:
+      root += 1
+    while coprime and any(math.gcd(root, other) > 1 for other in found):
+      root += 1
+    found.append(root)
+  return tuple(found)
+
+
+def _numbers(first: int, last: int) -> Iterator[int]:
+  """Each of the first ones, then ever fewer."""
+  number = first
+  while number <= last:
+    yield number
+    number = max(number + 1, math.floor(1.01 * number))
+
+
+def least_budget(
+  ids: int, parts: int, cost: Cost, coprime: bool = False
+) -> int:
+  """The fewest parameters with which k partitions tell all ids apart."""
+
+  def least(others: tuple[int, ...]) -> int:
+    first = -(-ids // math.prod(others))
+    while coprime and _divides(first, others):
+      first += 1
+    return cost((first, *others))
+
+  return min(map(least, _others(ids, parts, coprime)))
+
+
+def _others(ids: int, parts: int, coprime: bool) -> Iterator[tuple[int, ...]]:
+  """What can stand beside the first partition, from few buckets to many."""
+  found: dict[tuple[int, ...], None] = {}
+  for together in _numbers(1, ids):
+    others = small_buckets(together, parts - 1, coprime)
+    if others not in found:
+      found[others] = None
+      yield others
+
+
+def large_and_small(
+  ids: int, parts: int, budget: int, cost: Cost, coprime: bool = False
+) -> tuple[int, ...]:
+  """One partition as large as it can be, with others that just suffice.
+
+  The ids of a bucket of the first must differ in the others, so the others
+  are small, and most ids, the most frequent ones, have a row of the first
+  with few others.
+
+  Args:
+    ids: n, to tell apart.
+    parts: k, 2 or more.
+    budget: of parameters.
+    cost: of numbers of buckets.
+    coprime: whether they must be, pairwise.
+
+  Raises:
+    InputError: the budget is too small.
+
+  >>> large_and_small(1000, 2, 250, sum)
+  (245, 5)
+  """
+  each = cost((1,) + (0,) * (parts - 1))
+  for others in _others(ids, parts, coprime):
+    first = (budget - cost((0, *others))) // each
+    while first > 1 and coprime and _divides(first, others):
+      first -= 1
+    if first >= 1 and first * math.prod(others) >= ids:
+      return (first, *others)
+  raise _too_small(budget, least_budget(ids, parts, cost, coprime))
+
+
+def _divides(number: int, others: tuple[int, ...]) -> bool:
+  return any(math.gcd(number, other) > 1 for other in others)
+
+
+def _too_small(budget: int, least: int) -> InputError:
+  return InputError(
+    f'a budget of {budget:,} parameters is too small: it takes {least:,} or '
+    f'more; ask for less compression, or more rows'
+  )
+
+
+def most(budget: int, cost: Callable[[int], int]) -> int:
+  """The largest whole number, 1 or more, whose cost fits.
+
+  Args:
+    budget: of parameters.
+    cost: grows with the number.
+
+  Raises:
+    InputError: the budget is too small.
+
+  >>> most(100, lambda n: n * n)
+  10
+  """
+  if cost(1) > budget:
+    raise _too_small(budget, cost(1))
+  low, high = 1, 2
+  while cost(high) <= budget:
+    low, high = high, 2 * high
+  while high - low > 1:
+    middle = (low + high) // 2
+    low, high = (middle, high) if cost(middle) <= budget else (low, middle)
+  return low
+
+
+def mixed_widths(
+  rows: Sequence[int], dim: int, alpha: float
+) -> tuple[int, ...]:
+  """Widths by a power law of popularity, rounded to powers of two.
+
+  d_i = D (n_min / n_i)^alpha: an id of a large table is seen less often. A
+  power of two keeps rows side by side (`rows.packed`). Source: A. Ginart et
+  al., arXiv 1909.11810, algorithm 2 and section 5, with 1 / n_i for the
+  popularity.
+
+  Args:
+    rows: n_i of each table.
+    dim: D, the largest width.
+    alpha: 0: all are D.
+
+  >>> mixed_widths((100, 10_000, 1_000_000), 16, 0.3)
+  (16, 4, 1)
+  """
+  fewest = min(rows)
+  exact = (dim * (fewest / n) ** alpha for n in rows)
+  return tuple(
+    min(max(2 ** round(math.log2(max(d, 1))), 1), dim) for d in exact
+  )
+
+
+def mixed_cost(rows: Sequence[int], dim: int, widths: Sequence[int]) -> int:
+  """Parameters of tables and projections; width D has no projection."""
+  return sum(
+    n * d + (d * dim if d < dim else 0)
+    for n, d in zip(rows, widths, strict=True)
+  )
+
+
+def solve_alpha(rows: Sequence[int], dim: int, budget: int) -> float:
+  """The least power, so the widest tables, for a budget.
+
+  Raises:
+    InputError: the budget is too small.
+  """
+
+  def cost(alpha: float) -> int:
+    return mixed_cost(rows, dim, mixed_widths(rows, dim, alpha))
+
+  low, high = 0.0, 32.0
+  if cost(high) > budget:
+    raise _too_small(budget, cost(high))
+  if cost(low) <= budget:
+    return low
+  for _ in range(50):
+    middle = (low + high) / 2
+    low, high = (low, middle) if cost(middle) <= budget else (middle, high)
+  return high
+
+
+def frequent_rows(
+  counts: Sequence[np.ndarray], budget: int, cost: Callable[[int, int], int]
+) -> tuple[int, ...]:
+  """How many rows each table gets: the ids seen most often, of all tables.
+
+  Every id that was seen more than t times has a row, for the least t that
+  fits the budget; of those seen t times, the same part in every table.
+
+  Args:
+    counts: how often each id of each table was seen, falling.
+    budget: of parameters.
+    cost: of table i with so many rows; grows with them.
+
+  Raises:
+    InputError: the budget is too small.
+  """
+  rising = [np.sort(of_table) for of_table in counts]
+
+  def rows(t: float) -> tuple[int, ...]:
+    found = []
+    whole = math.floor(t)
+    for of_table in rising:
+      above = len(of_table) - np.searchsorted(of_table, whole, 'right')
+      at = len(of_table) - np.searchsorted(of_table, whole, 'left') - above
+      found.append(max(int(above + (1 - (t - whole)) * at), 1))
+    return tuple(found)
+
+  def total(t: float) -> int:
+    return sum(itertools.starmap(cost, enumerate(rows(t))))
+
+  low, high = 0.0, 1.0 + max(int(x[-1]) for x in rising)
+  if total(high) > budget:
+    raise _too_small(budget, total(high))
+  if total(low) <= budget:
+    return rows(low)
+  while high - low > 1e-6:
+    middle = (low + high) / 2
+    low, high = (low, middle) if total(middle) <= budget else (middle, high)
+  return rows(high)
