@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     run = build.build_run(config, data, folder)
     with (
       sharding.use(loop.choose_mesh(run)),
-      workdir.claimed(folder, config.to_dict(), build.identity(data)),
+      workdir.claimed(folder, run.config, build.identity(data)),
     ):
       print(*plan.lines(run), sep='\n')
       loop.train(run)

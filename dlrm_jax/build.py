@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from dlrm_jax import losses
 from dlrm_jax.batch import Batch
+from dlrm_jax.build_auto import settle
 from dlrm_jax.build_tables import Tables, build_tables
 from dlrm_jax.data.loader import Reading, evaluation_batches, stream_batches
 from dlrm_jax.data.planted import Strength
@@ -124,6 +125,14 @@ def open_schema(config: ConfigDict) -> tuple[Schema, Scale]:
   n = whole('data.expected.dense', expected.dense, 0)
   names = tuple(f'I{i}' for i in range(1, n + 1))
   return Schema(names, columns), Scale((0.0,) * n, (1.0,) * n)
+
+
+def settled(config: ConfigDict) -> ConfigDict:
+  """The config without 'auto' encodings; opens the data only if there are."""
+  words = [config.tables.encoding]
+  for given in config.tables.features.to_dict().values():
+    words.append(given.get('encoding') if isinstance(given, Mapping) else None)
+  return settle(config, open_data(config)) if 'auto' in words else config
 
 
 def _model(config: ConfigDict) -> DLRM:
@@ -339,7 +348,8 @@ def _references(data: Data, split: str) -> dict[str, dict[str, float]]:
 
 
 def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
-  """A training run on opened data."""
+  """A training run on opened data; its config has no 'auto' encodings."""
+  config = settle(config, data)
   if not data.splits.get('train'):
     raise InputError(
       f'the data has no split train; it has {", ".join(data.splits)}'

@@ -27,7 +27,6 @@ from dlrm_jax.embedding.operations import (
   TensorTrain,
 )
 from dlrm_jax.embedding.partitions import (
-  ANY_ID,
   ChineseRemainder,
   Hashes,
   Partition,
@@ -231,7 +230,7 @@ def _hashed(wanted: Wanted) -> Encoding:
     return wanted.plain
   cost = _cost(wanted, operation, parts)
   rows = sizes.most(wanted.budget, lambda m: cost((m,) * parts))
-  return _composed(wanted, Hashes(ANY_ID, (rows,) * parts), operation)
+  return _composed(wanted, Hashes(wanted.ids, (rows,) * parts), operation)
 
 
 def _tensor_train(wanted: Wanted) -> Encoding:
@@ -342,7 +341,7 @@ def _robe(wanted: list[Wanted]) -> dict[str, Encoding]:
   array = Table(_ROBE, rows, width, uniform_by_cells, bound=bound)
   return {
     w.name: Composed(
-      (array,) * count, Hashes(ANY_ID, (rows,) * count, salt), Concat(), dim
+      (array,) * count, Hashes(w.ids, (rows,) * count, salt), Concat(), dim
     )
     for salt, w in enumerate(wanted, 1)
   }

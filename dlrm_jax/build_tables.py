@@ -105,7 +105,7 @@ class _Reader(NamedTuple):
   given: Placement | None
 
 
-def _options(config: ConfigDict, schema: Schema) -> dict[str, dict[str, Any]]:
+def options_of(config: ConfigDict, schema: Schema) -> dict[str, dict[str, Any]]:
   """The fields of every feature, its own or those of all."""
   fields, overrides = config.tables, config.tables.features.to_dict()
   _check_overrides(overrides, schema)
@@ -146,7 +146,7 @@ def _encodings(
 
 
 def _readers(config: ConfigDict, schema: Schema, shards: int) -> list[_Reader]:
-  options = _options(config, schema)
+  options = options_of(config, schema)
   encodings = _encodings(config, schema, options)
   found = []
   for column in schema.sparse:

@@ -111,6 +111,7 @@ def _forecast(
   if memory:
     config.tables.memory = memory
   notes = list(_spread_over(config, devices))
+  config = build.settled(config)
   planned = build.build_plan(config, *build.open_schema(config))
   devices = devices or planned.tables.shards
   notes += [*_memory_note(changed, planned), *_uneven(config, devices)]

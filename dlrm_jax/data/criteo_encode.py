@@ -10,13 +10,11 @@ import polars as pl
 from dlrm_jax.data.criteo_rows import DENSE, SPARSE
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.schema import Block, Column, Schema
-from dlrm_jax.data.vocabulary import Encoder, Hashing, Vocabulary
+from dlrm_jax.data.vocabulary import FOLDER, Encoder, Hashing, Vocabulary
 from dlrm_jax.errors import InputError
 
 TRANSFORM = 'log(max(x, 0) + 1), missing = 0'
 HASH = 'splitmix64(value, or 2^32 where missing) mod rows'
-
-_FOLDER = 'vocabulary'
 
 
 def encode(frame: pl.DataFrame, encoders: Mapping[str, Encoder]) -> Block:
@@ -53,8 +51,8 @@ def save_encoders(folder: Path, encoders: Mapping[str, Encoder]) -> None:
   """Keeps vocabularies in a prepared set's folder; hashing needs nothing."""
   for name, encoder in encoders.items():
     if isinstance(encoder, Vocabulary):
-      (folder / _FOLDER).mkdir(exist_ok=True)
-      encoder.save(folder / _FOLDER / f'{name}.parquet')
+      (folder / FOLDER).mkdir(exist_ok=True)
+      encoder.save(folder / FOLDER / f'{name}.parquet')
 
 
 def load_vocabularies(
@@ -65,7 +63,7 @@ def load_vocabularies(
   Raises:
     InputError: a vocabulary is missing or damaged.
   """
-  folder = Path(prepared.directory) / _FOLDER
+  folder = Path(prepared.directory) / FOLDER
   try:
     return {c: Vocabulary.load(folder / f'{c}.parquet') for c in columns}
   except (OSError, pl.exceptions.PolarsError) as error:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from dlrm_jax.data.folder import MARK
 from dlrm_jax.data.folder import creating as creating  # belongs to `write`
@@ -33,6 +34,7 @@ from dlrm_jax.data.schema import (
   Scale,
   Schema,
 )
+from dlrm_jax.data.vocabulary import FOLDER
 from dlrm_jax.errors import InputError
 
 _FORMAT = 1
@@ -177,6 +179,21 @@ class Prepared:
         f'it has {", ".join(self.splits)}'
       )
     return _Blocks(self, split)
+
+  def counts(self, feature: str) -> np.ndarray | None:
+    """How often split train has each id, i64[R]; None without a vocabulary.
+
+    The unknown row, whose count is not kept, counts as the most frequent.
+    """
+    path = Path(self.directory) / FOLDER / f'{feature}.parquet'
+    if not path.exists():
+      return None
+    try:
+      known = pl.read_parquet(path, columns=['count'])['count'].to_numpy()
+    except (OSError, pl.exceptions.PolarsError) as error:
+      raise _broken(path, error) from error
+    unknown = [known.max(initial=0)]
+    return np.concatenate([unknown, known]).astype(np.int64)
 
 
 def _broken(what: object, why: object) -> InputError:

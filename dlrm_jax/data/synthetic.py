@@ -21,6 +21,7 @@ from dlrm_jax.data.planted import (
   Truth,
   logits_of,
   plant,
+  probabilities,
   zipf,
 )
 from dlrm_jax.data.schema import (
@@ -136,6 +137,12 @@ class Synthetic:
     return plant(
       self.strength, self.dense, self.tables, self.hotness, self.seed
     )
+
+  def counts(self, feature: str) -> np.ndarray:
+    """How often split train has each id, f64[R]: expected."""
+    column = next(c for c in self.schema.sparse if c.name == feature)
+    length = 1 if column.hotness == 1 else column.hotness / 2
+    return self.train * length * probabilities(column.rows)
 
   def source(self, split: str) -> 'SyntheticSource':
     """The blocks of a split.

@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+FOLDER = 'vocabulary'
+"""In a prepared set: a file for each feature that has a vocabulary."""
+
 _HALF = np.uint64(32)
 _MISSING = 1 << 32
 """What hashing takes a missing value for: beside all values of 32 bits."""

@@ -30,6 +30,11 @@ class Encoding(abc.ABC):
 
   @property
   @abc.abstractmethod
+  def ids(self) -> int:
+    """How many ids it takes: 0, 1, ...; others are not there."""
+
+  @property
+  @abc.abstractmethod
   def dim(self) -> int:
     """D, the width of its vectors."""
 
@@ -76,6 +81,11 @@ class Plain(Encoding):
   def tables(self) -> tuple[Table, ...]:
     """The one table."""
     return (self.table,)
+
+  @property
+  def ids(self) -> int:
+    """A row each."""
+    return self.table.rows
 
   @property
   def dim(self) -> int:
@@ -128,6 +138,11 @@ class Composed(Encoding):
   def tables(self) -> tuple[Table, ...]:
     """One a partition, but of a path."""
     return self.of
+
+  @property
+  def ids(self) -> int:
+    """Of the partition."""
+    return self.partition.ids
 
   @property
   def dim(self) -> int:
@@ -188,6 +203,11 @@ class Projected(Encoding):
   def tables(self) -> tuple[Table, ...]:
     """The one table."""
     return (self.table,)
+
+  @property
+  def ids(self) -> int:
+    """A row each."""
+    return self.table.rows
 
   @property
   def dim(self) -> int:

@@ -20,7 +20,7 @@ from dlrm_jax.training.memory import (
   row_state,
   step_memory,
 )
-from dlrm_jax.training.plan import human
+from dlrm_jax.training.plan import human, saving, saving_lines
 from dlrm_jax.training.state import Task
 
 
@@ -109,6 +109,7 @@ def to_json(forecast: Forecast) -> dict[str, Any]:
     'rows': [int(x) for x in found.rows],
     'reads': [float(x) for x in found.reads],
     'tables': _table_rows(forecast),
+    'encodings': saving(forecast.task)._asdict(),
     'notes': list(forecast.notes),
   }
 
@@ -146,6 +147,7 @@ def lines(forecast: Forecast) -> Iterator[str]:
   shards = forecast.task.collection.layout.shards
   local = forecast.use.local_batch
   yield from _tables(forecast)
+  yield from saving_lines(forecast.task)
   yield (
     f'devices   {forecast.devices}, {shards} shards; batch '
     f'{forecast.batch:,}, {local:,} examples a device'

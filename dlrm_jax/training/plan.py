@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 
+from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.load import Use
 from dlrm_jax.embedding.planner import placement_name
 from dlrm_jax.sharding import device_count
@@ -26,6 +28,43 @@ def table_sizes(task: Task) -> list[TableSize]:
     )
     for table in task.collection.tables
   ]
+
+
+class Saving(NamedTuple):
+  """What the encodings of a task save.
+
+  Attributes:
+    features: whose encoding is not plain.
+    parameters: of tables and of the layers of encodings.
+    plain: parameters, if every table had a row for each of its ids.
+  """
+
+  features: int
+  parameters: int
+  plain: int
+
+
+def saving(task: Task) -> Saving:
+  """Counts parameters; what features share counts once."""
+  features, tables = task.collection.features, task.collection.tables
+  encodings = {feature.encoding for feature in features}
+  layers = sum(encoding.layers() for encoding in encodings)
+  return Saving(
+    features=sum(not isinstance(f.encoding, Plain) for f in features),
+    parameters=sum(t.rows * t.dim for t in tables) + layers,
+    plain=sum(encoding.ids * encoding.dim for encoding in encodings),
+  )
+
+
+def saving_lines(task: Task) -> Iterator[str]:
+  """What the encodings save, if any is not plain."""
+  found, count = saving(task), len(task.collection.features)
+  if found.features:
+    yield (
+      f'encoded   {found.features} of {count} features: '
+      f'{found.parameters:,} parameters, {found.plain / found.parameters:.3g} '
+      f'times fewer than {found.plain:,}'
+    )
 
 
 def human(count: float) -> str:
@@ -80,6 +119,7 @@ def lines(run: Run) -> Iterator[str]:
       f'          {t.name:<{width}} {t.rows:>12,} x {t.dim:<4}'
       f'{human(t.bytes):>8}  {places[t.name]}{shared}'
     )
+  yield from saving_lines(run.task)
   optimizer = _bytes(state.opt_state) + _bytes(state.table_state)
   yield f'model     {dense:,} dense parameters, {human(dense * 4)}'
   yield (

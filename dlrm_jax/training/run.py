@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.schema import Scale, Schema, Source
 from dlrm_jax.training.state import Task
@@ -38,6 +40,10 @@ class Data(Protocol):
 
   def source(self, split: str) -> Source: ...  # noqa: D102
 
+  def counts(self, feature: str) -> np.ndarray | None:
+    """How often split train has each id, i64[R]; None: nobody knows."""
+    ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -60,7 +66,7 @@ class Run:
     log_every: steps between lines of the log.
     average_every: steps between averages of independent tables; 0: never.
     seed: of the first state.
-    config: all settings, for the report.
+    config: all settings, 'auto' encodings replaced by what was chosen.
     references: split -> name -> metrics to compare with.
   """
 
