@@ -15,8 +15,9 @@ from dlrm_jax import build
 from dlrm_jax.batch import Batch
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.data.synthetic import Synthetic
-from dlrm_jax.embedding.encoding import Hashed, Plain
+from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.features import Pooling
+from dlrm_jax.embedding.partitions import Hashes
 from dlrm_jax.embedding.table import Placement
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.state import abstract_state
@@ -80,9 +81,10 @@ def test_the_kaggle_model_has_the_published_number_of_parameters():
 
 def test_only_tables_above_the_limit_are_hashed():
   features = small(encoding='hashed', rows=1000).collection.features
-  kinds = {f.name: type(f.encoding) for f in features}
-  assert kinds['C3'] is Plain
-  assert kinds['C4'] is Hashed
+  encodings = {f.name: f.encoding for f in features}
+  assert isinstance(encodings['C3'], Plain)
+  assert isinstance(encodings['C4'], Composed)
+  assert isinstance(encodings['C4'].partition, Hashes)
   assert max(t.rows for f in features for t in f.encoding.tables) == 1000
 
 
@@ -145,11 +147,13 @@ def test_dense_features_are_standardised_when_asked():
   plain = build.build_task(load('criteo_kaggle'), CRITEO, scale)
   vectors = task.collection.empty_vectors()
   dense = jnp.arange(13, dtype=jnp.float32)[None]
-  params = task.recommender.init(jax.random.key(0), dense, vectors)
+  one = jnp.ones(1)
+  batch = Batch(dense, jnp.zeros((1, 26), jnp.int32), one, one)
   by_hand = (dense - 2) / jnp.array([4.0] * 12 + [1.0])[None]
+  params = task.recommender.init(jax.random.key(0), batch, vectors)
   np.testing.assert_allclose(
-    task.recommender.apply(params, dense, vectors),
-    plain.recommender.apply(params, by_hand, vectors),
+    task.recommender.apply(params, batch, vectors),
+    plain.recommender.apply(params, batch._replace(dense=by_hand), vectors),
     rtol=1e-5,
   )
 

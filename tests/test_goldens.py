@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import pathlib
 
@@ -12,8 +13,10 @@ import pytest
 
 from dlrm_jax.batch import PAD, Batch
 from dlrm_jax.embedding.collection import EmbeddingCollection
-from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.operations import Add, Mult
+from dlrm_jax.embedding.partitions import QuotientRemainder
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.losses import binary_cross_entropy, squared_error
 from dlrm_jax.models.dlrm import DLRM, Interaction
@@ -25,11 +28,8 @@ from dlrm_jax.training.step import eval_step, train_step
 FOLDER = pathlib.Path(
   os.environ.get('DLRM_JAX_GOLDENS', pathlib.Path(__file__).parent / 'goldens')
 )
-NAMES = sorted(
-  path.stem
-  for path in FOLDER.glob('fb_*.npz')
-  if not path.stem.startswith('fb_qr_')
-)
+NAMES = sorted(path.stem for path in FOLDER.glob('fb_*.npz'))
+OPERATIONS = {'mult': Mult(), 'add': Add()}
 LOSSES = {'bce': binary_cross_entropy, 'mse': squared_error}
 
 
@@ -93,7 +93,7 @@ def params_of(golden, prefix, params):
 def task_of(golden, meta, steps):
   hotness = longest_bags(golden, len(meta['table_rows']), steps)
   features = tuple(
-    Feature(f't{t}', Plain(start(golden, t, rows, meta['dim'])), hotness[t])
+    Feature(f't{t}', encoding_of(golden, meta, f'emb_l.{t}', rows), hotness[t])
     for t, rows in enumerate(meta['table_rows'])
   )
   interaction = meta['interaction'] + (
@@ -114,10 +114,25 @@ def task_of(golden, meta, steps):
   ), hotness
 
 
-def start(golden, t, rows, dim):
-  weight = jax.numpy.asarray(golden[f'init/emb_l.{t}.weight'])
+def encoding_of(golden, meta, name, rows):
+  """Plain, or of the tables of remainders and quotients."""
+  if not meta.get('qr_flag') or rows <= meta['qr_threshold']:
+    return Plain(start(golden, f'{name}.weight'))
+  collisions = meta['qr_collisions']
+  return Composed(
+    tuple(start(golden, f'{name}.weight_{part}') for part in 'rq'),
+    QuotientRemainder(rows, (collisions, math.ceil(rows / collisions))),
+    OPERATIONS[meta['qr_operation']],
+    meta['dim'],
+    sums_first=True,
+  )
+
+
+def start(golden, name):
+  """A table with the reference's first values."""
+  weight = jax.numpy.asarray(golden[f'init/{name}'])
   return Table(
-    f't{t}', rows, dim, lambda seed, row, column, rows: weight[row, column]
+    name, *weight.shape, lambda seed, row, column, bound: weight[row, column]
   )
 
 
@@ -150,13 +165,21 @@ def test_losses_and_weights_are_those_of_the_reference(name):
     state.params['model'],
     final,
   )
-  for t in range(len(meta['table_rows'])):
+  tables = {t.name for t in task.collection.tables}
+  assert tables == {
+    key.removeprefix('final/')
+    for key in golden
+    if key.startswith('final/emb_l.')
+  }
+  for name in tables:
     np.testing.assert_allclose(
-      task.collection.read(state.tables, f't{t}'),
-      golden[f'final/emb_l.{t}.weight'],
+      task.collection.read(state.tables, name),
+      golden[f'final/{name}'],
       atol=1e-5,
     )
 
 
 def test_goldens_are_there():
-  assert NAMES, f'no fb_*.npz in {FOLDER}'
+  assert {'fb_dot_sgd_bce', 'fb_qr_mult_sgd', 'fb_qr_add_sgd'} <= {*NAMES}, (
+    f'goldens are missing in {FOLDER}'
+  )

@@ -11,19 +11,22 @@ from hypothesis import strategies as st
 from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoder import encode
-from dlrm_jax.embedding.encoding import Hashed, Plain
+from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.features import Feature, Pooling
+from dlrm_jax.embedding.operations import Add
+from dlrm_jax.embedding.partitions import ANY_ID, Hashes
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.optim.adagrad import scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 
 SHARED = Table('shared', 11, 4)
+HASHED = Composed((Table('hashed', 5, 4),), Hashes(ANY_ID, (5,)), Add(), 4)
 FEATURES = (
   Feature('bag', Plain(SHARED), 3),
   Feature('one', Plain(Table('one', 7, 4))),
   Feature('mean', Plain(SHARED), 2, Pooling.MEAN),
-  Feature('hashed', Hashed(Table('hashed', 5, 4)), 3, Pooling.MEAN),
+  Feature('hashed', HASHED, 3, Pooling.MEAN),
 )
 VOCABULARY = (11, 7, 11, 10**9)
 COLLECTION = EmbeddingCollection(FEATURES)
@@ -72,7 +75,7 @@ def test_lookup_is_that_of_the_reference(weighted):
   ids[0] = PAD  # an example of empty bags only
   vectors = COLLECTION.lookup(tables, COLLECTION.rows(ids, weights))
   np.testing.assert_allclose(
-    encode(COLLECTION, vectors),
+    encode(COLLECTION, vectors, ids, weights),
     reference(logical(tables), ids, weights),
     rtol=1e-5,
     atol=1e-6,
@@ -88,7 +91,7 @@ def test_update_is_the_dense_gradient_step(weighted):
   target = np.random.default_rng(2).normal(size=(6, 4, 4)).astype(np.float32)
 
   def loss(vectors):
-    return jnp.sum(jnp.sin(encode(COLLECTION, vectors)) * target)
+    return jnp.sum(jnp.sin(encode(COLLECTION, vectors, ids, weights)) * target)
 
   def dense_loss(tables):
     return loss(COLLECTION.lookup(tables, rows))

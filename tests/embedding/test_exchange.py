@@ -61,7 +61,7 @@ def step(tables, state, ids, target):
   vectors = COLLECTION.lookup(tables, rows)
 
   def loss(vectors):
-    encoded = encode(COLLECTION, vectors)
+    encoded = encode(COLLECTION, vectors, ids)
     return jnp.sum(encoded * target), encoded
 
   grads, encoded = jax.grad(loss, has_aux=True)(vectors)
@@ -190,7 +190,7 @@ def steps_of_adam(devices, seeds, kind):
     vectors = collection.lookup(tables, rows)
 
     def loss(vectors):
-      return jnp.sum(encode(collection, vectors) * target)
+      return jnp.sum(encode(collection, vectors, ids, weights) * target)
 
     grads = jax.grad(loss)(vectors)
     return collection.update(tx, tables, state, rows, grads)
