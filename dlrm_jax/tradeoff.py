@@ -1,0 +1,354 @@
+"""Quality against memory: trains encodings at several sizes, draws the price.
+
+  python -m dlrm_jax.tradeoff --config=configs/criteo_kaggle.py:best \
+    --config.data.dir=data/kaggle --workdir=runs/tradeoff \
+    --encodings=hashed,quotient_remainder:mult,quotient_remainder:path \
+    --ratios=4,16,64 --seeds=3
+
+Trains one run for each encoding, ratio and seed, and the plain tables, which
+all others are measured by. ENCODING is a word of config.tables.encoding;
+ENCODING:COMBINE sets config.tables.combine, too. A ratio is
+config.tables.compression; seeds count from config.seed. All other fields are
+those of the config, and can be set as for train.py; what
+config.tables.features says of a feature holds in all runs, the plain ones
+included.
+
+After every run it writes tradeoff.png, tradeoff.md and tradeoff.json in the
+workdir. Each run has a folder in WORKDIR/runs, as train.py would make it, and
+what train.py would print is in log.txt there. The same command again goes on;
+with more encodings, ratios or seeds it adds those.
+"""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from dlrm_jax import command_line
+from dlrm_jax.errors import InputError, exit_cleanly
+
+if TYPE_CHECKING:
+  from dlrm_jax.training.run import Data, Run
+  from dlrm_jax.training.tradeoff import Study
+
+_ENCODINGS = [
+  'hashed',
+  'quotient_remainder:mult',
+  'quotient_remainder:add',
+  'quotient_remainder:concat',
+  'quotient_remainder:path',
+  'chinese_remainder:mult',
+  'tensor_train',
+  'robe',
+]
+
+
+class Variant(NamedTuple):
+  """Tables of one kind and size.
+
+  Attributes:
+    name: ENCODING or ENCODING:COMBINE.
+    ratio: times fewer parameters than plain tables.
+  """
+
+  name: str
+  ratio: float
+
+  def __str__(self) -> str:
+    return self.name if self == _PLAIN else f'{self.name} at {self.ratio:g}'
+
+
+_PLAIN = Variant('plain', 1.0)
+
+
+class Job(NamedTuple):
+  """A run that belongs to the comparison."""
+
+  variant: Variant
+  seed: int
+  run: 'Run'
+
+
+Scores = dict[str, float]
+"""Metrics of a run on the split that quality is measured on."""
+
+
+def _define_flags() -> None:
+  config_flags.DEFINE_config_file(
+    'config', None, 'File of configs/: FILE.py, or FILE.py:VARIANT.'
+  )
+  flags.DEFINE_string('workdir', None, 'Folder for the runs and the picture.')
+  flags.DEFINE_list(
+    'encodings', _ENCODINGS, 'ENCODING or ENCODING:COMBINE; plain is added.'
+  )
+  flags.DEFINE_list(
+    'ratios', ['4', '16', '64'], 'Times fewer parameters than plain tables.'
+  )
+  flags.DEFINE_integer('seeds', 3, 'Runs of each encoding and ratio.')
+
+
+def _ratio(word: str) -> float:
+  try:
+    ratio = float(word)
+  except ValueError:
+    ratio = math.nan
+  if not 0 < ratio < math.inf:
+    raise InputError(
+      f'--ratios={word}: expected how many times fewer parameters than plain '
+      f'tables, numbers such as 4,16,64'
+    )
+  return ratio
+
+
+def _variants(given: Mapping[str, Any]) -> list[Variant]:
+  """Plain tables, and each encoding at each ratio."""
+  if given['seeds'] < 1:
+    raise InputError(f'--seeds={given["seeds"]}: expected 1 or more')
+  ratios = sorted({_ratio(word) for word in given['ratios']})
+  names = [name for name in dict.fromkeys(given['encodings']) if name]
+  variants = [Variant(n, r) for n in names if n != 'plain' for r in ratios]
+  if not variants:
+    raise InputError(
+      'nothing to compare plain tables with: --encodings and --ratios need '
+      'one each, such as --encodings=hashed --ratios=4'
+    )
+  return [_PLAIN, *variants]
+
+
+def _config_of(config: ConfigDict, variant: Variant, seed: int) -> ConfigDict:
+  """The config of a run."""
+  encoding, _, combine = variant.name.partition(':')
+  changed = config.copy_and_resolve_references()
+  changed.seed = seed
+  changed.tables.encoding = encoding
+  changed.tables.combine = combine or changed.tables.combine
+  changed.tables.compression = variant.ratio
+  return changed
+
+
+def _jobs(
+  config: ConfigDict, data: 'Data', folder: Path, given: Mapping[str, Any]
+) -> tuple[list[Job], list[str]]:
+  """All runs, built, and notes; nothing is read, made or trained.
+
+  Seeds come one after the other, so that there is soon a picture of all.
+
+  Raises:
+    InputError: the config, an encoding or a ratio is not possible.
+  """
+  from dlrm_jax import build
+
+  seeds = range(config.seed, config.seed + given['seeds'])
+  jobs: list[Job] = []
+  notes: list[str] = []
+  for variant in _variants(given):
+    short = f'{variant.name.replace(":", "_")}-{variant.ratio:g}'
+    found = []
+    try:
+      for seed in seeds:
+        own = _config_of(config, variant, seed)
+        place = folder / 'runs' / f'{short}-{seed}'
+        found.append(Job(variant, seed, build.build_run(own, data, place)))
+    except InputError as error:
+      if variant == _PLAIN:
+        raise
+      raise InputError(
+        f'--encodings={variant.name} --ratios={variant.ratio:g}: {error}'
+      ) from None
+    features = found[0].run.task.collection.features
+    same = [j for j in jobs if j.run.task.collection.features == features]
+    if same:
+      notes.append(f'{variant}: left out, same tables as {same[0].variant}')
+    else:
+      jobs += found
+  if len(jobs) == len(seeds):
+    raise InputError(
+      'no encoding has other tables than the plain ones at these --ratios; '
+      'tables of up to config.tables.threshold='
+      f'{config.tables.threshold} ids stay plain in any case'
+    )
+  return sorted(jobs, key=lambda job: job.seed), notes
+
+
+def _split(data: 'Data') -> str:
+  """The split that quality is measured on."""
+  for split in ('test', 'validation'):
+    if data.splits.get(split):
+      return split
+  raise InputError(
+    f'the data has no split test or validation to measure quality on; it has '
+    f'{", ".join(data.splits)}'
+  )
+
+
+@contextlib.contextmanager
+def _claimed(job: Job) -> Iterator[None]:
+  """Within it the folder of a run is ours."""
+  from dlrm_jax import build
+  from dlrm_jax.training import workdir
+
+  run = job.run
+  with workdir.claimed(run.workdir, run.config, build.identity(run.data)):
+    yield
+
+
+def _result(job: Job, split: str) -> Scores | None:
+  """What a run has reached, None where it is not finished.
+
+  Raises:
+    InputError: another config made its folder.
+  """
+  if not (job.run.workdir / 'config.json').exists():
+    return None
+  with _claimed(job):
+    path = job.run.workdir / 'results.json'
+    if not path.exists():
+      return None
+    scores = json.loads(path.read_text())['splits'][split]
+  return {k: math.nan if v is None else v for k, v in scores.items()}
+
+
+def _train(job: Job) -> bool:
+  """Trains, or goes on; False when a signal stopped it."""
+  import jax
+
+  from dlrm_jax import sharding
+  from dlrm_jax.training import loop, plan
+
+  with contextlib.ExitStack() as stack:
+    enter = stack.enter_context
+    enter(sharding.use(loop.choose_mesh(job.run)))
+    enter(_claimed(job))
+    log = enter((job.run.workdir / 'log.txt').open('a', buffering=1))
+    enter(contextlib.redirect_stdout(log))
+    print(*plan.lines(job.run), sep='\n')
+    try:
+      finished = loop.train(job.run)
+    except InputError as error:
+      raise InputError(f'{job.variant}, seed {job.seed}: {error}') from None
+  jax.clear_caches()  # else the programs of all runs stay in memory
+  return finished
+
+
+def _study(
+  jobs: Sequence[Job], results: Mapping[Path, Scores], split: str
+) -> 'Study':
+  """What has been found so far."""
+  from dlrm_jax.training.tradeoff import Point, Study, size_of
+
+  run = jobs[0].run
+  return Study(
+    data=run.data_name,
+    split=split,
+    examples=run.data.splits[split],
+    seeds=sorted({job.seed for job in jobs}),
+    points=[
+      Point(
+        *variant,
+        size_of(next(j.run.task for j in jobs if j.variant == variant)),
+        {
+          job.seed: results[job.run.workdir]
+          for job in jobs
+          if job.variant == variant and job.run.workdir in results
+        },
+      )
+      for variant in dict.fromkeys(job.variant for job in jobs)
+    ],
+  )
+
+
+def _plan(study: 'Study', notes: Sequence[str], run: 'Run') -> Iterator[str]:
+  """What is going to be done, line by line."""
+  from dlrm_jax.training.plan import human
+  from dlrm_jax.training.tradeoff import seed_names
+
+  points = study.points
+  runs = len(points) * len(study.seeds)
+  done = sum(len(point.scores) for point in points)
+  yield f'data      {study.data}'
+  yield f'quality   on split {study.split}, {study.examples:,} examples'
+  yield (
+    f'runs      {runs}: {len(points)} kinds of tables, '
+    f'{seed_names(study.seeds)}; {done} done'
+  )
+  yield f'run       {run.steps:,} steps of {run.reading.batch_size:,} examples'
+  yield 'memory    of tables and of the layers of their encodings'
+  width = max(len(point.encoding) for point in points)
+  for point in points:
+    times = points[0].size.parameters / point.size.parameters
+    yield (
+      f'          {point.encoding:<{width}} {point.ratio:>6g} '
+      f'{point.size.parameters:>15,} parameters {human(point.size.bytes):>8}'
+      f'  1/{times:.3g}'
+    )
+  yield from (f'          {note}' for note in notes)
+
+
+def _duration(seconds: float) -> str:
+  """Seconds, minutes or hours.
+
+  >>> _duration(754)
+  '13 min'
+  """
+  if seconds < 100:
+    return f'{seconds:.0f} s'
+  minutes = seconds / 60
+  return f'{minutes:.0f} min' if minutes < 100 else f'{minutes / 60:.1f} h'
+
+
+def _left(seconds: Sequence[float], runs: int) -> str:
+  """How long the runs that are left will take, from those that were made."""
+  if not runs:
+    return 'all done'
+  return f'{_duration(sum(seconds) / len(seconds) * runs)} left for {runs}'
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> None:
+  """Builds all runs, prints the plan, trains what is not done, draws."""
+  from dlrm_jax import build
+  from dlrm_jax.training import tradeoff
+
+  del argv
+  given = flags.FLAGS.flag_values_dict()
+  folder, data = Path(given['workdir']), build.open_data(given['config'])
+  split = _split(data)
+  jobs, notes = _jobs(given['config'], data, folder, given)
+  results = {j.run.workdir: s for j in jobs if (s := _result(j, split))}
+  study = _study(jobs, results, split)
+  print(*_plan(study, notes, jobs[0].run), sep='\n', flush=True)
+  todo = [job for job in jobs if job.run.workdir not in results]
+  seconds: list[float] = []
+  for job in todo:
+    number, start = len(results) + 1, time.monotonic()
+    print(f'{number}/{len(jobs)}  {job.variant}, seed {job.seed}', flush=True)
+    if not _train(job):
+      print('stopped; the same command goes on from there')
+      return
+    scores = results[job.run.workdir] = _result(job, split) or {}
+    tradeoff.write(_study(jobs, results, split), folder)
+    seconds.append(time.monotonic() - start)
+    print(
+      f'      {split} AUC {scores["auc"]:.5f}, log-loss '
+      f'{scores["log_loss"]:.5f}; took {_duration(seconds[-1])}, '
+      f'{_left(seconds, len(jobs) - len(results))}',
+      flush=True,
+    )
+  if not todo:
+    tradeoff.write(study, folder)
+  print(f'see {folder / "tradeoff.png"}, .md and .json')
+
+
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+  return command_line.parse(argv, {'config': 'FILE', 'workdir': 'DIR'})
+
+
+if __name__ == '__main__':
+  _define_flags()
+  app.run(main, flags_parser=_parse)
