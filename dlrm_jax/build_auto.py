@@ -93,6 +93,8 @@ def _words(
   def cost(i: int, rows: int) -> int:
     return _cost(len(counts[large[i]]), kept(i, rows), dim)
 
+  if not any(of[n]['rows'] for n in large):
+    budget = max(budget, sum(cost(i, 1) for i in range(len(large))))
   rows = frequent_rows([counts[n] for n in large], budget, cost)
   found = {}
   for i, name in enumerate(large):

@@ -4,10 +4,11 @@ What is asked for in words and ratios becomes partitions, operations and
 tables with rows; what is impossible is refused here, before data is read.
 """
 
+import contextlib
 import functools
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,17 +150,18 @@ def _composed(
       zip(buckets, widths, bounds, strict=False), 1
     )
   )
-  return Composed(tables, partition, operation, dim, _sums_first(wanted))
+  first = _sums_first(wanted, operation)
+  return Composed(tables, partition, operation, dim, first)
 
 
-def _sums_first(wanted: Wanted) -> bool:
+def _sums_first(wanted: Wanted, operation: Operation) -> bool:
   words = {'combine_then_pool': False, 'pool_then_combine': True}
   first = wanted.choose('multi_hot', words)
-  if first and wanted.options['combine'] == 'path':
+  if first and not (operation.linear or isinstance(operation, Mult)):
     raise InputError(
       f'config.tables.multi_hot (feature {wanted.feature}) is '
-      f"'pool_then_combine'; a path needs each id: expected "
-      f"'combine_then_pool', or another config.tables.combine than 'path'"
+      f"'pool_then_combine'; the vector of each id is needed: expected "
+      f"'combine_then_pool', or an encoding that combines by mult, add, concat"
     )
   return first
 
@@ -360,7 +362,10 @@ def _mixed(wanted: list[Wanted]) -> dict[str, Encoding]:
     )
   alpha = float(alphas.pop())
   if not alpha:
-    alpha = sizes.solve_alpha(rows, dim, sum(w.budget for w in wanted))
+    budget = sum(w.budget for w in wanted)
+    if not any(w.options['rows'] for w in wanted):
+      budget = max(budget, sizes.least_mixed(rows, dim))
+    alpha = sizes.solve_alpha(rows, dim, budget)
   found: dict[str, Encoding] = {}
   for w, width in zip(
     wanted, sizes.mixed_widths(rows, dim, alpha), strict=True
@@ -387,27 +392,28 @@ def build_encodings(wanted: list[Wanted]) -> dict[str, Encoding]:
         f'config.tables.encoding (feature {w.feature}) is auto: it needs the '
         f'counts of a data set (config.data.dir)'
       )
-    make = w.choose('encoding', _ENCODINGS)
+    make, _ = w.choose('encoding', _ENCODINGS), _operation(w)
     if w.small:
       found[w.name] = w.plain
     elif make is None:
       together[w.options['encoding']].append(w)
     else:
-      found[w.name] = _named(w, make)
+      word = w.options['encoding']
+      with _says(f'config.tables, feature {w.feature}, encoding {word}'):
+        found[w.name] = make(w)
   for word, make_all in (('robe', _robe), ('mixed_dims', _mixed)):
     if together[word]:
-      found |= make_all(together[word])
+      with _says(f'config.tables, encoding {word}'):
+        found |= make_all(together[word])
   return {w.name: found[w.name] for w in wanted}
 
 
-def _named(wanted: Wanted, make: Callable[[Wanted], Encoding]) -> Encoding:
-  """An encoding, or an error that says whose."""
+@contextlib.contextmanager
+def _says(where: str) -> Iterator[None]:
+  """Errors say where they come from, if they don't yet."""
   try:
-    return make(wanted)
+    yield
   except InputError as error:
     if str(error).startswith('config.'):
       raise
-    raise InputError(
-      f'config.tables, feature {wanted.feature}, encoding '
-      f'{wanted.options["encoding"]}: {error}'
-    ) from None
+    raise InputError(f'{where}: {error}') from None

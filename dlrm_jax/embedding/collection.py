@@ -228,7 +228,9 @@ class EmbeddingCollection:
         for stack, bags in rows.items()
       }
 
-    return on_each_device(local, (self.specs, SPLIT), SPLIT)(tables, rows)
+    found = on_each_device(local, (self.specs, SPLIT), SPLIT)(tables, rows)
+    # Otherwise a compiler may gather again for each that reads a part of it.
+    return jax.lax.optimization_barrier(found)
 
   def _read(
     self, stack: str, table: jax.Array, bags: Bags, anywhere: bool

@@ -60,9 +60,9 @@ def encode(
   columns = columns_of(features, ids)
   weights = weights_of(features, columns, id_weights)
   made: list[Any] = [None] * len(features)
-  # Features that share tables share their layers, too: they are made once.
-  for encoding in dict.fromkeys(feature.encoding for feature in features):
-    mine = [i for i, f in enumerate(features) if f.encoding == encoding]
+  for kind in dict.fromkeys(feature.encoding.alike for feature in features):
+    mine = [i for i, f in enumerate(features) if f.encoding.alike == kind]
+    encoding = features[mine[0]].encoding
     counts = [features[i].bags.count for i in mine]
     combined = encoding.combine(
       tuple(

@@ -8,7 +8,7 @@ business. `docs/encodings.md` has the whole family, with pictures.
 import abc
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import flax.linen as nn
 import jax
@@ -67,6 +67,11 @@ class Encoding(abc.ABC):
     """How many parameters its linen layers have."""
     return 0
 
+  @property
+  def alike(self) -> Hashable:
+    """Equal for encodings that combine alike: they are combined together."""
+    return self
+
 
 @dataclasses.dataclass(frozen=True)
 class Plain(Encoding):
@@ -110,13 +115,18 @@ class Plain(Encoding):
     """The same with its table elsewhere."""
     return dataclasses.replace(self, table=place(self.table))
 
+  @property
+  def alike(self) -> Hashable:
+    """All of equal width are."""
+    return Plain, self.table.dim
+
 
 @dataclasses.dataclass(frozen=True)
 class Composed(Encoding):
   """A bucket in each of k partitions, and an operation on their vectors.
 
   z = omega(W_1[p_1(x)], ..., W_k[p_k(x)]). Source: arXiv 1909.02107, section
-  3.2. Hashing is one partition; ROBE several hashes into one table.
+  4. Hashing is one partition; ROBE several hashes into one table.
 
   Attributes:
     of: tables of the first partitions; a path has one only.
@@ -152,7 +162,8 @@ class Composed(Encoding):
   @property
   def pools_first(self) -> bool:
     """Where that is the same, or asked for."""
-    return self.operation.linear or self.sums_first
+    alone = len(self.partition.buckets) == 1
+    return alone or self.operation.linear or self.sums_first
 
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
     """Buckets are rows."""
@@ -178,6 +189,13 @@ class Composed(Encoding):
     """The same with its tables elsewhere."""
     return dataclasses.replace(self, of=tuple(map(place, self.of)))
 
+  @property
+  def alike(self) -> Hashable:
+    """Operations without layers depend on the widths only."""
+    if self.layers():
+      return self
+    return self.operation, tuple(t.dim for t in self.of), self.pools_first
+
   def layers(self) -> int:
     """Those of the operation."""
     sizes = self.partition.buckets[len(self.of) :]
@@ -189,7 +207,7 @@ class Projected(Encoding):
   """A row of width d, and a matrix that takes it to width D: z = W[x] P.
 
   Mixed dimensions: rare features get narrow rows. Source: A. Ginart et al.,
-  arXiv 1909.11810, section 3.
+  arXiv 1909.11810.
 
   Attributes:
     table: of width d.

@@ -75,15 +75,23 @@ def bag_lengths(
 def place_bags(
   features: tuple[Feature, ...], layout: Layout
 ) -> dict[str, tuple[Place, ...]]:
-  """Orders the bags of every stack by length, so that equal ones meet."""
+  """Orders the bags of every stack, so that those treated alike meet.
+
+  By length; then by encodings that combine alike, their first parts first.
+  """
+  kinds = list(dict.fromkeys(f.encoding.alike for f in features))
+
+  def order(place: Place) -> tuple[int, int, int]:
+    kind = kinds.index(features[place.feature].encoding.alike)
+    return place.bags.length, kind, place.part
+
   found: dict[str, list[Place]] = {stack: [] for stack in layout.stacks}
   for i, feature in enumerate(features):
     for part, table in enumerate(feature.encoding.tables):
       for j, block in enumerate(layout.blocks[table.name]):
         found[block.stack].append(Place(i, part, j, feature.bags))
   return {
-    stack: tuple(sorted(places, key=lambda place: place.bags.length))
-    for stack, places in found.items()
+    stack: tuple(sorted(places, key=order)) for stack, places in found.items()
   }
 
 

@@ -101,12 +101,15 @@ class Layout:
     """
     stack = self.stacks[block.stack]
     where = np.where if isinstance(rows, np.ndarray) else jnp.where
+    turn, row = _dealt(rows, block.spread)
     if stack.kind is Kind.INDEPENDENT:
       shard = 0 if node is None else node
+    elif stack.shards == 1:
+      shard = 0
     else:
-      shard = block.first + rows % block.spread
+      shard = block.first + turn
       shard = where(shard < stack.shards, shard, shard - stack.shards)
-    found = shard * stack.shard_rows + block.offset + rows // block.spread
+    found = shard * stack.shard_rows + block.offset + row
     return where(rows < 0, PAD, found)
 
   def in_stack(self, stack: str) -> list[tuple[str, Address]]:
@@ -129,6 +132,14 @@ class Layout:
       if turn >= block.spread
       else -(-(self.rows[table] - turn) // block.spread)
     )
+
+
+def _dealt(rows: Any, spread: Any) -> tuple[Any, Any]:
+  """Whose turn a row of 0 or more is, and which of that one's rows it is."""
+  if isinstance(spread, int) and spread & (spread - 1) == 0:
+    # A compiler puts this into its gathers, where a division would cost.
+    return rows & (spread - 1), rows >> (spread.bit_length() - 1)
+  return rows % spread, rows // spread
 
 
 def address_columns(blocks: Sequence[tuple[Address, int]]) -> Address:

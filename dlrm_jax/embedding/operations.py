@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlrm_jax.errors import InputError
 
@@ -65,7 +66,7 @@ class Operation(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Add(Operation):
-  """z = v_1 + ... + v_k. Source: arXiv 1909.02107, section 3.2."""
+  """z = v_1 + ... + v_k. Source: arXiv 1909.02107, section 4."""
 
   linear = True
 
@@ -90,7 +91,7 @@ class Add(Operation):
 class Concat(Operation):
   """z = (v_1, ..., v_k), of D / k each: distinct ids, distinct vectors.
 
-  Source: arXiv 1909.02107, section 3.2 and theorem 1.
+  Source: arXiv 1909.02107, section 4 and theorem 1.
   """
 
   linear = True
@@ -120,8 +121,7 @@ class Concat(Operation):
 class Mult(Operation):
   """z = v_1 * ... * v_k, element by element.
 
-  Source: arXiv 1909.02107, section 3.2, where it is best for
-  recommendation.
+  Source: arXiv 1909.02107, section 4.
   """
 
   def widths(self, dim: int, parts: int) -> tuple[int, ...]:
@@ -151,7 +151,7 @@ class PathBased(Operation):
 
   An MLP is D -> hidden -> D with ReLU between; each partition has one for
   each of its buckets. They are layers: moved by the optimizer of layers.
-  Source: arXiv 1909.02107, section 4.
+  Source: arXiv 1909.02107, section 4.1.
 
   Attributes:
     hidden: width of the hidden layer.
@@ -200,7 +200,7 @@ class ChosenMLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, choice: jax.Array) -> jax.Array:
-    """f32[..., D] and i32[...] -> f32[..., D]."""
+    """f32[B, L, D] and i32[B, L] -> f32[B, L, D]."""
     dim, wide = x.shape[-1], self.count * self.hidden
     # He's variance after ReLU, so that variance passes through.
     enter = self.param('enter', _kernel(dim), (dim, wide))
@@ -209,11 +209,16 @@ class ChosenMLP(nn.Module):
     leave_bias = self.param(
       'leave_bias', nn.initializers.zeros, (self.count, dim)
     )
-    chosen = jax.nn.one_hot(choice, self.count, dtype=x.dtype)
-    hidden = nn.relu(x @ enter + enter_bias)
-    hidden = hidden.reshape(*choice.shape, self.count, self.hidden)
-    hidden = (hidden * chosen[..., None]).reshape(*choice.shape, wide)
-    return hidden @ leave + chosen @ leave_bias
+    numbers = np.arange(self.count, dtype=np.int32)
+    chosen = choice.reshape(-1, 1)
+    hidden = nn.relu(x.reshape(-1, dim) @ enter + enter_bias)
+    hidden = jnp.where(chosen == numbers.repeat(self.hidden), hidden, 0.0)
+    # As rows of the product: the gradient of a gather would be a scatter.
+    ones = (chosen == numbers).astype(x.dtype)
+    made = jnp.concatenate([hidden, ones], 1) @ jnp.concatenate(
+      [leave, leave_bias]
+    )
+    return made.reshape(x.shape)
 
 
 def _kernel(fan: float) -> Any:
@@ -226,8 +231,7 @@ class TensorTrain(Operation):
   """z = G_1 G_2 ... G_k: a row is a product of small matrices.
 
   Bucket j chooses a core G_j, f32[r, D_j, r] with r = 1 at both ends, where
-  D = D_1 D_2 ... D_k. Source: C. Yin et al., "TT-Rec", arXiv 2101.11714,
-  equation 3.
+  D = D_1 D_2 ... D_k. Source: C. Yin et al., "TT-Rec", arXiv 2101.11714.
 
   Attributes:
     rank: r.
@@ -256,21 +260,19 @@ class TensorTrain(Operation):
   ) -> jax.Array:
     """The product of the cores, from left to right."""
     del choices, sizes, name
-    lead, rank = vectors[0].shape[:-1], self.rank
-    left = vectors[0].reshape(*lead, -1, rank)  # [..., d, r]
-    for core in vectors[1:-1]:
-      core = core.reshape(*lead, 1, rank, -1, rank)
-      left = jnp.sum(left[..., None, None] * core, -3)
-      left = left.reshape(*lead, -1, rank)
-    last = vectors[-1].reshape(*lead, 1, rank, -1)
-    return jnp.sum(left[..., None] * last, -2).reshape(*lead, -1)
+    lead, left = vectors[0].shape[:-1], vectors[0]
+    for core in vectors[1:]:
+      left = left.reshape(*lead, -1, self.rank)  # [..., d, r]
+      core = core.reshape(*lead, self.rank, -1)
+      left = jnp.einsum('...dr,...rs->...ds', left, core)
+    return left.reshape(*lead, -1)
 
 
 def near_equal_factors(number: int, parts: int) -> tuple[int, ...]:
   """Factors whose product is a number, as equal as they can be.
 
   >>> near_equal_factors(16, 3), near_equal_factors(48, 3)
-  ((2, 2, 4), (3, 4, 4))
+  ((2, 2, 4), (4, 3, 4))
   """
   if parts == 1:
     return (number,)

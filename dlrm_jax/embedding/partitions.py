@@ -6,7 +6,7 @@ complementary, but need no vocabulary.
 
 Source: H.-J. M. Shi et al., "Compositional embeddings using complementary
 partitions for memory-efficient recommendation systems", arXiv 1909.02107,
-section 3 and appendix A.
+section 3.
 """
 
 import abc
@@ -18,12 +18,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.rows import mix32
 
 ANY_ID = 2**31 - 1
-"""So many ids that every id is one of them: for hashes."""
+"""So many ids that every id is one of them: for hashes without a vocabulary."""
+
 _GOLDEN = 0x9E3779B9
 
 
@@ -60,7 +62,7 @@ class QuotientRemainder(Partition):
   """The digits of an id in mixed radix: x mod m_1, (x div m_1) mod m_2, ...
 
   With two partitions the quotient-remainder trick; with more, the generalised
-  one. Source: arXiv 1909.02107, section 3.1.1, items 2 and 3.
+  one. Source: arXiv 1909.02107, section 3.1, items 2 and 3.
 
   >>> pairs = QuotientRemainder(5, (3, 2)).split(jnp.arange(5))
   >>> [x.tolist() for x in pairs]
@@ -74,8 +76,9 @@ class QuotientRemainder(Partition):
     """A digit for each partition, the lowest first."""
     found = []
     for buckets in self.buckets:
-      found.append(ids % buckets)
-      ids = ids // buckets
+      buckets = jnp.int32(buckets)
+      found.append(lax.rem(ids, buckets))
+      ids = lax.div(ids, buckets)
     return tuple(found)
 
 
@@ -84,7 +87,7 @@ class ChineseRemainder(Partition):
   """Remainders: x mod m_j, with m_j pairwise coprime.
 
   That no two ids below their product share all remainders is the Chinese
-  remainder theorem. Source: arXiv 1909.02107, section 3.1.1, item 4.
+  remainder theorem. Source: arXiv 1909.02107, section 3.1, item 4.
 
   >>> pairs = ChineseRemainder(5, (3, 2)).split(jnp.arange(5))
   >>> [x.tolist() for x in pairs]
@@ -102,7 +105,7 @@ class ChineseRemainder(Partition):
 
   def split(self, ids: jax.Array) -> tuple[jax.Array, ...]:
     """A remainder for each partition."""
-    return tuple(ids % buckets for buckets in self.buckets)
+    return tuple(lax.rem(ids, jnp.int32(buckets)) for buckets in self.buckets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Hashes(Partition):
   Attributes:
     salt: other numbers are other hashes.
 
-  >>> Hashes(ANY_ID, (10,)).split(jnp.array([[7]]))[0].tolist()
+  >>> Hashes(100, (10,)).split(jnp.array([[7]]))[0].tolist()
   [[8]]
   """
 

@@ -142,8 +142,7 @@ def mixed_widths(
 
   d_i = D (n_min / n_i)^alpha: an id of a large table is seen less often. A
   power of two keeps rows side by side (`rows.packed`). Source: A. Ginart et
-  al., arXiv 1909.11810, algorithm 2 and section 5, with 1 / n_i for the
-  popularity.
+  al., arXiv 1909.11810, with 1 / n_i for the popularity.
 
   Args:
     rows: n_i of each table.
@@ -168,6 +167,14 @@ def mixed_cost(rows: Sequence[int], dim: int, widths: Sequence[int]) -> int:
   )
 
 
+_STEEPEST = 32.0  # with it, all but the smallest tables have width 1
+
+
+def least_mixed(rows: Sequence[int], dim: int) -> int:
+  """The fewest parameters that mixed widths can have."""
+  return mixed_cost(rows, dim, mixed_widths(rows, dim, _STEEPEST))
+
+
 def solve_alpha(rows: Sequence[int], dim: int, budget: int) -> float:
   """The least power, so the widest tables, for a budget.
 
@@ -178,7 +185,7 @@ def solve_alpha(rows: Sequence[int], dim: int, budget: int) -> float:
   def cost(alpha: float) -> int:
     return mixed_cost(rows, dim, mixed_widths(rows, dim, alpha))
 
-  low, high = 0.0, 32.0
+  low, high = 0.0, _STEEPEST
   if cost(high) > budget:
     raise _too_small(budget, cost(high))
   if cost(low) <= budget:
