@@ -293,7 +293,7 @@ def _from_file(
       if path.suffix == '.npy'
       else pl.read_csv(path, has_header=False).to_numpy()
     )
-  except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+  except (OSError, EOFError, ValueError, pl.exceptions.PolarsError) as error:
     why = str(error).splitlines()[0]
     raise InputError(f'partitions {path}: {why}') from None
   if found.ndim != 2 or len(found) < ids:

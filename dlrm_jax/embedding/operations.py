@@ -209,10 +209,10 @@ class ChosenMLP(nn.Module):
     leave_bias = self.param(
       'leave_bias', nn.initializers.zeros, (self.count, dim)
     )
-    numbers = np.arange(self.count, dtype=np.int32)
+    numbers = np.arange(self.count, dtype=np.int32)[None]
     chosen = choice.reshape(-1, 1)
-    hidden = nn.relu(x.reshape(-1, dim) @ enter + enter_bias)
-    hidden = jnp.where(chosen == numbers.repeat(self.hidden), hidden, 0.0)
+    hidden = nn.relu(x.reshape(-1, dim) @ enter + enter_bias[None])
+    hidden = jnp.where(chosen == numbers.repeat(self.hidden, 1), hidden, 0.0)
     # As rows of the product: the gradient of a gather would be a scatter.
     ones = (chosen == numbers).astype(x.dtype)
     made = jnp.concatenate([hidden, ones], 1) @ jnp.concatenate(

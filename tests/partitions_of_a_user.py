@@ -1,0 +1,16 @@
+"""Partitions as a user would give them, for tests of configs."""
+
+
+def pair(ids):
+  """Complementary for up to 5,000 ids."""
+  return ids % 100, ids // 100
+
+
+def alike(ids):
+  """Not complementary: 0 and 100 meet."""
+  return ids % 100, ids % 50
+
+
+def broken(ids):
+  """Raises."""
+  return ids['no such key']
