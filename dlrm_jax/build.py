@@ -25,6 +25,7 @@ from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.data.synthetic import Synthetic, optimum
 from dlrm_jax.embedding.collection import EmbeddingCollection
+from dlrm_jax.embedding.features import Feature
 from dlrm_jax.errors import InputError
 from dlrm_jax.fields import at_least, by_value, choose_one, size, whole, widths
 from dlrm_jax.models.dlrm import DLRM, Interaction
@@ -176,8 +177,12 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
     _optimizer('table_optimizer', config.table_optimizer, _TABLE_OPTIMIZERS)
   )
   shards = whole('tables.shards', config.tables.shards, 1)
-  shape = len(schema.dense), len(schema.sparse), config.model.dim
-  layers = layers_memory(model, *shape, -(-batch // shards))
+
+  def layers(features: tuple[Feature, ...]) -> int:
+    return layers_memory(
+      model, len(schema.dense), features, -(-batch // shards)
+    )
+
   tables = build_tables(config, schema, row_state(table_tx), layers)
   task = Task(
     collection=EmbeddingCollection(tables.features, shards),

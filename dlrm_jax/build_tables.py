@@ -176,7 +176,10 @@ def _fixed(readers: list[_Reader]) -> dict[str, Placement]:
 
 
 def build_tables(
-  config: ConfigDict, schema: Schema, state: RowState, layers: int
+  config: ConfigDict,
+  schema: Schema,
+  state: RowState,
+  layers: Callable[[tuple[Feature, ...]], int],
 ) -> Tables:
   """The features of a schema, with their tables placed.
 
@@ -184,16 +187,16 @@ def build_tables(
     config: all of it.
     schema: the columns.
     state: of the optimizer of the tables.
-    layers: bytes of a device that a step needs beside the tables, where
-      every shard is a device.
+    layers: bytes of a device that a step with these features needs beside
+      the tables, where every shard is a device.
   """
   shards = whole('tables.shards', config.tables.shards, 1)
   readers = _readers(config, schema, shards)
-  features = [r.feature for r in readers]
+  features = tuple(r.feature for r in readers)
   tables = {t.name: t for f in features for t in f.encoding.tables}
   memory = size('tables.memory', config.tables.memory)
   batch = at_least(config, 'train.batch_size', 1)
-  budget = Budget(shards, batch, max(memory - layers, 0), state)
+  budget = Budget(shards, batch, max(memory - layers(features), 0), state)
   hotness = bag_lengths(features)
   chosen = choose(tables.values(), hotness, _fixed(readers), budget)
 

@@ -67,6 +67,10 @@ class Encoding(abc.ABC):
     """How many parameters its linen layers have."""
     return 0
 
+  def activations(self) -> int:
+    """How many numbers these layers make for an id, or a sum of ids."""
+    return 0
+
   @property
   def alike(self) -> Hashable:
     """Equal for encodings that combine alike: they are combined together."""
@@ -173,8 +177,7 @@ class Composed(Encoding):
 
   def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
     """The operation's result; zeros for PAD."""
-    sizes = self.partition.buckets[len(self.of) :]
-    name = self.of[0].name
+    sizes, name = self._choices, self.of[0].name
     if not sizes:
       return self.operation.combine(parts, (), (), name)
     there = self._there(ids)
@@ -198,8 +201,16 @@ class Composed(Encoding):
 
   def layers(self) -> int:
     """Those of the operation."""
-    sizes = self.partition.buckets[len(self.of) :]
-    return self.operation.layers(self.width, sizes)
+    return self.operation.layers(self.width, self._choices)
+
+  def activations(self) -> int:
+    """Those of the operation."""
+    return self.operation.activations(self.width, self._choices)
+
+  @property
+  def _choices(self) -> tuple[int, ...]:
+    """Buckets of the partitions without a table."""
+    return self.partition.buckets[len(self.of) :]
 
 
 @dataclasses.dataclass(frozen=True)

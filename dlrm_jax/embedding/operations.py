@@ -63,6 +63,11 @@ class Operation(abc.ABC):
     del dim, sizes
     return 0
 
+  def activations(self, dim: int, sizes: tuple[int, ...]) -> int:
+    """How many numbers its layers make for an id."""
+    del dim, sizes
+    return 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Add(Operation):
@@ -182,6 +187,10 @@ class PathBased(Operation):
   def layers(self, dim: int, sizes: tuple[int, ...]) -> int:
     """Two kernels, two biases, for every bucket."""
     return sum(sizes) * (2 * dim * self.hidden + self.hidden + dim)
+
+  def activations(self, dim: int, sizes: tuple[int, ...]) -> int:
+    """All hidden layers, with the choice beside them, and the result."""
+    return sum(size * (self.hidden + 1) + dim for size in sizes)
 
 
 class ChosenMLP(nn.Module):

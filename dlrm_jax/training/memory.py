@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.load import (
   RowState,
@@ -79,24 +81,35 @@ def _bytes(tree: Pytree) -> int:
 
 
 def layers_memory(
-  model: nn.Module, dense: int, features: int, dim: int, batch: int
+  model: nn.Module, dense: int, features: tuple[Feature, ...], batch: int
 ) -> int:
   """Bytes of activations, their gradients, and the batch, on a device.
 
   Args:
     model: (f32[B, N], f32[B, F, D]) -> f32[B].
     dense: N.
-    features: F.
-    dim: D.
+    features: the sparse ones, with their encodings.
     batch: examples of a device.
   """
-  parameters = _parameters(model, dense, features, dim)
+  dim = features[0].encoding.dim
+  parameters = _parameters(model, dense, len(features), dim)
   kernels = [x.shape for x in jax.tree.leaves(parameters) if len(x.shape) == 2]
   activations = sum(width for _, width in kernels)
   joined = max((width for width, _ in kernels), default=0)
-  # Vectors and their gradients.
-  vectors = 2 * (features + 1) * dim
-  return _FLOAT * batch * (dense + activations + joined + vectors)
+  # Vectors and their gradients; parts, where they are other than vectors.
+  vectors = 2 * (len(features) + 1) * dim
+  parts = sum(_parts(feature) for feature in features)
+  return _FLOAT * batch * (dense + activations + joined + vectors + parts)
+
+
+def _parts(feature: Feature) -> int:
+  """Floats an example that an encoding has beside its vector."""
+  encoding = feature.encoding
+  if isinstance(encoding, Plain):
+    return 0
+  gathered = sum(table.dim for table in encoding.tables)
+  each = 2 * gathered + encoding.activations()
+  return feature.bags.count * each
 
 
 def layers_bytes(task: Task) -> int:
@@ -113,10 +126,10 @@ def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
     use: batch, devices and the optimizer of the tables.
   """
   features = task.collection.features
-  shape = task.dense_features, len(features), features[0].encoding.dim
   parameters = abstract_params(task)
   state = jax.eval_shape(task.tx.init, parameters)
-  layers = layers_memory(task.model, *shape, use.local_batch)
+  shape = task.dense_features, features, use.local_batch
+  layers = layers_memory(task.model, *shape)
   return StepMemory(
     tables=load(layout, use).bytes,
     copies=copies_memory(layout, use),
