@@ -106,6 +106,8 @@ KAGGLE = (
   '--config.data.dir={place}/prepared',
 )
 OUT = '--output={place}/out'
+THRESHOLD = ('--config.tables.threshold=0',)
+QUOTIENTS = (*THRESHOLD, '--config.tables.encoding=quotient_remainder')
 
 CASES = {
   # Raw files.
@@ -207,9 +209,19 @@ CASES = {
     train(*SYNTHETIC, '--config.train.batch_size=100'),
     ['batch_size 100', 'data.lanes'],
   ),
-  'no rows to hash into': (
-    train(*SYNTHETIC, '--config.tables.encoding=hashed'),
-    ['config.tables.rows', 'hash'],
+  # Encodings.
+  'too few rows to tell ids apart': (
+    train(*SYNTHETIC, *QUOTIENTS, '--config.tables.rows=3'),
+    ['feature C1', 'quotient_remainder', '12 parameters', 'rows'],
+  ),
+  'remainders that are not coprime': (
+    train(
+      *SYNTHETIC,
+      *THRESHOLD,
+      '--config.tables.encoding=chinese_remainder',
+      '--config.tables.buckets=(10,6)',
+    ),
+    ['feature C1', 'chinese_remainder', '(10, 6)', 'common divisor 2'],
   ),
   'negative epochs': (
     train(*SYNTHETIC, '--config.train.epochs=-1.0', '--config.train.steps=0'),
@@ -282,7 +294,7 @@ CASES = {
       *SYNTHETIC,
       "--config.tables.features={'C1':{'placement':'column_wise','columns':3}}",
     ),
-    ['config.tables.columns (feature C1)', '3', 'config.model.dim'],
+    ['config.tables.columns (feature C1)', '3', 'width 4'],
   ),
   'a shared table in two places': (
     train(

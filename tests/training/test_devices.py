@@ -18,8 +18,10 @@ import pytest
 from dlrm_jax import sharding
 from dlrm_jax.batch import Batch
 from dlrm_jax.embedding.collection import EmbeddingCollection
-from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.encoding import Composed, Plain, Projected
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.operations import Mult, PathBased
+from dlrm_jax.embedding.partitions import QuotientRemainder
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.metrics import summarize
@@ -210,6 +212,51 @@ def test_training_goes_on_and_is_scored_wherever_it_is_restored(tmp_path):
     checkpoints.close()
     again = summarize(Evaluator(wanted)(found, [make_batch(9)]))
     assert again == pytest.approx(scores, rel=1e-6)
+
+
+def composed_task(kinds, shards):
+  """The same ids as tables of parts, with layers of their own."""
+
+  def table(name, rows, dim=4):
+    return Table(name, rows, dim, placement=PLACEMENTS[kinds[name[0]]])
+
+  encodings = (
+    Composed(
+      (table('a.1', 7), table('a.2', 6)),
+      QuotientRemainder(SIZES[0], (7, 6)),
+      Mult(),
+      4,
+    ),
+    Projected(table('b', SIZES[1], 2), 4),
+    Composed(
+      (table('c', 9),), QuotientRemainder(SIZES[2], (9, 3)), PathBased(5), 4
+    ),
+  )
+  features = tuple(
+    Feature(name, encoding, hotness)
+    for name, encoding, hotness in zip('abc', encodings, (1, 1, 2), strict=True)
+  )
+  return dataclasses.replace(
+    mixed_task(kinds, shards),
+    collection=EmbeddingCollection(features, shards),
+  )
+
+
+def test_tables_of_parts_move_and_are_scored_on_one_device(tmp_path):
+  task, other = composed_task(MIXED, 8), composed_task(OTHER, 4)
+  with on(8):
+    step = compiled_step(task)
+    state, _ = trained(step, new_state(task, jax.random.key(0)), range(3))
+    saved(tmp_path, task, state)
+    scores = summarize(Evaluator(task)(state, [make_batch(9)]))
+    _, expected = trained(step, state, range(3, 6))
+  with on(1):
+    found = restored(tmp_path, other)
+    again = summarize(Evaluator(other)(found, [make_batch(9)]))
+    _, losses = trained(compiled_step(other), found, range(3, 6))
+  assert again == pytest.approx(scores, rel=1e-5)
+  np.testing.assert_allclose(losses, expected, 1e-5)
+  assert len(set(losses)) == 3
 
 
 JOB = """
