@@ -25,16 +25,17 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from dlrm_jax import command_line
 from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
-  from dlrm_jax.training.run import Data, Run
+  from dlrm_jax.build_tradeoff import Job
+  from dlrm_jax.training.run import Run
   from dlrm_jax.training.tradeoff import Study
 
 _ENCODINGS = [
@@ -46,33 +47,8 @@ _ENCODINGS = [
   'chinese_remainder:mult',
   'tensor_train',
   'robe',
+  'mixed_dims',
 ]
-
-
-class Variant(NamedTuple):
-  """Tables of one kind and size.
-
-  Attributes:
-    name: ENCODING or ENCODING:COMBINE.
-    ratio: times fewer parameters than plain tables.
-  """
-
-  name: str
-  ratio: float
-
-  def __str__(self) -> str:
-    return self.name if self == _PLAIN else f'{self.name} at {self.ratio:g}'
-
-
-_PLAIN = Variant('plain', 1.0)
-
-
-class Job(NamedTuple):
-  """A run that belongs to the comparison."""
-
-  variant: Variant
-  seed: int
-  run: 'Run'
 
 
 Scores = dict[str, float]
@@ -93,102 +69,8 @@ def _define_flags() -> None:
   flags.DEFINE_integer('seeds', 3, 'Runs of each encoding and ratio.')
 
 
-def _ratio(word: str) -> float:
-  try:
-    ratio = float(word)
-  except ValueError:
-    ratio = math.nan
-  if not 0 < ratio < math.inf:
-    raise InputError(
-      f'--ratios={word}: expected how many times fewer parameters than plain '
-      f'tables, numbers such as 4,16,64'
-    )
-  return ratio
-
-
-def _variants(given: Mapping[str, Any]) -> list[Variant]:
-  """Plain tables, and each encoding at each ratio."""
-  if given['seeds'] < 1:
-    raise InputError(f'--seeds={given["seeds"]}: expected 1 or more')
-  ratios = sorted({_ratio(word) for word in given['ratios']})
-  names = [name for name in dict.fromkeys(given['encodings']) if name]
-  variants = [Variant(n, r) for n in names if n != 'plain' for r in ratios]
-  if not variants:
-    raise InputError(
-      'nothing to compare plain tables with: --encodings and --ratios need '
-      'one each, such as --encodings=hashed --ratios=4'
-    )
-  return [_PLAIN, *variants]
-
-
-def _config_of(config: ConfigDict, variant: Variant, seed: int) -> ConfigDict:
-  """The config of a run."""
-  encoding, _, combine = variant.name.partition(':')
-  changed = config.copy_and_resolve_references()
-  changed.seed = seed
-  changed.tables.encoding = encoding
-  changed.tables.combine = combine or changed.tables.combine
-  changed.tables.compression = variant.ratio
-  return changed
-
-
-def _jobs(
-  config: ConfigDict, data: 'Data', folder: Path, given: Mapping[str, Any]
-) -> tuple[list[Job], list[str]]:
-  """All runs, built, and notes; nothing is read, made or trained.
-
-  Seeds come one after the other, so that there is soon a picture of all.
-
-  Raises:
-    InputError: the config, an encoding or a ratio is not possible.
-  """
-  from dlrm_jax import build
-
-  seeds = range(config.seed, config.seed + given['seeds'])
-  jobs: list[Job] = []
-  notes: list[str] = []
-  for variant in _variants(given):
-    short = f'{variant.name.replace(":", "_")}-{variant.ratio:g}'
-    found = []
-    try:
-      for seed in seeds:
-        own = _config_of(config, variant, seed)
-        place = folder / 'runs' / f'{short}-{seed}'
-        found.append(Job(variant, seed, build.build_run(own, data, place)))
-    except InputError as error:
-      if variant == _PLAIN:
-        raise
-      raise InputError(
-        f'--encodings={variant.name} --ratios={variant.ratio:g}: {error}'
-      ) from None
-    features = found[0].run.task.collection.features
-    same = [j for j in jobs if j.run.task.collection.features == features]
-    if same:
-      notes.append(f'{variant}: left out, same tables as {same[0].variant}')
-    else:
-      jobs += found
-  if len(jobs) == len(seeds):
-    raise InputError(
-      'no encoding has other tables than the plain ones at these --ratios; '
-      'tables of up to config.tables.threshold='
-      f'{config.tables.threshold} ids stay plain in any case'
-    )
-  return sorted(jobs, key=lambda job: job.seed), notes
-
-
-def _split(data: 'Data') -> str:
-  """The split that quality is measured on."""
-  for split in ('test', 'validation'):
-    if data.splits.get(split):
-      return split
-  raise InputError(
-    f'the data has no split test or validation to measure quality on; it has '
-    f'{", ".join(data.splits)}'
-  )
-
-
 @contextlib.contextmanager
-def _claimed(job: Job) -> Iterator[None]:
+def _claimed(job: 'Job') -> Iterator[None]:
   """Within it the folder of a run is ours."""
   from dlrm_jax import build
   from dlrm_jax.training import workdir
@@ -198,7 +80,7 @@ def _claimed(job: Job) -> Iterator[None]:
     yield
 
 
-def _result(job: Job, split: str) -> Scores | None:
+def _result(job: 'Job', split: str) -> Scores | None:
   """What a run has reached, None where it is not finished.
 
   Raises:
@@ -214,7 +96,7 @@ def _result(job: Job, split: str) -> Scores | None:
   return {k: math.nan if v is None else v for k, v in scores.items()}
 
 
-def _train(job: Job) -> bool:
+def _train(job: 'Job') -> bool:
   """Trains, or goes on; False when a signal stopped it."""
   import jax
 
@@ -237,7 +119,7 @@ def _train(job: Job) -> bool:
 
 
 def _study(
-  jobs: Sequence[Job], results: Mapping[Path, Scores], split: str
+  jobs: Sequence['Job'], results: Mapping[Path, Scores], split: str
 ) -> 'Study':
   """What has been found so far."""
   from dlrm_jax.training.tradeoff import Point, Study, size_of
@@ -313,13 +195,14 @@ def _left(seconds: Sequence[float], runs: int) -> str:
 def main(argv: Sequence[str]) -> None:
   """Builds all runs, prints the plan, trains what is not done, draws."""
   from dlrm_jax import build
+  from dlrm_jax.build_tradeoff import build_jobs, find_split
   from dlrm_jax.training import tradeoff
 
   del argv
   given = flags.FLAGS.flag_values_dict()
   folder, data = Path(given['workdir']), build.open_data(given['config'])
-  split = _split(data)
-  jobs, notes = _jobs(given['config'], data, folder, given)
+  split = find_split(data)
+  jobs, notes = build_jobs(given['config'], data, folder, given)
   results = {j.run.workdir: s for j in jobs if (s := _result(j, split))}
   study = _study(jobs, results, split)
   print(*_plan(study, notes, jobs[0].run), sep='\n', flush=True)
