@@ -187,7 +187,9 @@ def compiled(model, tx, batch):
   """First tables and state, and the step, on the devices in use."""
   collection = model.collection
   where = jax.tree.map(sharding.sharding_of, collection.specs)
-  tables = jax.jit(collection.init, out_shardings=where)(jax.random.key(0))
+  key = jax.random.key(0)
+  init = jax.jit(collection.init, out_shardings=where).lower(key)
+  tables = init.compile(QUICKLY)(key)
   state = collection.init_state(tx, tables)
   state_where = jax.tree.map(
     sharding.sharding_of, collection.state_specs(tx, state)
