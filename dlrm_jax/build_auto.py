@@ -1,10 +1,12 @@
-"""`encoding='auto'`: which tables get smaller, by how often ids are seen.
+"""What a config leaves open, settled before a run: so that it remembers it.
 
-Quality is lost where examples meet, so rows go to the ids that examples have:
-over all tables, every id that training saw more than t times has a row of its
-own, for the least t that the budget allows. Vocabularies are sorted by
-falling count, so these are the first rows of each; the other ids share them,
-told apart by a quotient.
+`encoding='auto'`: quality is lost where examples meet, so rows go to the ids
+that examples have: over all tables, every id that training saw more than t
+times has a row of its own, for the least t that the budget allows.
+Vocabularies are sorted by falling count, so these are the first rows of each;
+the other ids share them, told apart by a quotient.
+
+A user's partitions get the digest of what they are now.
 """
 
 import math
@@ -14,7 +16,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from dlrm_jax.build_tables import options_of
+from dlrm_jax.build_encodings import Wanted
+from dlrm_jax.build_partitions import build_partition
+from dlrm_jax.build_tables import options_of, wanted_tables
 from dlrm_jax.embedding.sizes import frequent_rows
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.run import Data
@@ -22,11 +26,9 @@ from dlrm_jax.training.run import Data
 _PLAIN = {'encoding': 'plain'}
 
 
-def _counts(
-  data: Data, features: list[str], options: Mapping[str, Mapping[str, Any]]
-) -> dict[str, np.ndarray]:
-  """How often training saw each id of each table."""
-  found: dict[str, np.ndarray] = {}
+def _counts(data: Data, features: list[str]) -> np.ndarray:
+  """How often training saw each id of the table that features share."""
+  total = np.zeros(0)
   for feature in features:
     counts = data.counts(feature)
     if counts is None:
@@ -35,21 +37,82 @@ def _counts(
         f'has no counts of its ids: they are stored with a vocabulary '
         f'(`dlrm_jax.prepare` without --hash_rows); or name an encoding'
       )
-    name = options[feature]['table']
-    before = found.get(name, np.zeros(0))
-    size = max(len(before), len(counts))
-    found[name] = np.pad(before, (0, size - len(before)))
-    found[name][: len(counts)] += counts
+    size = max(len(total), len(counts))
+    total, counts = (np.pad(x, (0, size - len(x))) for x in (total, counts))
+    total = total + counts
+  return total
+
+
+def _cost(wanted: Wanted, rows: int) -> int:
+  """Parameters of a table with so many rows, and of its quotients."""
+  if rows >= wanted.ids:
+    return wanted.dim * wanted.ids
+  return wanted.dim * (rows + -(-wanted.ids // rows))
+
+
+def _by_frequency(
+  wanted: list[Wanted], counts: list[np.ndarray]
+) -> list[dict[str, Any]]:
+  """Fields of each table, of which all have more ids than their threshold."""
+  # With fewer rows, quotients would take more than remainders.
+  fewest = [math.isqrt(w.ids - 1) + 1 for w in wanted]
+
+  def kept(i: int, rows: int) -> int:
+    return max(rows, fewest[i])
+
+  def cost(i: int, rows: int) -> int:
+    return _cost(wanted[i], kept(i, rows))
+
+  budget = sum(w.budget for w in wanted)
+  if not any(w.options['rows'] for w in wanted):
+    budget = max(budget, sum(cost(i, 1) for i in range(len(wanted))))
+  words: list[dict[str, Any]] = []
+  for i, rows in enumerate(frequent_rows(counts, budget, cost)):
+    own, plain = kept(i, rows), wanted[i].ids * wanted[i].dim
+    if _cost(wanted[i], own) >= plain:
+      words.append(_PLAIN)
+    else:
+      words.append(
+        {
+          'encoding': 'quotient_remainder',
+          'combine': 'mult',
+          'buckets': (own, 0),
+        }
+      )
+  return words
+
+
+def _auto(
+  config: ConfigDict, data: Data, readers: Mapping[str, list[str]]
+) -> dict[str, dict[str, Any]]:
+  """Fields of each table that has 'auto', by its name."""
+  wanted = [
+    w
+    for w in wanted_tables(config, data.schema)
+    if w.options['encoding'] == 'auto'
+  ]
+  found = {w.name: _PLAIN for w in wanted}
+  large = [w for w in wanted if not w.small]
+  if large:
+    counts = [_counts(data, readers[w.name]) for w in large]
+    words = _by_frequency(large, counts)
+    found |= {w.name: word for w, word in zip(large, words, strict=True)}
   return found
 
 
-def _cost(ids: int, rows: int, dim: int) -> int:
-  """Parameters of a table with so many rows, and of its quotients."""
-  return dim * ids if rows >= ids else dim * (rows + -(-ids // rows))
+def _partitions(config: ConfigDict, data: Data) -> dict[str, dict[str, Any]]:
+  """Fields of each table that has partitions of a user's, by its name."""
+  found = {}
+  for w in wanted_tables(config, data.schema):
+    source = str(w.options['partitions'])
+    if w.options['encoding'] == 'partitions' and not w.small:
+      digest = build_partition(source, w.ids).digest
+      found[w.name] = {'partitions': f'{source.partition("#")[0]}#{digest}'}
+  return found
 
 
 def settle(config: ConfigDict, data: Data) -> ConfigDict:
-  """The config with an encoding for each feature that has 'auto'.
+  """The config with the fields of single features that follow from the data.
 
   Args:
     config: left as it is.
@@ -58,51 +121,15 @@ def settle(config: ConfigDict, data: Data) -> ConfigDict:
   Raises:
     InputError: the data has no counts, or the budget is too small.
   """
-  options, dim = options_of(config, data.schema), config.model.dim
-  features = [n for n, o in options.items() if o['encoding'] == 'auto']
-  if not features:
-    return config
-  counts = _counts(data, features, options)
-  words = _words(counts, options, dim)
-  settled = config.copy_and_resolve_references()
+  options = options_of(config, data.schema)
+  readers: dict[str, list[str]] = {}
+  for feature, own in options.items():
+    readers.setdefault(own['table'], []).append(feature)
+  words = _auto(config, data, readers) | _partitions(config, data)
   given = config.tables.features.to_dict()
+  settled = config.copy_and_resolve_references()
   with settled.unlocked():
-    for feature in features:
-      word = words.get(options[feature]['table'], _PLAIN)
-      settled.tables.features[feature] = given.get(feature, {}) | word
+    for name, word in words.items():
+      for feature in readers[name]:
+        settled.tables.features[feature] = given.get(feature, {}) | word
   return settled
-
-
-def _words(
-  counts: Mapping[str, np.ndarray],
-  options: Mapping[str, Mapping[str, Any]],
-  dim: int,
-) -> dict[str, dict[str, Any]]:
-  """Fields of each table above its threshold."""
-  of = {o['table']: o for o in options.values()}
-  large = [n for n, x in counts.items() if len(x) > of[n]['threshold']]
-  budget = sum(
-    dim * (of[n]['rows'] or int(len(counts[n]) / of[n]['compression']))
-    for n in large
-  )
-
-  def kept(i: int, rows: int) -> int:
-    # With fewer rows quotients would take more than remainders.
-    return max(rows, math.isqrt(len(counts[large[i]]) - 1) + 1)
-
-  def cost(i: int, rows: int) -> int:
-    return _cost(len(counts[large[i]]), kept(i, rows), dim)
-
-  if not any(of[n]['rows'] for n in large):
-    budget = max(budget, sum(cost(i, 1) for i in range(len(large))))
-  rows = frequent_rows([counts[n] for n in large], budget, cost)
-  found = {}
-  for i, name in enumerate(large):
-    ids, own = len(counts[name]), kept(i, rows[i])
-    saves = _cost(ids, own, dim) < ids * dim
-    found[name] = _composed(own) if saves else _PLAIN
-  return found
-
-
-def _composed(rows: int) -> dict[str, Any]:
-  return {'encoding': 'quotient_remainder', 'buckets': (rows, 0)}

@@ -6,17 +6,11 @@ tables with rows; what is impossible is refused here, before data is read.
 
 import contextlib
 import functools
-import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import polars as pl
-
+from dlrm_jax.build_partitions import build_partition
 from dlrm_jax.embedding import sizes
 from dlrm_jax.embedding.encoding import Composed, Encoding, Plain, Projected
 from dlrm_jax.embedding.operations import (
@@ -32,7 +26,6 @@ from dlrm_jax.embedding.partitions import (
   Hashes,
   Partition,
   QuotientRemainder,
-  given,
 )
 from dlrm_jax.embedding.table import Table, uniform_by_cells
 from dlrm_jax.errors import InputError
@@ -55,6 +48,8 @@ FIELDS = (
 """Fields of config.tables, and of each feature, that are read here."""
 
 _ROBE = 'robe'
+_MULTI_HOT = {'combine_then_pool': False, 'pool_then_combine': True}
+_MOST_PARTS = 16
 
 
 class Wanted(NamedTuple):
@@ -110,6 +105,23 @@ class Wanted(NamedTuple):
       )
     return int(self.ids * self.dim / ratio)
 
+  @property
+  def buckets(self) -> tuple[int, ...]:
+    """Sizes that are asked for, if any."""
+    asked = self.options['buckets']
+    if not isinstance(asked, list | tuple) or not all(
+      type(m) is int and 0 <= m < 2**31 for m in asked
+    ):
+      raise InputError(
+        f'config.tables.buckets (feature {self.feature}) is {asked!r}; '
+        f'expected whole numbers, such as (1000, 0): 0 is as many as it takes'
+      )
+    return tuple(asked)
+
+  def at_least(self, least: int) -> int:
+    """The budget; or the least possible, where a ratio asks for too much."""
+    return self.budget if self.options['rows'] else max(self.budget, least)
+
   def table(self, part: str, rows: int, dim: int, bound: float) -> Table:
     """A table for a part of the encoding."""
     name = f'{self.name}.{part}' if part else self.name
@@ -119,10 +131,10 @@ class Wanted(NamedTuple):
 def _parts(wanted: Wanted, usual: int, least: int) -> int:
   """How many partitions: as asked, or as many as is usual."""
   asked = wanted.whole('parts', 0)
-  if asked and asked < least:
+  if asked and not least <= asked <= _MOST_PARTS:
     raise InputError(
       f'config.tables.parts (feature {wanted.feature}) is {asked}; expected '
-      f'{least} or more, or 0 for {usual}'
+      f'{least} to {_MOST_PARTS}, or 0 for {usual}'
     )
   return asked or usual
 
@@ -155,8 +167,7 @@ def _composed(
 
 
 def _sums_first(wanted: Wanted, operation: Operation) -> bool:
-  words = {'combine_then_pool': False, 'pool_then_combine': True}
-  first = wanted.choose('multi_hot', words)
+  first = wanted.choose('multi_hot', _MULTI_HOT)
   if first and not (operation.linear or isinstance(operation, Mult)):
     raise InputError(
       f'config.tables.multi_hot (feature {wanted.feature}) is '
@@ -181,16 +192,16 @@ def _cost(
 
 def _given_buckets(wanted: Wanted, coprime: bool) -> tuple[int, ...]:
   """Numbers of buckets as asked; one may be 0: as many as it takes."""
-  asked = tuple(wanted.options['buckets'])
-  if not all(isinstance(m, int) and m >= 0 for m in asked):
-    raise InputError(
-      f'buckets {asked}: expected whole numbers; one of them may be 0, for as '
-      f'many as it takes'
-    )
+  asked = wanted.buckets
   if asked.count(0) > 1 or len(asked) < 2:
     raise InputError(
       f'buckets {asked}: expected a number for each of 2 or more partitions; '
       f'one of them may be 0, for as many as it takes'
+    )
+  if wanted.whole('parts', 0) not in (0, len(asked)):
+    raise InputError(
+      f'buckets {asked} are of {len(asked)} partitions, but parts is '
+      f'{wanted.options["parts"]}; leave parts 0'
     )
   if 0 not in asked:
     return asked
@@ -206,14 +217,13 @@ def _complementary(
 ) -> Encoding:
   """Quotient-remainder or Chinese remainder: as large as the budget allows."""
   operation, coprime = _operation(wanted), make is ChineseRemainder
-  if wanted.options['buckets']:
+  if wanted.buckets:
     buckets = _given_buckets(wanted, coprime)
     return _composed(wanted, make(wanted.ids, buckets), operation)
   parts = _parts(wanted, usual=2, least=2)
-  cost, budget = _cost(wanted, operation, parts), wanted.budget
-  if not wanted.options['rows']:
-    least = sizes.least_budget(wanted.ids, parts, cost, coprime)
-    budget = max(budget, least)
+  cost = _cost(wanted, operation, parts)
+  least = sizes.least_budget(wanted.ids, parts, cost, coprime)
+  budget = wanted.at_least(least)
   if budget >= wanted.ids * wanted.dim:
     return wanted.plain
   buckets = sizes.large_and_small(wanted.ids, parts, budget, cost, coprime)
@@ -228,10 +238,16 @@ def _hashed(wanted: Wanted) -> Encoding:
       "a path needs complementary partitions; with 'hashed' combine by mult, "
       'add or concat'
     )
+  if parts == 1:
+    operation = Add()  # of one
   if wanted.budget >= wanted.ids * wanted.dim:
     return wanted.plain
   cost = _cost(wanted, operation, parts)
-  rows = sizes.most(wanted.budget, lambda m: cost((m,) * parts))
+  budget = wanted.at_least(cost((1,) * parts))
+  rows = sizes.most(budget, lambda m: cost((m,) * parts))
+  # Values of a plain table with so many rows, as the reference has it.
+  bound = wanted.bound * math.sqrt(wanted.ids / rows) if parts == 1 else 0.0
+  wanted = wanted._replace(bound=bound or wanted.bound)
   return _composed(wanted, Hashes(wanted.ids, (rows,) * parts), operation)
 
 
@@ -243,10 +259,8 @@ def _tensor_train(wanted: Wanted) -> Encoding:
   def cost(rank: int) -> int:
     return _cost(wanted, TensorTrain(rank), parts)(buckets)
 
-  most, budget = wanted.whole('rank', 1), wanted.budget
-  if not wanted.options['rows']:
-    budget = max(budget, cost(1))
-  rank = min(sizes.most(budget, cost), most)
+  most = wanted.whole('rank', 1)
+  rank = min(sizes.most(wanted.at_least(cost(1)), cost), most)
   if cost(rank) >= wanted.ids * wanted.dim:
     return wanted.plain
   partition = QuotientRemainder(wanted.ids, buckets)
@@ -255,56 +269,9 @@ def _tensor_train(wanted: Wanted) -> Encoding:
 
 def _user_given(wanted: Wanted) -> Encoding:
   """Partitions from a file, or from a function of the user's."""
-  function = _function(str(wanted.options['partitions']), wanted.ids)
-  try:
-    partition = given(wanted.ids, function)
-  except (TypeError, ValueError, IndexError, AttributeError) as error:
-    if isinstance(error, InputError):
-      raise
-    raise InputError(
-      f'partitions {wanted.options["partitions"]!r}: {error}; expected ids '
-      f'i32[...] -> a tuple of bucket numbers i32[...]'
-    ) from None
+  source = str(wanted.options['partitions'])
+  partition = build_partition(source, wanted.ids)
   return _composed(wanted, partition, _operation(wanted))
-
-
-def _function(
-  source: str, ids: int
-) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-  """What `MODULE:FUNCTION`, or a file with a line an id, says."""
-  if Path(source).suffix in ('.csv', '.npy'):
-    return _from_file(Path(source), ids)
-  module, _, name = source.partition(':')
-  try:
-    return getattr(importlib.import_module(module), name)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise InputError(
-      f'partitions {source!r}: {error}; expected MODULE:FUNCTION, or a .csv '
-      f'or .npy file with the buckets of an id a line'
-    ) from None
-
-
-def _from_file(
-  path: Path, ids: int
-) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-  try:
-    found = (
-      np.load(path)
-      if path.suffix == '.npy'
-      else pl.read_csv(path, has_header=False).to_numpy()
-    )
-  except (OSError, EOFError, ValueError, pl.exceptions.PolarsError) as error:
-    why = str(error).splitlines()[0]
-    raise InputError(f'partitions {path}: {why}') from None
-  if found.ndim != 2 or len(found) < ids:
-    raise InputError(
-      f'partitions {path}: shape {found.shape}; expected a line for each of '
-      f'the {ids:,} ids'
-    )
-  if not np.issubdtype(found.dtype, np.integer):
-    raise InputError(f'partitions {path}: {found.dtype}; expected integers')
-  columns = found[:ids].T.astype(np.int32)
-  return lambda ids: tuple(jnp.asarray(column)[ids] for column in columns)
 
 
 _ENCODINGS: dict[str, Callable[[Wanted], Encoding] | None] = {
@@ -319,6 +286,8 @@ _ENCODINGS: dict[str, Callable[[Wanted], Encoding] | None] = {
   # These are for several tables together.
   'robe': None,
   'mixed_dims': None,
+  # Settled before: `build_auto`.
+  'auto': None,
 }
 
 
@@ -332,12 +301,7 @@ def _robe(wanted: list[Wanted]) -> dict[str, Encoding]:
     )
   count, dim = parts.pop(), wanted[0].dim
   width = Concat().widths(dim, count)[0]
-  rows = sum(w.budget for w in wanted) // width
-  if rows < 1:
-    raise InputError(
-      f'robe: a budget of {rows * width} parameters is too small for pieces of '
-      f'{width}; ask for less compression, or more rows'
-    )
+  rows = max(sum(w.budget for w in wanted) // width, 1)
   bound = math.sqrt(sum(w.bound**2 * w.ids for w in wanted))
   bound /= math.sqrt(sum(w.ids for w in wanted))
   array = Table(_ROBE, rows, width, uniform_by_cells, bound=bound)
@@ -362,9 +326,16 @@ def _mixed(wanted: list[Wanted]) -> dict[str, Encoding]:
     )
   alpha = float(alphas.pop())
   if not alpha:
+    least, plain = sizes.least_mixed(rows, dim), sum(rows) * dim
+    if least >= plain:
+      raise InputError(
+        f'tables of {", ".join(f"{n:,}" for n in rows)} ids: the smallest '
+        f'keeps the full width, so it takes larger ones beside it; name '
+        f'another encoding'
+      )
     budget = sum(w.budget for w in wanted)
     if not any(w.options['rows'] for w in wanted):
-      budget = max(budget, sizes.least_mixed(rows, dim))
+      budget = max(budget, least)
     alpha = sizes.solve_alpha(rows, dim, budget)
   found: dict[str, Encoding] = {}
   for w, width in zip(
@@ -373,6 +344,19 @@ def _mixed(wanted: list[Wanted]) -> dict[str, Encoding]:
     table = w.table('', w.ids, width, w.bound)
     found[w.name] = w.plain if width == dim else Projected(table, dim)
   return found
+
+
+def _check(wanted: Wanted) -> None:
+  """Raises where a field is wrong, or says nothing with this encoding."""
+  _operation(wanted)
+  wanted.choose('multi_hot', _MULTI_HOT)
+  takes = ('quotient_remainder', 'chinese_remainder')
+  if wanted.buckets and wanted.options['encoding'] not in takes:
+    raise InputError(
+      f'config.tables.buckets (feature {wanted.feature}) is '
+      f'{wanted.buckets}, but the encoding is '
+      f'{wanted.options["encoding"]}; {" and ".join(takes)} take buckets'
+    )
 
 
 def build_encodings(wanted: list[Wanted]) -> dict[str, Encoding]:
@@ -384,6 +368,9 @@ def build_encodings(wanted: list[Wanted]) -> dict[str, Encoding]:
   Raises:
     InputError: something impossible is asked for; names field and feature.
   """
+  # Those first that are not left plain in any case: their names say more.
+  for w in sorted(wanted, key=lambda w: w.small):
+    _check(w)
   found: dict[str, Encoding] = {}
   together: dict[str, list[Wanted]] = {'robe': [], 'mixed_dims': []}
   for w in wanted:
@@ -392,7 +379,7 @@ def build_encodings(wanted: list[Wanted]) -> dict[str, Encoding]:
         f'config.tables.encoding (feature {w.feature}) is auto: it needs the '
         f'counts of a data set (config.data.dir)'
       )
-    make, _ = w.choose('encoding', _ENCODINGS), _operation(w)
+    make = w.choose('encoding', _ENCODINGS)
     if w.small:
       found[w.name] = w.plain
     elif make is None:

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from dlrm_jax.build_encodings import FIELDS, Wanted, build_encodings
 from dlrm_jax.data.schema import Schema
-from dlrm_jax.embedding.encoding import Encoding
 from dlrm_jax.embedding.features import Feature, Pooling, bag_lengths
 from dlrm_jax.embedding.load import RowState
 from dlrm_jax.embedding.planner import Budget, Chosen, choose
@@ -116,11 +115,11 @@ def options_of(config: ConfigDict, schema: Schema) -> dict[str, dict[str, Any]]:
   }
 
 
-def _encodings(
-  config: ConfigDict, schema: Schema, options: Mapping[str, dict[str, Any]]
-) -> dict[str, Encoding]:
-  """The encoding of every table by its name."""
+def wanted_tables(config: ConfigDict, schema: Schema) -> list[Wanted]:
+  """What is asked for of every table, whoever reads it."""
+  options = options_of(config, schema)
   scale = at_least(config, 'tables.init_scale', 0)
+  dim = whole('model.dim', config.model.dim, 1)
   ids: dict[str, int] = {}
   first: dict[str, str] = {}
   for column in schema.sparse:
@@ -134,20 +133,17 @@ def _encodings(
           f'{name}, but {field} is {options[a][field]!r} and '
           f'{options[column.name][field]!r}; give both the same'
         )
-  dim = whole('model.dim', config.model.dim, 1)
-  return build_encodings(
-    [
-      Wanted(
-        name, first[name], n, dim, scale / math.sqrt(n), options[first[name]]
-      )
-      for name, n in ids.items()
-    ]
-  )
+  return [
+    Wanted(
+      name, first[name], n, dim, scale / math.sqrt(n), options[first[name]]
+    )
+    for name, n in ids.items()
+  ]
 
 
 def _readers(config: ConfigDict, schema: Schema, shards: int) -> list[_Reader]:
   options = options_of(config, schema)
-  encodings = _encodings(config, schema, options)
+  encodings = build_encodings(wanted_tables(config, schema))
   found = []
   for column in schema.sparse:
     given = options[column.name]

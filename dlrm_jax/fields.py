@@ -16,7 +16,7 @@ _UNITS = {'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
 
 def choose_one(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
   """What a field's word stands for."""
-  if value not in choices:
+  if not isinstance(value, str) or value not in choices:
     raise InputError(
       f'config.{field} is {value!r}; expected one of {", ".join(choices)}'
     )

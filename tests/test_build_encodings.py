@@ -93,7 +93,8 @@ def test_every_partition_is_combined_in_every_way(word, combine, parts):
   for name in ('some', 'many'):
     assert isinstance(made[name], Composed)
     assert isinstance(made[name].partition, PARTITIONS[word])
-    assert isinstance(made[name].operation, OPERATIONS[combine])
+    one = word == 'hashed' and not parts  # hash: nothing to combine
+    assert isinstance(made[name].operation, Add if one else OPERATIONS[combine])
     assert made[name].dim == DIM
   if word != 'partitions':
     for name, n in (('some', 1000), ('many', 5000)):
@@ -304,9 +305,31 @@ IMPOSSIBLE = {
     {'encoding': 'tensor_train', 'rows': 3},
     ['feature some', 'tensor_train', '48 parameters is too small'],
   ),
-  'no budget for robe': (
-    {'encoding': 'robe', 'compression': 1e6},
-    ['robe', 'too small', 'compression'],
+  'buckets of hashes': (
+    {'encoding': 'hashed', 'buckets': (7, 0)},
+    ['tables.buckets', 'hashed', 'quotient_remainder'],
+  ),
+  'more parts than buckets': (
+    {'encoding': 'quotient_remainder', 'buckets': (100, 0), 'parts': 3},
+    ['feature some', '(100, 0)', 'parts is 3'],
+  ),
+  'too many parts': (
+    {'encoding': 'quotient_remainder', 'parts': 99},
+    ['tables.parts', 'feature some', '99', '2 to 16'],
+  ),
+  'buckets that are no list': (
+    {
+      'encoding': 'quotient_remainder',
+      'features': ConfigDict({'some': {'buckets': 5}}),
+    },
+    ['tables.buckets', 'feature some', '5', '(1000, 0)'],
+  ),
+  'mixed dimensions of one size': (
+    {
+      'encoding': 'mixed_dims',
+      'features': ConfigDict({'many': {'encoding': 'plain'}}),
+    },
+    ['mixed_dims', '1,000', 'larger ones'],
   ),
   'no budget for mixed dimensions': (
     {'encoding': 'mixed_dims', 'rows': 3},
@@ -354,7 +377,7 @@ IMPOSSIBLE = {
   ),
   'one partition': (
     {'encoding': 'quotient_remainder', 'parts': 1},
-    ['tables.parts', 'feature some', '1', '2 or more'],
+    ['tables.parts', 'feature some', '1', '2 to 16'],
   ),
   'negative power': (
     {'encoding': 'mixed_dims', 'alpha': -0.5},

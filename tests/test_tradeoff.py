@@ -160,8 +160,8 @@ def test_runs_of_another_config_are_refused_by_field(finished):
     (['--encodings=plain'], ['--encodings=hashed']),
     (['--seeds=0'], ['--seeds=0']),
     (
-      ['--encodings=hashed,mixed_dims', '--ratios=1.5,5'],
-      ['--encodings=mixed_dims --ratios=5', 'budget'],
+      ['--encodings=quotient_remainder', '--config.tables.rows=3'],
+      ['--encodings=quotient_remainder', 'budget'],
     ),
     (['--config.tables.threshold=200'], ['config.tables.threshold=200']),
     (['--config.model.interaction=x'], ['config.model.interaction']),

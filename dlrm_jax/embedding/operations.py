@@ -105,7 +105,8 @@ class Concat(Operation):
     """Equal parts of D."""
     if dim % parts:
       raise InputError(
-        f'width {dim} can not be cut into {parts} equal parts to concatenate'
+        f'width {dim} (config.model.dim) can not be cut into {parts} equal '
+        f'parts to concatenate; change config.tables.parts, or combine by mult'
       )
     return (dim // parts,) * parts
 

@@ -11,6 +11,7 @@ section 3.
 
 import abc
 import dataclasses
+import hashlib
 import itertools
 import math
 from collections.abc import Callable
@@ -22,9 +23,6 @@ from jax import lax
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.rows import mix32
-
-ANY_ID = 2**31 - 1
-"""So many ids that every id is one of them: for hashes without a vocabulary."""
 
 _GOLDEN = 0x9E3779B9
 
@@ -53,7 +51,8 @@ def _check_complementary(partition: Partition) -> None:
   if math.prod(buckets) < ids:
     raise InputError(
       f'buckets {buckets}: their product is {math.prod(buckets):,}, too few to '
-      f'tell {ids:,} ids apart'
+      f'tell {ids:,} ids apart; ask for more, or put 0 for one of them, which '
+      f'is as many as it takes'
     )
 
 
@@ -128,10 +127,9 @@ class Hashes(Partition):
 
   def split(self, ids: jax.Array) -> tuple[jax.Array, ...]:
     """A hash for each partition."""
-    x = ids.astype(jnp.uint32)
+    x = mix32(ids.astype(jnp.uint32))
     if self.salt:
-      x = x ^ mix32(jnp.uint32(self.salt))
-    x = mix32(x)
+      x = mix32(x ^ mix32(jnp.uint32(self.salt)))
     found = []
     for buckets in self.buckets:
       found.append((x % jnp.uint32(buckets)).astype(jnp.int32))
@@ -139,31 +137,35 @@ class Hashes(Partition):
     return tuple(found)
 
 
+Buckets = Callable[[jax.Array], tuple[jax.Array, ...]]
+"""Ids i32[...] -> k numbers of buckets, i32[...] each, in jax.numpy."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Given(Partition):
   """Partitions that a user gives; `given` sees that they are complementary.
 
   Attributes:
-    function: ids i32[...] -> k numbers of buckets, in jax.numpy.
+    function: ids to buckets.
+    digest: of the buckets of all ids.
   """
 
-  function: Callable[[jax.Array], tuple[jax.Array, ...]]
+  function: Buckets
+  digest: str
 
   def split(self, ids: jax.Array) -> tuple[jax.Array, ...]:
     """What the function says."""
     return tuple(x.astype(jnp.int32) for x in self.function(ids))
 
 
-def given(
-  ids: int, function: Callable[[jax.Array], tuple[jax.Array, ...]]
-) -> Given:
+def given(ids: int, function: Buckets) -> Given:
   """The partitions that a function makes, their buckets counted.
 
   Source: arXiv 1909.02107, definition 1.
 
   Args:
     ids: n; all of them are looked at.
-    function: ids i32[...] -> k numbers of buckets, in jax.numpy.
+    function: ids to buckets.
 
   Raises:
     InputError: two ids share all their buckets, or a bucket is no number.
@@ -171,9 +173,19 @@ def given(
   >>> given(6, lambda x: (x % 3, x // 3)).buckets
   (3, 2)
   """
+  # As a step does it: nothing is known of the ids.
+  shape = jax.ShapeDtypeStruct((2, 3), jnp.int32)
+  shapes = jax.eval_shape(lambda x: tuple(function(x)), shape)
+  if not shapes or any(x.shape != (2, 3) for x in shapes):
+    raise InputError(
+      f'partitions: ids of shape (2, 3) give buckets of shapes '
+      f'{[x.shape for x in shapes]}; expected the same shape'
+    )
   found = np.stack([np.asarray(x) for x in function(jnp.arange(ids))], -1)
   _check_distinct(found)
-  return Given(ids, tuple(int(x) + 1 for x in found.max(0)), function)
+  buckets = tuple(int(x) + 1 for x in found.max(0))
+  digest = hashlib.sha256(found.astype(np.int64).tobytes()).hexdigest()[:16]
+  return Given(ids, buckets, function, digest)
 
 
 def _check_distinct(found: np.ndarray) -> None:

@@ -4,6 +4,7 @@ A budget is a number of parameters: elements of tables, and of the layers that
 an encoding makes. Everything here is arithmetic on a few integers.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -176,7 +177,9 @@ def least_mixed(rows: Sequence[int], dim: int) -> int:
 
 
 def solve_alpha(rows: Sequence[int], dim: int, budget: int) -> float:
-  """The least power, so the widest tables, for a budget.
+  """The least power, or one near it, so the widest tables, for a budget.
+
+  Projections make the cost a little uneven where n is not far above D.
 
   Raises:
     InputError: the budget is too small.
@@ -213,25 +216,31 @@ def frequent_rows(
     InputError: the budget is too small.
   """
   rising = [np.sort(of_table) for of_table in counts]
+  levels = np.unique(np.concatenate(rising))
 
-  def rows(t: float) -> tuple[int, ...]:
+  def rows(level: int, part: float) -> tuple[int, ...]:
+    """All ids above a level of counts, and a part of those at it."""
     found = []
-    whole = math.floor(t)
     for of_table in rising:
-      above = len(of_table) - np.searchsorted(of_table, whole, 'right')
-      at = len(of_table) - np.searchsorted(of_table, whole, 'left') - above
-      found.append(max(int(above + (1 - (t - whole)) * at), 1))
+      first = np.searchsorted(of_table, levels[level], 'left')
+      above = np.searchsorted(of_table, levels[level], 'right')
+      own = len(of_table) - above + part * (above - first)
+      found.append(max(int(own), 1))
     return tuple(found)
 
-  def total(t: float) -> int:
-    return sum(itertools.starmap(cost, enumerate(rows(t))))
+  def fits(level: int, part: float) -> bool:
+    return sum(itertools.starmap(cost, enumerate(rows(level, part)))) <= budget
 
-  low, high = 0.0, 1.0 + max(int(x[-1]) for x in rising)
-  if total(high) > budget:
-    raise _too_small(budget, total(high))
-  if total(low) <= budget:
-    return rows(low)
-  while high - low > 1e-6:
+  if not fits(len(levels) - 1, 0.0):
+    total = sum(itertools.starmap(cost, enumerate(rows(len(levels) - 1, 0.0))))
+    raise _too_small(budget, total)
+  level = bisect.bisect_left(
+    range(len(levels)), True, key=lambda level: fits(level, 0.0)
+  )
+  low, high = 0.0, 1.0  # of the ids at this level; below it nothing fits
+  if fits(level, high):
+    return rows(level, high)
+  for _ in range(40):
     middle = (low + high) / 2
-    low, high = (low, middle) if total(middle) <= budget else (middle, high)
-  return rows(high)
+    low, high = (middle, high) if fits(level, middle) else (low, middle)
+  return rows(level, low)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.load import (
@@ -104,12 +103,11 @@ def layers_memory(
 
 def _parts(feature: Feature) -> int:
   """Floats an example that an encoding has beside its vector."""
-  encoding = feature.encoding
-  if isinstance(encoding, Plain):
-    return 0
-  gathered = sum(table.dim for table in encoding.tables)
-  each = 2 * gathered + encoding.activations()
-  return feature.bags.count * each
+  encoding, own = feature.encoding, feature.encoding.activations()
+  widths = [table.dim for table in encoding.tables]
+  if widths == [encoding.dim] and not own:
+    return 0  # the part is the vector
+  return feature.bags.count * (2 * sum(widths) + own)
 
 
 def layers_bytes(task: Task) -> int:

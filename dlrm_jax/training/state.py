@@ -87,8 +87,7 @@ def first_params(task: Task, key: jax.Array) -> Pytree:
 
 def abstract_params(task: Task) -> Pytree:
   """Shapes of the parameters of the layers; no device is touched."""
-  init = functools.partial(first_params, task)
-  return jax.eval_shape(init, jax.random.key(0))
+  return jax.eval_shape(lambda: first_params(task, jax.random.key(0)))
 
 
 def create_state(task: Task, key: jax.Array) -> TrainState:

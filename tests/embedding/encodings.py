@@ -106,7 +106,7 @@ def buckets_of(partition):
 
 def hashes_of(buckets, salt, i):
   """Each hash is a mix of the one before."""
-  x = mixed(i ^ mixed(salt)) if salt else mixed(i)
+  x = mixed(mixed(i) ^ mixed(salt)) if salt else mixed(i)
   found = []
   for m in buckets:
     found.append(x % m)
@@ -163,7 +163,7 @@ CR_3 = partitions.ChineseRemainder(IDS, (3, 4, 5))
 
 
 def hashes(*buckets):
-  return partitions.Hashes(partitions.ANY_ID, buckets)
+  return partitions.Hashes(2**31 - 1, buckets)
 
 
 def groups():

@@ -14,14 +14,14 @@ from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.features import Feature, Pooling
 from dlrm_jax.embedding.operations import Add
-from dlrm_jax.embedding.partitions import ANY_ID, Hashes
+from dlrm_jax.embedding.partitions import Hashes
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.optim.adagrad import scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 
 SHARED = Table('shared', 11, 4)
-HASHED = Composed((Table('hashed', 5, 4),), Hashes(ANY_ID, (5,)), Add(), 4)
+HASHED = Composed((Table('hashed', 5, 4),), Hashes(2**31 - 1, (5,)), Add(), 4)
 FEATURES = (
   Feature('bag', Plain(SHARED), 3),
   Feature('one', Plain(Table('one', 7, 4))),

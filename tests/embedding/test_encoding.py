@@ -5,10 +5,10 @@ import pytest
 from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.encoding import Composed, Plain, Projected
 from dlrm_jax.embedding.operations import Add
-from dlrm_jax.embedding.partitions import ANY_ID, Hashes, QuotientRemainder
+from dlrm_jax.embedding.partitions import Hashes, QuotientRemainder
 from dlrm_jax.embedding.table import Table
 
-HASHED = Composed((Table('t', 7, 4),), Hashes(ANY_ID, (7,)), Add(), 4)
+HASHED = Composed((Table('t', 7, 4),), Hashes(2**31 - 1, (7,)), Add(), 4)
 
 
 def test_hashed_rows_are_in_the_table_and_pad_stays_pad():

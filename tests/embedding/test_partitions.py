@@ -16,7 +16,6 @@ from dlrm_jax.embedding.encoding import Composed
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.operations import Concat
 from dlrm_jax.embedding.partitions import (
-  ANY_ID,
   ChineseRemainder,
   Hashes,
   QuotientRemainder,
@@ -168,7 +167,7 @@ def chi_squared(counts):
 @pytest.mark.parametrize('stride', [1, 64, 1000])
 def test_hashes_spread_regular_ids_evenly(stride, salt):
   ids = jnp.arange(64_000, dtype=jnp.int32) * stride
-  for of_one in Hashes(ANY_ID, (64, 61), salt).split(ids):
+  for of_one in Hashes(2**31 - 1, (64, 61), salt).split(ids):
     counts = np.bincount(of_one, minlength=int(of_one.max()) + 1)
     assert len(counts) in (61, 64)
     assert 0.4 < chi_squared(counts) < 1.8
@@ -180,20 +179,20 @@ def pairs(x, y):
 
 def test_hashes_of_one_id_are_independent_of_one_another():
   ids = jnp.arange(64_000, dtype=jnp.int32)
-  found = Hashes(ANY_ID, (32, 32, 32)).split(ids)
+  found = Hashes(2**31 - 1, (32, 32, 32)).split(ids)
   for x, y in itertools.combinations(found, 2):
     assert 0.8 < chi_squared(pairs(x, y)) < 1.2
 
 
 def test_salts_make_other_hashes():
   ids = jnp.arange(64_000, dtype=jnp.int32)
-  found = [Hashes(ANY_ID, (32, 32), salt).split(ids) for salt in (0, 1, 2)]
+  found = [Hashes(2**31 - 1, (32, 32), salt).split(ids) for salt in (0, 1, 2)]
   for x, y in itertools.combinations(itertools.chain(*found), 2):
     assert 0.8 < chi_squared(pairs(x, y)) < 1.2
 
 
 def test_hashes_need_no_vocabulary():
   ids = jnp.array([0, 2**31 - 2], jnp.int32)
-  for of_one in Hashes(ANY_ID, (7, 5)).split(ids):
+  for of_one in Hashes(2**31 - 1, (7, 5)).split(ids):
     assert of_one.dtype == jnp.int32
     assert (of_one >= 0).all()
