@@ -1,6 +1,6 @@
 """The door of the config: a `ConfigDict` comes in, frozen objects go out.
 
-With `build_tables` and `fields` all that reads a config. Every message names
+With `build_*` and `fields` all that reads a config. Every message names
 the field as it is typed on the command line.
 """
 

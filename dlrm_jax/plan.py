@@ -3,7 +3,7 @@
   python -m dlrm_jax.plan --config=configs/criteo_mlperf.py --devices=64
   python -m dlrm_jax.plan --config=configs/criteo_kaggle.py --memory=8GB
 
-No device is touched and no data is read: sizes come from a prepared set
+No device is touched and no example is read: sizes come from a prepared set
 (--config.data.dir) or from what the config expects. With --compile=v5e:2x4
 the real training step is compiled for a TPU slice, which need not be here
 either.
