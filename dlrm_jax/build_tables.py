@@ -127,6 +127,8 @@ def wanted_tables(config: ConfigDict, schema: Schema) -> list[Wanted]:
     ids[name] = max(ids.get(name, 0), column.rows)
     a = first.setdefault(name, column.name)
     for field in FIELDS:
+      if a == column.name:
+        break
       if options[a][field] != options[column.name][field]:
         raise InputError(
           f'config.tables.features: {a} and {column.name} share the table '

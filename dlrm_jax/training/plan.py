@@ -60,11 +60,16 @@ def saving_lines(task: Task) -> Iterator[str]:
   """What the encodings save, if any is not plain."""
   found, count = saving(task), len(task.collection.features)
   if found.features:
+    times = _times(found.plain / found.parameters)
     yield (
       f'encoded   {found.features} of {count} features: '
-      f'{found.parameters:,} parameters, {found.plain / found.parameters:.3g} '
+      f'{found.parameters:,} parameters, {times} '
       f'times fewer than {found.plain:,}'
     )
+
+
+def _times(ratio: float) -> str:
+  return f'{ratio:,.0f}' if ratio >= 100 else f'{ratio:.3g}'
 
 
 def human(count: float) -> str:
