@@ -133,7 +133,14 @@ def settled(config: ConfigDict) -> ConfigDict:
   words = [config.tables.encoding]
   for given in config.tables.features.to_dict().values():
     words.append(given.get('encoding') if isinstance(given, Mapping) else None)
-  return settle(config, open_data(config)) if 'auto' in words else config
+  if 'auto' not in words:
+    return config
+  if config.data.kind == 'prepared' and not config.data.dir:
+    raise InputError(
+      'config.tables.encoding is auto: it needs the counts of a prepared set '
+      '(--config.data.dir=DIR); or name an encoding'
+    )
+  return settle(config, open_data(config))
 
 
 def _model(config: ConfigDict) -> DLRM:

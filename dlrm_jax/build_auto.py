@@ -106,7 +106,12 @@ def _partitions(config: ConfigDict, data: Data) -> dict[str, dict[str, Any]]:
   for w in wanted_tables(config, data.schema):
     source = str(w.options['partitions'])
     if w.options['encoding'] == 'partitions' and not w.small:
-      digest = build_partition(source, w.ids).digest
+      try:
+        digest = build_partition(source, w.ids).digest
+      except InputError as error:
+        raise InputError(
+          f'config.tables.partitions (feature {w.feature}): {error}'
+        ) from None
       found[w.name] = {'partitions': f'{source.partition("#")[0]}#{digest}'}
   return found
 

@@ -87,6 +87,10 @@ def build_partition(source: str, ids: int) -> Given:
   Raises:
     InputError: they can't be read, are not complementary, or have changed.
   """
+  if not source:
+    raise InputError(
+      'partitions are not named; expected MODULE:FUNCTION, FILE.csv or FILE.npy'
+    )
   name, _, digest = source.partition('#')
   if Path(name).suffix in ('.csv', '.npy'):
     function = _from_file(Path(name), ids)
