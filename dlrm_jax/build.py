@@ -311,7 +311,7 @@ def _raw(run: Trained, path: str, batch_size: int, on_bad_row: str) -> Examined:
     )
   # Readers of raw files: training does without them.
   from dlrm_jax.data import criteo, movielens
-  from dlrm_jax.data.criteo_read import BadRows
+  from dlrm_jax.data.bad_rows import BadRows
 
   prepared = open_prepared(run.config.data.dir)
   check_fits(prepared, run.data)

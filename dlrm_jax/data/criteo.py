@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from tqdm import tqdm
 
+from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.criteo_encode import (
   HASH,
   TRANSFORM,
@@ -27,7 +28,7 @@ from dlrm_jax.data.criteo_encode import (
   schema_of,
 )
 from dlrm_jax.data.criteo_files import RawFile, check_readable
-from dlrm_jax.data.criteo_read import BadRows, pooled, read_frames
+from dlrm_jax.data.criteo_read import pooled, read_frames
 from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.criteo_splits import DEFAULT, bounds, parse_splits
 from dlrm_jax.data.folder import creating

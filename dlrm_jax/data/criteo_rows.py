@@ -8,9 +8,10 @@ any doubt it gives up and `sift` goes line by line.
 """
 
 import re
-from typing import NamedTuple
 
 import polars as pl
+
+from dlrm_jax.data.bad_rows import Fault
 
 DENSE = tuple(f'I{i}' for i in range(1, 14))
 SPARSE = tuple(f'C{i}' for i in range(1, 27))
@@ -36,22 +37,6 @@ _PLAIN = re.compile(
   rb'[01](?:\t(?:-?[0-9]{1,9})?){13}(?:\t(?:[0-9a-fA-F]{1,8})?){26}'
 )
 """Matches most good lines, and none that is bad."""
-
-
-class Fault(NamedTuple):
-  """What is wrong with a line.
-
-  Attributes:
-    kind: the sort of fault; what is counted.
-    column: where, or None for the line as a whole.
-    value: what is there.
-    expected: what should be.
-  """
-
-  kind: str
-  column: str | None
-  value: str
-  expected: str
 
 
 def fault(line: bytes) -> Fault | None:

@@ -1,0 +1,78 @@
+"""Rows that are not what their format says: the first stops, or all count."""
+
+import collections
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dlrm_jax.errors import InputError
+
+EXAMPLES = 3
+"""Bad rows of a kind that are shown."""
+
+
+class Fault(NamedTuple):
+  """What is wrong with a row.
+
+  Attributes:
+    kind: the sort of fault; what is counted.
+    column: where, or None for the row as a whole.
+    value: what is there.
+    expected: what should be.
+  """
+
+  kind: str
+  column: str | None
+  value: str
+  expected: str
+
+
+class BadRows:
+  """What to do with bad rows, and those met so far.
+
+  Attributes:
+    skip: go on without them; else the first one raises `InputError`.
+    counts: how many of each kind.
+    examples: the first few of each kind, described.
+  """
+
+  def __init__(self, on_bad_row: str = 'stop') -> None:
+    if on_bad_row not in ('stop', 'skip'):
+      raise InputError(f'--on_bad_row={on_bad_row}: expected stop or skip')
+    self.skip = on_bad_row == 'skip'
+    self.counts: collections.Counter[str] = collections.Counter()
+    self.examples: dict[str, list[str]] = collections.defaultdict(list)
+
+  def add(
+    self, path: str, number: int, fault: Fault, unit: str = 'line'
+  ) -> None:
+    """Takes note of a bad row; `number` counts lines (or rows) from 1."""
+    column = f', column {fault.column}' if fault.column else ''
+    # Without the folder: examples are kept with the prepared set.
+    name = Path(path).name if self.skip else path
+    where = f'{name}, {unit} {number:,}{column}'
+    text = f'{where}: {fault.kind}: {fault.value}; expected {fault.expected}'
+    if not self.skip:
+      raise InputError(
+        f'{text}. Correct the file, or skip bad rows with --on_bad_row=skip'
+      )
+    self.counts[fault.kind] += 1
+    if len(self.examples[fault.kind]) < EXAMPLES:
+      self.examples[fault.kind].append(text)
+
+  def to_json(self) -> dict[str, Any]:
+    """What was met, as JSON can hold it."""
+    return {'counts': dict(self.counts), 'examples': dict(self.examples)}
+
+  def merge(self, other: Mapping[str, Any]) -> None:
+    """Adds what `to_json` of rows that come later says."""
+    self.counts.update(other['counts'])
+    for kind, examples in other['examples'].items():
+      kept = self.examples[kind]
+      kept.extend(examples[: EXAMPLES - len(kept)])
+
+  def report(self) -> Iterator[str]:
+    """Lines to show: how many of each kind, and the first ones."""
+    for kind, count in self.counts.most_common():
+      yield f'skipped {count:,} x {kind}; first:'
+      yield from (f'  {example}' for example in self.examples[kind])

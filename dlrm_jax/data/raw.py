@@ -1,0 +1,121 @@
+"""Raw click logs of any format: what a reader gives to `prepare`.
+
+A reader cuts a file in pieces, and turns a piece into frames of good rows.
+Pieces are read by several workers at once, so a reader is a frozen dataclass
+that can be pickled, and a piece is a function of the file alone.
+
+A frame has, in this order,
+
+    label      UInt8 or Float32, 0 or 1
+    dense      numbers as in the file, null where missing
+    sparse     values: UInt32, Int64 or String, null where missing; for a bag
+               a List of them
+    NAME.weights  List(Float32) beside a bag that has weights
+    weight     Float32, of the example, where the log has it
+    time       Int64, where the log has it
+    group      Int64 or String, where the log has it
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import polars as pl
+
+from dlrm_jax.data.bad_rows import BadRows
+
+PIECE_BYTES = 64 << 20
+"""Of uncompressed text in a piece, about."""
+
+FRAME_ROWS = 1 << 18
+"""A frame has no more rows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+  """A dense column.
+
+  Attributes:
+    name: of the feature.
+    transform: 'log1p' (log(max(x, 0) + 1)), 'log3' (log(x + 3)), or 'none';
+      a missing value is 0 before it.
+  """
+
+  name: str
+  transform: str = 'none'
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparse:
+  """A sparse column.
+
+  Attributes:
+    name: of the feature.
+    ids: how values become rows: 'vocabulary' (counted), 'hashed', or 'rows'
+      (they are rows already, 0 ... rows - 1).
+    rows: of 'hashed' and 'rows'.
+    hotness: ids an example at most; 0: those of the longest bag.
+    bag: whether values are lists.
+    weighted: whether a bag has weights.
+  """
+
+  name: str
+  ids: str = 'vocabulary'
+  rows: int = 0
+  hotness: int = 1
+  bag: bool = False
+  weighted: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """The columns that a reader gives; label comes first and is always there."""
+
+  dense: tuple[Dense, ...]
+  sparse: tuple[Sparse, ...]
+  weight: bool = False
+  time: bool = False
+  group: bool = False
+
+
+class Piece(NamedTuple):
+  """A part of a file that is read by one worker.
+
+  Attributes:
+    path: the file.
+    start: where it begins, in the reader's unit (bytes, rows, row groups).
+    stop: where the next one begins.
+  """
+
+  path: str
+  start: int
+  stop: int
+
+
+class Reader(Protocol):
+  """A format of raw logs."""
+
+  @property
+  def columns(self) -> Columns:
+    """What frames have."""
+    ...
+
+  def describe(self) -> Mapping[str, Any]:
+    """The format as JSON can hold it; equal where rows mean the same."""
+    ...
+
+  def pieces(self, path: str) -> list[Piece]:
+    """Cuts a file, in order, without reading it through.
+
+    Raises:
+      InputError: the file is missing, empty, or of another format.
+    """
+    ...
+
+  def read(self, piece: Piece, bad: BadRows) -> Iterator[pl.DataFrame]:
+    """The good rows of a piece in their order, in frames.
+
+    Raises:
+      InputError: a bad row, unless `bad` skips.
+    """
+    ...
