@@ -203,8 +203,9 @@ class _Last:
 
 
 def _as_batch(blocks: list[Block]) -> Batch:
-  dense, ids, labels, id_weights = join(blocks)
-  return Batch(dense, ids, labels, np.ones_like(labels), id_weights)
+  dense, ids, labels, id_weights, weights = join(blocks)
+  weights = np.ones_like(labels) if weights is None else weights
+  return Batch(dense, ids, labels, weights, id_weights)
 
 
 def _padded(batch: Batch, size: int) -> Batch:

@@ -67,30 +67,30 @@ class Block(NamedTuple):
     ids: i32[n, H], PAD where a bag has no more ids.
     labels: f32[n], 0 or 1.
     id_weights: f32[n, H], or None: every id counts once.
+    weights: f32[n], or None: every example counts once.
   """
 
   dense: np.ndarray
   ids: np.ndarray
   labels: np.ndarray
   id_weights: np.ndarray | None = None
+  weights: np.ndarray | None = None
 
 
 def take(block: Block, rows: np.ndarray | slice) -> Block:
   """Examples of a block, by number or slice."""
-  weights = None if block.id_weights is None else block.id_weights[rows]
-  return Block(block.dense[rows], block.ids[rows], block.labels[rows], weights)
+  return Block(*(None if x is None else x[rows] for x in block))
 
 
 def join(blocks: list[Block]) -> Block:
   """Blocks one after the other; at least one."""
   if len(blocks) == 1:
     return blocks[0]
-  dense, ids, labels, weights = zip(*blocks, strict=True)
   return Block(
-    np.concatenate(dense),
-    np.concatenate(ids),
-    np.concatenate(labels),
-    None if weights[0] is None else np.concatenate(weights),
+    *(
+      None if arrays[0] is None else np.concatenate(arrays)
+      for arrays in zip(*blocks, strict=True)
+    )
   )
 
 
