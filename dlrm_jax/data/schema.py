@@ -79,18 +79,31 @@ class Block(NamedTuple):
 
 def take(block: Block, rows: np.ndarray | slice) -> Block:
   """Examples of a block, by number or slice."""
-  return Block(*(None if x is None else x[rows] for x in block))
+
+  def of(array: np.ndarray | None) -> np.ndarray | None:
+    return None if array is None else array[rows]
+
+  dense, ids, labels, id_weights, weights = block
+  return Block(
+    dense[rows], ids[rows], labels[rows], of(id_weights), of(weights)
+  )
 
 
 def join(blocks: list[Block]) -> Block:
   """Blocks one after the other; at least one."""
   if len(blocks) == 1:
     return blocks[0]
+
+  def of(arrays: tuple) -> np.ndarray | None:
+    return None if arrays[0] is None else np.concatenate(arrays)
+
+  dense, ids, labels, id_weights, weights = zip(*blocks, strict=True)
   return Block(
-    *(
-      None if arrays[0] is None else np.concatenate(arrays)
-      for arrays in zip(*blocks, strict=True)
-    )
+    np.concatenate(dense),
+    np.concatenate(ids),
+    np.concatenate(labels),
+    of(id_weights),
+    of(weights),
   )
 
 
