@@ -17,7 +17,7 @@ A frame has, in this order,
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import polars as pl
@@ -112,8 +112,19 @@ class Reader(Protocol):
     """
     ...
 
-  def read(self, piece: Piece, bad: BadRows) -> Iterator[pl.DataFrame]:
+  def about(self, path: str) -> int:
+    """How many rows a file has, estimated from its head and its size."""
+    ...
+
+  def read(
+    self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
+  ) -> Iterator[pl.DataFrame]:
     """The good rows of a piece in their order, in frames.
+
+    Args:
+      piece: what to read.
+      bad: what to do with bad rows.
+      digest: takes the bytes of the piece, or what stands for them, in order.
 
     Raises:
       InputError: a bad row, unless `bad` skips.
