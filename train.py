@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
+from configs import default
 from dlrm_jax import cluster, command_line
 from dlrm_jax.errors import exit_cleanly
 
@@ -27,7 +28,8 @@ cluster.define_flags()
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-  return command_line.parse(argv, {'config': 'FILE', 'workdir': 'DIR'})
+  needed = {'config': 'FILE', 'workdir': 'DIR'}
+  return command_line.parse(argv, needed, default.get_config().to_dict())
 
 
 @exit_cleanly

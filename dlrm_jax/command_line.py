@@ -1,17 +1,22 @@
 """Flags of commands that take a config; mistakes in them end in one line."""
 
+import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from dlrm_jax.errors import InputError
+
 _EXPECTED = {
   'invalid literal for int': 'expected a whole number',
   'could not convert string to float': 'expected a number',
 }
+_FREE = ('tables.features',)
+"""Fields whose keys are not the same in all configs; others check them."""
 
 
 def _config_file(argv: Sequence[str]) -> str:
@@ -63,12 +68,29 @@ def _message(argv: Sequence[str], error: Exception) -> str:
   return f'--config={_config_file(argv)}: {said}'
 
 
-def parse(argv: Sequence[str], needed: Mapping[str, str]) -> Sequence[str]:
+def _unknown(
+  given: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ''
+) -> Iterator[str]:
+  """Fields of a config that are not known, and what may have been meant."""
+  for name, value in given.items():
+    field = prefix + name
+    if name not in known:
+      near = difflib.get_close_matches(name, known, 1)
+      hint = f'did you mean {near[0]}?' if near else 'see configs/default.py'
+      yield f'config.{field}: there is no field {name}; {hint}'
+    elif isinstance(value, Mapping) and field not in _FREE:
+      yield from _unknown(value, known[name], f'{field}.')
+
+
+def parse(
+  argv: Sequence[str], needed: Mapping[str, str], known: Mapping[str, Any]
+) -> Sequence[str]:
   """Reads the flags; what is wrong with them is a user's mistake.
 
   Args:
     argv: as the program got it.
     needed: flags that must have a value, and what it is; 'config' among them.
+    known: a tree of all the fields that a config may have.
   """
   file = _config_file(argv).split(':', 1)[0]
   if file and not Path(file).is_file():
@@ -81,7 +103,9 @@ def parse(argv: Sequence[str], needed: Mapping[str, str]) -> Sequence[str]:
       sys.exit(f'error: {" and ".join(missing)} must be given; see --help')
     if rest[1:]:
       sys.exit(f'error: {rest[1]!r} is no flag; flags begin with --')
-    values['config'].to_dict()  # a file that failed to load says so only now
+    # A file that failed to load says so only now.
+    if unknown := next(_unknown(values['config'].to_dict(), known), None):
+      raise InputError(unknown)
     return rest
   except Exception as error:
     sys.exit(f'error: {_message(argv, error)}')

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from configs import default
 from dlrm_jax import command_line
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.fields import at_least, read_size
@@ -194,7 +195,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-  return command_line.parse(argv, {'config': 'FILE'})
+  needed = {'config': 'FILE'}
+  return command_line.parse(argv, needed, default.get_config().to_dict())
 
 
 if __name__ == '__main__':

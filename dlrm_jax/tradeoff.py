@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 from ml_collections import config_flags
 
+from configs import default
 from dlrm_jax import command_line
 from dlrm_jax.errors import InputError, exit_cleanly
 
@@ -229,7 +230,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-  return command_line.parse(argv, {'config': 'FILE', 'workdir': 'DIR'})
+  needed = {'config': 'FILE', 'workdir': 'DIR'}
+  return command_line.parse(argv, needed, default.get_config().to_dict())
 
 
 if __name__ == '__main__':

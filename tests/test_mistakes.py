@@ -31,6 +31,14 @@ def log(*bad):
   return '\n'.join([GOOD] * 40 + list(bad)) + '\n'
 
 
+MISSPELT = """from tests import small
+def get_config():
+  config = small.get_config()
+  config.{}
+  return config
+"""
+
+
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
   """A folder with good and bad files, a prepared set and a trained run."""
@@ -44,6 +52,8 @@ def place(tmp_path_factory):
     'hex.txt': log(row(20, 'xyz')),
     'empty.txt': '',
     'settings.py': 'def get_config():\n  return nonsense\n',
+    'misspelt.py': MISSPELT.format('tables.encodng = "hashed"'),
+    'inner.py': MISSPELT.format('tables.features.C1 = {"encodng": "robe"}'),
   }
   for name, text in files.items():
     (folder / name).write_text(text)
@@ -93,6 +103,10 @@ def evaluate(*flags):
 
 def plan(*flags):
   return [sys.executable, '-m', 'dlrm_jax.plan', *flags]
+
+
+def tradeoff(*flags):
+  return [sys.executable, '-m', 'dlrm_jax.tradeoff', *flags]
 
 
 SMALL = (
@@ -182,6 +196,22 @@ CASES = {
   'unknown field': (
     train(*SYNTHETIC, '--config.model.dims=3'),
     ['dims', 'dim'],
+  ),
+  'unknown field in a file': (
+    train('--config={place}/misspelt.py', '--workdir={place}/new'),
+    ['misspelt.py', 'config.tables.encodng', 'did you mean encoding?'],
+  ),
+  'unknown field in the file of a plan': (
+    plan('--config={place}/misspelt.py'),
+    ['misspelt.py', 'config.tables.encodng', 'did you mean encoding?'],
+  ),
+  'unknown field in the file of a comparison': (
+    tradeoff('--config={place}/misspelt.py', '--workdir={place}/new'),
+    ['misspelt.py', 'config.tables.encodng', 'did you mean encoding?'],
+  ),
+  'unknown field of a feature in a file': (
+    train('--config={place}/inner.py', '--workdir={place}/new'),
+    ['config.tables.features.C1.encodng', 'encoding'],
   ),
   'text for a number': (
     train(*SYNTHETIC, '--config.train.batch_size=many'),
