@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from dlrm_jax.build_encodings import Wanted
 from dlrm_jax.build_partitions import build_partition
-from dlrm_jax.build_tables import options_of, wanted_tables
+from dlrm_jax.build_wanted import Wanted, options_of, wanted_tables
 from dlrm_jax.embedding.sizes import frequent_rows
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.run import Data

@@ -7,12 +7,12 @@ tables with rows; what is impossible is refused here, before data is read.
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
 
 from dlrm_jax.build_partitions import build_partition
+from dlrm_jax.build_wanted import Wanted
 from dlrm_jax.embedding import sizes
-from dlrm_jax.embedding.encoding import Composed, Encoding, Plain, Projected
+from dlrm_jax.embedding.encoding import Composed, Encoding, Projected
 from dlrm_jax.embedding.operations import (
   Add,
   Concat,
@@ -29,103 +29,10 @@ from dlrm_jax.embedding.partitions import (
 )
 from dlrm_jax.embedding.table import Table, uniform_by_cells
 from dlrm_jax.errors import InputError
-from dlrm_jax.fields import choose_one, whole
-
-FIELDS = (
-  'encoding',
-  'combine',
-  'compression',
-  'rows',
-  'parts',
-  'buckets',
-  'threshold',
-  'hidden',
-  'rank',
-  'alpha',
-  'partitions',
-  'multi_hot',
-)
-"""Fields of config.tables, and of each feature, that are read here."""
 
 _ROBE = 'robe'
 _MULTI_HOT = {'combine_then_pool': False, 'pool_then_combine': True}
 _MOST_PARTS = 16
-
-
-class Wanted(NamedTuple):
-  """What is asked for of a table.
-
-  Attributes:
-    name: of the table.
-    feature: one that reads it, for messages.
-    ids: n.
-    dim: D.
-    bound: of the plain table's first values.
-    options: the fields.
-  """
-
-  name: str
-  feature: str
-  ids: int
-  dim: int
-  bound: float
-  options: Mapping[str, Any]
-
-  def whole(self, field: str, least: int) -> int:
-    """A field that is a whole number."""
-    where = f'tables.{field} (feature {self.feature})'
-    return whole(where, self.options[field], least)
-
-  def choose(self, field: str, choices: Mapping[str, Any]) -> Any:
-    """What the word of a field stands for."""
-    where = f'tables.{field} (feature {self.feature})'
-    return choose_one(where, self.options[field], choices)
-
-  @property
-  def plain(self) -> Plain:
-    """A row an id."""
-    return Plain(self.table('', self.ids, self.dim, self.bound))
-
-  @property
-  def small(self) -> bool:
-    """Whether it is left plain in any case."""
-    return self.ids <= self.whole('threshold', 0)
-
-  @property
-  def budget(self) -> int:
-    """Parameters that are asked for."""
-    rows = self.whole('rows', 0)
-    if rows:
-      return rows * self.dim
-    ratio = self.options['compression']
-    if not isinstance(ratio, int | float) or not 1 <= ratio < 2**31:
-      raise InputError(
-        f'config.tables.compression (feature {self.feature}) is {ratio!r}; '
-        f'expected how many times fewer parameters, 1 or more'
-      )
-    return int(self.ids * self.dim / ratio)
-
-  @property
-  def buckets(self) -> tuple[int, ...]:
-    """Sizes that are asked for, if any."""
-    asked = self.options['buckets']
-    if not isinstance(asked, list | tuple) or not all(
-      type(m) is int and 0 <= m < 2**31 for m in asked
-    ):
-      raise InputError(
-        f'config.tables.buckets (feature {self.feature}) is {asked!r}; '
-        f'expected whole numbers, such as (1000, 0): 0 is as many as it takes'
-      )
-    return tuple(asked)
-
-  def at_least(self, least: int) -> int:
-    """The budget; or the least possible, where a ratio asks for too much."""
-    return self.budget if self.options['rows'] else max(self.budget, least)
-
-  def table(self, part: str, rows: int, dim: int, bound: float) -> Table:
-    """A table for a part of the encoding."""
-    name = f'{self.name}.{part}' if part else self.name
-    return Table(name, rows, dim, uniform_by_cells, bound=bound)
 
 
 def _parts(wanted: Wanted, usual: int, least: int) -> int:

@@ -1,13 +1,13 @@
 """The tables of a config: their features, encodings and placements."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from dlrm_jax.build_encodings import FIELDS, Wanted, build_encodings
+from dlrm_jax.build_encodings import build_encodings
+from dlrm_jax.build_wanted import options_of, wanted_tables
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.embedding.features import Feature, Pooling, bag_lengths
 from dlrm_jax.embedding.load import RowState
@@ -16,7 +16,6 @@ from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.fields import at_least, by_value, choose_one, size, whole
 
-_FIELDS = (*FIELDS, 'columns', 'placement', 'pooling', 'spread', 'table')
 # From spread and columns; None: the planner chooses.
 _PLACEMENTS: dict[str, Callable[[int, int], Placement] | None] = {
   'auto': None,
@@ -42,26 +41,6 @@ class Tables(NamedTuple):
   features: tuple[Feature, ...]
   shards: int
   chosen: Mapping[str, Chosen]
-
-
-def _check_overrides(overrides: Mapping[str, Any], schema: Schema) -> None:
-  names = [column.name for column in schema.sparse]
-  for name, given in overrides.items():
-    if name not in names:
-      raise InputError(
-        f'config.tables.features.{name}: the data has no such feature; it '
-        f'has {", ".join(names)}'
-      )
-    if not isinstance(given, Mapping):
-      raise InputError(
-        f'config.tables.features.{name} is {given!r}; expected fields, such '
-        f"as {{'encoding': 'hashed', 'rows': 1000}}"
-      )
-    for field in given.keys() - set(_FIELDS):
-      raise InputError(
-        f'config.tables.features.{name}.{field}: no such field; expected '
-        f'one of {", ".join(_FIELDS)}'
-      )
 
 
 def _given(
@@ -102,45 +81,6 @@ class _Reader(NamedTuple):
 
   feature: Feature
   given: Placement | None
-
-
-def options_of(config: ConfigDict, schema: Schema) -> dict[str, dict[str, Any]]:
-  """The fields of every feature, its own or those of all."""
-  fields, overrides = config.tables, config.tables.features.to_dict()
-  _check_overrides(overrides, schema)
-  common = {name: fields[name] for name in _FIELDS if name != 'table'}
-  return {
-    c.name: common | {'table': c.name} | overrides.get(c.name, {})
-    for c in schema.sparse
-  }
-
-
-def wanted_tables(config: ConfigDict, schema: Schema) -> list[Wanted]:
-  """What is asked for of every table, whoever reads it."""
-  options = options_of(config, schema)
-  scale = at_least(config, 'tables.init_scale', 0)
-  dim = whole('model.dim', config.model.dim, 1)
-  ids: dict[str, int] = {}
-  first: dict[str, str] = {}
-  for column in schema.sparse:
-    name = options[column.name]['table']
-    ids[name] = max(ids.get(name, 0), column.rows)
-    a = first.setdefault(name, column.name)
-    for field in FIELDS:
-      if a == column.name:
-        break
-      if options[a][field] != options[column.name][field]:
-        raise InputError(
-          f'config.tables.features: {a} and {column.name} share the table '
-          f'{name}, but {field} is {options[a][field]!r} and '
-          f'{options[column.name][field]!r}; give both the same'
-        )
-  return [
-    Wanted(
-      name, first[name], n, dim, scale / math.sqrt(n), options[first[name]]
-    )
-    for name, n in ids.items()
-  ]
 
 
 def _readers(config: ConfigDict, schema: Schema, shards: int) -> list[_Reader]:

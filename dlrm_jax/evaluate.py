@@ -80,7 +80,7 @@ def _check_writable(path: str | None) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
   """Restores, evaluates, prints."""
-  from dlrm_jax import agreement, build, metrics, sharding
+  from dlrm_jax import agreement, build_evaluation, metrics, sharding
   from dlrm_jax.training import workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.evaluation import Evaluator
@@ -89,14 +89,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   from dlrm_jax.training.state import abstract_state
 
   folder = Path(arguments.workdir)
-  trained = build.trained(*workdir.read(folder))
+  trained = build_evaluation.trained(*workdir.read(folder))
   layout = trained.task.collection.layout
   size = arguments.batch_size
   if size is None:
     size = trained.eval_batch_size
   checkpoints = Checkpoints(folder / 'checkpoints', layout)
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
-  examined = build.examined(
+  examined = build_evaluation.examined(
     trained, arguments.data, arguments.split, size, arguments.on_bad_row
   )
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})

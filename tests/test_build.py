@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dlrm_jax import build
+from dlrm_jax import build, build_evaluation
 from dlrm_jax.batch import Batch
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.data.synthetic import Synthetic
@@ -120,12 +120,12 @@ def test_wrong_fields_of_a_feature_are_named(given, message):
 def test_data_with_other_ids_does_not_fit():
   log = Synthetic(train=100)
   known = build.identity(log)
-  build.check_fits(log, known)
+  build_evaluation.check_fits(log, known)
   other = dataclasses.replace(log, seed=1)
   with pytest.raises(InputError, match='other ids'):
-    build.check_fits(other, known)
+    build_evaluation.check_fits(other, known)
   with pytest.raises(InputError, match=r'C1 has 50 rows .* 2,000 rows'):
-    build.check_fits(
+    build_evaluation.check_fits(
       dataclasses.replace(log, tables=(50, *log.tables[1:])), known
     )
 
@@ -134,7 +134,7 @@ def test_a_task_is_built_again_from_what_a_run_remembers():
   config, log = load('synthetic'), Synthetic()
   config.model.dense_scaling = 'standard'
   remembered = json.loads(json.dumps(build.identity(log)))
-  task = build.trained(config.to_dict(), remembered).task
+  task = build_evaluation.trained(config.to_dict(), remembered).task
   assert task.scale == log.scale
   assert task.collection.tables[0].rows == log.tables[0]
 

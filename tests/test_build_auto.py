@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dlrm_jax import build
+from dlrm_jax import build, build_evaluation
 from dlrm_jax.build_auto import settle
 from dlrm_jax.data.synthetic import Synthetic
 from dlrm_jax.embedding.encoding import Plain
@@ -101,7 +101,9 @@ def test_other_words_beside_it_stay():
 def test_what_was_settled_builds_the_same_after_json():
   settled = settle(config_of(), DATA)
   again = json.loads(json.dumps(settled.to_dict()))
-  run = build.trained(again, json.loads(json.dumps(build.identity(DATA))))
+  run = build_evaluation.trained(
+    again, json.loads(json.dumps(build.identity(DATA)))
+  )
   assert (
     run.task.collection.features == task_of(config_of()).collection.features
   )
