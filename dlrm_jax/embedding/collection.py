@@ -228,9 +228,7 @@ class EmbeddingCollection:
         for stack, bags in rows.items()
       }
 
-    found = on_each_device(local, (self.specs, SPLIT), SPLIT)(tables, rows)
-    # Otherwise a compiler may gather again for each that reads a part of it.
-    return jax.lax.optimization_barrier(found)
+    return on_each_device(local, (self.specs, SPLIT), SPLIT)(tables, rows)
 
   def _read(
     self, stack: str, table: jax.Array, bags: Bags, anywhere: bool
