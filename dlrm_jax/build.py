@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from dlrm_jax import losses
 from dlrm_jax.build_auto import settle
 from dlrm_jax.build_tables import Tables, build_tables
+from dlrm_jax.build_wanted import options_of
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.planted import Strength
 from dlrm_jax.data.prepared import open_prepared
@@ -127,11 +128,9 @@ def open_schema(config: ConfigDict) -> tuple[Schema, Scale]:
 
 
 def settled(config: ConfigDict) -> ConfigDict:
-  """The config without 'auto' encodings; opens the data only if there are."""
-  words = [config.tables.encoding]
-  for given in config.tables.features.to_dict().values():
-    words.append(given.get('encoding') if isinstance(given, Mapping) else None)
-  if 'auto' not in words:
+  """The config without 'auto' encodings, which take the counts of data."""
+  options = options_of(config, open_schema(config)[0]).values()
+  if not any(fields['encoding'] == 'auto' for fields in options):
     return config
   if config.data.kind == 'prepared' and not config.data.dir:
     raise InputError(

@@ -82,16 +82,12 @@ def _by_frequency(
 
 
 def _auto(
-  config: ConfigDict, data: Data, readers: Mapping[str, list[str]]
+  wanted: list[Wanted], data: Data, readers: Mapping[str, list[str]]
 ) -> dict[str, dict[str, Any]]:
   """Fields of each table that has 'auto', by its name."""
-  wanted = [
-    w
-    for w in wanted_tables(config, data.schema)
-    if w.options['encoding'] == 'auto'
-  ]
-  found = {w.name: _PLAIN for w in wanted}
-  large = [w for w in wanted if not w.small]
+  auto = [w for w in wanted if w.options['encoding'] == 'auto']
+  found = {w.name: _PLAIN for w in auto}
+  large = [w for w in auto if not w.small]
   if large:
     counts = [_counts(data, readers[w.name]) for w in large]
     words = _by_frequency(large, counts)
@@ -99,10 +95,10 @@ def _auto(
   return found
 
 
-def _partitions(config: ConfigDict, data: Data) -> dict[str, dict[str, Any]]:
+def _partitions(wanted: list[Wanted]) -> dict[str, dict[str, Any]]:
   """Fields of each table that has partitions of a user's, by its name."""
   found = {}
-  for w in wanted_tables(config, data.schema):
+  for w in wanted:
     source = str(w.options['partitions'])
     if w.options['encoding'] == 'partitions' and not w.small:
       try:
@@ -129,7 +125,8 @@ def settle(config: ConfigDict, data: Data) -> ConfigDict:
   readers: dict[str, list[str]] = {}
   for feature, own in options.items():
     readers.setdefault(own['table'], []).append(feature)
-  words = _auto(config, data, readers) | _partitions(config, data)
+  wanted = wanted_tables(config, data.schema)
+  words = _auto(wanted, data, readers) | _partitions(wanted)
   given = config.tables.features.to_dict()
   settled = config.copy_and_resolve_references()
   with settled.unlocked():

@@ -114,8 +114,8 @@ def _given_buckets(wanted: Wanted, coprime: bool) -> tuple[int, ...]:
     return asked
   others = [m for m in asked if m]
   found = -(-wanted.ids // math.prod(others))
-  while coprime and any(math.gcd(found, m) > 1 for m in others):
-    found += 1
+  if coprime:
+    found = sizes.next_coprime(found, others)
   return tuple(m or found for m in asked)
 
 
@@ -145,16 +145,17 @@ def _hashed(wanted: Wanted) -> Encoding:
       "a path needs complementary partitions; with 'hashed' combine by mult, "
       'add or concat'
     )
-  if parts == 1:
-    operation = Add()  # of one
   if wanted.budget >= wanted.ids * wanted.dim:
     return wanted.plain
+  if parts == 1:
+    operation = Add()  # of one
   cost = _cost(wanted, operation, parts)
   budget = wanted.at_least(cost((1,) * parts))
   rows = sizes.most(budget, lambda m: cost((m,) * parts))
-  # Values of a plain table with so many rows, as the reference has it.
-  bound = wanted.bound * math.sqrt(wanted.ids / rows) if parts == 1 else 0.0
-  wanted = wanted._replace(bound=bound or wanted.bound)
+  if parts == 1:
+    # Values of a plain table with so many rows, as the reference has it.
+    bound = wanted.bound * math.sqrt(wanted.ids / rows)
+    wanted = wanted._replace(bound=bound)
   return _composed(wanted, Hashes(wanted.ids, (rows,) * parts), operation)
 
 

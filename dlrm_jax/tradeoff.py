@@ -207,9 +207,9 @@ def main(argv: Sequence[str]) -> None:
   results = {j.run.workdir: s for j in jobs if (s := _result(j, split))}
   study = _study(jobs, results, split)
   print(*_plan(study, notes, jobs[0].run), sep='\n', flush=True)
-  todo = [job for job in jobs if job.run.workdir not in results]
+  waiting = [job for job in jobs if job.run.workdir not in results]
   seconds: list[float] = []
-  for job in todo:
+  for job in waiting:
     number, start = len(results) + 1, time.monotonic()
     print(f'{number}/{len(jobs)}  {job.variant}, seed {job.seed}', flush=True)
     if not _train(job):
@@ -224,7 +224,7 @@ def main(argv: Sequence[str]) -> None:
       f'{_left(seconds, len(jobs) - len(results))}',
       flush=True,
     )
-  if not todo:
+  if not waiting:
     tradeoff.write(study, folder)
   print(f'see {folder / "tradeoff.png"}, .md and .json')
 

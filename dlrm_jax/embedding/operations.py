@@ -27,13 +27,13 @@ class Operation(abc.ABC):
   linear = False
   """Whether it may combine sums of vectors: the sum of what it makes."""
 
-  @abc.abstractmethod
   def widths(self, dim: int, parts: int) -> tuple[int, ...]:
-    """Widths of the tables, for vectors of width D from k partitions.
+    """Widths of the tables, for vectors of width D from k partitions: all D.
 
     Raises:
       InputError: there are none.
     """
+    return (dim,) * parts
 
   @abc.abstractmethod
   def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
@@ -74,10 +74,6 @@ class Add(Operation):
   """z = v_1 + ... + v_k. Source: arXiv 1909.02107, section 4."""
 
   linear = True
-
-  def widths(self, dim: int, parts: int) -> tuple[int, ...]:
-    """All are D."""
-    return (dim,) * parts
 
   def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
     """Variances add up."""
@@ -129,10 +125,6 @@ class Mult(Operation):
 
   Source: arXiv 1909.02107, section 4.
   """
-
-  def widths(self, dim: int, parts: int) -> tuple[int, ...]:
-    """All are D."""
-    return (dim,) * parts
 
   def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
     """The first as a plain table, the others of mean square 1.

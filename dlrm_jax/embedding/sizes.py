@@ -17,6 +17,17 @@ Cost = Callable[[tuple[int, ...]], int]
 """Numbers of buckets -> parameters; linear in each."""
 
 
+def next_coprime(number: int, others: Sequence[int]) -> int:
+  """A number, or the next one without a common divisor with any other.
+
+  >>> next_coprime(20, (50,)), next_coprime(21, (50,))
+  (21, 21)
+  """
+  while any(math.gcd(number, other) > 1 for other in others):
+    number += 1
+  return number
+
+
 def small_buckets(
   ids: int, parts: int, coprime: bool = False
 ) -> tuple[int, ...]:
@@ -31,9 +42,7 @@ def small_buckets(
     root = max(math.floor(left ** (1 / (parts - len(found)))), 1)
     while root ** (parts - len(found)) < left:
       root += 1
-    while coprime and any(math.gcd(root, other) > 1 for other in found):
-      root += 1
-    found.append(root)
+    found.append(next_coprime(root, found) if coprime else root)
   return tuple(found)
 
 
@@ -52,8 +61,7 @@ def least_budget(
 
   def least(others: tuple[int, ...]) -> int:
     first = -(-ids // math.prod(others))
-    while coprime and _divides(first, others):
-      first += 1
+    first = next_coprime(first, others) if coprime else first
     return cost((first, *others))
 
   return min(map(least, _others(ids, parts, coprime)))
@@ -94,15 +102,11 @@ def large_and_small(
   each = cost((1,) + (0,) * (parts - 1))
   for others in _others(ids, parts, coprime):
     first = (budget - cost((0, *others))) // each
-    while first > 1 and coprime and _divides(first, others):
+    while coprime and first > 1 and next_coprime(first, others) > first:
       first -= 1
     if first >= 1 and first * math.prod(others) >= ids:
       return (first, *others)
   raise _too_small(budget, least_budget(ids, parts, cost, coprime))
-
-
-def _divides(number: int, others: tuple[int, ...]) -> bool:
-  return any(math.gcd(number, other) > 1 for other in others)
 
 
 def _too_small(budget: int, least: int) -> InputError:

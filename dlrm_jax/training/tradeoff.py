@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from dlrm_jax.training.plan import human, saving, table_sizes
 from dlrm_jax.training.report import environment
 from dlrm_jax.training.state import Task
-from dlrm_jax.training.workdir import write_json, write_text
+from dlrm_jax.training.workdir import write_bytes, write_json, write_text
 
 METRICS = {'auc': 'AUC', 'log_loss': 'log-loss'}
 """What is compared, by its key in results.json."""
@@ -178,9 +178,6 @@ def write(study: Study, folder: Path) -> None:
   """Writes tradeoff.png, tradeoff.md and tradeoff.json, each as a whole."""
   from dlrm_jax.training.tradeoff_picture import picture
 
-  path = folder / 'tradeoff.png'
-  new = path.with_name('.tradeoff.png.tmp')
-  new.write_bytes(picture(study))
-  new.replace(path)
+  write_bytes(folder / 'tradeoff.png', picture(study))
   write_text(folder / 'tradeoff.md', markdown(study))
   write_json(folder / 'tradeoff.json', _as_json(study))

@@ -27,11 +27,16 @@ _WHERE_TABLES_LIVE = re.compile(
 )
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
   """Writes a file as a whole or not at all."""
   new = path.with_name(f'.{path.name}.tmp')
-  new.write_text(text, encoding='utf-8')
+  new.write_bytes(content)
   new.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes a text as a whole or not at all."""
+  write_bytes(path, text.encode())
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
