@@ -228,6 +228,20 @@ def _references(data: Data, split: str) -> dict[str, dict[str, float]]:
   return {'Bayes': optimum(data.source(split)).metrics}
 
 
+def _batch_size(config: ConfigDict) -> int:
+  """Examples of a step, of which all lanes give equally many."""
+  found = at_least(config, 'train.batch_size', 1)
+  lanes = at_least(config, 'data.lanes', 1)
+  if found % lanes:
+    below = found // lanes * lanes
+    nearest = f'{below} and {below + lanes}' if below else str(lanes)
+    raise InputError(
+      f'config.train.batch_size {found}: expected a multiple of '
+      f'config.data.lanes={lanes}; nearest: {nearest}'
+    )
+  return found
+
+
 def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
   """A training run on opened data; its config has no 'auto' encodings."""
   config = settle(config, data)
@@ -241,7 +255,7 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
       f'config.train.patience is {train.patience}, but the data has no split '
       f'validation to stop by; it has {", ".join(data.splits)}'
     )
-  batch_size = at_least(config, 'train.batch_size', 1)
+  batch_size = _batch_size(config)
   epoch = data.splits['train'] / batch_size
   steps = at_least(config, 'train.steps', 0)
   if not steps:

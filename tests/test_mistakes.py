@@ -237,7 +237,7 @@ CASES = {
   ),
   'batch does not fit the lanes': (
     train(*SYNTHETIC, '--config.train.batch_size=100'),
-    ['batch_size 100', 'data.lanes'],
+    ['config.train.batch_size 100', 'data.lanes=8', '96 and 104'],
   ),
   # Encodings.
   'too few rows to tell ids apart': (
