@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from dlrm_jax import build, build_evaluation
 from dlrm_jax.build_auto import settle
 from dlrm_jax.data.synthetic import Synthetic
-from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.plan import saving
 from tests import job
@@ -28,7 +28,9 @@ class Counted(Synthetic):
 
 
 def counted(**given):
-  data = Counted(tables=tuple(map(len, given.values())), hotness=(1, 1))
+  data = Counted(
+    tables=tuple(map(len, given.values())), hotness=(1,) * len(given)
+  )
   object.__setattr__(data, 'given', given)
   return data
 
@@ -84,11 +86,13 @@ def test_its_product_is_its_own_whatever_others_combine_by():
 
 def test_counts_of_a_shared_table_are_added_up():
   shared = ConfigDict({'C1': {'table': 't'}, 'C2': {'table': 't'}})
-  head, tail = np.arange(1000.0, 0, -1), np.arange(0.0, 1000)
-  data = counted(C1=head, C2=tail)
-  found = encodings(config_of(features=shared), data)
+  two, three = np.full(1000, 2), np.full(1000, 3)
+  data = counted(C1=two, C2=two, C3=three)
+  found = encodings(config_of(features=shared, compression=1.6), data)
   assert found['C1'] == found['C2']
-  assert found['C1'].tables[0].name == 't.1'
+  assert isinstance(found['C1'], Plain)
+  assert found['C1'].tables[0].name == 't'
+  assert isinstance(found['C3'], Composed)
 
 
 def test_other_words_beside_it_stay():

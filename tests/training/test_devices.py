@@ -193,14 +193,22 @@ def mixed_task(kinds, shards):
   return make_task(placements, shards, 'adagrad')
 
 
-def test_training_goes_on_and_is_scored_wherever_it_is_restored(tmp_path):
-  task, other = mixed_task(MIXED, 8), mixed_task(OTHER, 4)
+def scored(task, state):
+  return summarize(Evaluator(task)(state, [make_batch(9)]))
+
+
+def told_on_eight(folder, task, seeds):
+  """Scores after three steps, saved there, and losses of the next steps."""
   with on(8):
     step = compiled_step(task)
     state, _ = trained(step, new_state(task, jax.random.key(0)), range(3))
-    saved(tmp_path, task, state)
-    scores = summarize(Evaluator(task)(state, [make_batch(9)]))
-    _, expected = trained(step, state, range(3, 8))
+    saved(folder, task, state)
+    return scored(task, state), trained(step, state, seeds)[1]
+
+
+def test_training_goes_on_and_is_scored_wherever_it_is_restored(tmp_path):
+  task, other = mixed_task(MIXED, 8), mixed_task(OTHER, 4)
+  scores, expected = told_on_eight(tmp_path, task, range(3, 8))
   with on(4):
     state = restored(tmp_path, other)
     _, losses = trained(compiled_step(other), state, range(3, 8))
@@ -210,8 +218,7 @@ def test_training_goes_on_and_is_scored_wherever_it_is_restored(tmp_path):
     checkpoints = Checkpoints(tmp_path, wanted.collection.layout)
     found = checkpoints.restore_for_evaluation(1, abstract_state(wanted))
     checkpoints.close()
-    again = summarize(Evaluator(wanted)(found, [make_batch(9)]))
-    assert again == pytest.approx(scores, rel=1e-6)
+    assert scored(wanted, found) == pytest.approx(scores, rel=1e-6)
 
 
 def composed_task(kinds, shards):
@@ -244,15 +251,10 @@ def composed_task(kinds, shards):
 
 def test_tables_of_parts_move_and_are_scored_on_one_device(tmp_path):
   task, other = composed_task(MIXED, 8), composed_task(OTHER, 4)
-  with on(8):
-    step = compiled_step(task)
-    state, _ = trained(step, new_state(task, jax.random.key(0)), range(3))
-    saved(tmp_path, task, state)
-    scores = summarize(Evaluator(task)(state, [make_batch(9)]))
-    _, expected = trained(step, state, range(3, 6))
+  scores, expected = told_on_eight(tmp_path, task, range(3, 6))
   with on(1):
     found = restored(tmp_path, other)
-    again = summarize(Evaluator(other)(found, [make_batch(9)]))
+    again = scored(other, found)
     _, losses = trained(compiled_step(other), found, range(3, 6))
   assert again == pytest.approx(scores, rel=1e-5)
   np.testing.assert_allclose(losses, expected, 1e-5)
