@@ -27,8 +27,8 @@ from dlrm_jax.data.criteo_encode import (
   save_encoders,
   schema_of,
 )
-from dlrm_jax.data.criteo_files import RawFile, check_readable
-from dlrm_jax.data.criteo_read import pooled, read_frames
+from dlrm_jax.data.criteo_files import check_readable
+from dlrm_jax.data.criteo_read import RawFile, pooled, read_frames
 from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.criteo_splits import DEFAULT, bounds, parse_splits
 from dlrm_jax.data.folder import creating

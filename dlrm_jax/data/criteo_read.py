@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -9,11 +10,46 @@ from typing import TypeVar
 import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows, Fault
-from dlrm_jax.data.criteo_files import RawFile
-from dlrm_jax.data.criteo_rows import parse, sift
+from dlrm_jax.data.criteo_files import DamagedError, check_readable, chunks
+from dlrm_jax.data.criteo_parse import parse, sift
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
+
+
+class RawFile:
+  """One file; iterate once, then look at what was found.
+
+  Attributes:
+    path: the file, as given.
+    size: bytes of it read so far, on disk.
+    sha256: of those bytes.
+    damage: why reading stopped early, or None.
+  """
+
+  def __init__(
+    self, path: str, progress: Callable[[int], object] = lambda size: None
+  ) -> None:
+    self.path = path
+    self.size = 0
+    self.sha256 = ''
+    self.damage: str | None = None
+    self._progress = progress
+
+  def __iter__(self) -> Iterator[bytes]:
+    """Chunks of whole lines, each line with its end."""
+    digest = hashlib.sha256()
+
+    def show(data: bytes) -> None:
+      digest.update(data)
+      self.size += len(data)
+      self._progress(len(data))
+
+    try:
+      yield from chunks(self.path, 0, check_readable(self.path), show)
+    except DamagedError as damage:
+      self.damage = str(damage)
+    self.sha256 = digest.hexdigest()
 
 
 def read_frames(file: RawFile, bad: BadRows) -> Iterator[pl.DataFrame]:

@@ -6,7 +6,8 @@ import hashlib
 import pytest
 
 from dlrm_jax.data import criteo_files
-from dlrm_jax.data.criteo_files import RawFile, check_readable
+from dlrm_jax.data.criteo_files import check_readable
+from dlrm_jax.data.criteo_read import RawFile
 from dlrm_jax.errors import InputError
 
 TEXT = b''.join(b'line %d\n' % i for i in range(100_000))

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlrm_jax.data.criteo_parse import parse, sift
 from dlrm_jax.data.criteo_rows import (
   COLUMNS,
   DENSE,
   SCHEMA,
   SPARSE,
   fault,
-  parse,
-  sift,
 )
 
 GOOD = ['1', *['5'] * 13, *['0a1b2c3d'] * 26]
