@@ -37,7 +37,8 @@ def get_config() -> ConfigDict:
   config.data = ConfigDict()
   config.data.kind = 'prepared'  # or 'synthetic'
   config.data.dir = ''  # prepared: what `dlrm_jax.prepare` wrote
-  # synthetic: fields of dlrm_jax.data.synthetic.Synthetic.
+  # synthetic: fields of dlrm_jax.data.synthetic.Synthetic. exponent: of the
+  # power law of ids; or trace: a file of `python -m dlrm_jax.traces`.
   config.data.synthetic = ConfigDict(dataclasses.asdict(Synthetic()))
   config.data.lanes = 8  # parts read independently; divide the batch sizes
   config.data.window = 16  # blocks of 4,096 shuffled together, a lane

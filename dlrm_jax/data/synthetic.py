@@ -14,15 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlrm_jax import metrics
-from dlrm_jax.batch import PAD
+from dlrm_jax.data import popularity, trace_files
 from dlrm_jax.data.planted import (
   Logits,
   Strength,
   Truth,
   logits_of,
   plant,
-  probabilities,
-  zipf,
 )
 from dlrm_jax.data.schema import (
   BLOCK_ROWS,
@@ -31,6 +29,7 @@ from dlrm_jax.data.schema import (
   Scale,
   Schema,
 )
+from dlrm_jax.data.synthetic_ids import Ids
 from dlrm_jax.errors import InputError
 
 SPLITS = ('train', 'validation', 'test')
@@ -71,6 +70,9 @@ class Synthetic:
       a bag is uniform in 0 ... hotness.
     strength: of the planted effects.
     seed: of everything.
+    exponent: of the power law of ids; the effects are planted for one.
+    trace: file of traces (see `trace_files`), whose features take the place
+      of `tables` and `hotness`; empty: ids are drawn one by one.
   """
 
   train: int = 12_582_912
@@ -81,6 +83,9 @@ class Synthetic:
   hotness: tuple[int, ...] = (1, 1, 1, 4, 1, 1, 1, 3)
   strength: Strength = dataclasses.field(default_factory=Strength)
   seed: int = 0
+  # Not in the repr, hence not in the fingerprint of specs without them.
+  exponent: float = dataclasses.field(default=1.0, repr=False)
+  trace: str = dataclasses.field(default='', repr=False)
 
   def __post_init__(self) -> None:
     if len(self.tables) != len(self.hotness):
@@ -101,15 +106,44 @@ class Synthetic:
         raise InputError(
           f'synthetic data: {field} is {value}; expected {bound} or more'
         )
+    self._check_law(least['tables'])
+
+  def _check_law(self, least: int) -> None:
+    if not 0 <= self.exponent <= popularity.STEEPEST:
+      raise InputError(
+        f'synthetic data: exponent is {self.exponent}; expected 0 ... '
+        f'{popularity.STEEPEST}'
+      )
+    if self.trace and self.exponent != 1:
+      raise InputError(
+        f'synthetic data: exponent is {self.exponent}, but {self.trace} says '
+        'how popular ids are; leave one of them out'
+      )
+    for column in self.ids.columns:
+      if column.rows < least:
+        raise InputError(
+          f'{self.trace}, feature {column.name}: rows is {column.rows}; '
+          f'synthetic data needs {least} or more'
+        )
+
+  @functools.cached_property
+  def ids(self) -> Ids:
+    """Where ids come from."""
+    if self.trace:
+      traces = trace_files.load(self.trace)
+      sizes = {name: (t.rows, t.hotness) for name, t in traces.items()}
+    else:
+      traces = {}
+      both = enumerate(zip(self.tables, self.hotness, strict=True), 1)
+      sizes = {f'C{f}': size for f, size in both}
+    columns = tuple(Column(name, *size) for name, size in sizes.items())
+    return Ids(columns, self.seed, self.exponent, traces)
 
   @property
   def schema(self) -> Schema:
-    """Dense I1 ..., sparse C1 ..., as in Criteo's logs."""
-    columns = enumerate(zip(self.tables, self.hotness, strict=True), 1)
-    return Schema(
-      dense=tuple(f'I{n + 1}' for n in range(self.dense)),
-      sparse=tuple(Column(f'C{f}', rows, most) for f, (rows, most) in columns),
-    )
+    """Dense I1 ..., sparse C1 ... (as in Criteo's logs) or the traces'."""
+    dense = tuple(f'I{n + 1}' for n in range(self.dense))
+    return Schema(dense, self.ids.columns)
 
   @property
   def splits(self) -> dict[str, int]:
@@ -128,21 +162,23 @@ class Synthetic:
 
   @property
   def fingerprint(self) -> str:
-    """Digest of the spec: equal for equal data."""
-    return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+    """Digest of the spec and its traces: equal for equal data."""
+    spec = repr(self)
+    if self.trace or self.exponent != 1:
+      spec += repr((self.exponent, self.ids.traces))
+    return hashlib.sha256(spec.encode()).hexdigest()[:16]
 
   @functools.cached_property
   def truth(self) -> Truth:
     """What the logits are made of."""
-    return plant(
-      self.strength, self.dense, self.tables, self.hotness, self.seed
-    )
+    columns = self.ids.columns
+    tables = [column.rows for column in columns]
+    hotness = [column.hotness for column in columns]
+    return plant(self.strength, self.dense, tables, hotness, self.seed)
 
   def counts(self, feature: str) -> np.ndarray:
     """How often split train has each id, f64[R]: expected."""
-    column = next(c for c in self.schema.sparse if c.name == feature)
-    length = 1 if column.hotness == 1 else column.hotness / 2
-    return self.train * length * probabilities(column.rows)
+    return self.ids.counts(feature, self.train)
 
   def source(self, split: str) -> 'SyntheticSource':
     """The blocks of a split.
@@ -163,8 +199,10 @@ class SyntheticSource:
   def __init__(self, spec: Synthetic, split: str) -> None:
     self.schema = spec.schema
     self.examples = spec.splits[split]
+    self._ids = spec.ids
     self._truth = spec.truth
-    self._key = np.array([spec.seed, SPLITS.index(split)], np.uint64)
+    self._split = SPLITS.index(split)
+    self._key = np.array([spec.seed, self._split], np.uint64)
 
   def __len__(self) -> int:
     return -(-self.examples // BLOCK_ROWS)
@@ -181,21 +219,12 @@ class SyntheticSource:
       np.random.Philox(key=self._key, counter=[0, 0, 0, block])
     )
     dense = rng.standard_normal((n, len(self.schema.dense)), np.float32)
-    bags = [_draw_bags(rng, n, column) for column in self.schema.sparse]
+    bags = self._ids.draw(rng, n, self._split, block)
     logits = logits_of(self._truth, dense, bags)
     odds = np.exp(-logits.additive - logits.interaction)
     clicks = rng.random(n, np.float32) * (1 + odds) < 1
     ids = np.ascontiguousarray(np.concatenate(bags).T)
     return Block(dense, ids, clicks.astype(np.float32)), logits
-
-
-def _draw_bags(rng: np.random.Generator, n: int, column: Column) -> np.ndarray:
-  """i32[hotness, n]: ids, PAD behind a bag's last."""
-  ids = zipf(rng.random((column.hotness, n), np.float32), column.rows)
-  if column.hotness > 1:
-    lengths = rng.integers(0, column.hotness + 1, n)
-    ids[np.arange(column.hotness)[:, None] >= lengths] = PAD
-  return ids
 
 
 def optimum(source: SyntheticSource) -> Optimum:

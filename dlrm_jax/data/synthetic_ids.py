@@ -1,0 +1,88 @@
+"""The ids of a synthetic click log, by block.
+
+They are drawn one by one from a power law, or follow traces (see `traces`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from dlrm_jax.batch import PAD
+from dlrm_jax.data import planted, popularity
+from dlrm_jax.data.schema import Column
+from dlrm_jax.data.trace_blocks import Pattern, make_pattern
+from dlrm_jax.data.traces import Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Ids:
+  """Where ids come from.
+
+  Attributes:
+    columns: the features.
+    seed: of the traces.
+    exponent: of the power law, where there are no traces.
+    traces: what the ids of each feature are like, or none.
+  """
+
+  columns: tuple[Column, ...]
+  seed: int
+  exponent: float
+  traces: Mapping[str, Trace]
+
+  @functools.cached_property
+  def _patterns(self) -> tuple[Pattern, ...]:
+    traces = enumerate(self.traces.values())
+    return tuple(make_pattern(trace, [self.seed, f]) for f, trace in traces)
+
+  def draw(
+    self, rng: np.random.Generator, n: int, split: int, block: int
+  ) -> list[np.ndarray]:
+    """Ids of a block, F of i32[hotness, n], PAD behind a bag's last.
+
+    Args:
+      rng: that of the block.
+      n: its examples.
+      split: number of its split.
+      block: its number.
+    """
+    return [
+      _cut(rng, self._of(feature, rng, n, split, block))
+      for feature in range(len(self.columns))
+    ]
+
+  def _of(
+    self, feature: int, rng: np.random.Generator, n: int, split: int, block: int
+  ) -> np.ndarray:
+    column = self.columns[feature]
+    if self.traces:
+      seed = [self.seed, split, feature]
+      return self._patterns[feature].block(seed, block)[:n].T.copy()
+    shape = (column.hotness, n)
+    if self.exponent == 1:
+      return planted.zipf(rng.random(shape, np.float32), column.rows)
+    return popularity.power_law(rng.random(shape), column.rows, self.exponent)
+
+  def counts(self, feature: str, examples: int) -> np.ndarray:
+    """How often examples have each id, f64[R]: expected."""
+    number = [column.name for column in self.columns].index(feature)
+    column = self.columns[number]
+    if self.traces:
+      law = self._patterns[number].probabilities()
+    elif self.exponent == 1:
+      law = planted.probabilities(column.rows)
+    else:
+      law = popularity.probabilities(column.rows, self.exponent)
+    length = 1 if column.hotness == 1 else column.hotness / 2
+    return examples * length * law
+
+
+def _cut(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+  """Bags of uniform lengths, 0 ... hotness: i32[hotness, n] -> the same."""
+  hotness, n = ids.shape
+  if hotness > 1:
+    lengths = rng.integers(0, hotness + 1, n)
+    ids[np.arange(hotness)[:, None] >= lengths] = PAD
+  return ids

@@ -1,0 +1,424 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlrm_jax import prepare
+from dlrm_jax import traces as command
+from dlrm_jax.batch import PAD
+from dlrm_jax.data import popularity
+from dlrm_jax.data.lru_stack import ids_at, stack_distances
+from dlrm_jax.data.planted import zipf
+from dlrm_jax.data.schema import BLOCK_ROWS, Column, join
+from dlrm_jax.data.synthetic import Synthetic
+from dlrm_jax.data.trace_blocks import make_pattern
+from dlrm_jax.data.trace_files import load, read_dist_emb, save
+from dlrm_jax.data.trace_fit import fit, fit_source
+from dlrm_jax.data.traces import Trace, draw_distances, generate
+from dlrm_jax.errors import InputError
+
+PUBLISHED = '4, 2, 9, 7, 5, 1\n0, 1, 3, 4, 5\n0.5, 0.6, 0.8, 0.9, 1.0\n'
+COLD = Trace(
+  rows=2000,
+  distances=(0, 1, 2, 10, 100, 200),
+  cumulative=(0.01, 0.2, 0.3, 0.5, 0.9, 1.0),
+)
+BOTH = dataclasses.replace(COLD, hot=40, hot_share=0.6, exponent=1.3)
+
+
+def on_a_list(depths):
+  """The ids at these depths, by moving a list."""
+  stack, ids = list(range(1000)), []
+  for depth in depths:
+    stack.insert(0, stack.pop(depth - 1))
+    ids.append(stack[0])
+  return ids
+
+
+def from_a_list(ids):
+  """Stack distances, by moving a list."""
+  stack, distances = [], []
+  for i in ids:
+    distances.append(stack.index(i) + 1 if i in stack else 0)
+    if i in stack:
+      stack.remove(i)
+    stack.insert(0, i)
+  return distances
+
+
+def hit_rates(ids, sizes):
+  """Of caches that hold the ids used last."""
+  distances = stack_distances(ids)
+  return np.array([np.mean((distances > 0) & (distances <= s)) for s in sizes])
+
+
+def assert_drawn_from(counts, probabilities):
+  """Counts are within five standard deviations of what is expected."""
+  expected = counts.sum() * probabilities
+  assert np.all(np.abs(counts - expected) <= 5 * np.sqrt(expected) + 5)
+
+
+@given(st.lists(st.integers(0, 30), max_size=200))
+def test_stack_distances_are_those_of_a_moved_list(ids):
+  assert stack_distances(np.array(ids, int)).tolist() == from_a_list(ids)
+
+
+@given(st.lists(st.integers(1, 40), max_size=200))
+def test_ids_at_depths_are_those_of_a_moved_list(depths):
+  assert ids_at(np.array(depths, int)).tolist() == on_a_list(depths)
+
+
+def test_long_sequences_are_exact_too():
+  rng = np.random.default_rng(0)
+  for n, rows in ((4096, 900), (5000, 30), (3000, 1000)):
+    depths = rng.integers(1, rows + 1, n)
+    ids = ids_at(depths)
+    assert ids.tolist() == on_a_list(depths)
+    assert stack_distances(ids).tolist() == from_a_list(ids.tolist())
+
+
+@pytest.mark.parametrize('exponent', [0.0, 0.7, 1.0, 1 + 1e-9, 2.5])
+def test_ids_follow_the_power_law(exponent):
+  rng = np.random.default_rng(0)
+  ids = popularity.power_law(rng.random(200_000), 50, exponent)
+  law = popularity.probabilities(50, exponent)
+  assert law.sum() == pytest.approx(1)
+  assert_drawn_from(np.bincount(ids, minlength=50), law)
+
+
+def test_exponent_one_is_zipfs_law():
+  uniform = np.linspace(0, 1, 1000, endpoint=False)
+  ids = popularity.power_law(uniform, 300, 1.0)
+  assert np.mean(ids == zipf(uniform.astype(np.float32), 300)) > 0.99
+
+
+@pytest.mark.parametrize('exponent', [0.0, 0.6, 1.0, 1.7])
+def test_exponents_are_found_again(exponent):
+  ids = popularity.power_law(
+    np.random.default_rng(1).random(300_000), 100, exponent
+  )
+  found = popularity.fit_exponent(np.bincount(ids))
+  assert found == pytest.approx(exponent, abs=0.02)
+
+
+def test_distances_are_spread_evenly_between_those_listed():
+  trace = Trace(20, distances=(0, 1, 4, 6), cumulative=(0.2, 0.3, 0.6, 1.0))
+  drawn = draw_distances(trace, 100_000, np.random.default_rng(0))
+  wanted = np.array([0.2, 0.1, 0.1, 0.1, 0.1, 0.2, 0.2])
+  assert_drawn_from(np.bincount(drawn), wanted)
+
+
+def test_generated_ids_have_the_distances_wanted():
+  ids = generate(COLD, 150_000, np.random.default_rng(0))
+  found = np.bincount(stack_distances(ids), minlength=2001)
+  # Each of the 2,000 rows is new once; later the one that rested for longest.
+  assert found[0] <= 2000
+  found[0] += found[201:].sum()
+  steps = np.diff(COLD.distances, prepend=-1)
+  wanted = np.repeat(np.diff(COLD.cumulative, prepend=0) / steps, steps)
+  assert_drawn_from(found[:201], wanted)
+
+
+def test_hot_ids_are_as_popular_as_wanted_and_others_as_local():
+  ids = generate(BOTH, 100_000, np.random.default_rng(0))
+  law = popularity.probabilities(40, 1.3) * 0.6
+  counts = np.bincount(ids, minlength=2000)
+  assert_drawn_from(
+    np.append(counts[:40], counts[40:].sum()), np.append(law, 0.4)
+  )
+  assert np.all(np.diff(counts[40:]) <= 0)
+  found = stack_distances(ids[ids >= 40])
+  for distance, share in zip(COLD.distances, COLD.cumulative, strict=True):
+    short = found <= distance
+    short |= (found > 200) & (share < 1)  # as new as any
+    assert np.mean(short) == pytest.approx(share, abs=0.01)
+
+
+def test_a_trace_is_a_function_of_its_seed():
+  once, again, other = (
+    generate(BOTH, 5000, np.random.default_rng(seed)) for seed in (1, 1, 2)
+  )
+  np.testing.assert_array_equal(once, again)
+  assert not np.array_equal(once, other)
+
+
+def test_measured_generated_and_measured_again_is_the_same():
+  rng = np.random.default_rng(0)
+  # Popular ids, and others that come in bursts.
+  popular = popularity.power_law(rng.random(60_000), 3000, 1.1)
+  bursts = np.arange(60_000) // 20 % 1500 + 1500
+  real = np.where(rng.random(60_000) < 0.5, popular, bursts)
+  first = fit(real, 3000)
+  ids = generate(first, len(real), np.random.default_rng(1))
+  second = fit(ids, 3000)
+  assert second.hot_share == pytest.approx(first.hot_share, abs=0.02)
+  assert second.exponent == pytest.approx(first.exponent, abs=0.05)
+  sizes = (4, 16, 64, 256, 1024)
+  difference = hit_rates(ids, sizes) - hit_rates(real, sizes)
+  assert np.abs(difference).max() < 0.02
+  independent = popularity.power_law(rng.random(60_000), 3000, 1.0)
+  assert hit_rates(real, [4]) > hit_rates(independent, [4]) + 0.1
+
+
+def test_a_trace_longer_than_its_measure_goes_on_with_the_rows_it_has():
+  trace = fit(np.arange(50), 60)  # all ids new
+  ids = generate(
+    dataclasses.replace(trace, hot=0, hot_share=0.0),
+    200,
+    np.random.default_rng(0),
+  )
+  assert len(np.unique(ids)) == 60
+  assert np.all(np.bincount(ids) >= 3)
+
+
+def test_published_distributions_are_read(tmp_path):
+  path = tmp_path / 'dist_emb_0.log'
+  path.write_text(PUBLISHED)
+  trace = read_dist_emb(path)
+  assert (trace.rows, trace.hotness, trace.hot) == (6, 1, 0)
+  drawn = draw_distances(trace, 50_000, np.random.default_rng(0))
+  wanted = np.array([0.5, 0.1, 0.0, 0.2, 0.1, 0.1])
+  counts = np.bincount(drawn)
+  assert counts[2] == 0
+  assert_drawn_from(counts, wanted)
+
+
+def test_files_keep_traces(tmp_path):
+  traces = {'C1': BOTH, 'C2': Trace(10, 3, 1.1, 10, 1.0)}
+  save(traces, tmp_path / 'trace.json')
+  assert load(tmp_path / 'trace.json') == traces
+
+
+def test_a_file_of_power_laws_may_be_written_by_hand(tmp_path):
+  path = tmp_path / 'trace.json'
+  path.write_text(
+    '{"C1": {"rows": 90, "exponent": 2, "hot": 90, "hot_share": 1}}'
+  )
+  ids = generate(load(path)['C1'], 50_000, np.random.default_rng(0))
+  assert_drawn_from(
+    np.bincount(ids, minlength=90), popularity.probabilities(90, 2)
+  )
+
+
+@pytest.mark.parametrize(
+  ('fields', 'told'),
+  [
+    ({'rows': 0}, 'rows is 0; expected 1'),
+    ({'rows': 2.5}, '2.5 where a whole number is expected'),
+    ({'rows': 9, 'hot': 10}, 'hot is 10; expected 0 ... 9'),
+    ({'rows': 9, 'hot_share': 0.5}, 'hot_share is 0.5; expected 0 ... 0'),
+    ({'rows': 9, 'hot': 9, 'hot_share': 0.5}, 'all 9 rows are hot'),
+    ({'rows': 9, 'exponent': -1}, 'exponent is -1'),
+    ({'rows': 9, 'exponnt': 1}, 'no field exponnt; fields are rows'),
+    ({'rows': 9, 'distances': 3}, 'distances must be a list'),
+    ({'rows': 9, 'distances': [0, 1]}, '2 distances but 1 cumulative'),
+    ({'rows': 9, 'distances': [1]}, 'distances must ascend from 0'),
+    ({'rows': 9, 'cumulative': [float('nan')]}, 'shares must ascend'),
+    ({'rows': 9, 'cumulative': [0.9]}, 'shares end in 0.9; expected 1'),
+    (
+      {'rows': 9, 'distances': [0, 10], 'cumulative': [0.5, 1.0]},
+      'largest distance is 10, deeper than the 9 rows',
+    ),
+    ([], 'expected an object with rows'),
+  ],
+)
+def test_a_wrong_trace_is_told_with_file_and_feature(tmp_path, fields, told):
+  path = tmp_path / 'trace.json'
+  path.write_text(json.dumps({'C7': fields}))
+  with pytest.raises(InputError, match=told) as error:
+    load(path)
+  assert str(error.value).startswith(f'{path}, feature C7: ')
+
+
+@pytest.mark.parametrize(
+  ('text', 'told'),
+  [
+    ('1, 2\n0, 1\n', '2 lines; expected 3'),
+    ('1, x\n0\n1.0\n', "line 1: '1, x'; expected whole numbers"),
+    ('1, 2\n0, 1\n1.0\n', '2 distances in line 2 but 1 shares'),
+    ('1, 2\n0, 2, 1\n.1, .2, 1\n', 'line 2: distances do not ascend'),
+    ('1, 2\n0, 3\n.1, 1\n', 'deeper than the 2 rows'),
+  ],
+)
+def test_a_wrong_published_file_is_told(tmp_path, text, told):
+  path = tmp_path / 'dist_emb_0.log'
+  path.write_text(text)
+  with pytest.raises(InputError, match=told) as error:
+    read_dist_emb(path)
+  assert str(path) in str(error.value)
+
+
+def test_a_file_that_is_not_there_or_no_json_is_told(tmp_path):
+  with pytest.raises(InputError, match='cannot be read'):
+    load(tmp_path / 'none.json')
+  (tmp_path / 'bad.json').write_text('{')
+  with pytest.raises(InputError, match=r'bad.json: not JSON'):
+    load(tmp_path / 'bad.json')
+
+
+@pytest.fixture(scope='module')
+def trace_file(tmp_path_factory):
+  path = tmp_path_factory.mktemp('traces') / 'trace.json'
+  bags = dataclasses.replace(COLD, hotness=8)
+  save({'A': BOTH, 'B': COLD, 'C': Trace(9, 1, 1.0, 9, 1.0), 'D': bags}, path)
+  return str(path)
+
+
+@pytest.fixture(scope='module')
+def log(trace_file):
+  return Synthetic(train=600_000, validation=5000, trace=trace_file)
+
+
+def whole(source, blocks):
+  return join([source[block] for block in blocks])
+
+
+def test_a_synthetic_log_has_the_features_of_its_traces(log):
+  assert log.schema.sparse == (
+    Column('A', 2000), Column('B', 2000), Column('C', 9), Column('D', 2000, 8),
+  )  # fmt: skip
+  block = log.source('validation')[1]
+  assert block.ids.dtype == np.int32
+  assert block.ids.shape == (5000 - BLOCK_ROWS, 11)
+  assert block.ids.max() < 2000
+  assert block.ids.min() == PAD
+  assert block.ids[:, :3].min() == 0
+
+
+def test_blocks_of_traces_are_functions_of_their_number(log, trace_file):
+  again = Synthetic(train=900_000, validation=1, trace=trace_file)
+  for number in (140, 3, 64):
+    one, other = log.source('train')[number], again.source('train')[number]
+    np.testing.assert_array_equal(one.ids, other.ids)
+    np.testing.assert_array_equal(one.labels, other.labels)
+  train, validation = log.source('train'), log.source('validation')
+  assert not np.array_equal(train[0].ids, validation[0].ids)
+  assert not np.array_equal(train[0].ids, train[64].ids)
+
+
+def test_a_segment_has_the_locality_of_its_trace(log):
+  ids = whole(log.source('train'), range(64, 128)).ids
+  cold = stack_distances(ids[:, 1])
+  hot = stack_distances(ids[ids[:, 0] >= 40, 0])
+  for distance, share in zip(
+    COLD.distances[1:5], COLD.cumulative[1:5], strict=True
+  ):
+    for found in (cold, hot):
+      near = np.mean((found > 0) & (found <= distance))
+      assert near == pytest.approx(share - 0.01, abs=0.01)
+
+
+def test_ids_of_traces_are_counted_as_expected(tmp_path):
+  whole_octave = Trace(9, distances=(0, 9), cumulative=(0.1, 1.0))
+  power_law = Trace(9, 1, 1.0, 9, 1.0)
+  save({'A': whole_octave, 'B': power_law}, tmp_path / 'trace.json')
+  log = Synthetic(train=2_000_000, trace=str(tmp_path / 'trace.json'))
+  ids = whole(log.source('train'), range(0, 488, 4)).ids
+  for column, feature in enumerate(log.schema.sparse):
+    counts = log.counts(feature.name)
+    assert counts.sum() == pytest.approx(log.train)
+    found = np.bincount(ids[:, column]) / len(ids)
+    np.testing.assert_allclose(found, counts / log.train, atol=0.01)
+
+
+def test_segments_go_through_the_vocabulary():
+  trace = Trace(100_000, distances=(0, 1), cumulative=(0.02, 1.0))
+  pattern = make_pattern(trace, [0])
+  few = len(np.unique(pattern.ids))
+  ids = np.stack([pattern.block([0, 0], block) for block in range(8 * 64)])
+  assert 4000 < few < 6000
+  assert len(np.unique(ids)) > 3 * few
+  assert ids.min() == 0
+  assert 90_000 < ids.max() < 100_000
+  assert pattern.probabilities().sum() == pytest.approx(1)
+
+
+def test_fingerprints_tell_traces_and_exponents_apart(tmp_path):
+  path = tmp_path / 'trace.json'
+  found = {Synthetic().fingerprint, Synthetic(exponent=1.2).fingerprint}
+  for trace in (COLD, BOTH):
+    save({'C1': trace}, path)
+    found.add(Synthetic(trace=str(path)).fingerprint)
+  assert len(found) == 4
+
+
+def test_a_synthetic_log_may_have_another_exponent():
+  log = Synthetic(train=50_000, exponent=1.5)
+  ids = whole(log.source('train'), range(12)).ids[:, 1]
+  counts = log.counts('C2') * len(ids) / log.train
+  assert_drawn_from(np.bincount(ids, minlength=1000), counts / counts.sum())
+
+
+def test_wrong_laws_of_a_synthetic_log_are_told(tmp_path, trace_file):
+  with pytest.raises(InputError, match='exponent is -1'):
+    Synthetic(exponent=-1)
+  with pytest.raises(InputError, match='leave one of them out'):
+    Synthetic(exponent=1.1, trace=trace_file)
+  save({'C1': Trace(3)}, tmp_path / 'few.json')
+  with pytest.raises(InputError, match=r'feature C1: rows is 3; .* 4 or more'):
+    Synthetic(trace=str(tmp_path / 'few.json'))
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  """A Criteo log of 300 rows, whose C1 has five values in turn."""
+  folder = tmp_path_factory.mktemp('set')
+  rows = (
+    '\t'.join(['1', *['3'] * 13, f'{i % 5:x}', *['68fd1e64'] * 25])
+    for i in range(300)
+  )
+  (folder / 'log.txt').write_text('\n'.join(rows) + '\n')
+  flags = [f'--input={folder}/log.txt', f'--output={folder}/data']
+  assert prepare.main(['criteo', *flags, '--splits=train=0.5,test=0.5']) == 0
+  return folder / 'data'
+
+
+def test_the_command_measures_a_prepared_set(prepared, tmp_path, capsys):
+  path = tmp_path / 'trace.json'
+  flags = [f'--data={prepared}', '--split=test', '--examples=100']
+  assert command.main([*flags, f'--output={path}']) == 0
+  found = load(path)
+  assert list(found) == [f'C{i}' for i in range(1, 27)]
+  # Five values and the unknown one; each has a fifth of the accesses.
+  assert (found['C1'].rows, found['C1'].hot) == (6, 5)
+  assert found['C1'].exponent == pytest.approx(0, abs=1e-3)
+  assert (found['C2'].rows, found['C2'].hot) == (2, 1)
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines[2:-1]] == list(found)
+
+
+def test_features_of_a_source_are_measured_without_pad():
+  log = Synthetic(train=10_000)
+  found = fit_source(log.source('train'), 9000)
+  ids = whole(log.source('train'), range(3)).ids[:9000]
+  assert found['C1'] == fit(ids[:, 0], 2000)
+  bags = ids[:, 3:7].ravel()
+  assert found['C4'] == fit(bags[bags != PAD], 500, 4)
+
+
+def test_the_command_takes_published_files(tmp_path):
+  path, output = tmp_path / 'dist_emb_0.log', tmp_path / 'trace.json'
+  path.write_text(PUBLISHED)
+  flags = ['--dist_emb', str(path), str(path), f'--output={output}']
+  assert command.main(flags) == 0
+  assert load(output) == dict.fromkeys(('C1', 'C2'), read_dist_emb(path))
+
+
+@pytest.mark.parametrize(
+  ('flags', 'told'),
+  [
+    ([], 'one of the arguments --data --dist_emb is required'),
+    (['--data={data}', '--split=dev'], "no split 'dev'"),
+    (['--data={data}', '--examples=0'], '--examples=0: expected 1 or more'),
+    (['--data=none'], 'none is not a prepared set'),
+  ],
+)
+def test_mistakes_at_the_command_are_one_line(prepared, capsys, flags, told):
+  flags = [flag.format(data=prepared) for flag in flags]
+  assert command.main([*flags, '--output=none/trace.json']) == 1
+  error = capsys.readouterr().err
+  assert told in error
+  assert error.count('\n') == 1
