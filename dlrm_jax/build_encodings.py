@@ -208,6 +208,11 @@ def _robe(wanted: list[Wanted]) -> dict[str, Encoding]:
       f'array, so expected one number'
     )
   count, dim = parts.pop(), wanted[0].dim
+  if dim % count:
+    raise InputError(
+      f'width {dim} (config.model.dim) can not be cut into {count} equal '
+      f'parts; change config.tables.parts'
+    )
   width = Concat().widths(dim, count)[0]
   rows = max(sum(w.budget for w in wanted) // width, 1)
   bound = math.sqrt(sum(w.bound**2 * w.ids for w in wanted))
@@ -229,8 +234,8 @@ def _mixed(wanted: list[Wanted]) -> dict[str, Encoding]:
     isinstance(a, int | float) and 0 <= a < 100 for a in alphas
   ):
     raise InputError(
-      f'config.tables.alpha is {sorted(map(str, alphas))}; expected one number '
-      f'from 0 for all features with mixed_dims'
+      f'config.tables.alpha is {" and ".join(sorted(map(str, alphas)))}; '
+      f'expected one number from 0 for all features with mixed_dims'
     )
   alpha = float(alphas.pop())
   if not alpha:

@@ -30,22 +30,42 @@ class _Columns:
     return tuple(jnp.asarray(column)[ids] for column in self.found.T)
 
 
+def _from_npy(path: Path) -> np.ndarray:
+  try:
+    found = np.load(path)
+  except (EOFError, ValueError):
+    raise InputError(
+      'expected an array of integers, as numpy.save writes it'
+    ) from None
+  if not isinstance(found, np.ndarray):
+    raise InputError('an archive; expected one array')
+  return found
+
+
+def _from_csv(path: Path) -> np.ndarray:
+  try:
+    found = pl.read_csv(path, has_header=False, infer_schema_length=None)
+  except pl.exceptions.PolarsError as error:
+    raise InputError(str(error).splitlines()[0]) from None
+  for words in found.select(pl.col(pl.String)):
+    at = (~words.str.contains(r'^\d+$').fill_null(False)).arg_max() or 0
+    raise InputError(
+      f'line {at + 1} has {words[at]!r}; expected whole numbers, and no header'
+    )
+  return found.to_numpy()
+
+
 def _from_file(path: Path, ids: int) -> Buckets:
   try:
-    found = (
-      np.load(path)
-      if path.suffix == '.npy'
-      else pl.read_csv(path, has_header=False).to_numpy()
-    )
-  except (OSError, EOFError, ValueError, pl.exceptions.PolarsError) as error:
-    why = (str(error) or 'unreadable').splitlines()[0]
-    raise InputError(f'partitions {path}: {why}') from None
-  if not isinstance(found, np.ndarray):
-    raise InputError(f'partitions {path}: an archive; expected one array')
+    found = _from_npy(path) if path.suffix == '.npy' else _from_csv(path)
+  except OSError as error:
+    raise InputError(f'partitions {path}: {error.strerror or error}') from None
+  except InputError as error:
+    raise InputError(f'partitions {path}: {error}') from None
   if found.ndim != 2 or len(found) < ids or not found.shape[1]:
     raise InputError(
-      f'partitions {path}: shape {found.shape}; expected a line for each of '
-      f'the {ids:,} ids'
+      f'partitions {path}: shape {found.shape}; expected [{ids}, k], a line of '
+      f'k buckets for each of the {ids:,} ids'
     )
   if not np.issubdtype(found.dtype, np.integer):
     raise InputError(f'partitions {path}: {found.dtype}; expected integers')

@@ -103,7 +103,13 @@ class Wanted(NamedTuple):
 
   def at_least(self, least: int) -> int:
     """The budget; or the least possible, where a ratio asks for too much."""
-    return self.budget if self.options['rows'] else max(self.budget, least)
+    rows, budget = self.options['rows'], self.budget
+    if rows and budget < least:
+      raise InputError(
+        f'rows={rows}, a budget of {budget:,} parameters is too small: it '
+        f'takes rows={-(-least // self.dim)} or more'
+      )
+    return max(budget, least)
 
   def table(self, part: str, rows: int, dim: int, bound: float) -> Table:
     """A table for a part of the encoding."""

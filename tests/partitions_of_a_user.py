@@ -14,3 +14,13 @@ def alike(ids):
 def broken(ids):
   """Raises."""
   return ids['no such key']
+
+
+def single(ids):
+  """One array, not a tuple of one."""
+  return ids
+
+
+def sparse(ids):
+  """One id a bucket, with a large gap before."""
+  return (ids + 900_000_000,)

@@ -299,7 +299,7 @@ IMPOSSIBLE = {
   ),
   'budget too small': (
     {'encoding': 'quotient_remainder', 'rows': 3},
-    ['feature some', '48 parameters is too small', 'rows'],
+    ['feature some', '48 parameters is too small', 'rows=64 or more'],
   ),
   'budget too small for a tensor train': (
     {'encoding': 'tensor_train', 'rows': 3},
@@ -341,7 +341,7 @@ IMPOSSIBLE = {
   ),
   'width that can not be cut for robe': (
     {'encoding': 'robe', 'parts': 3},
-    ['robe', 'width 16', '3 equal parts'],
+    ['robe', 'width 16', '3 equal parts; change config.tables.parts'],
   ),
   'a path of hashes': (
     {'encoding': 'hashed', 'combine': 'path'},
@@ -381,7 +381,7 @@ IMPOSSIBLE = {
   ),
   'negative power': (
     {'encoding': 'mixed_dims', 'alpha': -0.5},
-    ['tables.alpha', '-0.5', 'from 0'],
+    ['tables.alpha is -0.5;', 'from 0'],
   ),
   'two powers': (
     {
@@ -437,6 +437,14 @@ IMPOSSIBLE = {
     {'encoding': 'partitions', 'partitions': PAIR.replace('pair', 'alike')},
     ['feature some', 'not complementary', 'ids 0 and 100', '(0, 0)'],
   ),
+  'a function of one array': (
+    {'encoding': 'partitions', 'partitions': PAIR.replace('pair', 'single')},
+    ['feature some', 'not a tuple', 'return (a,)'],
+  ),
+  'buckets with gaps': (
+    {'encoding': 'partitions', 'partitions': PAIR.replace('pair', 'sparse')},
+    ['feature some', '900,000,999', '1,000 ids', '0, 1, 2'],
+  ),
   'no such file': (
     {'encoding': 'partitions', 'partitions': 'no/such/file.csv'},
     ['feature some', 'no/such/file.csv'],
@@ -461,7 +469,7 @@ def test_what_is_impossible_is_refused_in_one_line(name):
 @pytest.mark.parametrize(
   ('found', 'words'),
   [
-    (buckets_of_pair(999), ['(999, 2)', 'each of the 1,000 ids']),
+    (buckets_of_pair(999), ['(999, 2)', '[1000, k]', 'of the 1,000 ids']),
     (np.arange(5000)[:, None] // 2, ['not complementary', 'ids 0 and 1']),
     (buckets_of_pair(5000) + 0.5, ['float64', 'integers']),
   ],
@@ -472,6 +480,19 @@ def test_files_that_give_no_partitions_are_refused(
   path = write(tmp_path / f'given.{suffix}', found)
   given = {'encoding': 'partitions', 'partitions': str(path)}
   refused(given, ['feature some', *words])
+
+
+def test_a_file_of_words_is_refused_by_line(tmp_path):
+  path = tmp_path / 'given.csv'
+  given = {'encoding': 'partitions', 'partitions': str(path)}
+  path.write_text('town,street\n' + '1,2\n' * 5000)
+  refused(given, ['given.csv', 'line 1', "'town'", 'no header'])
+  path.write_text('1,2\n' * 5000 + '1,many\n')
+  refused(given, ['given.csv', 'line 5001', "'many'", 'whole numbers'])
+  path = tmp_path / 'given.npy'
+  np.save(path, np.array([[1, None]], object))
+  given = {'encoding': 'partitions', 'partitions': str(path)}
+  refused(given, ['given.npy', 'array of integers', 'numpy.save'])
 
 
 @pytest.mark.parametrize('suffix', ['csv', 'npy'])

@@ -140,6 +140,8 @@ class Hashes(Partition):
 Buckets = Callable[[jax.Array], tuple[jax.Array, ...]]
 """Ids i32[...] -> k numbers of buckets, i32[...] each, in jax.numpy."""
 
+_MOST_BUCKETS = 10  # times as many as there are ids: nearly all are empty
+
 
 @dataclasses.dataclass(frozen=True)
 class Given(Partition):
@@ -174,8 +176,12 @@ def given(ids: int, function: Buckets) -> Given:
   (3, 2)
   """
   # As a step does it: nothing is known of the ids.
-  shape = jax.ShapeDtypeStruct((2, 3), jnp.int32)
-  shapes = jax.eval_shape(lambda x: tuple(function(x)), shape)
+  shapes = jax.eval_shape(function, jax.ShapeDtypeStruct((2, 3), jnp.int32))
+  if not isinstance(shapes, tuple | list):
+    raise InputError(
+      'partitions: not a tuple; expected one of k arrays, `return a, b`, or '
+      '`return (a,)` for a single partition'
+    )
   if not shapes or any(x.shape != (2, 3) for x in shapes):
     raise InputError(
       f'partitions: ids of shape (2, 3) give buckets of shapes '
@@ -184,6 +190,11 @@ def given(ids: int, function: Buckets) -> Given:
   found = np.stack([np.asarray(x) for x in function(jnp.arange(ids))], -1)
   _check_distinct(found)
   buckets = tuple(int(x) + 1 for x in found.max(0))
+  if max(buckets) > _MOST_BUCKETS * ids:
+    raise InputError(
+      f'partitions: bucket {max(buckets) - 1:,} for {ids:,} ids; a table has a '
+      f'row for each up to the largest, so number the buckets 0, 1, 2, ...'
+    )
   digest = hashlib.sha256(found.astype(np.int64).tobytes()).hexdigest()[:16]
   return Given(ids, buckets, function, digest)
 

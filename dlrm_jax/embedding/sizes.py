@@ -112,7 +112,7 @@ def large_and_small(
 def _too_small(budget: int, least: int) -> InputError:
   return InputError(
     f'a budget of {budget:,} parameters is too small: it takes {least:,} or '
-    f'more; ask for less compression, or more rows'
+    f'more; ask for more rows'
   )
 
 
