@@ -7,7 +7,7 @@ tables with rows; what is impossible is refused here, before data is read.
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from dlrm_jax.build_partitions import build_partition
 from dlrm_jax.build_wanted import Wanted
@@ -272,6 +272,31 @@ def _check(wanted: Wanted) -> None:
     )
 
 
+@contextlib.contextmanager
+def _says(where: str) -> Iterator[None]:
+  """Errors say where they come from, if they don't yet."""
+  try:
+    yield
+  except InputError as error:
+    if str(error).startswith('config.'):
+      raise
+    raise InputError(f'{where}: {error}') from None
+
+
+def _check_names(wanted: list[Wanted], found: Mapping[str, Encoding]) -> None:
+  """Raises where a part of a table has the name of another one's table."""
+  first: dict[str, tuple[Wanted, Table]] = {}
+  for w in wanted:
+    for table in found[w.name].tables:
+      other, same = first.setdefault(table.name, (w, table))
+      if other is not w and same is not table:
+        raise InputError(
+          f'config.tables.features: {other.feature} and {w.feature} would '
+          f'both make a table {table.name}; name one of theirs otherwise, as '
+          f"in {w.feature}={{'table': 'other'}}"
+        )
+
+
 def build_encodings(wanted: list[Wanted]) -> dict[str, Encoding]:
   """Encodings by table, their tables not placed yet.
 
@@ -305,15 +330,5 @@ def build_encodings(wanted: list[Wanted]) -> dict[str, Encoding]:
     if together[word]:
       with _says(f'config.tables, encoding {word}'):
         found |= make_all(together[word])
+  _check_names(wanted, found)
   return {w.name: found[w.name] for w in wanted}
-
-
-@contextlib.contextmanager
-def _says(where: str) -> Iterator[None]:
-  """Errors say where they come from, if they don't yet."""
-  try:
-    yield
-  except InputError as error:
-    if str(error).startswith('config.'):
-      raise
-    raise InputError(f'{where}: {error}') from None

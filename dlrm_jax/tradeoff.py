@@ -193,7 +193,7 @@ def _left(seconds: Sequence[float], runs: int) -> str:
 
 
 @exit_cleanly
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
   """Builds all runs, prints the plan, trains what is not done, draws."""
   from dlrm_jax import build
   from dlrm_jax.build_tradeoff import build_jobs, find_split
@@ -214,7 +214,7 @@ def main(argv: Sequence[str]) -> None:
     print(f'{number}/{len(jobs)}  {job.variant}, seed {job.seed}', flush=True)
     if not _train(job):
       print('stopped; the same command goes on from there')
-      return
+      return 130
     scores = results[job.run.workdir] = _result(job, split) or {}
     tradeoff.write(_study(jobs, results, split), folder)
     seconds.append(time.monotonic() - start)
@@ -227,6 +227,7 @@ def main(argv: Sequence[str]) -> None:
   if not waiting:
     tradeoff.write(study, folder)
   print(f'see {folder / "tradeoff.png"}, .md and .json')
+  return 0
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

@@ -171,6 +171,8 @@ def test_runs_with_auto_and_a_file_go_on_and_are_evaluated(tmp_path):
   assert '#' in features['features']['C2']['partitions']
   _, told, _ = run(*evaluate)
   assert 'auc' in told
+  _, _, told = run(*train, '--config.tables.compression=2.0', status=1)
+  assert 'tables.compression was 4.0, is 2.0. Choose' in told
   np.save(given, np.stack([rows // 5, rows % 5], 1))
   for command in (evaluate, train):
     _, _, told = run(*command, status=1)

@@ -445,6 +445,17 @@ IMPOSSIBLE = {
     {'encoding': 'partitions', 'partitions': PAIR.replace('pair', 'sparse')},
     ['feature some', '900,000,999', '1,000 ids', '0, 1, 2'],
   ),
+  'a part with the name of a table': (
+    {
+      'encoding': 'quotient_remainder',
+      'features': ConfigDict({'few': {'table': 'many.1'}}),
+    },
+    ['features: few and many', 'table many.1', "{'table': 'other'}"],
+  ),
+  'a table with the name of the array': (
+    {'encoding': 'robe', 'features': ConfigDict({'few': {'table': 'robe'}})},
+    ['few', 'some', 'table robe', "{'table': 'other'}"],
+  ),
   'no such file': (
     {'encoding': 'partitions', 'partitions': 'no/such/file.csv'},
     ['feature some', 'no/such/file.csv'],

@@ -139,6 +139,22 @@ def test_killed_it_goes_on_in_the_run_it_was_in(finished, tmp_path):
     assert ours['runs'] == whole['runs'][:1]
 
 
+def test_interrupted_it_says_so_to_a_shell(tmp_path):
+  process = subprocess.Popen(
+    command(tmp_path, *STUDY, '--config.train.steps=1000000'),
+    cwd=ROOT,
+    env=ENVIRONMENT,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  checkpoints = tmp_path / 'runs' / 'plain-1-0' / 'checkpoints'
+  while not (checkpoints / '4').exists() and process.poll() is None:
+    time.sleep(0.005)
+  process.send_signal(signal.SIGINT)
+  assert 'stopped; the same command' in process.communicate()[0]
+  assert process.returncode == 130
+
+
 def test_runs_of_another_config_are_refused_by_field(finished):
   changed = run(
     command(finished[0], *STUDY, '--config.train.batch_size=512'), status=1

@@ -21,6 +21,7 @@ from dlrm_jax import agreement
 from dlrm_jax.errors import InputError
 
 _CONFIG, _DATA = 'config.json', 'data.json'
+_OWN = 'tables.features.'  # may follow from the other fields: auto
 _CHANGED = '{field} was {then}, is {now}'
 _WHERE_TABLES_LIVE = re.compile(
   r'tables\.(features\..+\.)?(shards|placement|spread|columns|memory)'
@@ -101,9 +102,14 @@ def _says_where(field: str) -> bool:
 
 
 def _compare(path: Path, now: Mapping[str, Any], advice: str) -> None:
-  """Raises where more differs than where tables live."""
-  found = _differences(
-    _read(path), now, _CHANGED, lambda field: not _says_where(field)
+  """Raises where more differs than where tables live; says why."""
+  then = _read(path)
+
+  def given(field: str) -> bool:
+    return not _says_where(field) and not field.startswith(_OWN)
+
+  found = _differences(then, now, _CHANGED, given) or _differences(
+    then, now, _CHANGED, lambda field: not _says_where(field)
   )
   if found:
     raise InputError(
