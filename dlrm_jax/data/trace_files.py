@@ -79,8 +79,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Trace]:
   Raises:
     InputError: names file and feature.
   """
+  text = _text(path)
   try:
-    features = json.loads(_text(path))
+    features = json.loads(text)
   except ValueError as error:
     raise InputError(f'{path}: not JSON ({error})') from None
   if not isinstance(features, dict) or not features:
