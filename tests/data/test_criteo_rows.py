@@ -77,7 +77,7 @@ def lines(draw):
   return text + draw(st.sampled_from([b'', b'', b'\r']))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(lines(), min_size=1, max_size=6))
 def test_the_fast_parser_agrees_with_a_plain_one(texts):
   rows = [plain(text) for text in texts]
@@ -92,7 +92,7 @@ def test_the_fast_parser_agrees_with_a_plain_one(texts):
   assert frame.schema == SCHEMA
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(good_fields, min_size=1, max_size=4))
 def test_good_lines_never_need_the_slow_path(rows):
   chunk = b''.join('\t'.join(row).encode() + b'\n' for row in rows)
