@@ -9,9 +9,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.fields import read_size
 
 _FILES = ('--input', '--validation_input', '--test_input')
 
@@ -23,9 +24,8 @@ class _Parser(argparse.ArgumentParser):
     raise InputError(f'{message} (see {self.prog} --help)')
 
 
-def _criteo(flags: argparse.Namespace) -> None:
-  from dlrm_jax.data import criteo, criteo_files, criteo_splits
-
+def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
+  """Files by the part that they are of; one part is cut in splits."""
   parts = {'train': flags.input}
   if flags.validation_input:
     parts['validation'] = flags.validation_input
@@ -36,21 +36,58 @@ def _criteo(flags: argparse.Namespace) -> None:
       '--splits cuts one log; with --validation_input or --test_input the '
       'files are the splits: leave --splits out'
     )
-  splits = None if len(parts) > 1 else flags.splits or criteo_splits.DEFAULT
-  # None: not given (argparse overlooks a clash when a default is spelt out).
-  min_count = 1 if flags.min_count is None else flags.min_count
-  options = criteo.Options(min_count, flags.hash_rows, splits, flags.on_bad_row)
-  if splits:
-    parts = {'all': flags.input}
-  for part, files in parts.items():
+  if flags.vocabulary:
+    if flags.splits or len(parts) > 1:
+      raise InputError(
+        '--vocabulary makes one split, test, of all input; leave --splits, '
+        '--validation_input and --test_input out'
+      )
+    return {'test': flags.input}
+  return parts if len(parts) > 1 else {'all': flags.input}
+
+
+def _criteo(flags: argparse.Namespace) -> None:
+  from dlrm_jax.data import criteo
+
+  inputs = _inputs(flags)
+  options = criteo.Options(
+    mode=flags.mode,
+    min_count=flags.min_count,
+    max_ind_range=flags.max_ind_range,
+    hash_rows=flags.hash_rows,
+    splits=(flags.splits or criteo.DEFAULT) if 'all' in inputs else None,
+    shuffle=not flags.keep_order,
+    seed=flags.seed,
+    on_bad_row=flags.on_bad_row,
+  )
+  _log(flags, criteo.job(inputs, options), options.described)
+
+
+def _log(flags: argparse.Namespace, job: Any, rows: str) -> None:
+  """Prints the plan of a job, and does it."""
+  from dlrm_jax.data import budget, pipeline
+
+  memory = (
+    read_size('--memory', flags.memory)
+    if flags.memory
+    else budget.default_memory()
+  )
+  for part, files in job.inputs.items():
     for file in files:
-      megabytes = criteo_files.check_readable(file) / 1e6
+      megabytes = os.path.getsize(file) / 1e6
       print(f'{part:<12}{file} ({megabytes:,.1f} MB)')
-  print(f'{"splits":<12}{splits or "the files"}')
-  print(f'{"categories":<12}{options.described}')
+  print(f'{"rows":<12}about {job.rows:,}')
+  options = job.options
+  print(f'{"splits":<12}{options.splits or "the files"}')
+  print(f'{"categories":<12}{rows}')
+  order = f'shuffled, seed {options.seed}' if options.shuffle else 'as they are'
+  print(f'{"order":<12}of split train {order}; of others as they are')
   print(f'{"bad rows":<12}{options.on_bad_row}')
+  share = budget.budget(memory, job.row_bytes)
+  print(f'{"memory":<12}{memory / 1e9:.1f} GB: {share.workers} workers')
+  print(f'{"disk":<12}about {job.disk / 1e9:,.2f} GB while it is made')
   print(f'{"output":<12}{flags.output}', flush=True)
-  criteo.prepare(parts, flags.output, options, flags.overwrite)
+  pipeline.run(job, flags.output, memory, flags.overwrite)
 
 
 def _movielens(flags: argparse.Namespace) -> None:
@@ -62,39 +99,69 @@ def _movielens(flags: argparse.Namespace) -> None:
   movielens.prepare(flags.name, flags.output, flags.input, flags.overwrite)
 
 
-def _add_criteo(kind: argparse.ArgumentParser) -> None:
-  kind.set_defaults(make=_criteo, config='configs/criteo_kaggle.py')
+def _add_log(kind: argparse.ArgumentParser) -> None:
+  """What all raw logs have."""
+  add = kind.add_argument
   files = {'nargs': '+', 'action': 'extend', 'metavar': 'FILE', 'default': None}
-  kind.add_argument(
-    '--input', required=True, help='logs in time order, plain or gzip', **files
-  )
+  add('--input', required=True, help='logs in time order', **files)
   for name in ('validation', 'test'):
-    kind.add_argument(
-      f'--{name}_input', help=f'logs of {name}; --input is then train', **files
-    )
-  kind.add_argument(
+    add(f'--{name}_input', help=f'logs of {name}; --input is train', **files)
+  add(
     '--splits',
     metavar='NAME=SHARE,...',
     help='shares in file order (default: train=6/7,validation=1/14,test=1/14)',
   )
-  rows = kind.add_mutually_exclusive_group()
-  rows.add_argument(
+  add(
     '--min_count',
     type=int,
     metavar='T',
-    help='ids that fewer than T training rows have share row 0 (default: 1)',
+    help='ids that fewer than T counted rows have share a row (default: 1)',
   )
-  rows.add_argument(
-    '--hash_rows',
-    type=int,
-    metavar='R',
-    help='no vocabulary: hash each column into R rows',
+  add(
+    '--vocabulary',
+    metavar='DIR',
+    help='a prepared set whose vocabularies are used; makes split test',
   )
-  kind.add_argument(
+  add(
+    '--keep_order',
+    action='store_true',
+    help='do not shuffle split train (others never are)',
+  )
+  add('--seed', type=int, default=0, help='of the shuffle (default: 0)')
+  add(
+    '--memory',
+    metavar='SIZE',
+    help='to use, all workers together, as in 2GB (default: half of the free)',
+  )
+  add(
     '--on_bad_row',
     choices=('stop', 'skip'),
     default='stop',
     help='stop at a bad row (default), or skip and count it',
+  )
+
+
+def _add_criteo(kind: argparse.ArgumentParser) -> None:
+  kind.set_defaults(make=_criteo, config='configs/criteo_kaggle.py')
+  _add_log(kind)
+  kind.add_argument(
+    '--mode',
+    default='frequency',
+    help='how ids are numbered: frequency (default), fb or torchrec: as those '
+    'programs do, their logarithms too',
+  )
+  kind.add_argument(
+    '--max_ind_range',
+    type=int,
+    default=0,
+    metavar='R',
+    help='mode fb: ids modulo R before they are numbered',
+  )
+  kind.add_argument(
+    '--hash_rows',
+    type=int,
+    metavar='R',
+    help='no vocabulary: hash each column into R rows',
   )
 
 

@@ -13,7 +13,8 @@ MARK = 'metadata.json'
 """A file in every prepared set: no other folder is ever overwritten."""
 
 
-def _check_free(target: Path, overwrite: bool) -> None:
+def check_free(target: Path, overwrite: bool) -> None:
+  """Raises `InputError` where something is that may not be replaced."""
   if target.is_dir() and not any(target.iterdir()):
     return
   if not target.exists() and not target.is_symlink():
@@ -74,7 +75,7 @@ def creating(
   target = Path(output).absolute()
   folder = target.with_name(f'{target.name}.incomplete-{os.getpid()}')
   try:
-    _check_free(target, overwrite)
+    check_free(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(target)
     folder.mkdir()
@@ -85,7 +86,7 @@ def creating(
     ) from None
   try:
     yield folder
-    _check_free(target, overwrite)  # again: it may have come meanwhile
+    check_free(target, overwrite)  # again: it may have come meanwhile
     _replace(folder, target)
   except OSError as error:
     if error.errno != errno.ENOSPC:

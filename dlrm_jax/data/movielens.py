@@ -23,18 +23,16 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.data.criteo_encode import load_vocabularies, save_encoders
 from dlrm_jax.data.criteo_splits import bounds
 from dlrm_jax.data.movielens_tfds import Ratings, load, url_of
-from dlrm_jax.data.prepared import (
-  Prepared,
-  Split,
-  creating,
-  open_prepared,
-  write,
-)
+from dlrm_jax.data.prepared import Prepared, open_prepared
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema
-from dlrm_jax.data.vocabulary import Vocabulary
+from dlrm_jax.data.vocabulary import (
+  Vocabulary,
+  load_vocabularies,
+  save_vocabularies,
+)
+from dlrm_jax.data.writing import Split, creating, write
 
 SHARES = {
   'train': Fraction(8, 10),
@@ -187,7 +185,7 @@ def prepare(
     }
     details = _details(ratings, log, splits)
     write(folder, Schema(DENSE, (*columns, bag)), blocks, details)
-    save_encoders(folder, words)
+    save_vocabularies(folder, words)
   return open_prepared(output)
 
 
@@ -203,7 +201,8 @@ def read_raw(prepared: Prepared, archive: str) -> Iterator[Block]:
   """
   _, name, _ = prepared.details['source']['tfds'].split('/')
   words = load_vocabularies(
-    prepared, [c.name for c in prepared.schema.sparse if c.name != 'genres']
+    Path(prepared.directory),
+    [c.name for c in prepared.schema.sparse if c.name != 'genres'],
   )
   with tempfile.TemporaryDirectory() as scratch:
     ratings = load(name, archive, Path(scratch))

@@ -1,23 +1,18 @@
 """A prepared click log on disk: written once, opened fast, read by block.
 
-The folder is a TFDS data set (dataset_info.json, features.json, metadata.json
-and array_record files, see `click_log`), plus what its maker adds, such as
-vocabularies. It appears under its name only when it is complete.
+The folder is a TFDS data set (dataset_info.json, features.json and
+array_record files), plus metadata.json (`manifest`) and what its maker adds,
+such as vocabularies. It appears under its name only when it is complete.
 
-    with creating('out') as folder:
-      write(folder, schema, {'train': Split(n, blocks)}, details={...})
     prepared = open_prepared('out')
     prepared.source('train')[0]  # Block
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +20,14 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.data.folder import MARK
-from dlrm_jax.data.folder import creating as creating  # belongs to `write`
-from dlrm_jax.data.rebatch import rebatch
+from dlrm_jax.data.manifest import (
+  FORMAT,
+  TFDS_FILES,
+  file_digest,
+  origin_of,
+  shard_paths,
+  split_stamp,
+)
 from dlrm_jax.data.schema import (
   BLOCK_ROWS,
   Block,
@@ -36,75 +37,6 @@ from dlrm_jax.data.schema import (
 )
 from dlrm_jax.data.vocabulary import FOLDER
 from dlrm_jax.errors import InputError
-
-_FORMAT = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """What to write as a split.
-
-  Attributes:
-    examples: how many examples there will be.
-    blocks: makes them, in order, in blocks of any size.
-  """
-
-  examples: int
-  blocks: Callable[[], Iterable[Block]]
-
-
-def write(
-  folder: Path,
-  schema: Schema,
-  splits: Mapping[str, Split],
-  details: Mapping[str, Any],
-  weighted: bool = False,
-) -> None:
-  """Writes a prepared set into a folder (see `creating`).
-
-  Args:
-    folder: where to; files that are there already stay.
-    schema: the columns.
-    splits: what to write, at least one example each.
-    details: anything that JSON can hold: options, source files, counts. Equal
-      details, schema and sizes make an equal fingerprint, so leave out times
-      and places.
-    weighted: whether the blocks have `id_weights`.
-  """
-  # TensorFlow Datasets takes longer to import than a set takes to open.
-  import tensorflow_datasets as tfds
-
-  from dlrm_jax.data.click_log.click_log_dataset_builder import Builder
-
-  metadata = {
-    'format': _FORMAT,
-    'schema': dataclasses.asdict(schema),
-    'splits': {
-      name: {'examples': split.examples} for name, split in splits.items()
-    },
-    'details': dict(details),
-  }
-  work = folder / 'tfds'
-  tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(io.StringIO()):  # TFDS's chatter
-    builder = Builder(
-      data_dir=str(work),
-      schema=schema,
-      weighted=weighted,
-      splits={
-        name: (-(-split.examples // BLOCK_ROWS), _rebatched(split))
-        for name, split in splits.items()
-      },
-      metadata=metadata,
-    )
-    builder.download_and_prepare()
-  for path in Path(builder.data_dir).iterdir():
-    path.rename(folder / path.name)
-  shutil.rmtree(work)
-
-
-def _rebatched(split: Split) -> Callable[[], Iterable[Block]]:
-  return lambda: rebatch(split.blocks())
 
 
 class _Blocks:
@@ -116,6 +48,7 @@ class _Blocks:
     self.schema = prepared.schema
     self.examples = prepared.splits[split]
     self._name = f'{prepared.directory}, split {split}'
+    self._stamp = (prepared.origin, split_stamp(split))
     try:
       builder: Any = tfds.builder_from_directory(prepared.directory)
       self._records: Sequence[dict[str, Any]] = builder.as_data_source(split)
@@ -131,17 +64,23 @@ class _Blocks:
   def __getitem__(self, block: int) -> Block:
     if not 0 <= block < len(self):
       raise IndexError(f'{self._name} has {len(self)} blocks, not {block}')
+    name = f'{self._name}, block {block}'
     try:
       record = self._records[block]
+      if tuple(record['stamp'].tolist()) != (*self._stamp, block):
+        raise _broken(name, 'it is of another set, or of another place in it')
       labels = record['labels']
-      dense = (
-        record['dense']
-        if self.schema.dense
-        else np.empty((len(labels), 0), np.float32)
+      if not self.schema.dense:
+        record['dense'] = np.empty((len(labels), 0), np.float32)
+      return Block(
+        record['dense'],
+        record['ids'],
+        labels,
+        record.get('id_weights'),
+        record.get('weights'),
       )
-      return Block(dense, record['ids'], labels, record.get('id_weights'))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-      raise _broken(f'{self._name}, block {block}', error) from error
+      raise _broken(name, error) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +94,10 @@ class Prepared:
     clicks: examples with label 1 a split.
     scale: of the dense features in split train.
     details: what its maker said of it: options, source files, counts.
-    fingerprint: short digest of schema, splits and details: equal for two sets
+    timelines: of each split, stretches of rows in the order of the raw log:
+      examples, clicks, and where known the first and the last time.
+    origin: digest of schema, sizes and details, with which blocks are stamped.
+    fingerprint: the same, for people, of all but the files: equal for two sets
       with the same content.
   """
 
@@ -165,6 +107,8 @@ class Prepared:
   clicks: dict[str, int]
   scale: Scale
   details: dict[str, Any]
+  timelines: dict[str, list[list[int]]]
+  origin: int
   fingerprint: str
 
   def source(self, split: str) -> _Blocks:
@@ -183,7 +127,8 @@ class Prepared:
   def counts(self, feature: str) -> np.ndarray | None:
     """How often split train has each id, i64[R]; None without a vocabulary.
 
-    The unknown row, whose count is not kept, counts as the most frequent.
+    Rows before the first value's, whose counts are not kept (unknown values),
+    count as the most frequent.
     """
     path = Path(self.directory) / FOLDER / f'{feature}.parquet'
     if not path.exists():
@@ -192,8 +137,10 @@ class Prepared:
       known = pl.read_parquet(path, columns=['count'])['count'].to_numpy()
     except (OSError, pl.exceptions.PolarsError) as error:
       raise _broken(path, error) from error
-    unknown = [known.max(initial=0)]
-    return np.concatenate([unknown, known]).astype(np.int64)
+    column = next(c for c in self.schema.sparse if c.name == feature)
+    before = column.rows - len(known)
+    counts = [np.full(before, known.max(initial=0)), known]
+    return np.concatenate(counts).astype(np.int64)
 
 
 def _broken(what: object, why: object) -> InputError:
@@ -217,42 +164,61 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
     ) from None
   try:
     metadata = json.loads(text)
-    if metadata['format'] != _FORMAT:
-      raise ValueError(f'format {metadata["format"]}, not {_FORMAT}')
+    if metadata['format'] != FORMAT:
+      raise ValueError(f'format {metadata["format"]}, not {FORMAT}')
     schema = Schema(
       tuple(metadata['schema']['dense']),
       tuple(Column(**column) for column in metadata['schema']['sparse']),
     )
-    splits = {k: v['examples'] for k, v in metadata['splits'].items()}
-    clicks = {k: v['clicks'] for k, v in metadata['splits'].items()}
-    train = metadata['splits']['train']
-    scale = Scale(tuple(train['dense_mean']), tuple(train['dense_std']))
-    details = metadata['details']
-    _check_files(folder, set(splits))
-  except (ValueError, KeyError, TypeError, OSError) as error:
+    splits = metadata['splits']
+    prepared = Prepared(
+      directory=str(folder),
+      schema=schema,
+      splits={k: v['examples'] for k, v in splits.items()},
+      clicks={k: v['clicks'] for k, v in splits.items()},
+      scale=Scale(**{k: tuple(v) for k, v in metadata['scale'].items()}),
+      details=metadata['details'],
+      timelines={k: v['timeline'] for k, v in splits.items()},
+      origin=metadata['origin'],
+      fingerprint=_fingerprint(metadata),
+    )
+    sizes = metadata['files']
+    found = origin_of(schema, prepared.splits, prepared.details)
+    if found != prepared.origin or set(sizes) != set(splits):
+      raise ValueError(f'{MARK} contradicts itself')
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise _broken(folder, error) from error
-  digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-  return Prepared(
-    directory=str(folder),
-    schema=schema,
-    splits=splits,
-    clicks=clicks,
-    scale=scale,
-    details=details,
-    fingerprint=digest.hexdigest()[:16],
-  )
+  _check_tfds(folder, metadata['tfds'])
+  _check_files(folder, sizes)
+  return prepared
 
 
-def _check_files(folder: Path, splits: set[str]) -> None:
-  """Compares the files' sizes with what TFDS noted when it wrote them."""
-  info = json.loads((folder / 'dataset_info.json').read_text())
-  found = {split['name'] for split in info['splits']}
-  if found != splits:
-    raise ValueError(f'splits {sorted(found)}, expected {sorted(splits)}')
-  for split in info['splits']:
-    files = list(folder.glob(f'*-{split["name"]}.array_record-*'))
-    size = sum(file.stat().st_size for file in files)
-    if size != int(split['numBytes']):
-      raise ValueError(
-        f'{size} bytes of split {split["name"]}, expected {split["numBytes"]}'
-      )
+def _check_tfds(folder: Path, digests: Mapping[str, str]) -> None:
+  """Compares what TFDS reads with what was noted when it was written."""
+  for name in TFDS_FILES:
+    path = folder / name
+    if not path.exists():
+      raise _broken(path, 'the file is missing')
+    if file_digest(path) != digests[name]:
+      raise _broken(path, f'not as it was written, says {MARK}')
+
+
+def _fingerprint(metadata: Mapping[str, Any]) -> str:
+  # Sizes of files depend on the versions of libraries.
+  said = {k: v for k, v in metadata.items() if k not in ('files', 'tfds')}
+  digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+  return digest.hexdigest()[:16]
+
+
+def _check_files(folder: Path, sizes: Mapping[str, Sequence[int]]) -> None:
+  """Compares the files with what was noted when they were written."""
+  there = {entry.name: entry for entry in os.scandir(folder)}
+  for split, expected in sizes.items():
+    for path, size in zip(
+      shard_paths(folder, split, expected), expected, strict=True
+    ):
+      if path.name not in there:
+        raise _broken(path, 'the file is missing')
+      found = there[path.name].stat().st_size
+      if found != size:
+        raise _broken(path, f'{found:,} bytes; expected {size:,}')

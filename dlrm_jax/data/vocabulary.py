@@ -6,16 +6,22 @@ the other rows hold the values by falling count, ties by value with missing
 first. Hashing has no unknown row and needs no pass over the data.
 """
 
-import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from dlrm_jax.data.keys import keys_of
+from dlrm_jax.data.lookup import Lookup
+from dlrm_jax.errors import InputError
+
 FOLDER = 'vocabulary'
 """In a prepared set: a file for each feature that has a vocabulary."""
 
-_HALF = np.uint64(32)
+HASH = 'splitmix64(key, or 2^32 where missing) mod rows'
+"""How `hashed_rows` works, for who reads a set."""
+
 _MISSING = 1 << 32
 """What hashing takes a missing value for: beside all values of 32 bits."""
 
@@ -34,7 +40,7 @@ class Vocabulary:
     rows = np.arange(1, counts.height + 1, dtype=np.uint64)
     keys = counts['key'].fill_null(0).to_numpy()
     self._missing = int(rows[null].sum())  # 0, unknown, where it has no row
-    self._table = _Table(keys[~null], rows[~null])
+    self._table = Lookup.of(keys[~null], rows[~null])
 
   @classmethod
   def of(cls, counts: pl.DataFrame, min_count: int) -> 'Vocabulary':
@@ -60,67 +66,50 @@ class Vocabulary:
 
   def lookup(self, values: pl.Series) -> np.ndarray:
     """Values u32[n] -> rows i32[n]."""
-    rows = self._table.lookup(values.fill_null(0).to_numpy())
+    rows = self._table(values.fill_null(0).to_numpy())
     if values.null_count():
       rows[values.is_null().to_numpy()] = self._missing
     return rows
 
 
-class _Table:
-  """A hash table of 32-bit keys, built once and read by whole arrays.
+def save_vocabularies(folder: Path, words: Mapping[str, Vocabulary]) -> None:
+  """Keeps vocabularies by feature in a prepared set's folder."""
+  (folder / FOLDER).mkdir(exist_ok=True)
+  for name, kept in words.items():
+    kept.save(folder / FOLDER / f'{name}.parquet')
 
-  Linear probing, in NumPy: measured, a Polars join (which hashes the
-  vocabulary again for every block) and a binary search take twice as long,
-  and much longer for millions of keys.
+
+def load_vocabularies(
+  folder: Path, features: Iterable[str]
+) -> dict[str, Vocabulary]:
+  """What `save_vocabularies` kept.
+
+  Raises:
+    InputError: a vocabulary is missing or damaged.
   """
-
-  def __init__(self, keys: np.ndarray, rows: np.ndarray) -> None:
-    self._slots = np.uint64(2 * len(keys) + 1)
-    home = self._home(keys)
-    order = np.argsort(home, kind='stable')
-    # In order of their homes, each key takes its home or the next free slot.
-    place = np.arange(len(keys))
-    slot = np.maximum.accumulate(home[order] - place) + place
-    self._entries = np.zeros(int(self._slots) + len(keys) + 1, np.uint64)
-    self._entries[slot] = keys[order].astype(np.uint64) << _HALF | rows[order]
-
-  def _home(self, keys: np.ndarray) -> np.ndarray:
-    mixed = keys.astype(np.uint32) * np.uint32(2654435769)
-    return (mixed * self._slots >> _HALF).astype(np.int64)
-
-  def lookup(self, keys: np.ndarray) -> np.ndarray:
-    """Keys u32[n] -> rows i32[n], 0 where there is none."""
-    slot = self._home(keys)
-    entry = self._entries[slot]
-    # An empty slot ends the search: it is row 0.
-    wrong = (entry != 0) & (entry >> _HALF != keys)
-    left = np.flatnonzero(wrong)
-    while left.size:
-      slot[left] += 1
-      probe = self._entries[slot[left]]
-      entry[left] = probe
-      left = left[(probe != 0) & (probe >> _HALF != keys[left])]
-    return entry.astype(np.uint32).view(np.int32)
+  folder = folder / FOLDER
+  try:
+    return {f: Vocabulary.load(folder / f'{f}.parquet') for f in features}
+  except (OSError, pl.exceptions.PolarsError) as error:
+    raise InputError(
+      f'{folder}: damaged ({str(error).splitlines()[0]}); prepare the set again'
+    ) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class Hashing:
-  """Rows by hash: the same everywhere and for ever.
+def hashed_rows(values: pl.Series, rows: int) -> np.ndarray:
+  """Values -> rows i32[n], the same everywhere and for ever.
 
-  Attributes:
-    rows: how many; the hash is splitmix64 of the value (of 2^32 where it is
-      missing) modulo rows.
+  The hash is splitmix64 of the value's key (of 2^32 where it is missing)
+  modulo rows.
 
-  >>> Hashing(1000).lookup(pl.Series([0, 7, None], dtype=pl.UInt32)).tolist()
+  >>> hashed_rows(pl.Series([0, 7, None], dtype=pl.UInt32), 1000).tolist()
   [535, 487, 56]
   """
-
-  rows: int
-
-  def lookup(self, values: pl.Series) -> np.ndarray:
-    """Values u32[n] -> rows i32[n]."""
-    x = values.cast(pl.UInt64).fill_null(_MISSING).to_numpy()
-    return (splitmix64(x) % np.uint64(self.rows)).astype(np.int32)
+  keys, missing = keys_of(values)
+  keys = keys.astype(np.uint64)
+  if missing is not None:
+    keys[missing] = _MISSING
+  return (splitmix64(keys) % np.uint64(rows)).astype(np.int32)
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
@@ -136,6 +125,3 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
   return x ^ (x >> np.uint64(31))
-
-
-Encoder = Vocabulary | Hashing

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrm_jax.data.prepared import Split, creating, open_prepared, write
+from dlrm_jax.data import shards
+from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema, join, take
+from dlrm_jax.data.writing import Split, creating, write
 from dlrm_jax.errors import InputError
 
 SCHEMA = Schema(('a', 'b'), (Column('x', 9), Column('y', 50, hotness=3)))
@@ -72,8 +74,10 @@ def test_what_is_written_is_read(tmp_path, weighted):
   _same(prepared.source('test')[0], test)
 
 
-def test_order_holds_over_many_files(tmp_path):
-  rows = 300 * BLOCK_ROWS + 5  # two files
+def test_order_holds_over_many_files(tmp_path, monkeypatch):
+  rows = 300 * BLOCK_ROWS + 5
+  # Two words an example: two files.
+  monkeypatch.setattr(shards, 'SHARD_BYTES', 8 * 256 * BLOCK_ROWS)
   labels = np.zeros(rows, np.float32)
   schema = Schema((), (Column('x', rows),))
   ids = np.arange(rows, dtype=np.int32)[:, None]

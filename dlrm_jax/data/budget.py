@@ -1,0 +1,77 @@
+"""Memory and disk of preparing, and how many workers they allow."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from dlrm_jax.errors import InputError
+
+_BASE = 300 << 20
+"""Of the main process, about."""
+
+WORKER_BYTES = 500 << 20
+"""Of a worker, without lookup tables; a piece or a shard at a time."""
+
+
+class Budget(NamedTuple):
+  """What may be used.
+
+  Attributes:
+    memory: bytes in all.
+    workers: processes.
+    worker: bytes of memory of one of them.
+    tables: bytes of memory for lookup tables, which all share.
+  """
+
+  memory: int
+  workers: int
+  worker: int
+  tables: int
+
+
+def budget(memory: int, row_bytes: int) -> Budget:
+  """Divides memory; as many workers as there are cores, if it allows.
+
+  Args:
+    memory: bytes.
+    row_bytes: of an example.
+
+  Raises:
+    InputError: it is too little for one worker.
+  """
+  # Bags make rows wide, and frames with them.
+  worker = WORKER_BYTES + (1 << 18) * max(0, row_bytes - 256) * 2
+  least = _BASE + worker + (64 << 20)
+  if memory < least:
+    raise InputError(
+      f'--memory={memory / 1e9:.2g}GB: too little for one worker; expected '
+      f'{least / 1e9:.2g}GB or more'
+    )
+  # A quarter is for lookup tables, where there are workers enough.
+  cores = os.cpu_count() or 1
+  if hasattr(os, 'sched_getaffinity'):
+    cores = len(os.sched_getaffinity(0))
+  workers = max(1, min(cores, int(memory * 0.75 - _BASE) // worker))
+  return Budget(memory, workers, worker, memory - _BASE - workers * worker)
+
+
+def default_memory() -> int:
+  """Half of what is free, in bytes."""
+  try:
+    lines = Path('/proc/meminfo').read_text().splitlines()
+    values = dict(line.split(':', 1) for line in lines)
+    return int(values['MemAvailable'].split()[0]) * 1024 // 2
+  except (OSError, KeyError):
+    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return pages // 4
+
+
+def check_disk(folder: Path, need: int) -> None:
+  """Raises `InputError` where a disk has not so many bytes free."""
+  free = shutil.disk_usage(folder).free
+  if free < need:
+    raise InputError(
+      f'{folder}: about {need / 1e9:,.1f} GB are needed while the set is made, '
+      f'{free / 1e9:,.1f} GB are free; make room, or choose another --output'
+    )

@@ -1,0 +1,132 @@
+"""Values of a sparse column -> rows of its table.
+
+Four ways: by vocabulary, by hash, as they are, and by vocabulary in a table
+that is not all in memory: then every part of it finds what it has, and the
+findings are put together (`Coder.found`, `Coder.rows_of`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from dlrm_jax.batch import PAD
+from dlrm_jax.data.counting import Values
+from dlrm_jax.data.keys import keys_of
+from dlrm_jax.data.lookup import Lookup
+from dlrm_jax.data.raw import Sparse
+from dlrm_jax.data.vocabulary import hashed_rows
+from dlrm_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Coder:
+  """How a column's values become rows.
+
+  Attributes:
+    column: the column.
+    rows: of its table.
+    hotness: ids an example, the longest bag.
+    prepare: what is done to values first.
+    base: row of the vocabulary's first value; values that it does not have
+      get the row before.
+    missing: place of the missing value in the vocabulary, from 1; 0: none.
+    tables: files of the vocabulary's lookup tables; each has the keys of one
+      residue of `shares(keys)`.
+  """
+
+  column: Sparse
+  rows: int
+  hotness: int
+  prepare: Values
+  base: int = 1
+  missing: int = 0
+  tables: tuple[Path, ...] = ()
+
+  def found(self, values: pl.Series, tables: Sequence[int]) -> np.ndarray:
+    """Places of values in the vocabulary, from 1, i32[n]; 0: not in these.
+
+    Args:
+      values: prepared.
+      tables: which of the lookup tables to look in.
+    """
+    keys, missing = keys_of(values)
+    if len(self.tables) == 1:
+      places = Lookup.open(self.tables[0])(keys) if tables else None
+    else:
+      places, owner = None, share_of(keys, len(self.tables))
+      for number in tables:
+        places = np.zeros(len(keys), np.int32) if places is None else places
+        mine = np.flatnonzero(owner == number)
+        places[mine] = Lookup.open(self.tables[number])(keys[mine])
+    if places is None:
+      places = np.zeros(len(keys), np.int32)
+    if missing is not None:
+      places[missing] = self.missing
+    return places
+
+  def rows_of(self, values: pl.Series, found: np.ndarray | None) -> np.ndarray:
+    """Values -> rows, i32[n].
+
+    Args:
+      values: prepared.
+      found: their places in the vocabulary, if the column has one.
+
+    Raises:
+      InputError: a value has no row.
+    """
+    if found is not None:
+      rows = found + np.int32(self.base - 1) if self.base != 1 else found
+      return self._checked(values, rows)
+    if self.column.ids == 'hashed':
+      return hashed_rows(values, self.rows)
+    rows = values.cast(pl.Int64).fill_null(PAD).to_numpy()
+    return self._checked(values, rows).astype(np.int32)
+
+  def _checked(self, values: pl.Series, rows: np.ndarray) -> np.ndarray:
+    least = rows.min(initial=0)
+    if least >= 0 and rows.max(initial=0) < self.rows:
+      return rows
+    bad = (rows < 0) | (rows >= self.rows)
+    if self.column.ids == 'rows':
+      bad &= values.is_not_null().to_numpy()
+    if not bad.any():
+      return rows
+    value = values[int(np.argmax(bad))]
+    if self.column.ids == 'rows':
+      raise InputError(
+        f'column {self.column.name}: id {value} is out of range; expected '
+        f'0 ... {self.rows - 1}, as the table has {self.rows:,} rows'
+      )
+    raise InputError(
+      f'column {self.column.name}: value {value} is not in the vocabulary, and '
+      'it has no row for unknown values; prepare all files together'
+    )
+
+
+def share_of(keys: np.ndarray, shares: int) -> np.ndarray:
+  """Which of so many lookup tables has a key: u8[n]."""
+  mixed = (keys ^ keys >> keys.dtype.type(15)).astype(np.uint32)
+  mixed = mixed * np.uint32(0x85EBCA6B) >> np.uint32(16)
+  return (mixed * np.uint32(shares) >> np.uint32(16)).astype(np.uint8)
+
+
+def padded(
+  name: str, lengths: np.ndarray, values: np.ndarray, width: int
+) -> np.ndarray:
+  """Bags one after the other -> [n, width], PAD (of weights 0) behind them.
+
+  Raises:
+    InputError: a bag is longer.
+  """
+  if (longest := lengths.max(initial=0)) > width:
+    raise InputError(
+      f'column {name}: a bag of {longest} ids; expected at most {width}, its '
+      'hotness'
+    )
+  empty = PAD if np.issubdtype(values.dtype, np.integer) else 0
+  bags = np.full((len(lengths), width), empty, values.dtype)
+  bags[np.arange(width) < lengths[:, None]] = values
+  return bags

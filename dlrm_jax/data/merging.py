@@ -1,0 +1,196 @@
+"""Stage 3: the runs of a column -> its vocabulary, in bounded memory.
+
+Twice sorted outside of memory. The runs are merged in ranges of keys, each
+range is kept in the order of the rows, and the ranges are merged again in
+ranges of that order. How many ranges there are follows from the memory, and
+changes nothing in the result.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from dlrm_jax.data.counting import Run
+from dlrm_jax.data.units import replacing, write_json
+
+_ENTRY_BYTES = 120
+"""Of memory for an entry while it is merged, about."""
+
+_SAMPLES = 256
+"""Of the order, taken of each range."""
+
+
+class Merge(NamedTuple):
+  """A unit: one column.
+
+  Attributes:
+    column: its name.
+    runs: folders that have its runs.
+    order: 'frequency' (most frequent first, then by key, missing first) or
+      'appearance' (in the order in which values first occur).
+    min_count: values that occur less often are left out.
+    memory: bytes to use, about.
+    scratch: folder for ranges.
+    vocabulary: Parquet file to make: `key`, `count` (and `value`) by row.
+    output: JSON file of what was counted.
+  """
+
+  column: str
+  runs: tuple[Path, ...]
+  order: str
+  min_count: int
+  memory: int
+  scratch: Path
+  vocabulary: Path
+  output: Path
+
+
+def merge(unit: Merge) -> None:
+  """Merges the runs of a column."""
+  shutil.rmtree(unit.scratch, ignore_errors=True)
+  unit.scratch.mkdir(parents=True)
+  runs = [Run(folder, unit.column) for folder in unit.runs]
+  limit = max(1, unit.memory // _ENTRY_BYTES)
+  values = missing = total = 0
+  ranges: list[Path] = []
+  for part in _by_key(runs, limit):
+    values += part.height
+    total += int(part['count'].sum())
+    missing += int(part.filter(pl.col('key').is_null())['count'].sum())
+    kept = part.filter(pl.col('count') >= unit.min_count)
+    rank = -pl.col('count') if unit.order == 'frequency' else pl.col('first')
+    kept = kept.with_columns(rank=rank).drop('first', strict=False)
+    ranges.append(unit.scratch / f'{len(ranges)}.arrow')
+    kept = kept.sort('rank', maintain_order=True)
+    kept.write_ipc(ranges[-1])
+    np.save(ranges[-1].with_suffix('.npy'), kept['rank'].to_numpy())
+  result = _Result(unit.scratch / 'sorted')
+  for part in _by_rank(ranges, limit):
+    result.add(part.drop('rank'))
+  result.save(unit.vocabulary)
+  shutil.rmtree(unit.scratch)
+  write_json(
+    unit.output,
+    {
+      'kept': result.rows,
+      'digest': result.digest,
+      'values': values,
+      'unknown': total - result.total,
+      'missing': missing,
+      'missing_place': result.missing + 1,
+    },
+  )
+
+
+def _by_key(runs: Sequence[Run], limit: int) -> Iterator[pl.DataFrame]:
+  """Merged runs in ranges of keys, of about `limit` entries before."""
+  pieces = max(1, -(-sum(len(run.keys) for run in runs) // limit))
+  sample = np.sort(
+    np.concatenate([run.keys[:: max(1, limit // 8)] for run in runs])
+  )
+  cuts = sample[np.arange(1, pieces) * len(sample) // pieces]
+  places = [
+    [0, *np.searchsorted(run.keys, cuts).tolist(), len(run.keys)]
+    for run in runs
+  ]
+  for number in range(pieces):
+    entries = pl.concat(
+      run.entries(place[number], place[number + 1])
+      for run, place in zip(runs, places, strict=True)
+    )
+    yield _summed(entries if number else _with_missing(entries, runs))
+
+
+def _with_missing(entries: pl.DataFrame, runs: Sequence[Run]) -> pl.DataFrame:
+  rows = np.concatenate([run.missing for run in runs])
+  missing = pl.DataFrame(rows, schema={'count': pl.Int64, 'first': pl.Int64})
+  missing = missing[[c for c in missing.columns if c in entries.columns]]
+  return pl.concat([entries, missing], how='diagonal')
+
+
+def _summed(entries: pl.DataFrame) -> pl.DataFrame:
+  """One entry a key, in the order of keys, missing first."""
+  how = {'count': pl.Expr.sum, 'first': pl.Expr.min, 'value': pl.Expr.first}
+  found = [how[name](pl.col(name)) for name in entries.columns[1:]]
+  return entries.group_by('key').agg(found).sort('key', nulls_last=False)
+
+
+def _by_rank(paths: Sequence[Path], limit: int) -> Iterator[pl.DataFrame]:
+  """Ranges of keys, each in order of rank -> one order, in frames.
+
+  Equal ranks stay in the order of the ranges, so in that of the keys.
+  """
+  ranks = [np.load(path.with_suffix('.npy'), mmap_mode='r') for path in paths]
+  # Values of rank that are frequent are frames of their own: they need no
+  # sort, so there may be more of them than memory can hold.
+  sample = np.concatenate(
+    [r[:: max(1, min(limit, len(r)) // _SAMPLES)] for r in ranks]
+  )
+  cuts = np.unique(np.concatenate([sample, sample - 1]))
+  sizes = np.sum([np.searchsorted(r, cuts, 'right') for r in ranks], axis=0)
+  first, start = 0, [0] * len(ranks)
+  for number, cut in enumerate(cuts):
+    last = number + 1 == len(cuts)
+    if not last and sizes[number + 1] - first <= limit:
+      continue
+    stop = (
+      [len(r) for r in ranks]
+      if last
+      else [int(np.searchsorted(r, cut, 'right')) for r in ranks]
+    )
+    lowest = min(
+      (r[a] for r, a in zip(ranks, start, strict=True) if a < len(r)),
+      default=cut,
+    )
+    slices = (
+      pl.scan_ipc(path).slice(a, b - a).collect()
+      for path, a, b in zip(paths, start, stop, strict=True)
+    )
+    if lowest == cut:  # one rank
+      yield from slices
+    else:
+      yield pl.concat(slices).sort('rank', maintain_order=True)
+    first, start = sum(stop), stop
+
+
+class _Result:
+  """A vocabulary that grows frame by frame."""
+
+  def __init__(self, folder: Path) -> None:
+    folder.mkdir()
+    self._folder = folder
+    self._paths: list[Path] = []
+    self.rows = self.total = 0
+    self.missing = -1
+    self._keys = hashlib.sha256()
+
+  @property
+  def digest(self) -> str:
+    """Equal for equal keys in equal order."""
+    digest = self._keys.copy()
+    digest.update(str(self.missing).encode())
+    return digest.hexdigest()
+
+  def add(self, part: pl.DataFrame) -> None:
+    """Takes the next rows."""
+    if not part.height and self._paths:
+      return
+    keys = part['key'].to_physical()
+    nulls = keys.is_null().to_numpy()
+    self._keys.update(keys.fill_null(0).to_numpy().tobytes())
+    if nulls.any():
+      self.missing = self.rows + int(np.argmax(nulls))
+    self.rows += part.height
+    self.total += int(part['count'].sum())
+    self._paths.append(self._folder / f'{len(self._paths)}.arrow')
+    part.write_ipc(self._paths[-1])
+
+  def save(self, path: Path) -> None:
+    """Writes all rows as one Parquet file."""
+    with replacing(path) as work:
+      pl.scan_ipc(self._paths).sink_parquet(work)

@@ -1,0 +1,269 @@
+"""Raw logs of any format -> a prepared set, in bounded memory, resumable.
+
+    files -> pieces -> spool -> runs -> vocabularies -> encoded parts, dealt
+    to shards -> shards
+
+Every arrow is a stage of units (`units.py`), which processes or a cluster
+run. The result is a function of the files and the options alone.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dlrm_jax.data import encoding, units, vocabularies
+from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.budget import Budget, budget, check_disk
+from dlrm_jax.data.coding import Coder
+from dlrm_jax.data.criteo_splits import bounds, parse_splits
+from dlrm_jax.data.raw import Piece, Reader
+from dlrm_jax.data.spool import Parse, met, parse, parts_of, slices_of
+from dlrm_jax.data.units import Stage
+from dlrm_jax.data.vocabularies import Numbering
+from dlrm_jax.data.vocabulary import HASH
+from dlrm_jax.data.work import unfinished
+from dlrm_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How to prepare.
+
+  Attributes:
+    splits: shares in file order; None: the files say (train, validation,
+      test each from their own).
+    numbering: of values with a vocabulary.
+    shuffle: whether the rows of split train are shuffled.
+    seed: of the shuffle.
+    on_bad_row: 'stop' or 'skip'.
+  """
+
+  splits: str | None
+  numbering: Numbering = Numbering()  # noqa: RUF009, frozen
+  shuffle: bool = True
+  seed: int = 0
+  on_bad_row: str = 'stop'
+
+
+class Job(NamedTuple):
+  """What is to be prepared.
+
+  Attributes:
+    reader: of the format.
+    inputs: files in time order by split, or of one part that is cut.
+    pieces: of all files, in order.
+    rows: of all files, about.
+    options: how.
+  """
+
+  reader: Reader
+  inputs: Mapping[str, Sequence[str]]
+  pieces: Sequence[tuple[str, Piece]]
+  rows: int
+  options: Options
+
+  @property
+  def row_bytes(self) -> int:
+    """Of an encoded example, about."""
+    columns = self.reader.columns
+    hotness = sum(
+      (2 if c.weighted else 1) * (c.hotness or 8) for c in columns.sparse
+    )
+    return 4 * (1 + len(columns.dense) + hotness + columns.weight)
+
+  @property
+  def disk(self) -> int:
+    """Bytes needed while the set is made: spool and encoded rows."""
+    columns = self.reader.columns
+    spool = 4 * (1 + len(columns.dense) + len(columns.sparse))
+    return int(self.rows * max(self.row_bytes * 2, spool + self.row_bytes))
+
+  def plan(self) -> dict[str, Any]:
+    """All that the result depends on, as JSON can hold it."""
+    # Not 'on_bad_row': what was parsed had none.
+    options = dataclasses.asdict(
+      dataclasses.replace(self.options, on_bad_row='')
+    )
+    files = {
+      part: [[name, Path(name).stat().st_size] for name in names]
+      for part, names in self.inputs.items()
+    }
+    said = {
+      'format': dict(self.reader.describe()),
+      'options': options,
+      'hash': HASH,
+      'files': files,
+    }
+    return json.loads(json.dumps(said))
+
+
+def job_of(
+  reader: Reader, inputs: Mapping[str, Sequence[str]], options: Options
+) -> Job:
+  """Looks at the files, without reading them through.
+
+  Raises:
+    InputError: a file or an option is wrong.
+  """
+  if options.splits is not None:
+    parse_splits(options.splits)
+  BadRows(options.on_bad_row)
+  pieces = [
+    (part, piece)
+    for part, names in inputs.items()
+    for name in names
+    for piece in reader.pieces(name)
+  ]
+  rows = sum(reader.about(f) for names in inputs.values() for f in names)
+  return Job(reader, inputs, pieces, rows, options)
+
+
+@contextlib.contextmanager
+def workers(job: Job, share: Budget) -> Iterator[Stage]:
+  """Processes; none for little input, which is done sooner than they start."""
+  if len(job.pieces) < 2 or share.workers < 2:
+    yield units.here
+    return
+  with units.processes(share.workers) as stage:
+    yield stage
+
+
+def run(
+  job: Job,
+  output: str,
+  memory: int,
+  overwrite: bool = False,
+  stage: Stage | None = None,
+) -> None:
+  """Makes a prepared set, or goes on making it.
+
+  Args:
+    job: what to prepare.
+    output: folder to make.
+    memory: bytes to use, all workers together.
+    overwrite: replace a prepared set that is there.
+    stage: runs units; None: processes of this machine.
+
+  Raises:
+    InputError: a row, an option or the output is wrong, or no room is left.
+  """
+  share = budget(memory, job.row_bytes)
+  with unfinished(output, job.plan(), overwrite) as work:
+    if work is None:
+      return
+    done = sum(f.stat().st_size for f in work.rglob('*') if f.is_file())
+    check_disk(work.parent, job.disk - done)
+    with contextlib.nullcontext(stage) if stage else workers(job, share) as do:
+      _make(job, work, do, share)
+
+
+def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
+  """All stages."""
+  (work / 'spool').mkdir(exist_ok=True)
+  parses = [
+    Parse(job.reader, p, job.options.on_bad_row, work / f'spool/{i:06}.json')
+    for i, (_, p) in enumerate(job.pieces)
+  ]
+  stage('parse', parse, parses)
+  found = met(parses)
+  splits = _split_rows(job, found)
+  slices = slices_of(parts_of(parses, found), splits)
+  columns, numbering = job.reader.columns, job.options.numbering
+  counted = vocabularies.make(stage, work, columns, slices, numbering, share)
+  coders = vocabularies.coders_of(
+    columns, counted, _longest(found), numbering.values
+  )
+  details = _details(job, found, coders, counted)
+  coders, groups = vocabularies.with_tables(
+    stage, work, work / 'set', coders, counted, share
+  )
+  log = encoding.Log(columns, slices, coders, groups)
+  shuffle = job.options.seed if job.options.shuffle else None
+  encoding.write(stage, work, log, details, shuffle)
+
+
+def _split_rows(
+  job: Job, found: Sequence[Mapping[str, Any]]
+) -> dict[str, range]:
+  """Rows of each split: the parts as they are, or all of them by shares."""
+  rows = dict.fromkeys(job.inputs, 0)
+  for (part, _), piece in zip(job.pieces, found, strict=True):
+    rows[part] += sum(p['rows'] for p in piece['parts'])
+  total = sum(rows.values())
+  if not total:
+    raise InputError('the input has no good rows')
+  if job.options.splits is None:
+    ends = list(itertools.accumulate(rows.values()))
+    starts = [0, *ends[:-1]]
+    splits = dict(zip(rows, map(range, starts, ends), strict=True))
+  else:
+    shares: dict[str, Fraction] = parse_splits(job.options.splits)
+    splits = bounds(total, shares)
+  for name, chosen in splits.items():
+    if not chosen:
+      raise InputError(
+        f'split {name} would have no rows ({total:,} in all); '
+        'give more rows, or other --splits'
+      )
+  return splits
+
+
+def _longest(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+  longest: dict[str, int] = {}
+  for part in itertools.chain(*(piece['parts'] for piece in found)):
+    for name, length in part['longest'].items():
+      longest[name] = max(length, longest.get(name, 0))
+  return longest
+
+
+def _details(
+  job: Job,
+  found: Sequence[Mapping[str, Any]],
+  coders: Sequence[Coder],
+  counted: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+  """What the set remembers of how it was made."""
+  bad = BadRows('skip')
+  for piece in found:
+    bad.merge(piece['bad'])
+  options = dataclasses.asdict(job.options)
+  return {
+    'kind': job.reader.describe()['format'],
+    'format': dict(job.reader.describe()),
+    'files': _files(job, found),
+    'options': options,
+    'hash': HASH,
+    'ids': vocabularies.ids_digest(coders, counted),
+    'columns': dict(counted),
+    'bad_rows': dict(bad.counts),
+    'skipped': list(bad.report()),
+  }
+
+
+def _files(
+  job: Job, found: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+  """The input: rows, and a digest of the digests of the pieces."""
+  files: dict[tuple[str, str], dict[str, Any]] = {}
+  for (part, piece), its in zip(job.pieces, found, strict=True):
+    file = files.setdefault(
+      (part, piece.path),
+      {
+        'name': Path(piece.path).name,
+        'part': part,
+        'bytes': Path(piece.path).stat().st_size,
+        'digest': hashlib.sha256(),
+        'rows': 0,
+      },
+    )
+    file['rows'] += sum(p['rows'] for p in its['parts'])
+    file['digest'].update(its['digest'].encode())
+  return [
+    file | {'digest': file['digest'].hexdigest()} for file in files.values()
+  ]

@@ -1,0 +1,105 @@
+"""Raw logs in the vocabularies of a prepared set, nothing written."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from dlrm_jax.data import units, vocabularies
+from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.budget import budget, default_memory
+from dlrm_jax.data.coding import Coder
+from dlrm_jax.data.criteo_reader import CriteoReader
+from dlrm_jax.data.mixing import encode_frame
+from dlrm_jax.data.prepared import Prepared
+from dlrm_jax.data.raw import Reader
+from dlrm_jax.data.readers import reader_of as reader_of_raw
+from dlrm_jax.data.rebatch import rebatch
+from dlrm_jax.data.schema import Block
+from dlrm_jax.errors import InputError
+
+
+def reader_of(prepared: Prepared) -> Reader:
+  """The reader of the logs that a set was made of.
+
+  Raises:
+    InputError: it was not made of raw logs.
+  """
+  if 'format' not in prepared.details:
+    raise InputError(
+      f'{prepared.directory} was prepared from {prepared.details.get("kind")}, '
+      'so a raw log does not fit it'
+    )
+  said = dict(prepared.details['format'])
+  if said['format'] != 'criteo':
+    return reader_of_raw(said)
+  del said['format']
+  return CriteoReader(**said)
+
+
+def coders_of(prepared: Prepared, work: Path) -> tuple[Coder, ...]:
+  """How the values of a set's columns became rows.
+
+  Args:
+    prepared: a set made of raw logs.
+    work: folder for lookup tables.
+
+  Raises:
+    InputError: its vocabularies are damaged.
+  """
+  details = prepared.details
+  values = vocabularies.numbering_of(details).values
+  hotness = {c.name: c.hotness for c in prepared.schema.sparse}
+  coders = vocabularies.coders_of(
+    reader_of(prepared).columns, details['columns'], hotness, values
+  )
+  share = budget(max(default_memory(), 2 << 30), 0)
+  folder = Path(prepared.directory)
+  try:
+    coders, _ = vocabularies.with_tables(
+      units.here, work, folder, coders, details['columns'], share
+    )
+  except (OSError, pl.exceptions.PolarsError) as error:
+    raise InputError(
+      f'{folder}: damaged vocabulary ({str(error).splitlines()[0]}); prepare '
+      'the set again'
+    ) from error
+  return coders
+
+
+def read_raw(
+  prepared: Prepared,
+  files: Sequence[str],
+  on_bad_row: str = 'stop',
+  bad: BadRows | None = None,
+) -> Iterator[Block]:
+  """Raw logs in the vocabularies of a prepared set.
+
+  Values that its training rows do not have go to the row for unknown ones.
+
+  Args:
+    prepared: a set made of logs of the same format.
+    files: raw logs.
+    on_bad_row: 'stop' or 'skip'.
+    bad: where to count bad rows, for who wants to report them.
+
+  Yields:
+    Blocks of `BLOCK_ROWS` examples, but for the last.
+
+  Raises:
+    InputError: the set is of another kind, or a file or a row is wrong.
+  """
+  reader = reader_of(prepared)
+  pieces = [piece for name in files for piece in reader.pieces(name)]
+  bad = bad or BadRows(on_bad_row)
+  with tempfile.TemporaryDirectory() as work:
+    coders = coders_of(prepared, Path(work))
+    frames = (
+      frame
+      for piece in pieces
+      for frame in reader.read(piece, bad, lambda data: None)
+    )
+    yield from rebatch(
+      encode_frame(reader.columns, coders, frame) for frame in frames
+    )

@@ -1,0 +1,138 @@
+"""The files of a prepared set: blocks as records of a TFDS data set.
+
+A record is a block of examples, so TFDS describes and stores and never
+handles a single one. Every record is stamped with the set that it belongs to
+and its number, so a file of another set, or in another place, is found when
+it is read; array_record finds bytes that have changed.
+"""
+
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python import array_record_module
+
+from dlrm_jax.data.records import Fields, unpack
+from dlrm_jax.data.schema import BLOCK_ROWS, Block
+
+SHARD_BYTES = 128 << 20
+"""Of the examples in a file, before compression, about."""
+
+_OPTIONS = 'group_size:1,zstd:1'
+_NAME = 'click_log'
+
+
+class Stamp(NamedTuple):
+  """What a record says of itself.
+
+  Attributes:
+    origin: digest of all that the set was made of.
+    split: digest of the split's name.
+    block: number in the split.
+  """
+
+  origin: int
+  split: int
+  block: int
+
+
+def shard_blocks(fields: Fields) -> int:
+  """Blocks in a file of a set with these fields."""
+  return max(1, SHARD_BYTES // (4 * fields.width * BLOCK_ROWS))
+
+
+def shard_name(split: str, number: int, count: int) -> str:
+  """As TFDS names files."""
+  return f'{_NAME}-{split}.array_record-{number:05}-of-{count:05}'
+
+
+def _features(fields: Fields) -> Any:
+  import tensorflow_datasets as tfds
+
+  array = functools.partial(tfds.features.Tensor, encoding='bytes')
+  features: dict[str, Any] = {
+    'ids': array(shape=(None, fields.hotness), dtype=np.int32),
+    'labels': array(shape=(None,), dtype=np.float32),
+    'stamp': tfds.features.Tensor(shape=(3,), dtype=np.int64),
+  }
+  if fields.dense:  # TFDS reads no array of width 0
+    features['dense'] = array(shape=(None, fields.dense), dtype=np.float32)
+  if fields.id_weights:
+    features['id_weights'] = array(
+      shape=(None, fields.hotness), dtype=np.float32
+    )
+  if fields.weights:
+    features['weights'] = array(shape=(None,), dtype=np.float32)
+  return tfds.features.FeaturesDict(features)
+
+
+def write_shard(
+  path: Path, fields: Fields, blocks: Iterable[Block], first: Stamp
+) -> None:
+  """Writes one file, under another name until it is whole.
+
+  Args:
+    path: the file.
+    fields: what examples have.
+    blocks: of `BLOCK_ROWS` examples, but for the last of a split.
+    first: the stamp of the first block.
+  """
+  features = _features(fields)
+  work = path.with_name(f'{path.name}.{os.getpid()}')
+  writer = array_record_module.ArrayRecordWriter(os.fspath(work), _OPTIONS)
+  for number, block in enumerate(blocks, first.block):
+    arrays = {k: v for k, v in block._asdict().items() if k in features}
+    stamp = np.array(first._replace(block=number), np.int64)
+    writer.write(features.serialize_example({**arrays, 'stamp': stamp}))
+  writer.close()
+  work.rename(path)
+
+
+def blocks_of(
+  fields: Fields, rows: np.ndarray, order: np.ndarray
+) -> Iterator[Block]:
+  """Packed rows i32[n, W], in an order i64[n], as blocks."""
+  for start in range(0, len(rows), BLOCK_ROWS):
+    yield unpack(fields, rows[order[start : start + BLOCK_ROWS]])
+
+
+def describe(
+  folder: Path, fields: Fields, splits: Mapping[str, Sequence[int]]
+) -> None:
+  """Writes what TFDS needs to read a folder of shards.
+
+  Args:
+    folder: has the files.
+    fields: what examples have.
+    splits: blocks of each file of each split.
+  """
+  import tensorflow_datasets as tfds
+
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=folder, dataset_name=_NAME, filetype_suffix='array_record'
+  )
+  infos = [
+    tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=list(lengths),
+      num_bytes=sum(
+        (folder / shard_name(split, number, len(lengths))).stat().st_size
+        for number in range(len(lengths))
+      ),
+      filename_template=template.replace(split=split),
+    )
+    for split, lengths in splits.items()
+  ]
+  tfds.folder_dataset.write_metadata(
+    data_dir=folder,
+    features=_features(fields),
+    split_infos=infos,
+    version='2.0.0',
+    filename_template=template,
+    check_data=False,
+    description='A click log in blocks of consecutive examples.',
+    disable_shuffling=True,
+  )

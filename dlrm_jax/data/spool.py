@@ -1,0 +1,148 @@
+"""Stage 1 of preparing: raw pieces -> columnar files, the spool.
+
+A part is a file of some 2^18 rows as the reader gave them. What was met on
+the way (rows, clicks, bad rows, checksum) lies beside a piece's parts.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece, Reader
+from dlrm_jax.data.units import read_json, replacing, write_json
+
+
+class Parse(NamedTuple):
+  """A unit: one piece of one input file.
+
+  Attributes:
+    reader: of the format.
+    piece: what to read.
+    on_bad_row: 'stop' or 'skip'.
+    output: what was met; parts lie beside it.
+  """
+
+  reader: Reader
+  piece: Piece
+  on_bad_row: str
+  output: Path
+
+
+class Part(NamedTuple):
+  """A file of the spool.
+
+  Attributes:
+    path: the file.
+    rows: in it.
+  """
+
+  path: Path
+  rows: int
+
+
+def parse(unit: Parse) -> None:
+  """Reads a piece; writes its parts, then what was met."""
+  bad = BadRows(unit.on_bad_row)
+  digest = hashlib.sha256()
+  parts = []
+  frames = unit.reader.read(unit.piece, bad, digest.update)
+  for number, frame in enumerate(_gathered(frames)):
+    path = unit.output.with_name(f'{unit.output.stem}-{number:04}.arrow')
+    with replacing(path) as work:
+      frame.write_ipc(work)
+    parts.append({'path': path.name} | _described(frame, unit.reader.columns))
+  write_json(
+    unit.output,
+    {'digest': digest.hexdigest(), 'bad': bad.to_json(), 'parts': parts},
+  )
+
+
+def _gathered(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+  """Few large frames of many small ones."""
+  held: list[pl.DataFrame] = []
+  rows = 0
+  for frame in frames:
+    held.append(frame)
+    rows += frame.height
+    if rows >= FRAME_ROWS:
+      yield pl.concat(held)
+      held, rows = [], 0
+  if rows:
+    yield pl.concat(held)
+
+
+def _described(frame: pl.DataFrame, columns: Columns) -> dict[str, Any]:
+  """What later stages must know of a part before they read it."""
+  found: dict[str, Any] = {
+    'rows': frame.height,
+    'clicks': int(frame['label'].sum()),
+    'longest': {
+      c.name: int(np.max(frame[c.name].list.len().to_numpy(), initial=0))
+      for c in columns.sparse
+      if c.bag
+    },
+  }
+  if columns.time:
+    time = frame['time']
+    found['time'] = [time.min(), time.max()]
+    found['sorted'] = time.is_sorted()
+  return found
+
+
+def met(units: Sequence[Parse]) -> list[dict[str, Any]]:
+  """What was met in each piece, in order."""
+  return [read_json(unit.output) for unit in units]
+
+
+def parts_of(
+  units: Sequence[Parse], found: Sequence[dict[str, Any]]
+) -> list[Part]:
+  """The parts of all pieces, in order."""
+  return [
+    Part(unit.output.with_name(part['path']), part['rows'])
+    for unit, piece in zip(units, found, strict=True)
+    for part in piece['parts']
+  ]
+
+
+class Slice(NamedTuple):
+  """Consecutive rows of a part that belong to one split.
+
+  Attributes:
+    path: of the part.
+    split: its name.
+    start: the first row.
+    rows: how many.
+    whole: whether these are all rows of the part.
+  """
+
+  path: Path
+  split: str
+  start: int
+  rows: int
+  whole: bool
+
+  def read(self, columns: list[str] | None = None) -> pl.DataFrame:
+    """Its rows, of all columns or some."""
+    frame = pl.scan_ipc(self.path).slice(self.start, self.rows)
+    return (frame if columns is None else frame.select(columns)).collect()
+
+
+def slices_of(parts: Sequence[Part], splits: dict[str, range]) -> list[Slice]:
+  """Cuts parts at the borders of splits; rows of no split are left out."""
+  found = []
+  first = 0
+  for part in parts:
+    for split, rows in splits.items():
+      start = max(rows.start - first, 0)
+      stop = min(rows.stop - first, part.rows)
+      if start < stop:
+        whole = stop - start == part.rows
+        found.append(Slice(part.path, split, start, stop - start, whole))
+    first += part.rows
+  return found

@@ -1,0 +1,181 @@
+"""Units of work whose output is a file: done where it exists, in any order.
+
+A stage is a function and its units. Every unit writes its file under another
+name and renames it last, so a file that is there is whole, a killed stage
+goes on with the units that are left, and it does not matter who does a unit,
+or whether two do. So a stage can be run here, by processes, or by a cluster.
+"""
+
+import concurrent.futures
+import contextlib
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from tqdm import tqdm
+
+from dlrm_jax.errors import InputError
+
+
+class Unit(Protocol):
+  """A unit of work: a picklable tuple of what its function needs."""
+
+  @property
+  def output(self) -> Path:
+    """The file that says that it is done."""
+    ...
+
+
+AnyUnit = TypeVar('AnyUnit', bound=Unit)
+Stage = Callable[[str, Callable[[Any], None], Sequence[Any]], None]
+"""Runs a named stage: a function of a module, and its units."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+  """Another name to write to, which becomes `path` when all went well."""
+  work = path.with_name(f'{path.name}.{os.getpid()}')
+  try:
+    yield work
+  except BaseException:
+    work.unlink(missing_ok=True)
+    raise
+  work.replace(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+  """Writes a small file, whole or not at all."""
+  with replacing(path) as work:
+    work.write_text(json.dumps(value, indent=1) + '\n')
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """What `write_json` wrote."""
+  return json.loads(path.read_text())
+
+
+def left(units: Sequence[AnyUnit]) -> list[AnyUnit]:
+  """Those that are not done; every folder is listed once."""
+  done = {
+    path
+    for folder in {unit.output.parent for unit in units}
+    for path in folder.iterdir()
+  }
+  return [unit for unit in units if unit.output not in done]
+
+
+def bar(name: str, units: Sequence[AnyUnit], undone: int) -> tqdm:
+  """Progress of a stage, on a terminal only; what was done before counts."""
+  return tqdm(
+    desc=name, total=len(units), initial=len(units) - undone, disable=None
+  )
+
+
+def do(function: Callable[[AnyUnit], None], unit: AnyUnit) -> None:
+  """Does a unit unless somebody has; a full disk is a user's mistake."""
+  if unit.output.exists():
+    return
+  try:
+    function(unit)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    raise InputError(
+      f'{unit.output.parent}: no space is left on the device; free some, and '
+      'the same command goes on'
+    ) from None
+
+
+def here(
+  name: str, function: Callable[[Any], None], units: Sequence[Any]
+) -> None:
+  """A `Stage` in this process, one unit after the other."""
+  todo = left(units)
+  with bar(name, units, len(todo)) as shown:
+    for unit in todo:
+      do(function, unit)
+      shown.update()
+
+
+def _begin(parent: int) -> None:
+  """Leaves Ctrl-C to the parent; ends when that has, however it came."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+  def watch() -> None:
+    while os.getppid() == parent:
+      time.sleep(0.5)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
+_WORKER = {
+  # Each worker is one core's: libraries must not start a thread a core.
+  'POLARS_MAX_THREADS': '1',
+  'OMP_NUM_THREADS': '1',
+  # Arrays come and go: glibc keeps their memory for the next ones. Given back
+  # and asked for again, page by page, it costs a third of the time.
+  'MALLOC_MMAP_THRESHOLD_': str(1 << 30),
+  'MALLOC_TRIM_THRESHOLD_': str(1 << 30),
+  'MALLOC_TOP_PAD_': str(1 << 26),
+}
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+  before = {name: os.environ.get(name) for name in values}
+  os.environ.update(values)
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      if value is None:
+        del os.environ[name]
+      else:
+        os.environ[name] = value
+
+
+def _run(
+  pool: concurrent.futures.Executor,
+  name: str,
+  function: Callable[[Any], None],
+  units: Sequence[Any],
+) -> None:
+  todo = left(units)
+  with bar(name, units, len(todo)) as shown:
+    waiting = [pool.submit(do, function, unit) for unit in todo]
+    try:
+      for future in concurrent.futures.as_completed(waiting):
+        future.result()
+        shown.update()
+    except BrokenProcessPool:
+      raise InputError(
+        f'{name}: a worker was killed, maybe for want of memory; give a '
+        'smaller --memory, the same command goes on'
+      ) from None
+    finally:
+      for future in waiting:
+        future.cancel()
+
+
+@contextlib.contextmanager
+def processes(workers: int) -> Iterator[Stage]:
+  """A `Stage` in so many processes, which end with this one."""
+  with (
+    _environment(_WORKER),
+    concurrent.futures.ProcessPoolExecutor(
+      workers,
+      multiprocessing.get_context('spawn'),
+      initializer=_begin,
+      initargs=(os.getpid(),),
+    ) as pool,
+  ):
+    yield lambda name, function, units: _run(pool, name, function, units)

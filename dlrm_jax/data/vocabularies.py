@@ -1,0 +1,230 @@
+"""Stages 2 and 3 together: parts of the spool -> vocabularies -> coders."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from dlrm_jax.data.budget import Budget
+from dlrm_jax.data.coding import Coder, share_of
+from dlrm_jax.data.counting import Count, Values, count, grouped
+from dlrm_jax.data.lookup import BUILD_BYTES, TABLE_BYTES, Lookup
+from dlrm_jax.data.merging import Merge, merge
+from dlrm_jax.data.mixing import Group
+from dlrm_jax.data.raw import Columns, Sparse
+from dlrm_jax.data.spool import Slice
+from dlrm_jax.data.units import Stage, read_json, replacing
+from dlrm_jax.data.vocabulary import FOLDER
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbering:
+  """How the values of a column with a vocabulary are numbered.
+
+  Attributes:
+    order: of the rows: 'frequency' or 'appearance'.
+    base: row of the first value; the row before is for unknown values, if
+      there is one.
+    min_count: values that occur less often are unknown.
+    everything: whether all rows are counted, not only those of split train.
+    values: what is done to values first.
+  """
+
+  order: str = 'frequency'
+  base: int = 1
+  min_count: int = 1
+  everything: bool = False
+  values: Values = Values()  # noqa: RUF009, a tuple
+
+
+def numbering_of(details: Mapping[str, Any]) -> Numbering:
+  """The numbering of a set, of what the set says of itself."""
+  said = dict(details['options']['numbering'])
+  return Numbering(**said | {'values': Values(*said['values'])})
+
+
+class Build(NamedTuple):
+  """A unit: one lookup table of a vocabulary.
+
+  Attributes:
+    vocabulary: its file.
+    number: of the table.
+    shares: how many tables the vocabulary is cut in.
+    output: file of the table.
+  """
+
+  vocabulary: Path
+  number: int
+  shares: int
+  output: Path
+
+
+_CHUNK = 1 << 22
+
+
+def build(unit: Build) -> None:
+  """Reads the vocabulary in chunks, keeps the keys of this table."""
+  frame = pl.scan_parquet(unit.vocabulary).select('key')
+  keys, rows = [], []
+  start = 0
+  while (chunk := frame.slice(start, _CHUNK).collect()).height:
+    row = np.arange(start + 1, start + 1 + chunk.height, dtype=np.int32)
+    known = chunk['key'].is_not_null().to_numpy()
+    key = chunk['key'].drop_nulls().to_numpy()
+    mine = share_of(key, unit.shares) == unit.number
+    keys.append(key[mine])
+    rows.append(row[known][mine])
+    start += _CHUNK
+  table = Lookup.of(np.concatenate(keys), np.concatenate(rows))
+  with replacing(unit.output) as work, work.open('wb') as file:
+    np.save(file, table.array)
+
+
+def make(
+  stage: Stage,
+  work: Path,
+  columns: Columns,
+  slices: Sequence[Slice],
+  numbering: Numbering,
+  budget: Budget,
+) -> dict[str, dict[str, Any]]:
+  """Counts, and writes vocabularies to the set; what was counted by column."""
+  wanted = tuple(c for c in columns.sparse if c.ids == 'vocabulary')
+  if not wanted:
+    return {}
+  for name in ('counts', 'merged', f'set/{FOLDER}'):
+    (work / name).mkdir(exist_ok=True)
+  parts = [s for s in slices if numbering.everything or s.split == 'train']
+  places = numbering.order == 'appearance'
+  counts = [
+    Count(wanted, group, i, numbering.values, places, work / f'counts/{i:06}')
+    for i, group in enumerate(grouped(parts))
+  ]
+  stage('count', count, counts)
+  merges = [
+    Merge(
+      column=column.name,
+      runs=tuple(unit.output for unit in counts),
+      order=numbering.order,
+      min_count=numbering.min_count,
+      memory=budget.worker // 2,
+      scratch=work / f'merged/{column.name}',
+      vocabulary=vocabulary_path(work / 'set', column.name),
+      output=work / f'merged/{column.name}.json',
+    )
+    for column in wanted
+  ]
+  stage('merge', merge, merges)
+  return {
+    unit.column: read_json(unit.output) | {'first_row': numbering.base}
+    for unit in merges
+  }
+
+
+def vocabulary_path(folder: Path, column: str) -> Path:
+  """Where a set has the vocabulary of a column."""
+  return folder / FOLDER / f'{column}.parquet'
+
+
+def ids_digest(coders: Sequence[Coder], counted: Mapping[str, Any]) -> str:
+  """Equal where equal values get equal rows."""
+  said = [
+    (
+      coder.column.name,
+      coder.rows,
+      coder.column.ids,
+      coder.prepare,
+      counted.get(coder.column.name, {}).get('digest'),
+      counted.get(coder.column.name, {}).get('first_row'),
+    )
+    for coder in coders
+  ]
+  return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def coders_of(
+  columns: Columns,
+  counted: Mapping[str, Mapping[str, Any]],
+  longest: Mapping[str, int],
+  values: Values,
+) -> tuple[Coder, ...]:
+  """How each sparse column is encoded, as yet without lookup tables."""
+
+  def coder(column: Sparse) -> Coder:
+    hotness = column.hotness or max(1, longest[column.name])
+    if column.ids != 'vocabulary':
+      return Coder(column, column.rows, hotness, Values())
+    found = counted[column.name]
+    return Coder(
+      column=column,
+      rows=found['kept'] + found['first_row'],
+      hotness=hotness,
+      prepare=values,
+      base=found['first_row'],
+      missing=found['missing_place'],
+    )
+
+  return tuple(coder(column) for column in columns.sparse)
+
+
+def with_tables(
+  stage: Stage,
+  work: Path,
+  folder: Path,
+  coders: Sequence[Coder],
+  counted: Mapping[str, Mapping[str, Any]],
+  budget: Budget,
+) -> tuple[tuple[Coder, ...], list[Group]]:
+  """Builds lookup tables; the coders with them, and groups that fit memory.
+
+  Args:
+    stage: runs units.
+    work: folder of the work.
+    folder: of the set that has the vocabularies.
+    coders: of the columns.
+    counted: of the columns with a vocabulary.
+    budget: what memory there is.
+  """
+  (work / 'tables').mkdir(exist_ok=True)
+  units: list[Build] = []
+  built = []
+  groups: list[list[list[int]]] = []
+  left = 0.0
+  for index, coder in enumerate(coders):
+    if coder.column.ids != 'vocabulary':
+      built.append(coder)
+      continue
+    name = coder.column.name
+    kept = counted[name]['kept']
+    shares = max(1, math.ceil(kept * BUILD_BYTES / budget.worker))
+    tables = [
+      Build(
+        vocabulary_path(folder, name),
+        number,
+        shares,
+        work / f'tables/{name}.{number}-of-{shares}.npy',
+      )
+      for number in range(shares)
+    ]
+    units += tables
+    built.append(
+      dataclasses.replace(coder, tables=tuple(u.output for u in tables))
+    )
+    for number in range(shares):
+      size = kept / shares * max(TABLE_BYTES.values())
+      if not groups or size > left:
+        groups.append([[] for _ in coders])
+        left = budget.tables
+      groups[-1][index].append(number)
+      left -= size
+  stage('index', build, units)
+  return tuple(built), [
+    tuple(tuple(numbers) for numbers in group)
+    for group in groups or [[[] for _ in coders]]
+  ]

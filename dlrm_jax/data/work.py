@@ -1,0 +1,139 @@
+"""The folder of an unfinished prepare: `OUTPUT.unfinished`.
+
+What is done stays in it when a run is killed, and the same command goes on. A
+lock keeps a second run out; a plan says what the work is for.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dlrm_jax.data.folder import check_free
+from dlrm_jax.data.units import read_json, write_json
+from dlrm_jax.errors import InputError
+
+_PLAN = 'plan.json'
+_SET = 'set'
+_OLD = 'replaced'
+_OPTIONS = 'options'
+
+
+@contextlib.contextmanager
+def unfinished(
+  output: str, plan: Mapping[str, Any], overwrite: bool
+) -> Iterator[Path | None]:
+  """The folder to work in, locked; what an equal plan has done is there.
+
+  The body makes the set in the folder `set` within, which then becomes
+  `output`. Yields None where a run that was killed at its very end has
+  nothing left to do.
+
+  Args:
+    output: the folder to make.
+    plan: all that the result depends on, as JSON can hold it.
+    overwrite: replace a set that is there, forget work of another plan.
+
+  Raises:
+    InputError: output is there already, another run is at work, or work of
+      another plan is there.
+  """
+  target = Path(output).absolute()
+  work = target.with_name(f'{target.name}.unfinished')
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not work.exists():
+      check_free(target, overwrite)
+    work.mkdir(exist_ok=True)
+  except OSError as error:
+    raise InputError(
+      f'{output}: cannot be made here: {error.strerror or error}; choose '
+      'another --output'
+    ) from None
+  with _locked(work):
+    if _finished(work, target, plan):
+      shutil.rmtree(work)
+      yield None
+      return
+    check_free(target, overwrite)
+    _begin(work, plan, overwrite)
+    try:
+      yield work
+    except BaseException:
+      if not any(work.glob('spool/*.json')):  # nothing to go on with
+        shutil.rmtree(work)
+      raise
+    _put(work, target)
+
+
+@contextlib.contextmanager
+def _locked(work: Path) -> Iterator[None]:
+  descriptor = os.open(work / 'lock', os.O_RDWR | os.O_CREAT)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  except BlockingIOError:
+    raise InputError(
+      f'{work}: another run is at work here; wait for it, or choose another '
+      '--output'
+    ) from None
+  finally:
+    os.close(descriptor)
+
+
+def _finished(work: Path, target: Path, plan: Mapping[str, Any]) -> bool:
+  """Whether only the removal of the folder is missing."""
+  path = work / _PLAN
+  return (
+    path.exists()
+    and not (work / _SET).exists()
+    and (work / 'done').exists()
+    and target.exists()
+    and read_json(path) == plan
+  )
+
+
+def _begin(work: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
+  path = work / _PLAN
+  before = read_json(path) if path.exists() else plan
+  names = [name for name in plan if plan[name] != before.get(name)]
+  if names == [_OPTIONS] and not (work / 'mixed').exists():
+    _clear(work, {'spool', 'lock'})  # what is parsed is the same
+  elif names and not overwrite:
+    raise InputError(
+      f'{work} has unfinished work with other {", ".join(names)}: '
+      f'{_shown(before, names)} there, {_shown(plan, names)} now; give the '
+      'same to go on, or add --overwrite to begin anew'
+    )
+  elif names:
+    _clear(work, {'lock'})
+  write_json(path, plan)
+  (work / _SET).mkdir(exist_ok=True)
+
+
+def _clear(work: Path, keep: set[str]) -> None:
+  for path in work.iterdir():
+    if path.name in keep:
+      continue
+    if path.is_dir():
+      shutil.rmtree(path)
+    else:
+      path.unlink()
+
+
+def _shown(plan: Mapping[str, Any], names: list[str]) -> str:
+  shown = ', '.join(str(plan.get(name)) for name in names)
+  return shown if len(shown) < 200 else f'{shown[:200]}...'
+
+
+def _put(work: Path, target: Path) -> None:
+  """Gives the set its name. Killed at any moment, it is done again."""
+  (work / 'done').touch()
+  if target.exists():
+    shutil.rmtree(work / _OLD, ignore_errors=True)
+    target.rename(work / _OLD)
+  (work / _SET).rename(target)
+  shutil.rmtree(work)
