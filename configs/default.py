@@ -42,6 +42,9 @@ def get_config() -> ConfigDict:
   config.data.synthetic = ConfigDict(dataclasses.asdict(Synthetic()))
   config.data.lanes = 8  # parts read independently; divide the batch sizes
   config.data.window = 16  # blocks of 4,096 shuffled together, a lane
+  # Ids that their tables do not have: stop with an error, or unknown: they
+  # become row 0, the unknown one, and are counted.
+  config.data.out_of_range = 'stop'
   # Sizes of the full data set, for plans made without it: dense features, and
   # of every sparse feature rows and hotness (empty: 1 id each).
   config.data.expected = ConfigDict({'dense': 0, 'rows': (), 'hotness': ()})

@@ -63,6 +63,15 @@ def from_all(number: int) -> list[int]:
   return [int(x) for x in told]
 
 
+def total(number: int) -> int:
+  """The sum of the numbers of all processes."""
+  mine = np.array(number, np.int64)
+  return sum(
+    int(as_told_by(process, [mine])[0])
+    for process in range(jax.process_count())
+  )
+
+
 class Largest:
   """The largest number that any process named, one call later.
 

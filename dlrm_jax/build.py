@@ -18,6 +18,7 @@ from dlrm_jax import losses
 from dlrm_jax.build_auto import settle
 from dlrm_jax.build_tables import Tables, build_tables
 from dlrm_jax.build_wanted import options_of
+from dlrm_jax.data.checked import STOP, UNKNOWN
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.planted import Strength
 from dlrm_jax.data.prepared import open_prepared
@@ -283,6 +284,11 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
       lanes=at_least(config, 'data.lanes', 1),
       window=at_least(config, 'data.window', 1),
       seed=at_least(config, 'seed', 0),
+      out_of_range=choose_one(
+        'data.out_of_range',
+        config.data.out_of_range,
+        {word: word for word in (STOP, UNKNOWN)},
+      ),
     ),
     workdir=workdir,
     steps=steps,

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from dlrm_jax import build
+from dlrm_jax import agreement, build
 from dlrm_jax.batch import Batch
-from dlrm_jax.data.loader import evaluation_batches, stream_batches
+from dlrm_jax.data.checked import STOP
+from dlrm_jax.data.loader import Batches, evaluation_batches, stream_batches
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.errors import InputError
@@ -91,9 +92,25 @@ def examined(
   check_fits(data, run.data)
   split = split or 'test'
   batches = evaluation_batches(
-    data.source(split), batch_size, jax.process_index(), jax.process_count()
+    data.source(split),
+    batch_size,
+    jax.process_index(),
+    jax.process_count(),
+    name=f'{path or run.config.data.dir or "synthetic"}, split {split}',
+    out_of_range=_out_of_range(run),
   )
-  return Examined(split, batches, lambda: ())
+  return Examined(split, batches, lambda: _lines(batches))
+
+
+def _out_of_range(run: Trained) -> str:
+  """What becomes of ids out of range; runs of before the field stop."""
+  return run.config.data.get('out_of_range', STOP)
+
+
+def _lines(batches: Batches) -> list[str]:
+  """What was mapped, once all batches are read; every process asks."""
+  count = agreement.total(batches.out_of_range)
+  return [f'{count:,} ids out of range became the unknown row'] if count else []
 
 
 def _raw(run: Trained, path: str, batch_size: int, on_bad_row: str) -> Examined:
@@ -103,8 +120,9 @@ def _raw(run: Trained, path: str, batch_size: int, on_bad_row: str) -> Examined:
       f'which has no raw files'
     )
   # Readers of raw files: training does without them.
-  from dlrm_jax.data import criteo, movielens
+  from dlrm_jax.data import movielens
   from dlrm_jax.data.bad_rows import BadRows
+  from dlrm_jax.data.rereading import read_raw
 
   prepared = open_prepared(run.config.data.dir)
   check_fits(prepared, run.data)
@@ -112,11 +130,21 @@ def _raw(run: Trained, path: str, batch_size: int, on_bad_row: str) -> Examined:
   if prepared.details['kind'] == 'movielens':
     blocks = movielens.read_raw(prepared, path)
   else:
-    blocks = criteo.read_raw(prepared, [path], bad=bad)
+    blocks = read_raw(prepared, [path], bad=bad)
   batches = stream_batches(
-    blocks, batch_size, jax.process_index(), jax.process_count()
+    blocks,
+    prepared.schema,
+    batch_size,
+    jax.process_index(),
+    jax.process_count(),
+    name=path,
+    out_of_range=_out_of_range(run),
   )
-  return Examined(path, batches, bad.report)
+
+  def report() -> list[str]:
+    return [*bad.report(), *_lines(batches)]
+
+  return Examined(path, batches, report)
 
 
 def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:

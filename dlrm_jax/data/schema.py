@@ -6,6 +6,7 @@ reading: thousands of examples, so that no Python runs for a single one.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -77,16 +78,21 @@ class Block(NamedTuple):
   weights: np.ndarray | None = None
 
 
-def take(block: Block, rows: np.ndarray | slice) -> Block:
-  """Examples of a block, by number or slice."""
+def each(block: Block, change: Callable[[np.ndarray], np.ndarray]) -> Block:
+  """A block of what `change` makes of each of its arrays."""
 
   def of(array: np.ndarray | None) -> np.ndarray | None:
-    return None if array is None else array[rows]
+    return None if array is None else change(array)
 
   dense, ids, labels, id_weights, weights = block
   return Block(
-    dense[rows], ids[rows], labels[rows], of(id_weights), of(weights)
+    change(dense), change(ids), change(labels), of(id_weights), of(weights)
   )
+
+
+def take(block: Block, rows: np.ndarray | slice) -> Block:
+  """Examples of a block, by number or slice."""
+  return each(block, lambda array: array[rows])
 
 
 def join(blocks: list[Block]) -> Block:

@@ -12,15 +12,15 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from dlrm_jax import agreement, cluster, metrics, sharding
-from dlrm_jax.batch import Batch
-from dlrm_jax.data.loader import evaluation_batches, training_batches
+from dlrm_jax.data.checked import UNKNOWN
+from dlrm_jax.data.loader import Batches, evaluation_batches, training_batches
 from dlrm_jax.errors import InputError
 from dlrm_jax.training import report
 from dlrm_jax.training.checkpoint import Checkpoints
@@ -45,6 +45,8 @@ from dlrm_jax.training.state import (
 from dlrm_jax.training.step import StepMetrics, compiled_step
 from dlrm_jax.training.workdir import write_json
 
+_OUT_OF_RANGE = 'out_of_range'
+
 
 def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   """The last checkpoint's state, or a new one; and its step."""
@@ -55,39 +57,63 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   return checkpoints.restore(step, abstract_state(run.task)), step
 
 
-def _on_device(batches: Iterator[Batch]) -> Iterator[Batch]:
-  """Sends each batch while the one before it is worked on."""
-  ahead = sharding.send(next(batches))
-  for batch in batches:
-    yield ahead
-    ahead = sharding.send(batch)
+def _training_batches(run: Run, step: int) -> Batches:
+  return training_batches(
+    run.data.source('train'),
+    run.reading,
+    step,
+    jax.process_index(),
+    jax.process_count(),
+    name=f'{run.data_name}, split train',
+  )
 
 
 def _updates(
-  run: Run, state: TrainState, step: int
+  run: Run, batches: Batches, state: TrainState, step: int
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
   """Steps after `step`, for as long as they are asked for."""
   update, average = compiled_step(run.task), compiled_average(run.task)
-  source = run.data.source('train')
-  batches = training_batches(
-    source, run.reading, step, jax.process_index(), jax.process_count()
-  )
-  for batch in _on_device(batches):
+  # A step is dispatched, not awaited: the next batch is sent meanwhile.
+  for batch in batches:
     if run.fresh_tables and run.begins_epoch(step):
       state = fresh_tables(run.task, state, jax.random.key(run.seed + step))
-    state, told = update(state, batch)
+    state, told = update(state, sharding.send(batch))
     step += 1
     if run.average_every and step % run.average_every == 0:
       state = average(state)
     yield step, state, told
 
 
-def _batches(run: Run, split: str) -> Iterator[Batch]:
+class _OutOfRange:
+  """Counts ids that became the unknown row, over all starts of a run.
+
+  The log has the number at every checkpoint, so that a run which goes on
+  from one counts each trained example once.
+  """
+
+  def __init__(self, run: Run, history: History, batches: Batches) -> None:
+    before = [
+      row[_OUT_OF_RANGE] for row in history.rows if _OUT_OF_RANGE in row
+    ]
+    self._before = agreement.from_first(int(before[-1]) if before else 0)
+    self._asked = run.reading.out_of_range == UNKNOWN
+    self._history, self._batches = history, batches
+
+  def note(self, step: int) -> None:
+    """Adds the number to the log, if it was asked for."""
+    if self._asked:
+      now = self._before + agreement.total(self._batches.out_of_range)
+      self._history.add(step, {_OUT_OF_RANGE: now})
+
+
+def _batches(run: Run, split: str) -> Batches:
   return evaluation_batches(
     run.data.source(split),
     run.eval_batch_size,
     jax.process_index(),
     jax.process_count(),
+    name=f'{run.data_name}, split {split}',
+    out_of_range=run.reading.out_of_range,
   )
 
 
@@ -144,8 +170,9 @@ def _fit(
     if step >= run.steps or _should_stop(run, history):
       bar.write(f'nothing left to train after step {step:,}')
       return state, step, 0
-    meter = Meter(size)
-    for update in _updates(run, state, first):
+    meter, batches = Meter(size), _training_batches(run, first)
+    out_of_range = _OutOfRange(run, history, batches)
+    for update in _updates(run, batches, state, first):
       step, state, told = update
       meter.add(step, told)
       bar.update(size)
@@ -166,6 +193,7 @@ def _fit(
           history.add(step, {f'validation/{k}': v for k, v in scores.items()})
       if last or evaluates or step % run.checkpoint_every == 0:
         meter.settle()
+        out_of_range.note(step)
         checkpoints.save(step, state, scores if evaluates else None)
       if evaluates:
         meter.restart()
@@ -203,21 +231,26 @@ def _finish(
   nodes: _Nodes | None,
   step: int,
   best: int,
+  out_of_range: Mapping[str, int],
 ) -> None:
   """Writes results.json and report.html, prints the metrics."""
   summaries = {split: metrics.summarize(t) for split, t in results.items()}
   references = {split: run.references(split) for split in results}
+  history = read_history(run.workdir)
+  extras: dict[str, Any] = {} if nodes is None else {'nodes': nodes._asdict()}
+  if run.reading.out_of_range == UNKNOWN:
+    trained = [row[_OUT_OF_RANGE] for row in history if _OUT_OF_RANGE in row]
+    extras[_OUT_OF_RANGE] = {'train': trained[-1], **out_of_range}
   write_json(
     run.workdir / 'results.json',
-    {'step': best, 'splits': summaries, 'references': references}
-    | ({} if nodes is None else {'nodes': nodes._asdict()}),
+    {'step': best, 'splits': summaries, 'references': references} | extras,
   )
   last = list(results)[-1] if results else ''
   report.write_report(
     run.workdir / 'report.html',
     title=f'Training run {run.workdir.name}',
     results=results,
-    history=read_history(run.workdir),
+    history=history,
     tables=table_sizes(run.task),
     config=run.config,
     environment=report.environment(),
@@ -232,6 +265,8 @@ def _finish(
     print(score_table(split, summaries[split], references[split]))
   if nodes is not None:
     print(node_table(*nodes))
+  for split, count in extras.get(_OUT_OF_RANGE, {}).items():
+    print(f'{split}: {count:,} ids out of range became the unknown row')
   print(f'checkpoint of step {best:,}; see {run.workdir / "report.html"}')
 
 
@@ -286,12 +321,13 @@ def train(run: Run) -> bool:
       del state  # its memory is needed for the other one
       abstract = abstract_state(run.task)
       state = checkpoints.restore_for_evaluation(best, abstract)
-    results = {
-      split: evaluate(state, _batches(run, split))
-      for split in ('validation', 'test')
-      if run.data.splits.get(split)
-    }
+    results, out_of_range = {}, {}
+    for split in ('validation', 'test'):
+      if run.data.splits.get(split):
+        batches = _batches(run, split)
+        results[split] = evaluate(state, batches)
+        out_of_range[split] = agreement.total(batches.out_of_range)
     nodes = _nodes(run, evaluate, state, list(results))
   if agreement.first():
-    _finish(run, results, nodes, step, best)
+    _finish(run, results, nodes, step, best, out_of_range)
   return True

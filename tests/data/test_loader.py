@@ -8,7 +8,7 @@ from dlrm_jax.data.loader import (
   stream_batches,
   training_batches,
 )
-from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema, take
 from dlrm_jax.errors import InputError
 
 
@@ -82,9 +82,142 @@ def test_a_batch_does_not_need_the_ones_before_it(step):
 
 def test_starting_late_reads_no_more_than_its_windows():
   source = Numbered(1000 * BLOCK_ROWS)
-  reading = Reading(64, lanes=2, window=3)
-  next(training_batches(source, reading, first_step=20_000))
-  assert len(source.read) <= 2 * 2 * (reading.window + 1)
+  # What is made ahead stays inside of these windows.
+  reading = Reading(8192, lanes=2, window=64)
+  next(training_batches(source, reading, first_step=64))
+  assert len(source.read) <= 2 * (reading.window + 1)
+
+
+def test_small_batches_that_cross_windows_and_epochs_are_those_of_large_ones():
+  source = Numbered(3 * BLOCK_ROWS + 8)
+  small = training_batches(source, Reading(8, window=1))
+  large = training_batches(source, Reading(10_240, window=1))
+  # A batch has its lanes one after the other.
+  lanes = np.moveaxis(ids(small, 2560).reshape(2560, 8), 0, 1)
+  np.testing.assert_array_equal(
+    lanes.reshape(8, 2, 1280),
+    np.moveaxis(ids(large, 2).reshape(2, 8, 1280), 0, 1),
+  )
+
+
+class Spoiled(Numbered):
+  """Block 2 is not what it should be: `spoil` makes it."""
+
+  schema = Schema(('x',), (Column('first', 10**9), Column('C2', 10**9, 2)))
+
+  def __init__(self, examples, spoil):
+    super().__init__(examples)
+    self.spoil = spoil
+
+  def __getitem__(self, block):
+    made = super().__getitem__(block)
+    made = made._replace(ids=np.repeat(made.ids, 3, axis=1))
+    return self.spoil(made) if block == 2 else made
+
+
+def wrong_id(value):
+  def spoil(block):
+    block.ids[7, 2] = value
+    return block
+
+  return spoil
+
+
+def broken(block):
+  raise InputError('block 2: damaged')
+
+
+def in_order(source, out_of_range):
+  return evaluation_batches(
+    source, 1024, name='logs/day, split test', out_of_range=out_of_range
+  )
+
+
+def shuffled(source, out_of_range):
+  reading = Reading(1024, window=1, out_of_range=out_of_range)
+  return training_batches(source, reading, name='logs/day, split test')
+
+
+def streamed(source, out_of_range):
+  return stream_batches(
+    (source[n] for n in range(len(source))),
+    source.schema,
+    1024,
+    name='logs/day, split test',
+    out_of_range=out_of_range,
+  )
+
+
+WAYS = pytest.mark.parametrize('read', [in_order, shuffled, streamed])
+
+
+@WAYS
+@pytest.mark.parametrize('value', [10**9, -2, 2**31 - 1, -(2**31)])
+def test_an_id_out_of_range_is_named(read, value):
+  batches = read(Spoiled(4 * BLOCK_ROWS, wrong_id(value)), 'stop')
+  with pytest.raises(InputError) as error:
+    ids(batches, 100)
+  assert str(error.value).startswith(
+    f'logs/day, split test, block 2: feature C2 has id {value} in example 7 '
+    f'of the block; expected 0 ... 999999999.'
+  )
+
+
+@WAYS
+def test_ids_out_of_range_become_the_unknown_row_and_are_counted(read):
+  def spoil(block):
+    block.ids[:5, 1] = 10**9
+    block.ids[3, 2] = -7
+    block.ids[9, 2] = PAD
+    return block
+
+  batches = read(Spoiled(4 * BLOCK_ROWS, spoil), 'unknown')
+  counted = 0
+  for _ in range(16):  # an epoch
+    batch = next(batches)
+    wrong = batch.ids[:, 1:] != batch.ids[:, :1]
+    zeros = wrong & (batch.ids[:, 1:] == 0)
+    assert (batch.ids[:, 1:][wrong & ~zeros] == PAD).all()
+    counted += zeros.sum()
+    assert batches.out_of_range == counted
+  assert counted == 6
+
+
+@pytest.mark.parametrize('read', [in_order, shuffled])
+@pytest.mark.parametrize(
+  ('spoil', 'message'),
+  [
+    (broken, 'block 2: damaged'),
+    (lambda block: take(block, slice(9)), 'block 2: 9 examples, expected 4096'),
+  ],
+)
+def test_a_bad_block_ends_the_batches_where_it_would_come(read, spoil, message):
+  good = read(Spoiled(8 * BLOCK_ROWS, lambda block: block), 'stop')
+  batches = read(Spoiled(8 * BLOCK_ROWS, spoil), 'stop')
+
+  def compare():
+    for batch in batches:
+      np.testing.assert_array_equal(batch.ids, next(good).ids)
+
+  with pytest.raises(InputError, match=message):
+    compare()
+  assert list(batches) == []
+
+
+def test_weights_of_examples_come_along_and_pad_with_zero():
+  class Weighted(Numbered):
+    def __getitem__(self, block):
+      made = super().__getitem__(block)
+      return made._replace(weights=made.dense[:, 0] + 1)
+
+  source = Weighted(BLOCK_ROWS + 10)
+  every = [
+    next(training_batches(source, Reading(512))),
+    *evaluation_batches(source, 1000),
+    *stream_batches((source[i] for i in range(2)), source.schema, 1000),
+  ]
+  for batch in every:
+    np.testing.assert_array_equal(batch.weights, batch.ids[:, 0] + 1)
 
 
 @pytest.mark.parametrize('processes', [2, 4])
@@ -120,7 +253,9 @@ def test_evaluation_counts_every_example_once_in_order(processes):
 
 def test_streamed_blocks_are_padded_to_batches():
   source = Numbered(BLOCK_ROWS + 10)
-  batches = list(stream_batches((source[i] for i in range(2)), 1024))
+  batches = list(
+    stream_batches((source[i] for i in range(2)), source.schema, 1024)
+  )
   assert [int(b.weights.sum()) for b in batches] == [1024] * 4 + [10]
   assert {b.labels.shape for b in batches} == {(1024,)}
 

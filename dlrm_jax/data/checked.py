@@ -1,0 +1,108 @@
+"""Blocks that are what they should be: complete, with ids of their tables.
+
+A gather on a device takes any number for a row, so an id out of range would
+train a wrong row in silence. Ids are looked at on the host, a block or a batch
+at a time: those out of range end the run, or become the unknown row and are
+counted.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dlrm_jax.batch import PAD
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, Schema, Source
+from dlrm_jax.errors import InputError
+
+STOP = 'stop'
+UNKNOWN = 'unknown'
+"""What to do with ids out of range: an error, or the unknown row."""
+
+_UNKNOWN_ROW = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Checker:
+  """What ids may be.
+
+  Attributes:
+    schema: the columns; an id is 0 ... rows - 1 of its column, or PAD.
+    name: of the data set and split, for messages.
+    out_of_range: 'stop', or 'unknown': such ids become row 0.
+  """
+
+  schema: Schema
+  name: str
+  out_of_range: str = STOP
+
+  def __post_init__(self) -> None:
+    if self.out_of_range not in (STOP, UNKNOWN):
+      raise InputError(
+        f'out_of_range is {self.out_of_range!r}; expected {STOP} or {UNKNOWN}'
+      )
+
+  def check(self, block: Block, number: int) -> Block:
+    """The block, all ids of which are in range or will be made so.
+
+    Args:
+      block: as it was read.
+      number: of the block, for messages.
+
+    Raises:
+      InputError: names data set, split, block, feature, id and bound.
+    """
+    if self.out_of_range == UNKNOWN:
+      return block
+    wrong = self._wrong(block.ids)
+    if not wrong.any():
+      return block
+    row, position = np.argwhere(wrong)[0]
+    columns = [c for c in self.schema.sparse for _ in range(c.hotness)]
+    column = columns[position]
+    raise InputError(
+      f'{self.name}, block {number}: feature {column.name} has id '
+      f'{block.ids[row, position]} in example {row} of the block; expected 0 '
+      f'... {column.rows - 1}. Prepare the data again, or map such ids to the '
+      f'unknown row with config.data.out_of_range=unknown'
+    )
+
+  def mend(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids i32[k, B, H] -> all in range, and how many were not, i64[k]."""
+    counts = np.zeros(len(ids), np.int64)
+    if self.out_of_range == STOP:
+      return ids, counts
+    wrong = self._wrong(ids)
+    if not wrong.any():
+      return ids, counts
+    counts += np.count_nonzero(wrong, axis=(1, 2))
+    return np.where(wrong, np.int32(_UNKNOWN_ROW), ids), counts
+
+  def _wrong(self, ids: np.ndarray) -> np.ndarray:
+    columns = self.schema.sparse
+    bounds = np.repeat(
+      np.array([c.rows for c in columns], ids.dtype),
+      [c.hotness for c in columns],
+    )
+    return (ids < PAD) | (ids >= bounds)
+
+
+class Checked:
+  """Blocks of a source, each looked at when it is read."""
+
+  def __init__(self, source: Source, checker: Checker) -> None:
+    self._source, self._checker = source, checker
+    self.examples = source.examples
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, number: int) -> Block:
+    block = self._source[number]
+    found = len(block.labels)
+    expected = min(BLOCK_ROWS, self.examples - number * BLOCK_ROWS)
+    if found != expected:
+      raise InputError(
+        f'{self._checker.name}, block {number}: {found} examples, expected '
+        f'{expected}; prepare the data again'
+      )
+    return self._checker.check(block, number)

@@ -1,0 +1,178 @@
+"""Batches of shuffled examples: which examples batch number `step` has.
+
+The examples of an epoch are its blocks, in an order drawn from (seed, epoch),
+one after the other. That line is cut into `lanes` of equal length; a lane
+draws its examples from a window that holds a few blocks and is shuffled as a
+whole. A batch takes an equal share from every lane, and runs on into the
+next epoch where one ends. So
+
+* any batch is made without the ones before it: training resumes at a step;
+* a process reads only its own lanes, and the global batch is the same for
+  any number of processes that divides the lanes;
+* with a window of all blocks the shuffle is complete.
+
+A window is shuffled once, while it is copied together; what batches take from
+it are slices, and several batches are taken at a time.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from dlrm_jax.data.checked import STOP, Checked
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, each, join, take
+from dlrm_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How a source is cut into batches.
+
+  Attributes:
+    batch_size: examples of a global batch.
+    lanes: parts that are read independently; a multiple of the processes.
+    window: blocks of a lane that are shuffled together.
+    seed: of the shuffle.
+    out_of_range: what becomes of ids that their tables do not have: 'stop'
+      is an error, 'unknown' maps them to row 0 and counts them.
+  """
+
+  batch_size: int
+  lanes: int = 8
+  window: int = 16
+  seed: int = 0
+  out_of_range: str = STOP
+
+  def __post_init__(self) -> None:
+    if self.batch_size < 1 or self.batch_size % self.lanes:
+      raise InputError(
+        f'batch_size {self.batch_size}: must be a positive multiple of the '
+        f'{self.lanes} lanes (data.lanes)'
+      )
+    if self.window < 1:
+      raise InputError(f'window {self.window}: must be at least one block')
+
+
+class _Order:
+  """The blocks of an epoch in their order, and where each of them ends."""
+
+  def __init__(self, seed: int, examples: int, epoch: int) -> None:
+    count = -(-examples // BLOCK_ROWS)
+    self.blocks = np.random.default_rng((seed, epoch)).permutation(count)
+    sizes = np.full(count, BLOCK_ROWS, np.int64)
+    sizes[-1] = examples - BLOCK_ROWS * (count - 1)
+    self.ends = np.cumsum(sizes[self.blocks])
+
+
+class _Lane:
+  """One lane: its examples by position, in an endless row of epochs."""
+
+  def __init__(
+    self,
+    source: Checked,
+    reading: Reading,
+    lane: int,
+    order: Callable[[int], _Order],
+  ) -> None:
+    self._source, self._reading, self._lane = source, reading, lane
+    self._order = order
+    self._start = lane * source.examples // reading.lanes
+    self._stop = (lane + 1) * source.examples // reading.lanes
+    self._held: tuple[tuple[int, int], Block] | None = None
+
+  def read(self, first: int, last: int) -> Block:
+    """Examples first ... last - 1 of the lane."""
+    size = self._stop - self._start
+    length = self._reading.window * BLOCK_ROWS
+    parts = []
+    while first < last:
+      epoch, position = divmod(first, size)
+      number, inside = divmod(position, length)
+      window = self._window(epoch, number)
+      count = min(last - first, len(window.labels) - inside)
+      parts.append(take(window, slice(inside, inside + count)))
+      first += count
+    return join(parts)
+
+  def _window(self, epoch: int, number: int) -> Block:
+    key = (epoch, number)
+    if self._held is None or self._held[0] != key:
+      self._held = None  # its memory is needed for the next one
+      self._held = key, self._load(epoch, number)
+    return self._held[1]
+
+  def _load(self, epoch: int, number: int) -> Block:
+    """A window, shuffled: every block is read, and goes to its places."""
+    length = self._reading.window * BLOCK_ROWS
+    start = self._start + number * length
+    stop = min(start + length, self._stop)
+    rng = np.random.default_rng((self._reading.seed, epoch, self._lane, number))
+    places = np.empty(stop - start, np.intp)
+    places[rng.permutation(stop - start)] = np.arange(stop - start)
+    order, window = self._order(epoch), None
+    begin = start
+    for i in range(
+      int(np.searchsorted(order.ends, start, 'right')),
+      int(np.searchsorted(order.ends, stop, 'left')) + 1,
+    ):
+      block = self._source[int(order.blocks[i])]
+      end = min(int(order.ends[i]), stop)
+      last = len(block.labels) - (int(order.ends[i]) - end)
+      part = take(block, slice(last - (end - begin), last))
+      window = _like(part, (stop - start,)) if window is None else window
+      _put(window, places[begin - start : end - start], part)
+      begin = end
+    assert window is not None, 'a window has examples'
+    return window
+
+
+def _like(block: Block, shape: tuple[int, ...]) -> Block:
+  """An empty block of another shape than the (n,) of this one."""
+  return each(block, lambda x: np.empty(shape + x.shape[1:], x.dtype))
+
+
+def _put(into: Block, where: np.ndarray | tuple, block: Block) -> None:
+  for there, x in zip(into, block, strict=True):
+    if there is not None:
+      there[where] = x
+
+
+class Shuffled:
+  """Endless shuffled batches by number; this process's part of each."""
+
+  def __init__(
+    self, source: Checked, reading: Reading, process: int, processes: int
+  ) -> None:
+    if reading.lanes % processes:
+      raise InputError(
+        f'data.lanes {reading.lanes}: must be a multiple of the {processes} '
+        f'processes'
+      )
+    if source.examples < reading.lanes:
+      raise InputError(
+        f'{source.examples} examples are too few to train on: at least '
+        f'{reading.lanes}, one for each lane (data.lanes)'
+      )
+    share = reading.lanes // processes
+    order = functools.lru_cache(2)(
+      functools.partial(_Order, reading.seed, source.examples)
+    )
+    self._lanes = [
+      _Lane(source, reading, lane, order)
+      for lane in range(process * share, (process + 1) * share)
+    ]
+    self._size = reading.batch_size // reading.lanes
+
+  def make(self, steps: range) -> Block:
+    """Batches of consecutive numbers, on one more axis: [k, B, ...]."""
+    count, size, lanes = len(steps), self._size, len(self._lanes)
+    made = None
+    for k, lane in enumerate(self._lanes):
+      read = lane.read(steps.start * size, steps.stop * size)
+      made = _like(read, (count, lanes, size)) if made is None else made
+      cut = each(read, lambda x: x.reshape(count, size, *x.shape[1:]))
+      _put(made, (slice(None), k), cut)
+    assert made is not None, 'a process has lanes'
+    return each(made, lambda x: x.reshape(count, lanes * size, *x.shape[3:]))
