@@ -40,9 +40,8 @@ def _block_rate(file: str, blocks: int) -> float:
   source = Synthetic(trace=file).source('train')
   source[0]
   start = time.process_time()
-  for block in range(blocks):
-    size = len(source[block].labels)
-  return blocks * size / (time.process_time() - start)
+  examples = sum(len(source[block].labels) for block in range(blocks))
+  return examples / (time.process_time() - start)
 
 
 def main() -> None:
