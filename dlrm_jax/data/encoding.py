@@ -133,6 +133,8 @@ def write(
   for left in (work / 'spool').glob('*.arrow'):
     left.unlink()
   stage('write', gather, gathered)
+  for left in (work / 'set').glob('*.array_record-*.*'):  # of killed workers
+    left.unlink()
   written, scale = _summary(mixed)
   describe(work / 'set', log.schema, log.fields, written, scale, details)
 

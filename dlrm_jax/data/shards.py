@@ -8,7 +8,7 @@ it is read; array_record finds bytes that have changed.
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +69,21 @@ def _features(fields: Fields) -> Any:
   return tfds.features.FeaturesDict(features)
 
 
+def _serializer(features: Any) -> Callable[[Mapping[str, Any]], bytes]:
+  """As `serialize_example`, with the same bytes in every run."""
+  from tensorflow_datasets.core import example_serializer
+
+  serializer = example_serializer.ExampleSerializer(
+    features.get_serialized_info()
+  )
+
+  def serialize(example: Mapping[str, Any]) -> bytes:
+    proto: Any = serializer.get_tf_example(features.encode_example(example))
+    return proto.SerializeToString(deterministic=True)
+
+  return serialize
+
+
 def write_shard(
   path: Path, fields: Fields, blocks: Iterable[Block], first: Stamp
 ) -> None:
@@ -81,12 +96,13 @@ def write_shard(
     first: the stamp of the first block.
   """
   features = _features(fields)
+  serialized = _serializer(features)
   work = path.with_name(f'{path.name}.{os.getpid()}')
   writer = array_record_module.ArrayRecordWriter(os.fspath(work), _OPTIONS)
   for number, block in enumerate(blocks, first.block):
     arrays = {k: v for k, v in block._asdict().items() if k in features}
     stamp = np.array(first._replace(block=number), np.int64)
-    writer.write(features.serialize_example({**arrays, 'stamp': stamp}))
+    writer.write(serialized({**arrays, 'stamp': stamp}))
   writer.close()
   work.rename(path)
 
