@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.fields import read_size
 
+_NUMBERING = ('mode', 'min_count', 'max_ind_range', 'hash_rows')
 _FILES = ('--input', '--validation_input', '--test_input')
 
 
@@ -36,24 +37,20 @@ def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
       '--splits cuts one log; with --validation_input or --test_input the '
       'files are the splits: leave --splits out'
     )
-  if flags.vocabulary:
-    if flags.splits or len(parts) > 1:
-      raise InputError(
-        '--vocabulary makes one split, test, of all input; leave --splits, '
-        '--validation_input and --test_input out'
-      )
-    return {'test': flags.input}
   return parts if len(parts) > 1 else {'all': flags.input}
 
 
 def _criteo(flags: argparse.Namespace) -> None:
   from dlrm_jax.data import criteo
 
+  if flags.vocabulary:
+    _known(flags)
+    return
   inputs = _inputs(flags)
   options = criteo.Options(
-    mode=flags.mode,
+    mode=flags.mode or 'frequency',
     min_count=flags.min_count,
-    max_ind_range=flags.max_ind_range,
+    max_ind_range=flags.max_ind_range or 0,
     hash_rows=flags.hash_rows,
     splits=(flags.splits or criteo.DEFAULT) if 'all' in inputs else None,
     shuffle=not flags.keep_order,
@@ -61,6 +58,23 @@ def _criteo(flags: argparse.Namespace) -> None:
     on_bad_row=flags.on_bad_row,
   )
   _log(flags, criteo.job(inputs, options), options.described)
+
+
+def _known(flags: argparse.Namespace) -> None:
+  """Prepares logs with the vocabularies of a set that is there."""
+  from dlrm_jax.data import pipeline, rereading
+  from dlrm_jax.data.prepared import open_prepared
+
+  for name in ('splits', 'validation_input', 'test_input', *_NUMBERING):
+    if getattr(flags, name, None):
+      raise InputError(
+        f'--{name} and --vocabulary exclude each other: ids are those of '
+        f'{flags.vocabulary}, and all input is split test'
+      )
+  known = open_prepared(flags.vocabulary)
+  options = pipeline.Options(splits=None, on_bad_row=flags.on_bad_row)
+  rows = f'the vocabularies of {flags.vocabulary}'
+  _log(flags, rereading.job(known, flags.input, options), rows)
 
 
 def _log(flags: argparse.Namespace, job: Any, rows: str) -> None:
@@ -146,14 +160,12 @@ def _add_criteo(kind: argparse.ArgumentParser) -> None:
   _add_log(kind)
   kind.add_argument(
     '--mode',
-    default='frequency',
     help='how ids are numbered: frequency (default), fb or torchrec: as those '
     'programs do, their logarithms too',
   )
   kind.add_argument(
     '--max_ind_range',
     type=int,
-    default=0,
     metavar='R',
     help='mode fb: ids modulo R before they are numbered',
   )
@@ -223,6 +235,12 @@ def _summary(output: str, config: str, seconds: float) -> None:
   for start in range(0, len(columns), 6):
     group = columns[start : start + 6]
     print('  ' + '  '.join(f'{c.name} {c.rows:,}' for c in group))
+  if 'train' not in prepared.splits:
+    print(
+      'evaluate on it: python -m dlrm_jax.evaluate --workdir=WORKDIR '
+      f'--data={os.path.abspath(output)}'
+    )
+    return
   print(
     f'train on it: python train.py --config={config} '
     f'--config.data.dir={os.path.abspath(output)} --workdir=WORKDIR'

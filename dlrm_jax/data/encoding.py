@@ -73,6 +73,7 @@ def write(
   log: Log,
   details: Mapping[str, Any],
   seed: int | None,
+  scale: Scale | None,
 ) -> None:
   """Encodes and shuffles a log, and writes the set.
 
@@ -82,6 +83,7 @@ def write(
     log: what was parsed.
     details: what the set remembers.
     seed: of the shuffle of split train; None: in order.
+    scale: of the training examples, if they are of another set.
   """
   examples = {k: sum(s.rows for s in v) for k, v in log.splits.items()}
   origin = origin_of(log.schema, examples, details)
@@ -135,8 +137,10 @@ def write(
   stage('write', gather, gathered)
   for left in (work / 'set').glob('*.array_record-*.*'):  # of killed workers
     left.unlink()
-  written, scale = _summary(mixed)
-  describe(work / 'set', log.schema, log.fields, written, scale, details)
+  written, found = _summary(mixed)
+  describe(
+    work / 'set', log.schema, log.fields, written, scale or found, details
+  )
 
 
 def _look(stage: Stage, work: Path, log: Log) -> dict[Slice, Path]:

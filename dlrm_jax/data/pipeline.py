@@ -22,6 +22,7 @@ from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.budget import Budget, budget, check_disk
 from dlrm_jax.data.coding import Coder
 from dlrm_jax.data.criteo_splits import bounds, parse_splits
+from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import Piece, Reader
 from dlrm_jax.data.spool import Parse, met, parse, parts_of, slices_of
 from dlrm_jax.data.units import Stage
@@ -60,6 +61,7 @@ class Job(NamedTuple):
     pieces: of all files, in order.
     rows: of all files, about.
     options: how.
+    known: a set whose vocabularies are used; None: they are made.
   """
 
   reader: Reader
@@ -67,6 +69,7 @@ class Job(NamedTuple):
   pieces: Sequence[tuple[str, Piece]]
   rows: int
   options: Options
+  known: Prepared | None = None
 
   @property
   def row_bytes(self) -> int:
@@ -99,12 +102,16 @@ class Job(NamedTuple):
       'options': options,
       'hash': HASH,
       'files': files,
+      'vocabulary': self.known and self.known.details['ids'],
     }
     return json.loads(json.dumps(said))
 
 
 def job_of(
-  reader: Reader, inputs: Mapping[str, Sequence[str]], options: Options
+  reader: Reader,
+  inputs: Mapping[str, Sequence[str]],
+  options: Options,
+  known: Prepared | None = None,
 ) -> Job:
   """Looks at the files, without reading them through.
 
@@ -121,7 +128,7 @@ def job_of(
     for piece in reader.pieces(name)
   ]
   rows = sum(reader.about(f) for names in inputs.values() for f in names)
-  return Job(reader, inputs, pieces, rows, options)
+  return Job(reader, inputs, pieces, rows, options, known)
 
 
 @contextlib.contextmanager
@@ -175,17 +182,21 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   splits = _split_rows(job, found)
   slices = slices_of(parts_of(parses, found), splits)
   columns, numbering = job.reader.columns, job.options.numbering
-  counted = vocabularies.make(stage, work, columns, slices, numbering, share)
-  coders = vocabularies.coders_of(
-    columns, counted, _longest(found), numbering.values
-  )
+  if job.known is None:
+    longest = _longest(found)
+    counted = vocabularies.make(stage, work, columns, slices, numbering, share)
+  else:
+    longest = {c.name: c.hotness for c in job.known.schema.sparse}
+    counted = vocabularies.copy(job.known, work / 'set')
+  coders = vocabularies.coders_of(columns, counted, longest, numbering.values)
   details = _details(job, found, coders, counted)
   coders, groups = vocabularies.with_tables(
     stage, work, work / 'set', coders, counted, share
   )
   log = encoding.Log(columns, slices, coders, groups)
   shuffle = job.options.seed if job.options.shuffle else None
-  encoding.write(stage, work, log, details, shuffle)
+  scale = job.known and job.known.scale
+  encoding.write(stage, work, log, details, shuffle, scale)
 
 
 def _split_rows(

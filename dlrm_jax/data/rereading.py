@@ -1,5 +1,6 @@
 """Raw logs in the vocabularies of a prepared set, nothing written."""
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from dlrm_jax.data.budget import budget, default_memory
 from dlrm_jax.data.coding import Coder
 from dlrm_jax.data.criteo_reader import CriteoReader
 from dlrm_jax.data.mixing import encode_frame
+from dlrm_jax.data.pipeline import Job, Options, job_of
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import Reader
 from dlrm_jax.data.readers import reader_of as reader_of_raw
@@ -36,6 +38,26 @@ def reader_of(prepared: Prepared) -> Reader:
     return reader_of_raw(said)
   del said['format']
   return CriteoReader(**said)
+
+
+def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
+  """What is to be done to prepare files as split test of a set.
+
+  Args:
+    prepared: a set made of raw logs; its vocabularies are used.
+    files: raw logs of the same format.
+    options: of rows; how values are numbered is taken from the set.
+
+  Raises:
+    InputError: the set is of another kind, or a file is wrong.
+  """
+  numbering = vocabularies.numbering_of(prepared.details)
+  return job_of(
+    reader_of(prepared),
+    {'test': files},
+    dataclasses.replace(options, splits=None, numbering=numbering),
+    prepared,
+  )
 
 
 def coders_of(prepared: Prepared, work: Path) -> tuple[Coder, ...]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from dlrm_jax.data.counting import Count, Values, count, grouped
 from dlrm_jax.data.lookup import BUILD_BYTES, TABLE_BYTES, Lookup
 from dlrm_jax.data.merging import Merge, merge
 from dlrm_jax.data.mixing import Group
+from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import Columns, Sparse
 from dlrm_jax.data.spool import Slice
 from dlrm_jax.data.units import Stage, read_json, replacing
@@ -125,6 +127,16 @@ def make(
     unit.column: read_json(unit.output) | {'first_row': numbering.base}
     for unit in merges
   }
+
+
+def copy(known: Prepared, folder: Path) -> dict[str, dict[str, Any]]:
+  """Gives a set the vocabularies of another; what was counted for them."""
+  counted = known.details['columns']
+  (folder / FOLDER).mkdir(exist_ok=True)
+  for name in counted:
+    with replacing(vocabulary_path(folder, name)) as work:
+      shutil.copyfile(vocabulary_path(Path(known.directory), name), work)
+  return dict(counted)
 
 
 def vocabulary_path(folder: Path, column: str) -> Path:
