@@ -1,0 +1,122 @@
+"""Parquet with a schema in the config; bags are list columns.
+
+A column's type must be what the schema says: a float is no id, an integer no
+text. Pieces are rows: Polars reads the row groups that they lie in.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import polars as pl
+
+from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.criteo_files import check_readable
+from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece
+from dlrm_jax.data.raw_rules import Rules
+from dlrm_jax.data.raw_schema import (
+  FIELD,
+  KEYS,
+  RawSchema,
+  check_keys,
+  schema_of,
+)
+from dlrm_jax.errors import InputError
+
+_BLOCK = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ParquetReader:
+  """Reads Parquet; a `Reader`.
+
+  Attributes:
+    schema: which column is what.
+  """
+
+  schema: RawSchema
+
+  @property
+  def columns(self) -> Columns:
+    """What frames have."""
+    return self.schema.columns
+
+  def describe(self) -> Mapping[str, Any]:
+    """The format as JSON can hold it."""
+    return {'format': 'parquet', **dataclasses.asdict(self)}
+
+  def pieces(self, path: str) -> list[Piece]:
+    """Cuts a file in `FRAME_ROWS` rows."""
+    self._rules(path)
+    rows = self.about(path)
+    return [
+      Piece(path, start, min(start + FRAME_ROWS, rows))
+      for start in range(0, rows, FRAME_ROWS)
+    ]
+
+  def about(self, path: str) -> int:
+    """How many rows a file has."""
+    check_readable(path)
+    try:
+      return pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
+    except (pl.exceptions.PolarsError, OSError) as error:
+      raise _broken(path, error) from error
+
+  def read(
+    self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
+  ) -> Iterator[pl.DataFrame]:
+    """The good rows of a piece; `digest` takes the bytes of all its values."""
+    path, start, stop = piece
+    rules = self._rules(path)
+    try:
+      frame = (
+        pl.scan_parquet(path, glob=False)
+        .select(self.schema.names)
+        .slice(start, stop - start)
+        .collect()
+      )
+    except (pl.exceptions.PolarsError, OSError) as error:
+      raise _broken(path, error) from error
+    digest(digest_of(frame))
+    frame, faults = rules.sift(frame)
+    for row, fault in faults:
+      bad.add(path, start + row + 1, fault, 'row')
+    if frame.height:
+      yield frame
+
+  def _rules(self, path: str) -> Rules:
+    check_readable(path)
+    try:
+      types = pl.scan_parquet(path, glob=False).collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+      raise _broken(path, error) from error
+    self.schema.check(types, path)
+    return Rules(self.schema, types, path)
+
+
+def digest_of(frame: pl.DataFrame) -> bytes:
+  """Of all values, in order."""
+  found = hashlib.sha256()
+  for part in frame.iter_slices(_BLOCK):
+    found.update(repr(part.schema).encode())
+    found.update(part.write_ipc(None, compression='uncompressed').getbuffer())
+  return found.digest()
+
+
+def _broken(path: str, error: Exception) -> InputError:
+  why = (str(error).splitlines() or [''])[0][:200]
+  return InputError(
+    f'{path}: not a whole Parquet file ({why}); expected one, so copy or write '
+    'it again'
+  )
+
+
+def parquet_reader(raw: Mapping[str, Any]) -> ParquetReader:
+  """The reader that `config.data.raw` describes.
+
+  Raises:
+    InputError: a key is missing, unknown or of a wrong value.
+  """
+  check_keys(FIELD, raw, KEYS)
+  return ParquetReader(schema_of(raw, separated=False))

@@ -1,0 +1,27 @@
+"""`config.data.raw` -> the reader of that format."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dlrm_jax.data.raw import Reader
+from dlrm_jax.data.raw_schema import FIELD, one_of
+from dlrm_jax.data.reader_csv import csv_reader
+from dlrm_jax.data.reader_parquet import parquet_reader
+
+_FORMATS: dict[str, Callable[[Mapping[str, Any]], Reader]] = {
+  'csv': csv_reader,
+  'parquet': parquet_reader,
+}
+
+
+def reader_of(raw: Mapping[str, Any] | ConfigDict) -> Reader:
+  """The reader that a config describes; see `raw_schema` for the keys.
+
+  Raises:
+    InputError: a key is missing, unknown or of a wrong value.
+  """
+  given = raw.to_dict() if isinstance(raw, ConfigDict) else dict(raw)
+  kind = one_of(f'{FIELD}.format', given.get('format'), _FORMATS)
+  return _FORMATS[kind](given)
