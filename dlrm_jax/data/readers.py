@@ -8,11 +8,14 @@ from ml_collections import ConfigDict
 from dlrm_jax.data.raw import Reader
 from dlrm_jax.data.raw_schema import FIELD, one_of
 from dlrm_jax.data.reader_csv import csv_reader
+from dlrm_jax.data.reader_libsvm import libsvm_reader
 from dlrm_jax.data.reader_parquet import parquet_reader
 
 _FORMATS: dict[str, Callable[[Mapping[str, Any]], Reader]] = {
   'csv': csv_reader,
   'parquet': parquet_reader,
+  'libsvm': libsvm_reader,
+  'libffm': libsvm_reader,
 }
 
 

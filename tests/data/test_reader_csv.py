@@ -180,7 +180,7 @@ def scratch(tmp_path_factory):
   return tmp_path_factory.mktemp('csv') / 'log.csv'
 
 
-@settings(max_examples=250)
+@settings(max_examples=100)
 @given(texts=st.lists(lines(), max_size=4))
 @example(texts=[b'0,,,,,,,1'])
 @example(texts=[b'0,1,2,3,"a""b",,,1', b'0,1,2,3,"",,,1'])
@@ -376,3 +376,23 @@ def test_frappe_is_read_as_the_csv_module_reads_it(real_data):
   assert math.isclose(
     sum(row[0] for row in want) / len(want), 1 / 3, abs_tol=0.01
   )
+
+
+def test_avazu_is_read_as_kaggle_gives_it(tmp_path):
+  from configs import avazu
+
+  path = tmp_path / 'train.csv'
+  path.write_text(
+    'id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,'
+    'app_domain,app_category,device_id,device_ip,device_model,device_type,'
+    'device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21\n'
+    '10000000000000000001,0,14102100,1005,0,0000000a,b,c,d,e,f,a0,a1,a2,1,2,'
+    '15706,320,50,1722,0,35,-1,79\n'
+  )
+  reader = reader_of(avazu.get_config().data.raw)
+  (piece,) = reader.pieces(str(path))
+  (frame,) = reader.read(piece, BadRows(), IGNORE)
+  assert len(reader.columns.sparse) == 21
+  row = frame.row(0, named=True)
+  assert (row['label'], row['time']) == (0, 14102100)
+  assert (row['site_id'], row['device_model'], row['C20']) == (10, 0xA2, -1)
