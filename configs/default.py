@@ -40,6 +40,8 @@ def get_config() -> ConfigDict:
   # synthetic: fields of dlrm_jax.data.synthetic.Synthetic. exponent: of the
   # power law of ids; or trace: a file of `python -m dlrm_jax.traces`.
   config.data.synthetic = ConfigDict(dataclasses.asdict(Synthetic()))
+  # What the columns of a raw log are, for `dlrm_jax.prepare raw`: docs/raw.md.
+  config.data.raw = ConfigDict()
   config.data.lanes = 8  # parts read independently; divide the batch sizes
   config.data.window = 16  # blocks of 4,096 shuffled together, a lane
   # Ids that their tables do not have: stop with an error, or unknown: they

@@ -3,7 +3,7 @@ r"""DLRM on Frappe: which apps will be used, given user and context.
 Frappe_x1 of the BARS benchmark: CSV with a label and ten fields, whose ids
 are numbered across fields.
 
-  python -m dlrm_jax.prepare csv --config=configs/frappe.py \
+  python -m dlrm_jax.prepare raw --config=configs/frappe.py \
     --input=train.csv --validation_input=valid.csv --test_input=test.csv \
     --output=data/frappe
   python train.py --config=configs/frappe.py \

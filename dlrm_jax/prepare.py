@@ -6,6 +6,7 @@ python -m dlrm_jax.prepare movielens --output=data/movielens
 
 import argparse
 import os
+import runpy
 import sys
 import time
 from collections.abc import Sequence
@@ -60,6 +61,42 @@ def _criteo(flags: argparse.Namespace) -> None:
   _log(flags, criteo.job(inputs, options), options.described)
 
 
+def _raw(flags: argparse.Namespace) -> None:
+  """A log of which a config says what its columns are."""
+  from dlrm_jax.data import pipeline, readers
+  from dlrm_jax.data.criteo_splits import DEFAULT
+  from dlrm_jax.data.vocabularies import Numbering
+
+  if flags.vocabulary:
+    _known(flags)
+    return
+  raw = _load(flags.config).data.raw.to_dict()
+  inputs = _inputs(flags)
+  least = 1 if flags.min_count is None else flags.min_count
+  if least < 1:
+    raise InputError(f'--min_count={least}: expected 1 or more')
+  options = pipeline.Options(
+    splits=(flags.splits or DEFAULT) if 'all' in inputs else None,
+    numbering=Numbering(min_count=least),
+    shuffle=not flags.keep_order,
+    seed=flags.seed,
+    on_bad_row=flags.on_bad_row,
+  )
+  job = pipeline.job_of(readers.reader_of(raw), inputs, options, raw)
+  _log(flags, job, f'as {flags.config} says, seen {least} times or more')
+
+
+def _load(name: str) -> Any:
+  """The config of FILE.py, or FILE.py:VARIANT."""
+  path, _, variant = name.partition(':')
+  if not os.path.isfile(path):
+    raise InputError(f'--config={name}: no such file')
+  made = runpy.run_path(path)
+  if 'get_config' not in made:
+    raise InputError(f'--config={name}: it has no function get_config')
+  return made['get_config'](*([variant] if variant else []))
+
+
 def _known(flags: argparse.Namespace) -> None:
   """Prepares logs with the vocabularies of a set that is there."""
   from dlrm_jax.data import pipeline, rereading
@@ -88,8 +125,8 @@ def _log(flags: argparse.Namespace, job: Any, rows: str) -> None:
   )
   for part, files in job.inputs.items():
     for file in files:
-      megabytes = os.path.getsize(file) / 1e6
-      print(f'{part:<12}{file} ({megabytes:,.1f} MB)')
+      size = os.path.getsize(file) if os.path.isfile(file) else 0
+      print(f'{part:<12}{file} ({size / 1e6:,.1f} MB)')
   print(f'{"rows":<12}about {job.rows:,}')
   options = job.options
   print(f'{"splits":<12}{options.splits or "the files"}')
@@ -177,6 +214,17 @@ def _add_criteo(kind: argparse.ArgumentParser) -> None:
   )
 
 
+def _add_raw(kind: argparse.ArgumentParser) -> None:
+  kind.set_defaults(make=_raw)
+  kind.add_argument(
+    '--config',
+    required=True,
+    metavar='FILE.py',
+    help='config whose data.raw says what the columns are',
+  )
+  _add_log(kind)
+
+
 def _add_movielens(kind: argparse.ArgumentParser) -> None:
   kind.set_defaults(make=_movielens, config='configs/movielens.py')
   kind.add_argument(
@@ -200,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
   helps = []
   for name, add, about in (
     ('criteo', _add_criteo, 'Criteo display-advertising logs'),
+    ('raw', _add_raw, 'CSV, Parquet, libsvm, ...: what config.data.raw says'),
     ('movielens', _add_movielens, 'MovieLens ratings, through TFDS'),
   ):
     kind = kinds.add_parser(

@@ -42,7 +42,8 @@ class Lookup:
   @classmethod
   def open(cls, path: Path) -> 'Lookup':
     """Maps the array of a table that was kept with `np.save`."""
-    return cls(np.load(path, mmap_mode='r'))
+    # A plain array over the map: slices of `memmap` cost as much as a lookup.
+    return cls(np.asarray(np.load(path, mmap_mode='r')))
 
   def __call__(self, keys: np.ndarray) -> np.ndarray:
     """Keys u32[n] or u64[n] -> rows i32[n], 0 where there is none."""

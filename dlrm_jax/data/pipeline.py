@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -61,6 +62,7 @@ class Job(NamedTuple):
     pieces: of all files, in order.
     rows: of all files, about.
     options: how.
+    said: what makes the reader again (see `rereading.reader_of`).
     known: a set whose vocabularies are used; None: they are made.
   """
 
@@ -69,6 +71,7 @@ class Job(NamedTuple):
   pieces: Sequence[tuple[str, Piece]]
   rows: int
   options: Options
+  said: Mapping[str, Any]
   known: Prepared | None = None
 
   @property
@@ -94,11 +97,11 @@ class Job(NamedTuple):
       dataclasses.replace(self.options, on_bad_row='')
     )
     files = {
-      part: [[name, Path(name).stat().st_size] for name in names]
+      part: [[name, _size(name)] for name in names]
       for part, names in self.inputs.items()
     }
     said = {
-      'format': dict(self.reader.describe()),
+      'format': dict(self.said),
       'options': options,
       'hash': HASH,
       'files': files,
@@ -111,9 +114,10 @@ def job_of(
   reader: Reader,
   inputs: Mapping[str, Sequence[str]],
   options: Options,
+  said: Mapping[str, Any],
   known: Prepared | None = None,
 ) -> Job:
-  """Looks at the files, without reading them through.
+  """Looks at the files, without reading them through; see `Job`.
 
   Raises:
     InputError: a file or an option is wrong.
@@ -128,7 +132,7 @@ def job_of(
     for piece in reader.pieces(name)
   ]
   rows = sum(reader.about(f) for names in inputs.values() for f in names)
-  return Job(reader, inputs, pieces, rows, options, known)
+  return Job(reader, inputs, pieces, rows, options, said, known)
 
 
 @contextlib.contextmanager
@@ -245,8 +249,8 @@ def _details(
     bad.merge(piece['bad'])
   options = dataclasses.asdict(job.options)
   return {
-    'kind': job.reader.describe()['format'],
-    'format': dict(job.reader.describe()),
+    'kind': job.said['format'],
+    'format': dict(job.said),
     'files': _files(job, found),
     'options': options,
     'hash': HASH,
@@ -255,6 +259,11 @@ def _details(
     'bad_rows': dict(bad.counts),
     'skipped': list(bad.report()),
   }
+
+
+def _size(name: str) -> int:
+  """Bytes of an input; 0 of one that is no file."""
+  return os.path.getsize(name) if os.path.isfile(name) else 0
 
 
 def _files(
@@ -268,7 +277,7 @@ def _files(
       {
         'name': Path(piece.path).name,
         'part': part,
-        'bytes': Path(piece.path).stat().st_size,
+        'bytes': _size(piece.path),
         'digest': hashlib.sha256(),
         'rows': 0,
       },

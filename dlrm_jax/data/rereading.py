@@ -56,6 +56,7 @@ def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
     reader_of(prepared),
     {'test': files},
     dataclasses.replace(options, splits=None, numbering=numbering),
+    prepared.details['format'],
     prepared,
   )
 
