@@ -24,7 +24,7 @@ from dlrm_jax.data.budget import Budget, budget, check_disk
 from dlrm_jax.data.coding import Coder
 from dlrm_jax.data.criteo_splits import bounds, parse_splits
 from dlrm_jax.data.prepared import Prepared
-from dlrm_jax.data.raw import Piece, Reader
+from dlrm_jax.data.raw import FRAME_ROWS, Piece, Reader
 from dlrm_jax.data.spool import Parse, met, parse, parts_of, slices_of
 from dlrm_jax.data.units import Stage
 from dlrm_jax.data.vocabularies import Numbering
@@ -138,7 +138,7 @@ def job_of(
 @contextlib.contextmanager
 def workers(job: Job, share: Budget) -> Iterator[Stage]:
   """Processes; none for little input, which is done sooner than they start."""
-  if len(job.pieces) < 2 or share.workers < 2:
+  if job.rows < FRAME_ROWS or share.workers < 2:
     yield units.here
     return
   with units.processes(share.workers) as stage:
@@ -199,7 +199,7 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   )
   log = encoding.Log(columns, slices, coders, groups)
   shuffle = job.options.seed if job.options.shuffle else None
-  scale = job.known and job.known.scale
+  scale = None if job.known is None else job.known.scale
   encoding.write(stage, work, log, details, shuffle, scale)
 
 

@@ -1,0 +1,364 @@
+"""Preparing in stages: the same set however it is made, or none at all."""
+
+import dataclasses
+import filecmp
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dlrm_jax.data import (
+  budget,
+  criteo,
+  criteo_reader,
+  pipeline,
+  units,
+  vocabularies,
+  work,
+)
+from dlrm_jax.data.criteo import Options
+from dlrm_jax.data.dealing import deal
+from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.data.rereading import job as day_job
+from dlrm_jax.data.schema import join
+from dlrm_jax.errors import InputError
+from tests.data.test_criteo import make_rows, save
+
+MEMORY = 2 << 30
+
+
+def inputs(folder, files=3, rows=700):
+  """Several files: as many pieces."""
+  made = make_rows(files * rows)
+  return [
+    save(folder / f'day_{i}', made[i * rows : (i + 1) * rows])
+    for i in range(files)
+  ]
+
+
+def whole(source):
+  return join([source[i] for i in range(len(source))])
+
+
+def same_files(a, b):
+  names = sorted(str(p.relative_to(a)) for p in a.rglob('*') if p.is_file())
+  assert names == sorted(
+    str(p.relative_to(b)) for p in b.rglob('*') if p.is_file()
+  )
+  _, differ, wrong = filecmp.cmpfiles(a, b, names, shallow=False)
+  assert not differ
+  assert not wrong
+
+
+def interrupted_after(count):
+  """A stage that is killed, so to speak, after so many units."""
+  done = 0
+
+  def stage(name, function, todo):
+    nonlocal done
+    for unit in units.left(todo):
+      if done == count:
+        raise KeyboardInterrupt
+      units.do(function, unit)
+      done += 1
+
+  return stage
+
+
+def test_a_run_stopped_after_any_unit_goes_on_to_the_same_set(tmp_path):
+  files = inputs(tmp_path)
+  job = criteo.job({'all': files}, Options())
+  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
+  runs = 0
+  while not (tmp_path / 'cut').exists():
+    runs += 1
+    try:
+      stage = interrupted_after(9)
+      pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=stage)
+    except KeyboardInterrupt:
+      assert not (tmp_path / 'cut').exists()
+  assert runs > 5
+  same_files(tmp_path / 'whole', tmp_path / 'cut')
+  assert not (tmp_path / 'cut.unfinished').exists()
+
+
+def test_killed_processes_go_on_to_the_same_set(tmp_path):
+  files = inputs(tmp_path, files=4, rows=2000)
+  job = criteo.job({'all': files}, Options())
+  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
+  command = [
+    *(sys.executable, '-m', 'dlrm_jax.prepare', 'criteo', '--memory=2GB'),
+    *('--input', *files, f'--output={tmp_path / "cut"}'),
+  ]
+  rng = random.Random(0)
+  kills = 0
+  for _ in range(3):
+    running = subprocess.Popen(command, stdout=subprocess.PIPE)
+    time.sleep(rng.uniform(0.8, 2.2))
+    os.kill(running.pid, signal.SIGKILL)
+    running.communicate()
+    kills += running.returncode == -signal.SIGKILL
+    if (tmp_path / 'cut').exists():
+      break
+  assert kills
+  if (tmp_path / 'cut.unfinished').exists() or not (tmp_path / 'cut').exists():
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+  same_files(tmp_path / 'whole', tmp_path / 'cut')
+
+
+def test_memory_and_workers_change_nothing(tmp_path, monkeypatch):
+  files = inputs(tmp_path)
+  job = criteo.job({'all': files}, Options(min_count=2))
+  pipeline.run(job, str(tmp_path / 'one'), MEMORY, stage=units.here)
+  # So little that each vocabulary is merged in ranges, cut in tables, and
+  # looked up in groups of them.
+  small = budget.Budget(MEMORY, 2, 3000, 2000)
+  monkeypatch.setattr(pipeline, 'budget', lambda memory, row: small)
+  with units.processes(2) as stage:
+    pipeline.run(job, str(tmp_path / 'two'), MEMORY, stage=stage)
+  same_files(tmp_path / 'one', tmp_path / 'two')
+
+
+@pytest.mark.parametrize('mode', ['frequency', 'fb', 'torchrec'])
+def test_little_memory_makes_groups_and_keeps_every_mode(
+  tmp_path, monkeypatch, mode
+):
+  files = inputs(tmp_path, files=1)
+  job = criteo.job({'all': files}, Options(mode=mode))
+  pipeline.run(job, str(tmp_path / 'one'), MEMORY, stage=units.here)
+  looked = []
+
+  def watched(name, function, todo):
+    looked.append(name)
+    units.here(name, function, todo)
+
+  small = budget.Budget(MEMORY, 1, 2000, 3000)
+  monkeypatch.setattr(pipeline, 'budget', lambda memory, row: small)
+  pipeline.run(job, str(tmp_path / 'two'), MEMORY, stage=watched)
+  assert sum(name.startswith('look up') for name in looked) > 2
+  same_files(tmp_path / 'one', tmp_path / 'two')
+
+
+def rows_of(block):
+  rows = zip(block.ids, block.dense, strict=True)
+  return sorted((bytes(ids), bytes(dense)) for ids, dense in rows)
+
+
+def test_shuffling_keeps_rows_and_other_splits(tmp_path):
+  files = inputs(tmp_path)
+  sets = {}
+  for name, options in {
+    'kept': Options(shuffle=False),
+    'mixed': Options(),
+    'again': Options(),
+    'other': Options(seed=1),
+  }.items():
+    sets[name] = criteo.prepare({'all': files}, str(tmp_path / name), options)
+  train = {name: whole(s.source('train')) for name, s in sets.items()}
+  assert rows_of(train['kept']) == rows_of(train['mixed'])
+  assert not np.array_equal(train['kept'].ids, train['mixed'].ids)
+  assert not np.array_equal(train['other'].ids, train['mixed'].ids)
+  np.testing.assert_array_equal(train['again'].ids, train['mixed'].ids)
+  kept, mixed = (whole(sets[n].source('test')) for n in ('kept', 'mixed'))
+  np.testing.assert_array_equal(kept.ids, mixed.ids)
+
+
+def test_every_order_of_rows_is_as_likely(tmp_path):
+  # Where the first row of the first part goes, over seeds.
+  del tmp_path
+  parts, shards = [3, 2, 1], [2, 4]
+  found = [deal(parts, shards, (seed,)) for seed in range(6000)]
+  for dealt in found:
+    assert dealt.sum(1).tolist() == parts
+    assert dealt.sum(0).tolist() == shards
+  # Of the two places of the first shard, each part has its share.
+  mean = np.mean([dealt[:, 0] for dealt in found], axis=0)
+  np.testing.assert_allclose(mean, [1, 2 / 3, 1 / 3], atol=0.03)
+
+
+def test_in_order_shards_are_filled_one_after_the_other():
+  dealt = deal([3, 4, 1], [5, 3], None)
+  assert dealt.tolist() == [[3, 0], [2, 2], [0, 1]]
+
+
+def test_logs_get_the_vocabularies_of_another_set(tmp_path):
+  first, second, third = inputs(tmp_path)
+  options = Options(splits=None)
+  known = criteo.prepare({'train': [first]}, str(tmp_path / 'known'), options)
+  job = day_job(known, [second, third], pipeline.Options(splits=None))
+  pipeline.run(job, str(tmp_path / 'day'), MEMORY, stage=units.here)
+  day = open_prepared(tmp_path / 'day')
+  both = criteo.prepare(
+    {'train': [first], 'test': [second, third]}, str(tmp_path / 'both'), options
+  )
+  assert day.splits == {'test': 1400}
+  assert (day.schema, day.scale) == (known.schema, known.scale)
+  assert day.details['ids'] == known.details['ids']
+  np.testing.assert_array_equal(
+    whole(day.source('test')).ids, whole(both.source('test')).ids
+  )
+
+
+def test_unfinished_work_of_other_files_is_not_gone_on_with(tmp_path):
+  files = inputs(tmp_path)
+  output = str(tmp_path / 'set')
+  job = criteo.job({'all': files}, Options())
+  with pytest.raises(KeyboardInterrupt):
+    pipeline.run(job, output, MEMORY, stage=interrupted_after(2))
+  job = criteo.job({'all': files[:2]}, Options())
+  with pytest.raises(InputError, match='unfinished work with other files'):
+    pipeline.run(job, output, MEMORY, stage=units.here)
+  pipeline.run(job, output, MEMORY, overwrite=True, stage=units.here)
+  assert sum(open_prepared(output).splits.values()) == 1400
+
+
+def test_other_options_go_on_with_what_is_parsed(tmp_path):
+  files = inputs(tmp_path)
+  output = str(tmp_path / 'set')
+  job = criteo.job({'all': files}, Options())
+  with pytest.raises(KeyboardInterrupt):
+    pipeline.run(job, output, MEMORY, stage=interrupted_after(3))
+  parsed = []
+
+  def watched(name, function, todo):
+    if name == 'parse':
+      parsed.extend(units.left(todo))
+    units.here(name, function, todo)
+
+  job = criteo.job({'all': files}, Options(min_count=3))
+  pipeline.run(job, output, MEMORY, stage=watched)
+  assert not parsed
+  assert open_prepared(output).details['options']['numbering']['min_count'] == 3
+
+
+def test_two_runs_do_not_work_on_one_set(tmp_path):
+  with (
+    work.unfinished(str(tmp_path / 'set'), {}, overwrite=False),
+    pytest.raises(InputError, match='another run is at work'),
+    work.unfinished(str(tmp_path / 'set'), {}, overwrite=False),
+  ):
+    pytest.fail('both ran')
+
+
+def test_a_disk_without_room_is_told_before_anything_is_made(
+  tmp_path, monkeypatch
+):
+  files = inputs(tmp_path)
+  job = criteo.job({'all': files}, Options())
+  job = job._replace(rows=10**12)
+  with pytest.raises(InputError, match=r'GB are needed .* GB are free'):
+    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+  assert not list(tmp_path.glob('set*'))
+
+
+def test_memory_for_no_worker_is_refused(tmp_path):
+  job = criteo.job({'all': inputs(tmp_path, 1)}, Options())
+  with pytest.raises(InputError, match=r'too little for one worker; expected'):
+    pipeline.run(job, str(tmp_path / 'set'), 100 << 20)
+
+
+def damaged(folder, change):
+  """Changes one thing of a set."""
+  path = folder / 'metadata.json'
+  said = json.loads(path.read_text())
+  change(said)
+  path.write_text(json.dumps(said))
+
+
+def test_a_flipped_byte_is_found_in_its_block(tmp_path):
+  prepared = criteo.prepare(
+    {'all': inputs(tmp_path)}, str(tmp_path / 'set'), Options()
+  )
+  path = next((tmp_path / 'set').glob('*-train.*'))
+  good = path.read_bytes()
+  # Anywhere in what is used of the file: it is padded to 64 KiB.
+  end = len(good.rstrip(b'\0'))
+  before = whole(prepared.source('train'))
+  told = []
+  for at in np.linspace(64, end - 1, 25, dtype=int):
+    path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    try:
+      found = whole(open_prepared(tmp_path / 'set').source('train'))
+    except InputError as error:
+      told.append(str(error))
+    else:  # a byte that nothing is read from
+      np.testing.assert_array_equal(found.ids, before.ids)
+      np.testing.assert_array_equal(found.dense, before.dense)
+      np.testing.assert_array_equal(found.labels, before.labels)
+  assert len(told) > 10
+  assert all('train' in line and 'damaged' in line for line in told)
+
+
+def test_parts_and_manifests_of_other_options_are_found(tmp_path):
+  files = inputs(tmp_path)
+  a, b = (
+    criteo.prepare({'all': files}, str(tmp_path / name), options)
+    for name, options in (('a', Options(seed=1)), ('b', Options(seed=2)))
+  )
+  assert a.schema == b.schema
+  # Its manifest beside the other's parts: files have other sizes, or else
+  # blocks other stamps.
+  for path in (tmp_path / 'b').glob('*.array_record-*'):
+    size = path.stat().st_size
+    other = (tmp_path / 'a' / path.name).read_bytes()
+    path.write_bytes(other)
+    damaged(
+      tmp_path / 'b',
+      lambda said, size=size, other=other: said['files'].update(
+        {
+          split: [len(other) if s == size else s for s in sizes]
+          for split, sizes in said['files'].items()
+        }
+      ),
+    )
+  with pytest.raises(InputError, match=r'block 0: damaged .*of another set'):
+    whole(open_prepared(tmp_path / 'b').source('train'))
+
+
+def test_a_manifest_that_was_edited_is_refused(tmp_path):
+  criteo.prepare({'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), Options())
+  damaged(
+    tmp_path / 'set', lambda said: said['details']['options'].update(seed=7)
+  )
+  with pytest.raises(InputError, match=r'metadata\.json contradicts itself'):
+    open_prepared(tmp_path / 'set')
+
+
+def test_a_missing_part_is_named(tmp_path):
+  criteo.prepare({'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), Options())
+  next((tmp_path / 'set').glob('*-test.*')).unlink()
+  with pytest.raises(InputError, match=r'click_log-test.*the file is missing'):
+    open_prepared(tmp_path / 'set')
+
+
+def test_a_set_remembers_how_values_were_numbered(tmp_path):
+  options = Options(mode='fb', max_ind_range=50)
+  made = criteo.prepare(
+    {'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), options
+  )
+  numbering = vocabularies.numbering_of(made.details)
+  assert numbering == options.numbering
+  assert dataclasses.asdict(numbering)['everything']
+
+
+def test_pieces_of_a_file_are_the_file(tmp_path, monkeypatch):
+  raw = save(tmp_path / 'raw', make_rows(900))
+  whole_set = criteo.prepare(
+    {'all': [raw]}, str(tmp_path / 'a'), Options(shuffle=False)
+  )
+  monkeypatch.setattr(criteo_reader, 'PIECE_BYTES', 20_000)
+  job = criteo.job({'all': [raw]}, Options(shuffle=False))
+  assert len(job.pieces) > 5
+  pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
+  cut = open_prepared(tmp_path / 'b')
+  for split in whole_set.splits:
+    a, b = (whole(s.source(split)) for s in (whole_set, cut))
+    np.testing.assert_array_equal(a.ids, b.ids)
+    np.testing.assert_array_equal(a.dense, b.dense)
