@@ -72,6 +72,6 @@ def check_disk(folder: Path, need: int) -> None:
   free = shutil.disk_usage(folder).free
   if free < need:
     raise InputError(
-      f'{folder}: about {need / 1e9:,.1f} GB are needed while the set is made, '
-      f'{free / 1e9:,.1f} GB are free; make room, or choose another --output'
+      f'{folder}: about {need / 1e9:,.3g} GB are needed while the set is made, '
+      f'{free / 1e9:,.3g} GB are free; make room, or choose another --output'
     )

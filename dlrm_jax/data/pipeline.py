@@ -170,7 +170,10 @@ def run(
       return
     done = sum(f.stat().st_size for f in work.rglob('*') if f.is_file())
     check_disk(work.parent, job.disk - done)
-    with contextlib.nullcontext(stage) if stage else workers(job, share) as do:
+    with (
+      units.room(work),
+      contextlib.nullcontext(stage) if stage else workers(job, share) as do,
+    ):
       _make(job, work, do, share)
 
 

@@ -12,6 +12,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -79,19 +80,36 @@ def bar(name: str, units: Sequence[AnyUnit], undone: int) -> tqdm:
   )
 
 
-def do(function: Callable[[AnyUnit], None], unit: AnyUnit) -> None:
-  """Does a unit unless somebody has; a full disk is a user's mistake."""
-  if unit.output.exists():
-    return
+_FULL = re.compile(
+  r'No space left|Not enough free space|\d+ requested and \d+ written'
+)
+
+
+@contextlib.contextmanager
+def room(folder: Path) -> Iterator[None]:
+  """A full disk is a user's mistake, whichever library meets it."""
   try:
-    function(unit)
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    yield
+  except InputError:
+    raise
+  except Exception as error:
+    # NumPy tells only how much it wrote, Polars and array_record only words.
+    number = getattr(error, 'errno', None)
+    if number not in (errno.ENOSPC, errno.EDQUOT) and not _FULL.search(
+      str(error)
+    ):
       raise
     raise InputError(
-      f'{unit.output.parent}: no space is left on the device; free some, and '
-      'the same command goes on'
+      f'{folder}: no space is left on the device; free some, and the same '
+      'command goes on'
     ) from None
+
+
+def do(function: Callable[[AnyUnit], None], unit: AnyUnit) -> None:
+  """Does a unit unless somebody has."""
+  if not unit.output.exists():
+    with room(unit.output.parent):
+      function(unit)
 
 
 def here(
