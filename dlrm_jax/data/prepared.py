@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,17 @@ from dlrm_jax.data.vocabulary import FOLDER
 from dlrm_jax.errors import InputError
 
 
+def _allow_files(files: int) -> None:
+  """Lets this process have so many more files open, if it may."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if files < soft // 4 or soft == resource.RLIM_INFINITY:
+    return
+  wanted = soft + 2 * files
+  if hard != resource.RLIM_INFINITY:
+    wanted = min(wanted, hard)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, soft), hard))
+
+
 class _Blocks:
   """The blocks of a split; a `Source`."""
 
@@ -48,6 +60,7 @@ class _Blocks:
     self.schema = prepared.schema
     self.examples = prepared.splits[split]
     self._name = f'{prepared.directory}, split {split}'
+    _allow_files(prepared.files[split])
     self._stamp = (prepared.origin, split_stamp(split))
     try:
       builder: Any = tfds.builder_from_directory(prepared.directory)
@@ -80,6 +93,10 @@ class _Blocks:
         record.get('weights'),
       )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
+      if 'Too many open files' in str(error):
+        raise InputError(
+          f'{name}: too many open files; allow more (ulimit -n 65536)'
+        ) from error
       raise _broken(name, error) from error
 
 
@@ -96,6 +113,7 @@ class Prepared:
     details: what its maker said of it: options, source files, counts.
     timelines: of each split, stretches of rows in the order of the raw log:
       examples, clicks, and where known the first and the last time.
+    files: of each split, how many.
     origin: digest of schema, sizes and details, with which blocks are stamped.
     fingerprint: the same, for people, of all but the files: equal for two sets
       with the same content.
@@ -108,6 +126,7 @@ class Prepared:
   scale: Scale
   details: dict[str, Any]
   timelines: dict[str, list[list[int]]]
+  files: dict[str, int]
   origin: int
   fingerprint: str
 
@@ -179,6 +198,7 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
       scale=Scale(**{k: tuple(v) for k, v in metadata['scale'].items()}),
       details=metadata['details'],
       timelines={k: v['timeline'] for k, v in splits.items()},
+      files={k: len(v) for k, v in metadata['files'].items()},
       origin=metadata['origin'],
       fingerprint=_fingerprint(metadata),
     )
