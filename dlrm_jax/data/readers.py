@@ -1,12 +1,13 @@
 """`config.data.raw` -> the reader of that format."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from dlrm_jax.data.raw import Reader
 from dlrm_jax.data.raw_schema import FIELD, one_of
+from dlrm_jax.data.reader_arrays import fb_reader, sized, torchrec_reader
 from dlrm_jax.data.reader_csv import csv_reader
 from dlrm_jax.data.reader_libsvm import libsvm_reader
 from dlrm_jax.data.reader_parquet import parquet_reader
@@ -16,7 +17,20 @@ _FORMATS: dict[str, Callable[[Mapping[str, Any]], Reader]] = {
   'parquet': parquet_reader,
   'libsvm': libsvm_reader,
   'libffm': libsvm_reader,
+  'fb_npz': fb_reader,
+  'fb_bin': fb_reader,
+  'torchrec_npy': torchrec_reader,
 }
+_SIZED = ('fb_npz', 'fb_bin')
+
+
+def completed(raw: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+  """A config with what it leaves to the files to say: sizes of tables.
+
+  Raises:
+    InputError: they don't say it, or the config is wrong.
+  """
+  return sized(raw, files) if raw.get('format') in _SIZED else dict(raw)
 
 
 def reader_of(raw: Mapping[str, Any] | ConfigDict) -> Reader:
