@@ -116,13 +116,9 @@ def _known(flags: argparse.Namespace) -> None:
 
 def _log(flags: argparse.Namespace, job: Any, rows: str) -> None:
   """Prints the plan of a job, and does it."""
-  from dlrm_jax.data import budget, pipeline
+  from dlrm_jax.data import pipeline
 
-  memory = (
-    read_size('--memory', flags.memory)
-    if flags.memory
-    else budget.default_memory()
-  )
+  memory, stage, by = _means(flags, job)
   for part, files in job.inputs.items():
     for file in files:
       size = os.path.getsize(file) if os.path.isfile(file) else 0
@@ -134,11 +130,27 @@ def _log(flags: argparse.Namespace, job: Any, rows: str) -> None:
   order = f'shuffled, seed {options.seed}' if options.shuffle else 'as they are'
   print(f'{"order":<12}of split train {order}; of others as they are')
   print(f'{"bad rows":<12}{options.on_bad_row}')
-  share = budget.budget(memory, job.row_bytes)
-  print(f'{"memory":<12}{memory / 1e9:.1f} GB: {share.workers} workers')
+  print(f'{"memory":<12}{memory / 1e9:.1f} GB: {by}')
   print(f'{"disk":<12}about {job.disk / 1e9:,.2f} GB while it is made')
   print(f'{"output":<12}{flags.output}', flush=True)
-  pipeline.run(job, flags.output, memory, flags.overwrite)
+  pipeline.run(job, flags.output, memory, flags.overwrite, stage)
+
+
+def _means(flags: argparse.Namespace, job: Any) -> tuple[int, Any, str]:
+  """What a job is done with: memory, a stage or None, and both in words."""
+  from dlrm_jax.data import beam, budget, work
+
+  if flags.beam is None:
+    memory = budget.default_memory()
+    if flags.memory:
+      memory = read_size('--memory', flags.memory)
+    share = budget.budget(memory, job.row_bytes)
+    return memory, None, f'{share.workers} workers'
+  memory = read_size('--memory', flags.memory or '2GB')
+  budget.budget(memory, job.row_bytes, 1)
+  folder = work.folder_of(flags.output)
+  by = f'each worker of Apache Beam; all must share the input and {folder}'
+  return memory, beam.running(flags.beam, folder), by
 
 
 def _movielens(flags: argparse.Namespace) -> None:
@@ -182,7 +194,15 @@ def _add_log(kind: argparse.ArgumentParser) -> None:
   add(
     '--memory',
     metavar='SIZE',
-    help='to use, all workers together, as in 2GB (default: half of the free)',
+    help='to use, all workers together, as in 2GB (default: half of the free); '
+    'with --beam of each worker (default: 2GB)',
+  )
+  add(
+    '--beam',
+    metavar='OPTIONS',
+    help='Apache Beam does the work, on many machines; options of Beam and of '
+    'its runner in one string, as in --beam="--runner=FlinkRunner '
+    '--flink_master=HOST:8081"',
   )
   add(
     '--on_bad_row',

@@ -30,12 +30,13 @@ class Budget(NamedTuple):
   tables: int
 
 
-def budget(memory: int, row_bytes: int) -> Budget:
+def budget(memory: int, row_bytes: int, cores: int | None = None) -> Budget:
   """Divides memory; as many workers as there are cores, if it allows.
 
   Args:
     memory: bytes.
     row_bytes: of an example.
+    cores: workers at most; None: as many as this machine has cores.
 
   Raises:
     InputError: it is too little for one worker.
@@ -49,9 +50,10 @@ def budget(memory: int, row_bytes: int) -> Budget:
       f'{least / 1e9:.2g}GB or more'
     )
   # A quarter is for lookup tables, where there are workers enough.
-  cores = os.cpu_count() or 1
-  if hasattr(os, 'sched_getaffinity'):
-    cores = len(os.sched_getaffinity(0))
+  if cores is None:
+    cores = os.cpu_count() or 1
+    if hasattr(os, 'sched_getaffinity'):
+      cores = len(os.sched_getaffinity(0))
   workers = max(1, min(cores, int(memory * 0.75 - _BASE) // worker))
   return Budget(memory, workers, worker, memory - _BASE - workers * worker)
 

@@ -157,14 +157,14 @@ def run(
   Args:
     job: what to prepare.
     output: folder to make.
-    memory: bytes to use, all workers together.
+    memory: bytes to use, all workers together; of each worker of a `stage`.
     overwrite: replace a prepared set that is there.
     stage: runs units; None: processes of this machine.
 
   Raises:
     InputError: a row, an option or the output is wrong, or no room is left.
   """
-  share = budget(memory, job.row_bytes)
+  share = budget(memory, job.row_bytes, 1 if stage else None)
   with unfinished(output, job.plan(), overwrite) as work:
     if work is None:
       return
@@ -221,6 +221,7 @@ def _split_rows(
     starts = [0, *ends[:-1]]
     splits = dict(zip(rows, map(range, starts, ends), strict=True))
   else:
+    _check_times(found)
     shares: dict[str, Fraction] = parse_splits(job.options.splits)
     splits = bounds(total, shares)
   for name, chosen in splits.items():
@@ -230,6 +231,23 @@ def _split_rows(
         'give more rows, or other --splits'
       )
   return splits
+
+
+def _check_times(found: Sequence[Mapping[str, Any]]) -> None:
+  """Raises where rows that are cut in the order of time are not in it."""
+  last = None
+  for part in itertools.chain(*(piece['parts'] for piece in found)):
+    if 'time' not in part:
+      return
+    first, end = part['time']
+    if not part['sorted'] or (last is not None and first < last):
+      raise InputError(
+        'the rows are not in the order of their time (config.data.raw.time): '
+        f'after {last if part["sorted"] else "a later one"} comes '
+        f'{first if part["sorted"] else "an earlier one"}; sort the log, or '
+        'leave the time out to cut it in the order of its rows'
+      )
+    last = end
 
 
 def _longest(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:

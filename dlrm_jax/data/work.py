@@ -22,6 +22,12 @@ _OLD = 'replaced'
 _OPTIONS = 'options'
 
 
+def folder_of(output: str) -> Path:
+  """Where the work for an output is."""
+  target = Path(output).absolute()
+  return target.with_name(f'{target.name}.unfinished')
+
+
 @contextlib.contextmanager
 def unfinished(
   output: str, plan: Mapping[str, Any], overwrite: bool
@@ -42,7 +48,7 @@ def unfinished(
       another plan is there.
   """
   target = Path(output).absolute()
-  work = target.with_name(f'{target.name}.unfinished')
+  work = folder_of(output)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     if not work.exists():
