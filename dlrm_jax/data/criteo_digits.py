@@ -23,7 +23,7 @@ class Numbers(NamedTuple):
   """Fields as numbers.
 
   Attributes:
-    values: uint64, or int64 of `integers`; 0 of an empty field, and anything
+    values: uint32, or int32 of `integers`; 0 of an empty field, and anything
       where `bad`.
     bad: bool, whether a field is anything else than these digits.
   """
@@ -71,8 +71,8 @@ def hexadecimals(
   # Neighbours join: two digits, four, all eight.
   x = ((x << np.uint64(4)) | (x >> np.uint64(8))) & np.uint64(0xFF00FF00FF00FF)
   x = ((x << np.uint64(8)) | (x >> np.uint64(16))) & np.uint64(0xFFFF0000FFFF)
-  x = ((x << np.uint64(16)) | (x >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
-  return Numbers(x, (bad != 0) | (lengths > _WORD))
+  x = (x << np.uint64(16)) | (x >> np.uint64(32))
+  return Numbers(x.astype(np.uint32), (bad != 0) | (lengths > _WORD))
 
 
 def _decimals(
@@ -86,14 +86,13 @@ def _decimals(
   x = x * np.uint64(100) + (x >> np.uint64(16))
   x &= np.uint64(0xFFFF0000FFFF)
   x = x * np.uint64(10_000) + (x >> np.uint64(32))
-  x &= np.uint64(0xFFFFFFFF)
-  return Numbers(x, (bad != 0) | (lengths > _WORD))
+  return Numbers(x.astype(np.uint32), (bad != 0) | (lengths > _WORD))
 
 
 def _signed(
   text: np.ndarray, starts: np.ndarray, lengths: np.ndarray
 ) -> Numbers:
-  """Fields of decimal digits, maybe after a minus; i64[n] each."""
+  """Fields of decimal digits, maybe after a minus; of shape [n]."""
   minus = text[starts] == ord('-')
   starts, lengths = starts + minus, lengths - minus
   bad = lengths == 0
@@ -105,8 +104,10 @@ def _signed(
   above = np.maximum(lengths - _WORD, 0)
   high = _decimals(text, starts, above)
   low = _decimals(text, starts + above, lengths - above)
-  values = (high.values * np.uint64(10**_WORD) + low.values).view(np.int64)
-  return Numbers(np.where(minus, -values, values), bad | high.bad | low.bad)
+  values = high.values.astype(np.int64) * 10**_WORD + low.values
+  values = np.where(minus, -values, values)
+  narrow = values.astype(np.int32)
+  return Numbers(narrow, bad | high.bad | low.bad | (narrow != values))
 
 
 def integers(
@@ -114,12 +115,12 @@ def integers(
 ) -> Numbers:
   """Fields of decimal digits, maybe after a minus, in 32 bits with sign."""
   values, bad = _decimals(text, starts, lengths)
-  values = values.view(np.int64)
+  values = values.view(np.int32)
   # Few have a sign, or are longer than a word.
-  others = np.nonzero(bad)
-  if len(others[0]):
-    signed = _signed(text, starts[others], lengths[others])
-    values[others] = signed.values
-    narrow = signed.values.astype(np.int32) == signed.values
-    bad[others] = signed.bad | ~narrow
+  others = np.flatnonzero(bad)
+  if len(others):
+    starts, lengths = starts.reshape(-1)[others], lengths.reshape(-1)[others]
+    signed = _signed(text, starts, lengths)
+    values.reshape(-1)[others] = signed.values
+    bad.reshape(-1)[others] = signed.bad
   return Numbers(values, bad)

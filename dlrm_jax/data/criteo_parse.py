@@ -60,13 +60,13 @@ def _fields(text: np.ndarray, size: int) -> tuple[np.ndarray, ...] | None:
   lines, rest = divmod(len(ends), len(COLUMNS))
   if rest or text[ends].tobytes() != _ENDS * lines:
     return None
-  ends = np.ascontiguousarray(ends.reshape(lines, len(COLUMNS)).T)
-  starts = np.empty_like(ends)
-  starts[0, 0] = -1
-  starts[0, 1:] = ends[-1, :-1]
-  starts[1:] = ends[:-1]
-  starts += 1
-  return starts, ends - starts
+  # Row by row a field, after the end of what comes before it.
+  borders = np.empty((len(COLUMNS) + 1, lines), np.int64)
+  borders[1:] = ends.reshape(lines, len(COLUMNS)).T
+  borders[0, 0] = -1
+  borders[0, 1:] = borders[-1, :-1]
+  starts = borders[:-1] + 1
+  return starts, borders[1:] - starts
 
 
 def _parsed(lines: bytes) -> _Rows | None:
@@ -86,8 +86,8 @@ def _parsed(lines: bytes) -> _Rows | None:
     return None
   return _Rows(
     labels,
-    dense.values.astype(np.int32),
-    sparse.values.astype(np.uint32),
+    dense.values,
+    sparse.values,
     lengths[1:] != 0,
   )
 
@@ -95,10 +95,11 @@ def _parsed(lines: bytes) -> _Rows | None:
 def _frame(parts: list[_Rows]) -> pl.DataFrame:
   rows = _Rows(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
   columns = [pl.Series('label', rows.labels)]
+  nulls = {kind: pl.Series([None], dtype=kind) for kind in SCHEMA.values()}
   values = [*rows.dense, *rows.sparse]
   for name, x, present in zip(COLUMNS[1:], values, rows.present, strict=True):
-    null = pl.Series([None], dtype=SCHEMA[name])
-    columns.append(pl.Series(name, x).zip_with(pl.Series(present), null))
+    series = pl.Series(name, x)
+    columns.append(series.zip_with(pl.Series(present), nulls[SCHEMA[name]]))
   return pl.DataFrame(columns)
 
 

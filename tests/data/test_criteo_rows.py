@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlrm_jax.data import criteo_parse
 from dlrm_jax.data.criteo_parse import parse, sift
 from dlrm_jax.data.criteo_rows import (
   COLUMNS,
@@ -156,3 +157,22 @@ def test_a_chunk_without_good_rows_is_an_empty_frame():
   frame, bad = sift(b'x\n')
   assert frame.equals(pl.DataFrame(schema=SCHEMA))
   assert len(bad) == 1
+
+
+def test_a_chunk_is_parsed_in_parts_that_join(monkeypatch):
+  lines = [line(I1=str(i), C1=f'{i:x}', C2='') + b'\n' for i in range(20)]
+  whole = parse(b''.join(lines))
+  monkeypatch.setattr(criteo_parse, '_TEXT_BYTES', 2 * len(lines[0]))
+  assert parse(b''.join(lines)).equals(whole)
+  assert whole['I1'].to_list() == whole['C1'].to_list() == list(range(20))
+  lines[7] = lines[18] = b'x\n'
+  assert parse(b''.join(lines)) is None
+  frame, bad = sift(b''.join(lines))
+  assert frame['I1'].to_list() == [i for i in range(20) if i not in (7, 18)]
+  assert [number for number, _ in bad] == [7, 18]
+
+
+def test_a_line_without_an_end_is_not_taken_for_one():
+  for function in (parse, sift):
+    with pytest.raises(ValueError, match='has no end'):
+      function(line() + b'\n' + line())
