@@ -94,7 +94,7 @@ def test_a_truncated_gzip_stops_in_one_line(tmp_path, capsys):
     (['--input={raw}', '--min_count=0'], '--min_count=0: expected 1'),
     (['--input={raw}', '--min_count=two'], 'invalid int'),
     (['--input={raw}', '--hash_rows=0'], '--hash_rows=0: expected 1'),
-    (['--input={raw}', '--hash_rows=5', '--min_count=1'], 'not allowed with'),
+    (['--input={raw}', '--hash_rows=5', '--min_count=1'], 'exclude each other'),
     (['--input={raw}', '--splits=train=0.5'], 'sum to 0.5'),
     (['--input={raw}', '--splits=a=1'], 'no split is named train'),
     (
@@ -187,7 +187,7 @@ def wait_for(tmp_path, pattern):
 
 @pytest.mark.parametrize(
   'moment',
-  ['set.incomplete-*', 'set.incomplete-*/spool/*', 'set.incomplete-*/tfds/*'],
+  ['set.unfinished', 'set.unfinished/spool/*.json', 'set.unfinished/set/*'],
 )
 def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path, raw, moment):
   raw.write_bytes(GOOD * 2000)
@@ -196,15 +196,82 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path, raw, moment):
   process.kill()
   process.wait()
   left = set(os.listdir(tmp_path)) - {'raw.txt'}
-  assert left == {f'set.incomplete-{process.pid}'}
+  assert left == {'set.unfinished'}
   assert run(tmp_path, '--input', raw) == 0
   assert sorted(os.listdir(tmp_path)) == ['raw.txt', 'set']
 
 
-def test_ctrl_c_leaves_nothing(tmp_path, raw):
+def test_after_ctrl_c_the_same_command_goes_on(tmp_path, raw):
   raw.write_bytes(GOOD * 4000)
   process = start(raw, tmp_path / 'set')
-  wait_for(tmp_path, 'set.incomplete-*/spool/*')
+  wait_for(tmp_path, 'set.unfinished/spool/*.json')
   process.send_signal(signal.SIGINT)
   assert process.wait(60) == 130
-  assert os.listdir(tmp_path) == ['raw.txt']
+  assert sorted(os.listdir(tmp_path)) == ['raw.txt', 'set.unfinished']
+  assert run(tmp_path, '--input', raw) == 0
+  assert sorted(os.listdir(tmp_path)) == ['raw.txt', 'set']
+
+
+CONFIG = """from configs import default
+
+
+def get_config():
+  config = default.get_config()
+  config.data.raw = {raw}
+  return config
+"""
+SCHEMA = {
+  'format': 'csv',
+  'label': 'click',
+  'dense': {'price': 'log1p'},
+  'sparse': ['user'],
+  'bags': {'tags': {'separator': '|'}},
+  'time': 'when',
+}
+
+
+def csv(tmp_path, schema, rows):
+  config = tmp_path / 'mine.py'
+  config.write_text(CONFIG.format(raw=repr(schema)))
+  raw = tmp_path / 'log.csv'
+  raw.write_text('\n'.join(['click,price,user,tags,when', *rows]) + '\n')
+  return main(
+    [
+      *('raw', f'--config={config}', f'--input={raw}', '--splits=train=1'),
+      f'--output={tmp_path / "set"}',
+    ]
+  )
+
+
+def test_a_log_is_what_its_config_says(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  rows = ['1,3,ann,a|b,10', '0,0,bob,,11', '0,,ann,b,12']
+  assert csv(tmp_path, SCHEMA, rows) == 0
+  assert '3 rows in' in capsys.readouterr().out
+  prepared = open_prepared(tmp_path / 'set')
+  assert [(c.rows, c.hotness) for c in prepared.schema.sparse] == [
+    (3, 1),
+    (3, 2),
+  ]
+  block = prepared.source('train')[0]
+  assert sorted(map(tuple, block.ids.tolist())) == [
+    (1, 1, -1),
+    (1, 2, 1),
+    (2, -1, -1),
+  ]
+  assert prepared.timelines['train'] == [[3, 1, 10, 12]]
+
+
+def test_rows_that_go_back_in_time_are_refused(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  rows = ['1,3,ann,a|b,10', '0,0,bob,,9']
+  line = refused(capsys, csv(tmp_path, SCHEMA, rows))
+  assert 'not in the order of their time' in line
+
+
+def test_a_schema_that_is_wrong_is_one_line(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  schema = SCHEMA | {'sparse': ['usr']}
+  line = refused(capsys, csv(tmp_path, schema, ['1,3,ann,a|b,10']))
+  assert 'usr' in line
+  assert 'user' in line

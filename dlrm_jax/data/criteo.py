@@ -35,6 +35,10 @@ class Options:
       torchrec.
     max_ind_range: mode fb: values are taken modulo this; 0: as they are.
     hash_rows: rows a column to hash into; None: vocabularies.
+    multi_hot: ids of the bag that each id becomes, of every sparse feature, as
+      MLPerf makes them up; empty: ids stay as they are.
+    num_embeddings: rows of every table, modulo which ids are taken; empty:
+      those of the vocabularies.
     splits: shares in file order; None: the files say (train, validation,
       test each from their own).
     shuffle: whether the rows of split train are shuffled.
@@ -46,6 +50,8 @@ class Options:
   min_count: int | None = None
   max_ind_range: int = 0
   hash_rows: int | None = None
+  multi_hot: tuple[int, ...] = ()
+  num_embeddings: tuple[int, ...] = ()
   splits: str | None = DEFAULT
   shuffle: bool = True
   seed: int = 0
@@ -83,17 +89,24 @@ class Options:
       raise InputError(
         f'--hash_rows={self.hash_rows}: expected 1 ... {MAX_ROWS}'
       )
-    if self.min_count not in (None, 1) or self.mode == 'fb':
+    if self.min_count is not None or self.mode == 'fb':
       raise InputError(
         '--min_count or --mode=fb and --hash_rows exclude each other: hashing '
         'counts nothing'
+      )
+    if self.num_embeddings:
+      raise InputError(
+        '--num_embeddings and --hash_rows exclude each other: both say how '
+        'many rows a table has'
       )
 
   @property
   def reader(self) -> CriteoReader:
     """Reads the files."""
     transform = 'log3' if self.mode == 'torchrec' else 'log1p'
-    return CriteoReader(transform, self.hash_rows or 0)
+    return CriteoReader(
+      transform, self.hash_rows or 0, self.multi_hot, self.num_embeddings
+    )
 
   @property
   def numbering(self) -> Numbering:
@@ -110,6 +123,15 @@ class Options:
   @property
   def described(self) -> str:
     """The rows of categories, in words."""
+    words = [self._described]
+    if self.num_embeddings:
+      words.append(f'modulo {sum(self.num_embeddings):,} table rows')
+    if self.multi_hot:
+      words.append(f'in made-up bags, {sum(self.multi_hot)} ids an example')
+    return '; '.join(words)
+
+  @property
+  def _described(self) -> str:
     numbering = self.numbering
     if self.hash_rows:
       return f'hashed into {self.hash_rows:,} rows a column'

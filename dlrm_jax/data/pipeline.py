@@ -23,6 +23,7 @@ from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.budget import Budget, budget, check_disk
 from dlrm_jax.data.coding import Coder
 from dlrm_jax.data.criteo_splits import bounds, parse_splits
+from dlrm_jax.data.multi_hot import with_bags
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import FRAME_ROWS, Piece, Reader
 from dlrm_jax.data.spool import Parse, met, parse, parts_of, slices_of
@@ -85,10 +86,17 @@ class Job(NamedTuple):
 
   @property
   def disk(self) -> int:
-    """Bytes needed while the set is made: spool and encoded rows."""
+    """Bytes needed while the set is made: spool, encoded rows, drawn bags."""
     columns = self.reader.columns
     spool = 4 * (1 + len(columns.dense) + len(columns.sparse))
-    return int(self.rows * max(self.row_bytes * 2, spool + self.row_bytes))
+    drawn = sum(
+      4 * (c.rows or c.modulo) * (c.hotness - 1)
+      for c in columns.sparse
+      if c.expand
+    )
+    return drawn + int(
+      self.rows * max(self.row_bytes * 2, spool + self.row_bytes)
+    )
 
   def plan(self) -> dict[str, Any]:
     """All that the result depends on, as JSON can hold it."""
@@ -200,6 +208,7 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   coders, groups = vocabularies.with_tables(
     stage, work, work / 'set', coders, counted, share
   )
+  coders = with_bags(stage, work, coders)
   log = encoding.Log(columns, slices, coders, groups)
   shuffle = job.options.seed if job.options.shuffle else None
   scale = None if job.known is None else job.known.scale
@@ -242,10 +251,9 @@ def _check_times(found: Sequence[Mapping[str, Any]]) -> None:
     first, end = part['time']
     if not part['sorted'] or (last is not None and first < last):
       raise InputError(
-        'the rows are not in the order of their time (config.data.raw.time): '
-        f'after {last if part["sorted"] else "a later one"} comes '
-        f'{first if part["sorted"] else "an earlier one"}; sort the log, or '
-        'leave the time out to cut it in the order of its rows'
+        'rows are not in the order of their time (config.data.raw.time), but '
+        '--splits cuts them in that order; sort the log, or leave the time out '
+        'to cut it in the order of its rows'
       )
     last = end
 

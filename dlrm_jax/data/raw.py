@@ -13,7 +13,6 @@ A frame has, in this order,
     NAME.weights  List(Float32) beside a bag that has weights
     weight     Float32, of the example, where the log has it
     time       Int64, where the log has it
-    group      Int64 or String, where the log has it
 """
 
 import dataclasses
@@ -57,6 +56,9 @@ class Sparse:
     hotness: ids an example at most; 0: those of the longest bag.
     bag: whether values are lists.
     weighted: whether a bag has weights.
+    modulo: rows of the table, modulo which those of a vocabulary are taken;
+      0: it has all of them.
+    expand: whether one value becomes a bag of `hotness` (see `multi_hot`).
   """
 
   name: str
@@ -65,6 +67,8 @@ class Sparse:
   hotness: int = 1
   bag: bool = False
   weighted: bool = False
+  modulo: int = 0
+  expand: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,6 @@ class Columns:
   sparse: tuple[Sparse, ...]
   weight: bool = False
   time: bool = False
-  group: bool = False
 
 
 class Piece(NamedTuple):

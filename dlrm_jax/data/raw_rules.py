@@ -141,11 +141,6 @@ class Rules:
       yield self._rule('weight', schema.weight, made, True)
     if schema.time:
       yield self._rule('time', schema.time, self._time(schema.time), True)
-    if schema.group:
-      made = self._sparse(schema.group, schema.group_values)
-      if schema.group_values == 'hex':
-        made = made._replace(value=made.value.cast(pl.Int64))
-      yield self._rule('group', schema.group, made, True)
 
   def _wrong(self, column: str, expected: str) -> InputError:
     return InputError(

@@ -7,7 +7,8 @@
       'sparse': ['user', 'item'],  # or {'user': 'integer', 'item': {...}}
       'bags': ['genres'],  # or {'genres': {'weights': 'genre_weights'}}
       'values': 'string',  # of sparse and bags, where they don't say
-      'weight': 'w', 'time': 'when', 'group': 'user',
+      'weight': 'w',  # of examples
+      'time': 'when',  # rows are in its order
     }
 
 Types are what the schema says, never what the first rows look like.
@@ -28,7 +29,7 @@ VALUES = ('string', 'integer', 'hex')
 
 KEYS = (
   *('format', 'label', 'dense', 'sparse', 'bags', 'values'),
-  *('weight', 'time', 'group'),
+  *('weight', 'time'),
 )
 """Of every format whose columns have names."""
 
@@ -36,7 +37,7 @@ MAX_ROWS = 2**31 - 1
 
 _IDS = ('vocabulary', 'hashed', 'rows')
 _TRANSFORMS = ('none', 'log1p', 'log3')
-_TAKEN = ('label', 'weight', 'time', 'group')
+_TAKEN = ('label', 'weight', 'time')
 _LABEL = re.compile(r'\s*(.*?)\s*>=\s*(-?[0-9]+(?:\.[0-9]*)?)\s*')
 
 
@@ -79,8 +80,6 @@ class RawSchema:
     sparse: the sparse features, bags last.
     weight: column of the examples' weights; '': none.
     time: column of the time; '': none.
-    group: column of the group; '': none.
-    group_values: one of `VALUES`.
   """
 
   label: str
@@ -89,8 +88,6 @@ class RawSchema:
   sparse: tuple[SparseSource, ...]
   weight: str = ''
   time: str = ''
-  group: str = ''
-  group_values: str = 'string'
 
   @property
   def columns(self) -> Columns:
@@ -100,7 +97,6 @@ class RawSchema:
       sparse=tuple(source.feature for source in self.sparse),
       weight=bool(self.weight),
       time=bool(self.time),
-      group=bool(self.group),
     )
 
   @property
@@ -109,7 +105,7 @@ class RawSchema:
     names = [self.label, *(source.column for source in self.dense)]
     for source in self.sparse:
       names += [source.column, source.weights]
-    names += [self.weight, self.time, self.group]
+    names += [self.weight, self.time]
     return tuple(dict.fromkeys(name for name in names if name))
 
   def check(self, found: Iterable[str], path: str) -> None:
@@ -297,9 +293,8 @@ def schema_of(raw: Mapping[str, Any], separated: bool) -> RawSchema:
     sparse=sparse,
     **{
       key: text(f'{FIELD}.{key}', raw[key]) if raw.get(key) else ''
-      for key in ('weight', 'time', 'group')
+      for key in ('weight', 'time')
     },
-    group_values=values,
   )
   _check_features(schema)
   return schema

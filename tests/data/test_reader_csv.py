@@ -218,7 +218,7 @@ def test_columns_follow_the_schema():
 
 
 def test_a_frame_has_the_types_and_the_order_of_raw(write):
-  reader = reader_of(RAW | {'weight': 'price', 'group': 'user'})
+  reader = reader_of(RAW | {'weight': 'price'})
   path = str(write({}))
   (frame,) = reader.read(reader.pieces(path)[0], BadRows(), IGNORE)
   assert dict(frame.schema) == {
@@ -231,7 +231,6 @@ def test_a_frame_has_the_types_and_the_order_of_raw(write):
     'tags.weights': pl.List(pl.Float32),
     'weight': pl.Float32,
     'time': pl.Int64,
-    'group': pl.String,
   }
   assert frame.row(0)[:7] == ROW[:7]
 

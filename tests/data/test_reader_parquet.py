@@ -18,7 +18,6 @@ RAW = {
   'bags': {'tags': {'weights': 'scores', 'values': 'integer', 'hotness': 2}},
   'weight': 'w',
   'time': 'when',
-  'group': 'site',
 }
 WHEN = datetime.datetime(2020, 1, 1)
 COLUMNS = {
@@ -34,9 +33,9 @@ COLUMNS = {
 }
 SECONDS = 1577836800
 ROWS = [
-  (1, 1.5, 1, 'a', [1, 2], [0.5, 1.0], 1.0, SECONDS, 'a'),
-  (0, None, 2**40, 'b', [], [], 2.0, SECONDS, 'b'),
-  (1, -2.0, None, 'é', [], [], 3.0, SECONDS, 'é'),
+  (1, 1.5, 1, 'a', [1, 2], [0.5, 1.0], 1.0, SECONDS),
+  (0, None, 2**40, 'b', [], [], 2.0, SECONDS),
+  (1, -2.0, None, 'é', [], [], 3.0, SECONDS),
 ]
 
 
