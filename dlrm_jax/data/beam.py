@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
@@ -36,14 +36,26 @@ _PATIENCE = 90
 """Seconds; clients of NFS look for new files once a minute."""
 
 
+_TOLD = r'dlrm_jax\.errors\.InputError: (.*?)(?: \[while running .*)?$'
+_LACKS = r"No module named '[^']*'"
+
+_ROOM = 4096
+"""Bytes for a message, taken before a disk can be full."""
+
 Place = tuple[str, int, int]
 """Where a unit is pickled: file, first byte, bytes."""
+
+
+def _wrong(path: str | Path) -> Path:
+  """The file for the first mistake, beside the file of the units."""
+  return Path(f'{path}.wrong')
 
 
 def _keep(
   path: Path, function: Callable[[Any], None], units: Sequence[Any]
 ) -> list[Place]:
   """Writes units for the workers; a pipeline has no room for all of them."""
+  _wrong(path).write_text(' ' * _ROOM)
   places = []
   with path.open('wb') as file:
     for unit in units:
@@ -53,38 +65,35 @@ def _keep(
   return places
 
 
+def _absent(error: FileNotFoundError) -> InputError:
+  return InputError(
+    f'{error.filename or error}: a worker of Beam does not find it; all '
+    'machines must have the input and the output under the same absolute names'
+  )
+
+
 def _do(place: Place) -> None:
-  """Does a unit, in a worker."""
+  """Does a unit in a worker, unless something was wrong already."""
   # Runners start a worker a core. Polars reads this once, when it is loaded.
   os.environ.setdefault('POLARS_MAX_THREADS', '1')
   path, start, length = place
   try:
-    with open(path, 'rb') as file:
-      file.seek(start)
-      function, unit = pickle.loads(file.read(length))
-    do(function, unit)
+    wrong = _wrong(path).open('rb+')
   except FileNotFoundError as error:
-    raise InputError(
-      f'{error.filename or error}: a worker of Beam does not find it; all '
-      'machines must have the input and the output under the same absolute '
-      'names'
-    ) from None
-
-
-def _retell(error: Exception) -> NoReturn:
-  """Raises what a worker raised; runners hand it on inside of other text."""
-  text = ''.join(traceback.format_exception_only(error))
-  told = re.search(
-    r'dlrm_jax\.errors\.InputError: (.*?)(?: \[while running .*)?$', text, re.M
-  )
-  if told:
-    raise InputError(told[1]) from None
-  if lacks := re.search(r"No module named '[^']*'", text):
-    raise InputError(
-      f'a worker of Beam: {lacks[0]}; install dlrm_jax with all that it needs '
-      'where the workers run'
-    ) from None
-  raise error
+    raise _absent(error) from None
+  with wrong:
+    if wrong.read().strip():
+      return
+    try:
+      with open(path, 'rb') as file:
+        file.seek(start)
+        function, unit = pickle.loads(file.read(length))
+      do(function, unit)
+    except (InputError, FileNotFoundError) as error:
+      # Not raised: runners would try again, and log a page each time.
+      told = error if isinstance(error, InputError) else _absent(error)
+      wrong.seek(0)
+      wrong.write(str(told).encode()[:_ROOM].ljust(_ROOM))
 
 
 @contextlib.contextmanager
@@ -108,12 +117,28 @@ def _watched(shown: tqdm, units: Sequence[Any]) -> Iterator[None]:
 
 
 def _run(pipeline: Any) -> None:
-  """Runs a pipeline to its end; Ctrl-C ends it everywhere."""
-  result = pipeline.run()
+  """Runs a pipeline to its end; Ctrl-C ends it everywhere.
+
+  Raises:
+    InputError: workers lack a module, or do not share the folder.
+  """
   try:
-    result.wait_until_finish()
-  except KeyboardInterrupt:
-    result.cancel()
+    result = pipeline.run()
+    try:
+      result.wait_until_finish()
+    except KeyboardInterrupt:
+      result.cancel()
+      raise
+  except Exception as error:
+    # Runners hand on what a worker raised inside of other text.
+    text = ''.join(traceback.format_exception_only(error))
+    if told := re.search(_TOLD, text, re.M):
+      raise InputError(told[1]) from None
+    if lacks := re.search(_LACKS, text):
+      raise InputError(
+        f'a worker of Beam: {lacks[0]}; install dlrm_jax with all that it '
+        'needs where the workers run'
+      ) from None
     raise
 
 
@@ -136,6 +161,7 @@ def _options(beam: Any, flags: str) -> Any:
   try:
     with contextlib.redirect_stderr(said):
       made = options([*_OPTIONS, *flags.split()])
+      made.get_all_options()
       beam.Pipeline(options=made)
   except SystemExit:  # by argparse
     why = said.getvalue().rsplit('error: ', 1)[-1].strip()
@@ -171,15 +197,15 @@ def running(flags: str, folder: Path) -> Stage:
     with bar(name, units, len(todo)) as shown, _watched(shown, units):
       if not todo:
         return
-      places = _keep(folder / f'{name}.units', function, todo)
+      path = folder / f'{name}.units'
+      places = _keep(path, function, todo)
       pipeline = beam.Pipeline(options=options)
       # Without a shuffle, runners fuse the steps, and one worker does all.
       made = pipeline | beam.Create(places) | beam.Reshuffle()
       _ = made | name >> beam.Map(_do)
-      try:
-        _run(pipeline)
-      except Exception as error:
-        _retell(error)
+      _run(pipeline)
+      if told := _wrong(path).read_text().strip():
+        raise InputError(told)
       _check(name, todo)
 
   return stage
