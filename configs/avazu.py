@@ -2,7 +2,7 @@ r"""DLRM on Avazu: Kaggle's click-through-rate prediction, ten days of 2014.
 
 The competition's train.csv (40.4 M rows in time order), as it is:
 
-  python -m dlrm_jax.prepare csv --config=configs/avazu.py \
+  python -m dlrm_jax.prepare raw --config=configs/avazu.py \
     --input=train.csv --output=data/avazu
   python train.py --config=configs/avazu.py \
     --config.data.dir=data/avazu --workdir=runs/avazu
