@@ -18,8 +18,8 @@ from pathlib import Path
 import atheris  # pyrefly: ignore[missing-import]
 
 with atheris.instrument_imports(include=['dlrm_jax.data']):
-  from dlrm_jax.data.bad_rows import BadRows
   from dlrm_jax.data import criteo_parse
+  from dlrm_jax.data.bad_rows import BadRows
   from dlrm_jax.data.criteo_parse import parse, sift
   from dlrm_jax.data.criteo_reader import CriteoReader
   from dlrm_jax.data.raw import Piece
