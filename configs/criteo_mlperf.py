@@ -16,7 +16,15 @@ Variant `multihot` (`--config=configs/criteo_mlperf.py:multihot`): tables,
 bags, batch and optimizer of MLPerf v3.0 on (DLRM-DCNv2): 204 M rows, 214 ids
 an example, batch 65,536, Adagrad 0.004. Its cross network is not here yet;
 the dot interaction stands for it, so its AUC (0.80275) is not to be expected.
-`dlrm_jax.prepare` does not make its synthetic bags either: for plans only.
+Its data, with the bags that the benchmark makes up (4 TB; those of the
+tables, 24 GB, are read at random while it is prepared):
+
+  FIRST=40000000,39060,17295,7424,20265,3,7122,1543,63,40000000,3067956,405282
+  LAST=10,2209,11938,155,4,976,14,40000000,40000000,40000000,590152,12973,108,36
+  python -m dlrm_jax.prepare criteo --input day_{0..22}.gz \
+    --validation_input=day_23.gz --output=data/mlperf_multihot \
+    --mode=torchrec --min_count=1 --num_embeddings=$FIRST,$LAST \
+    --multi_hot=3,2,1,2,6,1,1,1,1,7,3,8,1,6,9,5,1,1,1,12,100,27,10,3,1,1
 """
 
 from ml_collections import ConfigDict

@@ -15,7 +15,10 @@ from typing import Any, NoReturn
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.fields import read_size
 
-_NUMBERING = ('mode', 'min_count', 'max_ind_range', 'hash_rows')
+_NUMBERING = (
+  *('mode', 'min_count', 'max_ind_range', 'hash_rows'),
+  *('multi_hot', 'num_embeddings'),
+)
 _FILES = ('--input', '--validation_input', '--test_input')
 
 
@@ -42,7 +45,8 @@ def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def _criteo(flags: argparse.Namespace) -> None:
-  from dlrm_jax.data import criteo
+  from dlrm_jax.data import criteo, multi_hot
+  from dlrm_jax.data.criteo_rows import SPARSE
 
   if flags.vocabulary:
     _known(flags)
@@ -53,6 +57,12 @@ def _criteo(flags: argparse.Namespace) -> None:
     min_count=flags.min_count,
     max_ind_range=flags.max_ind_range or 0,
     hash_rows=flags.hash_rows,
+    multi_hot=multi_hot.numbers(
+      '--multi_hot', flags.multi_hot, len(SPARSE), multi_hot.MAX_HOTNESS
+    ),
+    num_embeddings=multi_hot.numbers(
+      '--num_embeddings', flags.num_embeddings, len(SPARSE), criteo.MAX_ROWS
+    ),
     splits=(flags.splits or criteo.DEFAULT) if 'all' in inputs else None,
     shuffle=not flags.keep_order,
     seed=flags.seed,
@@ -231,6 +241,18 @@ def _add_criteo(kind: argparse.ArgumentParser) -> None:
     type=int,
     metavar='R',
     help='no vocabulary: hash each column into R rows',
+  )
+  kind.add_argument(
+    '--multi_hot',
+    metavar='H,H,...',
+    help='every id becomes a bag of H ids, made up as MLPerf does; a number '
+    'for each sparse feature',
+  )
+  kind.add_argument(
+    '--num_embeddings',
+    metavar='R,R,...',
+    help='rows of the tables, modulo which ids are taken; a number for each '
+    'sparse feature (default: those of the vocabularies)',
   )
 
 

@@ -35,6 +35,7 @@ class Coder:
     missing: place of the missing value in the vocabulary, from 1; 0: none.
     tables: files of the vocabulary's lookup tables; each has the keys of one
       residue of `shares(keys)`.
+    bags: file of what each row becomes, if the column is expanded.
   """
 
   column: Sparse
@@ -44,6 +45,7 @@ class Coder:
   base: int = 1
   missing: int = 0
   tables: tuple[Path, ...] = ()
+  bags: Path | None = None
 
   def found(self, values: pl.Series, tables: Sequence[int]) -> np.ndarray:
     """Places of values in the vocabulary, from 1, i32[n]; 0: not in these.
@@ -79,6 +81,8 @@ class Coder:
     """
     if found is not None:
       rows = found + np.int32(self.base - 1) if self.base != 1 else found
+      if self.column.modulo:  # but not of -1, which is no row
+        rows = np.where(rows < 0, rows, rows % np.int32(self.rows))
       return self._checked(values, rows)
     if self.column.ids == 'hashed':
       return hashed_rows(values, self.rows)

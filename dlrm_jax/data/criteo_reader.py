@@ -39,18 +39,29 @@ class CriteoReader:
   Attributes:
     transform: of the dense features, a word of `Dense`.
     hash_rows: rows a sparse feature to hash into; 0: vocabularies.
+    multi_hot: ids of the bag that each id becomes, of every sparse feature;
+      empty: ids stay as they are.
+    num_embeddings: rows of every table, modulo which ids are taken; empty:
+      those of the vocabularies.
   """
 
   transform: str = 'log1p'
   hash_rows: int = 0
+  multi_hot: tuple[int, ...] = ()
+  num_embeddings: tuple[int, ...] = ()
 
   @property
   def columns(self) -> Columns:
     """13 dense and 26 sparse features."""
     ids = 'hashed' if self.hash_rows else 'vocabulary'
+    hotness = self.multi_hot or (1,) * len(SPARSE)
+    tables = self.num_embeddings or (0,) * len(SPARSE)
     return Columns(
       tuple(Dense(name, self.transform) for name in DENSE),
-      tuple(Sparse(name, ids, self.hash_rows) for name in SPARSE),
+      tuple(
+        Sparse(name, ids, self.hash_rows, h, modulo=rows, expand=h > 1)
+        for name, h, rows in zip(SPARSE, hotness, tables, strict=True)
+      ),
     )
 
   def describe(self) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.data.coding import Coder, padded
+from dlrm_jax.data.multi_hot import expand
 from dlrm_jax.data.raw import Columns
 from dlrm_jax.data.records import Fields, pack
 from dlrm_jax.data.schema import Block
@@ -132,8 +133,12 @@ def encode(
     rows = coder.rows_of(_values(coder, frame), places)
     name = coder.column.name
     if not coder.column.bag:
-      ids.append(rows[:, None])
-      id_weights.append(np.ones((len(rows), 1), np.float32))
+      bags = rows[:, None]
+      if coder.bags is not None:
+        bags = expand(coder.bags, coder.rows, coder.hotness, rows)
+      ids.append(bags)
+      if weighted:
+        id_weights.append(np.ones(bags.shape, np.float32))
       continue
     lengths = frame[name].list.len().fill_null(0).to_numpy()
     ids.append(padded(name, lengths, rows, coder.hotness))

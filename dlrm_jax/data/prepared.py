@@ -144,13 +144,18 @@ class Prepared:
     return _Blocks(self, split)
 
   def counts(self, feature: str) -> np.ndarray | None:
-    """How often split train has each id, i64[R]; None without a vocabulary.
+    """How often split train has each id, i64[R].
+
+    None without a vocabulary, and where ids are not its rows: taken modulo a
+    number, or with others in made-up bags (`multi_hot`).
 
     Rows before the first value's, whose counts are not kept (unknown values),
     count as the most frequent.
     """
     path = Path(self.directory) / FOLDER / f'{feature}.parquet'
-    if not path.exists():
+    said = self.details.get('format', {})
+    made = said.get('multi_hot') or said.get('num_embeddings')
+    if made or not path.exists():
       return None
     try:
       known = pl.read_parquet(path, columns=['count'])['count'].to_numpy()

@@ -13,6 +13,7 @@ from dlrm_jax.data.budget import budget, default_memory
 from dlrm_jax.data.coding import Coder
 from dlrm_jax.data.criteo_reader import CriteoReader
 from dlrm_jax.data.mixing import encode_frame
+from dlrm_jax.data.multi_hot import with_bags
 from dlrm_jax.data.pipeline import Job, Options, job_of
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import Reader
@@ -37,6 +38,8 @@ def reader_of(prepared: Prepared) -> Reader:
   if said['format'] != 'criteo':
     return reader_of_raw(said)
   del said['format']
+  for name in ('multi_hot', 'num_embeddings'):  # JSON has no tuples
+    said[name] = tuple(said.get(name, ()))
   return CriteoReader(**said)
 
 
@@ -88,7 +91,7 @@ def coders_of(prepared: Prepared, work: Path) -> tuple[Coder, ...]:
       f'{folder}: damaged vocabulary ({str(error).splitlines()[0]}); prepare '
       'the set again'
     ) from error
-  return coders
+  return with_bags(units.here, work, coders)
 
 
 def read_raw(

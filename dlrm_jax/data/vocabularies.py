@@ -151,6 +151,7 @@ def ids_digest(coders: Sequence[Coder], counted: Mapping[str, Any]) -> str:
       coder.column.name,
       coder.rows,
       coder.column.ids,
+      coder.hotness if coder.column.expand else 1,
       coder.prepare,
       counted.get(coder.column.name, {}).get('digest'),
       counted.get(coder.column.name, {}).get('first_row'),
@@ -175,7 +176,7 @@ def coders_of(
     found = counted[column.name]
     return Coder(
       column=column,
-      rows=found['kept'] + found['first_row'],
+      rows=column.modulo or found['kept'] + found['first_row'],
       hotness=hotness,
       prepare=values,
       base=found['first_row'],
