@@ -1,0 +1,83 @@
+"""Looks at a prepared set: clicks over time, ids, missing values, drift.
+
+  python -m dlrm_jax.inspect data/kaggle --output=kaggle.html
+
+Prints a line a feature; --output writes a page with plots. What the set does
+not say of itself is measured on blocks that are drawn at random.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dlrm_jax.errors import InputError, exit_cleanly
+
+_BLOCKS = 250  # about a million rows
+
+
+class _Parser(argparse.ArgumentParser):
+  """Wrong usage is one line, as every other mistake."""
+
+  def error(self, message: str) -> NoReturn:
+    raise InputError(f'{message} (see {self.prog} --help)')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog='python -m dlrm_jax.inspect',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add('data', metavar='DATA', help='a prepared set')
+  add('--output', metavar='FILE.html', help='page with plots to write')
+  add('--json', metavar='FILE', help='all numbers, to write')
+  add(
+    '--sample',
+    type=int,
+    default=_BLOCKS,
+    metavar='BLOCKS',
+    help='of 4,096 rows to read of a split (default: %(default)s)',
+  )
+  return parser
+
+
+def _check(flags: argparse.Namespace) -> None:
+  """Raises before the work is done, not after."""
+  for name in ('output', 'json'):
+    path = getattr(flags, name)
+    if path and not Path(path).absolute().parent.is_dir():
+      raise InputError(f'--{name}={path}: its folder does not exist')
+  if flags.sample < 1:
+    raise InputError(f'--sample={flags.sample}: expected 1 or more')
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> None:
+  """Reads, prints and writes."""
+  flags = _parser().parse_args(argv)
+  _check(flags)
+  from dlrm_jax.data.inspection import inspect
+  from dlrm_jax.data.prepared import open_prepared
+  from dlrm_jax.training import inspect_page, inspect_table, workdir
+
+  prepared = open_prepared(flags.data)
+  rows = sum(prepared.splits.values())
+  print(f'{flags.data}: {rows:,} rows; at most {flags.sample} blocks a split')
+  found = inspect(prepared, flags.sample)
+  print(*inspect_table.lines(prepared, found), sep='\n')
+  if flags.json:
+    content = inspect_table.content(prepared, found)
+    workdir.write_text(Path(flags.json), workdir.to_json(content) + '\n')
+    print(f'see {flags.json}')
+  if flags.output:
+    page = inspect_page.page_of(prepared, found)
+    workdir.write_text(Path(flags.output), page)
+    print(f'see {flags.output}')
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
