@@ -11,6 +11,7 @@ from dlrm_jax.data.reader_arrays import fb_reader, sized, torchrec_reader
 from dlrm_jax.data.reader_csv import csv_reader
 from dlrm_jax.data.reader_libsvm import libsvm_reader
 from dlrm_jax.data.reader_parquet import parquet_reader
+from dlrm_jax.data.reader_tfds import tfds_reader
 
 _FORMATS: dict[str, Callable[[Mapping[str, Any]], Reader]] = {
   'csv': csv_reader,
@@ -20,6 +21,7 @@ _FORMATS: dict[str, Callable[[Mapping[str, Any]], Reader]] = {
   'fb_npz': fb_reader,
   'fb_bin': fb_reader,
   'torchrec_npy': torchrec_reader,
+  'tfds': tfds_reader,
 }
 _SIZED = ('fb_npz', 'fb_bin')
 
