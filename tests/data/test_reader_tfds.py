@@ -130,7 +130,7 @@ def test_a_bad_row_is_named(folder):
     ('clicks:test', {'label': 'clik'}, ["'clik'", "'click'"]),
     ('clicks:test', {'dense': ['picture']}, ["no column 'picture'"]),
     ('clicks:test', {'label': 'tags'}, ["'tags' is List(Int64)", 'labels']),
-    ('clicks:test', {'group': 'price'}, ["'price' is Float32", 'string']),
+    ('clicks:test', {'time': 'price'}, ["'price' is Float32", 'dates']),
     ('clicks:test', {'separator': ','}, ["unknown key 'separator'"]),
     ('clicks:test', {'data_dir': 3}, ['data_dir is 3']),
     (':test', {}, ['--input=:test', 'NAME']),
@@ -180,5 +180,5 @@ def test_a_damaged_file_is_named(tmp_path):
   (file,) = builder.data_path.glob('*test*')
   for damage in (lambda: file.write_bytes(b'no records'), file.unlink):
     damage()
-    with pytest.raises(InputError, match=r'^clicks.*expected'):
+    with pytest.raises(InputError, match=r'^clicks.*(expected|prepare)'):
       read('clicks:test', data_dir=str(tmp_path))
