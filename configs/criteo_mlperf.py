@@ -17,7 +17,7 @@ bags, batch and optimizer of MLPerf v3.0 on (DLRM-DCNv2): 204 M rows, 214 ids
 an example, batch 65,536, Adagrad 0.004. Its cross network is not here yet;
 the dot interaction stands for it, so its AUC (0.80275) is not to be expected.
 Its data, with the bags that the benchmark makes up (4 TB; those of the
-tables, 24 GB, are read at random while it is prepared):
+tables, 23 GB, are read at random while it is prepared):
 
   FIRST=40000000,39060,17295,7424,20265,3,7122,1543,63,40000000,3067956,405282
   LAST=10,2209,11938,155,4,976,14,40000000,40000000,40000000,590152,12973,108,36

@@ -135,13 +135,13 @@ class Options:
     numbering = self.numbering
     if self.hash_rows:
       return f'hashed into {self.hash_rows:,} rows a column'
-    rows = 'all' if numbering.everything else 'training'
+    rows = 'rows' if numbering.everything else 'training rows'
     if self.mode == 'fb':
       return 'a row for every id of all rows, from 0, as they first appear'
     if numbering.min_count == 1:
-      return f'a row for every id of the {rows} rows, one for all others'
+      return f'a row for every id of the {rows}, one for all others'
     return (
-      f'a row for every id in {numbering.min_count:,} or more {rows} rows, one '
+      f'a row for every id in {numbering.min_count:,} or more {rows}, one '
       'for all others'
     )
 
