@@ -35,7 +35,6 @@ _OPTIONS = (
 _PATIENCE = 90
 """Seconds; clients of NFS look for new files once a minute."""
 
-
 _TOLD = r'dlrm_jax\.errors\.InputError: (.*?)(?: \[while running .*)?$'
 _LACKS = r"No module named '[^']*'"
 
@@ -84,12 +83,14 @@ def _do(place: Place) -> None:
   with wrong:
     if wrong.read().strip():
       return
+    with open(path, 'rb') as file:
+      file.seek(start)
+      function, unit = pickle.loads(file.read(length))
     try:
-      with open(path, 'rb') as file:
-        file.seek(start)
-        function, unit = pickle.loads(file.read(length))
       do(function, unit)
     except (InputError, FileNotFoundError) as error:
+      if unit.output.exists():  # twice at once: the other has cleaned up
+        return
       # Not raised: runners would try again, and log a page each time.
       told = error if isinstance(error, InputError) else _absent(error)
       wrong.seek(0)
