@@ -102,7 +102,7 @@ def _decoded(
   """Examples -> columns, and the number of each row, from 1."""
   from tensorflow_datasets.proto import tf_example_pb2
 
-  parse = tf_example_pb2.Example.FromString
+  parse = tf_example_pb2.Example.FromString  # pyrefly: ignore
   examples = [parse(record).features.feature for record in records]
   numbers = list(range(first + 1, first + len(examples) + 1))
   try:
