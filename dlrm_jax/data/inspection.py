@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dlrm_jax.data import statistics
 from dlrm_jax.data.prepared import Prepared
-from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, take
 from dlrm_jax.data.statistics import Tally
 from dlrm_jax.data.vocabulary import FOLDER
 
@@ -166,7 +166,7 @@ def _read(
   for block in blocks:
     for part, first, last in zip(found, bounds[:-1], bounds[1:], strict=True):
       mine = slice(max(first - seen, 0), max(last - seen, 0))
-      part.add(Block(*(None if x is None else x[mine] for x in block)))
+      part.add(take(block, mine))
     seen += len(block.labels)
   total = -(-prepared.splits[split] // BLOCK_ROWS)
   return found, (total, len(order), rows)

@@ -52,6 +52,8 @@ def _timeline(prepared: Prepared) -> str:
 
 def _curves(sparse: Sequence[Sparse]) -> str:
   """Share of the most frequent ids; the largest features by name."""
+  from matplotlib.ticker import EngFormatter
+
   largest = sorted(sparse, key=lambda s: -s.rows)[:_NAMED]
 
   def draw(axes: 'Axes') -> None:
@@ -62,6 +64,7 @@ def _curves(sparse: Sequence[Sparse]) -> str:
       axes.plot(*s.curve, color=color, label=s.name)
     axes.set(xlabel='most frequent ids', ylabel='share of all', xscale='log')
     axes.set_ylim(0, 1.02)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=''))
     axes.legend()
 
   return charts._chart('coverage', 'Coverage of the most frequent ids', draw)

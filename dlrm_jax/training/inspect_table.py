@@ -1,5 +1,6 @@
 """What an inspection found, as lines for a terminal and as JSON."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,14 +17,13 @@ def rates(
 ) -> tuple[list[int], list[float]]:
   """Last row and click rate of at most so many stretches of a split."""
   size = max(1, -(-len(timeline) // most))
-  ends, found, rows = [], [], 0
-  for start in range(0, len(timeline), size):
-    part = timeline[start : start + size]
-    count = sum(stretch[0] for stretch in part)
-    rows += count
-    ends.append(rows)
-    found.append(sum(stretch[1] for stretch in part) / max(count, 1))
-  return ends, found
+  parts = [timeline[k : k + size] for k in range(0, len(timeline), size)]
+  rows = [sum(stretch[0] for stretch in part) for part in parts]
+  clicks = [sum(stretch[1] for stretch in part) for part in parts]
+  if len(rows) > 1 and 2 * rows[-1] < max(rows):  # its rate is chance
+    rows[-2:], clicks[-2:] = [sum(rows[-2:])], [sum(clicks[-2:])]
+  found = [c / max(r, 1) for c, r in zip(clicks, rows, strict=True)]
+  return list(itertools.accumulate(rows)), found
 
 
 def sampled(found: Inspection) -> Iterator[str]:

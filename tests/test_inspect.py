@@ -1,0 +1,77 @@
+"""The inspect command: what it finds, writes and refuses."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from dlrm_jax.data.schema import Block, Column, Schema
+from dlrm_jax.data.writing import Split, creating, write
+from dlrm_jax.inspect import main
+
+
+def made(folder, splits, weighted=False):
+  """A set of one hashed feature and one bag; test ids are 100 higher."""
+
+  def blocks(name, n):
+    rng = np.random.default_rng(n)
+    ids = rng.integers(0, 100, (n, 4)).astype(np.int32)
+    ids[:, 0] += 100 * (name == 'test')
+    ids[: n // 4, 1:] = -1
+    dense = rng.normal(size=(n, 1)).astype(np.float32)
+    weights = np.ones_like(ids, np.float32) if weighted else None
+    yield Block(dense, ids, (dense[:, 0] > 0).astype(np.float32), weights)
+
+  schema = Schema(('I<1>',), (Column('C1', 1000), Column('bag', 100, 3)))
+  with creating(str(folder), False) as work:
+    parts = {k: Split(n, lambda k=k, n=n: blocks(k, n)) for k, n in splits}
+    write(work, schema, parts, {}, weighted)
+  return str(folder)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_it_finds_what_is_in_a_set(tmp_path, capsys, weighted):
+  splits = [('train', 9000), ('test', 2000)]
+  data = made(tmp_path / 'set', splits, weighted)
+  page, numbers = tmp_path / 'page.html', tmp_path / 'numbers.json'
+  assert main([data, f'--output={page}', f'--json={numbers}']) == 0
+  out = capsys.readouterr().out
+  assert 'read all 3 blocks of split train: 9,000 rows' in out
+  assert 'bag: 2.25 ids an example, at most 3' in out
+  assert max(map(len, out.splitlines())) <= 120
+  found = json.loads(numbers.read_text())
+  one, bag = found['sparse']
+  assert one['unseen'] == 1
+  assert one['psi'] > 1
+  assert one['missing'] is None
+  assert bag['missing'] == pytest.approx(0.25)
+  assert bag['psi'] < 0.05
+  assert bag['lengths'] == [2250, 0, 0, 6750]
+  assert found['dense'][0]['auc'] > 0.95
+  text = page.read_text(encoding='utf-8')
+  assert 'I&lt;1&gt;' in text
+  assert not re.search(r'(src|href)="(?!#)', text)
+  assert text.count('<svg') == 3
+
+
+def test_a_sample_is_said_to_be_one_and_test_may_be_absent(tmp_path, capsys):
+  data = made(tmp_path / 'set', [('train', 9000)])
+  assert main([data, '--sample=1', f'--output={tmp_path / "page.html"}']) == 0
+  assert 'read 1 random of 3 blocks of split train' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('flags', 'why'),
+  [
+    (['absent'], 'absent is not a prepared set'),
+    ([], 'required: DATA'),
+    (['absent', '--sample=0'], '--sample=0: expected 1 or more'),
+    (['absent', '--json=no/such.json'], 'its folder does not exist'),
+  ],
+)
+def test_a_mistake_is_one_line(capsys, flags, why):
+  assert main(flags) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ')
+  assert why in line
