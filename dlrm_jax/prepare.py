@@ -6,19 +6,13 @@ python -m dlrm_jax.prepare movielens --output=data/movielens
 
 import argparse
 import os
-import runpy
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dlrm_jax.errors import InputError, exit_cleanly
-from dlrm_jax.fields import read_size
 
-_NUMBERING = (
-  *('mode', 'min_count', 'max_ind_range', 'hash_rows'),
-  *('multi_hot', 'num_embeddings'),
-)
 _FILES = ('--input', '--validation_input', '--test_input')
 
 
@@ -29,138 +23,11 @@ class _Parser(argparse.ArgumentParser):
     raise InputError(f'{message} (see {self.prog} --help)')
 
 
-def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
-  """Files by the part that they are of; one part is cut in splits."""
-  parts = {'train': flags.input}
-  if flags.validation_input:
-    parts['validation'] = flags.validation_input
-  if flags.test_input:
-    parts['test'] = flags.test_input
-  if flags.splits and len(parts) > 1:
-    raise InputError(
-      '--splits cuts one log; with --validation_input or --test_input the '
-      'files are the splits: leave --splits out'
-    )
-  return parts if len(parts) > 1 else {'all': flags.input}
+def _log(flags: argparse.Namespace) -> None:
+  from dlrm_jax import build_prepare
 
-
-def _criteo(flags: argparse.Namespace) -> None:
-  from dlrm_jax.data import criteo, multi_hot
-  from dlrm_jax.data.criteo_rows import SPARSE
-
-  if flags.vocabulary:
-    _known(flags)
-    return
-  inputs = _inputs(flags)
-  options = criteo.Options(
-    mode=flags.mode or 'frequency',
-    min_count=flags.min_count,
-    max_ind_range=flags.max_ind_range or 0,
-    hash_rows=flags.hash_rows,
-    multi_hot=multi_hot.numbers(
-      '--multi_hot', flags.multi_hot, len(SPARSE), multi_hot.MAX_HOTNESS
-    ),
-    num_embeddings=multi_hot.numbers(
-      '--num_embeddings', flags.num_embeddings, len(SPARSE), criteo.MAX_ROWS
-    ),
-    splits=(flags.splits or criteo.DEFAULT) if 'all' in inputs else None,
-    shuffle=not flags.keep_order,
-    seed=flags.seed,
-    on_bad_row=flags.on_bad_row,
-  )
-  _log(flags, criteo.job(inputs, options), options.described)
-
-
-def _raw(flags: argparse.Namespace) -> None:
-  """A log of which a config says what its columns are."""
-  from dlrm_jax.data import pipeline, readers
-  from dlrm_jax.data.criteo_splits import DEFAULT
-  from dlrm_jax.data.vocabularies import Numbering
-
-  if flags.vocabulary:
-    _known(flags)
-    return
-  raw = _load(flags.config).data.raw.to_dict()
-  inputs = _inputs(flags)
-  least = 1 if flags.min_count is None else flags.min_count
-  if least < 1:
-    raise InputError(f'--min_count={least}: expected 1 or more')
-  options = pipeline.Options(
-    splits=(flags.splits or DEFAULT) if 'all' in inputs else None,
-    numbering=Numbering(min_count=least),
-    shuffle=not flags.keep_order,
-    seed=flags.seed,
-    on_bad_row=flags.on_bad_row,
-  )
-  job = pipeline.job_of(readers.reader_of(raw), inputs, options, raw)
-  _log(flags, job, f'as {flags.config} says, seen {least} times or more')
-
-
-def _load(name: str) -> Any:
-  """The config of FILE.py, or FILE.py:VARIANT."""
-  path, _, variant = name.partition(':')
-  if not os.path.isfile(path):
-    raise InputError(f'--config={name}: no such file')
-  made = runpy.run_path(path)
-  if 'get_config' not in made:
-    raise InputError(f'--config={name}: it has no function get_config')
-  return made['get_config'](*([variant] if variant else []))
-
-
-def _known(flags: argparse.Namespace) -> None:
-  """Prepares logs with the vocabularies of a set that is there."""
-  from dlrm_jax.data import pipeline, rereading
-  from dlrm_jax.data.prepared import open_prepared
-
-  for name in ('splits', 'validation_input', 'test_input', *_NUMBERING):
-    if getattr(flags, name, None):
-      raise InputError(
-        f'--{name} and --vocabulary exclude each other: ids are those of '
-        f'{flags.vocabulary}, and all input is split test'
-      )
-  known = open_prepared(flags.vocabulary)
-  options = pipeline.Options(splits=None, on_bad_row=flags.on_bad_row)
-  rows = f'the vocabularies of {flags.vocabulary}'
-  _log(flags, rereading.job(known, flags.input, options), rows)
-
-
-def _log(flags: argparse.Namespace, job: Any, rows: str) -> None:
-  """Prints the plan of a job, and does it."""
-  from dlrm_jax.data import pipeline
-
-  memory, stage, by = _means(flags, job)
-  for part, files in job.inputs.items():
-    for file in files:
-      size = os.path.getsize(file) if os.path.isfile(file) else 0
-      print(f'{part:<12}{file} ({size / 1e6:,.1f} MB)')
-  print(f'{"rows":<12}about {job.rows:,}')
-  options = job.options
-  print(f'{"splits":<12}{options.splits or "the files"}')
-  print(f'{"categories":<12}{rows}')
-  order = f'shuffled, seed {options.seed}' if options.shuffle else 'as they are'
-  print(f'{"order":<12}of split train {order}; of others as they are')
-  print(f'{"bad rows":<12}{options.on_bad_row}')
-  print(f'{"memory":<12}{memory / 1e9:.1f} GB: {by}')
-  print(f'{"disk":<12}about {job.disk / 1e9:,.2f} GB while it is made')
-  print(f'{"output":<12}{flags.output}', flush=True)
-  pipeline.run(job, flags.output, memory, flags.overwrite, stage)
-
-
-def _means(flags: argparse.Namespace, job: Any) -> tuple[int, Any, str]:
-  """What a job is done with: memory, a stage or None, and both in words."""
-  from dlrm_jax.data import beam, budget, work
-
-  if flags.beam is None:
-    memory = budget.default_memory()
-    if flags.memory:
-      memory = read_size('--memory', flags.memory)
-    share = budget.budget(memory, job.row_bytes)
-    return memory, None, f'{share.workers} workers'
-  memory = read_size('--memory', flags.memory or '2GB')
-  budget.budget(memory, job.row_bytes, 1)
-  folder = work.folder_of(flags.output)
-  by = f'each worker of Apache Beam; all must share the input and {folder}'
-  return memory, beam.running(flags.beam, folder), by
+  ask = {'criteo': build_prepare.criteo_log, 'raw': build_prepare.raw_log}
+  build_prepare.run(flags, ask[flags.kind](flags))
 
 
 def _movielens(flags: argparse.Namespace) -> None:
@@ -223,7 +90,7 @@ def _add_log(kind: argparse.ArgumentParser) -> None:
 
 
 def _add_criteo(kind: argparse.ArgumentParser) -> None:
-  kind.set_defaults(make=_criteo, config='configs/criteo_kaggle.py')
+  kind.set_defaults(make=_log, config='configs/criteo_kaggle.py')
   _add_log(kind)
   kind.add_argument(
     '--mode',
@@ -257,7 +124,7 @@ def _add_criteo(kind: argparse.ArgumentParser) -> None:
 
 
 def _add_raw(kind: argparse.ArgumentParser) -> None:
-  kind.set_defaults(make=_raw)
+  kind.set_defaults(make=_log)
   kind.add_argument(
     '--config',
     required=True,
