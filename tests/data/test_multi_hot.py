@@ -93,9 +93,8 @@ def test_what_a_killed_run_drew_is_drawn_again(tmp_path):
   assert not (tmp_path / 'bags.drawn').exists()
 
 
-@pytest.mark.parametrize('mode', ['torchrec', 'fb'])
-def test_ids_are_taken_modulo_the_rows_of_a_table(tmp_path, raw, mode):
-  plain = {'mode': mode}
+def test_ids_are_taken_modulo_the_rows_of_a_table(tmp_path, raw):
+  plain = {'mode': 'torchrec'}
   more = {'num_embeddings': TABLES, 'multi_hot': HOTNESS}
   one, bags = both(raw, tmp_path, plain, **more)
   assert tuple(column.rows for column in bags.schema.sparse) == TABLES
@@ -103,6 +102,8 @@ def test_ids_are_taken_modulo_the_rows_of_a_table(tmp_path, raw, mode):
   assert (ids.max(axis=0) >= TABLES).any()
   check(ids, whole(bags.source('train')).ids, TABLES)
   assert bags.counts('C1') is None  # they are of ids before the modulo
+  (block,) = read_raw(bags, [raw])
+  check(ids, block.ids, TABLES)
 
 
 def test_rows_of_tables_need_no_bags(tmp_path, raw):
@@ -113,27 +114,19 @@ def test_rows_of_tables_need_no_bags(tmp_path, raw):
   )
 
 
-def test_a_log_read_later_has_the_same_bags(tmp_path, raw):
-  more = {'num_embeddings': TABLES, 'multi_hot': HOTNESS}
-  _, bags = both(raw, tmp_path, {'mode': 'torchrec'}, **more)
-  (block,) = read_raw(bags, [raw])
-  expected = whole(bags.source('train')).ids
-  np.testing.assert_array_equal(block.ids, expected)
-  known = f'--vocabulary={tmp_path / "bags"}'
-  main(['criteo', f'--input={raw}', f'--output={tmp_path / "later"}', known])
-  later = open_prepared(tmp_path / 'later').source('test')
-  np.testing.assert_array_equal(whole(later).ids, expected)
-
-
 def test_a_value_without_a_row_has_none_modulo_either(tmp_path, raw):
-  _, bags = both(raw, tmp_path, {'mode': 'fb'}, num_embeddings=(1, *TABLES[1:]))
+  tables = (1, *TABLES[1:])
+  options = Options('fb', num_embeddings=tables, splits='train=1')
+  bags = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
   line = f'{DAY}\taaaaaaaa{25 * chr(9)}\n'
   (tmp_path / 'later').write_text(line)
   with pytest.raises(InputError, match='C1: value 2863311530 is not in'):
     list(read_raw(bags, [str(tmp_path / 'later')]))
 
 
-def test_flags_are_a_number_for_each_feature(tmp_path, raw):
+def test_a_log_prepared_later_has_the_tables_and_bags_of_the_first(
+  tmp_path, raw
+):
   out = tmp_path / 'set'
   main(
     [
@@ -143,9 +136,16 @@ def test_flags_are_a_number_for_each_feature(tmp_path, raw):
       f'--num_embeddings={",".join(map(str, TABLES))}',
     ]
   )
-  columns = open_prepared(out).schema.sparse
+  made = open_prepared(out)
+  columns = made.schema.sparse
   assert tuple(c.rows for c in columns) == TABLES
   assert tuple(c.hotness for c in columns) == HOTNESS
+  later = tmp_path / 'later'
+  main(['criteo', f'--input={raw}', f'--output={later}', f'--vocabulary={out}'])
+  ids = [whole(made.source(split)).ids for split in made.splits]
+  np.testing.assert_array_equal(
+    whole(open_prepared(later).source('test')).ids, np.concatenate(ids)
+  )
 
 
 @pytest.mark.parametrize(
