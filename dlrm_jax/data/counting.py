@@ -4,8 +4,6 @@ A unit counts some millions of rows, and leaves for each column a run: its
 distinct keys in rising order. `merging` makes vocabularies of the runs.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +12,9 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.data.keys import keys_of
-from dlrm_jax.data.raw import Sparse
+from dlrm_jax.data.raw import Sparse, flat
 from dlrm_jax.data.spool import Slice
+from dlrm_jax.data.units import unfinished_name
 
 RUN_ROWS = 1 << 20
 """Rows that a unit counts, about."""
@@ -113,16 +112,12 @@ def grouped(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
 
 def count(unit: Count) -> None:
   """Counts the columns one after the other."""
-  work = unit.output.with_name(f'{unit.output.name}.{os.getpid()}')
-  shutil.rmtree(work, ignore_errors=True)
+  work = unfinished_name(unit.output)
   work.mkdir()
   names = [column.name for column in unit.columns]
   frame = pl.concat([part.read(names) for part in unit.slices])
   for column in unit.columns:
-    values = frame[column.name]
-    if column.bag:
-      values = values.explode()
-    values = unit.prepare.of(values)
+    values = unit.prepare.of(flat(column, frame))
     first = unit.number << 32 if unit.places else None
     _save(_files(work, column.name), values, first)
   if not unit.output.exists():

@@ -13,7 +13,7 @@ import polars as pl
 
 from dlrm_jax.data.coding import Coder, padded
 from dlrm_jax.data.multi_hot import expand
-from dlrm_jax.data.raw import Columns
+from dlrm_jax.data.raw import Columns, flat
 from dlrm_jax.data.records import Fields, pack
 from dlrm_jax.data.schema import Block
 from dlrm_jax.data.spool import Slice
@@ -73,11 +73,8 @@ class Mix(NamedTuple):
 
 
 def _values(coder: Coder, frame: pl.DataFrame) -> pl.Series:
-  """All values of a column, bags one after the other."""
-  values = frame[coder.column.name]
-  if coder.column.bag:
-    values = values.filter(values.list.len() > 0).explode()
-  return coder.prepare.of(values)
+  """All values of a column, as they are looked up."""
+  return coder.prepare.of(flat(coder.column, frame))
 
 
 def _found(

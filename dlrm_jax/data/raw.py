@@ -81,6 +81,14 @@ class Columns:
   time: bool = False
 
 
+def flat(column: Sparse, frame: pl.DataFrame) -> pl.Series:
+  """All values of a sparse column, bags one after the other."""
+  values = frame[column.name]
+  if column.bag:
+    values = values.filter(values.list.len() > 0).explode()
+  return values
+
+
 class Piece(NamedTuple):
   """A part of a file that is read by one worker.
 

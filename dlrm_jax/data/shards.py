@@ -17,6 +17,7 @@ from array_record.python import array_record_module
 
 from dlrm_jax.data.records import Fields, unpack
 from dlrm_jax.data.schema import BLOCK_ROWS, Block
+from dlrm_jax.data.units import unfinished_name
 
 SHARD_BYTES = 128 << 20
 """Of the examples in a file, before compression, about."""
@@ -97,7 +98,7 @@ def write_shard(
   """
   features = _features(fields)
   serialized = _serializer(features)
-  work = path.with_name(f'{path.name}.{os.getpid()}')
+  work = unfinished_name(path)
   writer = array_record_module.ArrayRecordWriter(os.fspath(work), _OPTIONS)
   for number, block in enumerate(blocks, first.block):
     arrays = {k: v for k, v in block._asdict().items() if k in features}

@@ -16,6 +16,7 @@ import re
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -40,10 +41,15 @@ Stage = Callable[[str, Callable[[Any], None], Sequence[Any]], None]
 """Runs a named stage: a function of a module, and its units."""
 
 
+def unfinished_name(path: Path) -> Path:
+  """Another name in the same folder, for nobody else on any machine."""
+  return path.with_name(f'{path.name}.{uuid.uuid4().hex[:12]}')
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
   """Another name to write to, which becomes `path` when all went well."""
-  work = path.with_name(f'{path.name}.{os.getpid()}')
+  work = unfinished_name(path)
   try:
     yield work
   except BaseException:

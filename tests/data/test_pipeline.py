@@ -120,7 +120,7 @@ def test_memory_and_workers_change_nothing(tmp_path, monkeypatch):
   # So little that each vocabulary is merged in ranges, cut in tables, and
   # looked up in groups of them.
   small = budget.Budget(MEMORY, 2, 3000, 2000)
-  monkeypatch.setattr(pipeline, 'budget', lambda memory, row: small)
+  monkeypatch.setattr(pipeline, 'budget', lambda memory, row, cores=None: small)
   with units.processes(2) as stage:
     pipeline.run(job, str(tmp_path / 'two'), MEMORY, stage=stage)
   same_files(tmp_path / 'one', tmp_path / 'two')
@@ -140,7 +140,7 @@ def test_little_memory_makes_groups_and_keeps_every_mode(
     units.here(name, function, todo)
 
   small = budget.Budget(MEMORY, 1, 2000, 3000)
-  monkeypatch.setattr(pipeline, 'budget', lambda memory, row: small)
+  monkeypatch.setattr(pipeline, 'budget', lambda memory, row, cores=None: small)
   pipeline.run(job, str(tmp_path / 'two'), MEMORY, stage=watched)
   assert sum(name.startswith('look up') for name in looked) > 2
   same_files(tmp_path / 'one', tmp_path / 'two')
