@@ -3,7 +3,9 @@
 import argparse
 import os
 import runpy
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
 
 from dlrm_jax.data import (
   beam,
@@ -24,6 +26,7 @@ from dlrm_jax.data.vocabularies import Numbering
 from dlrm_jax.errors import InputError
 from dlrm_jax.fields import read_size
 
+_SPLITS = ('splits', 'validation_input', 'test_input', 'keep_order', 'seed')
 _NUMBERING = (
   *('mode', 'min_count', 'max_ind_range', 'hash_rows'),
   *('multi_hot', 'num_embeddings'),
@@ -75,7 +78,7 @@ def criteo_log(flags: argparse.Namespace) -> Asked:
     ),
     splits=(flags.splits or criteo.DEFAULT) if 'all' in inputs else None,
     shuffle=not flags.keep_order,
-    seed=flags.seed,
+    seed=flags.seed or 0,
     on_bad_row=flags.on_bad_row,
   )
   return Asked(criteo.job(inputs, options), options.described)
@@ -95,38 +98,53 @@ def raw_log(flags: argparse.Namespace) -> Asked:
     splits=(flags.splits or DEFAULT) if 'all' in inputs else None,
     numbering=Numbering(min_count=least),
     shuffle=not flags.keep_order,
-    seed=flags.seed,
+    seed=flags.seed or 0,
     on_bad_row=flags.on_bad_row,
   )
   job = pipeline.job_of(readers.reader_of(raw), inputs, options, raw)
   return Asked(job, f'as {flags.config} says, seen {least} times or more')
 
 
-def _load(name: str) -> Any:
+def _load(name: str) -> ConfigDict:
   """The config of FILE.py, or FILE.py:VARIANT."""
   path, _, variant = name.partition(':')
   if not os.path.isfile(path):
     raise InputError(f'--config={name}: no such file')
   try:  # a config is a program: all may happen in it
     made = runpy.run_path(path)
-    return made['get_config'](*([variant] if variant else []))
+    config = made['get_config'](*([variant] if variant else []))
   except Exception as error:
     what = ' '.join(str(error).split())
     raise InputError(
       f'--config={name}: {type(error).__name__}: {what}'
     ) from error
+  raw = config.data.raw if isinstance(config, ConfigDict) else None
+  if not raw:
+    raise InputError(
+      f'--config={name}: it does not say what the columns are; set '
+      'config.data.raw = {...} (docs/raw.md)'
+    )
+  return config
 
 
 def _known(flags: argparse.Namespace) -> Asked:
   """Prepares logs with the vocabularies of a set that is there."""
-  for name in ('splits', 'validation_input', 'test_input', *_NUMBERING):
+  for name in (*_SPLITS, *_NUMBERING):
     if getattr(flags, name, None):
       raise InputError(
         f'--{name} and --vocabulary exclude each other: ids are those of '
         f'{flags.vocabulary}, and all input is split test'
       )
   known = open_prepared(flags.vocabulary)
-  options = pipeline.Options(splits=None, on_bad_row=flags.on_bad_row)
+  kind = known.details['kind']
+  if (kind == 'criteo') != (flags.kind == 'criteo'):
+    raise InputError(
+      f'--vocabulary={flags.vocabulary}: made of {kind}, so other logs do not '
+      f'fit; use prepare {"criteo" if kind == "criteo" else "raw"}'
+    )
+  options = pipeline.Options(
+    splits=None, shuffle=False, on_bad_row=flags.on_bad_row
+  )
   rows = f'the vocabularies of {flags.vocabulary}'
   return Asked(rereading.job(known, flags.input, options), rows)
 
@@ -143,8 +161,12 @@ def run(flags: argparse.Namespace, asked: Asked) -> None:
   options = job.options
   print(f'{"splits":<12}{options.splits or "the files"}')
   print(f'{"categories":<12}{asked.rows}')
-  order = f'shuffled, seed {options.seed}' if options.shuffle else 'as they are'
-  print(f'{"order":<12}of split train {order}; of others as they are')
+  if options.shuffle:
+    print(
+      f'{"order":<12}of train shuffled, seed {options.seed}; of others kept'
+    )
+  else:
+    print(f'{"order":<12}kept')
   print(f'{"bad rows":<12}{options.on_bad_row}')
   print(f'{"memory":<12}{memory / 1e9:.1f} GB: {by}')
   print(f'{"disk":<12}about {job.disk / 1e9:,.2f} GB while it is made')

@@ -67,7 +67,7 @@ def _add_log(kind: argparse.ArgumentParser) -> None:
     action='store_true',
     help='do not shuffle split train (others never are)',
   )
-  add('--seed', type=int, default=0, help='of the shuffle (default: 0)')
+  add('--seed', type=int, help='of the shuffle (default: 0)')
   add(
     '--memory',
     metavar='SIZE',
@@ -127,7 +127,7 @@ def _add_raw(kind: argparse.ArgumentParser) -> None:
   kind.set_defaults(make=_log)
   kind.add_argument(
     '--config',
-    required=True,
+    default='',
     metavar='FILE.py',
     help='config whose data.raw says what the columns are',
   )

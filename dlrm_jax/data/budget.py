@@ -69,6 +69,11 @@ def default_memory() -> int:
     return pages // 4
 
 
+def used(folder: Path) -> int:
+  """Bytes of the files in a folder."""
+  return sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())
+
+
 def check_disk(folder: Path, need: int) -> None:
   """Raises `InputError` where a disk has not so many bytes free."""
   free = shutil.disk_usage(folder).free

@@ -26,7 +26,7 @@ from dlrm_jax.data.raw import Columns
 from dlrm_jax.data.records import Fields
 from dlrm_jax.data.schema import BLOCK_ROWS, Column, Scale, Schema
 from dlrm_jax.data.spool import Slice
-from dlrm_jax.data.units import Stage, read_json, replacing
+from dlrm_jax.data.units import Stage, left, read_json, replacing
 
 
 class Log(NamedTuple):
@@ -87,7 +87,6 @@ def write(
   """
   examples = {k: sum(s.rows for s in v) for k, v in log.splits.items()}
   origin = origin_of(log.schema, examples, details)
-  earlier = _look(stage, work, log)
   mixed: list[Mix] = []
   gathered: list[Gather] = []
   (work / 'mixed').mkdir(exist_ok=True)
@@ -108,7 +107,7 @@ def write(
         columns=log.columns,
         coders=log.coders,
         group=log.groups[-1],
-        earlier=earlier.get(part),
+        earlier=None,
         fields=log.fields,
         dealt=dealt,
         number=number,
@@ -119,9 +118,10 @@ def write(
       for number, part in enumerate(slices)
     ]
     mixed += parts
+    matrices = tuple(unit.matrix for unit in parts)
     gathered += [
       Gather(
-        matrices=tuple(unit.matrix for unit in parts),
+        matrices=matrices,
         dealt=dealt,
         number=number,
         fields=log.fields,
@@ -131,21 +131,26 @@ def write(
       )
       for number, path in enumerate(shard_paths(work / 'set', split, lengths))
     ]
+  earlier = _look(stage, work, log, [unit.slice for unit in left(mixed)])
+  mixed = [unit._replace(earlier=earlier.get(unit.slice)) for unit in mixed]
   stage('encode', mix, mixed)
-  for left in (work / 'spool').glob('*.arrow'):
-    left.unlink()
+  for path in (work / 'spool').glob('*.arrow'):
+    path.unlink()
   stage('write', gather, gathered)
-  for left in (work / 'set').glob('*.array_record-*.*'):  # of killed workers
-    left.unlink()
+  for path in (work / 'set').glob('*.array_record-*.*'):  # of killed workers
+    path.unlink()
   written, found = _summary(mixed)
   describe(
     work / 'set', log.schema, log.fields, written, scale or found, details
   )
 
 
-def _look(stage: Stage, work: Path, log: Log) -> dict[Slice, Path]:
+def _look(
+  stage: Stage, work: Path, log: Log, slices: Sequence[Slice]
+) -> dict[Slice, Path]:
   """What is found in all groups of lookup tables but the last, by slice."""
   found: dict[Slice, Path] = {}
+  wanted = set(slices)  # of the others, the spool is gone
   folder = None
   for number in range(len(log.groups) - 1):
     # Other memory makes other groups: what they found is not these's.
@@ -162,6 +167,7 @@ def _look(stage: Stage, work: Path, log: Log) -> dict[Slice, Path]:
         output=folder / f'{index:06}.npz',
       )
       for index, part in enumerate(log.slices)
+      if part in wanted
     ]
     stage(f'look up, {number + 1} of {len(log.groups)}', look, units)
     found = {unit.slice: unit.output for unit in units}

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from dlrm_jax.errors import InputError
 
 MARK = 'metadata.json'
 """A file in every prepared set: no other folder is ever overwritten."""
+
+_OWN = {MARK, 'dataset_info.json', 'features.json', 'vocabulary'}
+_SHARD = re.compile(r'click_log-\w+\.array_record-')
 
 
 def check_free(target: Path, overwrite: bool) -> None:
@@ -28,6 +32,17 @@ def check_free(target: Path, overwrite: bool) -> None:
       f'{target} is not a prepared set, so --overwrite leaves it alone; '
       'remove it yourself, or choose another --output'
     )
+  _check_own(target)
+
+
+def _check_own(target: Path) -> None:
+  """Raises where a set's folder has what is not the set's."""
+  for path in target.iterdir():
+    if path.name not in _OWN and not _SHARD.match(path.name):
+      raise InputError(
+        f'{path} is not of the prepared set there, and --overwrite would '
+        'remove it; move it away, or choose another --output'
+      )
 
 
 def _remove_stale(target: Path) -> None:

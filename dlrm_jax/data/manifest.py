@@ -78,6 +78,13 @@ def origin_of(
   return int.from_bytes(digest[:8], 'little', signed=True)
 
 
+def digest_of(said: Mapping[str, Any]) -> str:
+  """Of a description, but for its own digest."""
+  rest = {name: value for name, value in said.items() if name != 'digest'}
+  text = json.dumps(rest, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
 def file_digest(path: Path) -> str:
   """Of a small file."""
   return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -127,16 +134,14 @@ def describe(
     name: [p.stat().st_size for p in shard_paths(folder, name, lengths[name])]
     for name in splits
   }
-  write_json(
-    folder / MARK,
-    {
-      'format': FORMAT,
-      'schema': dataclasses.asdict(schema),
-      'splits': {k: v._asdict() for k, v in splits.items()},
-      'scale': scale._asdict(),
-      'details': dict(details),
-      'origin': origin_of(schema, sizes, details),
-      'files': files,
-      'tfds': {name: file_digest(folder / name) for name in TFDS_FILES},
-    },
-  )
+  said = {
+    'format': FORMAT,
+    'schema': dataclasses.asdict(schema),
+    'splits': {k: v._asdict() for k, v in splits.items()},
+    'scale': scale._asdict(),
+    'details': dict(details),
+    'origin': origin_of(schema, sizes, details),
+    'files': files,
+    'tfds': {name: file_digest(folder / name) for name in TFDS_FILES},
+  }
+  write_json(folder / MARK, {**said, 'digest': digest_of(said)})

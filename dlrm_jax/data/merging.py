@@ -16,13 +16,13 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.data.counting import Run
-from dlrm_jax.data.units import replacing, write_json
+from dlrm_jax.data.units import replacing, unfinished_name, write_json
 
 _ENTRY_BYTES = 120
 """Of memory for an entry while it is merged, about."""
 
 _SAMPLES = 256
-"""Of the order, taken of each range."""
+"""Of keys taken of each run, and of ranks of each range."""
 
 
 class Merge(NamedTuple):
@@ -35,7 +35,6 @@ class Merge(NamedTuple):
       'appearance' (in the order in which values first occur).
     min_count: values that occur less often are left out.
     memory: bytes to use, about.
-    scratch: folder for ranges.
     vocabulary: Parquet file to make: `key`, `count` (and `value`) by row.
     output: JSON file of what was counted.
   """
@@ -45,15 +44,14 @@ class Merge(NamedTuple):
   order: str
   min_count: int
   memory: int
-  scratch: Path
   vocabulary: Path
   output: Path
 
 
 def merge(unit: Merge) -> None:
   """Merges the runs of a column."""
-  shutil.rmtree(unit.scratch, ignore_errors=True)
-  unit.scratch.mkdir(parents=True)
+  scratch = unfinished_name(unit.output)  # two may be at work
+  scratch.mkdir()
   runs = [Run(folder, unit.column) for folder in unit.runs]
   limit = max(1, unit.memory // _ENTRY_BYTES)
   values = missing = total = 0
@@ -65,24 +63,25 @@ def merge(unit: Merge) -> None:
     kept = part.filter(pl.col('count') >= unit.min_count)
     rank = -pl.col('count') if unit.order == 'frequency' else pl.col('first')
     kept = kept.with_columns(rank=rank).drop('first', strict=False)
-    ranges.append(unit.scratch / f'{len(ranges)}.arrow')
+    ranges.append(scratch / f'{len(ranges)}.arrow')
     kept = kept.sort('rank', maintain_order=True)
     kept.write_ipc(ranges[-1])
     np.save(ranges[-1].with_suffix('.npy'), kept['rank'].to_numpy())
-  result = _Result(unit.scratch / 'sorted')
+  result = _Result(scratch / 'sorted')
   for part in _by_rank(ranges, limit):
     result.add(part.drop('rank'))
+  result.add(kept.drop('rank').clear())  # a vocabulary may be empty
   result.save(unit.vocabulary)
-  shutil.rmtree(unit.scratch)
+  shutil.rmtree(scratch)
   write_json(
     unit.output,
     {
-      'kept': result.rows,
-      'digest': result.digest,
+      'kept': result.digest.rows,
+      'digest': result.digest.hexdigest,
       'values': values,
       'unknown': total - result.total,
       'missing': missing,
-      'missing_place': result.missing + 1,
+      'missing_place': result.digest.missing + 1,
     },
   )
 
@@ -90,10 +89,7 @@ def merge(unit: Merge) -> None:
 def _by_key(runs: Sequence[Run], limit: int) -> Iterator[pl.DataFrame]:
   """Merged runs in ranges of keys, of about `limit` entries before."""
   pieces = max(1, -(-sum(len(run.keys) for run in runs) // limit))
-  sample = np.sort(
-    np.concatenate([run.keys[:: max(1, limit // 8)] for run in runs])
-  )
-  cuts = sample[np.arange(1, pieces) * len(sample) // pieces]
+  cuts = _cuts([run.keys for run in runs], pieces)
   places = [
     [0, *np.searchsorted(run.keys, cuts).tolist(), len(run.keys)]
     for run in runs
@@ -104,6 +100,25 @@ def _by_key(runs: Sequence[Run], limit: int) -> Iterator[pl.DataFrame]:
       for run, place in zip(runs, places, strict=True)
     )
     yield _summed(entries if number else _with_missing(entries, runs))
+
+
+def _cuts(runs: Sequence[np.ndarray], pieces: int) -> np.ndarray:
+  """Keys that cut all runs together in about equal pieces."""
+  sample, weights = [], []
+  for number, keys in enumerate(runs):
+    if not len(keys):
+      continue
+    step = max(1, len(keys) // _SAMPLES)
+    # Not at the same quantiles of all runs.
+    sample.append(keys[number * 7919 % step :: step])
+    weights.append(np.full(len(sample[-1]), len(keys) / len(sample[-1])))
+  if not sample:
+    return np.empty(0, np.uint32)
+  drawn, weight = np.concatenate(sample), np.concatenate(weights)
+  order = np.argsort(drawn)
+  before = np.cumsum(weight[order])
+  quantiles = before[-1] * np.arange(1, pieces) / pieces
+  return drawn[order][np.searchsorted(before, quantiles)]
 
 
 def _with_missing(entries: pl.DataFrame, runs: Sequence[Run]) -> pl.DataFrame:
@@ -129,10 +144,15 @@ def _by_rank(paths: Sequence[Path], limit: int) -> Iterator[pl.DataFrame]:
   # Values of rank that are frequent are frames of their own: they need no
   # sort, so there may be more of them than memory can hold.
   sample = np.concatenate(
-    [r[:: max(1, min(limit, len(r)) // _SAMPLES)] for r in ranks]
+    [
+      np.append(r[:: max(1, min(limit, len(r)) // _SAMPLES)], r[-1:])
+      for r in ranks
+    ]
   )
   cuts = np.unique(np.concatenate([sample, sample - 1]))
-  sizes = np.sum([np.searchsorted(r, cuts, 'right') for r in ranks], axis=0)
+  sizes = np.zeros(len(cuts), np.int64)
+  for r in ranks:
+    sizes += np.searchsorted(r, cuts, 'right')
   first, start = 0, [0] * len(ranks)
   for number, cut in enumerate(cuts):
     last = number + 1 == len(cuts)
@@ -158,6 +178,35 @@ def _by_rank(paths: Sequence[Path], limit: int) -> Iterator[pl.DataFrame]:
     first, start = sum(stop), stop
 
 
+class Digest:
+  """Of keys in the order of their rows, however they come in parts.
+
+  Attributes:
+    rows: so far.
+    missing: row of the missing value from 0, or -1.
+  """
+
+  def __init__(self) -> None:
+    self.rows = 0
+    self.missing = -1
+    self._keys = hashlib.sha256()
+
+  def add(self, keys: pl.Series) -> None:
+    """Takes the keys of the next rows."""
+    nulls = keys.is_null().to_numpy()
+    if nulls.any():
+      self.missing = self.rows + int(np.argmax(nulls))
+    self._keys.update(keys.fill_null(0).to_numpy().tobytes())
+    self.rows += len(keys)
+
+  @property
+  def hexdigest(self) -> str:
+    """Equal for equal keys in equal order."""
+    digest = self._keys.copy()
+    digest.update(str(self.missing).encode())
+    return digest.hexdigest()
+
+
 class _Result:
   """A vocabulary that grows frame by frame."""
 
@@ -165,27 +214,14 @@ class _Result:
     folder.mkdir()
     self._folder = folder
     self._paths: list[Path] = []
-    self.rows = self.total = 0
-    self.missing = -1
-    self._keys = hashlib.sha256()
-
-  @property
-  def digest(self) -> str:
-    """Equal for equal keys in equal order."""
-    digest = self._keys.copy()
-    digest.update(str(self.missing).encode())
-    return digest.hexdigest()
+    self.total = 0
+    self.digest = Digest()
 
   def add(self, part: pl.DataFrame) -> None:
     """Takes the next rows."""
     if not part.height and self._paths:
       return
-    keys = part['key'].to_physical()
-    nulls = keys.is_null().to_numpy()
-    self._keys.update(keys.fill_null(0).to_numpy().tobytes())
-    if nulls.any():
-      self.missing = self.rows + int(np.argmax(nulls))
-    self.rows += part.height
+    self.digest.add(part['key'])
     self.total += int(part['count'].sum())
     self._paths.append(self._folder / f'{len(self._paths)}.arrow')
     part.write_ipc(self._paths[-1])

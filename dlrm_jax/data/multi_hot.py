@@ -10,7 +10,6 @@ the rows at hand are read.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 
 from dlrm_jax.data.budget import check_disk
 from dlrm_jax.data.coding import Coder
-from dlrm_jax.data.units import Stage
+from dlrm_jax.data.units import Stage, unfinished_name
 from dlrm_jax.errors import InputError
 
 _CHUNK = 1 << 22
@@ -46,8 +45,7 @@ class Draw(NamedTuple):
 
 def draw(unit: Draw) -> None:
   """Writes i32[rows, others] for each table."""
-  work = unit.output.with_suffix('.drawn')
-  shutil.rmtree(work, ignore_errors=True)  # of a killed run
+  work = unfinished_name(unit.output)
   work.mkdir()
   stream = np.random.RandomState(0)
   for name, rows, others in zip(*unit[:3], strict=True):

@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 
 from dlrm_jax.data import encoding, units, vocabularies
 from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.budget import Budget, budget, check_disk
+from dlrm_jax.data.budget import Budget, budget, check_disk, used
 from dlrm_jax.data.coding import Coder
 from dlrm_jax.data.criteo_splits import bounds, parse_splits
+from dlrm_jax.data.manifest import FORMAT
 from dlrm_jax.data.multi_hot import with_bags
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import FRAME_ROWS, Piece, Reader
+from dlrm_jax.data.schema import BLOCK_ROWS
 from dlrm_jax.data.spool import Parse, met, parse, parts_of, slices_of
 from dlrm_jax.data.units import Stage
 from dlrm_jax.data.vocabularies import Numbering
@@ -53,6 +55,14 @@ class Options:
   seed: int = 0
   on_bad_row: str = 'stop'
 
+  def __post_init__(self) -> None:
+    if not 0 <= self.seed < 2**63:
+      raise InputError(f'--seed={self.seed}: expected 0 ... 2^63 - 1')
+
+
+_SLICE_BYTES = 128 << 20
+"""Of the rows that a worker encodes at a time."""
+
 
 class Job(NamedTuple):
   """What is to be prepared.
@@ -65,6 +75,7 @@ class Job(NamedTuple):
     options: how.
     said: what makes the reader again (see `rereading.reader_of`).
     known: a set whose vocabularies are used; None: they are made.
+    longest: ids of the longest bag of a feature, once it is known.
   """
 
   reader: Reader
@@ -74,13 +85,15 @@ class Job(NamedTuple):
   options: Options
   said: Mapping[str, Any]
   known: Prepared | None = None
+  longest: Mapping[str, int] = {}
 
   @property
   def row_bytes(self) -> int:
     """Of an encoded example, about."""
     columns = self.reader.columns
     hotness = sum(
-      (2 if c.weighted else 1) * (c.hotness or 8) for c in columns.sparse
+      (2 if c.weighted else 1) * (c.hotness or self.longest.get(c.name, 8))
+      for c in columns.sparse
     )
     return 4 * (1 + len(columns.dense) + hotness + columns.weight)
 
@@ -105,14 +118,16 @@ class Job(NamedTuple):
       dataclasses.replace(self.options, on_bad_row='')
     )
     files = {
-      part: [[name, _size(name)] for name in names]
+      part: [_identity(name) for name in names]
       for part, names in self.inputs.items()
     }
     said = {
+      'version': FORMAT,
       'format': dict(self.said),
       'options': options,
       'hash': HASH,
       'files': files,
+      'pieces': [tuple(piece) for _, piece in self.pieces],
       'vocabulary': self.known and self.known.details['ids'],
     }
     return json.loads(json.dumps(said))
@@ -176,8 +191,7 @@ def run(
   with unfinished(output, job.plan(), overwrite) as work:
     if work is None:
       return
-    done = sum(f.stat().st_size for f in work.rglob('*') if f.is_file())
-    check_disk(work.parent, job.disk - done)
+    check_disk(work, job.disk - used(work))
     with (
       units.room(work),
       contextlib.nullcontext(stage) if stage else workers(job, share) as do,
@@ -194,11 +208,15 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   ]
   stage('parse', parse, parses)
   found = met(parses)
+  _check_bad(job, found)
+  job = job._replace(longest=_longest(found))
+  check_disk(work, job.disk - used(work))
   splits = _split_rows(job, found)
-  slices = slices_of(parts_of(parses, found), splits)
+  most = max(BLOCK_ROWS, _SLICE_BYTES // job.row_bytes)
+  slices = slices_of(parts_of(parses, found), splits, most)
   columns, numbering = job.reader.columns, job.options.numbering
   if job.known is None:
-    longest = _longest(found)
+    longest = job.longest
     counted = vocabularies.make(stage, work, columns, slices, numbering, share)
   else:
     longest = {c.name: c.hotness for c in job.known.schema.sparse}
@@ -242,6 +260,18 @@ def _split_rows(
   return splits
 
 
+def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
+  """Raises where an earlier run, told to, has skipped rows."""
+  bad = BadRows('skip')
+  for piece in found:
+    bad.merge(piece['bad'])
+  if bad.counts and job.options.on_bad_row == 'stop':
+    first = next(iter(bad.examples.values()))[0]
+    raise InputError(
+      f'{first}. Correct the file, or skip bad rows with --on_bad_row=skip'
+    )
+
+
 def _check_times(found: Sequence[Mapping[str, Any]]) -> None:
   """Raises where rows that are cut in the order of time are not in it."""
   last = None
@@ -283,16 +313,30 @@ def _details(
     'files': _files(job, found),
     'options': options,
     'hash': HASH,
-    'ids': vocabularies.ids_digest(coders, counted),
+    'ids': vocabularies.ids_digest(
+      coders, counted, _types(found), job.reader.columns.dense
+    ),
     'columns': dict(counted),
     'bad_rows': dict(bad.counts),
     'skipped': list(bad.report()),
   }
 
 
+def _identity(name: str) -> list[Any]:
+  """What tells an input from another of its name."""
+  path = os.path.abspath(name) if os.path.isfile(name) else name
+  changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
+  return [path, _size(name), changed]
+
+
 def _size(name: str) -> int:
   """Bytes of an input; 0 of one that is no file."""
   return os.path.getsize(name) if os.path.isfile(name) else 0
+
+
+def _types(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  parts = itertools.chain(*(piece['parts'] for piece in found))
+  return next(parts)['types']
 
 
 def _files(

@@ -24,8 +24,8 @@ from dlrm_jax.data.folder import MARK
 from dlrm_jax.data.manifest import (
   FORMAT,
   TFDS_FILES,
+  digest_of,
   file_digest,
-  origin_of,
   shard_paths,
   split_stamp,
 )
@@ -208,8 +208,7 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
       fingerprint=_fingerprint(metadata),
     )
     sizes = metadata['files']
-    found = origin_of(schema, prepared.splits, prepared.details)
-    if found != prepared.origin or set(sizes) != set(splits):
+    if digest_of(metadata) != metadata['digest']:
       raise ValueError(f'{MARK} contradicts itself')
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise _broken(folder, error) from error
@@ -230,7 +229,9 @@ def _check_tfds(folder: Path, digests: Mapping[str, str]) -> None:
 
 def _fingerprint(metadata: Mapping[str, Any]) -> str:
   # Sizes of files depend on the versions of libraries.
-  said = {k: v for k, v in metadata.items() if k not in ('files', 'tfds')}
+  said = {
+    k: v for k, v in metadata.items() if k not in ('files', 'tfds', 'digest')
+  }
   digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
   return digest.hexdigest()[:16]
 

@@ -81,6 +81,7 @@ def _described(frame: pl.DataFrame, columns: Columns) -> dict[str, Any]:
   found: dict[str, Any] = {
     'rows': frame.height,
     'clicks': int(frame['label'].sum()),
+    'types': {c.name: str(frame[c.name].dtype) for c in columns.sparse},
     'longest': {
       c.name: int(np.max(frame[c.name].list.len().to_numpy(), initial=0))
       for c in columns.sparse
@@ -133,16 +134,19 @@ class Slice(NamedTuple):
     return (frame if columns is None else frame.select(columns)).collect()
 
 
-def slices_of(parts: Sequence[Part], splits: dict[str, range]) -> list[Slice]:
-  """Cuts parts at the borders of splits; rows of no split are left out."""
+def slices_of(
+  parts: Sequence[Part], splits: dict[str, range], most: int
+) -> list[Slice]:
+  """Cuts parts at the borders of splits, and in slices of `most` rows."""
   found = []
   first = 0
   for part in parts:
     for split, rows in splits.items():
       start = max(rows.start - first, 0)
       stop = min(rows.stop - first, part.rows)
-      if start < stop:
-        whole = stop - start == part.rows
-        found.append(Slice(part.path, split, start, stop - start, whole))
+      for begin in range(start, stop, most):
+        count = min(most, stop - begin)
+        whole = count == part.rows
+        found.append(Slice(part.path, split, begin, count, whole))
     first += part.rows
   return found

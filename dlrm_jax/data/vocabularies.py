@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +16,14 @@ from dlrm_jax.data.budget import Budget
 from dlrm_jax.data.coding import Coder, share_of
 from dlrm_jax.data.counting import Count, Values, count, grouped
 from dlrm_jax.data.lookup import BUILD_BYTES, TABLE_BYTES, Lookup
-from dlrm_jax.data.merging import Merge, merge
+from dlrm_jax.data.merging import Digest, Merge, merge
 from dlrm_jax.data.mixing import Group
 from dlrm_jax.data.prepared import Prepared
-from dlrm_jax.data.raw import Columns, Sparse
+from dlrm_jax.data.raw import Columns, Dense, Sparse
 from dlrm_jax.data.spool import Slice
-from dlrm_jax.data.units import Stage, read_json, replacing
+from dlrm_jax.data.units import Stage, left, read_json, replacing
 from dlrm_jax.data.vocabulary import FOLDER
+from dlrm_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +59,14 @@ class Build(NamedTuple):
     vocabulary: its file.
     number: of the table.
     shares: how many tables the vocabulary is cut in.
+    digest: of its keys, when it was made.
     output: file of the table.
   """
 
   vocabulary: Path
   number: int
   shares: int
+  digest: str
   output: Path
 
 
@@ -71,21 +74,44 @@ _CHUNK = 1 << 22
 
 
 def build(unit: Build) -> None:
-  """Reads the vocabulary in chunks, keeps the keys of this table."""
-  frame = pl.scan_parquet(unit.vocabulary).select('key')
+  """Reads the vocabulary in chunks, keeps the keys of this table.
+
+  Raises:
+    InputError: it is damaged, or another one.
+  """
+  seen = Digest()
   keys, rows = [], []
-  start = 0
-  while (chunk := frame.slice(start, _CHUNK).collect()).height:
-    row = np.arange(start + 1, start + 1 + chunk.height, dtype=np.int32)
+  for chunk in _chunks(unit.vocabulary):
+    row = np.arange(seen.rows + 1, seen.rows + 1 + chunk.height, dtype=np.int32)
+    seen.add(chunk['key'])
     known = chunk['key'].is_not_null().to_numpy()
     key = chunk['key'].drop_nulls().to_numpy()
     mine = share_of(key, unit.shares) == unit.number
     keys.append(key[mine])
     rows.append(row[known][mine])
-    start += _CHUNK
+  if seen.hexdigest != unit.digest:
+    raise _damaged(unit.vocabulary, 'not the values that were counted')
   table = Lookup.of(np.concatenate(keys), np.concatenate(rows))
   with replacing(unit.output) as work, work.open('wb') as file:
     np.save(file, table.array)
+
+
+def _chunks(path: Path) -> Iterator[pl.DataFrame]:
+  """Keys of a vocabulary, at least one frame of them."""
+  start = 0
+  while True:
+    try:
+      frame = pl.scan_parquet(path).select('key').slice(start, _CHUNK).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+      raise _damaged(path, str(error).splitlines()[0]) from error
+    if start and not frame.height:
+      return
+    yield frame
+    start += _CHUNK
+
+
+def _damaged(path: Path, why: str) -> InputError:
+  return InputError(f'{path}: damaged ({why}); prepare the set again')
 
 
 def make(
@@ -108,7 +134,6 @@ def make(
     Count(wanted, group, i, numbering.values, places, work / f'counts/{i:06}')
     for i, group in enumerate(grouped(parts))
   ]
-  stage('count', count, counts)
   merges = [
     Merge(
       column=column.name,
@@ -116,13 +141,15 @@ def make(
       order=numbering.order,
       min_count=numbering.min_count,
       memory=budget.worker // 2,
-      scratch=work / f'merged/{column.name}',
       vocabulary=vocabulary_path(work / 'set', column.name),
       output=work / f'merged/{column.name}.json',
     )
     for column in wanted
   ]
-  stage('merge', merge, merges)
+  if left(merges):
+    stage('count', count, counts)
+    stage('merge', merge, merges)
+  shutil.rmtree(work / 'counts')
   return {
     unit.column: read_json(unit.output) | {'first_row': numbering.base}
     for unit in merges
@@ -134,8 +161,11 @@ def copy(known: Prepared, folder: Path) -> dict[str, dict[str, Any]]:
   counted = known.details['columns']
   (folder / FOLDER).mkdir(exist_ok=True)
   for name in counted:
+    there = vocabulary_path(Path(known.directory), name)
+    if not there.exists():
+      raise _damaged(there, 'the file is missing')
     with replacing(vocabulary_path(folder, name)) as work:
-      shutil.copyfile(vocabulary_path(Path(known.directory), name), work)
+      shutil.copyfile(there, work)
   return dict(counted)
 
 
@@ -144,9 +174,21 @@ def vocabulary_path(folder: Path, column: str) -> Path:
   return folder / FOLDER / f'{column}.parquet'
 
 
-def ids_digest(coders: Sequence[Coder], counted: Mapping[str, Any]) -> str:
-  """Equal where equal values get equal rows."""
-  said = [
+def ids_digest(
+  coders: Sequence[Coder],
+  counted: Mapping[str, Any],
+  types: Mapping[str, str],
+  dense: Sequence[Dense],
+) -> str:
+  """Equal where equal values get equal rows, and equal numbers.
+
+  Args:
+    coders: of the sparse columns.
+    counted: of those with a vocabulary.
+    types: of the values of each.
+    dense: the dense columns.
+  """
+  said: list[tuple[Any, ...]] = [
     (
       coder.column.name,
       coder.rows,
@@ -158,6 +200,7 @@ def ids_digest(coders: Sequence[Coder], counted: Mapping[str, Any]) -> str:
     )
     for coder in coders
   ]
+  said.append(tuple(column.transform for column in dense))
   return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
@@ -221,6 +264,7 @@ def with_tables(
         vocabulary_path(folder, name),
         number,
         shares,
+        counted[name]['digest'],
         work / f'tables/{name}.{number}-of-{shares}.npy',
       )
       for number in range(shares)

@@ -54,6 +54,12 @@ def unfinished(
     if not work.exists():
       check_free(target, overwrite)
     work.mkdir(exist_ok=True)
+    names = {path.name for path in work.iterdir()}
+    if names and not names & {'lock', 'done', _PLAN}:
+      raise InputError(
+        f'{work} is no unfinished work of prepare; remove it yourself, or '
+        'choose another --output'
+      )
   except OSError as error:
     raise InputError(
       f'{output}: cannot be made here: {error.strerror or error}; choose '
@@ -61,7 +67,7 @@ def unfinished(
     ) from None
   with _locked(work):
     if _finished(work, target, plan):
-      shutil.rmtree(work)
+      _remove(work)
       yield None
       return
     check_free(target, overwrite)
@@ -104,7 +110,10 @@ def _finished(work: Path, target: Path, plan: Mapping[str, Any]) -> bool:
 
 def _begin(work: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
   path = work / _PLAN
-  before = read_json(path) if path.exists() else plan
+  before = read_json(path) if path.exists() else None
+  if before is None:  # it was about to be removed
+    _clear(work, {'lock'})
+    before = plan
   names = [name for name in plan if plan[name] != before.get(name)]
   if names == [_OPTIONS] and not (work / 'mixed').exists():
     _clear(work, {'spool', 'lock'})  # what is parsed is the same
@@ -142,4 +151,10 @@ def _put(work: Path, target: Path) -> None:
     shutil.rmtree(work / _OLD, ignore_errors=True)
     target.rename(work / _OLD)
   (work / _SET).rename(target)
+  _remove(work)
+
+
+def _remove(work: Path) -> None:
+  """Removes the folder; what says that it is done comes last."""
+  _clear(work, {'lock', 'done', _PLAN})
   shutil.rmtree(work)

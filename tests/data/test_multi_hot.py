@@ -81,16 +81,13 @@ def test_bags_are_those_of_the_definition(tmp_path, raw, plain):
   check(*(whole(x.source('train')).ids for x in (one, bags)), tables)
 
 
-def test_what_a_killed_run_drew_is_drawn_again(tmp_path):
-  (tmp_path / 'bags.drawn').mkdir()
-  (tmp_path / 'bags.drawn' / 'C1').write_bytes(b'half')
+def test_bags_of_all_tables_are_one_stream(tmp_path):
   unit = multi_hot.Draw(('C1', 'C2'), (7, 500), (2, 1), tmp_path / 'bags')
   multi_hot.draw(unit)
   tables = made_up((7, 500), (3, 2))
   for name, table in zip(unit.paths, tables, strict=True):
     drawn = np.fromfile(tmp_path / 'bags' / name, np.int32)
     np.testing.assert_array_equal(drawn, table[:, 1:].ravel())
-  assert not (tmp_path / 'bags.drawn').exists()
 
 
 def test_ids_are_taken_modulo_the_rows_of_a_table(tmp_path, raw):

@@ -17,6 +17,7 @@ from dlrm_jax.data import (
   budget,
   criteo,
   criteo_reader,
+  manifest,
   pipeline,
   units,
   vocabularies,
@@ -264,11 +265,13 @@ def test_memory_for_no_worker_is_refused(tmp_path):
     pipeline.run(job, str(tmp_path / 'set'), 100 << 20)
 
 
-def damaged(folder, change):
-  """Changes one thing of a set."""
+def damaged(folder, change, digest=True):
+  """Changes one thing of a set's description; its digest, too."""
   path = folder / 'metadata.json'
   said = json.loads(path.read_text())
   change(said)
+  if digest:
+    said['digest'] = manifest.digest_of(said)
   path.write_text(json.dumps(said))
 
 
@@ -325,7 +328,7 @@ def test_parts_and_manifests_of_other_options_are_found(tmp_path):
 def test_a_manifest_that_was_edited_is_refused(tmp_path):
   criteo.prepare({'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), Options())
   damaged(
-    tmp_path / 'set', lambda said: said['details']['options'].update(seed=7)
+    tmp_path / 'set', lambda said: said['scale'].update(mean=[7.0] * 13), False
   )
   with pytest.raises(InputError, match=r'metadata\.json contradicts itself'):
     open_prepared(tmp_path / 'set')
@@ -362,3 +365,84 @@ def test_pieces_of_a_file_are_the_file(tmp_path, monkeypatch):
     a, b = (whole(s.source(split)) for s in (whole_set, cut))
     np.testing.assert_array_equal(a.ids, b.ids)
     np.testing.assert_array_equal(a.dense, b.dense)
+
+
+@pytest.mark.parametrize('memory', [(3000, 2000), (500 << 20, 1 << 30)])
+def test_a_run_cut_off_while_encoding_goes_on_with_other_memory(
+  tmp_path, monkeypatch, memory
+):
+  files = inputs(tmp_path)
+  job = criteo.job({'all': files}, Options())
+  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
+  small = budget.Budget(MEMORY, 1, 2000, 3000)
+  monkeypatch.setattr(pipeline, 'budget', lambda *args: small)
+
+  def cut(name, function, todo):
+    units.here(name, function, todo[:2] if name == 'encode' else todo)
+    if name == 'encode':
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=cut)
+  other = budget.Budget(MEMORY, 1, *memory)
+  monkeypatch.setattr(pipeline, 'budget', lambda *args: other)
+  pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=units.here)
+  same_files(tmp_path / 'whole', tmp_path / 'cut')
+
+
+def test_work_without_a_plan_is_begun_anew(tmp_path):
+  files = inputs(tmp_path)
+  job = criteo.job({'all': files}, Options())
+  stage = interrupted_after(20)
+  with pytest.raises(KeyboardInterrupt):
+    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=stage)
+  (tmp_path / 'set.unfinished' / 'plan.json').unlink()
+  job = criteo.job({'all': files}, Options(min_count=20))
+  pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
+  same_files(tmp_path / 'whole', tmp_path / 'set')
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+  job = criteo.job({'all': inputs(tmp_path, 1)}, Options())
+  (tmp_path / 'set.unfinished').mkdir()
+  (tmp_path / 'set.unfinished' / 'mine.txt').touch()
+  with pytest.raises(InputError, match='is no unfinished work of prepare'):
+    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
+  (tmp_path / 'a' / 'notes.md').touch()
+  with pytest.raises(InputError, match=r'notes\.md is not of the prepared set'):
+    pipeline.run(job, str(tmp_path / 'a'), MEMORY, True, stage=units.here)
+
+
+def test_files_that_changed_meanwhile_are_not_gone_on_with(tmp_path):
+  files = inputs(tmp_path)
+  job = criteo.job({'all': files}, Options())
+  with pytest.raises(KeyboardInterrupt):
+    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=interrupted_after(2))
+  os.utime(files[0], ns=(0, 0))
+  with pytest.raises(InputError, match='other files'):
+    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+
+
+def test_a_damaged_vocabulary_is_found(tmp_path):
+  files = inputs(tmp_path)
+  known = criteo.prepare({'all': files[:1]}, str(tmp_path / 'a'), Options())
+  folder = tmp_path / 'a' / 'vocabulary'
+  other = (folder / 'C4.parquet').read_bytes()
+  for damage in (other, b'cut', None):
+    if damage is None:
+      (folder / 'C3.parquet').unlink()
+    else:
+      (folder / 'C3.parquet').write_bytes(damage)
+    job = day_job(known, files[1:], pipeline.Options(splits=None))
+    with pytest.raises(InputError, match=r'C3\.parquet: damaged'):
+      pipeline.run(job, str(tmp_path / 'b'), MEMORY, True, stage=units.here)
+
+
+def test_a_feature_may_have_no_value_that_is_seen_enough(tmp_path):
+  files = inputs(tmp_path, 1)
+  options = Options(min_count=10**6)
+  made = criteo.prepare({'all': files}, str(tmp_path / 's'), options)
+  assert {column.rows for column in made.schema.sparse} == {1}
+  assert not whole(made.source('test')).ids.any()
