@@ -178,6 +178,14 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
     {'none': None, 'standard': scale},
   )
   model, batch = _model(config), at_least(config, 'train.batch_size', 1)
+  if (
+    len(schema.sparse) + bool(schema.dense) < 2
+    and model.interaction is not Interaction.CAT
+  ):
+    raise InputError(
+      f'config.model.interaction is {config.model.interaction}, but the data '
+      'has one feature, which has nothing to interact with; set it to cat'
+    )
   table_tx = rowwise(
     _optimizer('table_optimizer', config.table_optimizer, _TABLE_OPTIMIZERS)
   )

@@ -107,9 +107,9 @@ class Job(NamedTuple):
       for c in columns.sparse
       if c.expand
     )
-    return drawn + int(
-      self.rows * max(self.row_bytes * 2, spool + self.row_bytes)
-    )
+    # A tenth and some for what is counted and looked up.
+    written = self.rows * max(self.row_bytes * 2, spool + self.row_bytes)
+    return drawn + int(1.1 * written) + (16 << 20)
 
   def plan(self) -> dict[str, Any]:
     """All that the result depends on, as JSON can hold it."""

@@ -119,9 +119,9 @@ def _begin(work: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
     _clear(work, {'spool', 'lock'})  # what is parsed is the same
   elif names and not overwrite:
     raise InputError(
-      f'{work} has unfinished work with other {", ".join(names)}: '
-      f'{_shown(before, names)} there, {_shown(plan, names)} now; give the '
-      'same to go on, or add --overwrite to begin anew'
+      f'{work} has unfinished work with other {", ".join(names)} '
+      f'({"; ".join(_differences(before, plan))}); give the same to go on, or '
+      'add --overwrite to begin anew'
     )
   elif names:
     _clear(work, {'lock'})
@@ -139,9 +139,17 @@ def _clear(work: Path, keep: set[str]) -> None:
       path.unlink()
 
 
-def _shown(plan: Mapping[str, Any], names: list[str]) -> str:
-  shown = ', '.join(str(plan.get(name)) for name in names)
-  return shown if len(shown) < 200 else f'{shown[:200]}...'
+def _differences(before: Any, now: Any, name: str = '') -> list[str]:
+  """What differs, at most three of it."""
+  if isinstance(before, dict) and isinstance(now, dict):
+    found = []
+    for key in now:
+      found += _differences(before.get(key), now[key], key)
+    return found[:3]
+  if before == now:
+    return []
+  there, here = (str(value)[:80] for value in (before, now))
+  return [f'{name}: {there} there, {here} now']
 
 
 def _put(work: Path, target: Path) -> None:
