@@ -36,6 +36,12 @@ def _counts(data: Data, features: list[str]) -> np.ndarray:
         f'has no counts of its ids: they are stored with a vocabulary '
         f'(`dlrm_jax.prepare` without --hash_rows); or name an encoding'
       )
+    if np.any(np.diff(counts) > 0):
+      raise InputError(
+        f'config.tables.encoding (feature {feature}) is auto, which needs rows '
+        'in the order of how often they are seen; prepare the set with '
+        '--mode=frequency'
+      )
     size = max(len(total), len(counts))
     total, counts = (np.pad(x, (0, size - len(x))) for x in (total, counts))
     total = total + counts
