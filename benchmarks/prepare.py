@@ -118,6 +118,8 @@ def _ours(source: Path, rows: int, memory: str, work: Path) -> dict[str, str]:
 
 
 def _reference(source: Path, dlrm: str, work: Path) -> dict[str, str]:
+  # It goes on with what it finds beside the log.
+  work = Path(tempfile.mkdtemp(dir=work))
   log = work / 'log.txt'
   shutil.copyfile(source, log)
   rows = sum(1 for _ in log.open())

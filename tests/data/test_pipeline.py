@@ -4,7 +4,6 @@ import dataclasses
 import filecmp
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -97,17 +96,20 @@ def test_killed_processes_go_on_to_the_same_set(tmp_path):
     *(sys.executable, '-m', 'dlrm_jax.prepare', 'criteo', '--memory=2GB'),
     *('--input', *files, f'--output={tmp_path / "cut"}'),
   ]
-  rng = random.Random(0)
   kills = 0
-  for _ in range(3):
+  for files_there in (1, 6, 12, 18):
     running = subprocess.Popen(command, stdout=subprocess.PIPE)
-    time.sleep(rng.uniform(0.8, 2.2))
-    os.kill(running.pid, signal.SIGKILL)
+    unfinished = tmp_path / 'cut.unfinished'
+    while running.poll() is None:
+      if sum(p.is_file() for p in unfinished.rglob('*')) >= files_there:
+        running.kill()
+        break
+      time.sleep(0.001)
     running.communicate()
     kills += running.returncode == -signal.SIGKILL
     if (tmp_path / 'cut').exists():
       break
-  assert kills
+  assert kills > 1
   if (tmp_path / 'cut.unfinished').exists() or not (tmp_path / 'cut').exists():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
