@@ -1,0 +1,112 @@
+"""The peers that are there, and rows that set us beside them.
+
+Peers are facebookresearch/dlrm, from a path that the user gives, and torchrec
+with FBGEMM, as installed for a Python that the user gives. Nothing of either
+is needed: what is missing is said, and its column stays empty.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+OURS, DLRM, TORCHREC = 'ours', 'facebookresearch/dlrm', 'torchrec + FBGEMM'
+
+
+class Peers(NamedTuple):
+  """What there is to compare with.
+
+  Attributes:
+    python: that has PyTorch, or '' where none has.
+    dlrm: a checkout of facebookresearch/dlrm, or ''.
+    torchrec: whether that Python has torchrec and FBGEMM.
+  """
+
+  python: str
+  dlrm: str
+  torchrec: bool
+
+  def commands(self, module: str) -> dict[str, list[str]]:
+    """Contenders by name: `python -m benchmarks.MODULE`, with --dlrm=PATH."""
+    command = [self.python, '-m', f'benchmarks.{module}']
+    found = {}
+    if self.python and self.dlrm:
+      found[DLRM] = [*command, f'--dlrm={self.dlrm}']
+    if self.python and self.torchrec:
+      found[TORCHREC] = command
+    return found
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """--peer_python, --dlrm, --rounds: the same for every benchmark."""
+  parser.add_argument(
+    '--peer_python',
+    default=sys.executable,
+    help='a Python with torch, torchrec, fbgemm-gpu-cpu; default: this one',
+  )
+  parser.add_argument(
+    '--dlrm', default='', help='a checkout of facebookresearch/dlrm'
+  )
+  parser.add_argument(
+    '--rounds', type=int, default=7, help='measurements of each contender'
+  )
+
+
+def find(arguments: argparse.Namespace) -> Peers:
+  """The peers that the flags name; says on stderr which are not there."""
+  python, dlrm = arguments.peer_python, arguments.dlrm
+  if not _has(python, 'torch'):
+    _say(f'no peers: {python} has no torch; give --peer_python=PYTHON')
+    return Peers('', '', False)
+  if not dlrm:
+    _say(f'no {DLRM}: give --dlrm=PATH of a checkout')
+  torchrec = _has(python, 'torchrec, fbgemm_gpu')
+  if not torchrec:
+    _say(f'no {TORCHREC}: {python} lacks torchrec or fbgemm-gpu-cpu')
+  return Peers(python, dlrm, torchrec)
+
+
+def row(
+  what: str,
+  unit: str,
+  values: Mapping[str, float],
+  target: float | None = None,
+  *,
+  less_is_better: bool = False,
+  **more: Any,
+) -> dict[str, Any]:
+  """One comparison, as tables, JSON lines and the picture take it.
+
+  Args:
+    what: was measured, in words.
+    unit: of the values.
+    values: medians by contender; `OURS` among them.
+    target: the least ratio that is aimed at.
+    less_is_better: whether values are times or sizes.
+    **more: further columns.
+
+  Returns:
+    With `ratio`, above 1 where we are better than the best peer; None where
+    there is no peer.
+  """
+  peers = [x for name, x in values.items() if name != OURS]
+  ratio = None
+  if peers and less_is_better:
+    ratio = min(peers) / values[OURS]
+  elif peers:
+    ratio = values[OURS] / max(peers)
+  of_peers = {name: values.get(name) for name in (DLRM, TORCHREC)}
+  mine = {'what': what, 'unit': unit, OURS: values[OURS]}
+  return {**mine, **of_peers, 'ratio': ratio, 'target': target, **more}
+
+
+def _has(python: str, modules: str) -> bool:
+  found = subprocess.run(
+    [python, '-c', f'import {modules}'], capture_output=True, check=False
+  )
+  return found.returncode == 0
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
