@@ -101,6 +101,10 @@ def get_config() -> ConfigDict:
   config.train = ConfigDict()
   config.train.loss = 'bce'  # or mse, of the probability
   config.train.batch_size = 128
+  # Examples that a device computes at a time, a divisor of its part of a
+  # batch; 0: on a CPU pieces of about 1,024, elsewhere all at once. The result
+  # is the same to rounding, the memory of activations is not.
+  config.train.micro_batch = 0
   config.train.epochs = 1.0
   config.train.steps = 0  # 0: as many as the epochs have
   # Each epoch starts with new tables, and the layers it has (MEDA, arXiv

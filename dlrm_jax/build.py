@@ -154,6 +154,16 @@ def _model(config: ConfigDict) -> DLRM:
   )
 
 
+def _micro_batch(config: ConfigDict, batch: int) -> int:
+  found = whole('train.micro_batch', config.train.micro_batch, 0)
+  if found and batch % found:
+    raise InputError(
+      f'config.train.micro_batch is {found}; expected a divisor of '
+      f'config.train.batch_size={batch}, or 0: whatever suits the device'
+    )
+  return found
+
+
 class Planned(NamedTuple):
   """A task, and how its tables came to their places.
 
@@ -190,10 +200,11 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
     _optimizer('table_optimizer', config.table_optimizer, _TABLE_OPTIMIZERS)
   )
   shards = whole('tables.shards', config.tables.shards, 1)
+  micro_batch = _micro_batch(config, batch)
 
   def layers(features: tuple[Feature, ...]) -> int:
     return layers_memory(
-      model, len(schema.dense), features, -(-batch // shards)
+      model, len(schema.dense), features, -(-batch // shards), micro_batch
     )
 
   tables = build_tables(config, schema, row_state(table_tx), layers)
@@ -205,6 +216,7 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
     loss=choose_one('train.loss', config.train.loss, _LOSSES),
     tx=_optimizer('optimizer', config.optimizer, _OPTIMIZERS),
     table_tx=table_tx,
+    micro_batch=micro_batch,
   )
   memory = size('tables.memory', config.tables.memory)
   return Planned(task, tables, batch, memory)

@@ -86,6 +86,15 @@ def device_count() -> int:
   return 1 if mesh.empty else mesh.shape[AXIS]
 
 
+def on_cpu() -> bool:
+  """Whether the devices in use are CPUs; within a traced function, too."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return jax.default_backend() == 'cpu'
+  device = mesh.abstract_device
+  return device is not None and device.device_kind == 'cpu'
+
+
 def on_each_device(
   function: Callable[..., Any], in_specs: Any, out_specs: Any
 ) -> Callable[..., Any]:

@@ -1,8 +1,9 @@
 """All that moves between devices: ids out, vectors home, gradients out.
 
 Every function here runs on each device with its part of a stack, `f32[P, D]`,
-and its part of the batch, `b` examples. The exchange is personalised: a
-device sends another one only what that one has or asked for.
+and its part of the batch, `b` examples. `over_devices` is for sums of the
+layers; all else is about rows, whose exchange is personalised: a device sends
+another one only what that one has or asked for.
 
 **Rows travel** where bags have one row: each device sorts the rows it needs,
 asks for each distinct one once, and gets its vector; on the way back it sends
@@ -19,7 +20,8 @@ same range of rows of a stack, agreed by a minimum over all: so the gradients
 of a row are together when an optimizer sees them, whatever the ids.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +31,15 @@ from jax import lax
 from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.bags import Bags, Group, pull, push
 from dlrm_jax.embedding.capacity import Capacity
-from dlrm_jax.rows import RowGrads, sum_repeated, take
-from dlrm_jax.sharding import AXIS
+from dlrm_jax.rows import Pytree, RowGrads, sum_repeated, take
+from dlrm_jax.sharding import AXIS, device_count
 
 _NOWHERE = np.iinfo(np.int32).max
+
+
+def over_devices(collective: Callable[..., Any], tree: Pytree) -> Pytree:
+  """A `lax.psum` or `lax.pmax` of what every device has; one alone has all."""
+  return tree if device_count() == 1 else collective(tree, AXIS)
 
 
 class Route(NamedTuple):

@@ -22,6 +22,7 @@ from dlrm_jax.embedding.load import (
   load,
 )
 from dlrm_jax.rows import Pytree
+from dlrm_jax.training.gradients import AT_ONCE
 from dlrm_jax.training.state import Task, abstract_params
 
 _FLOAT = 4
@@ -80,7 +81,11 @@ def _bytes(tree: Pytree) -> int:
 
 
 def layers_memory(
-  model: nn.Module, dense: int, features: tuple[Feature, ...], batch: int
+  model: nn.Module,
+  dense: int,
+  features: tuple[Feature, ...],
+  batch: int,
+  micro_batch: int,
 ) -> int:
   """Bytes of activations, their gradients, and the batch, on a device.
 
@@ -89,6 +94,7 @@ def layers_memory(
     dense: N.
     features: the sparse ones, with their encodings.
     batch: examples of a device.
+    micro_batch: those that it computes at a time; 0: all.
   """
   dim = features[0].encoding.dim
   parameters = _parameters(model, dense, len(features), dim)
@@ -98,7 +104,9 @@ def layers_memory(
   # Vectors and their gradients; parts, where they are other than vectors.
   vectors = 2 * (len(features) + 1) * dim
   parts = sum(_parts(feature) for feature in features)
-  return _FLOAT * batch * (dense + activations + joined + vectors + parts)
+  at_once = min(batch, AT_ONCE * micro_batch) if micro_batch else batch
+  work = at_once * (activations + joined + parts)
+  return _FLOAT * (work + batch * (dense + vectors))
 
 
 def _parts(feature: Feature) -> int:
@@ -126,7 +134,7 @@ def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
   features = task.collection.features
   parameters = abstract_params(task)
   state = jax.eval_shape(task.tx.init, parameters)
-  shape = task.dense_features, features, use.local_batch
+  shape = task.dense_features, features, use.local_batch, task.micro_batch
   layers = layers_memory(task.model, *shape)
   return StepMemory(
     tables=load(layout, use).bytes,

@@ -37,6 +37,8 @@ class Task:
     loss: per example, from logits.
     tx: moves the parameters of the model.
     table_tx: moves the tables: a `rowwise` transform.
+    micro_batch: examples that a device computes at a time; 0: whatever suits
+      the backend.
   """
 
   collection: EmbeddingCollection
@@ -46,6 +48,7 @@ class Task:
   tx: optax.GradientTransformation
   table_tx: optax.GradientTransformation
   scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  micro_batch: int = 0
 
   @property
   def recommender(self) -> Recommender:

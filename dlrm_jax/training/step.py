@@ -2,7 +2,7 @@
 
     rows    = collection.rows(ids)                 # integers
     vectors = collection.lookup(tables, rows)      # the one read
-    loss, (grads, vector_grads) = value_and_grad(...)(params, vectors)
+    loss, grads, vector_grads = gradients(params, batch, vectors)
     params  = params + tx(grads)
     tables  = collection.update(table_tx, ..., rows, vector_grads)
 
@@ -11,70 +11,38 @@ never exists: only those of the rows that the batch reads.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from dlrm_jax.batch import Batch
-from dlrm_jax.embedding.collection import Vectors
-from dlrm_jax.losses import weighted_mean
-from dlrm_jax.rows import Pytree
+from dlrm_jax.training.gradients import StepMetrics, gradients
 from dlrm_jax.training.state import Task, TrainState, shardings
-
-
-class StepMetrics(NamedTuple):
-  """What a training step tells; all before its update.
-
-  Attributes:
-    loss: f32[], mean over the batch.
-    largest: the largest magnitude f32[] of each stage, not finite where one
-      of its numbers is not: it tells where a loss went wrong.
-  """
-
-  loss: jax.Array
-  largest: dict[str, jax.Array]
 
 
 def train_step(
   task: Task, state: TrainState, batch: Batch
 ) -> tuple[TrainState, StepMetrics]:
   """One update of everything; `compiled_step` compiles it."""
-  rows = task.collection.rows(batch.ids, batch.id_weights)
-  vectors = task.collection.lookup(state.tables, rows)
-
-  def loss_fn(params: Pytree, vectors: Vectors) -> tuple[jax.Array, jax.Array]:
-    logits: Any = task.recommender.apply({'params': params}, batch, vectors)
-    losses = task.loss(logits, batch.labels)
-    return weighted_mean(losses, batch.weights), logits
-
-  (loss, logits), (grads, vector_grads) = jax.value_and_grad(
-    loss_fn, (0, 1), has_aux=True
-  )(state.params, vectors)
-
-  updates, opt_state = task.tx.update(grads, state.opt_state, state.params)
-  tables, table_state = task.collection.update(
-    task.table_tx, state.tables, state.table_state, rows, vector_grads
-  )
-  new_state = TrainState(
-    step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    opt_state=opt_state,
-    tables=tables,
-    table_state=table_state,
-  )
-  largest = {
-    'dense features': _largest(batch.dense),
-    **{f'vectors {stack}': _largest(v) for stack, v in vectors.items()},
-    'logits': _largest(logits),
-    'loss': loss,
-  }
-  return new_state, StepMetrics(loss, largest)
-
-
-def _largest(x: jax.Array) -> jax.Array:
-  return jnp.max(jnp.abs(x), initial=0.0)
+  with jax.named_scope('lookup'):
+    rows = task.collection.rows(batch.ids, batch.id_weights)
+    vectors = task.collection.lookup(state.tables, rows)
+  with jax.named_scope('layers'):
+    metrics, grads, vector_grads = gradients(task, state.params, batch, vectors)
+  with jax.named_scope('update'):
+    updates, opt_state = task.tx.update(grads, state.opt_state, state.params)
+    tables, table_state = task.collection.update(
+      task.table_tx, state.tables, state.table_state, rows, vector_grads
+    )
+    new_state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+      tables=tables,
+      table_state=table_state,
+    )
+  return new_state, metrics
 
 
 def compiled_step(task: Task) -> jax.stages.Wrapped:

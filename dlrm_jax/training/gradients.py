@@ -1,0 +1,131 @@
+"""Gradients of a batch: of the layers' parameters, and of gathered vectors.
+
+A device computes its part of the batch in pieces, *micro-batches*, and adds
+up what they give. The result is that of one piece to rounding; what differs
+is the memory that activations take, and on a CPU the time: activations of a
+piece stay in the caches, and two pieces at a time keep the cores busy where
+one product alone does not.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dlrm_jax.batch import Batch
+from dlrm_jax.embedding.collection import Vectors
+from dlrm_jax.embedding.exchange import over_devices
+from dlrm_jax.errors import InputError
+from dlrm_jax.rows import Pytree
+from dlrm_jax.sharding import COPIED, SPLIT, on_cpu, on_each_device
+from dlrm_jax.training.state import Task
+
+AT_ONCE = 2
+"""Pieces that can run at the same time."""
+
+_CPU_PIECE = 1024  # most examples of a piece, where nobody says
+_CPU_LEAST = 256
+
+
+class StepMetrics(NamedTuple):
+  """What a training step tells; all before its update.
+
+  Attributes:
+    loss: f32[], mean over the batch.
+    largest: the largest magnitude f32[] of each stage, not finite where one
+      of its numbers is not: it tells where a loss went wrong.
+  """
+
+  loss: jax.Array
+  largest: dict[str, jax.Array]
+
+
+def count_pieces(examples: int, micro_batch: int) -> int:
+  """How many pieces a device makes of its part of a batch.
+
+  Args:
+    examples: of the part.
+    micro_batch: examples of a piece; 0: whatever suits the backend.
+
+  Raises:
+    InputError: the pieces can't be equal.
+  """
+  if micro_batch:
+    if examples % min(micro_batch, examples):
+      raise InputError(
+        f'config.train.micro_batch is {micro_batch}; expected a divisor of '
+        f'the {examples} examples that each device has of a batch'
+      )
+    return examples // min(micro_batch, examples)
+  if not on_cpu() or examples < _CPU_PIECE:
+    return 1
+  fewest = AT_ONCE * -(-examples // (AT_ONCE * _CPU_PIECE))
+  counts = range(fewest, examples // _CPU_LEAST + 1)
+  return next((n for n in counts if examples % n == 0), 1)
+
+
+def gradients(
+  task: Task, params: Pytree, batch: Batch, vectors: Vectors
+) -> tuple[StepMetrics, Pytree, Vectors]:
+  """Loss and gradients of a batch.
+
+  Args:
+    task: what is trained.
+    params: of the layers.
+    batch: the global one.
+    vectors: gathered for it, f32[B, G, D] for each stack.
+
+  Returns:
+    Metrics, gradients of the parameters, gradients of the vectors.
+  """
+
+  def local(
+    params: Pytree, batch: Batch, vectors: Vectors
+  ) -> tuple[StepMetrics, Pytree, Vectors]:
+    weight = over_devices(lax.psum, jnp.sum(batch.weights))
+    weight = jnp.where(weight > 0, weight, 1)
+
+    def loss_fn(
+      params: Pytree, vectors: Vectors, batch: Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+      logits: Any = task.recommender.apply({'params': params}, batch, vectors)
+      losses = task.loss(logits, batch.labels)
+      stages = {
+        'dense features': batch.dense,
+        **{f'vectors {stack}': v for stack, v in vectors.items()},
+        'logits': logits,
+      }
+      largest = {name: _largest(x) for name, x in stages.items()}
+      return jnp.sum(losses * batch.weights) / weight, largest
+
+    def piece(sums: Pytree, part: tuple[Batch, Vectors]) -> tuple[Pytree, Any]:
+      batch, vectors = part
+      (loss, largest), (grads, vector_grads) = jax.value_and_grad(
+        loss_fn, (0, 1), has_aux=True
+      )(params, vectors, batch)
+      sums = jax.tree.map(jnp.add, sums, (loss, grads))
+      return sums, (largest, vector_grads)
+
+    count = count_pieces(len(batch.labels), task.micro_batch)
+    cut = jax.tree.map(
+      lambda x: x.reshape(count, -1, *x.shape[1:]), (batch, vectors)
+    )
+    zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+    (loss, grads), (largest, vector_grads) = lax.scan(
+      piece, zero, cut, unroll=min(count, AT_ONCE)
+    )
+    loss, grads = over_devices(lax.psum, (loss, grads))
+    largest = over_devices(
+      lax.pmax, jax.tree.map(lambda x: jnp.max(x, 0), largest)
+    )
+    joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), vector_grads)
+    return StepMetrics(loss, {**largest, 'loss': loss}), grads, joined
+
+  return on_each_device(local, (COPIED, SPLIT, SPLIT), (COPIED, COPIED, SPLIT))(
+    params, batch, vectors
+  )
+
+
+def _largest(x: jax.Array) -> jax.Array:
+  return jnp.max(jnp.abs(x), initial=0.0)
