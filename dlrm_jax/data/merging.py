@@ -70,7 +70,8 @@ def merge(unit: Merge) -> None:
   result = _Result(scratch / 'sorted')
   for part in _by_rank(ranges, limit):
     result.add(part.drop('rank'))
-  result.add(kept.drop('rank').clear())  # a vocabulary may be empty
+  # A vocabulary may be empty; its columns are there all the same.
+  result.add(pl.scan_ipc(ranges[-1]).drop('rank').head(0).collect())
   result.save(unit.vocabulary)
   shutil.rmtree(scratch)
   write_json(

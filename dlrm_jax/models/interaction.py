@@ -72,7 +72,8 @@ def _backward(
   pair[i, j] = pair[j, i] = np.arange(len(i))
   grads = jnp.pad(grads, ((0, 0), (0, 1)))
   symmetric = grads[:, pair.reshape(-1)].reshape(-1, count, count)
-  symmetric = symmetric * (1 + np.eye(count, dtype=np.float32))[None]
+  if self_interaction:
+    symmetric = symmetric * (1 + np.eye(count, dtype=np.float32))[None]
   result = jnp.einsum(
     'bij,bjd->bid',
     symmetric.astype(dtype),

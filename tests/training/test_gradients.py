@@ -1,0 +1,159 @@
+"""A step in micro-batches beside a plain one: dense tables, one piece."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dlrm_jax import sharding
+from dlrm_jax.batch import Batch
+from dlrm_jax.embedding.collection import EmbeddingCollection
+from dlrm_jax.embedding.encoding import Plain
+from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.table import Table
+from dlrm_jax.errors import InputError
+from dlrm_jax.losses import binary_cross_entropy
+from dlrm_jax.models.dlrm import DLRM
+from dlrm_jax.optim.adagrad import scale_by_adagrad
+from dlrm_jax.optim.rowwise import rowwise
+from dlrm_jax.training.gradients import count_pieces
+from dlrm_jax.training.state import Task, new_state
+from dlrm_jax.training.step import compiled_step, train_step
+
+ROWS, DIM, BATCH = (30, 200), 4, 2048
+HOTNESS = (1, 3)
+TX = {
+  'sgd': optax.sgd(0.5),
+  'adagrad': optax.chain(scale_by_adagrad(), optax.scale(-0.1)),
+}
+
+
+def make_task(name, micro_batch=0):
+  features = tuple(
+    Feature(f'f{i}', Plain(Table(f'f{i}', rows, DIM)), hot)
+    for i, (rows, hot) in enumerate(zip(ROWS, HOTNESS, strict=True))
+  )
+  return Task(
+    collection=EmbeddingCollection(features, shards=4),
+    model=DLRM((8, DIM), (8,)),
+    dense_features=3,
+    loss=binary_cross_entropy,
+    tx=TX[name],
+    table_tx=rowwise(TX[name]),
+    micro_batch=micro_batch,
+  )
+
+
+def make_batch():
+  rng = np.random.default_rng(0)
+  columns = [
+    rng.integers(-1, rows, (BATCH, hot))
+    for rows, hot in zip(ROWS, HOTNESS, strict=True)
+  ]
+  return Batch(
+    dense=rng.normal(size=(BATCH, 3)).astype(np.float32),
+    ids=np.concatenate(columns, 1).astype(np.int32),
+    labels=rng.integers(0, 2, BATCH).astype(np.float32),
+    weights=rng.integers(0, 3, BATCH).astype(np.float32),
+  )
+
+
+def logical(task, state):
+  return [
+    task.collection.read(state.tables, t.name) for t in task.collection.tables
+  ]
+
+
+def plain_step(task, state, batch, name):
+  """Dense gradients of whole tables, the whole batch at once."""
+
+  def loss_fn(params, tables):
+    padded = [jnp.concatenate([t, jnp.zeros((1, DIM))]) for t in tables]
+    cuts = np.split(batch.ids, np.cumsum(HOTNESS)[:-1], axis=1)
+    vectors = jnp.stack(
+      [jnp.sum(t[ids], 1) for t, ids in zip(padded, cuts, strict=True)], 1
+    )
+    logits = task.model.apply({'params': params}, batch.dense, vectors)
+    losses = binary_cross_entropy(logits, batch.labels)
+    return jnp.sum(losses * batch.weights) / jnp.sum(batch.weights)
+
+  tables = logical(task, state)
+  params = state.params['model']
+  loss, grads = jax.value_and_grad(loss_fn, (0, 1))(params, tables)
+  tx = TX[name]
+  updates, _ = tx.update(grads, tx.init((params, tables)))
+  return loss, *optax.apply_updates((params, tables), updates)
+
+
+def assert_equal(task, state, told, want):
+  loss, params, tables = want
+  close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6)
+  close(told.loss, loss)
+  jax.tree.map(close, state.params['model'], params)
+  jax.tree.map(close, logical(task, state), tables)
+
+
+@pytest.mark.parametrize('name', TX)
+@pytest.mark.parametrize('micro_batch', [0, BATCH, BATCH // 2, BATCH // 8])
+def test_a_step_in_pieces_is_the_plain_step(name, micro_batch):
+  task, batch = make_task(name, micro_batch), make_batch()
+  state = new_state(task, jax.random.key(0))
+  want = plain_step(task, state, batch, name)
+  got, told = jax.jit(functools.partial(train_step, task))(state, batch)
+  assert_equal(task, got, told, want)
+  assert told.largest['vectors ' + next(iter(state.tables))] > 0
+
+
+@pytest.mark.parametrize('micro_batch', [0, 128])
+def test_devices_sum_what_their_pieces_give(micro_batch):
+  task, batch = make_task('adagrad', micro_batch), make_batch()
+  want = plain_step(task, new_state(task, jax.random.key(0)), batch, 'adagrad')
+  with sharding.use(sharding.make_mesh(jax.devices()[:4])):
+    state = new_state(task, jax.random.key(0))
+    got, told = compiled_step(task)(state, sharding.send(batch))
+    got, told = jax.device_get((got, told))
+  assert_equal(task, got, told, want)
+
+
+def test_devices_exchange_gradients_of_layers_once_whatever_the_pieces():
+  counts = set()
+  for micro_batch in (512, 64):
+    task = make_task('sgd', micro_batch)
+    with sharding.use(sharding.make_mesh(jax.devices()[:4])):
+      state = new_state(task, jax.random.key(0))
+      step = compiled_step(task).lower(state, sharding.send(make_batch()))
+    counts.add(step.compile().as_text().count(' all-reduce('))
+  assert len(counts) == 1
+
+
+def test_memory_of_activations_falls_with_the_pieces():
+  sizes = []
+  for micro_batch in (BATCH, 128):
+    task = dataclasses.replace(
+      make_task('sgd', micro_batch), model=DLRM((256, DIM), (256,))
+    )
+    state = new_state(task, jax.random.key(0))
+    step = jax.jit(functools.partial(train_step, task), donate_argnums=0)
+    memory = step.lower(state, make_batch()).compile().memory_analysis()
+    sizes.append(memory.temp_size_in_bytes)
+  assert sizes[1] < sizes[0] / 2
+
+
+def test_pieces_are_equal_and_of_a_size_that_fits_a_cache():
+  assert [count_pieces(n, 0) for n in (64, 1000, 1024, 2048, 16384)] == [
+    1, 1, 2, 2, 16,
+  ]  # fmt: skip
+  for examples in range(1, 5000, 7):
+    pieces = count_pieces(examples, 0)
+    assert examples % pieces == 0
+    assert pieces == 1 or 256 <= examples // pieces <= 1024
+
+
+def test_a_micro_batch_larger_than_a_device_s_part_is_that_part():
+  assert count_pieces(64, 128) == 1
+  with pytest.raises(InputError, match='micro_batch is 48; expected a divisor'):
+    count_pieces(64, 48)
