@@ -24,6 +24,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder for checkpoints, logs and the report.'
 )
+_PROFILE = flags.DEFINE_integer(
+  'profile', None, 'Trace so many steps, time their parts; changes no run.'
+)
 cluster.define_flags()
 
 
@@ -34,21 +37,22 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
-  """Joins the other processes, builds the run, prints its plan, trains."""
+  """Joins the other processes, builds the run; trains it or profiles it."""
   from dlrm_jax import build, sharding
-  from dlrm_jax.training import loop, plan, workdir
+  from dlrm_jax.training import loop, plan, profile, workdir
 
   del argv
   config, folder = _CONFIG.value, Path(str(_WORKDIR.value))
   with cluster.joined(flags.FLAGS.flag_values_dict()):
     data = build.open_data(config)
     run = build.build_run(config, data, folder)
-    with (
-      sharding.use(loop.choose_mesh(run)),
-      workdir.claimed(folder, run.config, build.identity(data)),
-    ):
-      print(*plan.lines(run), sep='\n')
-      loop.train(run)
+    with sharding.use(loop.choose_mesh(run)):
+      if _PROFILE.value is not None:
+        profile.profile(run, _PROFILE.value)
+        return
+      with workdir.claimed(folder, run.config, build.identity(data)):
+        print(*plan.lines(run), sep='\n')
+        loop.train(run)
 
 
 if __name__ == '__main__':

@@ -218,6 +218,22 @@ CASES = {
     ['config.train.batch_size', 'many'],
   ),
   'unknown flag': (train(*SYNTHETIC, '--batch_size=3'), ['batch_size']),
+  'a profile of no steps': (
+    train(*SYNTHETIC, '--profile=0'),
+    ['--profile=0', '1 to 1,000'],
+  ),
+  'a profile of fewer than no steps': (
+    train(*SYNTHETIC, '--profile=-5'),
+    ['--profile=-5', '1 to 1,000'],
+  ),
+  'a profile of many steps': (
+    train(*SYNTHETIC, '--profile=many'),
+    ['--profile=many', 'whole number'],
+  ),
+  'a profile where a file is': (
+    train(*SMALL, '--workdir={place}/file', '--profile=2'),
+    ['{place}/file', '--workdir'],
+  ),
   # Values of the config.
   'unknown interaction': (
     train(*SYNTHETIC, '--config.model.interaction=dott'),

@@ -11,7 +11,7 @@ decided before, scores are those of all, and a signal to one is for all.
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from dlrm_jax import agreement, cluster, metrics, sharding
+from dlrm_jax.batch import Batch
 from dlrm_jax.data.checked import UNKNOWN
 from dlrm_jax.data.loader import Batches, evaluation_batches, training_batches
 from dlrm_jax.errors import InputError
@@ -33,6 +34,7 @@ from dlrm_jax.training.nodes import (
   node_count,
   node_table,
 )
+from dlrm_jax.training.parts import INPUT
 from dlrm_jax.training.plan import score_table, table_sizes
 from dlrm_jax.training.run import Run
 from dlrm_jax.training.signals import Signals
@@ -44,6 +46,8 @@ from dlrm_jax.training.state import (
 )
 from dlrm_jax.training.step import StepMetrics, compiled_step
 from dlrm_jax.training.workdir import write_json
+
+Update = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 _OUT_OF_RANGE = 'out_of_range'
 
@@ -57,7 +61,8 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   return checkpoints.restore(step, abstract_state(run.task)), step
 
 
-def _training_batches(run: Run, step: int) -> Batches:
+def batches_from(run: Run, step: int) -> Batches:
+  """What is trained on after `step`: this process's part of every batch."""
   return training_batches(
     run.data.source('train'),
     run.reading,
@@ -68,16 +73,35 @@ def _training_batches(run: Run, step: int) -> Batches:
   )
 
 
-def _updates(
-  run: Run, batches: Batches, state: TrainState, step: int
+def _sent(batches: Batches) -> Iterator[Batch]:
+  """Batches on the devices; a profile shows how long each was waited for."""
+  while True:
+    with jax.profiler.TraceAnnotation(INPUT):
+      batch = sharding.send(next(batches))
+    yield batch
+
+
+def updates(
+  run: Run, update: Update, batches: Batches, state: TrainState, step: int
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
-  """Steps after `step`, for as long as they are asked for."""
-  update, average = compiled_step(run.task), compiled_average(run.task)
+  """Steps after `step`, for as long as they are asked for.
+
+  Args:
+    run: what is trained.
+    update: `compiled_step` of it.
+    batches: those after `step`, by `batches_from`.
+    state: the one of `step`; it is written in place.
+    step: updates made before.
+
+  Yields:
+    Updates made, the state then, and what the last one told.
+  """
+  average = compiled_average(run.task)
   # A step is dispatched, not awaited: the next batch is sent meanwhile.
-  for batch in batches:
+  for batch in _sent(batches):
     if run.fresh_tables and run.begins_epoch(step):
       state = fresh_tables(run.task, state, jax.random.key(run.seed + step))
-    state, told = update(state, sharding.send(batch))
+    state, told = update(state, batch)
     step += 1
     if run.average_every and step % run.average_every == 0:
       state = average(state)
@@ -170,10 +194,10 @@ def _fit(
     if step >= run.steps or _should_stop(run, history):
       bar.write(f'nothing left to train after step {step:,}')
       return state, step, 0
-    meter, batches = Meter(size), _training_batches(run, first)
+    meter, batches = Meter(size), batches_from(run, first)
     out_of_range = _OutOfRange(run, history, batches)
-    for update in _updates(run, batches, state, first):
-      step, state, told = update
+    made = updates(run, compiled_step(run.task), batches, state, first)
+    for step, state, told in made:
       meter.add(step, told)
       bar.update(size)
       stopped_by = signals.of_any()
