@@ -6,15 +6,15 @@ meanwhile, so no thread of theirs takes time from the one that is measured.
 """
 
 import json
-import os
 import statistics
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 
 from benchmarks.serving import READY
 
-# Idle threads of OpenMP sleep.
-_ENVIRONMENT = {'OMP_WAIT_POLICY': 'PASSIVE', 'KMP_BLOCKTIME': '0'}
+# Threads of OpenMP spin so long before they sleep, and then some.
+_PAUSE = 0.25
 
 
 class Contender:
@@ -32,7 +32,6 @@ class Contender:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=os.environ | _ENVIRONMENT,
     )
     self._answer(READY)
 
@@ -75,6 +74,7 @@ def medians(
     found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for _ in range(rounds):
       for name, contender in contenders.items():
+        time.sleep(_PAUSE)
         found[name].append(contender.measure())
   finally:
     for contender in contenders.values():

@@ -37,11 +37,24 @@ def _processor() -> str:
 
 
 def show(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-  """Prints rows as a Markdown table, then everything as one JSON line."""
-  columns = list(rows[0])
+  """Prints rows as a Markdown table, then everything as one JSON line.
+
+  Columns in which no row has anything are left out of the table.
+  """
+  seen = dict.fromkeys(column for row in rows for column in row)
+  columns = [c for c in seen if any(row.get(c) is not None for row in rows)]
   print('| ' + ' | '.join(columns) + ' |')
   print('|' + '---|' * len(columns))
   for row in rows:
-    print('| ' + ' | '.join(str(row[c]) for c in columns) + ' |')
+    print('| ' + ' | '.join(_cell(row.get(c)) for c in columns) + ' |')
   line = {'benchmark': name, 'rows': rows, 'machine': describe()}
-  print(json.dumps(line))
+  print(json.dumps(line), flush=True)
+
+
+def _cell(value: Any) -> str:
+  """A value in three digits; nothing for None."""
+  if value is None:
+    return ''
+  if isinstance(value, float):
+    return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
+  return str(value)

@@ -1,8 +1,9 @@
-"""Our training step. A contender: run by `benchmarks.step`."""
+"""Our training step. A contender: run by `benchmarks.step`, `.ceilings`."""
 
 import argparse
 import itertools
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,45 @@ from benchmarks.serving import serve
 from configs import criteo_kaggle
 from dlrm_jax import build
 from dlrm_jax.batch import Batch
-from dlrm_jax.training.state import new_state
+from dlrm_jax.training.state import Task, new_state
 from dlrm_jax.training.step import compiled_step
+
+
+def build_task(batch: int, kind: str = 'float32') -> Task:
+  """The Kaggle config with the tables that all contenders have.
+
+  Args:
+    batch: B.
+    kind: float32, bfloat16, or rowwise: float32 with row-wise Adagrad.
+  """
+  config = criteo_kaggle.get_config()
+  config.data.expected.rows = kaggle.ROWS
+  config.train.batch_size = batch
+  if kind == 'rowwise':
+    config.table_optimizer.name = 'rowwise_adagrad'
+  else:
+    config.model.compute_dtype = kind
+  return build.build_task(config, *build.open_schema(config))
+
+
+def stepper(task: Task, batches: list[kaggle.Drawn]) -> Callable[[int], None]:
+  """Makes so many steps, and waits for the last one."""
+  update, state = compiled_step(task), new_state(task, jax.random.key(0))
+  ones = jnp.ones(len(batches[0].labels))
+  sent = itertools.cycle(
+    [
+      Batch(jnp.array(b.dense), jnp.array(b.ids), jnp.array(b.labels), ones)
+      for b in batches
+    ]
+  )
+
+  def make_steps(count: int) -> None:
+    nonlocal state
+    for _ in range(count):
+      state, _ = update(state, next(sent))
+    jax.block_until_ready(state)
+
+  return make_steps
 
 
 def main() -> None:
@@ -21,35 +59,22 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--batch', type=int, required=True)
   parser.add_argument('--steps', type=int, required=True)
-  parser.add_argument('--rowwise', action='store_true')
-  parser.add_argument('--bfloat16', action='store_true')
+  parser.add_argument('--kinds', required=True, help='as in float32,rowwise')
   arguments = parser.parse_args()
-  config = criteo_kaggle.get_config()
-  config.data.expected.rows = kaggle.ROWS
-  config.train.batch_size = arguments.batch
-  if arguments.rowwise:
-    config.table_optimizer.name = 'rowwise_adagrad'
-  if arguments.bfloat16:
-    config.model.compute_dtype = 'bfloat16'
-  task = build.build_task(config, *build.open_schema(config))
-  update = compiled_step(task)
-  state = new_state(task, jax.random.key(0))
-  ones = jnp.ones(arguments.batch)
-  batches = itertools.cycle(
-    [
-      Batch(jnp.array(b.dense), jnp.array(b.ids), jnp.array(b.labels), ones)
-      for b in kaggle.draw(arguments.batch, 8)
-    ]
-  )
+  batches = kaggle.draw(arguments.batch, 8)
+  steppers = {
+    kind: stepper(build_task(arguments.batch, kind), batches)
+    for kind in arguments.kinds.split(',')
+  }
 
   def measure() -> dict[str, float]:
-    nonlocal state
-    start = time.perf_counter()
-    for _ in range(arguments.steps):
-      state, _ = update(state, next(batches))
-    jax.block_until_ready(state)
-    seconds = time.perf_counter() - start
-    return {'examples/s': arguments.batch * arguments.steps / seconds}
+    rates = {}
+    for kind, make_steps in steppers.items():
+      start = time.perf_counter()
+      make_steps(arguments.steps)
+      seconds = time.perf_counter() - start
+      rates[kind] = arguments.batch * arguments.steps / seconds
+    return rates
 
   measure()
   serve(measure)

@@ -6,9 +6,12 @@ is needed: what is missing is said, and its column stays empty.
 """
 
 import argparse
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 OURS, DLRM, TORCHREC = 'ours', 'facebookresearch/dlrm', 'torchrec + FBGEMM'
@@ -38,7 +41,7 @@ class Peers(NamedTuple):
     return found
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser, rounds: int = 7) -> None:
   """--peer_python, --dlrm, --rounds: the same for every benchmark."""
   parser.add_argument(
     '--peer_python',
@@ -49,18 +52,26 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     '--dlrm', default='', help='a checkout of facebookresearch/dlrm'
   )
   parser.add_argument(
-    '--rounds', type=int, default=7, help='measurements of each contender'
+    '--rounds', type=int, default=rounds, help='measurements of each contender'
   )
 
 
 def find(arguments: argparse.Namespace) -> Peers:
   """The peers that the flags name; says on stderr which are not there."""
-  python, dlrm = arguments.peer_python, arguments.dlrm
-  if not _has(python, 'torch'):
-    _say(f'no peers: {python} has no torch; give --peer_python=PYTHON')
+  python, dlrm = shutil.which(arguments.peer_python), arguments.dlrm
+  if python is None or not _has(python, 'torch'):
+    _say(
+      f'no peers: {arguments.peer_python} has no torch; give '
+      '--peer_python=PYTHON'
+    )
     return Peers('', '', False)
-  if not dlrm:
+  # Some peers run in folders of their own. A link stays: to a virtual Python.
+  python = os.path.abspath(python)
+  if dlrm and (Path(dlrm) / 'dlrm_s_pytorch.py').is_file():
+    dlrm = os.path.abspath(dlrm)
+  else:
     _say(f'no {DLRM}: give --dlrm=PATH of a checkout')
+    dlrm = ''
   torchrec = _has(python, 'torchrec, fbgemm_gpu')
   if not torchrec:
     _say(f'no {TORCHREC}: {python} lacks torchrec or fbgemm-gpu-cpu')
@@ -74,6 +85,8 @@ def row(
   target: float | None = None,
   *,
   less_is_better: bool = False,
+  against: str | None = None,
+  most: float | None = None,
   **more: Any,
 ) -> dict[str, Any]:
   """One comparison, as tables, JSON lines and the picture take it.
@@ -84,13 +97,16 @@ def row(
     values: medians by contender; `OURS` among them.
     target: the least ratio that is aimed at.
     less_is_better: whether values are times or sizes.
+    against: the peer that the ratio is against; None: the best one.
+    most: the largest value of ours that is aimed at.
     **more: further columns.
 
   Returns:
-    With `ratio`, above 1 where we are better than the best peer; None where
-    there is no peer.
+    With `ratio`, above 1 where we are better; None where there is no peer.
   """
-  peers = [x for name, x in values.items() if name != OURS]
+  peers = [
+    x for name, x in values.items() if name != OURS and against in (None, name)
+  ]
   ratio = None
   if peers and less_is_better:
     ratio = min(peers) / values[OURS]
@@ -98,7 +114,8 @@ def row(
     ratio = values[OURS] / max(peers)
   of_peers = {name: values.get(name) for name in (DLRM, TORCHREC)}
   mine = {'what': what, 'unit': unit, OURS: values[OURS]}
-  return {**mine, **of_peers, 'ratio': ratio, 'target': target, **more}
+  aims = {'ratio': ratio, 'target': target, 'against': against, 'at most': most}
+  return {**mine, **of_peers, **aims, **more}
 
 
 def _has(python: str, modules: str) -> bool:

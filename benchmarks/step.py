@@ -2,72 +2,112 @@
 
 python -m benchmarks.step [--peer_python=PYTHON] [--dlrm=PATH]
 
-Peers are facebookresearch/dlrm, from the path given, and torchrec with FBGEMM,
-as installed for the Python given. Each runs in a process of its own, in turn;
-numbers are medians, ratios against the faster peer.
+The Kaggle shape at three sizes of batch, each with float32 and bfloat16
+products, and with row-wise Adagrad in the place of SGD. Each contender runs in
+a process of its own, in turn; numbers are medians, ratios against the faster
+peer.
 """
 
 import argparse
-import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from benchmarks import machine
+from benchmarks import machine, peers
 from benchmarks.contest import medians
 
-_STEPS = {128: 150, 2048: 20, 16384: 3}
+F32, BF16, ROWWISE = 'float32', 'bfloat16', 'rowwise'
+_COST = 1.1
+"""Of row-wise Adagrad, in steps with SGD, at most."""
 
 
-def _has(python: str, module: str) -> bool:
-  found = subprocess.run(
-    [python, '-c', f'import {module}'], capture_output=True, check=False
-  )
-  return found.returncode == 0
+class Size(NamedTuple):
+  """A size of batch.
+
+  Attributes:
+    steps: in a measurement.
+    ours: what we measure.
+    theirs: what the peers do, as far as they have it.
+    targets: of float32, and bfloat16 against float32.
+  """
+
+  steps: int
+  ours: tuple[str, ...]
+  theirs: tuple[str, ...]
+  targets: tuple[float, float | None]
 
 
-def _peers(python: str, dlrm: str) -> dict[str, list[str]]:
-  """Commands of the peers that are there; says which are not."""
-  peer = [python, '-m', 'benchmarks.peer_step']
-  if not _has(python, 'torch'):
-    print(f'no peers: {python} has no torch; give --peer_python')
-    return {}
-  found = {}
-  if dlrm:
-    found['facebookresearch/dlrm'] = [*peer, f'--dlrm={dlrm}']
-  else:
-    print('no facebookresearch/dlrm: give --dlrm=PATH of a checkout')
-  if _has(python, 'torchrec, fbgemm_gpu'):
-    found['torchrec + FBGEMM'] = peer
-  else:
-    print(f'no torchrec: {python} has no torchrec and fbgemm-gpu-cpu')
-  return found
+SIZES = {
+  128: Size(150, (F32, BF16), (F32,), (2.0, None)),
+  2048: Size(20, (F32, BF16, ROWWISE), (F32, BF16, ROWWISE), (2.4, 3.2)),
+  16384: Size(3, (F32, BF16, ROWWISE), (F32, ROWWISE), (2.5, 3.2)),
+}
+
+
+def measure(
+  found: peers.Peers, rounds: int, batch: int, size: Size
+) -> dict[str, dict[str, float]]:
+  """Examples a second, by contender and by what was measured."""
+  ours = [sys.executable, '-m', 'benchmarks.our_step']
+  commands = {peers.OURS: [*ours, f'--kinds={",".join(size.ours)}']}
+  for name, command in found.commands('peer_step').items():
+    commands[name] = [*command, f'--kinds={",".join(size.theirs)}']
+  flags = [f'--batch={batch}', f'--steps={size.steps}']
+  return medians({k: [*c, *flags] for k, c in commands.items()}, rounds)
+
+
+def compare(
+  rates: Mapping[str, Mapping[str, float]], batch: int, size: Size
+) -> list[dict[str, Any]]:
+  """Rows of one size of batch.
+
+  Args:
+    rates: examples a second, by contender and by what was measured.
+    batch: B.
+    size: what was asked for.
+  """
+
+  def row(
+    what: str,
+    mine: str,
+    theirs: str,
+    target: float | None = None,
+    against: str | None = None,
+  ) -> dict[str, Any]:
+    values = {
+      name: found[mine if name == peers.OURS else theirs]
+      for name, found in rates.items()
+      if name == peers.OURS or theirs in found
+    }
+    title = f'step, batch {batch}, {what}'
+    return peers.row(title, 'examples/s', values, target, against=against)
+
+  f32, bf16 = size.targets
+  rows = [
+    row('float32', F32, F32, f32),
+    row('bfloat16 products (peers: float32)', BF16, F32, bf16),
+  ]
+  if BF16 in size.theirs:
+    what = 'bfloat16 (peers: torch.autocast)'
+    rows.append(row(what, BF16, BF16, 1.5, peers.DLRM))
+  if ROWWISE in size.ours:
+    rows.append(row('float32, row-wise Adagrad', ROWWISE, ROWWISE))
+    cost = rates[peers.OURS][F32] / rates[peers.OURS][ROWWISE]
+    title = f'row-wise Adagrad instead of SGD, batch {batch}'
+    values = {peers.OURS: cost}
+    rows.append(peers.row(title, 'steps with SGD', values, most=_COST))
+  return rows
 
 
 def main() -> None:
   """Measures every size and prints what was seen."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--peer_python', default=sys.executable)
-  parser.add_argument('--dlrm', default='', help='a checkout of it')
-  parser.add_argument('--rounds', type=int, default=7)
+  peers.add_flags(parser)
   arguments = parser.parse_args()
-  peers = _peers(arguments.peer_python, arguments.dlrm)
-  commands = {'ours': [sys.executable, '-m', 'benchmarks.our_step']} | peers
-  rows = []
-  for batch, steps in _STEPS.items():
-    for dtype in ('float32', 'bfloat16'):
-      flags = [f'--batch={batch}', f'--steps={steps}']
-      if dtype == 'bfloat16':
-        flags.append('--bfloat16')
-      sized = {name: [*command, *flags] for name, command in commands.items()}
-      rates = {
-        name: found['examples/s']
-        for name, found in medians(sized, arguments.rounds).items()
-      }
-      best = max((rates[name] for name in peers), default=None)
-      rows.append(
-        {'batch': batch, 'products': dtype}
-        | {name: f'{rate:,.0f}' for name, rate in rates.items()}
-        | {'ratio': f'{rates["ours"] / best:.2f}' if best else ''}
-      )
+  found, rows = peers.find(arguments), []
+  for batch, size in SIZES.items():
+    rates = measure(found, arguments.rounds, batch, size)
+    rows += compare(rates, batch, size)
   machine.show('step', rows)
 
 

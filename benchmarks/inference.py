@@ -1,0 +1,61 @@
+"""Latency of scoring a batch, beside that of the peers.
+
+python -m benchmarks.inference [--peer_python=PYTHON] [--dlrm=PATH]
+
+The Kaggle shape; a call takes NumPy arrays and gives NumPy probabilities. Each
+contender runs in a process of its own, in turn; of many calls, the median and
+the 99th percentile, of those the medians over rounds.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+from benchmarks import machine, peers
+from benchmarks.contest import medians
+
+CALLS = {1: 1000, 64: 500, 1024: 100}
+_TARGETS = {1: 3.0, 64: 3.0, 1024: 2.0}
+
+
+def compare(
+  found: peers.Peers, rounds: int, batch: int, calls: int
+) -> list[dict[str, Any]]:
+  """Rows of one size of batch.
+
+  Args:
+    found: the peers.
+    rounds: measurements of each.
+    batch: B.
+    calls: in a measurement.
+  """
+  ours = [sys.executable, '-m', 'benchmarks.our_inference']
+  commands = {peers.OURS: ours, **found.commands('peer_inference')}
+  flags = [f'--batch={batch}', f'--calls={calls}']
+  seen = medians({k: [*c, *flags] for k, c in commands.items()}, rounds)
+  return [
+    peers.row(
+      f'inference, batch {batch}, {quantile}',
+      'ms',
+      {name: of[quantile] for name, of in seen.items()},
+      _TARGETS.get(batch),
+      less_is_better=True,
+      against=peers.DLRM,
+    )
+    for quantile in ('p50', 'p99')
+  ]
+
+
+def main() -> None:
+  """Measures every size and prints what was seen."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  peers.add_flags(parser)
+  arguments = parser.parse_args()
+  found, rows = peers.find(arguments), []
+  for batch, calls in CALLS.items():
+    rows += compare(found, arguments.rounds, batch, calls)
+  machine.show('inference', rows)
+
+
+if __name__ == '__main__':
+  main()

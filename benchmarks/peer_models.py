@@ -1,0 +1,83 @@
+"""The models of the peers in the Kaggle shape, imported as installed."""
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks import kaggle
+
+FEATURES = len(kaggle.ROWS)
+_VECTORS = FEATURES + 1
+_PAIRS = _VECTORS * (_VECTORS - 1) // 2 + kaggle.DIM
+
+
+def reference(path: str) -> torch.nn.Module:
+  """The model of facebookresearch/dlrm; tells probabilities f32[B, 1].
+
+  Args:
+    path: of a checkout.
+  """
+  sys.path.insert(0, path)
+  import dlrm_s_pytorch
+
+  top = (_PAIRS, *kaggle.TOP)
+  return dlrm_s_pytorch.DLRM_Net(
+    kaggle.DIM,
+    np.array(kaggle.ROWS),
+    np.array((kaggle.DENSE, *kaggle.BOTTOM)),
+    np.array(top),
+    arch_interaction_op='dot',
+    sigmoid_top=len(top) - 2,
+  )
+
+
+class Torchrec(NamedTuple):
+  """Torchrec's layers over FBGEMM's tables.
+
+  Attributes:
+    logits: (dense f32[B, 13], ids i64[26 * B] feature by feature,
+      offsets i64[26 * B + 1]) -> f32[B].
+    layers: parameters of the layers; tables are updated backward.
+  """
+
+  logits: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+  layers: list[torch.nn.Parameter]
+
+
+def torchrec(rowwise: bool) -> Torchrec:
+  """With SGD, or row-wise Adagrad, in FBGEMM's kernels."""
+  from fbgemm_gpu.split_embedding_configs import EmbOptimType
+  from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
+    EmbeddingLocation,
+  )
+  from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    ComputeDevice,
+    SplitTableBatchedEmbeddingBagsCodegen,
+  )
+  from torchrec.models import dlrm
+
+  tables = SplitTableBatchedEmbeddingBagsCodegen(
+    [
+      (rows, kaggle.DIM, EmbeddingLocation.HOST, ComputeDevice.CPU)
+      for rows in kaggle.ROWS
+    ],
+    optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD
+    if rowwise
+    else EmbOptimType.EXACT_SGD,
+    learning_rate=kaggle.RATE,
+  )
+  tables.init_embedding_weights_uniform(-0.01, 0.01)
+  bottom = dlrm.DenseArch(kaggle.DENSE, list(kaggle.BOTTOM))
+  top = dlrm.OverArch(_PAIRS, list(kaggle.TOP))
+  interact = dlrm.InteractionArch(FEATURES)
+
+  def logits(
+    dense: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor
+  ) -> torch.Tensor:
+    vectors = tables(ids, offsets).reshape(-1, FEATURES, kaggle.DIM)
+    return top(interact(bottom(dense), vectors))[:, 0]
+
+  return Torchrec(logits, [*bottom.parameters(), *top.parameters()])

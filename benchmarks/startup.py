@@ -1,0 +1,80 @@
+"""Seconds from the start of `train.py` to its first logged step.
+
+python -m benchmarks.startup
+
+The Kaggle shape, batch 2048: imports, tables made, programs compiled, one
+step; once cold, and once with JAX's compilation cache as a first run left it.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+from benchmarks import machine, our_run, peers
+
+_BATCH = 2048
+_CACHE = 'JAX_COMPILATION_CACHE_DIR'
+# By default what compiles in less than a second is not kept.
+_KEEP_ALL = {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+
+
+def seconds(environment: Mapping[str, str]) -> float:
+  """From the start of a run, which is then ended, to its first logged step.
+
+  Args:
+    environment: of the process.
+
+  Raises:
+    SystemExit: it ended before.
+  """
+  with tempfile.TemporaryDirectory() as name:
+    log = Path(name) / 'run' / 'metrics.jsonl'
+    start = time.perf_counter()
+    process = subprocess.Popen(
+      our_run.command(log.parent, 1000, _BATCH),
+      cwd=our_run.ROOT,
+      env=environment,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+    )
+    try:
+      while not (log.exists() and log.stat().st_size):
+        if process.poll() is not None:
+          sys.exit(f'train.py ended with status {process.returncode}')
+        time.sleep(0.005)
+      return time.perf_counter() - start
+    finally:
+      process.kill()
+      process.wait()
+
+
+def main() -> None:
+  """Starts it several times and prints medians."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--rounds', type=int, default=3, help='starts of each')
+  rounds = range(parser.parse_args().rounds)
+  cold = {k: v for k, v in os.environ.items() if k != _CACHE}
+  with tempfile.TemporaryDirectory() as cache:
+    cached = cold | _KEEP_ALL | {_CACHE: cache}
+    seconds(cached)
+    found = [(seconds(cold), seconds(cached)) for _ in rounds]
+  rows = [
+    peers.row(what, 's', {peers.OURS: median(times)}, most=most)
+    for what, most, times in zip(
+      ('start to first step, cold', 'start to first step, compilation cache'),
+      (10.0, 5.0),
+      zip(*found, strict=True),
+      strict=True,
+    )
+  ]
+  machine.show('startup', rows)
+
+
+if __name__ == '__main__':
+  main()
