@@ -19,12 +19,24 @@ from dlrm_jax.training.parts import RECORDED, read
 from dlrm_jax.training.run import Run
 from dlrm_jax.training.state import TrainState, new_state
 from dlrm_jax.training.step import StepMetrics, compiled_step
+from dlrm_jax.training.workdir import to_json
 
 # While the step is compiled, the loader makes about so many examples ahead.
 # They are used up first: else no input would ever be waited for.
 _MADE_AHEAD = 65_536
 _LEAST_WARM_UP = 10
 _MOST = 1000  # a trace has hundreds of events a step, and viewers their limits
+
+
+def _agree(run: Run, steps: int) -> None:
+  """Raises where processes would wait for each other for ever."""
+  mine = to_json([run.config, run.data.fingerprint, steps])
+  differs = agreement.from_all(mine != agreement.text_of_first(mine))
+  if any(differs):
+    raise InputError(
+      f'--profile: process {differs.index(1)} of this job has another config, '
+      'other data or another number of steps than process 0'
+    )
 
 
 def _folder(run: Run) -> Path:
@@ -73,11 +85,12 @@ def profile(run: Run, steps: int) -> None:
     steps: to record, after some to warm up.
 
   Raises:
-    InputError: too few or too many steps, the loss was not finite, the data
-      is bad, or the folder can't be made.
+    InputError: too few or too many steps, processes that differ, a loss that
+      is not finite, bad data, or a folder that can't be made.
   """
   if not 1 <= steps <= _MOST:
     raise InputError(f'--profile={steps}: expected 1 to {_MOST:,} steps')
+  _agree(run, steps)
   folder, size = _folder(run), run.reading.batch_size
   warm_up = max(_LEAST_WARM_UP, _MADE_AHEAD // size)
   print(

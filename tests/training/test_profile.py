@@ -153,3 +153,25 @@ def test_a_run_does_not_notice_profiles(profiled, tmp_path):
   before = contents(workdir)
   train(workdir, '--profile=2', '--config.train.batch_size=1024')
   assert contents(workdir) == before
+
+
+def test_each_process_leaves_a_trace_and_the_first_one_prints(tmp_path):
+  command = (
+    *('train.py', '--config=tests/small.py', f'--workdir={tmp_path}'),
+    *('--config.train.fresh_tables=False', '--profile=2'),
+    '--config.train.batch_size=2048',
+  )
+  done = job.run(command, 2)
+  assert float(re.search(r'exchange +([\d.]+)', done[0][1])[1]) > 0
+  assert 'part of a step' not in done[1][1]
+  for process in range(2):
+    folder = tmp_path / 'profile' / f'process_{process}'
+    assert len(list(folder.rglob('*.xplane.pb'))) == 1
+
+
+def test_processes_that_differ_do_not_wait_for_each_other(tmp_path):
+  command = 'train.py', '--config=tests/small.py', f'--workdir={tmp_path}'
+  own = {0: ['--profile=2'], 1: ['--profile=3']}
+  done = job.run(command, 2, status=1, own=own)
+  assert 'process 1' in done[0][2] + done[1][2]
+  assert not list(tmp_path.rglob('*.xplane.pb'))
