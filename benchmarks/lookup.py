@@ -1,0 +1,74 @@
+"""Pooled lookups, alone and with an update, beside those of FBGEMM.
+
+python -m benchmarks.lookup [--peer_python=PYTHON]
+
+Forward, and forward + backward + row-wise Adagrad, for the shapes in
+`benchmarks.pooled` at batch 64. Each contender runs in a process of its own,
+in turn; numbers are medians, and the ratio is against FBGEMM.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+from benchmarks import machine, peers, pooled
+from benchmarks.contest import medians
+
+BAGS = 'torch.nn.EmbeddingBag'
+_BATCH = 64
+_STEPS = {'RM1': 40, 'RM2': 10, 'RM3': 100}
+
+
+def compare(
+  found: peers.Peers, rounds: int, shape: str, batch: int, steps: int, tx: str
+) -> dict[str, Any]:
+  """Medians of one comparison, in milliseconds.
+
+  Args:
+    found: the peers.
+    rounds: measurements of each.
+    shape: one of `pooled.SHAPES`.
+    batch: B.
+    steps: lookups in a measurement.
+    tx: the optimizer of the update; '': none.
+  """
+  commands = {peers.OURS: [sys.executable, '-m', 'benchmarks.our_lookup']}
+  if found.torchrec:
+    commands |= {peers.TORCHREC: [found.python, '-m', 'benchmarks.peer_lookup']}
+  if found.python and tx != pooled.ADAGRAD:
+    commands[BAGS] = [found.python, '-m', 'benchmarks.peer_lookup', '--bags']
+  flags = [
+    *(f'--shape={shape}', f'--batch={batch}', f'--steps={steps}'),
+    f'--optimizer={tx}',
+  ]
+  sized = {name: [*command, *flags] for name, command in commands.items()}
+  return {name: m['ms'] for name, m in medians(sized, rounds).items()}
+
+
+def row(
+  what: str, values: dict[str, float], target: float | None = None, **more: Any
+) -> dict[str, Any]:
+  """One line: the ratio is against FBGEMM, PyTorch's bags stand beside it."""
+  bags = values.pop(BAGS, None)
+  line = peers.row(what, 'ms', values, target, less_is_better=True)
+  return line | {BAGS: bags} | more
+
+
+def main() -> None:
+  """Measures every shape and prints what was seen."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  peers.add_flags(parser)
+  arguments = parser.parse_args()
+  found, rows = peers.find(arguments), []
+  for tx, target in (('', 1.2), (pooled.ADAGRAD, 1.0)):
+    for name, steps in _STEPS.items():
+      values = compare(found, arguments.rounds, name, _BATCH, steps, tx)
+      read = pooled.SHAPES[name].bytes * _BATCH
+      what = f'{name}: lookup' + (' + update, row-wise Adagrad' if tx else '')
+      speed = {'GB/s read': read / values[peers.OURS] / 1e6}
+      rows.append(row(what, values, target, **speed))
+  machine.show('lookup', rows)
+
+
+if __name__ == '__main__':
+  main()

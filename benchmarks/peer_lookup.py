@@ -1,0 +1,106 @@
+"""Lookup, and update, of FBGEMM's tables or PyTorch's.
+
+A contender: run by `benchmarks.lookup` and `benchmarks.update` with a Python
+that has PyTorch and FBGEMM, which are imported as installed.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from benchmarks import pooled
+from benchmarks.serving import serve
+
+LookUp = Callable[[torch.Tensor], torch.Tensor]
+
+
+def fbgemm(shape: pooled.Shape, batch: int, optimizer: str) -> LookUp:
+  """All tables in one kernel; they are updated in the backward pass."""
+  from fbgemm_gpu.split_embedding_configs import EmbOptimType
+  from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
+    EmbeddingLocation,
+  )
+  from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    ComputeDevice,
+    SplitTableBatchedEmbeddingBagsCodegen,
+  )
+
+  tables = SplitTableBatchedEmbeddingBagsCodegen(
+    [
+      (rows, shape.dim, EmbeddingLocation.HOST, ComputeDevice.CPU)
+      for rows in shape.rows
+    ],
+    optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD
+    if optimizer == pooled.ADAGRAD
+    else EmbOptimType.EXACT_SGD,
+    learning_rate=pooled.RATE,
+  )
+  tables.init_embedding_weights_uniform(-0.01, 0.01)
+  last = len(shape.rows) * batch * shape.length
+  offsets = torch.arange(0, last + 1, shape.length)
+  return lambda ids: tables(ids.reshape(-1), offsets)
+
+
+def bags(shape: pooled.Shape, batch: int) -> tuple[LookUp, Callable[[], None]]:
+  """A `torch.nn.EmbeddingBag` for each table, and the step of its SGD."""
+  tables = [
+    torch.nn.EmbeddingBag(rows, shape.dim, mode='sum', sparse=True)
+    for rows in shape.rows
+  ]
+  sgd = torch.optim.SGD([t.weight for t in tables], lr=pooled.RATE)
+  offsets = torch.arange(0, batch * shape.length, shape.length)
+
+  def look_up(ids: torch.Tensor) -> torch.Tensor:
+    parts = zip(tables, ids, strict=True)
+    return torch.cat([t(x.reshape(-1), offsets) for t, x in parts], 1)
+
+  def step() -> None:
+    sgd.step()
+    sgd.zero_grad()
+
+  return look_up, step
+
+
+def main() -> None:
+  """Serves measurements of the lookup, with or without an update."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--shape', required=True)
+  parser.add_argument('--batch', type=int, required=True)
+  parser.add_argument('--steps', type=int, required=True)
+  parser.add_argument('--optimizer', default='', help='none: lookup only')
+  parser.add_argument('--bags', action='store_true', help="PyTorch's own")
+  arguments = parser.parse_args()
+  shape, batch = pooled.SHAPES[arguments.shape], arguments.batch
+  if arguments.bags:
+    look_up, step = bags(shape, batch)
+  else:
+    look_up, step = fbgemm(shape, batch, arguments.optimizer), lambda: None
+  batches = itertools.cycle(
+    [
+      torch.from_numpy(ids.astype(np.int64))
+      for ids in pooled.draw(shape, batch, 8)
+    ]
+  )
+
+  def measure() -> dict[str, float]:
+    start = time.perf_counter()
+    for _ in range(arguments.steps):
+      if arguments.optimizer:
+        vectors = look_up(next(batches))
+        vectors.backward(vectors.detach())
+        step()
+      else:
+        with torch.no_grad():
+          look_up(next(batches))
+    return {'ms': (time.perf_counter() - start) / arguments.steps * 1e3}
+
+  measure()
+  serve(measure)
+
+
+if __name__ == '__main__':
+  main()
