@@ -107,9 +107,11 @@ def gradients(
       sums = jax.tree.map(jnp.add, sums, (loss, grads))
       return sums, (largest, vector_grads)
 
-    count = count_pieces(len(batch.labels), task.micro_batch)
+    examples = len(batch.labels)
+    count = count_pieces(examples, task.micro_batch)
     cut = jax.tree.map(
-      lambda x: x.reshape(count, -1, *x.shape[1:]), (batch, vectors)
+      lambda x: x.reshape(count, examples // count, *x.shape[1:]),
+      (batch, vectors),
     )
     zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
     (loss, grads), (largest, vector_grads) = lax.scan(
@@ -119,7 +121,9 @@ def gradients(
     largest = over_devices(
       lax.pmax, jax.tree.map(lambda x: jnp.max(x, 0), largest)
     )
-    joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), vector_grads)
+    joined = jax.tree.map(
+      lambda x: x.reshape(examples, *x.shape[2:]), vector_grads
+    )
     return StepMetrics(loss, {**largest, 'loss': loss}), grads, joined
 
   return on_each_device(local, (COPIED, SPLIT, SPLIT), (COPIED, COPIED, SPLIT))(
