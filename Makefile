@@ -1,13 +1,16 @@
 # Two commands do everything on a bare clone: `make train` and `make test`.
 # Each makes .venv and installs what it needs, anew when requirements change.
+# `make bench PEERS="--peer_python=PYTHON --dlrm=PATH --input=train.txt"` times
+# it beside its peers; all three flags may be left out.
 
 PYTHON ?= python3
 # .venv has JAX for CPU; the compiler of TPUs, which tests use, looks for one.
 export JAX_PLATFORMS ?= cpu
 BIN := .venv/bin
 WORKDIR ?= runs/synthetic
+PEERS ?=
 
-.PHONY: train test lint clean
+.PHONY: train test bench lint clean
 .DELETE_ON_ERROR:
 
 train: .venv/train.stamp
@@ -15,6 +18,9 @@ train: .venv/train.stamp
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+bench: .venv/train.stamp
+	$(BIN)/python -m benchmarks $(PEERS)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff format --check .

@@ -33,7 +33,11 @@ class Contender:
       stdout=subprocess.PIPE,
       text=True,
     )
-    self._answer(READY)
+    try:
+      self._answer(READY)
+    except BaseException:
+      self.end()
+      raise
 
   def measure(self) -> dict[str, float]:
     """One measurement."""

@@ -41,7 +41,7 @@ class Peers(NamedTuple):
     return found
 
 
-def add_flags(parser: argparse.ArgumentParser, rounds: int = 7) -> None:
+def add_flags(parser: argparse.ArgumentParser, rounds: int | None = 7) -> None:
   """--peer_python, --dlrm, --rounds: the same for every benchmark."""
   parser.add_argument(
     '--peer_python',
@@ -60,7 +60,7 @@ def find(arguments: argparse.Namespace) -> Peers:
   """The peers that the flags name; says on stderr which are not there."""
   python, dlrm = shutil.which(arguments.peer_python), arguments.dlrm
   if python is None or not _has(python, 'torch'):
-    _say(
+    say(
       f'no peers: {arguments.peer_python} has no torch; give '
       '--peer_python=PYTHON'
     )
@@ -70,11 +70,11 @@ def find(arguments: argparse.Namespace) -> Peers:
   if dlrm and (Path(dlrm) / 'dlrm_s_pytorch.py').is_file():
     dlrm = os.path.abspath(dlrm)
   else:
-    _say(f'no {DLRM}: give --dlrm=PATH of a checkout')
+    say(f'no {DLRM}: give --dlrm=PATH of a checkout')
     dlrm = ''
   torchrec = _has(python, 'torchrec, fbgemm_gpu')
   if not torchrec:
-    _say(f'no {TORCHREC}: {python} lacks torchrec or fbgemm-gpu-cpu')
+    say(f'no {TORCHREC}: {python} lacks torchrec or fbgemm-gpu-cpu')
   return Peers(python, dlrm, torchrec)
 
 
@@ -125,5 +125,6 @@ def _has(python: str, modules: str) -> bool:
   return found.returncode == 0
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+  """Says what is missing."""
   print(line, file=sys.stderr, flush=True)

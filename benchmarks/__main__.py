@@ -1,0 +1,90 @@
+"""All benchmarks that compare, one after the other: `make bench`.
+
+python -m benchmarks [--peer_python=PYTHON] [--dlrm=PATH] [--input=train.txt]
+
+Prints the table of each, the machine's ceilings last, then everything as one
+JSON line, which is also written to a file; `python -m benchmarks.picture` draws
+it. What is missing is said first, and left out. Each benchmark runs in a
+process of its own, as `python -m benchmarks.NAME` does.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, peers
+
+_WITH_PEERS = ('step', 'training', 'lookup', 'update', 'inference')
+_NEED_LOG = ('training', 'prepare')
+_ALL = (*_WITH_PEERS, 'prepare', 'startup', 'memory', 'ceilings')
+
+
+def flags_of(
+  name: str, found: peers.Peers, log: str, rounds: int | None
+) -> list[str]:
+  """Flags of one benchmark.
+
+  Args:
+    name: of its module.
+    found: the peers that are there.
+    log: a raw Criteo log, or ''.
+    rounds: measurements of each contender; None: as many as it thinks fit.
+  """
+  flags = []
+  if name in _WITH_PEERS and found.python:
+    flags.append(f'--peer_python={found.python}')
+  if name in (*_WITH_PEERS, 'prepare') and found.dlrm:
+    flags.append(f'--dlrm={found.dlrm}')
+  if name in _NEED_LOG:
+    flags.append(f'--input={log}')
+  if rounds is not None and name != 'memory':
+    flags.append(f'--rounds={rounds}')
+  return flags
+
+
+def run(command: Sequence[str]) -> list[dict[str, Any]] | None:
+  """The rows of a benchmark, whose table is printed; None where it failed."""
+  ended = subprocess.run(command, capture_output=True, text=True, check=False)
+  *table, line = ended.stdout.splitlines() or ['']
+  if ended.returncode:
+    print(f'{" ".join(command)} failed:', file=sys.stderr)
+    print(ended.stderr[-1000:], file=sys.stderr)
+    return None
+  print(*table, '', sep='\n', flush=True)
+  return json.loads(line)['rows']
+
+
+def main() -> int:
+  """Runs all that can be run; 1 where one failed."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  peers.add_flags(parser, rounds=None)
+  parser.add_argument('--input', default='', help='a raw Criteo log')
+  parser.add_argument('--output', default='runs/bench.json', help='JSON')
+  arguments = parser.parse_args()
+  if arguments.input and not Path(arguments.input).is_file():
+    parser.error(f'--input={arguments.input}: no such file')
+  names, found = list(_ALL), peers.find(arguments)
+  if not arguments.input:
+    names = [name for name in _ALL if name not in _NEED_LOG]
+    peers.say(f'no {" and ".join(_NEED_LOG)}: give --input=train.txt')
+  seen = {}
+  for name in names:
+    print(f'## {name}\n', flush=True)
+    flags = flags_of(name, found, arguments.input, arguments.rounds)
+    rows = run([sys.executable, '-m', f'benchmarks.{name}', *flags])
+    if rows is not None:
+      seen[name] = rows
+  line = json.dumps({'benchmarks': seen, 'machine': machine.describe()})
+  output = Path(arguments.output)
+  output.parent.mkdir(parents=True, exist_ok=True)
+  output.write_text(line + '\n')
+  print(line)
+  return int(len(seen) < len(names))
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,184 @@
+"""Benchmarks: what they say, not how fast anything is."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import (
+  __main__,
+  ceilings,
+  contest,
+  inference,
+  latency,
+  machine,
+  memory,
+  our_run,
+  peers,
+  picture,
+  step,
+)
+
+BOTH = {peers.OURS: 6.0, peers.DLRM: 2.0, peers.TORCHREC: 3.0}
+NOBODY = peers.Peers('', '', False)
+
+
+def arguments(*given):
+  parser = argparse.ArgumentParser()
+  peers.add_flags(parser)
+  return parser.parse_args(given)
+
+
+def test_a_ratio_above_one_means_that_we_are_better():
+  assert peers.row('speed', 'examples/s', BOTH)['ratio'] == 2
+  slow = peers.row('time', 's', BOTH, less_is_better=True)
+  assert slow['ratio'] == pytest.approx(1 / 3)
+
+
+def test_a_ratio_is_against_the_best_peer_or_the_one_named():
+  assert peers.row('speed', '', BOTH, against=peers.DLRM)['ratio'] == 3
+  assert peers.row('speed', '', {peers.OURS: 6.0})['ratio'] is None
+  alone = {peers.OURS: 6.0, peers.TORCHREC: 3.0}
+  assert peers.row('speed', '', alone, against=peers.DLRM)['ratio'] is None
+
+
+def test_missing_peers_are_said_in_one_line_each(capsys, tmp_path):
+  absent = str(tmp_path / 'python')
+  assert peers.find(arguments(f'--peer_python={absent}')) == NOBODY
+  said = capsys.readouterr().err.splitlines()
+  assert said == [f'no peers: {absent} has no torch; give --peer_python=PYTHON']
+
+
+def test_a_folder_without_the_reference_is_no_peer(
+  capsys, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(peers, '_has', lambda python, what: what == 'torch')
+  found = peers.find(arguments(f'--dlrm={tmp_path}'))
+  assert found.commands('peer_step') == {}
+  said = capsys.readouterr().err.splitlines()
+  assert [line.split(':')[0] for line in said] == [
+    f'no {peers.DLRM}',
+    f'no {peers.TORCHREC}',
+  ]
+
+
+def test_steps_are_compared_kind_by_kind():
+  rates = {
+    peers.OURS: {'float32': 200.0, 'bfloat16': 300.0, 'rowwise': 180.0},
+    peers.DLRM: {'float32': 100.0, 'bfloat16': 50.0},
+    peers.TORCHREC: {'float32': 80.0, 'bfloat16': 150.0, 'rowwise': 90.0},
+  }
+  rows = step.compare(rates, 2048, step.SIZES[2048])
+  assert [row['ratio'] for row in rows] == [2.0, 3.0, 6.0, 2.0, None]
+  assert [row['target'] for row in rows] == [2.4, 3.2, 1.5, None, None]
+  assert rows[-1][peers.OURS] == pytest.approx(200 / 180)
+
+
+def test_without_peers_our_own_rows_stand_alone(monkeypatch):
+  monkeypatch.setenv('XLA_FLAGS', '')
+  rows = inference.compare(NOBODY, rounds=1, batch=2, calls=3)
+  assert len(rows) == 2
+  assert all(row[peers.OURS] > 0 and row['ratio'] is None for row in rows)
+
+
+def test_the_step_is_measured_in_every_kind(monkeypatch):
+  monkeypatch.setenv('XLA_FLAGS', '')
+  size = step.SIZES[2048]._replace(steps=1, ours=('float32', 'rowwise'))
+  rates = step.measure(NOBODY, rounds=1, batch=8, size=size)
+  assert all(rate > 0 for rate in rates[peers.OURS].values())
+  assert set(rates[peers.OURS]) == set(size.ours)
+
+
+def test_a_contender_that_fails_ends_the_contest(capfd):
+  command = [sys.executable, '-c', 'raise SystemExit(3)']
+  with pytest.raises(SystemExit, match='ended with status 3'):
+    contest.medians({'broken': command}, 1)
+
+
+def test_quantiles_are_of_the_calls():
+  calls = []
+  found = latency.quantiles(lambda x: calls.append(x), [(1,), (2,)], 3)
+  assert calls == [1, 2, 1]
+  assert 0 < found['p50'] <= found['p99']
+
+
+def test_shares_are_of_the_ceiling_with_the_same_products():
+  seconds = {'copy': 1.0}
+  for dtype, speed in (('float32', 1.0), ('bfloat16', 2.0)):
+    seconds[f'product {dtype}'] = 2 * 4096**3 / (speed * 1e11)
+    seconds[f'layers {dtype}'] = ceilings.flop() * 2048 / (speed * 5e10)
+  rates = {
+    'float32': 2e10 / ceilings.flop(),
+    'bfloat16': 2e10 / ceilings.flop(),
+  }
+  rows = ceilings.compare(seconds, rates)
+  shares = [row['share'] for row in rows if 'share' in row]
+  assert shares == pytest.approx([0.5, 0.2, 0.5, 0.1])
+
+
+def test_what_a_run_holds_is_its_tables_and_their_state():
+  sgd, rowwise = (memory.held(kind, 8) for kind in ('float32', 'rowwise'))
+  # One number a row, beside sixteen.
+  assert 1.05 < rowwise / sgd < 1.07
+
+
+def test_the_run_of_a_benchmark_is_one_that_can_be_built(tmp_path):
+  command = our_run.command(tmp_path, 3, 8, '--config.train.batch_size=7')
+  ended = subprocess.run(
+    command, cwd=our_run.ROOT, capture_output=True, text=True, check=False
+  )
+  assert 'config.train.batch_size 7: expected a multiple' in ended.stderr
+
+
+def test_a_table_leaves_out_empty_columns(capsys):
+  rows = [
+    peers.row('speed', 'examples/s', {peers.OURS: 12345.6}),
+    peers.row('time', 's', {peers.OURS: 0.12345}, most=5.0),
+  ]
+  machine.show('some', rows)
+  *table, line = capsys.readouterr().out.splitlines()
+  assert table == [
+    '| what | unit | ours | at most |',
+    '|---|---|---|---|',
+    '| speed | examples/s | 12,346 |  |',
+    '| time | s | 0.123 | 5 |',
+  ]
+  assert json.loads(line)['rows'] == rows
+
+
+def test_each_benchmark_gets_the_flags_that_it_has():
+  found = peers.Peers('python', '/dlrm', True)
+  assert __main__.flags_of('memory', found, 'log', 2) == []
+  assert __main__.flags_of('startup', found, 'log', 2) == ['--rounds=2']
+  assert __main__.flags_of('prepare', found, 'log', None) == [
+    '--dlrm=/dlrm',
+    '--input=log',
+  ]
+  assert __main__.flags_of('step', NOBODY, '', None) == []
+
+
+def test_a_benchmark_prints_its_table_and_gives_its_rows(capsys):
+  program = 'print("| a |"); print(\'{"rows": [{"a": 1}]}\')'
+  assert __main__.run([sys.executable, '-c', program]) == [{'a': 1}]
+  assert capsys.readouterr().out == '| a |\n\n'
+  assert __main__.run([sys.executable, '-c', 'raise SystemExit(2)']) is None
+
+
+@pytest.mark.parametrize('kind', ['svg', 'png'])
+def test_the_picture_is_drawn_from_the_rows_with_ratios(tmp_path, kind):
+  rows = [
+    peers.row('speed', 'examples/s', BOTH, 2.5),
+    peers.row('time', 's', BOTH, less_is_better=True, against=peers.DLRM),
+    peers.row('start', 's', {peers.OURS: 3.0}, most=5.0),
+  ]
+  about = {'processor': 'some', 'date': '2026-01-01', 'commit': 'abc'}
+  path = tmp_path / f'speed.{kind}'
+  other = [{'program': 'ours', 'seconds': '3'}]
+  found = {'benchmarks': {'step': rows, 'prepare': other}, 'machine': about}
+  picture.draw(found, path)
+  assert path.stat().st_size > 1000
+  found['benchmarks']['step'] = rows[-1:]
+  with pytest.raises(SystemExit, match='no ratios'):
+    picture.draw(found, path)
