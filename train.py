@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import default
-from dlrm_jax import cluster, command_line
+from dlrm_jax import cluster, command_line, heap
 from dlrm_jax.errors import exit_cleanly
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
   from dlrm_jax.training import loop, plan, profile, workdir
 
   del argv
+  heap.keep_freed_memory()
   config, folder = _CONFIG.value, Path(str(_WORKDIR.value))
   with cluster.joined(flags.FLAGS.flag_values_dict()):
     data = build.open_data(config)

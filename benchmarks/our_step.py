@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from benchmarks import kaggle
 from benchmarks.serving import serve
 from configs import criteo_kaggle
-from dlrm_jax import build
+from dlrm_jax import build, heap
 from dlrm_jax.batch import Batch
 from dlrm_jax.training.state import Task, new_state
 from dlrm_jax.training.step import compiled_step
@@ -56,6 +56,7 @@ def stepper(task: Task, batches: list[kaggle.Drawn]) -> Callable[[int], None]:
 
 def main() -> None:
   """Serves measurements of the step on batches on the device."""
+  heap.keep_freed_memory()  # as train.py does
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--batch', type=int, required=True)
   parser.add_argument('--steps', type=int, required=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dlrm_jax import cluster
+from dlrm_jax import cluster, heap
 from dlrm_jax.errors import InputError, exit_cleanly
 
 
@@ -129,6 +129,7 @@ def main(argv: Sequence[str]) -> None:
   """Joins the other processes, if there are any, and evaluates."""
   arguments = _parser().parse_args(argv)
   _check_writable(arguments.json)
+  heap.keep_freed_memory()
   with cluster.joined(vars(arguments)):
     _evaluate(arguments)
 
