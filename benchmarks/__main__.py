@@ -10,6 +10,7 @@ process of its own, as `python -m benchmarks.NAME` does.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from benchmarks import machine, peers
 _WITH_PEERS = ('step', 'training', 'lookup', 'update', 'inference')
 _NEED_LOG = ('training', 'prepare')
 _ALL = (*_WITH_PEERS, 'prepare', 'startup', 'memory', 'ceilings')
+_IDLE = 0.5
+"""Load of a core, at most, of a machine that does nothing else."""
 
 
 def flags_of(
@@ -67,6 +70,10 @@ def main() -> int:
   arguments = parser.parse_args()
   if arguments.input and not Path(arguments.input).is_file():
     parser.error(f'--input={arguments.input}: no such file')
+  load = os.getloadavg()[0]
+  if load > _IDLE * (os.cpu_count() or 1):
+    # It slows PyTorch's threads, which wait for each other, most.
+    peers.say(f'the machine is busy (load {load:.1f}): ratios will be wrong')
   names, found = list(_ALL), peers.find(arguments)
   if not arguments.input:
     names = [name for name in _ALL if name not in _NEED_LOG]

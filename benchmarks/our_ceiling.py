@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from benchmarks import kaggle
 from benchmarks.our_step import build_task
 from benchmarks.serving import serve
+from dlrm_jax import heap
 from dlrm_jax.batch import Batch
 from dlrm_jax.training.gradients import gradients
 from dlrm_jax.training.state import first_params
@@ -49,6 +50,7 @@ def _layers(batch: int, dtype: str) -> Callable[[], Any]:
 
 def main() -> None:
   """Serves seconds of each program."""
+  heap.keep_freed_memory()  # as train.py does
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--size', type=int, required=True, help='of matrices')
   parser.add_argument('--bytes', type=int, required=True, help='to copy')

@@ -10,6 +10,7 @@ from benchmarks import kaggle
 from benchmarks.latency import quantiles
 from benchmarks.our_step import build_task
 from benchmarks.serving import serve
+from dlrm_jax import heap
 from dlrm_jax.batch import Batch
 from dlrm_jax.training.state import new_state
 from dlrm_jax.training.step import eval_step
@@ -17,6 +18,7 @@ from dlrm_jax.training.step import eval_step
 
 def main() -> None:
   """Serves measurements of calls that take and give NumPy arrays."""
+  heap.keep_freed_memory()  # as train.py does
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--batch', type=int, required=True)
   parser.add_argument('--calls', type=int, required=True)

@@ -114,12 +114,11 @@ def main() -> None:
       mine[batch].append(ours(log, batch))
       if found.dlrm:
         peer[batch].append(theirs(found, log, batch))
+  pairs = [(LARGE, SCRIPT, _TARGET), (SCRIPT, SCRIPT, None)]
+  if found.dlrm:
+    pairs.insert(1, (LARGE, LARGE, None))
   rows = []
-  for batch, other, target in (
-    (LARGE, SCRIPT, _TARGET),
-    (LARGE, LARGE, None),
-    (SCRIPT, SCRIPT, None),
-  ):
+  for batch, other, target in pairs:
     values = {peers.OURS: median(mine[batch])}
     if found.dlrm:
       values[peers.DLRM] = median(peer[other])
