@@ -85,7 +85,8 @@ def main() -> int:
     rows = run([sys.executable, '-m', f'benchmarks.{name}', *flags])
     if rows is not None:
       seen[name] = rows
-  line = json.dumps({'benchmarks': seen, 'machine': machine.describe()})
+  about = machine.describe() | {'peers': peers.versions(found)}
+  line = json.dumps({'benchmarks': seen, 'machine': about})
   output = Path(arguments.output)
   output.parent.mkdir(parents=True, exist_ok=True)
   output.write_text(line + '\n')

@@ -6,15 +6,24 @@ is needed: what is missing is said, and its column stays empty.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 OURS, DLRM, TORCHREC = 'ours', 'facebookresearch/dlrm', 'torchrec + FBGEMM'
+
+_VERSIONS = """
+import importlib.metadata, json
+found = [(d.name, d.version) for d in importlib.metadata.distributions()]
+print(json.dumps([
+  x for x in found if x[0].startswith(('torch', 'fbgemm'))
+]))
+"""
 
 
 class Peers(NamedTuple):
@@ -76,6 +85,23 @@ def find(arguments: argparse.Namespace) -> Peers:
   if not torchrec:
     say(f'no {TORCHREC}: {python} lacks torchrec or fbgemm-gpu-cpu')
   return Peers(python, dlrm, torchrec)
+
+
+def versions(found: Peers) -> dict[str, str]:
+  """Of PyTorch's packages, and the commit of facebookresearch/dlrm."""
+  said = {}
+  if found.python:
+    said = dict(json.loads(_output([found.python, '-c', _VERSIONS])))
+  if found.dlrm:
+    commit = _output(['git', '-C', found.dlrm, 'rev-parse', '--short', 'HEAD'])
+    said[DLRM] = commit.strip() or 'unknown'
+  return said
+
+
+def _output(command: Sequence[str]) -> str:
+  return subprocess.run(
+    command, capture_output=True, text=True, check=False
+  ).stdout
 
 
 def row(
