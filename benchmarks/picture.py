@@ -104,6 +104,8 @@ def main() -> None:
   parser.add_argument('found', type=Path, help='JSON of `make bench`')
   parser.add_argument('picture', type=Path, help='as docs/speed.svg')
   arguments = parser.parse_args()
+  if not arguments.found.is_file():
+    parser.error(f'{arguments.found}: no such file; `make bench` writes it')
   draw(json.loads(arguments.found.read_text()), arguments.picture)
 
 

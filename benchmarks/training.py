@@ -106,6 +106,8 @@ def main() -> None:
   peers.add_flags(parser, rounds=1)
   parser.add_argument('--input', required=True, type=Path, help='a raw log')
   arguments = parser.parse_args()
+  if not arguments.input.is_file():
+    parser.error(f'--input={arguments.input}: no such file')
   log, found = arguments.input.absolute(), peers.find(arguments)
   mine: dict[int, list[float]] = {LARGE: [], SCRIPT: []}
   peer: dict[int, list[float]] = {LARGE: [], SCRIPT: []}
