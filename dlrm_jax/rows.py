@@ -22,15 +22,28 @@ Pytree = Any
 
 
 class RowGrads(NamedTuple):
-  """A sparse gradient (or update) of a table: `values[i]` belongs to a row.
+  """A sparse gradient (or update) of a table; rows can repeat.
 
   Attributes:
-    rows: i32[M], rows that are not in the table are ignored.
+    rows: i32[M], or i32[M, L] where each value belongs to L rows, as the
+      gradient of a bag does. Rows that are not in the table are ignored.
     values: f32[M, D].
   """
 
   rows: jax.Array
   values: jax.Array
+
+  def flat(self) -> 'RowGrads':
+    """The same with a value for each row, f32[M * L, D]."""
+    rows, values = self
+    if rows.ndim > 1:
+      shape = *rows.shape, values.shape[1]
+      values = jnp.broadcast_to(values[:, None], shape)
+    return RowGrads(rows.reshape(-1), values.reshape(-1, values.shape[-1]))
+
+
+class SummedGrads(RowGrads):
+  """A sparse gradient (or update) of distinct rows, i32[M]."""
 
 
 LANES = 128
@@ -137,16 +150,27 @@ def _put_packed(x: jax.Array, rows: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def add(table: jax.Array, update: RowGrads) -> jax.Array:
-  """Adds to distinct rows of a table, packed or not."""
+  """Adds to rows of a table, packed or not.
+
+  Args:
+    table: f32[R, D], or packed.
+    update: rows that repeat are added as often, unless it is `SummedGrads`:
+      then it is promised that none does, which makes it faster.
+
+  >>> table, rows = jnp.zeros((2, 1)), jnp.array([[1, 0], [-1, 1]])
+  >>> add(table, RowGrads(rows, jnp.array([[1.0], [5.0]]))).tolist()
+  [[1.0], [6.0]]
+  """
   rows, values = update
+  put_in = _add if isinstance(update, SummedGrads) else _add_repeated
   if table.shape[1] == values.shape[1]:
-    return _add(table, rows, values)
+    return put_in(table, rows, values)
   return lax.platform_dependent(
     table,
     rows,
     values,
     tpu=_add_packed,
-    default=lambda x, rows, values: _add(
+    default=lambda x, rows, values: put_in(
       x.reshape(-1, values.shape[1]), rows, values
     ).reshape(x.shape),
   )
@@ -158,7 +182,38 @@ def _add(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
   )
 
 
+def _add_repeated(
+  x: jax.Array, rows: jax.Array, values: jax.Array
+) -> jax.Array:
+  if rows.ndim == 1:
+    return _add_flat(x, rows, values)
+  return lax.platform_dependent(
+    x, rows, values, cpu=_add_in_turns, default=_add_flat
+  )
+
+
+def _add_flat(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
+  rows, values = RowGrads(rows, values).flat()
+  return x.at[rows].add(values, mode='drop', wrap_negative_indices=False)
+
+
+def _add_in_turns(
+  x: jax.Array, rows: jax.Array, values: jax.Array
+) -> jax.Array:
+  """One row of each bag a turn: f32[M * L, D] never exists.
+
+  A CPU's caches keep the values meanwhile; a GPU would wait L times.
+  """
+
+  def turn(j: jax.Array, x: jax.Array) -> jax.Array:
+    one = lax.dynamic_index_in_dim(rows, j, 1, keepdims=False)
+    return _add_flat(x, one, values)
+
+  return lax.fori_loop(0, rows.shape[1], turn, x)
+
+
 def _add_packed(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
+  rows, values = RowGrads(rows, values).flat()
   k = x.shape[1] // values.shape[1]
   return x.at[rows // k].add(
     _widened(values, rows, k), mode='drop', wrap_negative_indices=False
@@ -215,7 +270,7 @@ def mix32(x: jax.Array) -> jax.Array:
   return x ^ (x >> 16)
 
 
-def sum_repeated(grads: RowGrads) -> RowGrads:
+def sum_repeated(grads: RowGrads) -> SummedGrads:
   """Sums the values of repeated rows, so that each row stands once.
 
   A non-linear optimizer needs the square of the sum, not the sum of squares.
@@ -227,9 +282,14 @@ def sum_repeated(grads: RowGrads) -> RowGrads:
   >>> sorted(zip(summed.rows.tolist(), summed.values.tolist()))[1:]
   [(3, [2.0]), (5, [5.0])]
   """
-  first = representatives(grads.rows)
-  position = jnp.arange(first.shape[0], dtype=jnp.int32)
-  values = jnp.zeros_like(grads.values).at[first].add(grads.values)
+  rows = grads.rows.reshape(-1)
+  first = representatives(rows)
+  values = _add_repeated(
+    jnp.zeros((len(rows), grads.values.shape[1]), grads.values.dtype),
+    first.reshape(grads.rows.shape),
+    grads.values,
+  )
+  position = jnp.arange(len(rows), dtype=jnp.int32)
   nowhere = PAD - 1 - position
-  stands = (first == position) & (grads.rows >= 0)
-  return RowGrads(jnp.where(stands, grads.rows, nowhere), values)
+  stands = (first == position) & (rows >= 0)
+  return SummedGrads(jnp.where(stands, rows, nowhere), values)

@@ -8,6 +8,7 @@ from dlrm_jax import rows as rows_module
 from dlrm_jax.batch import PAD
 from dlrm_jax.rows import (
   RowGrads,
+  SummedGrads,
   add,
   put,
   representatives,
@@ -75,7 +76,7 @@ def test_packed_rows_on_a_tpu_are_those_of_any_device(seed, dim):
   np.testing.assert_array_equal(put_there, put(jnp.array(packed), rows, new))
   added = rows_module._add_packed(jnp.array(packed), rows, jnp.array(new))
   np.testing.assert_allclose(
-    added, add(jnp.array(packed), RowGrads(rows, jnp.array(new))), rtol=1e-6
+    added, add(jnp.array(packed), SummedGrads(rows, jnp.array(new))), rtol=1e-6
   )
 
 
@@ -88,3 +89,20 @@ def test_packed_rows_are_read_and_written_as_plain_ones():
   np.testing.assert_array_equal(
     put(packed, rows, new).reshape(128, 4), put(plain, rows, new)
   )
+
+
+@given(any_rows, st.sampled_from([1, 2, 8]), st.sampled_from([4, 128]))
+def test_repeated_rows_and_rows_of_bags_all_add_up(rows, length, dim):
+  bags = np.array(rows, np.int32).reshape(-1, length)
+  values = np.arange(len(bags) * dim, dtype=np.float32).reshape(-1, dim)
+  want = np.ones((11, dim), np.float32)  # the last row is for PAD
+  np.add.at(want, bags, np.repeat(values[:, None], length, 1))
+  want[-1] = 1
+  want = np.concatenate([want, np.ones((21, dim), np.float32)])
+  grads = RowGrads(jnp.array(bags), jnp.array(values))
+  start = jnp.ones((32 * dim // 128, 128))
+  for update in (grads, grads.flat(), sum_repeated(grads)):
+    got = add(start, update)
+    np.testing.assert_allclose(got.reshape(-1, dim), want)
+  tpu = rows_module._add_packed(start, *grads)
+  np.testing.assert_allclose(tpu.reshape(-1, dim), want)

@@ -110,18 +110,24 @@ def push(grads: jax.Array, bags: Bags, groups: tuple[Group, ...]) -> RowGrads:
     groups: their layout.
 
   Returns:
-    Rows i32[B * K] and values f32[B * K, D]; rows can repeat.
+    Rows i32[B * K] and values f32[B * K, D]; or, where all bags have L rows
+    that count once, i32[B * G, L] and f32[B * G, D]. Rows can repeat.
   """
+  dim = grads.shape[-1]
+  if bags.weights is None and len(groups) == 1:
+    return RowGrads(
+      bags.rows.reshape(-1, groups[0].length), grads.reshape(-1, dim)
+    )
   rows, values, bag = [], [], 0
   for (count, _), (at, weights) in zip(
     groups, _split(bags, groups), strict=True
   ):
     g = grads[:, bag : bag + count, None, :]
     if weights is None:
-      g = jnp.broadcast_to(g, (*at.shape, grads.shape[-1]))
+      g = jnp.broadcast_to(g, (*at.shape, dim))
     else:
       g = g * weights[..., None]
     rows.append(at.reshape(-1))
-    values.append(g.reshape(-1, grads.shape[-1]))
+    values.append(g.reshape(-1, dim))
     bag += count
   return RowGrads(jnp.concatenate(rows), jnp.concatenate(values))

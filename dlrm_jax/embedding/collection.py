@@ -332,7 +332,7 @@ class EmbeddingCollection:
     mine = push(grads, bags, self.groups[stack])
     if device_count() == 1:
       return mine
-    return gather_replicated(mine, table.size // dim)
+    return gather_replicated(mine.flat(), table.size // dim)
 
   def read(self, tables: Tables, name: str, node: int = 0) -> jax.Array:
     """One logical table, f32[R, D]: for tests and export.

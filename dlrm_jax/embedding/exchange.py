@@ -377,7 +377,7 @@ class Delivery:
     this = _next_round(needs, done, room, self._local_rows)
     slots, asked = _asked(needs, this, room, self._local_rows)
     numbered = self._bags._replace(rows=needs.which)
-    which, values = push(self._grads, numbered, self._route.groups)
+    which, values = push(self._grads, numbered, self._route.groups).flat()
     summed = jnp.zeros_like(values).at[which].add(values)
     sent = _swap(take(summed, slots))
     arrived = RowGrads(asked.reshape(-1), sent.reshape(-1, values.shape[1]))

@@ -217,7 +217,8 @@ def covering():
 def test_all_are_what_they_are_by_definition(group, optimizer, devices):
   model = make_model(group)
   weighted = devices in (1, 4)
-  tx = rowwise(optax.chain(OPTIMIZERS[optimizer](), optax.scale(-RATE)))
+  inner = optax.chain(OPTIMIZERS[optimizer](), optax.scale(-RATE))
+  tx = rowwise(inner, linear=optimizer == 'sgd')
 
   def draw(seed):
     ids, id_weights, target = model.draw(seed)

@@ -56,6 +56,29 @@ def test_touched_rows_move_as_with_the_dense_gradient(name):
   )
 
 
+@pytest.mark.parametrize('name', ['sgd', 'scheduled'])
+@pytest.mark.parametrize('packed', [False, True])
+def test_a_linear_transform_needs_no_sum_of_repeated_rows(name, packed):
+  rng = np.random.default_rng(0)
+  start = jnp.array(rng.normal(size=(4, 128)), jnp.float32)
+  start = start if packed else start.reshape(-1, DIM)
+  bags = rng.integers(-1, ROWS, (9, 3)).astype(np.int32)
+  bags[0], bags[1, 0], bags[2] = 3, 500, -1
+  tables = []
+  for linear in (False, True):
+    tx, table = rowwise(TRANSFORMS[name], linear), start
+    state = tx.init(table)
+    for step in range(3):
+      rows, values = draw(step)
+      for at in (rows, bags):
+        grads = RowGrads(jnp.array(at), jnp.array(values))
+        updates, state = tx.update(grads, state, table)
+        table = add(table, updates)
+    tables.append(table)
+  assert jnp.any(tables[0] != start)
+  np.testing.assert_allclose(*tables, rtol=1e-5, atol=1e-6)
+
+
 @jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_adam_is_lazy_rows_rest_until_they_are_seen():
   tx = rowwise(optax.adam(0.1))
