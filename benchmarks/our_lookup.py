@@ -41,7 +41,7 @@ def main() -> None:
   if arguments.optimizer == pooled.ADAGRAD:
     tx = rowwise(optax.chain(scale_by_rowwise_adagrad(), rate))
   else:
-    tx = rowwise(rate)
+    tx = rowwise(rate, linear=True)
   table_state = collection.init_state(tx, tables)
   batches = itertools.cycle(
     [
