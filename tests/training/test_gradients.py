@@ -105,7 +105,6 @@ def test_a_step_in_pieces_is_the_plain_step(name, micro_batch):
   want = plain_step(task, state, batch, name)
   got, told = jax.jit(functools.partial(train_step, task))(state, batch)
   assert_equal(task, got, told, want)
-  assert told.largest['vectors ' + next(iter(state.tables))] > 0
 
 
 @pytest.mark.parametrize('micro_batch', [0, 128])
