@@ -6,6 +6,7 @@ meanwhile, so no thread of theirs takes time from the one that is measured.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import time
@@ -32,6 +33,8 @@ class Contender:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
+      # Peers are measured on the CPU, and so are we.
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'},
     )
     try:
       self._answer(READY)

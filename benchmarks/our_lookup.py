@@ -37,11 +37,10 @@ def main() -> None:
     )
   )
   tables = jax.jit(collection.init)(jax.random.key(0))
-  rate = optax.scale_by_learning_rate(pooled.RATE)
+  tx = optax.scale_by_learning_rate(pooled.RATE)
   if arguments.optimizer == pooled.ADAGRAD:
-    tx = rowwise(optax.chain(scale_by_rowwise_adagrad(), rate))
-  else:
-    tx = rowwise(rate, linear=True)
+    tx = optax.chain(scale_by_rowwise_adagrad(), tx)
+  tx = rowwise(tx)
   table_state = collection.init_state(tx, tables)
   batches = itertools.cycle(
     [

@@ -14,7 +14,8 @@ import torch
 from benchmarks import kaggle, peer_models
 from benchmarks.serving import serve
 
-Step = Callable[[], None]
+Step = Callable[[bool], None]
+"""Makes one step, its forward pass in bfloat16 or not."""
 
 
 def reference(path: str, batches: list[kaggle.Drawn]) -> Step:
@@ -34,9 +35,11 @@ def reference(path: str, batches: list[kaggle.Drawn]) -> Step:
     ]
   )
 
-  def step() -> None:
+  def step(half: bool) -> None:
     dense, at, ids, labels = next(prepared)
-    loss = model.loss_fn(model(dense, at, ids), labels)
+    with torch.autocast('cpu', torch.bfloat16, enabled=half):
+      chances = model(dense, at, ids)
+    loss = model.loss_fn(chances.float(), labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -62,9 +65,11 @@ def torchrec(batches: list[kaggle.Drawn], rowwise: bool) -> Step:
     ]
   )
 
-  def step() -> None:
+  def step(half: bool) -> None:
     dense, ids, labels = next(prepared)
-    loss = loss_fn(model.logits(dense, ids, offsets), labels)
+    with torch.autocast('cpu', torch.bfloat16, enabled=half):
+      logits = model.logits(dense, ids, offsets)
+    loss = loss_fn(logits.float(), labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -95,9 +100,8 @@ def main() -> None:
     rates = {}
     for kind, step in steps.items():
       start = time.perf_counter()
-      with torch.autocast('cpu', torch.bfloat16, enabled=kind == 'bfloat16'):
-        for _ in range(arguments.steps):
-          step()
+      for _ in range(arguments.steps):
+        step(kind == 'bfloat16')
       seconds = time.perf_counter() - start
       rates[kind] = arguments.batch * arguments.steps / seconds
     return rates

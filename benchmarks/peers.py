@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+_MODULE = 'dlrm_s_pytorch'
 OURS, DLRM, TORCHREC = 'ours', 'facebookresearch/dlrm', 'torchrec + FBGEMM'
 
 _VERSIONS = """
@@ -78,6 +79,9 @@ def find(arguments: argparse.Namespace) -> Peers:
   python = os.path.abspath(python)
   if dlrm and (Path(dlrm) / 'dlrm_s_pytorch.py').is_file():
     dlrm = os.path.abspath(dlrm)
+    if not _has(python, f'sys; sys.path.insert(0, {dlrm!r}); import {_MODULE}'):
+      say(f'no {DLRM}: {python} lacks what its {_MODULE} imports')
+      dlrm = ''
   else:
     say(f'no {DLRM}: give --dlrm=PATH of a checkout')
     dlrm = ''

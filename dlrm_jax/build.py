@@ -197,8 +197,7 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
       'has one feature, which has nothing to interact with; set it to cat'
     )
   table_tx = rowwise(
-    _optimizer('table_optimizer', config.table_optimizer, _TABLE_OPTIMIZERS),
-    linear=config.table_optimizer.name == 'sgd',
+    _optimizer('table_optimizer', config.table_optimizer, _TABLE_OPTIMIZERS)
   )
   shards = whole('tables.shards', config.tables.shards, 1)
   micro_batch = _micro_batch(config, batch)

@@ -21,8 +21,10 @@ def keep_freed_memory() -> None:
   mallopt = None
   if sys.platform == 'linux':
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc has it
-  if mallopt is not None:
+  # Older ones take no threshold above 32 MB; without one the rest would harm.
+  if mallopt is not None and (
+    mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_THRESHOLD, 1 << 25)
+  ):
     mallopt(_ARENA_MAX, 1)
-    mallopt(_MMAP_THRESHOLD, 1 << 30)
     mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(_TOP_PAD, 1 << 26)

@@ -42,10 +42,6 @@ class RowGrads(NamedTuple):
     return RowGrads(rows.reshape(-1), values.reshape(-1, values.shape[-1]))
 
 
-class SummedGrads(RowGrads):
-  """A sparse gradient (or update) of distinct rows, i32[M]."""
-
-
 LANES = 128
 """Numbers side by side in a TPU's memory: narrower rows would be padded."""
 
@@ -150,27 +146,16 @@ def _put_packed(x: jax.Array, rows: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def add(table: jax.Array, update: RowGrads) -> jax.Array:
-  """Adds to rows of a table, packed or not.
-
-  Args:
-    table: f32[R, D], or packed.
-    update: rows that repeat are added as often, unless it is `SummedGrads`:
-      then it is promised that none does, which makes it faster.
-
-  >>> table, rows = jnp.zeros((2, 1)), jnp.array([[1, 0], [-1, 1]])
-  >>> add(table, RowGrads(rows, jnp.array([[1.0], [5.0]]))).tolist()
-  [[1.0], [6.0]]
-  """
+  """Adds to distinct rows of a table, packed or not."""
   rows, values = update
-  put_in = _add if isinstance(update, SummedGrads) else _add_repeated
   if table.shape[1] == values.shape[1]:
-    return put_in(table, rows, values)
+    return _add(table, rows, values)
   return lax.platform_dependent(
     table,
     rows,
     values,
     tpu=_add_packed,
-    default=lambda x, rows, values: put_in(
+    default=lambda x, rows, values: _add(
       x.reshape(-1, values.shape[1]), rows, values
     ).reshape(x.shape),
   )
@@ -213,7 +198,6 @@ def _add_in_turns(
 
 
 def _add_packed(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
-  rows, values = RowGrads(rows, values).flat()
   k = x.shape[1] // values.shape[1]
   return x.at[rows // k].add(
     _widened(values, rows, k), mode='drop', wrap_negative_indices=False
@@ -270,7 +254,7 @@ def mix32(x: jax.Array) -> jax.Array:
   return x ^ (x >> 16)
 
 
-def sum_repeated(grads: RowGrads) -> SummedGrads:
+def sum_repeated(grads: RowGrads) -> RowGrads:
   """Sums the values of repeated rows, so that each row stands once.
 
   A non-linear optimizer needs the square of the sum, not the sum of squares.
@@ -292,4 +276,4 @@ def sum_repeated(grads: RowGrads) -> SummedGrads:
   position = jnp.arange(len(rows), dtype=jnp.int32)
   nowhere = PAD - 1 - position
   stands = (first == position) & (rows >= 0)
-  return SummedGrads(jnp.where(stands, rows, nowhere), values)
+  return RowGrads(jnp.where(stands, rows, nowhere), values)

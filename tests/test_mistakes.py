@@ -255,6 +255,14 @@ CASES = {
     train(*SYNTHETIC, '--config.train.batch_size=100'),
     ['config.train.batch_size 100', 'data.lanes=8', '96 and 104'],
   ),
+  'micro-batches do not fill the batch': (
+    train(*SYNTHETIC, '--config.train.micro_batch=100'),
+    ['config.train.micro_batch is 100', 'batch_size=', 'divisor'],
+  ),
+  'a micro-batch of less than nothing': (
+    train(*SYNTHETIC, '--config.train.micro_batch=-1'),
+    ['config.train.micro_batch', '-1'],
+  ),
   # Encodings.
   'too few rows to tell ids apart': (
     train(*SYNTHETIC, *QUOTIENTS, '--config.tables.rows=3'),

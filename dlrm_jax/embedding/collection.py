@@ -239,7 +239,8 @@ class EmbeddingCollection:
     if kind is Kind.INDEPENDENT and not anywhere:
       local = _as_local(bags, table.size // dim)
       return pull(table, local, self.groups[stack], dim)
-    return fetch(table, bags, self._route(stack, len(bags.rows)))
+    with jax.named_scope('exchange'):
+      return fetch(table, bags, self._route(stack, len(bags.rows)))
 
   def update(
     self,
@@ -284,7 +285,8 @@ class EmbeddingCollection:
         route = self._route(stack, len(bags.rows))
         local_rows = tables[stack].size // route.dim
         on_way[stack] = Delivery(grads[stack], bags, route, local_rows)
-        arrived[stack], done[stack] = on_way[stack].first()
+        with jax.named_scope('exchange'):
+          arrived[stack], done[stack] = on_way[stack].first()
       else:
         arrived[stack] = self._stays(stack, tables[stack], bags, grads[stack])
     before = state
@@ -302,7 +304,8 @@ class EmbeddingCollection:
       carry: tuple[dict[str, jax.Array], Tables, Pytree],
     ) -> tuple[dict[str, jax.Array], Tables, Pytree]:
       done, tables, state = carry
-      now = {s: on_way[s].another(done[s]) for s in on_way}
+      with jax.named_scope('exchange'):
+        now = {s: on_way[s].another(done[s]) for s in on_way}
       # One step has one count, however many rounds it takes.
       state = with_counters(tx, state, before)
       arrived = {s: grads for s, (grads, _) in now.items()}

@@ -5,8 +5,7 @@ summed, the touched rows of the optimizer state are taken out, the inner
 transform runs on `f32[M, D]` as on any array, and the rows are put back.
 For a transform that does nothing on a zero gradient (SGD, Adagrad, row-wise
 Adagrad) this equals the dense transform exactly. For one with memory (Adam)
-it is the *lazy* variant: rows rest until they are seen again. A linear one
-(SGD) needs no sums: the updates of a row's gradients add up in the table.
+it is the *lazy* variant: rows rest until they are seen again.
 """
 
 import dataclasses
@@ -27,14 +26,6 @@ def _map_grads(
   function: Callable[..., Any], grads: Pytree, *rest: Pytree
 ) -> Pytree:
   return jax.tree.map(function, grads, *rest, is_leaf=_is_row_grads)
-
-
-def _values(grads: Pytree) -> Pytree:
-  return _map_grads(lambda g: g.values, grads)
-
-
-def _with_values(grads: RowGrads, values: jax.Array) -> RowGrads:
-  return grads._replace(values=values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,21 +50,18 @@ def _touched_of_state(
 
 
 def rowwise(
-  inner: optax.GradientTransformation, linear: bool = False
+  inner: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
   """Wraps a row-separable transform so that it takes `RowGrads`.
 
   Args:
     inner: an Optax transform that treats every row by itself and whose state
       has rows on axis 0 wherever it has the structure of the parameters.
-    linear: whether it is linear in the gradient, as SGD is, also with a
-      schedule: without state of rows, and without a use for the parameters.
 
   Returns:
     A transform whose `init` takes the tables, a pytree of f32[R, D], and
     whose `update` takes the same pytree with `RowGrads` for leaves and
-    returns `SummedGrads`, to be added by `rows.add`; of a linear transform
-    `RowGrads`, as they came.
+    returns `RowGrads` of distinct rows, to be added by `rows.add`.
 
   >>> import jax.numpy as jnp
   >>> tx, table = rowwise(optax.sgd(0.5)), jnp.zeros((4, 1))
@@ -86,9 +74,6 @@ def rowwise(
   def update(
     updates: Pytree, state: Pytree, params: Pytree | None = None
   ) -> tuple[Pytree, Pytree]:
-    if linear:
-      values, state = inner.update(_values(updates), state)
-      return _map_grads(_with_values, updates, values), state
     grads = _map_grads(sum_repeated, updates)
     rows = _touched_of_state(inner, state, grads)
 
@@ -103,12 +88,12 @@ def rowwise(
         lambda g, table: take(table, g.rows, g.values.shape[1]), grads, params
       )
     values, new = inner.update(
-      _values(grads),
+      _map_grads(lambda g: g.values, grads),
       jax.tree.map(picked, state, rows),
       params,
     )
     state = jax.tree.map(written, state, rows, new)
-    return _map_grads(_with_values, grads, values), state
+    return _map_grads(lambda g, v: RowGrads(g.rows, v), grads, values), state
 
   return optax.GradientTransformation(inner.init, update)
 

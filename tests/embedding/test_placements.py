@@ -217,8 +217,7 @@ def covering():
 def test_all_are_what_they_are_by_definition(group, optimizer, devices):
   model = make_model(group)
   weighted = devices in (1, 4)
-  inner = optax.chain(OPTIMIZERS[optimizer](), optax.scale(-RATE))
-  tx = rowwise(inner, linear=optimizer == 'sgd')
+  tx = rowwise(optax.chain(OPTIMIZERS[optimizer](), optax.scale(-RATE)))
 
   def draw(seed):
     ids, id_weights, target = model.draw(seed)

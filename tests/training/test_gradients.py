@@ -48,17 +48,17 @@ def make_task(name, micro_batch=0):
   )
 
 
-def make_batch():
+def make_batch(size=BATCH):
   rng = np.random.default_rng(0)
   columns = [
-    rng.integers(-1, rows, (BATCH, hot))
+    rng.integers(-1, rows, (size, hot))
     for rows, hot in zip(ROWS, HOTNESS, strict=True)
   ]
   return Batch(
-    dense=rng.normal(size=(BATCH, 3)).astype(np.float32),
+    dense=rng.normal(size=(size, 3)).astype(np.float32),
     ids=np.concatenate(columns, 1).astype(np.int32),
-    labels=rng.integers(0, 2, BATCH).astype(np.float32),
-    weights=rng.integers(0, 3, BATCH).astype(np.float32),
+    labels=rng.integers(0, 2, size).astype(np.float32),
+    weights=rng.integers(0, 3, size).astype(np.float32),
   )
 
 
@@ -109,13 +109,25 @@ def test_a_step_in_pieces_is_the_plain_step(name, micro_batch):
 
 @pytest.mark.parametrize('micro_batch', [0, 128])
 def test_devices_sum_what_their_pieces_give(micro_batch):
-  task, batch = make_task('adagrad', micro_batch), make_batch()
+  # 1,024 examples for each of four devices: they are cut unasked, too.
+  task, batch = make_task('adagrad', micro_batch), make_batch(4096)
   want = plain_step(task, new_state(task, jax.random.key(0)), batch, 'adagrad')
   with sharding.use(sharding.make_mesh(jax.devices()[:4])):
     state = new_state(task, jax.random.key(0))
     got, told = compiled_step(task)(state, sharding.send(batch))
     got, told = jax.device_get((got, told))
   assert_equal(task, got, told, want)
+
+
+def test_a_loss_that_breaks_on_one_device_says_where():
+  batch = make_batch()
+  batch.dense[-1, 1], batch.weights[-1] = np.nan, 1
+  with sharding.use(sharding.make_mesh(jax.devices()[:4])):
+    task = make_task('sgd')
+    state = new_state(task, jax.random.key(0))
+    _, told = compiled_step(task)(state, sharding.send(batch))
+  bad = [name for name, x in told.largest.items() if not np.isfinite(x)]
+  assert bad == ['dense features', 'logits', 'loss']
 
 
 def test_devices_exchange_gradients_of_layers_once_whatever_the_pieces():
