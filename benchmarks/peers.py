@@ -62,14 +62,31 @@ def add_flags(parser: argparse.ArgumentParser, rounds: int | None = 7) -> None:
     '--dlrm', default='', help='a checkout of facebookresearch/dlrm'
   )
   parser.add_argument(
-    '--rounds', type=int, default=rounds, help='measurements of each contender'
+    '--rounds',
+    type=_positive,
+    default=rounds,
+    help='measurements of each contender',
   )
 
 
+def _positive(text: str) -> int:
+  if int(text) < 1:
+    raise argparse.ArgumentTypeError(f'{text}: expected 1 or more')
+  return int(text)
+
+
 def find(arguments: argparse.Namespace) -> Peers:
-  """The peers that the flags name; says on stderr which are not there."""
+  """The peers that the flags name; says on stderr which are not there.
+
+  Raises:
+    SystemExit: a flag names what is not there.
+  """
   python, dlrm = shutil.which(arguments.peer_python), arguments.dlrm
-  if python is None or not _has(python, 'torch'):
+  if python is None:
+    sys.exit(f'--peer_python={arguments.peer_python}: no such program')
+  if dlrm and not (Path(dlrm) / f'{_MODULE}.py').is_file():
+    sys.exit(f'--dlrm={dlrm}: no {_MODULE}.py there')
+  if not _has(python, 'torch'):
     say(
       f'no peers: {arguments.peer_python} has no torch; give '
       '--peer_python=PYTHON'
@@ -77,7 +94,7 @@ def find(arguments: argparse.Namespace) -> Peers:
     return Peers('', '', False)
   # Some peers run in folders of their own. A link stays: to a virtual Python.
   python = os.path.abspath(python)
-  if dlrm and (Path(dlrm) / 'dlrm_s_pytorch.py').is_file():
+  if dlrm:
     dlrm = os.path.abspath(dlrm)
     if not _has(python, f'sys; sys.path.insert(0, {dlrm!r}); import {_MODULE}'):
       say(f'no {DLRM}: {python} lacks what its {_MODULE} imports')

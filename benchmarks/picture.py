@@ -106,7 +106,13 @@ def main() -> None:
   arguments = parser.parse_args()
   if not arguments.found.is_file():
     parser.error(f'{arguments.found}: no such file; `make bench` writes it')
-  draw(json.loads(arguments.found.read_text()), arguments.picture)
+  try:
+    found = json.loads(arguments.found.read_text())
+  except ValueError as error:
+    parser.error(f'{arguments.found}: not JSON: {error}')
+  if not isinstance(found, dict) or 'benchmarks' not in found:
+    parser.error(f'{arguments.found}: not what `make bench` writes')
+  draw(found, arguments.picture)
 
 
 if __name__ == '__main__':

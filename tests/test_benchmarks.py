@@ -45,15 +45,25 @@ def test_a_ratio_is_against_the_best_peer_or_the_one_named():
 
 
 def test_missing_peers_are_said_in_one_line_each(capsys, tmp_path):
-  absent = str(tmp_path / 'python')
-  assert peers.find(arguments(f'--peer_python={absent}')) == NOBODY
+  bare = tmp_path / 'python'
+  bare.write_text('#!/bin/sh\nexit 1\n')
+  bare.chmod(0o755)
+  assert peers.find(arguments(f'--peer_python={bare}')) == NOBODY
   said = capsys.readouterr().err.splitlines()
-  assert said == [f'no peers: {absent} has no torch; give --peer_python=PYTHON']
+  assert said == [f'no peers: {bare} has no torch; give --peer_python=PYTHON']
 
 
-def test_a_folder_without_the_reference_is_no_peer(
+@pytest.mark.parametrize('flag', ['peer_python', 'dlrm'])
+def test_what_a_flag_names_must_be_there(flag, tmp_path):
+  absent = tmp_path / 'absent'
+  with pytest.raises(SystemExit, match=f'--{flag}={absent}: no '):
+    peers.find(arguments(f'--{flag}={absent}'))
+
+
+def test_a_reference_that_cannot_be_imported_is_no_peer(
   capsys, tmp_path, monkeypatch
 ):
+  (tmp_path / 'dlrm_s_pytorch.py').touch()
   monkeypatch.setattr(peers, '_has', lambda python, what: what == 'torch')
   found = peers.find(arguments(f'--dlrm={tmp_path}'))
   assert found.commands('peer_step') == {}

@@ -10,6 +10,7 @@ from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.load import Use
 from dlrm_jax.embedding.planner import placement_name
 from dlrm_jax.sharding import device_count
+from dlrm_jax.training.gradients import count_pieces
 from dlrm_jax.training.memory import row_state, step_memory
 from dlrm_jax.training.report import TableSize
 from dlrm_jax.training.run import Run
@@ -136,7 +137,10 @@ def lines(run: Run) -> Iterator[str]:
     f'devices   {len(devices)} x {devices[0].device_kind}; uses '
     f'{device_count()}; tables in {shards} shards'
   )
-  yield f'batch     {batch_size:,}'
+  each = batch_size // device_count()
+  pieces = count_pieces(each, run.task.micro_batch)
+  cut = f'; {pieces} micro-batches of {each // pieces:,}' if pieces > 1 else ''
+  yield f'batch     {batch_size:,}, {each:,} a device{cut}'
   yield f'steps     {run.steps:,} ({epochs:.3g} epochs)'
   yield f'workdir   {run.workdir}'
 
