@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from benchmarks import pooled
+from benchmarks import peer_models, pooled
 from benchmarks.serving import serve
 
 LookUp = Callable[[torch.Tensor], torch.Tensor]
@@ -20,26 +20,9 @@ LookUp = Callable[[torch.Tensor], torch.Tensor]
 
 def fbgemm(shape: pooled.Shape, batch: int, optimizer: str) -> LookUp:
   """All tables in one kernel; they are updated in the backward pass."""
-  from fbgemm_gpu.split_embedding_configs import EmbOptimType
-  from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
-    EmbeddingLocation,
+  tables = peer_models.fbgemm_tables(
+    shape.rows, shape.dim, optimizer == pooled.ADAGRAD, pooled.RATE
   )
-  from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-    ComputeDevice,
-    SplitTableBatchedEmbeddingBagsCodegen,
-  )
-
-  tables = SplitTableBatchedEmbeddingBagsCodegen(
-    [
-      (rows, shape.dim, EmbeddingLocation.HOST, ComputeDevice.CPU)
-      for rows in shape.rows
-    ],
-    optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD
-    if optimizer == pooled.ADAGRAD
-    else EmbOptimType.EXACT_SGD,
-    learning_rate=pooled.RATE,
-  )
-  tables.init_embedding_weights_uniform(-0.01, 0.01)
   last = len(shape.rows) * batch * shape.length
   offsets = torch.arange(0, last + 1, shape.length)
   return lambda ids: tables(ids.reshape(-1), offsets)

@@ -1,7 +1,7 @@
 """The models of the peers in the Kaggle shape, imported as installed."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,8 +47,17 @@ class Torchrec(NamedTuple):
   layers: list[torch.nn.Parameter]
 
 
-def torchrec(rowwise: bool) -> Torchrec:
-  """With SGD, or row-wise Adagrad, in FBGEMM's kernels."""
+def fbgemm_tables(
+  rows: Sequence[int], dim: int, rowwise: bool, rate: float
+) -> torch.nn.Module:
+  """FBGEMM's tables, updated in the backward pass.
+
+  Args:
+    rows: of each table.
+    dim: D.
+    rowwise: row-wise Adagrad, or SGD.
+    rate: of learning.
+  """
   from fbgemm_gpu.split_embedding_configs import EmbOptimType
   from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
     EmbeddingLocation,
@@ -57,19 +66,23 @@ def torchrec(rowwise: bool) -> Torchrec:
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
   )
-  from torchrec.models import dlrm
 
   tables = SplitTableBatchedEmbeddingBagsCodegen(
-    [
-      (rows, kaggle.DIM, EmbeddingLocation.HOST, ComputeDevice.CPU)
-      for rows in kaggle.ROWS
-    ],
+    [(n, dim, EmbeddingLocation.HOST, ComputeDevice.CPU) for n in rows],
     optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD
     if rowwise
     else EmbOptimType.EXACT_SGD,
-    learning_rate=kaggle.RATE,
+    learning_rate=rate,
   )
   tables.init_embedding_weights_uniform(-0.01, 0.01)
+  return tables
+
+
+def torchrec(rowwise: bool) -> Torchrec:
+  """With SGD, or row-wise Adagrad, in FBGEMM's kernels."""
+  from torchrec.models import dlrm
+
+  tables = fbgemm_tables(kaggle.ROWS, kaggle.DIM, rowwise, kaggle.RATE)
   bottom = dlrm.DenseArch(kaggle.DENSE, list(kaggle.BOTTOM))
   top = dlrm.OverArch(_PAIRS, list(kaggle.TOP))
   interact = dlrm.InteractionArch(FEATURES)

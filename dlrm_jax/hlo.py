@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-_KINDS = (
+KINDS = (
   'ragged-all-to-all',
   'all-to-all',
   'all-reduce',
@@ -32,8 +32,10 @@ _KINDS = (
   'reduce-scatter',
   'collective-permute',
 )
+"""Opcodes of collectives, the longer ones before those that they contain."""
+
 _INSTRUCTION = re.compile(
-  r'%?([\w.-]+) = (.*?) (' + '|'.join(_KINDS) + r')(-start|-done)?\((.*)'
+  r'%?([\w.-]+) = (.*?) (' + '|'.join(KINDS) + r')(-start|-done)?\((.*)'
 )
 _ARRAY = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]')
 _CALLED = re.compile(r' fusion\(.*calls=%?([\w.-]+)')

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from jax.profiler import ProfileData
 
+from dlrm_jax import hlo
+
 INPUT, OTHER, IDLE = 'input', 'other', 'idle'
 PARTS = (
   INPUT,
@@ -38,10 +40,7 @@ _INSTRUCTION = re.compile(
   r'\s*(ROOT )?%?(?P<name>[\w.-]+) = .*? (?P<opcode>[a-z][\w-]*)\((?P<rest>.*)'
 )
 _HEADER = re.compile(r'(?:ENTRY )?%?([\w.-]+) \(.*\{$')
-_EXCHANGE = re.compile(
-  r'(ragged-all-to-all|all-to-all|all-reduce|all-gather|reduce-scatter'
-  r'|collective-permute)(-start|-done)?'
-)
+_EXCHANGE = re.compile('(' + '|'.join(hlo.KINDS) + ')(-start|-done)?')
 # They run other instructions, which stand in the trace themselves.
 _OUTER = ('while', 'conditional', 'call')
 _SCOPE = re.compile(r'\b(lookup|update|exchange)\b')
@@ -69,7 +68,7 @@ def _part_of_code(name: str) -> str | None:
   return 'forward' if re.search(r'jvp\(|\blayers\b', name) else None
 
 
-def parts_of(hlo: str) -> dict[str, str | None]:
+def parts_of(text: str) -> dict[str, str | None]:
   """Instruction -> its part; None where it only runs other instructions.
 
   What XLA added has no place in the code: a fusion has that of its result,
@@ -88,7 +87,7 @@ def parts_of(hlo: str) -> dict[str, str | None]:
   roots: dict[str, str] = {}
   computation = ''
   # Computations stand before those that call them, operands before users.
-  for line in hlo.splitlines():
+  for line in text.splitlines():
     if header := _HEADER.match(line):
       computation = header[1]
     elif instruction := _INSTRUCTION.match(line):
@@ -168,10 +167,10 @@ def _instruction(line: Any, event: Any, module: str) -> str | None:
   return None
 
 
-def _spans(trace: Any, hlo: str) -> Iterator[Span]:
+def _spans(trace: Any, text: str) -> Iterator[Span]:
   """What ran, what was waited for, and the time recorded, in any order."""
-  parts = parts_of(hlo)
-  module = re.findall(r'HloModule ([\w.-]+)', hlo)[0]
+  parts = parts_of(text)
+  module = re.findall(r'HloModule ([\w.-]+)', text)[0]
   for plane in trace.planes:
     for line in plane.lines:
       for event in line.events:
@@ -184,14 +183,14 @@ def _spans(trace: Any, hlo: str) -> Iterator[Span]:
             yield Span(event.start_ns, stop, part)
 
 
-def read(path: Path, hlo: str) -> dict[str, float]:
+def read(path: Path, text: str) -> dict[str, float]:
   """Nanoseconds of each of `PARTS` in a trace.
 
   Args:
     path: the .xplane.pb that `jax.profiler` wrote, with one span `RECORDED`.
-    hlo: text of the step that ran.
+    text: of the step's program that ran.
   """
-  spans = list(_spans(ProfileData.from_file(str(path)), hlo))
+  spans = list(_spans(ProfileData.from_file(str(path)), text))
   (whole,) = [span for span in spans if span.part == RECORDED]
   spans.remove(whole)
   return divide(spans, whole.start, whole.stop)
