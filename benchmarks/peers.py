@@ -161,8 +161,10 @@ def row(
     ratio = values[OURS] / max(peers)
   of_peers = {name: values.get(name) for name in (DLRM, TORCHREC)}
   mine = {'what': what, 'unit': unit, OURS: values[OURS]}
-  aims = {'ratio': ratio, 'target': target, 'against': against, 'at most': most}
-  return {**mine, **of_peers, **aims, **more}
+  aims = {'ratio': ratio, 'target': target, 'against': against}
+  if ratio is None:  # a target without a ratio would read as one of ours
+    aims = dict.fromkeys(aims)
+  return {**mine, **of_peers, **aims, 'at most': most, **more}
 
 
 def _has(python: str, modules: str) -> bool:
