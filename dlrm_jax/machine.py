@@ -1,0 +1,116 @@
+"""Memory and cores that this process may use, in a container or out of one.
+
+Linux containers (Docker, Kubernetes, Slurm) limit both by control groups. The
+limits of all groups around the process hold, of version 1 and version 2.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS = Path('/sys/fs/cgroup')
+_OF_PROCESS = Path('/proc/self/cgroup')
+_MEMINFO = Path('/proc/meminfo')
+
+
+def _groups(controller: str, root: Path, listing: Path) -> Iterator[Path]:
+  """Folders of the groups around this process, the innermost first.
+
+  Args:
+    controller: of version 1; version 2 has all controllers in one folder.
+    root: where control groups are mounted.
+    listing: a line `number:controllers:path` for each hierarchy.
+  """
+  try:
+    lines = listing.read_text().splitlines()
+  except OSError:
+    return
+  for line in lines:
+    _, controllers, path = line.split(':', 2)
+    if controllers and controller not in controllers.split(','):
+      continue
+    top = root / controllers if controllers else root
+    if not top.is_dir():
+      top = root / controller
+    inner = top / path.lstrip('/')
+    # In a container the path may be the host's: then its root is the group.
+    for folder in (inner, *inner.parents) if inner.is_dir() else (top,):
+      yield folder
+      if folder == top:
+        break
+
+
+def _number(path: Path, word: int = 0) -> float:
+  """A number in a file of a control group; infinity where there is none."""
+  try:
+    return float(path.read_text().split()[word])
+  except (OSError, ValueError, IndexError):
+    return math.inf
+
+
+def _free_in_groups(root: Path, listing: Path) -> float:
+  """Bytes that the tightest control group leaves; infinity without a limit."""
+  free = math.inf
+  for folder in _groups('memory', root, listing):
+    for limit, used in (
+      ('memory.max', 'memory.current'),
+      ('memory.limit_in_bytes', 'memory.usage_in_bytes'),
+    ):
+      most = _number(folder / limit)
+      if most < 1 << 60:  # version 1 writes a huge number for "no limit"
+        held = _number(folder / used)
+        cache = _cached(folder / 'memory.stat')
+        free = min(free, most - max(0.0, held - cache) if held < most else 0)
+  return free
+
+
+def _cached(stat: Path) -> float:
+  """Bytes of a group that hold files and are given back when asked for."""
+  try:
+    lines = stat.read_text().splitlines()
+  except OSError:
+    return 0
+  values = dict(line.split(' ', 1) for line in lines)
+  return float(values.get('inactive_file', 0))
+
+
+def _free_on_host(meminfo: Path) -> float:
+  try:
+    values = dict(
+      line.split(':', 1) for line in meminfo.read_text().splitlines()
+    )
+    return int(values['MemAvailable'].split()[0]) * 1024
+  except (OSError, KeyError):
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2
+
+
+def free_memory(
+  root: Path = _CGROUPS, listing: Path = _OF_PROCESS, meminfo: Path = _MEMINFO
+) -> int:
+  """Bytes of memory that this process can still get.
+
+  Args:
+    root: where control groups are mounted.
+    listing: names the groups of this process.
+    meminfo: the kernel's table of the host's memory.
+  """
+  return int(min(_free_on_host(meminfo), _free_in_groups(root, listing)))
+
+
+def cores(root: Path = _CGROUPS, listing: Path = _OF_PROCESS) -> int:
+  """Processor cores that this process may use, at least 1.
+
+  A share of a core that is granted counts as a whole one.
+  """
+  found: float = os.cpu_count() or 1
+  if hasattr(os, 'sched_getaffinity'):
+    found = len(os.sched_getaffinity(0))
+  for folder in _groups('cpu', root, listing):
+    quota, period = _number(folder / 'cpu.max'), _number(folder / 'cpu.max', 1)
+    if not math.isfinite(quota):
+      quota = _number(folder / 'cpu.cfs_quota_us')
+      period = _number(folder / 'cpu.cfs_period_us')
+    if 0 < quota < math.inf and 0 < period < math.inf:
+      found = min(found, math.ceil(quota / period))
+  return max(1, int(found))

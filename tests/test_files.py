@@ -1,0 +1,50 @@
+"""Files appear whole, and are on the disk before they get their names."""
+
+import os
+
+import pytest
+
+from dlrm_jax import files
+
+
+def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
+  tmp_path, monkeypatch
+):
+  events = []
+  fsync, replace = os.fsync, type(tmp_path).replace
+  monkeypatch.setattr(
+    os, 'fsync',
+    lambda n: (events.append(os.readlink(f'/proc/self/fd/{n}')), fsync(n)),
+  )  # fmt: skip
+  monkeypatch.setattr(
+    type(tmp_path), 'replace',
+    lambda a, b: (events.append('rename'), replace(a, b)),
+  )  # fmt: skip
+  files.write_text(tmp_path / 'plan.json', '{}')
+  synced, renamed, folder = events
+  assert synced.startswith(str(tmp_path / 'plan.json.'))
+  assert (renamed, folder) == ('rename', str(tmp_path))
+  assert (tmp_path / 'plan.json').read_text() == '{}'
+
+
+def test_a_folder_is_published_with_everything_in_it(tmp_path):
+  work = files.unfinished_name(tmp_path / 'run')
+  (work / 'deep').mkdir(parents=True)
+  (work / 'deep' / 'a').write_text('1')
+  files.publish(work, tmp_path / 'run')
+  assert (tmp_path / 'run' / 'deep' / 'a').read_text() == '1'
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+  path = tmp_path / 'a'
+  path.write_text('old')
+
+  def fail():
+    with files.replacing(path) as work:
+      work.write_text('new')
+      raise InterruptedError
+
+  with pytest.raises(InterruptedError):
+    fail()
+  assert path.read_text() == 'old'
+  assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,97 @@
+"""Sets, workdirs and checkpoints of an earlier version work as they did.
+
+The archive was made by commit 9396860: `set` prepared from log.csv with
+config.py, `criteo` from criteo.txt; `unfinished` and `finished` are one run
+on `set` as it was after step 12 and after its last step, `auto` is a run on
+`criteo` with automatic encodings. JSON files hold what `evaluate` printed.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tarfile
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ARCHIVE = ROOT / 'tests' / 'old' / 'written_by_9396860.tar.gz'
+
+
+@pytest.fixture
+def old(tmp_path):
+  with tarfile.open(ARCHIVE) as archive:
+    archive.extractall(tmp_path, filter='data')
+  return tmp_path
+
+
+def run(folder, *arguments):
+  done = subprocess.run(
+    [sys.executable, *arguments],
+    cwd=folder,
+    env=os.environ
+    | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  return done
+
+
+def state(workdir, step):
+  with ocp.StandardCheckpointer() as checkpointer:
+    folder = workdir.absolute() / 'checkpoints' / str(step)
+    return checkpointer.restore(folder / 'state')
+
+
+def same_metrics(got, want):
+  for name in want.keys() & got.keys():
+    assert got[name] == pytest.approx(want[name], rel=1e-5), name
+  assert {'auc', 'log_loss', 'examples'} <= want.keys() & got.keys()
+
+
+def test_an_old_run_goes_on_and_ends_as_it_would_have(old):
+  run(
+    old, str(ROOT / 'train.py'), '--config=config.py', '--config.data.dir=set',
+    '--config.train.keep=9', '--workdir=unfinished',
+  )  # fmt: skip
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+    state(old / 'unfinished', 30),
+    state(old / 'finished', 30),
+  )
+  got = json.loads((old / 'unfinished' / 'results.json').read_text())
+  want = json.loads((old / 'finished' / 'results.json').read_text())
+  assert got['step'] == want['step']
+  for split in want['splits']:
+    same_metrics(got['splits'][split], want['splits'][split])
+
+
+def test_an_old_run_is_evaluated_on_a_raw_file_with_its_vocabularies(old):
+  done = run(
+    old, '-m', 'dlrm_jax.evaluate', '--workdir=finished', '--data=new.csv'
+  )
+  got = json.loads(done.stdout.splitlines()[-1])
+  want = json.loads((old / 'evaluated.json').read_text())
+  same_metrics(got['metrics'], want['metrics'])
+
+
+def test_an_old_run_with_automatic_encodings_is_evaluated(old):
+  done = run(old, '-m', 'dlrm_jax.evaluate', '--workdir=auto')
+  got = json.loads(done.stdout.splitlines()[-1])
+  want = json.loads((old / 'auto.json').read_text())
+  same_metrics(got['metrics'], want['metrics'])
+
+
+def test_an_old_set_lends_its_vocabularies(old):
+  run(
+    old, '-m', 'dlrm_jax.prepare', 'raw', '--config=config.py',
+    '--vocabulary=set', '--input=new.csv', '--output=new',
+  )  # fmt: skip
+  run(
+    old, '-m', 'dlrm_jax.evaluate', '--workdir=finished', '--data=new'
+  )  # fmt: skip
