@@ -127,6 +127,7 @@ class Run:
 
   def values(self, start: int, stop: int) -> pl.Series:
     """A slice of the values, where keys are of texts."""
+    assert self.texts is not None, 'keys are of texts'
     frame = pl.scan_ipc(self.texts).slice(start, stop - start).collect()
     return frame['value']
 

@@ -191,7 +191,7 @@ def plan(
   if key is None:
     return Plan(folder, None, (), _stretches(folder, width, parts, shards))
   size = _bundle_size(len(shards))
-  firsts = np.arange(0, len(shards), size)
+  firsts = range(0, len(shards), size)
   piles = np.add.reduceat(shards, firsts)
   dealt = deal(parts, piles, (Use.PARTS, *key))
   bounds = work / 'parts' / f'{split}.npy'

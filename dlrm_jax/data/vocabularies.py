@@ -53,6 +53,10 @@ def numbering_of(details: Mapping[str, Any]) -> Numbering:
   return Numbering(**said | {'values': Values(*said['values'])})
 
 
+MAX_ROWS = 2**31 - 1
+"""Of a table: ids are int32."""
+
+
 class Build(NamedTuple):
   """A unit: one lookup table of a vocabulary.
 
@@ -240,16 +244,27 @@ def coders_of(
   longest: Mapping[str, int],
   values: Values,
 ) -> tuple[Coder, ...]:
-  """How each sparse column is encoded, as yet without lookup tables."""
+  """How each sparse column is encoded, as yet without lookup tables.
+
+  Raises:
+    InputError: a vocabulary has more values than ids can count.
+  """
 
   def coder(column: Sparse) -> Coder:
     hotness = column.hotness or max(1, longest[column.name])
     if column.ids != 'vocabulary':
       return Coder(column, column.rows, hotness, Values())
     found = counted[column.name]
+    rows = found['kept'] + found['first_row']
+    if rows > MAX_ROWS:
+      raise InputError(
+        f'column {column.name}: {rows:,} rows; expected at most {MAX_ROWS:,}, '
+        'as ids are int32; leave out rare values with a larger --min_count, or '
+        "hash them (--hash_rows, or 'ids': 'hashed' in config.data.raw)"
+      )
     return Coder(
       column=column,
-      rows=column.modulo or found['kept'] + found['first_row'],
+      rows=column.modulo or rows,
       hotness=hotness,
       prepare=values,
       base=found['first_row'],

@@ -1,5 +1,6 @@
 """Preparing in stages: the same set however it is made, or none at all."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import filecmp
@@ -8,17 +9,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
+import polars as pl
 import pytest
 
+from dlrm_jax import machine
 from dlrm_jax.data import (
   budget,
+  coding,
   criteo,
   criteo_reader,
   encoding,
   manifest,
+  multi_hot,
   pipeline,
   shards,
   spreading,
@@ -26,11 +32,15 @@ from dlrm_jax.data import (
   vocabularies,
   work,
 )
+from dlrm_jax.data.counting import Count, Values, count, mark_of
 from dlrm_jax.data.criteo import Options
 from dlrm_jax.data.dealing import Use
+from dlrm_jax.data.merging import Merge, merge
 from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.data.raw import Sparse
 from dlrm_jax.data.rereading import job as day_job
 from dlrm_jax.data.schema import join
+from dlrm_jax.data.spool import Slice
 from dlrm_jax.errors import InputError
 from tests.data.test_criteo import make_rows, save
 
@@ -555,3 +565,60 @@ def test_a_feature_may_have_no_value_that_is_seen_enough(tmp_path):
   made = criteo.prepare({'all': files}, str(tmp_path / 's'), options)
   assert {column.rows for column in made.schema.sparse} == {1}
   assert not whole(made.source('test')).ids.any()
+
+
+def test_a_vocabulary_that_ids_cannot_count_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(vocabularies, 'MAX_ROWS', 10)
+  job = criteo.job({'all': inputs(tmp_path, 1)}, Options())
+  with pytest.raises(
+    InputError, match=r'column C1: \d+ rows; expected at most'
+  ):
+    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+
+
+def test_keys_are_shared_by_more_tables_than_a_byte_counts():
+  keys = np.arange(100_000, dtype=np.uint32)
+  owner = coding.share_of(keys, 1000)
+  assert np.bincount(owner, minlength=1000).min() > 50
+  assert owner.max() == 999
+
+
+def test_memory_and_workers_are_those_of_the_container(monkeypatch):
+  monkeypatch.setattr(machine, 'free_memory', lambda: 8 << 30)
+  monkeypatch.setattr(machine, 'cores', lambda: 3)
+  assert budget.default_memory() == 4 << 30
+  assert budget.budget(100 << 30, 160).workers == 3
+
+
+def at_once(function, unit):
+  """Two workers do a unit at the same time."""
+  start = threading.Barrier(2)
+
+  def do():
+    start.wait()
+    function(unit)
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    for future in [pool.submit(do) for _ in range(2)]:
+      future.result()
+
+
+def test_a_unit_may_be_done_twice_at_once(tmp_path):
+  path = tmp_path / 'part.arrow'
+  pl.DataFrame({'C': pl.Series(range(999), dtype=pl.UInt32)}).write_ipc(path)
+  part = Slice(path, 'train', 0, 999, True)
+  counted = Count(
+    (Sparse('C'),), (part,), 0, Values(), False, mark_of(tmp_path, 0)
+  )
+  paths = (tmp_path / 'C1', tmp_path / 'C2')
+  drawn = multi_hot.Draw(paths, (7, 500), (2, 1), tmp_path / 'drawn.json')
+  merged = Merge(
+    *('C', tmp_path, 1, 'frequency', 1, 1 << 20),
+    vocabulary=tmp_path / 'C.parquet',
+    output=tmp_path / 'C.json',
+  )
+  for function, unit in ((count, counted), (multi_hot.draw, drawn)):
+    at_once(function, unit)
+    assert unit.sound()
+  at_once(merge, merged)
+  assert merged.sound()
