@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -43,12 +43,15 @@ def reader_of(prepared: Prepared) -> Reader:
   return CriteoReader(**said)
 
 
-def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
-  """What is to be done to prepare files as split test of a set.
+def job(
+  prepared: Prepared, inputs: Mapping[str, Sequence[str]], options: Options
+) -> Job:
+  """What is to be done to prepare files with the ids of a set.
 
   Args:
     prepared: a set made of raw logs; its vocabularies are used.
-    files: raw logs of the same format.
+    inputs: raw logs of the same format by split, or of one part that is cut
+      by `options.splits`.
     options: of rows; how values are numbered is taken from the set.
 
   Raises:
@@ -57,8 +60,8 @@ def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
   numbering = vocabularies.numbering_of(prepared.details)
   return job_of(
     reader_of(prepared),
-    {'test': files},
-    dataclasses.replace(options, splits=None, numbering=numbering),
+    inputs,
+    dataclasses.replace(options, numbering=numbering),
     prepared.details['format'],
     prepared,
   )
