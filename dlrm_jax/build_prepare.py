@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from dlrm_jax.command_line import find_config
 from dlrm_jax.data import (
   beam,
   budget,
@@ -107,9 +108,7 @@ def raw_log(flags: argparse.Namespace) -> Asked:
 
 def _load(name: str) -> ConfigDict:
   """The config of FILE.py, or FILE.py:VARIANT."""
-  path, _, variant = name.partition(':')
-  if not os.path.isfile(path):
-    raise InputError(f'--config={name}: no such file')
+  path, _, variant = find_config(name).partition(':')
   try:  # a config is a program: all may happen in it
     made = runpy.run_path(path)
     config = made['get_config'](*([variant] if variant else []))

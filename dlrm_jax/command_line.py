@@ -3,11 +3,11 @@
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 
 from dlrm_jax.errors import InputError
 
@@ -17,6 +17,44 @@ _EXPECTED = {
 }
 _FREE = ('tables.features', 'data.raw')
 """Fields whose keys are not the same in all configs; others check them."""
+
+
+def find_config(named: str) -> str:
+  """Returns the path of a config; those of the package need only a name.
+
+  Args:
+    named: FILE.py or FILE.py:VARIANT. Where FILE.py does not exist, NAME,
+      NAME.py and configs/NAME.py are configs that come with dlrm_jax.
+
+  Raises:
+    InputError: there is no such file, here or in the package.
+  """
+  file, *variant = named.split(':', 1)
+  if Path(file).is_file():
+    return named
+  folder = Path(__file__).parent / 'configs'
+  packaged = folder / f'{Path(file).stem}.py'
+  if str(Path(file).parent) in ('.', 'configs') and packaged.is_file():
+    return ':'.join([str(packaged), *variant])
+  names = (path.stem for path in folder.glob('[a-z]*.py'))
+  raise InputError(
+    f'--config={named}: no such file; with dlrm_jax come '
+    f'{", ".join(sorted(names))}'
+  )
+
+
+def _with_paths(argv: Sequence[str]) -> list[str]:
+  """`argv`, its configs replaced by what `find_config` finds."""
+  found = list(argv)
+  for i, arg in enumerate(found):
+    name, equals, value = arg.partition('=')
+    if name not in ('--config', '-config'):
+      continue
+    if equals and value:
+      found[i] = f'{name}={find_config(value)}'
+    elif not equals and i + 1 < len(found):
+      found[i + 1] = find_config(found[i + 1])
+  return found
 
 
 def _config_file(argv: Sequence[str]) -> str:
@@ -92,9 +130,10 @@ def parse(
     needed: flags that must have a value, and what it is; 'config' among them.
     known: a tree of all the fields that a config may have.
   """
-  file = _config_file(argv).split(':', 1)[0]
-  if file and not Path(file).is_file():
-    sys.exit(f'error: --config={file}: no such file')
+  try:
+    argv = _with_paths(argv)
+  except InputError as error:
+    sys.exit(f'error: {error}')
   try:
     rest = flags.FLAGS(argv)
     values: dict[str, Any] = flags.FLAGS.flag_values_dict()
@@ -109,3 +148,26 @@ def parse(
     return rest
   except Exception as error:
     sys.exit(f'error: {_message(argv, error)}')
+
+
+def run(
+  main: Callable[[Sequence[str]], int],
+  define_flags: Callable[[], None],
+  needed: Mapping[str, str],
+  known: Mapping[str, Any],
+) -> None:
+  """Runs a command whose flags are absl's, and exits with its status.
+
+  Args:
+    main: what it does; --help prints the docstring of its module.
+    define_flags: defines its flags; --help lists them.
+    needed: as for `parse`.
+    known: as for `parse`.
+  """
+  before = set(flags.FLAGS)
+  define_flags()
+  for name in set(flags.FLAGS) - before:
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  module = sys.modules[main.__module__]
+  sys.modules['__main__'].__doc__ = module.__doc__
+  app.run(main, flags_parser=lambda argv: parse(argv, needed, known))

@@ -134,5 +134,10 @@ def main(argv: Sequence[str]) -> None:
     _evaluate(arguments)
 
 
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(run())

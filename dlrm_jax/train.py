@@ -1,0 +1,65 @@
+"""Trains a recommender, or goes on training it.
+
+  python train.py --config=configs/synthetic.py --workdir=runs/first
+
+Any field of the config can be set: `--config.train.batch_size=2048`. The same
+command again resumes; `python -m dlrm_jax.evaluate --workdir=DIR` evaluates.
+On many hosts each runs this, with --distributed in a cluster that JAX knows,
+else with --coordinator=HOST:PORT --processes=N --process=K.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from dlrm_jax import cluster, command_line, heap
+from dlrm_jax.configs import default
+from dlrm_jax.errors import exit_cleanly
+
+
+def _define_flags() -> None:
+  config_flags.DEFINE_config_file(
+    'config', None, 'File of configs/: FILE.py, or FILE.py:VARIANT.'
+  )
+  flags.DEFINE_string(
+    'workdir', None, 'Folder for checkpoints, logs and the report.'
+  )
+  flags.DEFINE_integer(
+    'profile', None, 'Trace so many steps, time their parts; changes no run.'
+  )
+  cluster.define_flags()
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> None:
+  """Joins the other processes, builds the run; trains it or profiles it."""
+  from dlrm_jax import build, sharding
+  from dlrm_jax.training import loop, plan, profile, workdir
+
+  del argv
+  heap.keep_freed_memory()
+  given = flags.FLAGS.flag_values_dict()
+  config, folder = given['config'], Path(given['workdir'])
+  with cluster.joined(given):
+    data = build.open_data(config)
+    run = build.build_run(config, data, folder)
+    with sharding.use(loop.choose_mesh(run)):
+      if given['profile'] is not None:
+        profile.profile(run, given['profile'])
+        return
+      with workdir.claimed(folder, run.config, build.identity(data)):
+        print(*plan.lines(run), sep='\n')
+        loop.train(run)
+
+
+def run() -> None:
+  """The command."""
+  needed = {'config': 'FILE', 'workdir': 'DIR'}
+  known = default.get_config().to_dict()
+  command_line.run(main, _define_flags, needed, known)
+
+
+if __name__ == '__main__':
+  run()
