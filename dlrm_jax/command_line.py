@@ -102,6 +102,8 @@ def _message(argv: Sequence[str], error: Exception) -> str:
   # A config file is a program: all may happen in it.
   if not isinstance(error, (flags.Error, OSError, ValueError)):
     last = f'{type(error).__name__}: {last}'
+  if isinstance(error, ModuleNotFoundError) and error.name == 'configs':
+    last += '; expected: from dlrm_jax.configs import default'
   said = re.sub(r'^ValueError: ', '', last)
   return f'--config={_config_file(argv)}: {said}'
 
