@@ -10,6 +10,7 @@ else with --coordinator=HOST:PORT --processes=N --process=K.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -30,9 +31,13 @@ _PROFILE = flags.DEFINE_integer(
 cluster.define_flags()
 
 
+def _defaults() -> dict[str, Any]:
+  return default.get_config().to_dict()
+
+
 def _parse(argv: Sequence[str]) -> Sequence[str]:
   needed = {'config': 'FILE', 'workdir': 'DIR'}
-  return command_line.parse(argv, needed, default.get_config().to_dict())
+  return command_line.parse(argv, needed, _defaults())
 
 
 @exit_cleanly
@@ -51,7 +56,10 @@ def main(argv: Sequence[str]) -> None:
       if _PROFILE.value is not None:
         profile.profile(run, _PROFILE.value)
         return
-      with workdir.claimed(folder, run.config, build.identity(data)):
+      claim = workdir.Claim(
+        run.config, build.identity(data), run.steps, _defaults()
+      )
+      with workdir.claimed(folder, claim):
         print(*plan.lines(run), sep='\n')
         loop.train(run)
 
