@@ -81,6 +81,7 @@ def _check_writable(path: str | None) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
   """Restores, evaluates, prints."""
   from dlrm_jax import agreement, build_evaluation, metrics, sharding
+  from dlrm_jax.configs import default
   from dlrm_jax.training import workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.evaluation import Evaluator
@@ -89,7 +90,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   from dlrm_jax.training.state import abstract_state
 
   folder = Path(arguments.workdir)
-  trained = build_evaluation.trained(*workdir.read(folder))
+  defaults = default.get_config().to_dict()
+  trained = build_evaluation.trained(*workdir.read(folder, defaults))
   layout = trained.task.collection.layout
   size = arguments.batch_size
   if size is None:

@@ -25,7 +25,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -70,6 +70,10 @@ def _define_flags() -> None:
   flags.DEFINE_integer('seeds', 3, 'Runs of each encoding and ratio.')
 
 
+def _defaults() -> dict[str, Any]:
+  return default.get_config().to_dict()
+
+
 @contextlib.contextmanager
 def _claimed(job: 'Job') -> Iterator[None]:
   """Within it the folder of a run is ours."""
@@ -77,7 +81,10 @@ def _claimed(job: 'Job') -> Iterator[None]:
   from dlrm_jax.training import workdir
 
   run = job.run
-  with workdir.claimed(run.workdir, run.config, build.identity(run.data)):
+  claim = workdir.Claim(
+    run.config, build.identity(run.data), run.steps, _defaults()
+  )
+  with workdir.claimed(run.workdir, claim):
     yield
 
 
@@ -233,8 +240,7 @@ def main(argv: Sequence[str]) -> int:
 def run() -> None:
   """The command."""
   needed = {'config': 'FILE', 'workdir': 'DIR'}
-  known = default.get_config().to_dict()
-  command_line.run(main, _define_flags, needed, known)
+  command_line.run(main, _define_flags, needed, _defaults())
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ else with --coordinator=HOST:PORT --processes=N --process=K.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -32,6 +33,10 @@ def _define_flags() -> None:
   cluster.define_flags()
 
 
+def _defaults() -> dict[str, Any]:
+  return default.get_config().to_dict()
+
+
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes, builds the run; trains it or profiles it."""
@@ -49,7 +54,10 @@ def main(argv: Sequence[str]) -> None:
       if given['profile'] is not None:
         profile.profile(run, given['profile'])
         return
-      with workdir.claimed(folder, run.config, build.identity(data)):
+      claim = workdir.Claim(
+        run.config, build.identity(data), run.steps, _defaults()
+      )
+      with workdir.claimed(folder, claim):
         print(*plan.lines(run), sep='\n')
         loop.train(run)
 
@@ -57,8 +65,7 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
   """The command."""
   needed = {'config': 'FILE', 'workdir': 'DIR'}
-  known = default.get_config().to_dict()
-  command_line.run(main, _define_flags, needed, known)
+  command_line.run(main, _define_flags, needed, _defaults())
 
 
 if __name__ == '__main__':

@@ -264,7 +264,7 @@ def _finish(
   extras: dict[str, Any] = {} if nodes is None else {'nodes': nodes._asdict()}
   if run.reading.out_of_range == UNKNOWN:
     trained = [row[_OUT_OF_RANGE] for row in history if _OUT_OF_RANGE in row]
-    extras[_OUT_OF_RANGE] = {'train': trained[-1], **out_of_range}
+    extras[_OUT_OF_RANGE] = {'train': (trained or [0])[-1], **out_of_range}
   write_json(
     run.workdir / 'results.json',
     {'step': best, 'splits': summaries, 'references': references} | extras,
