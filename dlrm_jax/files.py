@@ -8,6 +8,8 @@ import contextlib
 import json
 import math
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +19,23 @@ from typing import Any
 def unfinished_name(path: Path) -> Path:
   """A temporary path beside `path` that no other process on any host uses."""
   return path.with_name(f'{path.name}.{uuid.uuid4().hex[:12]}')
+
+
+_UNFINISHED = re.compile(r'\.[0-9a-f]{12}$')
+
+
+def remove_unfinished(folder: Path) -> None:
+  """Removes what killed processes were writing, in a folder and all in it.
+
+  Nobody may be writing there.
+  """
+  for path in list(folder.rglob('*')):
+    if not _UNFINISHED.search(path.name):
+      continue
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -26,7 +26,8 @@ from dlrm_jax.data.raw import Columns
 from dlrm_jax.data.records import Fields
 from dlrm_jax.data.schema import BLOCK_ROWS, Column, Scale, Schema
 from dlrm_jax.data.spool import Slice
-from dlrm_jax.data.units import Stage, left, read_json, replacing
+from dlrm_jax.data.units import Stage, left
+from dlrm_jax.files import read_json, remove_unfinished, replacing
 
 
 class Log(NamedTuple):
@@ -137,8 +138,7 @@ def write(
   for path in (work / 'spool').glob('*.arrow'):
     path.unlink()
   stage('write', gather, gathered)
-  for path in (work / 'set').glob('*.array_record-*.*'):  # of killed workers
-    path.unlink()
+  remove_unfinished(work / 'set')
   written, found = _summary(mixed)
   describe(
     work / 'set', log.schema, log.fields, written, scale or found, details

@@ -18,7 +18,7 @@ from dlrm_jax.data.records import Fields, pack
 from dlrm_jax.data.schema import Block
 from dlrm_jax.data.spool import Slice
 from dlrm_jax.data.transforms import transform
-from dlrm_jax.data.units import replacing, write_json
+from dlrm_jax.files import replacing, write_json
 
 Group = tuple[tuple[int, ...], ...]
 """Of lookup tables: which of each column's are in memory."""

@@ -14,7 +14,8 @@ import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece, Reader
-from dlrm_jax.data.units import read_json, replacing, write_json
+from dlrm_jax.data.units import marked
+from dlrm_jax.files import read_json, replacing, write_json
 
 
 class Parse(NamedTuple):
@@ -31,6 +32,10 @@ class Parse(NamedTuple):
   piece: Piece
   on_bad_row: str
   output: Path
+
+  def sound(self) -> bool:
+    """Whether it says what was met; of its parts see `restore`."""
+    return marked(self.output) is not None
 
 
 class Part(NamedTuple):
@@ -55,7 +60,8 @@ def parse(unit: Parse) -> None:
     path = unit.output.with_name(f'{unit.output.stem}-{number:04}.arrow')
     with replacing(path) as work:
       frame.write_ipc(work)
-    parts.append({'path': path.name} | _described(frame, unit.reader.columns))
+    file = {'path': path.name, 'bytes': path.stat().st_size}
+    parts.append(file | _described(frame, unit.reader.columns))
   write_json(
     unit.output,
     {'digest': digest.hexdigest(), 'bad': bad.to_json(), 'parts': parts},

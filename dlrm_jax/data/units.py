@@ -1,23 +1,22 @@
 """Units of work whose output is a file: done where it exists, in any order.
 
-A stage is a function and its units. Every unit writes its file under another
-name and renames it last, so a file that is there is whole, a killed stage
-goes on with the units that are left, and it does not matter who does a unit,
-or whether two do. So a stage can be run here, by processes, or by a cluster.
+A stage is a function and its units. Every unit writes its file by `files.py`,
+so a file that is there is whole, a killed stage goes on with the units that
+are left, and it does not matter who does a unit, or whether two do. So a stage
+can be run here, by processes, or by a cluster. What a loss of power damaged
+all the same is found by its size (`mend`), and made again.
 """
 
 import concurrent.futures
 import contextlib
 import errno
-import json
 import multiprocessing
 import os
 import re
 import signal
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -25,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import read_json
 
 
 class Unit(Protocol):
@@ -35,38 +35,36 @@ class Unit(Protocol):
     """The file that says that it is done."""
     ...
 
+  def sound(self) -> bool:
+    """Whether all that it made is whole, where its output is there."""
+    ...
+
 
 AnyUnit = TypeVar('AnyUnit', bound=Unit)
 Stage = Callable[[str, Callable[[Any], None], Sequence[Any]], None]
 """Runs a named stage: a function of a module, and its units."""
 
 
-def unfinished_name(path: Path) -> Path:
-  """Another name in the same folder, for nobody else on any machine."""
-  return path.with_name(f'{path.name}.{uuid.uuid4().hex[:12]}')
+def sizes_of(paths: Iterable[Path]) -> dict[str, int]:
+  """Bytes of files by name, as the mark of a unit says them."""
+  return {path.name: path.stat().st_size for path in paths}
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-  """Another name to write to, which becomes `path` when all went well."""
-  work = unfinished_name(path)
+def marked(mark: Path) -> dict[str, Any] | None:
+  """What a unit's JSON file says; None where it is not whole.
+
+  Args:
+    mark: the file. `files` in it, if it is there, gives the bytes of files
+      beside it, which must have them.
+  """
   try:
-    yield work
-  except BaseException:
-    work.unlink(missing_ok=True)
-    raise
-  work.replace(path)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-  """Writes a small file, whole or not at all."""
-  with replacing(path) as work:
-    work.write_text(json.dumps(value, indent=1) + '\n')
-
-
-def read_json(path: Path) -> dict[str, Any]:
-  """What `write_json` wrote."""
-  return json.loads(path.read_text())
+    said = read_json(mark)
+    for name, size in said.get('files', {}).items():
+      if (mark.parent / name).stat().st_size != size:
+        return None
+  except (OSError, ValueError, AttributeError):
+    return None
+  return said
 
 
 def left(units: Sequence[AnyUnit]) -> list[AnyUnit]:
@@ -77,6 +75,16 @@ def left(units: Sequence[AnyUnit]) -> list[AnyUnit]:
     for path in folder.iterdir()
   }
   return [unit for unit in units if unit.output not in done]
+
+
+def mend(units: Sequence[AnyUnit]) -> list[AnyUnit]:
+  """Removes outputs of units that are not whole; the units that are left."""
+  undone = {unit.output for unit in left(units)}
+  for unit in units:
+    if unit.output not in undone and not unit.sound():
+      unit.output.unlink(missing_ok=True)
+      undone.add(unit.output)
+  return [unit for unit in units if unit.output in undone]
 
 
 def bar(name: str, units: Sequence[AnyUnit], undone: int) -> tqdm:

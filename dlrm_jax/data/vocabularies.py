@@ -14,16 +14,17 @@ import polars as pl
 
 from dlrm_jax.data.budget import Budget
 from dlrm_jax.data.coding import Coder, share_of
-from dlrm_jax.data.counting import Count, Values, count, grouped
+from dlrm_jax.data.counting import Count, Values, count, grouped, mark_of
 from dlrm_jax.data.lookup import BUILD_BYTES, TABLE_BYTES, Lookup
 from dlrm_jax.data.merging import Digest, Merge, merge
 from dlrm_jax.data.mixing import Group
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import Columns, Dense, Sparse
 from dlrm_jax.data.spool import Slice
-from dlrm_jax.data.units import Stage, left, read_json, replacing
+from dlrm_jax.data.units import Stage, left, mend
 from dlrm_jax.data.vocabulary import FOLDER
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import read_json, replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Numbering:
     order: of the rows: 'frequency' or 'appearance'.
     base: row of the first value; the row before is for unknown values, if
       there is one.
-    min_count: values that occur less often are unknown.
+    min_count: values that occur in fewer rows are unknown.
     everything: whether all rows are counted, not only those of split train.
     values: what is done to values first.
   """
@@ -131,13 +132,17 @@ def make(
   parts = [s for s in slices if numbering.everything or s.split == 'train']
   places = numbering.order == 'appearance'
   counts = [
-    Count(wanted, group, i, numbering.values, places, work / f'counts/{i:06}')
-    for i, group in enumerate(grouped(parts))
+    Count(
+      *(wanted, group, number, numbering.values, places),
+      output=mark_of(work / 'counts', number),
+    )
+    for number, group in enumerate(grouped(parts))
   ]
   merges = [
     Merge(
       column=column.name,
-      runs=tuple(unit.output for unit in counts),
+      runs=work / 'counts',
+      count=len(counts),
       order=numbering.order,
       min_count=numbering.min_count,
       memory=budget.worker // 2,
@@ -151,7 +156,8 @@ def make(
     stage('merge', merge, merges)
   shutil.rmtree(work / 'counts')
   return {
-    unit.column: read_json(unit.output) | {'first_row': numbering.base}
+    unit.column: read_json(unit.output)['counted']
+    | {'first_row': numbering.base}
     for unit in merges
   }
 
