@@ -122,7 +122,7 @@ def _raw(run: Trained, path: str, batch_size: int, on_bad_row: str) -> Examined:
   if prepared.details['kind'] == 'movielens':
     blocks = movielens.read_raw(prepared, path)
   else:
-    blocks = read_raw(prepared, [path], bad=bad)
+    blocks = read_raw(prepared, [path], on_bad_row, bad, _out_of_range(run))
   batches = stream_batches(
     blocks,
     prepared.schema,

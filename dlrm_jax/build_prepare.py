@@ -18,6 +18,7 @@ from dlrm_jax.data import (
   rereading,
   work,
 )
+from dlrm_jax.data.checked import STOP
 from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.criteo_splits import DEFAULT
 from dlrm_jax.data.pipeline import Job
@@ -89,7 +90,8 @@ def raw_log(flags: argparse.Namespace) -> Asked:
   """A log of which a config says what its columns are."""
   if flags.vocabulary:
     return _known(flags)
-  raw = _load(flags.config).data.raw.to_dict()
+  data = _load(flags.config).data
+  raw = data.raw.to_dict()
   inputs = _inputs(flags)
   raw = readers.completed(raw, [f for files in inputs.values() for f in files])
   least = 1 if flags.min_count is None else flags.min_count
@@ -102,7 +104,13 @@ def raw_log(flags: argparse.Namespace) -> Asked:
     seed=flags.seed or 0,
     on_bad_row=flags.on_bad_row,
   )
-  job = pipeline.job_of(readers.reader_of(raw), inputs, options, raw)
+  job = pipeline.job_of(
+    readers.reader_of(raw),
+    inputs,
+    options,
+    raw,
+    out_of_range=data.get('out_of_range', STOP),
+  )
   return Asked(job, f'as {flags.config} says, seen {least} times or more')
 
 

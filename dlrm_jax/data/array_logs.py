@@ -30,6 +30,7 @@ _RECORD = np.dtype(
   ]
 )
 _FB_NAMES = ('y', 'X_int', 'X_cat')
+_EXPECTED = 'arrays of a Criteo log'
 _COUNTS = 'counts'
 _COUNTS_FILE = '*_fea_count.npz'
 _TORCHREC_NAME = re.compile(r'(.*)_(labels|dense|sparse)([^/]*)\.npy')
@@ -125,7 +126,7 @@ def open_fb_bin(path: str) -> Log:
   Raises:
     InputError: it is missing, or has broken records.
   """
-  size = check_readable(path)
+  size = check_readable(path, 'records of a Criteo log (fb_bin)')
   rows, rest = divmod(size, _RECORD.itemsize)
   if rest:
     raise InputError(
@@ -205,7 +206,7 @@ def counts_beside(files: Sequence[str]) -> str:
     InputError: there is none, or more than one beside.
   """
   for path in files:
-    check_readable(path)
+    check_readable(path, _EXPECTED)
     if path.endswith('.npz') and open_npz(path, (_COUNTS,)):
       return path
   folders = dict.fromkeys(os.path.dirname(path) for path in files)

@@ -12,10 +12,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows, Fault
-from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece
+from dlrm_jax.data.raw import FRAME_ROWS, NUMBER, Columns, Piece, numbered
 from dlrm_jax.data.raw_rules import Rules, shorten
 from dlrm_jax.data.raw_schema import (
   FIELD,
@@ -67,6 +68,10 @@ class TfdsReader:
     """How many rows a split has."""
     return len(self._open(path).records)
 
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Number of a piece's first row, and 'row'."""
+    return piece.start + 1, 'row'
+
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
@@ -82,6 +87,8 @@ class TfdsReader:
       frame, faults = rules.sift(rows)
       for row, fault in faults:
         bad.add(path, numbers[row], fault, 'row')
+      good = np.asarray(numbers, np.int64)[frame[NUMBER].to_numpy()]
+      frame = numbered(frame, good - start - 1)
       if frame.height:
         yield frame
 

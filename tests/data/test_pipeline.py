@@ -15,9 +15,9 @@ import pytest
 from dlrm_jax.data import (
   budget,
   criteo,
-  criteo_reader,
   manifest,
   pipeline,
+  raw_text,
   units,
   vocabularies,
   work,
@@ -358,7 +358,7 @@ def test_pieces_of_a_file_are_the_file(tmp_path, monkeypatch):
   whole_set = criteo.prepare(
     {'all': [raw]}, str(tmp_path / 'a'), Options(shuffle=False)
   )
-  monkeypatch.setattr(criteo_reader, 'PIECE_BYTES', 20_000)
+  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 20_000)
   job = criteo.job({'all': [raw]}, Options(shuffle=False))
   assert len(job.pieces) > 5
   pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
