@@ -1,5 +1,10 @@
 """Trains a recommender, or goes on training it; see `dlrm_jax/train.py`."""
 
+import signal
+
+# Nothing is to be saved yet: Ctrl-C ends the process at once, in an import too.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dlrm_jax import train
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ On many hosts each runs this, with --distributed in a cluster that JAX knows,
 else with --coordinator=HOST:PORT --processes=N --process=K.
 """
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ml_collections import config_flags
 
 from dlrm_jax import cluster, command_line, heap
 from dlrm_jax.configs import default
-from dlrm_jax.errors import exit_cleanly
+from dlrm_jax.errors import exit_cleanly, status_of
 
 
 def _define_flags() -> None:
@@ -38,32 +39,36 @@ def _defaults() -> dict[str, Any]:
 
 
 @exit_cleanly
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
   """Joins the other processes, builds the run; trains it or profiles it."""
   from dlrm_jax import build, sharding
   from dlrm_jax.training import loop, plan, profile, workdir
+  from dlrm_jax.training.signals import Signals
 
   del argv
   heap.keep_freed_memory()
   given = flags.FLAGS.flag_values_dict()
   config, folder = given['config'], Path(given['workdir'])
-  with cluster.joined(given):
+  with cluster.joined(given), Signals() as signals:
     data = build.open_data(config)
     run = build.build_run(config, data, folder)
     with sharding.use(loop.choose_mesh(run)):
       if given['profile'] is not None:
         profile.profile(run, given['profile'])
-        return
+        return 0
       claim = workdir.Claim(
         run.config, build.identity(data), run.steps, _defaults()
       )
       with workdir.claimed(folder, claim):
-        print(*plan.lines(run), sep='\n')
-        loop.train(run)
+        print(*plan.lines(run), sep='\n', flush=True)
+        stopped_by = loop.train(run, signals)
+  return status_of(stopped_by) if stopped_by else 0
 
 
 def run() -> None:
   """The command."""
+  # Nothing is to be saved yet: Ctrl-C ends the process at once.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
   needed = {'config': 'FILE', 'workdir': 'DIR'}
   command_line.run(main, _define_flags, needed, _defaults())
 

@@ -154,6 +154,11 @@ class Synthetic:
     return {split: getattr(self, split) for split in SPLITS}
 
   @property
+  def clicks(self) -> dict[str, int]:
+    """None are known before they are drawn."""
+    return {}
+
+  @property
   def scale(self) -> Scale:
     """Dense features are standard normal."""
     return Scale((0.0,) * self.dense, (1.0,) * self.dense)
