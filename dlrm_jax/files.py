@@ -47,13 +47,19 @@ def sync(path: Path) -> None:
     os.close(number)
 
 
-def publish(work: Path, path: Path) -> None:
+def publish(work: Path, path: Path, synced: bool = True) -> None:
   """Gives a finished file or folder its name, which then survives a crash.
 
   Args:
     work: what was written; of a folder, all files in it.
     path: its name from now on. A file replaces another; a folder does not.
+    synced: False where a loss of power may cut the file, because who reads it
+      compares its size, and can make it again. Waiting for the disk costs
+      more than making many small files.
   """
+  if not synced:
+    work.replace(path)
+    return
   if work.is_dir():
     for folder, _, names in os.walk(work):
       for name in names:
@@ -66,12 +72,12 @@ def publish(work: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, synced: bool = True) -> Iterator[Path]:
   """Yields a temporary path; publishes it as `path`, or removes it on error."""
   work = unfinished_name(path)
   try:
     yield work
-    publish(work, path)
+    publish(work, path, synced)
   except BaseException:
     work.unlink(missing_ok=True)
     raise

@@ -18,8 +18,8 @@ import polars as pl
 from dlrm_jax.data.keys import keys_of
 from dlrm_jax.data.raw import Sparse, flat
 from dlrm_jax.data.spool import Slice
-from dlrm_jax.data.units import marked, sizes_of
-from dlrm_jax.files import read_json, replacing, write_json
+from dlrm_jax.data.units import marked, sizes_of, write_mark
+from dlrm_jax.files import read_json, replacing
 
 RUN_ROWS = 1 << 20
 """Rows that a unit counts, about."""
@@ -127,6 +127,7 @@ class Run:
 
   def values(self, start: int, stop: int) -> pl.Series:
     """A slice of the values, where keys are of texts."""
+    assert self.texts is not None, 'keys are of texts'
     frame = pl.scan_ipc(self.texts).slice(start, stop - start).collect()
     return frame['value']
 
@@ -158,7 +159,7 @@ def count(unit: Count) -> None:
   frame = pl.concat([part.read(names) for part in unit.slices])
   runs: dict[str, dict[str, Any]] = {}
   data = unit.output.with_suffix('.run')
-  with replacing(data) as work, work.open('wb') as file:
+  with replacing(data, synced=False) as work, work.open('wb') as file:
     for number, column in enumerate(unit.columns):
       values = unit.prepare.of(flat(column, once_a_row(column, frame)))
       first = unit.number << 32 if unit.places else None
@@ -166,7 +167,7 @@ def count(unit: Count) -> None:
       runs[column.name] = _save(file, texts, values, first)
   texts = [run['texts'] for run in runs.values() if run['texts']]
   files = sizes_of([data, *(data.with_name(name) for name in texts)])
-  write_json(unit.output, {'runs': runs, 'files': files})
+  write_mark(unit.output, {'runs': runs, 'files': files})
 
 
 def _save(
@@ -197,7 +198,7 @@ def _save(
     )
     arrays['first'] = places[start]
     if textual:
-      with replacing(texts) as work:
+      with replacing(texts, synced=False) as work:
         values.gather(start).alias('value').to_frame().write_ipc(work)
   written = {}
   for name, array in arrays.items():

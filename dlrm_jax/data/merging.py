@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.data.counting import Run, mark_of
-from dlrm_jax.data.units import marked
-from dlrm_jax.files import replacing, unfinished_name, write_json
+from dlrm_jax.data.units import marked, size_is, write_mark
+from dlrm_jax.files import replacing, unfinished_name
 
 _ENTRY_BYTES = 120
 """Of memory for an entry while it is merged, about."""
@@ -55,8 +55,7 @@ class Merge(NamedTuple):
   def sound(self) -> bool:
     """Whether the vocabulary has its bytes."""
     said = marked(self.output)
-    path = self.vocabulary
-    return bool(said and path.exists() and path.stat().st_size == said['bytes'])
+    return said is not None and size_is(self.vocabulary, said['bytes'])
 
 
 def merge(unit: Merge) -> None:
@@ -97,7 +96,7 @@ def merge(unit: Merge) -> None:
     'missing_place': result.digest.missing + 1,
   }
   size = unit.vocabulary.stat().st_size
-  write_json(unit.output, {'counted': counted, 'bytes': size})
+  write_mark(unit.output, {'counted': counted, 'bytes': size})
 
 
 def _by_key(runs: Sequence[Run], limit: int) -> Iterator[pl.DataFrame]:
@@ -280,5 +279,5 @@ class _Result:
 
   def save(self, path: Path) -> None:
     """Writes all rows as one Parquet file."""
-    with replacing(path) as work:
+    with replacing(path, synced=False) as work:
       pl.scan_ipc(self._paths).sink_parquet(work)

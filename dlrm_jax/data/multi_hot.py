@@ -18,9 +18,9 @@ import numpy as np
 
 from dlrm_jax.data.budget import check_disk
 from dlrm_jax.data.coding import Coder
-from dlrm_jax.data.units import Stage, marked, mend, sizes_of
+from dlrm_jax.data.units import Stage, marked, mend, sizes_of, write_mark
 from dlrm_jax.errors import InputError
-from dlrm_jax.files import replacing, write_json
+from dlrm_jax.files import replacing
 
 _CHUNK = 1 << 22
 """Numbers drawn at a time; the stream is the same for any."""
@@ -53,13 +53,13 @@ def draw(unit: Draw) -> None:
   stream = np.random.RandomState(0)
   for path, rows, others in zip(*unit[:3], strict=True):
     left = rows * others
-    with replacing(path) as work, work.open('wb') as file:
+    with replacing(path, synced=False) as work, work.open('wb') as file:
       while left:
         # int64, as `randint` draws unless told: other widths, other streams.
         drawn = stream.randint(0, rows, min(left, _CHUNK), np.int64)
         drawn.astype(np.int32).tofile(file)
         left -= len(drawn)
-  write_json(unit.output, {'files': sizes_of(unit.paths)})
+  write_mark(unit.output, {'files': sizes_of(unit.paths)})
 
 
 def with_bags(

@@ -1,15 +1,20 @@
 """Units of work whose output is a file: done where it exists, in any order.
 
-A stage is a function and its units. Every unit writes its file by `files.py`,
-so a file that is there is whole, a killed stage goes on with the units that
-are left, and it does not matter who does a unit, or whether two do. So a stage
-can be run here, by processes, or by a cluster. What a loss of power damaged
-all the same is found by its size (`mend`), and made again.
+A stage is a function and its units. Every unit writes its file under another
+name and renames it last, so a file that is there is whole, a killed stage
+goes on with the units that are left, and it does not matter who does a unit,
+or whether two do. So a stage can be run here, by processes, or by a cluster.
+
+After a loss of power, files can be cut that were never waited for. Waiting for
+the disk at each of them would cost more than making them; so units know the
+sizes of their files, and `mend` finds those to be made again. Waited for are
+shards, and encoded rows, since what they were made of is removed.
 """
 
 import concurrent.futures
 import contextlib
 import errno
+import json
 import multiprocessing
 import os
 import re
@@ -24,7 +29,7 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.files import read_json
+from dlrm_jax.files import read_json, replacing
 
 
 class Unit(Protocol):
@@ -50,6 +55,17 @@ def sizes_of(paths: Iterable[Path]) -> dict[str, int]:
   return {path.name: path.stat().st_size for path in paths}
 
 
+def size_is(path: Path, size: int) -> bool:
+  """Whether a file is there and has so many bytes."""
+  return path.exists() and path.stat().st_size == size
+
+
+def write_mark(path: Path, said: Mapping[str, Any]) -> None:
+  """Writes what a unit says of its work, for `marked`."""
+  with replacing(path, synced=False) as work:
+    work.write_text(json.dumps(said, indent=1) + '\n')
+
+
 def marked(mark: Path) -> dict[str, Any] | None:
   """What a unit's JSON file says; None where it is not whole.
 
@@ -59,12 +75,11 @@ def marked(mark: Path) -> dict[str, Any] | None:
   """
   try:
     said = read_json(mark)
-    for name, size in said.get('files', {}).items():
-      if (mark.parent / name).stat().st_size != size:
-        return None
-  except (OSError, ValueError, AttributeError):
+  except (OSError, ValueError):
     return None
-  return said
+  files = said.get('files', {}).items()
+  whole = all(size_is(mark.parent / name, size) for name, size in files)
+  return said if whole else None
 
 
 def left(units: Sequence[AnyUnit]) -> list[AnyUnit]:

@@ -22,6 +22,10 @@ _OLD = 'replaced'
 _OPTIONS = 'options'
 
 
+LAYOUT = 2
+"""Version of what lies in the folder; plans say it."""
+
+
 def folder_of(output: str) -> Path:
   """Where the work for an output is."""
   target = Path(output).absolute()
@@ -119,6 +123,11 @@ def _begin(work: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
   if before is None:  # it was about to be removed, or is damaged
     _clear(work, {'lock'})
     before = plan
+  if before.get('layout') != plan.get('layout') and not overwrite:
+    raise InputError(
+      f'{work} has unfinished work of another version of dlrm_jax; go on with '
+      'that version, or add --overwrite to begin anew'
+    )
   names = [name for name in plan if plan[name] != before.get(name)]
   if names == [_OPTIONS] and not (work / 'mixed').exists():
     _clear(work, {'spool', 'lock'})  # what is parsed is the same

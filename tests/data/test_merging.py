@@ -25,7 +25,10 @@ def counted(folder, number, values, column, dtype, places=True):
   count(Count((column,), (part,), number, Values(), places, output))
 
 
-def runs_of(folder, parts, column=Sparse('C'), dtype=pl.UInt32):
+PLAIN = Sparse('C')
+
+
+def runs_of(folder, parts, column=PLAIN, dtype=pl.UInt32):
   for number, values in enumerate(parts):
     counted(folder, number, values, column, dtype)
   return folder, len(parts)
