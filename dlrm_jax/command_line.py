@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,20 @@ _EXPECTED = {
 }
 _FREE = ('tables.features', 'data.raw')
 """Fields whose keys are not the same in all configs; others check them."""
+
+
+def spread(argv: Sequence[str], names: Collection[str]) -> list[str]:
+  """Arguments for argparse, which takes --input=A, but not A of --input=A B.
+
+  Args:
+    argv: as the program got it.
+    names: flags that take several values.
+  """
+  parts: list[str] = []
+  for arg in argv:
+    split = arg.startswith(tuple(f'{name}=' for name in names))
+    parts.extend(arg.split('=', 1) if split else [arg])
+  return parts
 
 
 def _config_file(argv: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
+from dlrm_jax.command_line import spread
 from dlrm_jax.errors import InputError, exit_cleanly
 
 _FILES = ('--input', '--validation_input', '--test_input')
@@ -208,11 +209,7 @@ def _summary(output: str, config: str, seconds: float) -> None:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Makes the set that the flags ask for, and says what is in it."""
-  parts: list[str] = []
-  for arg in argv:  # argparse takes --input=A, but not the B of --input=A B
-    split = arg.startswith(tuple(f'{name}=' for name in _FILES))
-    parts.extend(arg.split('=', 1) if split else [arg])
-  flags = _parser().parse_args(parts)
+  flags = _parser().parse_args(spread(argv, _FILES))
   start = time.monotonic()
   flags.make(flags)
   _summary(flags.output, flags.config, time.monotonic() - start)

@@ -375,9 +375,8 @@ def _details(
     'files': _files(job, found),
     'options': options,
     'hash': HASH,
-    'ids': vocabularies.ids_digest(
-      coders, counted, _types(found), job.reader.columns.dense
-    ),
+    'ids': vocabularies.ids_digest(coders, counted, job.reader.columns.dense),
+    'values': kinds_of(found),
     'columns': dict(counted),
     'bad_rows': dict(bad.counts),
     'skipped': list(bad.report()),
@@ -396,9 +395,22 @@ def _size(name: str) -> int:
   return os.path.getsize(name) if os.path.isfile(name) else 0
 
 
-def _types(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  parts = itertools.chain(*(piece['parts'] for piece in found))
-  return next(parts)['types']
+def kinds_of(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """The kind of the values of each sparse column (`value_kind`).
+
+  Raises:
+    InputError: it is not the same in all parts.
+  """
+  kinds: dict[str, str] = {}
+  for part in itertools.chain(*(piece['parts'] for piece in found)):
+    for name, dtype in part['types'].items():
+      kind = vocabularies.value_kind(dtype)
+      if kinds.setdefault(name, kind) != kind:
+        raise InputError(
+          f'column {name}: values are {kinds[name]} in one file and {kind} in '
+          'another; expected one kind'
+        )
+  return kinds
 
 
 def _files(
