@@ -153,7 +153,9 @@ def _watched(name: str, batches: Batches, data: Data, bad: BadRows) -> Examined:
   def met() -> Met:
     skipped = [*bad.report(), *_lines(batches)]
     shares = unknown.shares()
-    said: dict[str, Any] = {'bad_rows': bad.to_json()} if skipped else {}
+    rows = bad.to_json()
+    del rows['examples']
+    said: dict[str, Any] = {'bad_rows': rows} if skipped else {}
     if shares is None:
       return Met(skipped, skipped, said)
     said['unknown_ids'] = shares.to_json()

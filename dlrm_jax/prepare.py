@@ -185,6 +185,9 @@ def _summary(output: str, config: str, seconds: float) -> None:
   for split, count in prepared.splits.items():
     rate = prepared.clicks[split] / count
     print(f'{split:<12}{count:>13,} rows, click rate {rate:.4f}')
+    if rate in (0, 1):
+      only = 'clicks only' if rate else 'no clicks'
+      print(f'WARNING: split {split} has {only}: AUC is undefined on it')
   columns = prepared.schema.sparse
   rows = sum(column.rows for column in columns)
   print(

@@ -328,7 +328,7 @@ def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
   for piece in found:
     bad.merge(piece['bad'])
   if bad.counts and job.options.on_bad_row == 'stop':
-    first = next(iter(bad.examples.values()))[0]
+    first = [*bad.lost, *itertools.chain(*bad.examples.values())][0]
     raise InputError(
       f'{first}. Correct the file, or skip bad rows with --on_bad_row=skip'
     )

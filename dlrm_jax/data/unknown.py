@@ -91,13 +91,15 @@ class Shares(NamedTuple):
 
   def lines(self) -> Iterator[str]:
     """What to print: a line, and a warning."""
-    most = ', '.join(
+    most = [
       f'{name} {_percent(now)} ({_percent(before)})'
-      for name, (now, before) in list(self.features.items())[:_SHOWN]
-    )
+      for name, (now, before) in self.features.items()
+      if now
+    ]
+    features = f'; most: {", ".join(most[:_SHOWN])}' if most else ''
     yield (
       f'unknown ids: {_percent(self.now)} (in training '
-      f'{_percent(self.training)}); most: {most}'
+      f'{_percent(self.training)}){features}'
     )
     if self.now > max(_MOST, self.training + _ABOVE):
       yield (
