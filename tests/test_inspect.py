@@ -85,10 +85,8 @@ def test_a_feature_that_alone_tells_the_label_is_warned_of(tmp_path, capsys):
 
   schema = Schema((), (Column('leak', 7), Column('good', 7)))
   with creating(str(tmp_path / 'set'), False) as work:
-    parts = {
-      k: Split(n, lambda n=n: blocks(n))
-      for k, n in [('train', 4000), ('test', 900)]
-    }
+    sizes = [('train', 4000), ('test', 900)]
+    parts = {k: Split(n, lambda n=n: blocks(n)) for k, n in sizes}
     write(work, schema, parts, {})
   assert main([str(tmp_path / 'set')]) == 0
   (line,) = [

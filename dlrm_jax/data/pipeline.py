@@ -304,7 +304,11 @@ def _split_rows(
     rows[part] += sum(p['rows'] for p in piece['parts'])
   total = sum(rows.values())
   if not total:
-    raise InputError('the input has no good rows')
+    bad = _bad(found)
+    kinds = ', '.join(
+      f'{count:,} x {kind}' for kind, count in bad.counts.items()
+    )
+    raise InputError(f'the input has no good rows: {kinds or "it is empty"}')
   if job.options.splits is None:
     ends = list(itertools.accumulate(rows.values()))
     starts = [0, *ends[:-1]]
@@ -322,11 +326,17 @@ def _split_rows(
   return splits
 
 
-def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
-  """Raises where an earlier run, told to, has skipped rows."""
+def _bad(found: Sequence[Mapping[str, Any]]) -> BadRows:
+  """The bad rows of all pieces."""
   bad = BadRows('skip')
   for piece in found:
     bad.merge(piece['bad'])
+  return bad
+
+
+def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
+  """Raises where an earlier run, told to, has skipped rows."""
+  bad = _bad(found)
   if bad.counts and job.options.on_bad_row == 'stop':
     first = [*bad.lost, *itertools.chain(*bad.examples.values())][0]
     raise InputError(
@@ -365,9 +375,7 @@ def _details(
   counted: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
   """What the set remembers of how it was made."""
-  bad = BadRows('skip')
-  for piece in found:
-    bad.merge(piece['bad'])
+  bad = _bad(found)
   options = dataclasses.asdict(job.options)
   return {
     'kind': job.said['format'],

@@ -226,9 +226,9 @@ def test_a_truncated_gzip_keeps_the_rows_before_when_skipping(tmp_path):
 def test_what_an_unfinished_run_has_lost_stops_one_that_must_not_skip(
   tmp_path, monkeypatch
 ):
-  raw = tmp_path / 'raw.bz2'
-  save(raw, make_rows(100))
-  raw.write_bytes(raw.read_bytes()[:-9] + bytes(9))
+  raw = tmp_path / 'raw.gz'
+  save(raw, make_rows(300))
+  raw.write_bytes(raw.read_bytes()[:-9])
   output = str(tmp_path / 'set')
 
   def run(bad):
@@ -239,7 +239,7 @@ def test_what_an_unfinished_run_has_lost_stops_one_that_must_not_skip(
     patch.setattr(pipeline.vocabularies, 'make', lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
       run('skip')
-  with pytest.raises(InputError, match=r'LOST: the rest of raw.bz2'):
+  with pytest.raises(InputError, match=r'LOST: the rest of raw.gz'):
     run('stop')
   run('skip')
   assert open_prepared(output).splits

@@ -200,9 +200,8 @@ def test_bags_may_have_ids_out_of_range_too(tmp_path):
   path = write_csv(tmp_path, columns(h={3: [5, 9, -1], 5: []}))
   made = prepared(tmp_path, raw, path, out_of_range='unknown')
   assert ids(made)[3] == [5, 0, 0]
-  assert made.details['skipped'] == [
-    '2 x id of h out of range, which became row 0'
-  ]
+  changed = '2 x id of h out of range, which became row 0'
+  assert made.details['skipped'] == [changed]
 
 
 def criteo_row(last):
