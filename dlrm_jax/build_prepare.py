@@ -35,6 +35,10 @@ _NUMBERING = (
 )
 
 
+_SHOWN = 24
+"""Input files of a part that are named in the plan."""
+
+
 class Asked(NamedTuple):
   """What flags ask for.
 
@@ -47,8 +51,13 @@ class Asked(NamedTuple):
   rows: str
 
 
-def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
-  """Files by the part that they are of; one part is cut in splits."""
+def _inputs(flags: argparse.Namespace, kind: str) -> dict[str, list[str]]:
+  """Files by the part that they are of; one part is cut in splits.
+
+  Args:
+    flags: what the user names: files, folders, globs.
+    kind: the format.
+  """
   parts = {'train': flags.input}
   if flags.validation_input:
     parts['validation'] = flags.validation_input
@@ -59,14 +68,16 @@ def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
       '--splits cuts one log; with --validation_input or --test_input the '
       'files are the splits: leave --splits out'
     )
-  return parts if len(parts) > 1 else {'all': flags.input}
+  if len(parts) == 1:
+    parts = {'all': flags.input}
+  return {part: readers.files_of(kind, names) for part, names in parts.items()}
 
 
 def criteo_log(flags: argparse.Namespace) -> Asked:
   """A Criteo log."""
   if flags.vocabulary:
     return _known(flags)
-  inputs = _inputs(flags)
+  inputs = _inputs(flags, 'criteo')
   options = criteo.Options(
     mode=flags.mode or 'frequency',
     min_count=flags.min_count,
@@ -92,7 +103,7 @@ def raw_log(flags: argparse.Namespace) -> Asked:
     return _known(flags)
   data = _load(flags.config).data
   raw = data.raw.to_dict()
-  inputs = _inputs(flags)
+  inputs = _inputs(flags, raw.get('format', ''))
   raw = readers.completed(raw, [f for files in inputs.values() for f in files])
   least = 1 if flags.min_count is None else flags.min_count
   if least < 1:
@@ -161,9 +172,14 @@ def run(flags: argparse.Namespace, asked: Asked) -> None:
   job = asked.job
   memory, stage, by = _means(flags, job)
   for part, files in job.inputs.items():
-    for file in files:
-      size = os.path.getsize(file) if os.path.isfile(file) else 0
+    sizes = [os.path.getsize(f) if os.path.isfile(f) else 0 for f in files]
+    for file, size in zip(files[:_SHOWN], sizes, strict=False):
       print(f'{part:<12}{file} ({size / 1e6:,.1f} MB)')
+    if more := sizes[_SHOWN:]:
+      print(
+        f'{part:<12}and {len(more):,} more files, in this order to '
+        f'{files[-1]} ({sum(more) / 1e6:,.1f} MB)'
+      )
   print(f'{"rows":<12}about {job.rows:,}')
   options = job.options
   print(f'{"splits":<12}{options.splits or "the files"}')

@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,20 @@ def _with_paths(argv: Sequence[str]) -> list[str]:
     elif not equals and i + 1 < len(found):
       found[i + 1] = find_config(found[i + 1])
   return found
+
+
+def spread(argv: Sequence[str], names: Collection[str]) -> list[str]:
+  """Arguments for argparse, which takes --input=A, but not A of --input=A B.
+
+  Args:
+    argv: as the program got it.
+    names: flags that take several values.
+  """
+  parts: list[str] = []
+  for arg in argv:
+    split = arg.startswith(tuple(f'{name}=' for name in names))
+    parts.extend(arg.split('=', 1) if split else [arg])
+  return parts
 
 
 def _config_file(argv: Sequence[str]) -> str:

@@ -3,18 +3,19 @@
   python -m dlrm_jax.evaluate --workdir=runs/kaggle
   python -m dlrm_jax.evaluate --workdir=runs/kaggle --data=new_log.txt
 
-A raw file is read with the vocabularies of the training data; ids that were
-never seen there go to the unknown row. On many hosts each runs this, with the
-flags that train.py has for them.
+Raw files, or folders of them, are read with the vocabularies of the training
+data; ids that were never seen there go to the unknown row, and are counted. On
+many hosts each runs this, with the flags that train.py has for them.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from dlrm_jax import cluster, heap
+from dlrm_jax.command_line import spread
 from dlrm_jax.errors import InputError, exit_cleanly
 
 
@@ -35,7 +36,11 @@ def _parser() -> argparse.ArgumentParser:
   add('--workdir', required=True, help='folder of the training run')
   add(
     '--data',
-    help='a prepared set or a raw file; default: what it was trained on',
+    nargs='+',
+    action='extend',
+    metavar='PATH',
+    help='a prepared set, or raw files and folders of them; default: what it '
+    'was trained on',
   )
   add('--split', help='of prepared data; default: test')
   add('--checkpoint', default='best', help='best (by AUC), latest, or a step')
@@ -59,17 +64,24 @@ def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
 
 
 def _check_scored(
-  scores: Mapping[str, float], name: str, report: Iterable[str]
+  scores: Mapping[str, float], name: str, skipped: Iterable[str]
 ) -> None:
   """Raises where there was nothing to score, and says what was skipped."""
   if scores['examples']:
     return
-  kinds = [line for line in report if not line.startswith(' ')]
-  skipped = ', '.join(line.removesuffix('; first:') for line in kinds)
+  kinds = [line for line in skipped if not line.startswith(' ')]
+  why = ', '.join(line.removesuffix('; first:') for line in kinds)
   raise InputError(
     f'{name}: no row is left to evaluate on: '
-    f'{skipped or "found none, expected at least one"}'
+    f'{why or "found none, expected at least one"}'
   )
+
+
+def _undefined(scores: Mapping[str, float], name: str) -> Iterator[str]:
+  """A line where metrics are undefined, since there is one class only."""
+  if scores['clicks'] in (0, scores['examples']):
+    only = 'clicks only' if scores['clicks'] else 'no clicks'
+    yield f'{name} has {only}: AUC, and what else needs both, is undefined\n'
 
 
 def _check_writable(path: str | None) -> None:
@@ -117,10 +129,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     else:
       scores = metrics.summarize(evaluate(state, examined.batches))
       table = score_table(examined.name, scores, {})
-  _check_scored(scores, examined.name, examined.report())
-  print(*examined.report(), f'{folder}, checkpoint of step {step:,}', sep='\n')
+  met = examined.report()
+  _check_scored(scores, examined.name, met.skipped)
+  print(*met.lines, f'{folder}, checkpoint of step {step:,}', sep='\n')
   print(table)
-  text = workdir.to_json(result | {'metrics': scores})
+  print(*_undefined(scores, examined.name), sep='', end='')
+  text = workdir.to_json(result | met.said | {'metrics': scores})
   print(text)
   if arguments.json and agreement.first():
     workdir.write_text(Path(arguments.json), text + '\n')
@@ -129,7 +143,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes, if there are any, and evaluates."""
-  arguments = _parser().parse_args(argv)
+  arguments = _parser().parse_args(spread(argv, ('--data',)))
   _check_writable(arguments.json)
   heap.keep_freed_memory()
   with cluster.joined(vars(arguments)):

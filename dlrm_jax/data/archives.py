@@ -140,33 +140,45 @@ def unpacked(
   Raises:
     DamagedError: after the text before the damage.
   """
+  if kind == 'zip':
+    for block in _damage_told(_zip(path), kind):
+      digest(block)
+      yield block
+    return
   with open(path, 'rb', buffering=0) as file:
-    if kind == 'zip':
-      blocks = _zip(path)
-    else:
-      # Only `read` is used of it.
-      blocks = unpack(cast(BinaryIO, _Watched(file, digest)), kind)
-    try:
-      for block in blocks:
-        if kind == 'zip':
-          digest(block)
-        yield block
-    except EOFError:
-      raise DamagedError(
-        f'the {kind} stream ends too early (truncated)'
-      ) from None
-    except (
-      *(gzip.BadGzipFile, zlib.error, lzma.LZMAError),
-      *(zipfile.BadZipFile, NotImplementedError, _BadStreamError),
-    ) as error:
-      raise DamagedError(f'the {kind} stream is damaged ({error})') from None
+    # Only `read` is used of it.
+    yield from unpack(cast(BinaryIO, _Watched(file, digest)), kind)
 
 
 def unpack(file: BinaryIO, kind: str) -> Iterator[bytes]:
-  """The text of all members of a gzip, bz2 or xz stream, in small blocks."""
-  if kind != 'gzip':
-    yield from _members(file, bz2.BZ2Decompressor if kind == 'bz2' else _xz)
-    return
+  """The text of all members of a gzip, bz2 or xz stream, in small blocks.
+
+  Raises:
+    DamagedError: after the text before the damage.
+  """
+  if kind == 'gzip':
+    blocks = _gzip(file)
+  else:
+    blocks = _members(file, bz2.BZ2Decompressor if kind == 'bz2' else _xz)
+  yield from _damage_told(blocks, kind)
+
+
+def _damage_told(blocks: Iterator[bytes], kind: str) -> Iterator[bytes]:
+  """The same blocks; errors of all libraries as `DamagedError`."""
+  try:
+    yield from blocks
+  except EOFError:
+    raise DamagedError(
+      f'the {kind} stream ends too early (truncated)'
+    ) from None
+  except (
+    *(gzip.BadGzipFile, zlib.error, lzma.LZMAError),
+    *(zipfile.BadZipFile, NotImplementedError, _BadStreamError),
+  ) as error:
+    raise DamagedError(f'the {kind} stream is damaged ({error})') from None
+
+
+def _gzip(file: BinaryIO) -> Iterator[bytes]:
   text = gzip.GzipFile(fileobj=file)
   # Not `read`: where the stream breaks off, it loses what came before.
   while block := text.read1(_BLOCK_BYTES):

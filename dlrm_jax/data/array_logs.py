@@ -1,5 +1,6 @@
 """Criteo's logs as arrays in files: where labels and features lie."""
 
+import fnmatch
 import glob
 import os
 import re
@@ -167,6 +168,21 @@ def _beside(stem: str, part: str) -> str:
     hint = f'; name one of {", ".join(sorted(found))}' if found else ''
     raise InputError(f'{name}: no such file{hint}')
   return found[0]
+
+
+def is_log(kind: str, path: str) -> bool:
+  """Whether a file in a folder stands for a log; others lie beside it.
+
+  Args:
+    kind: of arrays, a key of `OPEN`.
+    path: the file.
+  """
+  if kind == 'torchrec_npy':
+    named = _TORCHREC_NAME.fullmatch(path)
+    return named is not None and named[2] == 'labels'
+  if kind == 'fb_bin':
+    return not path.endswith('.npz')
+  return not fnmatch.fnmatch(path, _COUNTS_FILE)
 
 
 def counts_in(path: str, array: Array) -> tuple[int, ...]:

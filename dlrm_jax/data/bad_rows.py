@@ -66,8 +66,13 @@ class BadRows:
 
   def lose(self, path: str, number: int, kind: str, why: str) -> None:
     """Takes note that a file can't be read from a line on."""
-    fault = Fault(f'damaged {kind}', None, why, 'a whole file; copy it again')
-    self.add(path, number, fault)
+    if not self.skip:
+      raise InputError(
+        f'{path}, line {number:,}: damaged {kind}: {why}; expected a whole '
+        'file. Copy it again, or take only the lines before the damage with '
+        '--on_bad_row=skip'
+      )
+    self.counts[f'damaged {kind}'] += 1
     self.lost.append(
       f'LOST: the rest of {Path(path).name}, all that follows line '
       f'{number - 1:,} ({why}); copy the file again'
@@ -101,7 +106,9 @@ class BadRows:
     """Lines to show: how many of each kind, and the first ones."""
     yield from self.lost
     for what, count in self.changed.most_common():
-      yield f'{count:,} {what}'
+      yield f'{count:,} x {what}'
     for kind, count in self.counts.most_common():
+      if kind not in self.examples:  # Of lost files all is said.
+        continue
       yield f'skipped {count:,} x {kind}; first:'
       yield from (f'  {example}' for example in self.examples[kind])

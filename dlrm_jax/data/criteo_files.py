@@ -141,7 +141,7 @@ def lines_about(path: str) -> int:
     for count, block in _head(path, kind):
       seen = count
       lines += block.count(b'\n')
-  except (EOFError, DamagedError):
+  except DamagedError:
     pass  # The head ends within the stream.
   return max(1, size * lines // max(1, seen))
 

@@ -167,7 +167,7 @@ def _known(frame: pl.DataFrame, fit: Fit, bad: BadRows) -> pl.DataFrame:
 
 
 def _became_unknown(name: str) -> str:
-  return f'ids of {name} out of range became row 0'
+  return f'id of {name} out of range, which became row 0'
 
 
 def _cut(
@@ -183,7 +183,7 @@ def _cut(
       pl.col(n).list.head(most) for n in names if n in frame.columns
     )
     bad.change(
-      f'bags of {name} cut to their first {most} ids, the most in training',
+      f'bag of {name} cut to its first {most} ids, the most in training',
       count,
     )
   return frame

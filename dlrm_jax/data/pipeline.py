@@ -320,7 +320,11 @@ def _split_rows(
     rows[part] += sum(p['rows'] for p in piece['parts'])
   total = sum(rows.values())
   if not total:
-    raise InputError('the input has no good rows')
+    bad = _bad(found)
+    kinds = ', '.join(
+      f'{count:,} x {kind}' for kind, count in bad.counts.items()
+    )
+    raise InputError(f'the input has no good rows: {kinds or "it is empty"}')
   if job.options.splits is None:
     ends = list(itertools.accumulate(rows.values()))
     starts = [0, *ends[:-1]]
@@ -338,13 +342,19 @@ def _split_rows(
   return splits
 
 
-def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
-  """Raises where an earlier run, told to, has skipped rows."""
+def _bad(found: Sequence[Mapping[str, Any]]) -> BadRows:
+  """The bad rows of all pieces."""
   bad = BadRows('skip')
   for piece in found:
     bad.merge(piece['bad'])
+  return bad
+
+
+def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
+  """Raises where an earlier run, told to, has skipped rows."""
+  bad = _bad(found)
   if bad.counts and job.options.on_bad_row == 'stop':
-    first = next(iter(bad.examples.values()))[0]
+    first = [*bad.lost, *itertools.chain(*bad.examples.values())][0]
     raise InputError(
       f'{first}. Correct the file, or skip bad rows with --on_bad_row=skip'
     )
@@ -381,9 +391,7 @@ def _details(
   counted: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
   """What the set remembers of how it was made."""
-  bad = BadRows('skip')
-  for piece in found:
-    bad.merge(piece['bad'])
+  bad = _bad(found)
   options = dataclasses.asdict(job.options)
   return {
     'kind': job.said['format'],
@@ -392,9 +400,8 @@ def _details(
     'options': options,
     'shuffle': SHUFFLE if job.options.shuffle else None,
     'hash': HASH,
-    'ids': vocabularies.ids_digest(
-      coders, counted, _types(found), job.reader.columns.dense
-    ),
+    'ids': vocabularies.ids_digest(coders, counted, job.reader.columns.dense),
+    'values': kinds_of(found),
     'columns': dict(counted),
     'bad_rows': dict(bad.counts),
     'skipped': list(bad.report()),
@@ -413,9 +420,22 @@ def _size(name: str) -> int:
   return os.path.getsize(name) if os.path.isfile(name) else 0
 
 
-def _types(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  parts = itertools.chain(*(piece['parts'] for piece in found))
-  return next(parts)['types']
+def kinds_of(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """The kind of the values of each sparse column (`value_kind`).
+
+  Raises:
+    InputError: it is not the same in all parts.
+  """
+  kinds: dict[str, str] = {}
+  for part in itertools.chain(*(piece['parts'] for piece in found)):
+    for name, dtype in part['types'].items():
+      kind = vocabularies.value_kind(dtype)
+      if kinds.setdefault(name, kind) != kind:
+        raise InputError(
+          f'column {name}: values are {kinds[name]} in one file and {kind} in '
+          'another; expected one kind'
+        )
+  return kinds
 
 
 def _files(

@@ -19,8 +19,8 @@ A frame has, in this order,
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -132,10 +132,6 @@ class Reader(Protocol):
   @property
   def columns(self) -> Columns:
     """What frames have."""
-    ...
-
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it; equal where rows mean the same."""
     ...
 
   def pieces(self, path: str) -> list[Piece]:

@@ -58,10 +58,6 @@ class ArrayReader:
       ),
     )
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    return dataclasses.asdict(self)
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file in rows; one that is compressed is one piece."""
     log = self._open(path)

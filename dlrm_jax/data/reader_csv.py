@@ -52,10 +52,6 @@ class CsvReader:
     """What frames have."""
     return self.schema.columns
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    return {'format': 'csv', **dataclasses.asdict(self)}
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file between lines."""
     self._csv(path)

@@ -40,11 +40,6 @@ class LibsvmReader:
     """What frames have."""
     return Columns((), self.bags)
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    name = 'libffm' if self.fields else 'libsvm'
-    return {'format': name, **dataclasses.asdict(self)}
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file between lines."""
     return cut(path, _EXPECTED)

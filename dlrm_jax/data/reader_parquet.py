@@ -44,10 +44,6 @@ class ParquetReader:
     """What frames have."""
     return self.schema.columns
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    return {'format': 'parquet', **dataclasses.asdict(self)}
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file in `FRAME_ROWS` rows."""
     self._rules(path)

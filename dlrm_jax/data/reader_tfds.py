@@ -50,10 +50,6 @@ class TfdsReader:
     """What frames have."""
     return self.schema.columns
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    return {'format': 'tfds', 'schema': dataclasses.asdict(self.schema)}
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a split in ranges of examples; prepares it where it is not yet."""
     source = self._open(path)

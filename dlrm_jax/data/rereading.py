@@ -19,6 +19,7 @@ from dlrm_jax.data.multi_hot import with_bags
 from dlrm_jax.data.pipeline import Job, Options, bags_of, job_of
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import Reader
+from dlrm_jax.data.readers import files_of
 from dlrm_jax.data.readers import reader_of as reader_of_raw
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import Block
@@ -50,7 +51,7 @@ def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
 
   Args:
     prepared: a set made of raw logs; its vocabularies are used.
-    files: raw logs of the same format.
+    files: raw logs of the same format, folders of them, or globs.
     options: of rows; how values are numbered is taken from the set.
 
   Raises:
@@ -59,7 +60,7 @@ def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
   numbering = vocabularies.numbering_of(prepared.details)
   return job_of(
     reader_of(prepared),
-    {'test': files},
+    {'test': files_of(prepared.details['format']['format'], files)},
     dataclasses.replace(options, splits=None, numbering=numbering),
     prepared.details['format'],
     prepared,
@@ -116,7 +117,7 @@ def read_raw(
 
   Args:
     prepared: a set made of logs of the same format.
-    files: raw logs.
+    files: raw logs, folders of them, or globs.
     on_bad_row: 'stop' or 'skip'.
     bad: where to count bad rows, for who wants to report them.
     out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
@@ -128,6 +129,7 @@ def read_raw(
     InputError: the set is of another kind, or a file or a row is wrong.
   """
   reader = reader_of(prepared)
+  files = files_of(prepared.details['format']['format'], files)
   pieces = [piece for name in files for piece in reader.pieces(name)]
   bad = bad or BadRows(on_bad_row)
   with tempfile.TemporaryDirectory() as work:

@@ -121,6 +121,8 @@ def test_a_truncated_gzip_stops_or_keeps_the_rows_before(tmp_path):
   frame, bad, digested = read(piece, 'skip')
   assert frame.height == 12
   assert bad.counts == {'damaged gzip': 1}
+  (line,) = bad.report()
+  assert 'LOST: the rest of a, all that follows line 12 (the gzip' in line
   assert digested == packed[:-4]
 
 

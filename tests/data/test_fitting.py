@@ -171,7 +171,7 @@ def test_a_longer_bag_than_training_had_is_cut_and_counted(set_of_bags):
   want = ids(known)
   assert (read[0], read[4], read[6][1]) == (want[0], want[3], want[0][1])
   assert list(bad.report()) == [
-    '2 bags of h cut to their first 2 ids, the most in training'
+    '2 x bag of h cut to its first 2 ids, the most in training'
   ]
   job = rereading.job(known, [path], pipeline.Options(None, shuffle=False))
   pipeline.run(job, str(folder / 'lent'), default_memory())
@@ -189,7 +189,7 @@ def test_ids_out_of_range_become_row_0_where_the_config_says_so(tmp_path, kind):
   bad = BadRows('skip')
   read = ids_of(rereading.read_raw(made, [path], 'skip', bad, 'unknown'))
   assert (len(read), read[3], read[8], read[4]) == (N - 1, [0], [0], [4])
-  assert next(bad.report()) == '2 ids of u out of range became row 0'
+  assert next(bad.report()) == '2 x id of u out of range, which became row 0'
   assert bad.counts.total() == 1
   again = prepared(tmp_path, raw, path, out_of_range='unknown')
   assert ids(again) == read
@@ -200,7 +200,8 @@ def test_bags_may_have_ids_out_of_range_too(tmp_path):
   path = write_csv(tmp_path, columns(h={3: [5, 9, -1], 5: []}))
   made = prepared(tmp_path, raw, path, out_of_range='unknown')
   assert ids(made)[3] == [5, 0, 0]
-  assert made.details['skipped'] == ['2 ids of h out of range became row 0']
+  changed = '2 x id of h out of range, which became row 0'
+  assert made.details['skipped'] == [changed]
 
 
 def criteo_row(last):
@@ -229,4 +230,6 @@ def test_a_value_that_a_closed_vocabulary_lacks_is_a_bad_row(tmp_path):
   bad = BadRows()
   read = ids_of(rereading.read_raw(known, [str(new)], 'stop', bad, 'unknown'))
   assert [row[25] for row in read] == [2, 0, 0]
-  assert list(bad.report()) == ['1 ids of C26 out of range became row 0']
+  assert list(bad.report()) == [
+    '1 x id of C26 out of range, which became row 0'
+  ]

@@ -335,6 +335,14 @@ def test_a_label_may_be_a_threshold(write):
     ({'bags': {'tags': {'separator': ''}}}, ['bags.tags.separator']),
     ({'bags': {'tags': {'hotness': -1}}}, ['bags.tags.hotness', '-1']),
     ({'dense': ['user']}, ['two features', "'user'"]),
+    (
+      {'dense': {'again': {'column': 'click'}}},
+      ["'click' is the label", "'again'"],
+    ),
+    (
+      {'label': 'price >= 2', 'bags': {'tags': {'weights': 'price'}}},
+      ["'price' is the label"],
+    ),
     ({'separator': '::'}, ['separator', "'::'", 'one ASCII']),
     ({'separator': ';'}, ['log.csv, line 1', 'one column', 'separator']),
     ({'header': ('a', 'b')}, ["'click'", 'header']),
