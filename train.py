@@ -8,6 +8,7 @@ On many hosts each runs this, with --distributed in a cluster that JAX knows,
 else with --coordinator=HOST:PORT --processes=N --process=K.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   heap.keep_freed_memory()
   config, folder = _CONFIG.value, Path(str(_WORKDIR.value))
+  notes = command_line.notes_of_unused(sys.argv, config, _defaults())
   with cluster.joined(flags.FLAGS.flag_values_dict()):
     data = build.open_data(config)
     run = build.build_run(config, data, folder)
@@ -60,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         run.config, build.identity(data), run.steps, _defaults()
       )
       with workdir.claimed(folder, claim):
-        print(*plan.lines(run), sep='\n')
+        print(*plan.lines(run), *(f'note      {x}' for x in notes), sep='\n')
         loop.train(run)
 
 
