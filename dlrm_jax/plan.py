@@ -9,7 +9,9 @@ the real training step is compiled for a TPU slice, which need not be here
 either.
 """
 
+import dataclasses
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,7 +182,10 @@ def main(argv: Sequence[str]) -> None:
     read_size('--memory', given['memory'])
   if given['compile']:
     devices = _chips(given['compile'], devices)
+  defaults = default.get_config().to_dict()
+  notes = command_line.notes_of_unused(sys.argv, config, defaults)
   found = _forecast(config, devices, given['memory'])
+  found = dataclasses.replace(found, notes=(*found.notes, *notes))
   suggested = _advice(found, config, given)
   print(*forecast.lines(found), *advice.lines(found, suggested), sep='\n')
   compiled = _compiled(found, given['compile'])

@@ -9,6 +9,7 @@ else with --coordinator=HOST:PORT --processes=N --process=K.
 """
 
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
   heap.keep_freed_memory()
   given = flags.FLAGS.flag_values_dict()
   config, folder = given['config'], Path(given['workdir'])
+  notes = command_line.notes_of_unused(sys.argv, config, _defaults())
   with cluster.joined(given), Signals() as signals:
     data = build.open_data(config)
     run = build.build_run(config, data, folder)
@@ -60,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
         run.config, build.identity(data), run.steps, _defaults()
       )
       with workdir.claimed(folder, claim):
-        print(*plan.lines(run), sep='\n', flush=True)
+        lines = [*plan.lines(run), *(f'note      {x}' for x in notes)]
+        print(*lines, sep='\n', flush=True)
         stopped_by = loop.train(run, signals)
   return status_of(stopped_by) if stopped_by else 0
 

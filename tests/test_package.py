@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from dlrm_jax import command_line
+from dlrm_jax import config_file
 from dlrm_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -104,7 +104,7 @@ def test_a_config_of_the_package_needs_only_its_name(
   named, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
-  path, *variant = command_line.find_config(named).split(':')
+  path, *variant = config_file.find(named).split(':')
   assert pathlib.Path(path).samefile(ROOT / 'configs' / 'movielens.py')
   assert variant == named.split(':')[1:]
 
@@ -114,10 +114,10 @@ def test_the_file_of_a_user_comes_before_one_of_the_package(
 ):
   monkeypatch.chdir(tmp_path)
   pathlib.Path('movielens.py').write_text('')
-  assert command_line.find_config('movielens.py') == 'movielens.py'
+  assert config_file.find('movielens.py') == 'movielens.py'
 
 
 @pytest.mark.parametrize('named', ['no', 'other/movielens.py', '../movielens'])
 def test_what_is_no_config_is_refused_with_those_there_are(named):
   with pytest.raises(InputError, match=r'no such file.*criteo_kaggle, '):
-    command_line.find_config(named)
+    config_file.find(named)
