@@ -29,7 +29,10 @@ class Ended(KeyboardInterrupt):
     self.number = number
 
 
-UNDONE = 'ended before the work was done'
+UNDONE = (
+  'ended before the work was done; the same command goes on where that can be, '
+  'else it begins anew'
+)
 
 
 def number_of(error: KeyboardInterrupt) -> int:
@@ -53,6 +56,8 @@ def leave(number: int, message: str) -> NoReturn:
   compile, crash then.
   """
   line = f'{signal.Signals(number).name}: {message}\n'
+  if os.isatty(2):
+    line = f'\n{line}'  # a bar of progress may stand in the line
   os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
   os._exit(status_of(number))
 

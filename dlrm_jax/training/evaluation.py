@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import log_expit, logsumexp
 
-from dlrm_jax import agreement, metrics
+from dlrm_jax import agreement, metrics, paired
 from dlrm_jax.batch import Batch
+from dlrm_jax.errors import InputError
 from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
 from dlrm_jax.training.nodes import compiled_average, node_count
 from dlrm_jax.training.state import Task, TrainState
@@ -21,6 +22,10 @@ from dlrm_jax.training.step import eval_step
 
 ENSEMBLE = 'ensemble'
 """All nodes together: the mean of their probabilities."""
+
+
+MOST_KEPT = 50_000_000
+"""Examples whose logits are kept at most: some 60 bytes each at the end."""
 
 
 class Stopped(Exception):
@@ -96,6 +101,42 @@ class Evaluator:
         )
     return {name: _of_all(total) for name, total in totals.items()}
 
+  def keep(self, state: TrainState, batches: Iterable[Batch]) -> paired.Scored:
+    """Every example of weight above 0 with its logit, of one process.
+
+    Independent tables score as their ensemble.
+
+    Raises:
+      InputError: there are more than `MOST_KEPT` examples.
+      NotFinite: a logit is NaN or infinite.
+    """
+    parts, count = [paired.Scored(*[np.empty(0, np.float32)] * 3)], 0
+    for batch, logits in self._scored_by_all(state, batches):
+      counts = np.asarray(batch.weights) > 0
+      kept = (logits, batch.labels, batch.weights)
+      parts.append(paired.Scored(*(np.asarray(x)[counts] for x in kept)))
+      count += int(counts.sum())
+      if count > MOST_KEPT:
+        raise InputError(
+          f'--compare keeps the logits of all examples, {MOST_KEPT:,} at most, '
+          f'and there are more; compare on a part of them'
+        )
+    scored = paired.Scored(*map(np.concatenate, zip(*parts, strict=True)))
+    bad = np.sum(~np.isfinite(scored.logits))
+    if bad:
+      raise metrics.NotFinite(f'{bad} of {count} logits are not finite')
+    return scored
+
+  def _scored_by_all(
+    self, state: TrainState, batches: Iterable[Batch]
+  ) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Batches and their logits, those of the ensemble where there are nodes."""
+    if not node_count(self._task):
+      yield from self._scored(state, batches)
+      return
+    for batch in batches:
+      yield batch, self._of_nodes(state, send(batch))[ENSEMBLE]
+
   def _of_nodes(self, state: TrainState, batch: Batch) -> dict[str, np.ndarray]:
     """Logits f32[B] of every node, and of the ensemble."""
     logits = {
@@ -138,14 +179,17 @@ def ensemble(logits: np.ndarray) -> np.ndarray:
 
 
 def _of_all(tally: metrics.Tally) -> metrics.Tally:
-  """The tallies of all processes, merged in their order.
-
-  One after the other: side by side they would need memory for each process.
-  """
+  """The tallies of all processes, merged."""
   if jax.process_count() == 1:
     return tally
-  total, mine = metrics.empty(), [np.asarray(x) for x in tally]
-  for process in range(jax.process_count()):
-    told = metrics.Tally._make(agreement.as_told_by(process, mine))
-    total = metrics.merge(total, told)
-  return total
+  mine = {name: np.asarray(x) for name, x in tally._asdict().items()}
+  low, high = mine.pop('low'), mine.pop('high')
+  sums = agreement.reduced(list(mine.values()), 'sum')
+  (least,) = agreement.reduced([low], 'min')
+  (greatest,) = agreement.reduced([high], 'max')
+  merged = dict(zip(mine, sums, strict=True))
+  return tally._replace(
+    **{k: x if x.ndim else float(x) for k, x in merged.items()},
+    low=least,
+    high=greatest,
+  )

@@ -12,6 +12,7 @@ import pytest
 
 from dlrm_jax import build, sharding
 from dlrm_jax.errors import InputError
+from dlrm_jax.evaluate import main as evaluate
 from dlrm_jax.prepare import main as prepare
 from dlrm_jax.training import loop, workdir
 from dlrm_jax.training.checkpoint import Checkpoints
@@ -306,3 +307,32 @@ def test_a_state_that_gives_no_number_is_told_as_divergence(tmp_path):
   fields.train.eval_every = 1
   with pytest.raises(InputError, match=r'step 1: .*Lower the learning rates'):
     train(tmp_path / 'run', fields)
+
+
+def test_two_runs_are_compared_on_the_same_rows(whole, tmp_path, capsys):
+  other = tmp_path / 'other'
+  assert train(other, config(steps=12)) == 0
+  capsys.readouterr()
+  flags = [f'--workdir={whole}', '--split=validation']
+  assert evaluate([*flags, f'--compare={other}']) == 0
+  said = capsys.readouterr().out.splitlines()
+  found = json.loads(said[-1])
+  a, b = results(whole), results(other)
+  assert (found['step'], found['compare']['step']) == (a['step'], b['step'])
+  for metric, line in (('auc', 'AUC'), ('log_loss', 'log-loss')):
+    scores = [x['splits']['validation'][metric] for x in (a, b)]
+    apart = found['compare'][metric]
+    assert apart['value'] == pytest.approx(scores[0] - scores[1], abs=1e-4)
+    alone = a['splits']['validation'][f'{metric}_std_error']
+    assert 0 < apart['std_error'] < alone
+    (shown,) = (x for x in said if x.startswith(line))
+    assert ('beyond' if apart['p'] < 0.05 else 'within') in shown
+
+
+def test_runs_on_other_rows_are_not_compared(whole, tmp_path, capsys):
+  fields = config(steps=1)
+  fields.data.synthetic.test = 600
+  assert train(tmp_path / 'other', fields) == 0
+  flags = [f'--workdir={whole}', f'--compare={tmp_path / "other"}']
+  assert evaluate(flags) == 1
+  assert '500 examples of one run against 600' in capsys.readouterr().err
