@@ -106,13 +106,15 @@ def _scored(
 ) -> tuple['Examined', 'Compared']:
   """A run, and what it says of every row."""
   from dlrm_jax import build_evaluation, sharding
+  from dlrm_jax.configs import default
   from dlrm_jax.training import workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.comparison import Compared
   from dlrm_jax.training.evaluation import Evaluator
   from dlrm_jax.training.state import abstract_state
 
-  trained = build_evaluation.trained(*workdir.read(folder))
+  defaults = default.get_config().to_dict()
+  trained = build_evaluation.trained(*workdir.read(folder, defaults))
   layout = trained.task.collection.layout
   size = arguments.batch_size
   if size is None:
@@ -140,10 +142,11 @@ def _compare(arguments: argparse.Namespace) -> None:
   examined, a = _scored(Path(arguments.workdir), arguments)
   _, b = _scored(Path(arguments.compare), arguments)
   lines, result = compare(examined.name, a, b)
-  _check_scored(result['metrics'], examined.name, examined.report())
-  print(*examined.report(), *lines, sep='\n')
+  met = examined.report()
+  _check_scored(result['metrics'], examined.name, met.skipped)
+  print(*met.lines, *lines, sep='\n')
   said = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
-  text = workdir.to_json(said | result)
+  text = workdir.to_json(said | met.said | result)
   print(text)
   if arguments.json:
     workdir.write_text(Path(arguments.json), text + '\n')
