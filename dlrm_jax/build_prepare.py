@@ -2,12 +2,12 @@
 
 import argparse
 import os
-import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from dlrm_jax import config_file
 from dlrm_jax.data import (
   beam,
   budget,
@@ -18,6 +18,7 @@ from dlrm_jax.data import (
   rereading,
   work,
 )
+from dlrm_jax.data.checked import STOP
 from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.criteo_splits import DEFAULT, parse_splits
 from dlrm_jax.data.pipeline import Job
@@ -31,6 +32,10 @@ _NUMBERING = (
   *('mode', 'min_count', 'max_ind_range', 'hash_rows'),
   *('multi_hot', 'num_embeddings'),
 )
+
+
+_SHOWN = 24
+"""Input files of a part that are named in the plan."""
 
 
 def _given(flags: argparse.Namespace, name: str) -> str | None:
@@ -62,8 +67,12 @@ class Asked(NamedTuple):
   rows: str
 
 
-def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
+def _inputs(flags: argparse.Namespace, kind: str) -> dict[str, list[str]]:
   """Files by the part that they are of; one part is cut in splits.
+
+  Args:
+    flags: what the user names: files, folders, globs.
+    kind: the format.
 
   Raises:
     InputError: options of the splits contradict each other.
@@ -81,7 +90,9 @@ def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
       '--splits cuts one log; with --validation_input or --test_input the '
       'files are the splits: leave --splits out'
     )
-  return parts if len(parts) > 1 else {'all': flags.input}
+  if len(parts) == 1:
+    parts = {'all': flags.input}
+  return {part: readers.files_of(kind, names) for part, names in parts.items()}
 
 
 def _splits(
@@ -97,7 +108,7 @@ def criteo_log(flags: argparse.Namespace) -> Asked:
   """A Criteo log."""
   if flags.vocabulary is not None:
     return _known(flags)
-  inputs = _inputs(flags)
+  inputs = _inputs(flags, 'criteo')
   if flags.max_ind_range is not None and flags.max_ind_range < 1:
     raise InputError(
       f'--max_ind_range={flags.max_ind_range}: expected 1 or more'
@@ -128,8 +139,9 @@ def raw_log(flags: argparse.Namespace) -> Asked:
   """A log of which a config says what its columns are."""
   if flags.vocabulary is not None:
     return _known(flags)
-  raw = _load(flags.config).data.raw.to_dict()
-  inputs = _inputs(flags)
+  data = _load(flags.config).data
+  raw = data.raw.to_dict()
+  inputs = _inputs(flags, raw.get('format', ''))
   raw = readers.completed(raw, [f for files in inputs.values() for f in files])
   least = 1 if flags.min_count is None else flags.min_count
   if least < 1:
@@ -141,7 +153,13 @@ def raw_log(flags: argparse.Namespace) -> Asked:
     seed=flags.seed or 0,
     on_bad_row=flags.on_bad_row,
   )
-  job = pipeline.job_of(readers.reader_of(raw), inputs, options, raw)
+  job = pipeline.job_of(
+    readers.reader_of(raw),
+    inputs,
+    options,
+    raw,
+    out_of_range=data.get('out_of_range', STOP),
+  )
   if all(column.ids != 'vocabulary' for column in job.reader.columns.sparse):
     why = 'no feature there has a vocabulary; leave it out'
     _refuse(flags, ['min_count'], f'--config={flags.config}', why)
@@ -149,20 +167,9 @@ def raw_log(flags: argparse.Namespace) -> Asked:
 
 
 def _load(name: str) -> ConfigDict:
-  """The config of FILE.py, or FILE.py:VARIANT."""
-  path, _, variant = name.partition(':')
-  if not os.path.isfile(path):
-    raise InputError(f'--config={name}: no such file')
-  try:  # a config is a program: all may happen in it
-    made = runpy.run_path(path)
-    config = made['get_config'](*([variant] if variant else []))
-  except Exception as error:
-    what = ' '.join(str(error).split())
-    raise InputError(
-      f'--config={name}: {type(error).__name__}: {what}'
-    ) from error
-  raw = config.data.raw if isinstance(config, ConfigDict) else None
-  if not raw:
+  """The config of FILE.py, or FILE.py:VARIANT, that says what columns are."""
+  config = config_file.load(name)
+  if not ('data' in config and config.data.get('raw')):
     raise InputError(
       f'--config={name}: it does not say what the columns are; set '
       'config.data.raw = {...} (docs/raw.md)'
@@ -174,13 +181,11 @@ def _known(flags: argparse.Namespace) -> Asked:
   """Prepares logs with the vocabularies of a set that is there."""
   beside = f'--vocabulary={flags.vocabulary}'
   _refuse(flags, _NUMBERING, beside, 'ids are those of that set')
-  splits = ('splits', 'validation_input', 'test_input')
-  inputs = _inputs(flags)
-  if not any(_given(flags, name) for name in splits):
-    inputs = {'test': flags.input}
-  made = inputs
+  made: Collection[str] = ('test',)
   if flags.splits is not None:
     made = parse_splits(flags.splits, train=False)
+  elif flags.validation_input or flags.test_input:
+    made = ('train',)
   if 'train' not in made:
     why = 'it is of split train; add --splits=train=..., or leave it out'
     _refuse(flags, ('keep_order', 'seed'), beside, why)
@@ -191,6 +196,9 @@ def _known(flags: argparse.Namespace) -> Asked:
       f'--vocabulary={flags.vocabulary}: made of {kind}, so other logs do not '
       f'fit; use prepare {"criteo" if kind == "criteo" else "raw"}'
     )
+  inputs = _inputs(flags, known.details.get('format', {}).get('format', ''))
+  if made == ('test',):
+    inputs = {'test': inputs['all']}
   options = pipeline.Options(
     splits=flags.splits,
     shuffle='train' in made and not flags.keep_order,
@@ -206,9 +214,14 @@ def run(flags: argparse.Namespace, asked: Asked) -> None:
   job = asked.job
   memory, stage, by = _means(flags, job)
   for part, files in job.inputs.items():
-    for file in files:
-      size = os.path.getsize(file) if os.path.isfile(file) else 0
+    sizes = [os.path.getsize(f) if os.path.isfile(f) else 0 for f in files]
+    for file, size in zip(files[:_SHOWN], sizes, strict=False):
       print(f'{part:<12}{file} ({size / 1e6:,.1f} MB)')
+    if more := sizes[_SHOWN:]:
+      print(
+        f'{part:<12}and {len(more):,} more files, in this order to '
+        f'{files[-1]} ({sum(more) / 1e6:,.1f} MB)'
+      )
   print(f'{"rows":<12}about {job.rows:,}')
   options = job.options
   print(f'{"splits":<12}{options.splits or "the files"}')

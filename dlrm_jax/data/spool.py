@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.fitting import Fit, fitting
 from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece, Reader
 from dlrm_jax.data.units import Stage, marked, size_is, write_mark
 from dlrm_jax.files import read_json, replacing
@@ -25,12 +26,14 @@ class Parse(NamedTuple):
     reader: of the format.
     piece: what to read.
     on_bad_row: 'stop' or 'skip'.
+    fit: what rows must be.
     output: what was met; parts lie beside it.
   """
 
   reader: Reader
   piece: Piece
   on_bad_row: str
+  fit: Fit
   output: Path
 
   def sound(self) -> bool:
@@ -55,7 +58,7 @@ def parse(unit: Parse) -> None:
   bad = BadRows(unit.on_bad_row)
   digest = hashlib.sha256()
   parts = []
-  frames = unit.reader.read(unit.piece, bad, digest.update)
+  frames = fitting(unit.reader, unit.piece, bad, digest.update, unit.fit)
   for number, frame in enumerate(_gathered(frames)):
     path = unit.output.with_name(f'{unit.output.stem}-{number:04}.arrow')
     with replacing(path, synced=False) as work:
@@ -182,4 +185,4 @@ def restore(
   ]
   for unit in lost:
     unit.output.unlink(missing_ok=True)
-  stage('parse', parse, list(dict.fromkeys(lost)))
+  stage('parse', parse, list({unit.output: unit for unit in lost}.values()))

@@ -153,8 +153,9 @@ def here(
 
 
 def _begin(parent: int) -> None:
-  """Leaves Ctrl-C to the parent; ends when that has, however it came."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  """Leaves signals to the parent; ends when that has, however it came."""
+  for number in (signal.SIGINT, signal.SIGHUP):  # SIGTERM is how a pool ends it
+    signal.signal(number, signal.SIG_IGN)
 
   def watch() -> None:
     while os.getppid() == parent:

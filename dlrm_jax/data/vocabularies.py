@@ -211,15 +211,16 @@ def vocabulary_path(folder: Path, column: str) -> Path:
 def ids_digest(
   coders: Sequence[Coder],
   counted: Mapping[str, Any],
-  types: Mapping[str, str],
   dense: Sequence[Dense],
 ) -> str:
-  """Equal where equal values get equal rows, and equal numbers.
+  """Equal where equal values of equal kinds get equal rows, and numbers.
+
+  Kinds of values (`value_kind`) are kept beside it: sets of before they were
+  kept have the same digests as sets of now.
 
   Args:
     coders: of the sparse columns.
     counted: of those with a vocabulary.
-    types: of the values of each.
     dense: the dense columns.
   """
   said: list[tuple[Any, ...]] = [
@@ -236,6 +237,20 @@ def ids_digest(
   ]
   said.append(tuple(column.transform for column in dense))
   return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+_KINDS = {'String': 'string', 'UInt32': 'hex'}
+
+
+def value_kind(dtype: str) -> str:
+  """How keys are made of values of a type, a word of `raw_schema.VALUES`.
+
+  Equal text of two kinds has other keys, and other rows.
+
+  >>> value_kind('List(Int64)')
+  'integer'
+  """
+  return _KINDS.get(dtype.removeprefix('List(').removesuffix(')'), 'integer')
 
 
 def coders_of(

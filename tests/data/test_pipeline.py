@@ -26,6 +26,7 @@ from dlrm_jax.data import (
   manifest,
   multi_hot,
   pipeline,
+  raw_text,
   shards,
   spreading,
   units,
@@ -475,7 +476,7 @@ def test_pieces_of_a_file_are_the_file(tmp_path, monkeypatch):
   whole_set = criteo.prepare(
     {'all': [raw]}, str(tmp_path / 'a'), Options(shuffle=False)
   )
-  monkeypatch.setattr(criteo_reader, 'PIECE_BYTES', 20_000)
+  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 20_000)
   job = criteo.job({'all': [raw]}, Options(shuffle=False))
   assert len(job.pieces) > 5
   pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
