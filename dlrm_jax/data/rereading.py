@@ -46,13 +46,19 @@ def reader_of(prepared: Prepared) -> Reader:
   return CriteoReader(**said)
 
 
-def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
+def job(
+  prepared: Prepared,
+  files: Sequence[str],
+  options: Options,
+  out_of_range: str = STOP,
+) -> Job:
   """What is to be done to prepare files as split test of a set.
 
   Args:
     prepared: a set made of raw logs; its vocabularies are used.
     files: raw logs of the same format, folders of them, or globs.
     options: of rows; how values are numbered is taken from the set.
+    out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
 
   Raises:
     InputError: the set is of another kind, or a file is wrong.
@@ -64,6 +70,7 @@ def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
     dataclasses.replace(options, splits=None, numbering=numbering),
     prepared.details['format'],
     prepared,
+    out_of_range,
   )
 
 
