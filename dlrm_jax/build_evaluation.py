@@ -35,21 +35,13 @@ class Trained(NamedTuple):
 
 
 def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
-  """A run, built again from what its workdir remembers."""
+  """A run, built again from what its workdir remembers (`workdir.read`)."""
   schema = Schema(
     tuple(data['dense']), tuple(Column(**column) for column in data['sparse'])
   )
   scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
   fields = ConfigDict(config)
-  try:
-    task = build.build_task(fields, schema, scale)
-  except (AttributeError, KeyError) as error:
-    missing = ' '.join(str(error.args[0]).split())
-    raise InputError(
-      f'config.json in the workdir is of another version of dlrm_jax: it has '
-      f'no field {missing}; add it, with the value that configs/default.py has'
-    ) from None
-  return Trained(fields, data, task)
+  return Trained(fields, data, build.build_task(fields, schema, scale))
 
 
 class Examined(NamedTuple):

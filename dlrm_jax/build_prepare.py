@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import runpy
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from dlrm_jax import config_file
 from dlrm_jax.data import (
   beam,
   budget,
@@ -125,20 +125,9 @@ def raw_log(flags: argparse.Namespace) -> Asked:
 
 
 def _load(name: str) -> ConfigDict:
-  """The config of FILE.py, or FILE.py:VARIANT."""
-  path, _, variant = name.partition(':')
-  if not os.path.isfile(path):
-    raise InputError(f'--config={name}: no such file')
-  try:  # a config is a program: all may happen in it
-    made = runpy.run_path(path)
-    config = made['get_config'](*([variant] if variant else []))
-  except Exception as error:
-    what = ' '.join(str(error).split())
-    raise InputError(
-      f'--config={name}: {type(error).__name__}: {what}'
-    ) from error
-  raw = config.data.raw if isinstance(config, ConfigDict) else None
-  if not raw:
+  """The config of FILE.py, or FILE.py:VARIANT, that says what columns are."""
+  config = config_file.load(name)
+  if not ('data' in config and config.data.get('raw')):
     raise InputError(
       f'--config={name}: it does not say what the columns are; set '
       'config.data.raw = {...} (docs/raw.md)'

@@ -2,6 +2,7 @@
 
   python -m dlrm_jax.evaluate --workdir=runs/kaggle
   python -m dlrm_jax.evaluate --workdir=runs/kaggle --data=new_log.txt
+  python -m dlrm_jax.evaluate --workdir=runs/new --compare=runs/old
 
 Raw files, or folders of them, are read with the vocabularies of the training
 data; ids that were never seen there go to the unknown row, and are counted. On
@@ -12,11 +13,15 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dlrm_jax import cluster, heap
 from dlrm_jax.command_line import spread
 from dlrm_jax.errors import InputError, exit_cleanly
+
+if TYPE_CHECKING:
+  from dlrm_jax.build_evaluation import Examined
+  from dlrm_jax.training.comparison import Compared
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
   add('--batch_size', type=int, help='default: the one of the config')
   add('--on_bad_row', choices=('stop', 'skip'), default='stop')
   add('--json', metavar='FILE', help='write the JSON there, too')
+  add(
+    '--compare',
+    metavar='WORKDIR',
+    help='another run: both are scored on the same rows, and it is said '
+    'whether their difference is more than chance',
+  )
   cluster.add_arguments(parser)
   return parser
 
@@ -90,9 +101,61 @@ def _check_writable(path: str | None) -> None:
     raise InputError(f'--json={path}: its folder does not exist')
 
 
+def _scored(
+  folder: Path, arguments: argparse.Namespace
+) -> tuple['Examined', 'Compared']:
+  """A run, and what it says of every row."""
+  from dlrm_jax import build_evaluation, sharding
+  from dlrm_jax.configs import default
+  from dlrm_jax.training import workdir
+  from dlrm_jax.training.checkpoint import Checkpoints
+  from dlrm_jax.training.comparison import Compared
+  from dlrm_jax.training.evaluation import Evaluator
+  from dlrm_jax.training.state import abstract_state
+
+  defaults = default.get_config().to_dict()
+  trained = build_evaluation.trained(*workdir.read(folder, defaults))
+  layout = trained.task.collection.layout
+  size = arguments.batch_size
+  if size is None:
+    size = trained.eval_batch_size
+  checkpoints = Checkpoints(folder / 'checkpoints', layout)
+  step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
+  examined = build_evaluation.examined(
+    trained, arguments.data, arguments.split, size, arguments.on_bad_row
+  )
+  mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
+  with sharding.use(mesh):
+    abstract = abstract_state(trained.task)
+    state = checkpoints.restore_for_evaluation(step, abstract)
+    scored = Evaluator(trained.task).keep(state, examined.batches)
+  return examined, Compared(str(folder), step, scored)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+  """Scores two runs on the same rows, prints what tells them apart."""
+  from dlrm_jax.training import workdir
+  from dlrm_jax.training.comparison import compare
+
+  if arguments.distributed or arguments.coordinator:
+    raise InputError('--compare: expected one process; leave out its flags')
+  examined, a = _scored(Path(arguments.workdir), arguments)
+  _, b = _scored(Path(arguments.compare), arguments)
+  lines, result = compare(examined.name, a, b)
+  met = examined.report()
+  _check_scored(result['metrics'], examined.name, met.skipped)
+  print(*met.lines, *lines, sep='\n')
+  said = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
+  text = workdir.to_json(said | met.said | result)
+  print(text)
+  if arguments.json:
+    workdir.write_text(Path(arguments.json), text + '\n')
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
   """Restores, evaluates, prints."""
   from dlrm_jax import agreement, build_evaluation, metrics, sharding
+  from dlrm_jax.configs import default
   from dlrm_jax.training import workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.evaluation import Evaluator
@@ -101,13 +164,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   from dlrm_jax.training.state import abstract_state
 
   folder = Path(arguments.workdir)
-  trained = build_evaluation.trained(*workdir.read(folder))
+  defaults = default.get_config().to_dict()
+  trained = build_evaluation.trained(*workdir.read(folder, defaults))
   layout = trained.task.collection.layout
   size = arguments.batch_size
   if size is None:
     size = trained.eval_batch_size
   checkpoints = Checkpoints(folder / 'checkpoints', layout)
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
+  step = agreement.from_first(step)  # a run that goes on may make better ones
   examined = build_evaluation.examined(
     trained, arguments.data, arguments.split, size, arguments.on_bad_row
   )
@@ -144,9 +209,17 @@ def main(argv: Sequence[str]) -> None:
   arguments = _parser().parse_args(spread(argv, ('--data',)))
   _check_writable(arguments.json)
   heap.keep_freed_memory()
+  if arguments.compare:
+    _compare(arguments)
+    return
   with cluster.joined(vars(arguments)):
     _evaluate(arguments)
 
 
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(run())

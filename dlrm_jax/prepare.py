@@ -218,5 +218,10 @@ def main(argv: Sequence[str]) -> None:
   _summary(flags.output, flags.config, time.monotonic() - start)
 
 
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(run())

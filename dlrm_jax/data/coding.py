@@ -136,10 +136,10 @@ def closed_of(
 
 
 def share_of(keys: np.ndarray, shares: int) -> np.ndarray:
-  """Which of so many lookup tables has a key: u8[n]."""
+  """Which of so many lookup tables (at most 65,536) has a key: u16[n]."""
   mixed = (keys ^ keys >> keys.dtype.type(15)).astype(np.uint32)
   mixed = mixed * np.uint32(0x85EBCA6B) >> np.uint32(16)
-  return (mixed * np.uint32(shares) >> np.uint32(16)).astype(np.uint8)
+  return (mixed * np.uint32(shares) >> np.uint32(16)).astype(np.uint16)
 
 
 def padded(

@@ -9,6 +9,7 @@ run. The result is a function of the files and the options alone.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -24,6 +25,7 @@ from dlrm_jax.data.budget import Budget, budget, check_disk, used
 from dlrm_jax.data.checked import STOP
 from dlrm_jax.data.coding import Coder, closed_of
 from dlrm_jax.data.criteo_splits import bounds, parse_splits
+from dlrm_jax.data.dealing import SHUFFLE
 from dlrm_jax.data.fitting import Fit
 from dlrm_jax.data.manifest import FORMAT
 from dlrm_jax.data.mixing import Group
@@ -31,12 +33,20 @@ from dlrm_jax.data.multi_hot import with_bags
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import FRAME_ROWS, Piece, Reader
 from dlrm_jax.data.schema import BLOCK_ROWS
-from dlrm_jax.data.spool import Parse, met, parse, parts_of, slices_of
+from dlrm_jax.data.spool import (
+  Parse,
+  met,
+  parse,
+  parts_of,
+  restore,
+  slices_of,
+)
 from dlrm_jax.data.units import Stage
 from dlrm_jax.data.vocabularies import Numbering
 from dlrm_jax.data.vocabulary import HASH
-from dlrm_jax.data.work import unfinished
+from dlrm_jax.data.work import LAYOUT, unfinished
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import remove_unfinished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +143,7 @@ class Job(NamedTuple):
     }
     said = {
       'version': FORMAT,
+      'layout': LAYOUT,
       'format': dict(self.said),
       'options': options,
       'hash': HASH,
@@ -212,6 +223,7 @@ def run(
   with unfinished(output, job.plan(), overwrite) as work:
     if work is None:
       return
+    remove_unfinished(work)
     check_disk(work, job.disk - used(work))
     with (
       units.room(work),
@@ -235,6 +247,7 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
     )
     for i, (_, p) in enumerate(job.pieces)
   ]
+  units.mend(parses)
   stage('parse', parse, parses)
   found = met(parses)
   _check_bad(job, found)
@@ -243,10 +256,13 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   splits = _split_rows(job, found)
   most = max(BLOCK_ROWS, _SLICE_BYTES // job.row_bytes)
   slices = slices_of(parts_of(parses, found), splits, most)
+  need = functools.partial(restore, stage, parses, found)
   columns, numbering = job.reader.columns, job.options.numbering
   rows = lent
   if rows is None:
-    counted = vocabularies.make(stage, work, columns, slices, numbering, share)
+    counted = vocabularies.make(
+      stage, work, columns, slices, numbering, share, need
+    )
     rows = _rows(job, counted, job.longest)
   details = _details(job, found, rows.coders, rows.counted)
   coders, groups = _with_tables(stage, work, rows, share)
@@ -254,7 +270,7 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   log = encoding.Log(columns, slices, coders, groups)
   shuffle = job.options.seed if job.options.shuffle else None
   scale = None if job.known is None else job.known.scale
-  encoding.write(stage, work, log, details, shuffle, scale)
+  encoding.write(stage, work, log, details, shuffle, scale, need)
 
 
 class _Rows(NamedTuple):
@@ -391,6 +407,7 @@ def _details(
     'format': dict(job.said),
     'files': _files(job, found),
     'options': options,
+    'shuffle': SHUFFLE if job.options.shuffle else None,
     'hash': HASH,
     'ids': vocabularies.ids_digest(coders, counted, job.reader.columns.dense),
     'values': kinds_of(found),
