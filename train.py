@@ -45,7 +45,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes, builds the run; trains it or profiles it."""
   from dlrm_jax import build, sharding
-  from dlrm_jax.training import loop, plan, profile, workdir
+  from dlrm_jax.training import loop, plan, profile, room, workdir
 
   del argv
   heap.keep_freed_memory()
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
     data = build.open_data(config)
     run = build.build_run(config, data, folder)
     with sharding.use(loop.choose_mesh(run)):
+      room.check_room(run)
       if _PROFILE.value is not None:
         profile.profile(run, _PROFILE.value)
         return

@@ -82,7 +82,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   """Restores, evaluates, prints."""
   from configs import default
   from dlrm_jax import agreement, build_evaluation, metrics, sharding
-  from dlrm_jax.training import workdir
+  from dlrm_jax.training import room, workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.evaluation import Evaluator
   from dlrm_jax.training.nodes import divergence, node_count, node_table
@@ -103,6 +103,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   )
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
   with sharding.use(mesh):
+    room.check_evaluation_room(trained.task, size)
     abstract = abstract_state(trained.task)
     state = checkpoints.restore_for_evaluation(step, abstract)
     evaluate = Evaluator(trained.task)
