@@ -3,10 +3,10 @@
 import ast
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 from ml_collections import ConfigDict
 
 from dlrm_jax import config_file
@@ -35,6 +35,34 @@ def _split(argv: Sequence[str]) -> Iterator[tuple[str, str | None, list[str]]]:
       yield name.lstrip('-'), words[0], [word, words.pop(0)]
     else:
       yield name.lstrip('-'), None, [word]
+
+
+def _with_paths(argv: Sequence[str]) -> list[str]:
+  """`argv`, its configs replaced by what `config_file.find` finds."""
+  found = list(argv)
+  for i, arg in enumerate(found):
+    name, equals, value = arg.partition('=')
+    if name not in ('--config', '-config'):
+      continue
+    if equals and value:
+      found[i] = f'{name}={config_file.find(value)}'
+    elif not equals and i + 1 < len(found):
+      found[i + 1] = config_file.find(found[i + 1])
+  return found
+
+
+def spread(argv: Sequence[str], names: Collection[str]) -> list[str]:
+  """Arguments for argparse, which takes --input=A, but not A of --input=A B.
+
+  Args:
+    argv: as the program got it.
+    names: flags that take several values.
+  """
+  parts: list[str] = []
+  for arg in argv:
+    split = arg.startswith(tuple(f'{name}=' for name in names))
+    parts.extend(arg.split('=', 1) if split else [arg])
+  return parts
 
 
 def _config_file(argv: Sequence[str]) -> str:
@@ -142,6 +170,7 @@ def parse(
     known: a tree of all the fields that a config may have.
   """
   try:
+    argv = _with_paths(argv)
     if file := _config_file(argv):
       # Once by ourselves: flags tell mistakes of the file without its lines.
       given = config_file.load(file).to_dict()
@@ -163,6 +192,29 @@ def parse(
     sys.exit(f'error: {error}')
   except Exception as error:
     sys.exit(f'error: {_message(argv, error, known)}')
+
+
+def run(
+  main: Callable[[Sequence[str]], int],
+  define_flags: Callable[[], None],
+  needed: Mapping[str, str],
+  known: Mapping[str, Any],
+) -> None:
+  """Runs a command whose flags are absl's, and exits with its status.
+
+  Args:
+    main: what it does; --help prints the docstring of its module.
+    define_flags: defines its flags; --help lists them.
+    needed: as for `parse`.
+    known: as for `parse`.
+  """
+  before = set(flags.FLAGS)
+  define_flags()
+  for name in set(flags.FLAGS) - before:
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  module = sys.modules[main.__module__]
+  sys.modules['__main__'].__doc__ = module.__doc__
+  app.run(main, flags_parser=lambda argv: parse(argv, needed, known))
 
 
 def notes_of_unused(

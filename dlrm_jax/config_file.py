@@ -38,16 +38,38 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 """Values that fit a default's type, and what they are in words."""
 
 
+def find(named: str) -> str:
+  """Returns the path of a config; those of the package need only a name.
+
+  Args:
+    named: FILE.py or FILE.py:VARIANT. Where FILE.py does not exist, NAME,
+      NAME.py and configs/NAME.py are configs that come with dlrm_jax.
+
+  Raises:
+    InputError: there is no such file, here or in the package.
+  """
+  file, *variant = named.split(':', 1)
+  if Path(file).is_file():
+    return named
+  folder = Path(__file__).parent / 'configs'
+  packaged = folder / f'{Path(file).stem}.py'
+  if str(Path(file).parent) in ('.', 'configs') and packaged.is_file():
+    return ':'.join([str(packaged), *variant])
+  names = (path.stem for path in folder.glob('[a-z]*.py'))
+  raise InputError(
+    f'--config={named}: no such file; with dlrm_jax come '
+    f'{", ".join(sorted(names))}'
+  )
+
+
 def load(name: str) -> ConfigDict:
   """The config of FILE.py, or FILE.py:VARIANT.
 
   Raises:
     InputError: there is no such file, or it makes no config; names its line.
   """
-  path, _, variant = name.partition(':')
+  path, _, variant = find(name).partition(':')
   where = f'--config={name}'
-  if not Path(path).is_file():
-    raise InputError(f'--config={path}: no such file')
   with _Told(where, path, variant):
     made = runpy.run_path(path).get('get_config')
   if not callable(made):
@@ -104,6 +126,8 @@ class _Told:
       place, what = self._of_syntax(error)
     else:
       place, what = self._line(error), f'{type(error).__name__}: {what}'
+    if isinstance(error, ModuleNotFoundError) and error.name == 'configs':
+      what += '; expected: from dlrm_jax.configs import default'
     raise InputError(f'{self._where}{place}: {what}') from None
 
   def _of_syntax(self, error: SyntaxError) -> tuple[str, str]:

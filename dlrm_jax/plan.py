@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import default
 from dlrm_jax import command_line
+from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.fields import count, read_size
 
@@ -199,11 +199,12 @@ def main(argv: Sequence[str]) -> None:
     workdir.write_json(Path(given['json']), result)
 
 
-def _parse(argv: Sequence[str]) -> Sequence[str]:
+def run() -> None:
+  """The command."""
   needed = {'config': 'FILE'}
-  return command_line.parse(argv, needed, default.get_config().to_dict())
+  known = default.get_config().to_dict()
+  command_line.run(main, _define_flags, needed, known)
 
 
 if __name__ == '__main__':
-  _define_flags()
-  app.run(main, flags_parser=_parse)
+  run()

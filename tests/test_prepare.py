@@ -90,7 +90,7 @@ def test_a_truncated_gzip_stops_in_one_line(tmp_path, capsys):
   [
     ([], 'required: --input'),
     (['--input=absent.txt'], 'absent.txt: no such file'),
-    (['--input=.'], 'not a file'),
+    (['--input=.'], 'has folders within'),
     (['--input={raw}', '--min_count=0'], '--min_count=0: expected 1'),
     (['--input={raw}', '--min_count=two'], 'invalid int'),
     (['--input={raw}', '--hash_rows=0'], '--hash_rows=0: expected 1'),
@@ -201,12 +201,15 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path, raw, moment):
   assert sorted(os.listdir(tmp_path)) == ['raw.txt', 'set']
 
 
-def test_after_ctrl_c_the_same_command_goes_on(tmp_path, raw):
+@pytest.mark.parametrize(
+  ('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_after_a_signal_the_same_command_goes_on(tmp_path, raw, number, status):
   raw.write_bytes(GOOD * 4000)
   process = start(raw, tmp_path / 'set')
   wait_for(tmp_path, 'set.unfinished/spool/*.json')
-  process.send_signal(signal.SIGINT)
-  assert process.wait(60) == 130
+  process.send_signal(number)
+  assert process.wait(60) == status
   assert sorted(os.listdir(tmp_path)) == ['raw.txt', 'set.unfinished']
   assert run(tmp_path, '--input', raw) == 0
   assert sorted(os.listdir(tmp_path)) == ['raw.txt', 'set']

@@ -8,6 +8,7 @@ such as vocabularies. It appears under its name only when it is complete.
     prepared.source('train')[0]  # Block
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -48,7 +49,10 @@ def _allow_files(files: int) -> None:
   wanted = soft + 2 * files
   if hard != resource.RLIM_INFINITY:
     wanted = min(wanted, hard)
-  resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, soft), hard))
+  # macOS has further limits and refuses; where these are too few files, the
+  # one that can't be opened says so.
+  with contextlib.suppress(OSError, ValueError):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, soft), hard))
 
 
 class _Blocks:

@@ -10,6 +10,7 @@ there.
 import contextlib
 import dataclasses
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from dlrm_jax import agreement, files
 from dlrm_jax.embedding.layout import Layout, from_json, to_json
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.state import TrainState
@@ -27,7 +29,7 @@ from dlrm_jax.training.stored import (
   restore_moved,
 )
 
-_STATE, _LAYOUT = 'state', 'layout'
+_STATE, _LAYOUT, _METRICS = 'state', 'layout', 'metrics'
 _PIECE = 4 * 2**20  # bytes that are written, and can be read, by themselves
 _LEAST = 2**20  # what Orbax takes for too small
 
@@ -152,6 +154,24 @@ class Checkpoints:
       metrics=None if metrics is None else dict(metrics),
       force=True,
     )
+
+  def add_scores(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds metrics to a complete checkpoint that was saved without any.
+
+    Args:
+      step: which.
+      metrics: of an evaluation of this very state.
+    """
+    there = self._folder / str(step) / _METRICS
+    if agreement.first() and not there.exists():
+      # As Orbax's handler of JSON has it: a file in a folder of that name.
+      with tempfile.TemporaryDirectory(dir=self._folder / str(step)) as work:
+        folder = Path(work) / _METRICS
+        folder.mkdir()
+        (folder / _METRICS).write_text(files.to_json(metrics))
+        files.publish(folder, there)
+    agreement.from_first(step)  # the others look when it is there
+    self._manager.reload()
 
   def restore(self, step: int, abstract: TrainState) -> TrainState:
     """Reads a checkpoint, whatever layout and devices it was written with.
