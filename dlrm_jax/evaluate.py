@@ -107,7 +107,7 @@ def _scored(
   """A run, and what it says of every row."""
   from dlrm_jax import build_evaluation, sharding
   from dlrm_jax.configs import default
-  from dlrm_jax.training import workdir
+  from dlrm_jax.training import room, workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.comparison import Compared
   from dlrm_jax.training.evaluation import Evaluator
@@ -126,6 +126,7 @@ def _scored(
   )
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
   with sharding.use(mesh):
+    room.check_evaluation_room(trained.task, size)
     abstract = abstract_state(trained.task)
     state = checkpoints.restore_for_evaluation(step, abstract)
     scored = Evaluator(trained.task).keep(state, examined.batches)
@@ -156,7 +157,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   """Restores, evaluates, prints."""
   from dlrm_jax import agreement, build_evaluation, metrics, sharding
   from dlrm_jax.configs import default
-  from dlrm_jax.training import workdir
+  from dlrm_jax.training import room, workdir
   from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.evaluation import Evaluator
   from dlrm_jax.training.nodes import divergence, node_count, node_table
@@ -178,6 +179,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   )
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
   with sharding.use(mesh):
+    room.check_evaluation_room(trained.task, size)
     abstract = abstract_state(trained.task)
     state = checkpoints.restore_for_evaluation(step, abstract)
     evaluate = Evaluator(trained.task)
