@@ -204,7 +204,9 @@ def get_config():
 """
 
 
-def prepared(folder, labels, weights=None):
+def prepared(
+  folder, labels, weights=None, splits='train=.5,validation=.25,test=.25'
+):
   """A set, the first half of it for training, and a config for it."""
   case, weights = CASE, weights or [1] * len(labels)
   if set(weights) != {1}:
@@ -218,7 +220,7 @@ def prepared(folder, labels, weights=None):
   status = prepare(
     [
       'raw', f'--config={folder / "config.py"}',
-      '--splits=train=.5,validation=.25,test=.25',
+      f'--splits={splits}',
       f'--input={folder / "log.csv"}', f'--output={folder / "set"}',
     ]
   )  # fmt: skip
@@ -336,3 +338,25 @@ def test_runs_on_other_rows_are_not_compared(whole, tmp_path, capsys):
   flags = [f'--workdir={whole}', f'--compare={tmp_path / "other"}']
   assert evaluate(flags) == 1
   assert '500 examples of one run against 600' in capsys.readouterr().err
+
+
+def test_without_a_split_validation_the_last_checkpoint_is_used_and_said(
+  tmp_path, capsys
+):
+  fields = prepared(tmp_path, MIXED * 2, splits='train=.5,test=.5')
+  fields.train.patience = 0
+  assert train(tmp_path / 'run', fields) == 0
+  said = capsys.readouterr().out
+  assert 'step 24, the last one, as the data has no split validation' in said
+
+
+@pytest.mark.parametrize(
+  'name', ['metrics.jsonl', 'results.json', 'report.html']
+)
+def test_a_folder_in_the_way_of_an_output_is_found_before_the_work(
+  tmp_path, name
+):
+  (tmp_path / 'run' / name).mkdir(parents=True)
+  with pytest.raises(InputError, match=f'--workdir: .*{name} is a folder'):
+    train(tmp_path / 'run', config())
+  assert not list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*'))
