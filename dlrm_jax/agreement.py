@@ -98,6 +98,11 @@ def total(number: int) -> int:
   return int(reduced([np.array(number, np.int64)], 'sum')[0])
 
 
+def total_of(numbers: np.ndarray) -> np.ndarray:
+  """The sums of i64 arrays of all processes, of one shape."""
+  return reduced([numbers], 'sum')[0]
+
+
 class Largest:
   """The largest number that any process named, one call later.
 

@@ -231,11 +231,14 @@ def identity(data: Data) -> dict[str, Any]:
   """What a run must know of its data, as JSON can hold it.
 
   `fingerprint` is equal for equal data; `ids` for data whose ids mean the
-  same: made with the same vocabularies or the same hash.
+  same: made with the same vocabularies or the same hash, of the same kinds of
+  `values`. Data of before kinds were kept has no `values`.
   """
+  kinds = data.details.get('values')
   return {
     'fingerprint': data.fingerprint,
     'ids': data.details.get('ids', data.fingerprint),
+    **({'values': kinds} if kinds else {}),
     'scale': data.scale._asdict(),
     'dense': list(data.schema.dense),
     'sparse': [dataclasses.asdict(column) for column in data.schema.sparse],

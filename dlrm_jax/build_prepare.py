@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import runpy
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from dlrm_jax import config_file
 from dlrm_jax.data import (
   beam,
   budget,
@@ -17,6 +17,7 @@ from dlrm_jax.data import (
   rereading,
   work,
 )
+from dlrm_jax.data.checked import STOP
 from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.criteo_splits import DEFAULT
 from dlrm_jax.data.pipeline import Job
@@ -33,6 +34,10 @@ _NUMBERING = (
 )
 
 
+_SHOWN = 24
+"""Input files of a part that are named in the plan."""
+
+
 class Asked(NamedTuple):
   """What flags ask for.
 
@@ -45,8 +50,13 @@ class Asked(NamedTuple):
   rows: str
 
 
-def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
-  """Files by the part that they are of; one part is cut in splits."""
+def _inputs(flags: argparse.Namespace, kind: str) -> dict[str, list[str]]:
+  """Files by the part that they are of; one part is cut in splits.
+
+  Args:
+    flags: what the user names: files, folders, globs.
+    kind: the format.
+  """
   parts = {'train': flags.input}
   if flags.validation_input:
     parts['validation'] = flags.validation_input
@@ -57,14 +67,16 @@ def _inputs(flags: argparse.Namespace) -> dict[str, list[str]]:
       '--splits cuts one log; with --validation_input or --test_input the '
       'files are the splits: leave --splits out'
     )
-  return parts if len(parts) > 1 else {'all': flags.input}
+  if len(parts) == 1:
+    parts = {'all': flags.input}
+  return {part: readers.files_of(kind, names) for part, names in parts.items()}
 
 
 def criteo_log(flags: argparse.Namespace) -> Asked:
   """A Criteo log."""
   if flags.vocabulary:
     return _known(flags)
-  inputs = _inputs(flags)
+  inputs = _inputs(flags, 'criteo')
   options = criteo.Options(
     mode=flags.mode or 'frequency',
     min_count=flags.min_count,
@@ -88,8 +100,9 @@ def raw_log(flags: argparse.Namespace) -> Asked:
   """A log of which a config says what its columns are."""
   if flags.vocabulary:
     return _known(flags)
-  raw = _load(flags.config).data.raw.to_dict()
-  inputs = _inputs(flags)
+  data = _load(flags.config).data
+  raw = data.raw.to_dict()
+  inputs = _inputs(flags, raw.get('format', ''))
   raw = readers.completed(raw, [f for files in inputs.values() for f in files])
   least = 1 if flags.min_count is None else flags.min_count
   if least < 1:
@@ -101,25 +114,20 @@ def raw_log(flags: argparse.Namespace) -> Asked:
     seed=flags.seed or 0,
     on_bad_row=flags.on_bad_row,
   )
-  job = pipeline.job_of(readers.reader_of(raw), inputs, options, raw)
+  job = pipeline.job_of(
+    readers.reader_of(raw),
+    inputs,
+    options,
+    raw,
+    out_of_range=data.get('out_of_range', STOP),
+  )
   return Asked(job, f'as {flags.config} says, seen {least} times or more')
 
 
 def _load(name: str) -> ConfigDict:
-  """The config of FILE.py, or FILE.py:VARIANT."""
-  path, _, variant = name.partition(':')
-  if not os.path.isfile(path):
-    raise InputError(f'--config={name}: no such file')
-  try:  # a config is a program: all may happen in it
-    made = runpy.run_path(path)
-    config = made['get_config'](*([variant] if variant else []))
-  except Exception as error:
-    what = ' '.join(str(error).split())
-    raise InputError(
-      f'--config={name}: {type(error).__name__}: {what}'
-    ) from error
-  raw = config.data.raw if isinstance(config, ConfigDict) else None
-  if not raw:
+  """The config of FILE.py, or FILE.py:VARIANT, that says what columns are."""
+  config = config_file.load(name)
+  if not ('data' in config and config.data.get('raw')):
     raise InputError(
       f'--config={name}: it does not say what the columns are; set '
       'config.data.raw = {...} (docs/raw.md)'
@@ -154,9 +162,14 @@ def run(flags: argparse.Namespace, asked: Asked) -> None:
   job = asked.job
   memory, stage, by = _means(flags, job)
   for part, files in job.inputs.items():
-    for file in files:
-      size = os.path.getsize(file) if os.path.isfile(file) else 0
+    sizes = [os.path.getsize(f) if os.path.isfile(f) else 0 for f in files]
+    for file, size in zip(files[:_SHOWN], sizes, strict=False):
       print(f'{part:<12}{file} ({size / 1e6:,.1f} MB)')
+    if more := sizes[_SHOWN:]:
+      print(
+        f'{part:<12}and {len(more):,} more files, in this order to '
+        f'{files[-1]} ({sum(more) / 1e6:,.1f} MB)'
+      )
   print(f'{"rows":<12}about {job.rows:,}')
   options = job.options
   print(f'{"splits":<12}{options.splits or "the files"}')

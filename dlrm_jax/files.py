@@ -8,6 +8,8 @@ import contextlib
 import json
 import math
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,23 @@ def unfinished_name(path: Path) -> Path:
   return path.with_name(f'{path.name}.{uuid.uuid4().hex[:12]}')
 
 
+_UNFINISHED = re.compile(r'\.[0-9a-f]{12}$')
+
+
+def remove_unfinished(folder: Path) -> None:
+  """Removes what killed processes were writing, in a folder and all in it.
+
+  Nobody may be writing there.
+  """
+  for path in list(folder.rglob('*')):
+    if not _UNFINISHED.search(path.name):
+      continue
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
   """Waits until a file, or the names in a folder, are on the disk."""
   number = os.open(path, os.O_RDONLY)
@@ -30,13 +49,19 @@ def sync(path: Path) -> None:
     os.close(number)
 
 
-def publish(work: Path, path: Path) -> None:
+def publish(work: Path, path: Path, synced: bool = True) -> None:
   """Gives a finished file or folder its name, which then survives a crash.
 
   Args:
     work: what was written; of a folder, all files in it.
     path: its name from now on. A file replaces another; a folder does not.
+    synced: False where a loss of power may cut the file, because who reads it
+      compares its size, and can make it again. Waiting for the disk costs
+      more than making many small files.
   """
+  if not synced:
+    work.replace(path)
+    return
   if work.is_dir():
     for folder, _, names in os.walk(work):
       for name in names:
@@ -49,12 +74,12 @@ def publish(work: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, synced: bool = True) -> Iterator[Path]:
   """Yields a temporary path; publishes it as `path`, or removes it on error."""
   work = unfinished_name(path)
   try:
     yield work
-    publish(work, path)
+    publish(work, path, synced)
   except BaseException:
     work.unlink(missing_ok=True)
     raise

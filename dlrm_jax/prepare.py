@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
+from dlrm_jax.command_line import spread
 from dlrm_jax.errors import InputError, exit_cleanly
 
 _FILES = ('--input', '--validation_input', '--test_input')
@@ -184,6 +185,9 @@ def _summary(output: str, config: str, seconds: float) -> None:
   for split, count in prepared.splits.items():
     rate = prepared.clicks[split] / count
     print(f'{split:<12}{count:>13,} rows, click rate {rate:.4f}')
+    if rate in (0, 1):
+      only = 'clicks only' if rate else 'no clicks'
+      print(f'WARNING: split {split} has {only}: AUC is undefined on it')
   columns = prepared.schema.sparse
   rows = sum(column.rows for column in columns)
   print(
@@ -208,15 +212,16 @@ def _summary(output: str, config: str, seconds: float) -> None:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Makes the set that the flags ask for, and says what is in it."""
-  parts: list[str] = []
-  for arg in argv:  # argparse takes --input=A, but not the B of --input=A B
-    split = arg.startswith(tuple(f'{name}=' for name in _FILES))
-    parts.extend(arg.split('=', 1) if split else [arg])
-  flags = _parser().parse_args(parts)
+  flags = _parser().parse_args(spread(argv, _FILES))
   start = time.monotonic()
   flags.make(flags)
   _summary(flags.output, flags.config, time.monotonic() - start)
 
 
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(run())

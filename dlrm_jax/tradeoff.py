@@ -25,13 +25,13 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from configs import default
 from dlrm_jax import command_line
+from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly, status_of
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ def _define_flags() -> None:
   flags.DEFINE_integer('seeds', 3, 'Runs of each encoding and ratio.')
 
 
+def _defaults() -> dict[str, Any]:
+  return default.get_config().to_dict()
+
+
 @contextlib.contextmanager
 def _claimed(job: 'Job') -> Iterator[None]:
   """Within it the folder of a run is ours."""
@@ -78,7 +82,10 @@ def _claimed(job: 'Job') -> Iterator[None]:
   from dlrm_jax.training import workdir
 
   run = job.run
-  with workdir.claimed(run.workdir, run.config, build.identity(run.data)):
+  claim = workdir.Claim(
+    run.config, build.identity(run.data), run.steps, _defaults()
+  )
+  with workdir.claimed(run.workdir, claim):
     yield
 
 
@@ -235,11 +242,11 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def _parse(argv: Sequence[str]) -> Sequence[str]:
+def run() -> None:
+  """The command."""
   needed = {'config': 'FILE', 'workdir': 'DIR'}
-  return command_line.parse(argv, needed, default.get_config().to_dict())
+  command_line.run(main, _define_flags, needed, _defaults())
 
 
 if __name__ == '__main__':
-  _define_flags()
-  app.run(main, flags_parser=_parse)
+  run()

@@ -34,6 +34,9 @@ from dlrm_jax.errors import InputError
 
 SPLITS = ('train', 'validation', 'test')
 
+_DRAWN = 'ids drawn in float64'
+"""A run of before goes on with other ids only; its fingerprint lacks this."""
+
 
 class Optimum(NamedTuple):
   """How good a model of a split can be.
@@ -162,12 +165,18 @@ class Synthetic:
 
   @property
   def details(self) -> dict[str, Any]:
-    """The spec, as JSON can hold it."""
-    return {'kind': 'synthetic', **dataclasses.asdict(self)}
+    """The spec, as JSON can hold it; `ids`: a digest of what ids mean."""
+    spec = dataclasses.asdict(self)
+    return {'kind': 'synthetic', 'ids': self._digest, **spec}
 
   @property
   def fingerprint(self) -> str:
-    """Digest of the spec and its traces: equal for equal data."""
+    """Equal for equal data."""
+    return f'{self._digest}, {_DRAWN}'
+
+  @property
+  def _digest(self) -> str:
+    """Of the spec and its traces."""
     spec = repr(self)
     if self.trace or self.exponent != 1:
       spec += repr((self.exponent, self.ids.traces))

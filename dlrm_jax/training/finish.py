@@ -77,7 +77,7 @@ def _report(
   extras: dict[str, Any] = {} if nodes is None else {'nodes': nodes._asdict()}
   if run.reading.out_of_range == UNKNOWN:
     trained = [row[OUT_OF_RANGE] for row in history if OUT_OF_RANGE in row]
-    extras[OUT_OF_RANGE] = {'train': trained[-1], **out_of_range}
+    extras[OUT_OF_RANGE] = {'train': (trained or [0])[-1], **out_of_range}
   write_json(
     run.workdir / _RESULTS,
     {'step': best, 'splits': summaries, 'references': references} | extras,
