@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from dlrm_jax import build, sharding
+from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
 from dlrm_jax.evaluate import main as evaluate
 from dlrm_jax.prepare import main as prepare
@@ -43,10 +44,12 @@ def train(folder, fields):
   """Trains, or goes on; the number of the signal that stopped it, or 0."""
   data = build.open_data(fields)
   run = build.build_run(fields, data, folder)
+  defaults = default.get_config().to_dict()
+  claim = workdir.Claim(run.config, build.identity(data), run.steps, defaults)
   with (
     Signals() as signals,
     sharding.use(sharding.make_mesh(jax.devices()[:1])),
-    workdir.claimed(folder, run.config, build.identity(data)),
+    workdir.claimed(folder, claim),
   ):
     return loop.train(run, signals)
 
@@ -181,7 +184,7 @@ def test_a_run_that_lost_its_last_steps_logs_the_same_lines(
 
 
 CASE = """
-from configs import default
+from dlrm_jax.configs import default
 
 def get_config():
   config = default.get_config()
