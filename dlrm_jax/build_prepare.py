@@ -206,7 +206,10 @@ def _known(flags: argparse.Namespace) -> Asked:
     on_bad_row=flags.on_bad_row,
   )
   rows = f'the vocabularies of {flags.vocabulary}'
-  return Asked(rereading.job(known, inputs, options), rows)
+  out_of_range = STOP
+  if flags.kind == 'raw' and flags.config:
+    out_of_range = _load(flags.config).data.get('out_of_range', STOP)
+  return Asked(rereading.job(known, inputs, options, out_of_range), rows)
 
 
 def run(flags: argparse.Namespace, asked: Asked) -> None:

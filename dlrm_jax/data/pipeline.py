@@ -320,17 +320,15 @@ def _split_rows(
     rows[part] += sum(p['rows'] for p in piece['parts'])
   total = sum(rows.values())
   if not total:
-    bad = _bad(found)
-    kinds = ', '.join(
-      f'{count:,} x {kind}' for kind, count in bad.counts.items()
-    )
+    counts = _bad(found).counts
+    kinds = ', '.join(f'{n:,} x {kind}' for kind, n in counts.items())
     raise InputError(f'the input has no good rows: {kinds or "it is empty"}')
   if job.options.splits is None:
     ends = list(itertools.accumulate(rows.values()))
     starts = [0, *ends[:-1]]
     splits = dict(zip(rows, map(range, starts, ends), strict=True))
   else:
-    _check_times(found)
+    _check_times(job, found)
     shares: dict[str, Fraction] = parse_splits(
       job.options.splits, train=job.known is None
     )
@@ -362,16 +360,22 @@ def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _check_times(found: Sequence[Mapping[str, Any]]) -> None:
+def _check_times(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
   """Raises where rows that are cut in the order of time are not in it."""
   last = None
-  for part in itertools.chain(*(piece['parts'] for piece in found)):
+  parts = [
+    (piece.path, part)
+    for (_, piece), its in zip(job.pieces, found, strict=True)
+    for part in its['parts']
+  ]
+  for path, part in parts:
     if 'time' not in part:
       return
     first, end = part['time']
     if not part['sorted'] or (last is not None and first < last):
       raise InputError(
-        'rows are not in the order of their time (config.data.raw.time), but '
+        f'{path}: rows are not in the order of their time '
+        '(config.data.raw.time), within the file or after the one before, but '
         '--splits cuts them in that order; sort the log, or leave the time out '
         'to cut it in the order of its rows'
       )

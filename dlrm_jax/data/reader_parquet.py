@@ -108,8 +108,9 @@ def digest_of(frame: pl.DataFrame) -> bytes:
 
 def _broken(path: str, error: Exception) -> InputError:
   why = (str(error).splitlines() or [''])[0][:200]
-  if kind_of(path) != 'Parquet':
-    why = 'it does not begin as one'
+  kind = kind_of(path)
+  if kind != 'Parquet':
+    why = f'it is {kind}' if kind else 'it does not begin as one'
   return InputError(
     f'{path}: not a whole Parquet file ({why}); expected one, so copy or write '
     'it again'

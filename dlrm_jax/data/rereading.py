@@ -47,7 +47,10 @@ def reader_of(prepared: Prepared) -> Reader:
 
 
 def job(
-  prepared: Prepared, inputs: Mapping[str, Sequence[str]], options: Options
+  prepared: Prepared,
+  inputs: Mapping[str, Sequence[str]],
+  options: Options,
+  out_of_range: str = STOP,
 ) -> Job:
   """What is to be done to prepare files with the ids of a set.
 
@@ -56,6 +59,7 @@ def job(
     inputs: raw logs of the same format by split, or of one part that is cut
       by `options.splits`.
     options: of rows; how values are numbered is taken from the set.
+    out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
 
   Raises:
     InputError: the set is of another kind, or a file is wrong.
@@ -67,6 +71,7 @@ def job(
     dataclasses.replace(options, numbering=numbering),
     prepared.details['format'],
     prepared,
+    out_of_range,
   )
 
 
