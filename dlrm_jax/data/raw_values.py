@@ -81,11 +81,14 @@ class Typed(NamedTuple):
 
 
 def plain(x: pl.Expr, dtype: pl.DataType) -> Typed:
-  """Text of any kind as strings, lists of any kind as lists.
+  """Text of any kind as strings, lists of any kind as lists, by their storage.
 
   Nothing but nulls is text, too: it can be all that text can be. Bytes that
   are not UTF-8 become a NUL, which no value may have.
   """
+  # Older versions of Polars read the storage of extension types.
+  if isinstance(dtype, getattr(pl, 'BaseExtension', ())):
+    return plain(x.ext.storage(), dtype.ext_storage())
   if isinstance(dtype, pl.Array):
     return plain(x.arr.to_list(), pl.List(dtype.inner))
   inner = dtype.inner if isinstance(dtype, pl.List) else dtype

@@ -101,6 +101,39 @@ def test_what_pyarrow_calls_text_is_text(tmp_path):
     assert frame[name].to_list() == ['b', None, 'a'], name
 
 
+def test_other_types_of_pyarrow_are_what_they_are_stored_as_or_refused(
+  tmp_path, capfd
+):
+  pa = pytest.importorskip('pyarrow')
+  parquet = pytest.importorskip('pyarrow.parquet')
+  json = pa.ExtensionArray.from_storage(
+    pa.json_(pa.string()), pa.array(['a', 'b'])
+  )
+  short = pa.ExtensionArray.from_storage(
+    pa.bool8(), pa.array([1, 0], pa.int8())
+  )
+  columns = {
+    'y': [1, 0],
+    'json': json,
+    'short': short,
+    'codes': pa.array([5, 7]).dictionary_encode(),
+    'map': pa.array([[('a', 1)], []], pa.map_(pa.string(), pa.int64())),
+  }
+  parquet.write_table(pa.table(columns), tmp_path / 'a.pq')
+  kinds = {'json': 'string', 'short': 'integer', 'codes': 'integer'}
+  frame, _ = read(tmp_path / 'a.pq', sparse=kinds)
+  assert frame.rows() == [(1, 'a', 1, 5), (0, 'b', 0, 7)]
+  with pytest.raises(
+    InputError, match=r"a\.pq: column 'map' is .*expected list"
+  ):
+    read(tmp_path / 'a.pq', sparse=[], bags=['map'])
+  views = pa.array([[1, 2], []], pa.list_view(pa.int64()))
+  parquet.write_table(pa.table({'y': [1, 0], 'u': views}), tmp_path / 'b.pq')
+  with pytest.raises(InputError, match=r'b\.pq: Polars does not know a type'):
+    read(tmp_path / 'b.pq', sparse=[], bags=['u'])
+  capfd.readouterr()  # the trace of Polars
+
+
 def test_bytes_that_are_no_text_are_a_bad_row(write):
   path = write(u=[b'a', b'\xff\xfe', 'é'.encode()])
   with pytest.raises(InputError, match=r'row 2, column u: no text.*UTF-8'):
