@@ -11,7 +11,7 @@ many hosts each runs this, with the flags that train.py has for them.
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -88,13 +88,6 @@ def _check_scored(
   )
 
 
-def _undefined(scores: Mapping[str, float], name: str) -> Iterator[str]:
-  """A line where metrics are undefined, since there is one class only."""
-  if scores['clicks'] in (0, scores['examples']):
-    only = 'clicks only' if scores['clicks'] else 'no clicks'
-    yield f'{name} has {only}: AUC, and what else needs both, is undefined\n'
-
-
 def _check_writable(path: str | None) -> None:
   """Raises before the work is done, not after."""
   if path and not Path(path).absolute().parent.is_dir():
@@ -161,6 +154,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   from dlrm_jax.training.evaluation import Evaluator
   from dlrm_jax.training.nodes import divergence, node_count, node_table
   from dlrm_jax.training.plan import score_table
+  from dlrm_jax.training.scoring import undefined_line
   from dlrm_jax.training.state import abstract_state
 
   folder = Path(arguments.workdir)
@@ -196,7 +190,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   _check_scored(scores, examined.name, met.skipped)
   print(*met.lines, f'{folder}, checkpoint of step {step:,}', sep='\n')
   print(table)
-  print(*_undefined(scores, examined.name), sep='', end='')
+  examples, clicks = scores['examples'], scores['clicks']
+  if line := undefined_line(examined.name, examples, clicks):
+    print(line)
   text = workdir.to_json(result | met.said | {'metrics': scores})
   print(text)
   if arguments.json and agreement.first():
