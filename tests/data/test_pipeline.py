@@ -21,7 +21,6 @@ from dlrm_jax.data import (
   budget,
   coding,
   criteo,
-  criteo_reader,
   encoding,
   manifest,
   multi_hot,
@@ -194,7 +193,7 @@ def many_shards(monkeypatch):
   monkeypatch.setattr(shards, 'SHARD_BYTES', 1)
   monkeypatch.setattr(spreading, 'MOST_PILES', 2)
   monkeypatch.setattr(spreading, 'BUNDLE_SHARDS', 2)
-  monkeypatch.setattr(criteo_reader, 'PIECE_BYTES', 400_000)
+  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 400_000)
 
 
 def test_bundles_of_shards_have_the_rows_and_can_be_stopped(
