@@ -94,5 +94,10 @@ def main(argv: Sequence[str]) -> None:
   print(f'see {flags.output}')
 
 
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(run())

@@ -75,13 +75,8 @@ def place(tmp_path_factory):
   config = json.loads((edited / 'config.json').read_text())
   config['model']['dim'] = 8
   (edited / 'config.json').write_text(json.dumps(config))
-  for name, field in (('lost', None), ('older', 'shards')):
-    shutil.copytree(folder / 'run', folder / name)
-    config = json.loads((folder / 'run' / 'config.json').read_text())
-    (folder / name / 'config.json').unlink()
-    if field:
-      del config['tables'][field]
-      (folder / name / 'config.json').write_text(json.dumps(config))
+  shutil.copytree(folder / 'run', folder / 'lost')
+  (folder / 'lost' / 'config.json').unlink()
   damaged = folder / 'damaged'
   damaged.mkdir()
   (damaged / 'metadata.json').write_text('{"format"')
@@ -429,10 +424,6 @@ CASES = {
   'a checkpoint of other tables than the config has': (
     evaluate('--workdir={place}/edited'),
     ['table C1', '50 x 4 in the checkpoint', '50 x 8', 'config.model.dim'],
-  ),
-  'a workdir of another version': (
-    evaluate('--workdir={place}/older'),
-    ['config.json', 'shards', 'configs/default.py'],
   ),
   'a workdir that lost its config': (
     train('--config=tests/small.py', '--workdir={place}/lost'),

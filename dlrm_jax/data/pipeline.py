@@ -9,6 +9,7 @@ run. The result is a function of the files and the options alone.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -21,19 +22,31 @@ from typing import Any, NamedTuple
 from dlrm_jax.data import encoding, units, vocabularies
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.budget import Budget, budget, check_disk, used
-from dlrm_jax.data.coding import Coder
+from dlrm_jax.data.checked import STOP
+from dlrm_jax.data.coding import Coder, closed_of
 from dlrm_jax.data.criteo_splits import bounds, parse_splits
+from dlrm_jax.data.dealing import SHUFFLE
+from dlrm_jax.data.fitting import Fit
 from dlrm_jax.data.manifest import FORMAT
+from dlrm_jax.data.mixing import Group
 from dlrm_jax.data.multi_hot import with_bags
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import FRAME_ROWS, Piece, Reader
 from dlrm_jax.data.schema import BLOCK_ROWS
-from dlrm_jax.data.spool import Parse, met, parse, parts_of, slices_of
+from dlrm_jax.data.spool import (
+  Parse,
+  met,
+  parse,
+  parts_of,
+  restore,
+  slices_of,
+)
 from dlrm_jax.data.units import Stage
 from dlrm_jax.data.vocabularies import Numbering
 from dlrm_jax.data.vocabulary import HASH
-from dlrm_jax.data.work import unfinished
+from dlrm_jax.data.work import LAYOUT, unfinished
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import remove_unfinished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +89,7 @@ class Job(NamedTuple):
     said: what makes the reader again (see `rereading.reader_of`).
     known: a set whose vocabularies are used; None: they are made.
     longest: ids of the longest bag of a feature, once it is known.
+    out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
   """
 
   reader: Reader
@@ -86,6 +100,12 @@ class Job(NamedTuple):
   said: Mapping[str, Any]
   known: Prepared | None = None
   longest: Mapping[str, int] = {}
+  out_of_range: str = STOP
+
+  @property
+  def longest_known(self) -> dict[str, int]:
+    """Ids that a bag may have, by feature; no limits for a set of its own."""
+    return {} if self.known is None else bags_of(self.reader, self.known)
 
   @property
   def row_bytes(self) -> int:
@@ -123,6 +143,7 @@ class Job(NamedTuple):
     }
     said = {
       'version': FORMAT,
+      'layout': LAYOUT,
       'format': dict(self.said),
       'options': options,
       'hash': HASH,
@@ -130,7 +151,15 @@ class Job(NamedTuple):
       'pieces': [tuple(piece) for _, piece in self.pieces],
       'vocabulary': self.known and self.known.details['ids'],
     }
+    if self.out_of_range != STOP:  # Plans of before the field have none.
+      said['out_of_range'] = self.out_of_range
     return json.loads(json.dumps(said))
+
+
+def bags_of(reader: Reader, known: Prepared) -> dict[str, int]:
+  """Ids that a bag may have in a set, by feature."""
+  most = {column.name: column.hotness for column in known.schema.sparse}
+  return {c.name: most[c.name] for c in reader.columns.sparse if c.bag}
 
 
 def job_of(
@@ -139,6 +168,7 @@ def job_of(
   options: Options,
   said: Mapping[str, Any],
   known: Prepared | None = None,
+  out_of_range: str = STOP,
 ) -> Job:
   """Looks at the files, without reading them through; see `Job`.
 
@@ -146,7 +176,7 @@ def job_of(
     InputError: a file or an option is wrong.
   """
   if options.splits is not None:
-    parse_splits(options.splits)
+    parse_splits(options.splits, train=known is None)
   BadRows(options.on_bad_row)
   pieces = [
     (part, piece)
@@ -155,7 +185,9 @@ def job_of(
     for piece in reader.pieces(name)
   ]
   rows = sum(reader.about(f) for names in inputs.values() for f in names)
-  return Job(reader, inputs, pieces, rows, options, said, known)
+  return Job(
+    reader, inputs, pieces, rows, options, said, known, {}, out_of_range
+  )
 
 
 @contextlib.contextmanager
@@ -191,6 +223,7 @@ def run(
   with unfinished(output, job.plan(), overwrite) as work:
     if work is None:
       return
+    remove_unfinished(work)
     check_disk(work, job.disk - used(work))
     with (
       units.room(work),
@@ -202,10 +235,19 @@ def run(
 def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   """All stages."""
   (work / 'spool').mkdir(exist_ok=True)
+  lent = None if job.known is None else _lent(job, job.known, work)
+  closed = {}
+  if lent and any(coder.closed for coder in lent.coders):
+    # Rows are looked up while it is still known where they come from.
+    closed = closed_of(_with_tables(stage, work, lent, share)[0])
+  fit = Fit(job.reader.columns, job.longest_known, closed, job.out_of_range)
   parses = [
-    Parse(job.reader, p, job.options.on_bad_row, work / f'spool/{i:06}.json')
+    Parse(
+      job.reader, p, job.options.on_bad_row, fit, work / f'spool/{i:06}.json'
+    )
     for i, (_, p) in enumerate(job.pieces)
   ]
+  units.mend(parses)
   stage('parse', parse, parses)
   found = met(parses)
   _check_bad(job, found)
@@ -214,23 +256,59 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   splits = _split_rows(job, found)
   most = max(BLOCK_ROWS, _SLICE_BYTES // job.row_bytes)
   slices = slices_of(parts_of(parses, found), splits, most)
+  need = functools.partial(restore, stage, parses, found)
   columns, numbering = job.reader.columns, job.options.numbering
-  if job.known is None:
-    longest = job.longest
-    counted = vocabularies.make(stage, work, columns, slices, numbering, share)
-  else:
-    longest = {c.name: c.hotness for c in job.known.schema.sparse}
-    counted = vocabularies.copy(job.known, work / 'set')
-  coders = vocabularies.coders_of(columns, counted, longest, numbering.values)
-  details = _details(job, found, coders, counted)
-  coders, groups = vocabularies.with_tables(
-    stage, work, work / 'set', coders, counted, share
-  )
+  rows = lent
+  if rows is None:
+    counted = vocabularies.make(
+      stage, work, columns, slices, numbering, share, need
+    )
+    rows = _rows(job, counted, job.longest)
+  details = _details(job, found, rows.coders, rows.counted)
+  coders, groups = _with_tables(stage, work, rows, share)
   coders = with_bags(stage, work, coders)
   log = encoding.Log(columns, slices, coders, groups)
   shuffle = job.options.seed if job.options.shuffle else None
   scale = None if job.known is None else job.known.scale
-  encoding.write(stage, work, log, details, shuffle, scale)
+  encoding.write(stage, work, log, details, shuffle, scale, need)
+
+
+class _Rows(NamedTuple):
+  """How values become rows.
+
+  Attributes:
+    coders: of the columns, without lookup tables.
+    counted: of the columns with a vocabulary.
+  """
+
+  coders: tuple[Coder, ...]
+  counted: Mapping[str, Mapping[str, Any]]
+
+
+def _rows(
+  job: Job,
+  counted: Mapping[str, Mapping[str, Any]],
+  longest: Mapping[str, int],
+) -> _Rows:
+  coders = vocabularies.coders_of(
+    job.reader.columns, counted, longest, job.options.numbering.values
+  )
+  said = [dataclasses.replace(c, out_of_range=job.out_of_range) for c in coders]
+  return _Rows(tuple(said), counted)
+
+
+def _lent(job: Job, known: Prepared, work: Path) -> _Rows:
+  """How values become rows in a set that is there; copies its vocabularies."""
+  counted = vocabularies.copy(known, work / 'set')
+  return _rows(job, counted, {c.name: c.hotness for c in known.schema.sparse})
+
+
+def _with_tables(
+  stage: Stage, work: Path, rows: _Rows, share: Budget
+) -> tuple[tuple[Coder, ...], list[Group]]:
+  return vocabularies.with_tables(
+    stage, work, work / 'set', rows.coders, rows.counted, share
+  )
 
 
 def _split_rows(
@@ -242,46 +320,67 @@ def _split_rows(
     rows[part] += sum(p['rows'] for p in piece['parts'])
   total = sum(rows.values())
   if not total:
-    raise InputError('the input has no good rows')
+    raise InputError(f'the input has no good rows{_skipped(found)}')
   if job.options.splits is None:
     ends = list(itertools.accumulate(rows.values()))
     starts = [0, *ends[:-1]]
     splits = dict(zip(rows, map(range, starts, ends), strict=True))
   else:
-    _check_times(found)
-    shares: dict[str, Fraction] = parse_splits(job.options.splits)
+    _check_times(job, found)
+    shares: dict[str, Fraction] = parse_splits(
+      job.options.splits, train=job.known is None
+    )
     splits = bounds(total, shares)
   for name, chosen in splits.items():
     if not chosen:
       raise InputError(
-        f'split {name} would have no rows ({total:,} in all); '
-        'give more rows, or other --splits'
+        f'split {name} would have no rows ({total:,} in all'
+        f'{_skipped(found)}); give more rows, or other --splits'
       )
   return splits
 
 
-def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
-  """Raises where an earlier run, told to, has skipped rows."""
+def _bad(found: Sequence[Mapping[str, Any]]) -> BadRows:
+  """The bad rows of all pieces."""
   bad = BadRows('skip')
   for piece in found:
     bad.merge(piece['bad'])
+  return bad
+
+
+def _skipped(found: Sequence[Mapping[str, Any]]) -> str:
+  """How many rows were skipped, by kind, for the end of a message."""
+  counts = _bad(found).counts.items()
+  kinds = ', '.join(f'{count:,} x {kind}' for kind, count in counts)
+  return f'; skipped {kinds}' if kinds else ''
+
+
+def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
+  """Raises where an earlier run, told to, has skipped rows."""
+  bad = _bad(found)
   if bad.counts and job.options.on_bad_row == 'stop':
-    first = next(iter(bad.examples.values()))[0]
+    first = [*bad.lost, *itertools.chain(*bad.examples.values())][0]
     raise InputError(
       f'{first}. Correct the file, or skip bad rows with --on_bad_row=skip'
     )
 
 
-def _check_times(found: Sequence[Mapping[str, Any]]) -> None:
+def _check_times(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
   """Raises where rows that are cut in the order of time are not in it."""
   last = None
-  for part in itertools.chain(*(piece['parts'] for piece in found)):
+  parts = [
+    (piece.path, part)
+    for (_, piece), its in zip(job.pieces, found, strict=True)
+    for part in its['parts']
+  ]
+  for path, part in parts:
     if 'time' not in part:
       return
     first, end = part['time']
     if not part['sorted'] or (last is not None and first < last):
       raise InputError(
-        'rows are not in the order of their time (config.data.raw.time), but '
+        f'{path}: rows are not in the order of their time '
+        '(config.data.raw.time), within the file or after the one before, but '
         '--splits cuts them in that order; sort the log, or leave the time out '
         'to cut it in the order of its rows'
       )
@@ -303,19 +402,17 @@ def _details(
   counted: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
   """What the set remembers of how it was made."""
-  bad = BadRows('skip')
-  for piece in found:
-    bad.merge(piece['bad'])
+  bad = _bad(found)
   options = dataclasses.asdict(job.options)
   return {
     'kind': job.said['format'],
     'format': dict(job.said),
     'files': _files(job, found),
     'options': options,
+    'shuffle': SHUFFLE if job.options.shuffle else None,
     'hash': HASH,
-    'ids': vocabularies.ids_digest(
-      coders, counted, _types(found), job.reader.columns.dense
-    ),
+    'ids': vocabularies.ids_digest(coders, counted, job.reader.columns.dense),
+    'values': kinds_of(found),
     'columns': dict(counted),
     'bad_rows': dict(bad.counts),
     'skipped': list(bad.report()),
@@ -334,9 +431,22 @@ def _size(name: str) -> int:
   return os.path.getsize(name) if os.path.isfile(name) else 0
 
 
-def _types(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  parts = itertools.chain(*(piece['parts'] for piece in found))
-  return next(parts)['types']
+def kinds_of(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """The kind of the values of each sparse column (`value_kind`).
+
+  Raises:
+    InputError: it is not the same in all parts.
+  """
+  kinds: dict[str, str] = {}
+  for part in itertools.chain(*(piece['parts'] for piece in found)):
+    for name, dtype in part['types'].items():
+      kind = vocabularies.value_kind(dtype)
+      if kinds.setdefault(name, kind) != kind:
+        raise InputError(
+          f'column {name}: values are {kinds[name]} in one file and {kind} in '
+          'another; expected one kind'
+        )
+  return kinds
 
 
 def _files(

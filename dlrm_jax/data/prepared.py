@@ -8,6 +8,7 @@ such as vocabularies. It appears under its name only when it is complete.
     prepared.source('train')[0]  # Block
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -48,7 +49,10 @@ def _allow_files(files: int) -> None:
   wanted = soft + 2 * files
   if hard != resource.RLIM_INFINITY:
     wanted = min(wanted, hard)
-  resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, soft), hard))
+  # macOS has further limits and refuses; where these are too few files, the
+  # one that can't be opened says so.
+  with contextlib.suppress(OSError, ValueError):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, soft), hard))
 
 
 class _Blocks:
@@ -144,7 +148,7 @@ class Prepared:
     return _Blocks(self, split)
 
   def counts(self, feature: str) -> np.ndarray | None:
-    """How often split train has each id, i64[R].
+    """In how many rows of split train each id occurs, i64[R].
 
     None without a vocabulary, and where ids are not its rows: taken modulo a
     number, or with others in made-up bags (`multi_hot`).

@@ -12,14 +12,15 @@ from typing import Any
 import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows, Fault
-from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece, Sparse
+from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece, Sparse, kept
 from dlrm_jax.data.raw_rules import FLOAT_MAX, NUMBER, shorten
 from dlrm_jax.data.raw_schema import FIELD, check_keys, encoding, hotness_of
-from dlrm_jax.data.raw_text import Lines, about, cut
+from dlrm_jax.data.raw_text import Lines, about, cut, place
 from dlrm_jax.errors import InputError
 
 _LABELS = {'1': 1, '+1': 1, '0': 0, '-1': 0}
 _MAX_FIELDS = 4096
+_EXPECTED = 'a LIBSVM or LIBFFM file'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,28 +40,28 @@ class LibsvmReader:
     """What frames have."""
     return Columns((), self.bags)
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    name = 'libffm' if self.fields else 'libsvm'
-    return {'format': name, **dataclasses.asdict(self)}
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file between lines."""
-    return cut(path)
+    return cut(path, _EXPECTED)
 
   def about(self, path: str) -> int:
     """How many rows a file has, about."""
-    return about(path)
+    return about(path, _EXPECTED)
+
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Number of a piece's first line, and 'line'."""
+    return place(piece)
 
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
-    """The good rows of a piece; `digest` takes its lines, or the gzip file."""
+    """The good rows of a piece; `digest` takes its lines, or a packed file."""
     lines = Lines(piece, bad)
     for text in lines.chunks(digest):
       frame, faults = self._parse(text)
       for number, found in faults:
         lines.add(number, found)
+      frame = lines.numbered(frame, kept(frame, [n for n, _ in faults]))
       lines.line += text.count(b'\n')
       if frame.height:
         yield from frame.iter_slices(FRAME_ROWS)

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from dlrm_jax.training.stored import (
   open_stored,
   read_metrics,
   restore,
+  with_checksum,
 )
 
 _LEAST = 2**20  # bytes of a piece; what Orbax takes for too small
@@ -150,7 +152,7 @@ class Checkpoints:
     """None where there is no AUC, infinite where nobody knows any more."""
     folder = self._folder / str(step)
     try:
-      auc = (read_metrics(folder) or {}).get('auc')
+      auc = read_metrics(folder).get('auc')
     except (Damaged, OSError) as error:
       if folder.exists():
         self._say(f'{folder}: not taken for the best, as {error}')
@@ -172,25 +174,37 @@ class Checkpoints:
     assert self._writer is not None, 'opened for reading only'
     self.wait()
     layout = json.loads(json.dumps(to_json(self._layout)))
-    scores = json.loads(files.to_json(metrics))
     sums = {name: checksums.sums_of(x) for name, x in leaves(state).items()}
-    noted = {
-      'arrays': checksums.to_json(sums),
-      LAYOUT: checksum_of(layout),
-      METRICS: checksum_of(scores),
-    }
+    noted = {'arrays': checksums.to_json(sums), LAYOUT: checksum_of(layout)}
     items: dict[str, Any] = {
       STATE: ocp.args.PyTreeSave(state, jax.tree.map(_in_pieces, state)),
       LAYOUT: ocp.args.JsonSave(layout),
       CHECKSUMS: ocp.args.JsonSave(noted),
     }
-    if scores is not None:
-      items[METRICS] = ocp.args.JsonSave(scores)
+    if metrics is not None:
+      items[METRICS] = ocp.args.JsonSave(with_checksum(metrics))
     here = (self._folder / str(step)).absolute()
     self._saving = step
     with self._writing():
       self._make_room(here)
       self._writer.save(here, ocp.args.Composite(**items))
+
+  def add_scores(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds metrics to a complete checkpoint that was saved without any.
+
+    Args:
+      step: which.
+      metrics: of an evaluation of this very state.
+    """
+    here = self._folder / str(step)
+    if agreement.first() and not (here / METRICS).exists():
+      self._saving = step
+      with self._writing(), tempfile.TemporaryDirectory(dir=here) as work:
+        folder = Path(work) / METRICS
+        folder.mkdir()
+        files.write_json(folder / METRICS, with_checksum(metrics))
+        files.publish(folder, here / METRICS)
+      self._saving = None
 
   def _writing(self) -> contextlib.AbstractContextManager[None]:
     """What fails within it leaves the last complete checkpoint."""

@@ -18,6 +18,7 @@ class Data(Protocol):
   Attributes:
     schema: the columns.
     splits: examples of each split.
+    clicks: of each split; nothing where they are not known before.
     scale: of the dense features in split train.
     details: how it was made; 'ids' is equal where ids mean the same.
     fingerprint: equal for equal data only.
@@ -28,6 +29,9 @@ class Data(Protocol):
 
   @property
   def splits(self) -> Mapping[str, int]: ...  # noqa: D102
+
+  @property
+  def clicks(self) -> Mapping[str, int]: ...  # noqa: D102
 
   @property
   def scale(self) -> Scale: ...  # noqa: D102
@@ -88,6 +92,10 @@ class Run:
   seed: int
   config: Mapping[str, Any]
   references: Callable[[str], Mapping[str, Mapping[str, float]]]
+
+  def evaluates(self, step: int) -> bool:
+    """Whether there is an evaluation after this step."""
+    return step % self.eval_every == 0 or step == self.steps
 
   def begins_epoch(self, step: int) -> bool:
     """Whether the update after `step` is the first of a later epoch."""

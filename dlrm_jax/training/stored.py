@@ -21,6 +21,7 @@ import numpy as np
 import tensorstore as ts
 from tqdm import tqdm
 
+from dlrm_jax import files
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.layout import from_json as layout_from_json
 from dlrm_jax.errors import InputError
@@ -40,6 +41,7 @@ STATE, LAYOUT, METRICS, CHECKSUMS = 'state', 'layout', 'metrics', 'checksums'
 """Folders of a checkpoint."""
 
 _FILES = {LAYOUT: 'metadata', METRICS: 'metrics', CHECKSUMS: 'metadata'}
+_SUM = 'crc32'  # of metrics, beside them
 _AHEAD = 4  # blocks that are read while one is checked
 _KEPT = 4  # blocks of an array that are kept for the next read
 _SHORT = 3  # seconds; a move that takes less shows no bar
@@ -75,17 +77,25 @@ def read_checksums(folder: Path) -> dict[str, Any] | None:
   return read_item(folder, CHECKSUMS) if there else None
 
 
-def read_metrics(folder: Path) -> dict[str, Any] | None:
-  """Metrics of a checkpoint, None where it was not evaluated.
+def with_checksum(metrics: Mapping[str, float]) -> dict[str, Any]:
+  """Metrics as a checkpoint has them; what is not finite is null."""
+  known = json.loads(files.to_json(metrics))
+  return known | {_SUM: checksum_of(known)}
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+  """Metrics of a checkpoint, empty where it was not evaluated.
 
   Raises:
     Damaged: they are not those that were written.
     OSError: they can't be read.
   """
-  noted = read_checksums(folder)
-  there = (folder / METRICS).is_dir()
-  metrics = read_item(folder, METRICS) if there else None
-  if noted is not None and noted.get(METRICS) != checksum_of(metrics):
+  if not (folder / METRICS).is_dir():
+    return {}
+  metrics = read_item(folder, METRICS)
+  noted = metrics.pop(_SUM, None)
+  new = (folder / CHECKSUMS).is_dir()
+  if (new or noted is not None) and noted != checksum_of(metrics):
     raise Damaged(f'{folder / METRICS} differs from its checksum')
   return metrics
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import Sparse
+from dlrm_jax.data.raw import NUMBER, Sparse
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
@@ -23,7 +23,7 @@ def read(path, raw, bad='stop'):
   reader, found, rows = reader_of(raw), BadRows(bad), []
   for piece in reader.pieces(str(path)):
     for frame in reader.read(piece, found, IGNORE):
-      rows += frame.rows()
+      rows += frame.drop(NUMBER).rows()
   return rows, found
 
 
