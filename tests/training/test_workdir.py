@@ -11,12 +11,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from configs import default
 from dlrm_jax import build, build_evaluation, sharding
+from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
 from dlrm_jax.kinds import KINDS, Kind, completed, flat, kind_of, listed
 from dlrm_jax.training import loop, workdir
 from dlrm_jax.training.history import read_history
+from dlrm_jax.training.signals import Signals
 from tests import small
 
 DEFAULTS = default.get_config().to_dict()
@@ -53,7 +54,8 @@ def start(folder, train=True, **fields):
     workdir.claimed(folder, claim),
   ):
     if train:
-      loop.train(run)
+      with Signals() as signals:
+        loop.train(run, signals)
 
 
 def state(folder, step):
