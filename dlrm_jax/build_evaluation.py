@@ -120,12 +120,12 @@ def examined(
 
 def kinds_of_run(run: Trained) -> Mapping[str, str]:
   """The kinds of a run's values; of older runs what their config says."""
-  raw = run.config.data.get('raw') or {}
+  raw = ConfigDict(run.config.data.get('raw') or {}).to_dict()
   if 'values' in run.data or raw.get('format') not in ('csv', 'parquet'):
     return run.data.get('values', {})
   from dlrm_jax.data.readers import kinds_of
 
-  return kinds_of(raw.to_dict())
+  return kinds_of(raw)
 
 
 def _is_set(paths: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from dlrm_jax.errors import InputError
 
@@ -65,7 +65,7 @@ def kind_of(path: str) -> str:
   for beginning, kind in _BEGINNINGS:
     if head.startswith(beginning):
       return kind
-  return ''
+  return 'UTF-16' if head[:2].count(0) == 1 else ''
 
 
 def check_text(path: str, expected: str) -> None:
@@ -218,6 +218,7 @@ def _members(
 
 
 def _zip(path: str) -> Iterator[bytes]:
-  with zipfile.ZipFile(path) as archive, archive.open(member(path)) as text:
+  with zipfile.ZipFile(path) as archive, archive.open(member(path)) as file:
+    text: Any = file  # A ZipExtFile.
     while block := text.read1(_BLOCK_BYTES):
       yield block

@@ -36,12 +36,18 @@ def _part_files(folder: str, is_log: Callable[[str], bool]) -> list[str]:
       f'{folder}: a prepared set; expected raw files, or a folder of them'
     )
   found, within = [], []
-  for entry in os.scandir(folder):
+  try:
+    entries = list(os.scandir(folder))
+  except OSError as error:
+    raise InputError(f'{folder}: {error.strerror}') from None
+  for entry in entries:
     if entry.name.startswith(('.', '_')):
       continue
     if entry.is_dir():
       within.append(entry.name)
-    elif entry.stat().st_size and is_log(entry.path):
+    elif entry.is_file() and not entry.stat().st_size:
+      continue
+    elif is_log(entry.path):  # A broken link, too: its reader says so.
       found.append(entry.path)
   if within:
     raise InputError(

@@ -176,7 +176,7 @@ def job_of(
     InputError: a file or an option is wrong.
   """
   if options.splits is not None:
-    parse_splits(options.splits)
+    parse_splits(options.splits, train=known is None)
   BadRows(options.on_bad_row)
   pieces = [
     (part, piece)
@@ -320,24 +320,22 @@ def _split_rows(
     rows[part] += sum(p['rows'] for p in piece['parts'])
   total = sum(rows.values())
   if not total:
-    bad = _bad(found)
-    kinds = ', '.join(
-      f'{count:,} x {kind}' for kind, count in bad.counts.items()
-    )
-    raise InputError(f'the input has no good rows: {kinds or "it is empty"}')
+    raise InputError(f'the input has no good rows{_skipped(found)}')
   if job.options.splits is None:
     ends = list(itertools.accumulate(rows.values()))
     starts = [0, *ends[:-1]]
     splits = dict(zip(rows, map(range, starts, ends), strict=True))
   else:
-    _check_times(found)
-    shares: dict[str, Fraction] = parse_splits(job.options.splits)
+    _check_times(job, found)
+    shares: dict[str, Fraction] = parse_splits(
+      job.options.splits, train=job.known is None
+    )
     splits = bounds(total, shares)
   for name, chosen in splits.items():
     if not chosen:
       raise InputError(
-        f'split {name} would have no rows ({total:,} in all); '
-        'give more rows, or other --splits'
+        f'split {name} would have no rows ({total:,} in all'
+        f'{_skipped(found)}); give more rows, or other --splits'
       )
   return splits
 
@@ -350,6 +348,13 @@ def _bad(found: Sequence[Mapping[str, Any]]) -> BadRows:
   return bad
 
 
+def _skipped(found: Sequence[Mapping[str, Any]]) -> str:
+  """How many rows were skipped, by kind, for the end of a message."""
+  counts = _bad(found).counts.items()
+  kinds = ', '.join(f'{count:,} x {kind}' for kind, count in counts)
+  return f'; skipped {kinds}' if kinds else ''
+
+
 def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
   """Raises where an earlier run, told to, has skipped rows."""
   bad = _bad(found)
@@ -360,16 +365,22 @@ def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _check_times(found: Sequence[Mapping[str, Any]]) -> None:
+def _check_times(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
   """Raises where rows that are cut in the order of time are not in it."""
   last = None
-  for part in itertools.chain(*(piece['parts'] for piece in found)):
+  parts = [
+    (piece.path, part)
+    for (_, piece), its in zip(job.pieces, found, strict=True)
+    for part in its['parts']
+  ]
+  for path, part in parts:
     if 'time' not in part:
       return
     first, end = part['time']
     if not part['sorted'] or (last is not None and first < last):
       raise InputError(
-        'rows are not in the order of their time (config.data.raw.time), but '
+        f'{path}: rows are not in the order of their time '
+        '(config.data.raw.time), within the file or after the one before, but '
         '--splits cuts them in that order; sort the log, or leave the time out '
         'to cut it in the order of its rows'
       )

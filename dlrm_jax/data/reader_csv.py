@@ -97,6 +97,8 @@ class CsvReader:
   def _csv(self, path: str) -> Csv:
     """How the file is written; checks that it has the columns."""
     line = first_line(path, _EXPECTED)
+    if not line:
+      raise InputError(f'{path}, line 1: empty; expected {_EXPECTED}')
     kind = Csv(self.header or ('',), self.separator, self.quoted, False)
     try:
       names = self.header or kind.fields(line.decode('utf-8'))

@@ -108,8 +108,12 @@ def digest_of(frame: pl.DataFrame) -> bytes:
 
 def _broken(path: str, error: Exception) -> InputError:
   why = (str(error).splitlines() or [''])[0][:200]
-  if kind_of(path) != 'Parquet':
-    why = 'it does not begin as one'
+  kind = kind_of(path)
+  if kind != 'Parquet':
+    return InputError(
+      f'{path}: expected a Parquet file, found {kind or "another"}; write one, '
+      f'or set config.{FIELD}.format'
+    )
   return InputError(
     f'{path}: not a whole Parquet file ({why}); expected one, so copy or write '
     'it again'

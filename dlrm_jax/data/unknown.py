@@ -150,7 +150,7 @@ class UnknownIds:
       )
       for name, count in counts.items()
     }
-    total = sum(counts.values())
+    total = np.sum(list(counts.values()), axis=0)
     return Shares(
       float(total[0] / max(1, total[1])),
       float(np.mean([before for _, before in found.values()])),

@@ -26,7 +26,7 @@ from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.evaluation import Evaluator, Stopped, never
-from dlrm_jax.training.finish import finish
+from dlrm_jax.training.finish import check_writable, finish
 from dlrm_jax.training.history import OUT_OF_RANGE, History
 from dlrm_jax.training.meter import Meter
 from dlrm_jax.training.nodes import compiled_average
@@ -312,6 +312,8 @@ def train(run: Run, signals: Signals) -> int:
     ) as checkpoints,
     cluster.leaving_at_once(),
   ):
+    if agreement.first():
+      check_writable(run)
     state, step, stopped_by = _fit(run, checkpoints, evaluate, signals)
     checkpoints.wait()
     if stopped_by:

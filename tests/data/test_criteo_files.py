@@ -126,6 +126,7 @@ def test_a_zip_archive_that_is_damaged_within_gives_the_lines_before(tmp_path):
     (b'\x28\xb5\x2f\xfd and more', ['zstd', 'unpack it']),
     (b'PAR1 and more', ['Parquet file', "format to 'parquet'"]),
     ('a,b\n'.encode('utf-16'), ['UTF-16', 'iconv']),
+    ('a,b\n'.encode('utf-16-le'), ['UTF-16', 'iconv']),
     (b'\x93NUMPY\1\0', ['NumPy']),
   ],
 )

@@ -35,6 +35,11 @@ def test_a_glob_that_no_shell_has_replaced_is(folder):
     expanded([f'{folder}/night_*'])
 
 
+def test_a_link_to_nothing_is_not_left_out(folder):
+  (folder / 'day_4').symlink_to(folder / 'nowhere')
+  assert names(expanded([str(folder)]))[2] == 'day_4'
+
+
 def test_what_is_missing_is_left_for_the_reader_to_name(folder):
   assert expanded([f'{folder}/none']) == [f'{folder}/none']
 

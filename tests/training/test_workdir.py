@@ -235,9 +235,10 @@ def test_a_field_that_was_not_there_means_what_was_done_then():
     (lambda c: c['train'].update(sparkle=1), 'train.sparkle is 1, .* no such'),
     (lambda c: c.update(version=99), 'version is 99'),
     (lambda c: c.update(model=3), 'model is 3'),
+    (lambda c: c['model'].update(dim='4'), "config.model.dim is '4'; expected"),
   ],
 )
-def test_a_config_of_a_later_version_is_refused(six, change, message):
+def test_a_config_of_another_version_or_shape_is_refused(six, change, message):
   edit(six, change)
   with pytest.raises(InputError, match=f'config.json: {message}'):
     start(six, train=False)
