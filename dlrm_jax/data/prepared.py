@@ -148,7 +148,7 @@ class Prepared:
     return _Blocks(self, split)
 
   def counts(self, feature: str) -> np.ndarray | None:
-    """In how many rows of split train each id occurs, i64[R], as `count_pieces` says."""
+    """Rows of split train that have each id, i64[R]; see `count_pieces`."""
     pieces = self.count_pieces(feature)
     return None if pieces is None else np.concatenate(list(pieces))
 
