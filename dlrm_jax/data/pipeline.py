@@ -320,9 +320,7 @@ def _split_rows(
     rows[part] += sum(p['rows'] for p in piece['parts'])
   total = sum(rows.values())
   if not total:
-    counts = _bad(found).counts
-    kinds = ', '.join(f'{n:,} x {kind}' for kind, n in counts.items())
-    raise InputError(f'the input has no good rows: {kinds or "it is empty"}')
+    raise InputError(f'the input has no good rows{_skipped(found)}')
   if job.options.splits is None:
     ends = list(itertools.accumulate(rows.values()))
     starts = [0, *ends[:-1]]
@@ -336,8 +334,8 @@ def _split_rows(
   for name, chosen in splits.items():
     if not chosen:
       raise InputError(
-        f'split {name} would have no rows ({total:,} in all); '
-        'give more rows, or other --splits'
+        f'split {name} would have no rows ({total:,} in all'
+        f'{_skipped(found)}); give more rows, or other --splits'
       )
   return splits
 
@@ -348,6 +346,13 @@ def _bad(found: Sequence[Mapping[str, Any]]) -> BadRows:
   for piece in found:
     bad.merge(piece['bad'])
   return bad
+
+
+def _skipped(found: Sequence[Mapping[str, Any]]) -> str:
+  """How many rows were skipped, by kind, for the end of a message."""
+  counts = _bad(found).counts.items()
+  kinds = ', '.join(f'{count:,} x {kind}' for kind, count in counts)
+  return f'; skipped {kinds}' if kinds else ''
 
 
 def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:

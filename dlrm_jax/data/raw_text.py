@@ -12,6 +12,7 @@ from dlrm_jax.data import criteo_files as files
 from dlrm_jax.data.archives import DamagedError, kind_of
 from dlrm_jax.data.bad_rows import BadRows, Fault
 from dlrm_jax.data.raw import PIECE_BYTES, Piece, numbered
+from dlrm_jax.errors import InputError
 
 
 def cut(path: str, expected: str, whole: bool = False) -> list[Piece]:
@@ -29,14 +30,20 @@ def about(path: str, expected: str) -> int:
 
 
 def first_line(path: str, expected: str) -> bytes:
-  """The first line of a file without its end; b'' where there is none."""
+  """The first line of a file without its end; b'' where there is none.
+
+  Raises:
+    InputError: the file is no text, or damaged before the line ends.
+  """
   size = files.check_lines(path, expected)
   stop = size if files.is_packed(path) else 1
   try:
     for chunk in files.chunks(path, 0, stop, lambda data: None):
       return chunk.split(b'\n', 1)[0].removesuffix(b'\r')
-  except DamagedError:
-    pass  # Who reads the rows says so.
+  except DamagedError as damage:
+    raise InputError(
+      f'{path}, line 1: {damage}; expected a whole file; copy it again'
+    ) from None
   return b''
 
 

@@ -110,7 +110,10 @@ def _broken(path: str, error: Exception) -> InputError:
   why = (str(error).splitlines() or [''])[0][:200]
   kind = kind_of(path)
   if kind != 'Parquet':
-    why = f'it is {kind}' if kind else 'it does not begin as one'
+    return InputError(
+      f'{path}: expected a Parquet file, found {kind or "another"}; write one, '
+      f'or set config.{FIELD}.format'
+    )
   return InputError(
     f'{path}: not a whole Parquet file ({why}); expected one, so copy or write '
     'it again'

@@ -17,6 +17,7 @@ from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.rereading import read_raw
 from dlrm_jax.data.schema import join
+from dlrm_jax.data.unknown import unknown_rows
 from dlrm_jax.errors import InputError
 
 PACK = {'.gz': gzip.compress, '.bz2': bz2.compress, '.xz': lzma.compress}
@@ -272,3 +273,23 @@ def test_the_sample_of_kaggle_is_cut_as_published(
   )
   ids = np.concatenate([b.ids for b in read_raw(prepared, [str(raw)])])
   np.testing.assert_array_equal(ids[-8381:], whole(prepared.source('test')).ids)
+
+
+def test_the_share_of_unknown_ids_in_training_is_known(tmp_path):
+  raw = save(tmp_path / 'raw', make_rows(400))
+  options = Options(min_count=3, splits='train=1/2,test=1/2')
+  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  rows = unknown_rows(prepared)
+  train = whole(prepared.source('train')).ids
+  assert (train == 0).any()
+  for number, name in enumerate(SPARSE):
+    assert rows[name].row == 0
+    share = rows[name].unknown / rows[name].ids
+    assert share == pytest.approx((train[:, number] == 0).mean())
+
+
+def test_features_whose_ids_do_not_say_whether_they_are_known(tmp_path):
+  raw = save(tmp_path / 'raw', make_rows(100))
+  for options in (Options(hash_rows=9), Options('fb')):
+    prepared = prepare({'all': [raw]}, str(tmp_path / options.mode), options)
+    assert not unknown_rows(prepared)
