@@ -1,7 +1,8 @@
 """Parquet with a schema in the config; bags are list columns.
 
 A column's type must be able to hold what the schema says (see `raw_values`):
-an integer is no text, a date no number. Pieces are rows: Polars reads the row groups that they lie in.
+an integer is no text, a date no number. Pieces are rows: Polars reads the row
+groups that they lie in.
 """
 
 import dataclasses
@@ -94,7 +95,8 @@ class ParquetReader:
     except pl.exceptions.PanicException as error:
       raise InputError(
         f'{path}: Polars does not know a type of its columns '
-        f'({str(error)[:200]!r}); write them as numbers, text, or lists of these'
+        f'({str(error)[:200]!r}); write them as numbers, text, or lists of '
+        'these'
       ) from None
     self.schema.check(types, path)
     return Rules(self.schema, types, path)

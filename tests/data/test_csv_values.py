@@ -64,6 +64,19 @@ def test_weights_of_a_list_may_be_a_list(folder):
       read(folder, [row], header=header, bags=bags)
 
 
+def test_a_column_may_be_two_bags(folder):
+  bags = {
+    'a': {'column': 'x', 'separator': ' '},
+    'b': {'column': 'x', 'separator': '|'},
+  }
+  rows = ['1,u,c d| e', '0,u,"[f, g]"', '1,u,h']
+  assert [row[2:] for row in read(folder, rows, bags=bags)] == [
+    (['c', 'd|', 'e'], ['c d', 'e']),
+    (['f', 'g'], ['f', 'g']),
+    (['h'], ['h']),
+  ]
+
+
 def test_a_broken_list_is_a_bad_row(folder):
   rows = ['1,a,"[1, 4"', '0,a,"[2]"']
   bags = {'x': {'separator': ','}}
