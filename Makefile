@@ -31,11 +31,11 @@ lint: .venv/test.stamp
 clean:
 	rm -rf .venv runs
 
-.venv/train.stamp: requirements.txt
+.venv/train.stamp: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet -e .
 	touch $@
 
 .venv/test.stamp: requirements-dev.txt .venv/train.stamp

@@ -23,7 +23,7 @@ from benchmarks import machine
 from configs import synthetic
 from dlrm_jax import build
 from dlrm_jax.batch import Batch
-from dlrm_jax.data.planted import zipf
+from dlrm_jax.data.popularity import power_law
 from dlrm_jax.embedding.encoder import Recommender
 from dlrm_jax.training.plan import saving
 from dlrm_jax.training.state import Task, first_params
@@ -97,9 +97,9 @@ def make_lookup(
   }
   tables = jax.jit(collection.init)(jax.random.key(0))
   shape = (_BATCHES, arguments.batch_size, arguments.features)
-  uniform = np.random.default_rng(0).random(shape, np.float32)
+  uniform = np.random.default_rng(0).random(shape)
   columns = [
-    zipf(uniform[..., i], feature.encoding.ids)
+    power_law(uniform[..., i], feature.encoding.ids, 1.0)
     for i, feature in enumerate(collection.features)
   ]
   batches = itertools.cycle(list(jnp.asarray(np.stack(columns, -1))))

@@ -14,7 +14,7 @@ Settings are plain choices, not tuned on this log, and no result is known.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from dlrm_jax.configs import default
 
 _HEX = (
   *('site_id', 'site_domain', 'site_category'),

@@ -18,7 +18,7 @@ that sample, chosen on the last seventh of its training rows; prepare with
 
 from ml_collections import ConfigDict
 
-from configs import default
+from dlrm_jax.configs import default
 
 # Ids of each feature in the full log.
 _ROWS = (

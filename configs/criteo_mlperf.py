@@ -29,7 +29,7 @@ tables, 23 GB, are read at random while it is prepared):
 
 from ml_collections import ConfigDict
 
-from configs import default
+from dlrm_jax.configs import default
 
 _ROWS = (
   *(39884406, 39043, 17289, 7420, 20263, 3, 7120, 1543, 63, 38532951),

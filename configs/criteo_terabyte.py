@@ -18,7 +18,7 @@ with more ids than `tables.rows`: 49 M rows, 12.6 GB.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from dlrm_jax.configs import default
 
 # Ids of each feature, hashed where there are more than 10 M.
 _ROWS = (

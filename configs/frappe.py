@@ -18,7 +18,7 @@ L2 penalty of the tables, which are not here: expect less.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from dlrm_jax.configs import default
 
 _FIELDS = (
   *('user', 'item', 'daytime', 'weekday', 'isweekend', 'homework', 'cost'),

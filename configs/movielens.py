@@ -15,7 +15,7 @@ test examples are of users never seen before.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from dlrm_jax.configs import default
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,7 @@ without interactions misses by 0.09.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from dlrm_jax.configs import default
 
 
 def get_config() -> ConfigDict:

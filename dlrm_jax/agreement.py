@@ -6,11 +6,14 @@ the examples) goes through here. Each function is a collective: all processes
 call it, or none. In a job of one process they do nothing.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlrm_jax.sharding import SPLIT, sharding_of
 
@@ -20,29 +23,23 @@ def first() -> bool:
   return jax.process_index() == 0
 
 
-def as_told_by(process: int, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-  """Arrays as one process has them, bit for bit.
+def _of_first(array: np.ndarray) -> np.ndarray:
+  """An array as process 0 has it, bit for bit.
 
   Args:
-    process: whose.
-    arrays: numpy's, of the same shapes and dtypes on every process, of a
-      multiple of four bytes.
+    array: of the same shape and dtype on every process, of a multiple of four
+      bytes.
   """
   if jax.process_count() == 1:
-    return list(arrays)
-  words = [np.frombuffer(x.tobytes(), np.uint32) for x in arrays]
-  told = multihost_utils.broadcast_one_to_all(
-    words, is_source=jax.process_index() == process
-  )
-  return [
-    np.frombuffer(np.asarray(word).tobytes(), x.dtype).reshape(x.shape)
-    for word, x in zip(told, arrays, strict=True)
-  ]
+    return array
+  words = np.frombuffer(array.tobytes(), np.uint32)
+  told = np.asarray(multihost_utils.broadcast_one_to_all(words))
+  return np.frombuffer(told.tobytes(), array.dtype).reshape(array.shape)
 
 
 def from_first(number: int) -> int:
   """A number as process 0 has it; all processes come here, or none."""
-  return int(as_told_by(0, [np.array(number, np.int64)])[0])
+  return int(_of_first(np.array(number, np.int64)))
 
 
 def text_of_first(text: str) -> str:
@@ -52,7 +49,7 @@ def text_of_first(text: str) -> str:
   padded = np.zeros(-(-size // 4) * 4, np.uint8)
   if first():
     padded[:size] = np.frombuffer(data, np.uint8)
-  return as_told_by(0, [padded])[0].tobytes()[:size].decode()
+  return _of_first(padded).tobytes()[:size].decode()
 
 
 def from_all(number: int) -> list[int]:
@@ -63,13 +60,47 @@ def from_all(number: int) -> list[int]:
   return [int(x) for x in told]
 
 
+@functools.cache
+def _reduction(how: str) -> tuple[Mesh, jax.stages.Wrapped]:
+  """A device of each process, and what reduces arrays [processes, ...]."""
+  devices = {device.process_index: device for device in jax.devices()}
+  line = [devices[process] for process in sorted(devices)]
+  mesh = Mesh(np.array(line), ('processes',), axis_types=(AxisType.Auto,))
+  reduce = getattr(jnp, how)
+  return mesh, jax.jit(
+    lambda arrays: [reduce(x, 0) for x in arrays],
+    out_shardings=NamedSharding(mesh, PartitionSpec()),
+  )
+
+
+def reduced(arrays: Sequence[np.ndarray], how: str) -> list[np.ndarray]:
+  """Arrays of all processes, reduced element by element on their devices.
+
+  One collective, whose time and memory do not grow with the processes.
+
+  Args:
+    arrays: of the same shapes and dtypes, 64 bits included, on every process.
+    how: 'sum', 'min' or 'max'.
+  """
+  if jax.process_count() == 1:
+    return list(arrays)
+  mesh, reduce = _reduction(how)
+  split = NamedSharding(mesh, PartitionSpec('processes'))
+  with jax.enable_x64(True), jax.set_mesh(mesh):
+    sent = [
+      jax.make_array_from_process_local_data(split, x[None]) for x in arrays
+    ]
+    return [np.asarray(x.addressable_data(0)) for x in reduce(sent)]
+
+
 def total(number: int) -> int:
   """The sum of the numbers of all processes."""
-  mine = np.array(number, np.int64)
-  return sum(
-    int(as_told_by(process, [mine])[0])
-    for process in range(jax.process_count())
-  )
+  return int(reduced([np.array(number, np.int64)], 'sum')[0])
+
+
+def total_of(numbers: np.ndarray) -> np.ndarray:
+  """The sums of i64 arrays of all processes, of one shape."""
+  return reduced([numbers], 'sum')[0]
 
 
 class Largest:

@@ -1,6 +1,6 @@
 """A run built again from its workdir, and what to evaluate it on."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +9,14 @@ from ml_collections import ConfigDict
 
 from dlrm_jax import agreement, build
 from dlrm_jax.batch import Batch
+from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.checked import STOP
+from dlrm_jax.data.folder import MARK
 from dlrm_jax.data.loader import Batches, evaluation_batches, stream_batches
-from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.data.prepared import Prepared, open_prepared
 from dlrm_jax.data.schema import Column, Scale, Schema
+from dlrm_jax.data.unknown import UnknownIds, unknown_rows
+from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.run import Data
 from dlrm_jax.training.state import Task
@@ -32,21 +36,13 @@ class Trained(NamedTuple):
 
 
 def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
-  """A run, built again from what its workdir remembers."""
+  """A run, built again from what its workdir remembers (`workdir.read`)."""
   schema = Schema(
     tuple(data['dense']), tuple(Column(**column) for column in data['sparse'])
   )
   scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
   fields = ConfigDict(config)
-  try:
-    task = build.build_task(fields, schema, scale)
-  except (AttributeError, KeyError) as error:
-    missing = ' '.join(str(error.args[0]).split())
-    raise InputError(
-      f'config.json in the workdir is of another version of dlrm_jax: it has '
-      f'no field {missing}; add it, with the value that configs/default.py has'
-    ) from None
-  return Trained(fields, data, task)
+  return Trained(fields, data, build.build_task(fields, schema, scale))
 
 
 class Examined(NamedTuple):
@@ -55,17 +51,32 @@ class Examined(NamedTuple):
   Attributes:
     name: the split, or the raw file.
     batches: of it; this process's part of each.
-    report: lines about rows that were skipped, once the batches are read.
+    report: what was met in the batches, once they are read; every process
+      asks.
   """
 
   name: str
   batches: Iterable[Batch]
-  report: Callable[[], Iterable[str]]
+  report: Callable[[], 'Met']
+
+
+class Met(NamedTuple):
+  """What was met in data.
+
+  Attributes:
+    skipped: lines about rows that were skipped, and values that were changed.
+    lines: all lines to print.
+    said: the same, as JSON can hold it.
+  """
+
+  skipped: list[str]
+  lines: list[str]
+  said: dict[str, Any]
 
 
 def examined(
   run: Trained,
-  path: str | None,
+  paths: Sequence[str] | None,
   split: str | None,
   batch_size: int,
   on_bad_row: str,
@@ -74,32 +85,77 @@ def examined(
 
   Args:
     run: whose ids the data must have.
-    path: a prepared set, or a raw file of the kind that the run was trained
-      on; None: what it was trained on.
+    paths: a prepared set, or raw files of the kind that the run was trained
+      on, or folders of them; None: what it was trained on.
     split: of a prepared set; None: test.
     batch_size: examples of a global batch.
     on_bad_row: 'stop' or 'skip', for a raw file.
   """
-  if path and Path(path).is_file():
+  if paths and not _is_set(paths):
     if split:
       raise InputError(
-        f'--split={split}: {path} is a raw file and has no splits'
+        f'--split={split}: {paths[0]} is a raw file and has no splits'
       )
-    return _raw(run, path, batch_size, on_bad_row)
-  if path and not Path(path).exists():
-    raise InputError(f'--data={path}: there is no such file or folder')
-  data = open_prepared(path) if path else build.open_data(run.config)
-  check_fits(data, run.data)
+    return _raw(run, paths, batch_size, on_bad_row)
+  path = paths[0] if paths else run.config.data.dir or 'synthetic'
+  data = open_prepared(path) if paths else build.open_data(run.config)
+  if not split and 'test' not in data.splits:
+    raise InputError(
+      f'{path} has no split test; name another with --split: it has '
+      f'{", ".join(data.splits)}'
+    )
+  check_fits(data, {**run.data, 'values': kinds_of_run(run)})
   split = split or 'test'
   batches = evaluation_batches(
     data.source(split),
     batch_size,
     jax.process_index(),
     jax.process_count(),
-    name=f'{path or run.config.data.dir or "synthetic"}, split {split}',
+    name=f'{path}, split {split}',
     out_of_range=_out_of_range(run),
+    means=mean_pooled(run.task.collection.features),
   )
-  return Examined(split, batches, lambda: _lines(batches))
+  return _watched(split, batches, data, BadRows())
+
+
+def kinds_of_run(run: Trained) -> Mapping[str, str]:
+  """The kinds of a run's values; of older runs what their config says."""
+  raw = ConfigDict(run.config.data.get('raw') or {}).to_dict()
+  if 'values' in run.data or raw.get('format') not in ('csv', 'parquet'):
+    return run.data.get('values', {})
+  from dlrm_jax.data.readers import kinds_of
+
+  return kinds_of(raw)
+
+
+def _is_set(paths: Sequence[str]) -> bool:
+  """Whether a prepared set is named, or raw files."""
+  sets = [path for path in paths if (Path(path) / MARK).exists()]
+  if sets and len(paths) > 1:
+    raise InputError(
+      f'--data={" ".join(paths)}: {sets[0]} is a prepared set; expected one '
+      'such set, or raw files only'
+    )
+  return bool(sets)
+
+
+def _watched(name: str, batches: Batches, data: Data, bad: BadRows) -> Examined:
+  """Data whose unknown ids are counted, where the data says which they are."""
+  rows = unknown_rows(data) if isinstance(data, Prepared) else {}
+  unknown = UnknownIds(data.schema, rows)
+
+  def met() -> Met:
+    skipped = [*bad.report(), *_lines(batches)]
+    shares = unknown.shares()
+    rows = bad.to_json()
+    del rows['examples']
+    said: dict[str, Any] = {'bad_rows': rows} if skipped else {}
+    if shares is None:
+      return Met(skipped, skipped, said)
+    said['unknown_ids'] = shares.to_json()
+    return Met(skipped, [*skipped, *shares.lines()], said)
+
+  return Examined(name, unknown.watch(batches), met)
 
 
 def _out_of_range(run: Trained) -> str:
@@ -113,24 +169,33 @@ def _lines(batches: Batches) -> list[str]:
   return [f'{count:,} ids out of range became the unknown row'] if count else []
 
 
-def _raw(run: Trained, path: str, batch_size: int, on_bad_row: str) -> Examined:
+def _raw(
+  run: Trained, paths: Sequence[str], batch_size: int, on_bad_row: str
+) -> Examined:
+  path = paths[0]
   if run.config.data.kind != 'prepared':
+    if not Path(path).exists():
+      raise InputError(f'--data={path}: there is no such file or folder')
     raise InputError(
       f'--data={path}: the model was trained on {run.config.data.kind} data, '
       f'which has no raw files'
     )
   # Readers of raw files: training does without them.
   from dlrm_jax.data import movielens
-  from dlrm_jax.data.bad_rows import BadRows
   from dlrm_jax.data.rereading import read_raw
 
   prepared = open_prepared(run.config.data.dir)
   check_fits(prepared, run.data)
   bad = BadRows(on_bad_row)
   if prepared.details['kind'] == 'movielens':
+    if len(paths) > 1 or not Path(path).is_file():
+      raise InputError(
+        f'--data={" ".join(paths)}: expected a prepared set, or one archive of '
+        'MovieLens'
+      )
     blocks = movielens.read_raw(prepared, path)
   else:
-    blocks = read_raw(prepared, [path], bad=bad)
+    blocks = read_raw(prepared, paths, on_bad_row, bad, _out_of_range(run))
   batches = stream_batches(
     blocks,
     prepared.schema,
@@ -139,12 +204,10 @@ def _raw(run: Trained, path: str, batch_size: int, on_bad_row: str) -> Examined:
     jax.process_count(),
     name=path,
     out_of_range=_out_of_range(run),
+    means=mean_pooled(run.task.collection.features),
   )
-
-  def report() -> list[str]:
-    return [*bad.report(), *_lines(batches)]
-
-  return Examined(path, batches, report)
+  name = path if len(paths) == 1 else f'{path} and {len(paths) - 1} more'
+  return _watched(name, batches, prepared, bad)
 
 
 def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
@@ -163,6 +226,16 @@ def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
         f'{there["name"]}, {there["rows"]:,} rows, hotness '
         f'{there["hotness"]}. Prepared sets fit where both are hashed into '
         f'as many rows; otherwise evaluate the raw file'
+      )
+  # Runs and sets of before kinds were kept say nothing of them.
+  kinds = trained_on.get('values', {})
+  for name, kind in found.get('values', {}).items():
+    if kinds.get(name, kind) != kind:
+      raise InputError(
+        f'feature {name} is made of values that are {kind} in the data; the '
+        f'model was trained on values that are {kinds[name]}, which have other '
+        f"rows. Prepare the data with 'values': {kinds[name]!r}, or evaluate "
+        f'the raw file'
       )
   for field in ('sparse', 'dense', 'ids'):
     if trained_on[field] != found[field]:

@@ -28,7 +28,7 @@ import jax
 from absl import flags
 
 from dlrm_jax import agreement, peers
-from dlrm_jax.errors import InputError
+from dlrm_jax.errors import UNDONE, InputError, number_of, status_of
 
 _HEARTBEAT = 30  # seconds
 _LAST_WORDS = 2  # seconds
@@ -114,7 +114,9 @@ def leaving_at_once() -> Iterator[None]:
       if agreement.first():
         # Its end makes JAX abort the others: they have their last word before.
         time.sleep(_LAST_WORDS)
-      _leave(message, 130 if isinstance(error, KeyboardInterrupt) else 1)
+      if isinstance(error, KeyboardInterrupt):
+        _leave(message, status_of(number_of(error)))
+      _leave(message)
 
 
 def _lost(process: int) -> None:
@@ -141,7 +143,7 @@ def _farewell(error: BaseException) -> str:
   if isinstance(error, InputError):
     return f'error: {text}'
   if isinstance(error, KeyboardInterrupt):
-    return 'interrupted'
+    return f'{signal.Signals(number_of(error)).name}: {UNDONE}'
   # JAX raises the status of its runtime in more than one way; Orbax, that
   # nobody came to a barrier.
   lost = (
@@ -218,6 +220,7 @@ def _initialize(options: Options) -> None:
   # JAX would abort with a stack of C++, so this gives up before JAX does, and
   # process 0 last, as its end ends the others.
   patience = options.wait * (1.0 if options.process else 1.1)
+  listening = signal.getsignal(signal.SIGTERM)
   timer = threading.Timer(patience, lambda: _leave(_absent(options)))
   timer.daemon = True
   timer.start()
@@ -243,7 +246,7 @@ def _initialize(options: Options) -> None:
   finally:
     timer.cancel()
   # JAX notes SIGTERM for a service of its own, and nothing else would come.
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  signal.signal(signal.SIGTERM, listening)
 
 
 @contextlib.contextmanager

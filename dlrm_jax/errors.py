@@ -1,8 +1,15 @@
-"""Mistakes of a user, told in one line: what is wrong, where, the fix."""
+"""How commands end: a user's mistake in one line, a signal with its status."""
 
+import argparse
+import contextlib
 import functools
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
 
 from absl import logging
 
@@ -15,11 +22,81 @@ class InputError(ValueError):
   """
 
 
+class Ended(KeyboardInterrupt):
+  """A signal ends the command; raised where it came, so that files close."""
+
+  def __init__(self, number: int) -> None:
+    super().__init__(signal.Signals(number).name)
+    self.number = number
+
+
+UNDONE = (
+  'ended before the work was done; the same command goes on where that can be, '
+  'else it begins anew'
+)
+
+
+def number_of(error: KeyboardInterrupt) -> int:
+  """The signal that came; SIGINT, where Python raised by itself."""
+  return error.number if isinstance(error, Ended) else signal.SIGINT
+
+
+def status_of(number: int) -> int:
+  """The exit status of a command that a signal ended, as shells have it.
+
+  >>> status_of(signal.SIGTERM), status_of(signal.SIGINT)
+  (143, 130)
+  """
+  return 128 + number
+
+
+def leave(number: int, message: str) -> NoReturn:
+  """Ends this process now, with a last line, because of a signal.
+
+  An orderly end would wait for threads, and those of XLA, where they still
+  compile, crash then.
+  """
+  line = f'{signal.Signals(number).name}: {message}\n'
+  if os.isatty(2):
+    line = f'\n{line}'  # a bar of progress may stand in the line
+  os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
+  os._exit(status_of(number))
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+  """Within it SIGTERM, SIGHUP and Ctrl-C raise `Ended`."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def end(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    raise Ended(number)
+
+  numbers = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
+  old = {number: signal.signal(number, end) for number in numbers}
+  try:
+    yield
+  finally:
+    for number, handler in old.items():
+      signal.signal(number, handler)
+
+
+class Parser(argparse.ArgumentParser):
+  """Reads flags; a mistake in them is one line and status 1, as all others."""
+
+  def error(self, message: str) -> NoReturn:
+    """Raises what was wrong."""
+    raise InputError(f'{message} (see {self.prog} --help)')
+
+
 def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
   """Wraps a command's `main`: an `InputError` is printed, status 1, no trace.
 
   Every other exception is a defect of the program and keeps its traceback.
-  What the libraries log below errors is for their authors, and left out.
+  A signal ends the command with one line and 128 plus its number. What the
+  libraries log below errors is for their authors, and left out.
 
   >>> @exit_cleanly
   ... def main():
@@ -32,12 +109,13 @@ def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
   def wrapped(*args: object, **kwargs: object) -> int:
     logging.set_verbosity(logging.ERROR)
     try:
-      return main(*args, **kwargs) or 0
+      with _raising():
+        return main(*args, **kwargs) or 0
     except InputError as error:
       print(f'error: {error}', file=sys.stderr)
       return 1
-    except KeyboardInterrupt:
-      print('interrupted', file=sys.stderr)
-      return 130
+    except KeyboardInterrupt as error:
+      sys.stdout.flush()
+      leave(number_of(error), UNDONE)
 
   return wrapped

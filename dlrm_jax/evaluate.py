@@ -2,31 +2,34 @@
 
   python -m dlrm_jax.evaluate --workdir=runs/kaggle
   python -m dlrm_jax.evaluate --workdir=runs/kaggle --data=new_log.txt
+  python -m dlrm_jax.evaluate --workdir=runs/new --compare=runs/old
 
-A raw file is read with the vocabularies of the training data; ids that were
-never seen there go to the unknown row. On many hosts each runs this, with the
-flags that train.py has for them.
+Raw files, or folders of them, are read with the vocabularies of the training
+data; ids that were never seen there go to the unknown row, and are counted. On
+many hosts each runs this, with the flags that train.py has for them.
 """
 
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlrm_jax import cluster, heap
-from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.command_line import spread
+from dlrm_jax.errors import InputError, Parser, exit_cleanly
 
+if TYPE_CHECKING:
+  from jax.sharding import Mesh
 
-class _Parser(argparse.ArgumentParser):
-  """Says what is wrong in one line."""
-
-  def error(self, message: str) -> NoReturn:
-    self.exit(2, f'error: {message}; see --help\n')
+  from dlrm_jax.build_evaluation import Examined
+  from dlrm_jax.training.checkpoint import Checkpoints
+  from dlrm_jax.training.comparison import Compared
+  from dlrm_jax.training.state import Task, TrainState
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog='python -m dlrm_jax.evaluate',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -35,13 +38,23 @@ def _parser() -> argparse.ArgumentParser:
   add('--workdir', required=True, help='folder of the training run')
   add(
     '--data',
-    help='a prepared set or a raw file; default: what it was trained on',
+    nargs='+',
+    action='extend',
+    metavar='PATH',
+    help='a prepared set, or raw files and folders of them; default: what it '
+    'was trained on',
   )
   add('--split', help='of prepared data; default: test')
   add('--checkpoint', default='best', help='best (by AUC), latest, or a step')
   add('--batch_size', type=int, help='default: the one of the config')
   add('--on_bad_row', choices=('stop', 'skip'), default='stop')
   add('--json', metavar='FILE', help='write the JSON there, too')
+  add(
+    '--compare',
+    metavar='WORKDIR',
+    help='another run: both are scored on the same rows, and it is said '
+    'whether their difference is more than chance',
+  )
   cluster.add_arguments(parser)
   return parser
 
@@ -59,16 +72,16 @@ def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
 
 
 def _check_scored(
-  scores: Mapping[str, float], name: str, report: Iterable[str]
+  scores: Mapping[str, float], name: str, skipped: Iterable[str]
 ) -> None:
   """Raises where there was nothing to score, and says what was skipped."""
   if scores['examples']:
     return
-  kinds = [line for line in report if not line.startswith(' ')]
-  skipped = ', '.join(line.removesuffix('; first:') for line in kinds)
+  kinds = [line for line in skipped if not line.startswith(' ')]
+  why = ', '.join(line.removesuffix('; first:') for line in kinds)
   raise InputError(
     f'{name}: no row is left to evaluate on: '
-    f'{skipped or "found none, expected at least one"}'
+    f'{why or "found none, expected at least one"}'
   )
 
 
@@ -78,61 +91,137 @@ def _check_writable(path: str | None) -> None:
     raise InputError(f'--json={path}: its folder does not exist')
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
-  """Restores, evaluates, prints."""
-  from dlrm_jax import agreement, build_evaluation, metrics, sharding
-  from dlrm_jax.training import workdir
-  from dlrm_jax.training.checkpoint import Checkpoints
-  from dlrm_jax.training.evaluation import Evaluator
-  from dlrm_jax.training.nodes import divergence, node_count, node_table
-  from dlrm_jax.training.plan import score_table
-  from dlrm_jax.training.state import abstract_state
+class _Opened(NamedTuple):
+  """A run, its checkpoint and the data to score."""
 
-  folder = Path(arguments.workdir)
-  trained = build_evaluation.trained(*workdir.read(folder))
+  folder: Path
+  task: 'Task'
+  step: int
+  checkpoints: 'Checkpoints'
+  examined: 'Examined'
+  mesh: 'Mesh'
+
+  def state(self) -> 'TrainState':
+    """The checkpoint, without what only training needs."""
+    from dlrm_jax.training.state import abstract_state
+
+    abstract = abstract_state(self.task)
+    return self.checkpoints.restore_for_evaluation(self.step, abstract)
+
+
+def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
+  from dlrm_jax import agreement, build_evaluation, sharding
+  from dlrm_jax.configs import default
+  from dlrm_jax.training import room, workdir
+  from dlrm_jax.training.checkpoint import Checkpoints
+
+  defaults = default.get_config().to_dict()
+  trained = build_evaluation.trained(*workdir.read(folder, defaults))
   layout = trained.task.collection.layout
   size = arguments.batch_size
   if size is None:
     size = trained.eval_batch_size
   checkpoints = Checkpoints(folder / 'checkpoints', layout)
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
+  step = agreement.from_first(step)  # a run that goes on may make better ones
   examined = build_evaluation.examined(
     trained, arguments.data, arguments.split, size, arguments.on_bad_row
   )
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
   with sharding.use(mesh):
-    abstract = abstract_state(trained.task)
-    state = checkpoints.restore_for_evaluation(step, abstract)
-    evaluate = Evaluator(trained.task)
-    result = {'workdir': str(folder), 'step': step, 'data': examined.name}
-    if node_count(trained.task):
-      tallies = evaluate.nodes(state, examined.batches)
-      apart = divergence(trained.task, state)
+    room.check_evaluation_room(trained.task, size)
+  return _Opened(folder, trained.task, step, checkpoints, examined, mesh)
+
+
+def _scored(
+  folder: Path, arguments: argparse.Namespace
+) -> tuple['Examined', 'Compared']:
+  """A run, and what it says of every row."""
+  from dlrm_jax import sharding
+  from dlrm_jax.training.comparison import Compared
+  from dlrm_jax.training.evaluation import Evaluator
+
+  run = _open(folder, arguments)
+  with sharding.use(run.mesh):
+    scored = Evaluator(run.task).keep(run.state(), run.examined.batches)
+  return run.examined, Compared(str(folder), run.step, scored)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+  """Scores two runs on the same rows, prints what tells them apart."""
+  from dlrm_jax.training.comparison import compare
+
+  if arguments.distributed or arguments.coordinator:
+    raise InputError('--compare: expected one process; leave out its flags')
+  examined, a = _scored(Path(arguments.workdir), arguments)
+  other, b = _scored(Path(arguments.compare), arguments)
+  lines, result = compare(examined.name, a, b)
+  met, of_b = examined.report(), other.report()
+  _check_scored(result['metrics'], examined.name, met.skipped)
+  print(*dict.fromkeys([*met.lines, *of_b.lines]), *lines, sep='\n')
+  said = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
+  _print_json(said | met.said | result, arguments.json)
+
+
+def _print_json(result: Mapping[str, Any], file: str | None) -> None:
+  """Prints the result as one line, and writes it where that is asked for."""
+  from dlrm_jax import agreement, files
+
+  text = files.to_json(result)
+  print(text)
+  if file and agreement.first():
+    files.write_text(Path(file), text + '\n')
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+  """Restores, evaluates, prints."""
+  from dlrm_jax import metrics, sharding
+  from dlrm_jax.training.evaluation import ENSEMBLE, Evaluator
+  from dlrm_jax.training.nodes import divergence, node_count, node_table
+  from dlrm_jax.training.plan import score_table
+  from dlrm_jax.training.scoring import undefined_line
+
+  run = _open(Path(arguments.workdir), arguments)
+  name, batches = run.examined.name, run.examined.batches
+  result = {'workdir': str(run.folder), 'step': run.step, 'data': name}
+  with sharding.use(run.mesh):
+    state, evaluate = run.state(), Evaluator(run.task)
+    if node_count(run.task):
+      tallies = evaluate.nodes(state, batches)
+      apart = divergence(run.task, state)
       nodes = {name: metrics.summarize(t) for name, t in tallies.items()}
-      scores = nodes['ensemble']
+      scores = nodes[ENSEMBLE]
       table = node_table(nodes, apart)
       result |= {'nodes': nodes, 'divergence': apart}
     else:
-      scores = metrics.summarize(evaluate(state, examined.batches))
-      table = score_table(examined.name, scores, {})
-  _check_scored(scores, examined.name, examined.report())
-  print(*examined.report(), f'{folder}, checkpoint of step {step:,}', sep='\n')
+      scores = metrics.summarize(evaluate(state, batches))
+      table = score_table(name, scores, {})
+  met = run.examined.report()
+  _check_scored(scores, name, met.skipped)
+  print(*met.lines, f'{run.folder}, checkpoint of step {run.step:,}', sep='\n')
   print(table)
-  text = workdir.to_json(result | {'metrics': scores})
-  print(text)
-  if arguments.json and agreement.first():
-    workdir.write_text(Path(arguments.json), text + '\n')
+  if line := undefined_line(name, scores['examples'], scores['clicks']):
+    print(line)
+  _print_json(result | met.said | {'metrics': scores}, arguments.json)
 
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes, if there are any, and evaluates."""
-  arguments = _parser().parse_args(argv)
+  arguments = _parser().parse_args(spread(argv, ('--data',)))
   _check_writable(arguments.json)
   heap.keep_freed_memory()
+  if arguments.compare:
+    _compare(arguments)
+    return
   with cluster.joined(vars(arguments)):
     _evaluate(arguments)
 
 
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(run())

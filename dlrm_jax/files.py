@@ -8,15 +8,36 @@ import contextlib
 import json
 import math
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dlrm_jax.errors import InputError
+
 
 def unfinished_name(path: Path) -> Path:
   """A temporary path beside `path` that no other process on any host uses."""
   return path.with_name(f'{path.name}.{uuid.uuid4().hex[:12]}')
+
+
+_UNFINISHED = re.compile(r'\.[0-9a-f]{12}$')
+
+
+def remove_unfinished(folder: Path) -> None:
+  """Removes what killed processes were writing, in a folder and all in it.
+
+  Nobody may be writing there.
+  """
+  for path in list(folder.rglob('*')):
+    if not _UNFINISHED.search(path.name):
+      continue
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -28,18 +49,29 @@ def sync(path: Path) -> None:
     os.close(number)
 
 
-def publish(work: Path, path: Path) -> None:
+def sync_all(folder: Path) -> None:
+  """Waits until a folder, with all that is in it, is on the disk."""
+  for here, _, names in os.walk(folder):
+    for name in names:
+      sync(Path(here) / name)
+    sync(Path(here))
+
+
+def publish(work: Path, path: Path, synced: bool = True) -> None:
   """Gives a finished file or folder its name, which then survives a crash.
 
   Args:
     work: what was written; of a folder, all files in it.
     path: its name from now on. A file replaces another; a folder does not.
+    synced: False where a loss of power may cut the file, because who reads it
+      compares its size, and can make it again. Waiting for the disk costs
+      more than making many small files.
   """
+  if not synced:
+    work.replace(path)
+    return
   if work.is_dir():
-    for folder, _, names in os.walk(work):
-      for name in names:
-        sync(Path(folder) / name)
-      sync(Path(folder))
+    sync_all(work)
   else:
     sync(work)
   work.replace(path)
@@ -47,12 +79,12 @@ def publish(work: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, synced: bool = True) -> Iterator[Path]:
   """Yields a temporary path; publishes it as `path`, or removes it on error."""
   work = unfinished_name(path)
   try:
     yield work
-    publish(work, path)
+    publish(work, path, synced)
   except BaseException:
     work.unlink(missing_ok=True)
     raise
@@ -67,6 +99,28 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
   """Writes a text in UTF-8, whole or not at all."""
   write_bytes(path, text.encode())
+
+
+def check_writable(path: Path, option: str) -> None:
+  """Raises before the work where its result could not be written after it.
+
+  Args:
+    path: of a file, to be made or replaced.
+    option: that says where, for the message.
+
+  Raises:
+    InputError: a folder has its name, or it can't be made in its folder.
+  """
+  folder = path.absolute().parent
+  if path.is_dir():
+    why = f'{path} is a folder; move it away'
+  elif not folder.is_dir():
+    why = f'{folder} is no folder; make it'
+  elif not os.access(folder, os.W_OK):
+    why = f'{folder} may not be written to; change that'
+  else:
+    return
+  raise InputError(f'{option}: {why}, or choose another place')
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

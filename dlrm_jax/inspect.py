@@ -10,22 +10,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.errors import InputError, Parser, exit_cleanly
 
 _BLOCKS = 250  # about a million rows
 
 
-class _Parser(argparse.ArgumentParser):
-  """Wrong usage is one line, as every other mistake."""
-
-  def error(self, message: str) -> NoReturn:
-    raise InputError(f'{message} (see {self.prog} --help)')
-
-
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog='python -m dlrm_jax.inspect',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,5 +71,10 @@ def main(argv: Sequence[str]) -> None:
     print(f'see {flags.output}')
 
 
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(run())

@@ -9,18 +9,20 @@ the real training step is compiled for a TPU slice, which need not be here
 either.
 """
 
+import dataclasses
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import default
 from dlrm_jax import command_line
+from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly
-from dlrm_jax.fields import at_least, read_size
+from dlrm_jax.fields import count, read_size
 
 if TYPE_CHECKING:
   from dlrm_jax.build import Planned
@@ -64,11 +66,11 @@ def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
 def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
   """Notes of batches that train.py will refuse."""
   units = {
-    'train.batch_size': math.lcm(devices, at_least(config, 'data.lanes', 1)),
+    'train.batch_size': math.lcm(devices, count(config, 'data.lanes', 1)),
     'train.eval_batch_size': devices,
   }
   for field, unit in units.items():
-    size = at_least(config, field, 1)
+    size = count(config, field, 1)
     if size % unit:
       nearest = max(round(size / unit), 1) * unit
       yield (
@@ -180,7 +182,10 @@ def main(argv: Sequence[str]) -> None:
     read_size('--memory', given['memory'])
   if given['compile']:
     devices = _chips(given['compile'], devices)
+  defaults = default.get_config().to_dict()
+  notes = command_line.notes_of_unused(sys.argv, config, defaults)
   found = _forecast(config, devices, given['memory'])
+  found = dataclasses.replace(found, notes=(*found.notes, *notes))
   suggested = _advice(found, config, given)
   print(*forecast.lines(found), *advice.lines(found, suggested), sep='\n')
   compiled = _compiled(found, given['compile'])
@@ -194,11 +199,12 @@ def main(argv: Sequence[str]) -> None:
     workdir.write_json(Path(given['json']), result)
 
 
-def _parse(argv: Sequence[str]) -> Sequence[str]:
+def run() -> None:
+  """The command."""
   needed = {'config': 'FILE'}
-  return command_line.parse(argv, needed, default.get_config().to_dict())
+  known = default.get_config().to_dict()
+  command_line.run(main, _define_flags, needed, known)
 
 
 if __name__ == '__main__':
-  _define_flags()
-  app.run(main, flags_parser=_parse)
+  run()

@@ -5,22 +5,14 @@ python -m dlrm_jax.prepare movielens --output=data/movielens
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
 
-from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.command_line import spread
+from dlrm_jax.errors import Parser, exit_cleanly
 
 _FILES = ('--input', '--validation_input', '--test_input')
-
-
-class _Parser(argparse.ArgumentParser):
-  """Wrong usage is one line, as every other mistake."""
-
-  def error(self, message: str) -> NoReturn:
-    raise InputError(f'{message} (see {self.prog} --help)')
 
 
 def _log(flags: argparse.Namespace) -> None:
@@ -55,12 +47,13 @@ def _add_log(kind: argparse.ArgumentParser) -> None:
     '--min_count',
     type=int,
     metavar='T',
-    help='ids that fewer than T counted rows have share a row (default: 1)',
+    help='ids in fewer than T of the counted rows share a row (default: 1)',
   )
   add(
     '--vocabulary',
     metavar='DIR',
-    help='a prepared set whose vocabularies are used; makes split test',
+    help='a prepared set whose ids are used; all input is split test, unless '
+    '--splits or --validation_input or --test_input say otherwise',
   )
   add(
     '--keep_order',
@@ -147,7 +140,7 @@ def _add_movielens(kind: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog='python -m dlrm_jax.prepare',
     description='Prepares a click log for training, once.',
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -184,6 +177,9 @@ def _summary(output: str, config: str, seconds: float) -> None:
   for split, count in prepared.splits.items():
     rate = prepared.clicks[split] / count
     print(f'{split:<12}{count:>13,} rows, click rate {rate:.4f}')
+    if rate in (0, 1):
+      only = 'clicks only' if rate else 'no clicks'
+      print(f'WARNING: split {split} has {only}: AUC is undefined on it')
   columns = prepared.schema.sparse
   rows = sum(column.rows for column in columns)
   print(
@@ -196,27 +192,32 @@ def _summary(output: str, config: str, seconds: float) -> None:
   if 'train' not in prepared.splits:
     print(
       'evaluate on it: python -m dlrm_jax.evaluate --workdir=WORKDIR '
-      f'--data={os.path.abspath(output)}'
+      f'--data={output}'
     )
     return
   print(
     f'train on it: python train.py --config={config} '
-    f'--config.data.dir={os.path.abspath(output)} --workdir=WORKDIR'
+    f'--config.data.dir={output} --workdir=WORKDIR'
   )
 
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Makes the set that the flags ask for, and says what is in it."""
-  parts: list[str] = []
-  for arg in argv:  # argparse takes --input=A, but not the B of --input=A B
-    split = arg.startswith(tuple(f'{name}=' for name in _FILES))
-    parts.extend(arg.split('=', 1) if split else [arg])
-  flags = _parser().parse_args(parts)
+  flags = _parser().parse_args(spread(argv, _FILES))
+  # Imported here: --help needs none of it.
+  from dlrm_jax.data.work import check_output
+
+  check_output(flags.output, flags.overwrite)
   start = time.monotonic()
   flags.make(flags)
   _summary(flags.output, flags.config, time.monotonic() - start)
 
 
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(run())

@@ -25,18 +25,19 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from configs import default
 from dlrm_jax import command_line
-from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.configs import default
+from dlrm_jax.errors import InputError, exit_cleanly, status_of
 
 if TYPE_CHECKING:
   from dlrm_jax.build_tradeoff import Job
   from dlrm_jax.training.run import Run
+  from dlrm_jax.training.signals import Signals
   from dlrm_jax.training.tradeoff import Study
 
 _ENCODINGS = [
@@ -70,6 +71,10 @@ def _define_flags() -> None:
   flags.DEFINE_integer('seeds', 3, 'Runs of each encoding and ratio.')
 
 
+def _defaults() -> dict[str, Any]:
+  return default.get_config().to_dict()
+
+
 @contextlib.contextmanager
 def _claimed(job: 'Job') -> Iterator[None]:
   """Within it the folder of a run is ours."""
@@ -77,7 +82,10 @@ def _claimed(job: 'Job') -> Iterator[None]:
   from dlrm_jax.training import workdir
 
   run = job.run
-  with workdir.claimed(run.workdir, run.config, build.identity(run.data)):
+  claim = workdir.Claim(
+    run.config, build.identity(run.data), run.steps, _defaults()
+  )
+  with workdir.claimed(run.workdir, claim):
     yield
 
 
@@ -97,26 +105,27 @@ def _result(job: 'Job', split: str) -> Scores | None:
   return {k: math.nan if v is None else v for k, v in scores.items()}
 
 
-def _train(job: 'Job') -> bool:
-  """Trains, or goes on; False when a signal stopped it."""
+def _train(job: 'Job', signals: 'Signals') -> int:
+  """Trains, or goes on; the number of the signal that stopped it, or 0."""
   import jax
 
   from dlrm_jax import sharding
-  from dlrm_jax.training import loop, plan
+  from dlrm_jax.training import loop, plan, room
 
   with contextlib.ExitStack() as stack:
     enter = stack.enter_context
     enter(sharding.use(loop.choose_mesh(job.run)))
+    room.check_room(job.run)
     enter(_claimed(job))
     log = enter((job.run.workdir / 'log.txt').open('a', buffering=1))
     enter(contextlib.redirect_stdout(log))
     print(*plan.lines(job.run), sep='\n')
     try:
-      finished = loop.train(job.run)
+      stopped_by = loop.train(job.run, signals)
     except InputError as error:
       raise InputError(f'{job.variant}, seed {job.seed}: {error}') from None
   jax.clear_caches()  # else the programs of all runs stay in memory
-  return finished
+  return stopped_by
 
 
 def _study(
@@ -198,6 +207,8 @@ def main(argv: Sequence[str]) -> int:
   from dlrm_jax import build
   from dlrm_jax.build_tradeoff import build_jobs, find_split
   from dlrm_jax.training import tradeoff
+  from dlrm_jax.training.plan import with_error
+  from dlrm_jax.training.signals import Signals
 
   del argv
   given = flags.FLAGS.flag_values_dict()
@@ -212,15 +223,17 @@ def main(argv: Sequence[str]) -> int:
   for job in waiting:
     number, start = len(results) + 1, time.monotonic()
     print(f'{number}/{len(jobs)}  {job.variant}, seed {job.seed}', flush=True)
-    if not _train(job):
+    with Signals() as signals:
+      stopped_by = _train(job, signals)
+    if stopped_by:
       print('stopped; the same command goes on from there')
-      return 130
+      return status_of(stopped_by)
     scores = results[job.run.workdir] = _result(job, split) or {}
     tradeoff.write(_study(jobs, results, split), folder)
     seconds.append(time.monotonic() - start)
     print(
-      f'      {split} AUC {scores["auc"]:.5f}, log-loss '
-      f'{scores["log_loss"]:.5f}; took {_duration(seconds[-1])}, '
+      f'      {split} AUC {with_error(scores, "auc")}, log-loss '
+      f'{with_error(scores, "log_loss")}; took {_duration(seconds[-1])}, '
       f'{_left(seconds, len(jobs) - len(results))}',
       flush=True,
     )
@@ -230,11 +243,11 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def _parse(argv: Sequence[str]) -> Sequence[str]:
+def run() -> None:
+  """The command."""
   needed = {'config': 'FILE', 'workdir': 'DIR'}
-  return command_line.parse(argv, needed, default.get_config().to_dict())
+  command_line.run(main, _define_flags, needed, _defaults())
 
 
 if __name__ == '__main__':
-  _define_flags()
-  app.run(main, flags_parser=_parse)
+  run()

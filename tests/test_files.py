@@ -35,6 +35,17 @@ def test_a_folder_is_published_with_everything_in_it(tmp_path):
   assert (tmp_path / 'run' / 'deep' / 'a').read_text() == '1'
 
 
+def test_what_killed_processes_wrote_is_removed(tmp_path):
+  (tmp_path / 'a').mkdir()
+  for name in ('a/set.json', 'a/day.20261128', 'plan.json'):
+    (tmp_path / name).touch()
+    files.unfinished_name(tmp_path / name).touch()
+  files.unfinished_name(tmp_path / 'run').mkdir()
+  files.remove_unfinished(tmp_path)
+  left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob('*'))
+  assert left == ['a', 'a/day.20261128', 'a/set.json', 'plan.json']
+
+
 def test_an_error_leaves_what_was_there(tmp_path):
   path = tmp_path / 'a'
   path.write_text('old')

@@ -75,3 +75,21 @@ def test_a_mistake_is_one_line(capsys, flags, why):
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('error: ')
   assert why in line
+
+
+def test_a_feature_that_alone_tells_the_label_is_warned_of(tmp_path, capsys):
+  def blocks(n):
+    ids = np.random.default_rng(n).integers(0, 7, (n, 2), np.int32)
+    labels = (ids[:, 0] == 3).astype(np.float32)
+    yield Block(np.zeros((n, 0), np.float32), ids, labels)
+
+  schema = Schema((), (Column('leak', 7), Column('good', 7)))
+  with creating(str(tmp_path / 'set'), False) as work:
+    sizes = [('train', 4000), ('test', 900)]
+    parts = {k: Split(n, lambda n=n: blocks(n)) for k, n in sizes}
+    write(work, schema, parts, {})
+  assert main([str(tmp_path / 'set')]) == 0
+  (line,) = [
+    line for line in capsys.readouterr().out.splitlines() if 'WARNING' in line
+  ]
+  assert 'leak alone tells clicks from others (AUC 1.0000)' in line

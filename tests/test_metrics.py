@@ -50,8 +50,8 @@ def test_metrics_agree_with_scikit_learn(decimals):
   got = metrics.summarize(metrics.tally(logits, labels, weights))
   p = probability(logits)
   auc = oracle.roc_auc_score(labels, logits)
-  assert abs(got['auc'] - auc) <= got['auc_error'] + 1e-12
-  assert got['auc_error'] < 3e-5
+  assert abs(got['auc'] - auc) <= got['auc_bin_bound'] + 1e-12
+  assert got['auc_bin_bound'] < 3e-5
   assert got['pr_auc'] == pytest.approx(
     oracle.average_precision_score(labels, logits), abs=2e-4
   )
@@ -73,7 +73,7 @@ def test_ties_are_credited_one_half_and_cost_no_bound():
   assert got['auc'] == pytest.approx(
     oracle.roc_auc_score(labels, logits), abs=1e-12
   )
-  assert got['auc_error'] == 0
+  assert got['auc_bin_bound'] == 0
   assert got['pr_auc'] == pytest.approx(
     oracle.average_precision_score(labels, logits), abs=1e-12
   )
@@ -81,13 +81,13 @@ def test_ties_are_credited_one_half_and_cost_no_bound():
 
 def test_a_constant_prediction_has_auc_one_half_exactly():
   got = metrics.summarize(metrics.tally(np.zeros(4), [0, 1, 1, 0], np.ones(4)))
-  assert (got['auc'], got['auc_error']) == (0.5, 0)
+  assert (got['auc'], got['auc_bin_bound']) == (0.5, 0)
 
 
 def test_unresolved_pairs_are_in_the_bound():
   logits = np.float32([1.0, 1.00001])
   got = metrics.summarize(metrics.tally(logits, [0, 1], [1, 1]))
-  assert (got['auc'], got['auc_error']) == (0.5, 0.5)
+  assert (got['auc'], got['auc_bin_bound']) == (0.5, 0.5)
 
 
 @few
@@ -98,12 +98,12 @@ def test_auc_is_within_its_bound_of_the_exact_value(example):
   seen = weights > 0
   if len(np.unique(labels[seen])) < 2:
     assert np.isnan(got['auc'])
-    assert np.isnan(got['auc_error'])
+    assert np.isnan(got['auc_bin_bound'])
   else:
     exact = oracle.roc_auc_score(
       labels[seen], logits[seen], sample_weight=weights[seen]
     )
-    assert abs(got['auc'] - exact) <= got['auc_error'] + 1e-12
+    assert abs(got['auc'] - exact) <= got['auc_bin_bound'] + 1e-12
 
 
 @few
@@ -152,14 +152,17 @@ def test_weight_counts_like_repetition_and_zero_is_not_looked_at():
   weighted = metrics.tally(logits, labels, np.float32([3, 1, 2, 0]))
   index = [0, 0, 0, 1, 2, 2]
   repeated = metrics.tally(logits[index], labels[index], np.ones(6))
-  assert_same(weighted, repeated)
+  for field in ('clicks', 'others', 'low', 'high', 'loss', 'correct'):
+    np.testing.assert_allclose(
+      getattr(weighted, field), getattr(repeated, field), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize('label', [0, 1])
 def test_with_one_class_what_is_undefined_is_nan(label):
   total = metrics.tally(np.float32([-1, 1]), [label] * 2, [1, 1])
   got = metrics.summarize(total)
-  undefined = {'auc', 'auc_error', 'ne'}
+  undefined = {'auc', 'auc_std_error', 'auc_bin_bound', 'ne'}
   if label == 0:
     undefined |= {'pr_auc', 'calibration'}
   assert {name for name, value in got.items() if np.isnan(value)} == undefined
@@ -243,3 +246,58 @@ def test_calibration_keeps_equal_logits_together():
   total = metrics.tally(np.zeros(10), [1, 0] * 5, np.ones(10))
   curve = metrics.calibration_curve(total)
   np.testing.assert_array_equal(curve, [[0.5], [0.5], [10]])
+
+
+def delong(logits, labels):
+  """Variance of the AUC as DeLong et al. define it: all pairs, no bins."""
+  clicks, others = logits[labels == 1], logits[labels == 0]
+  wins = np.sign(clicks[:, None] - others[None]) / 2 + 0.5
+  return wins.mean(1).var(ddof=1) / len(clicks) + wins.mean(0).var(
+    ddof=1
+  ) / len(others)
+
+
+@pytest.mark.parametrize('decimals', [None, 1, 0])
+def test_the_standard_error_of_auc_is_that_of_delong(decimals):
+  logits, labels, weights = random_examples(1500, decimals=decimals)
+  got = metrics.summarize(metrics.tally(logits, labels, weights))
+  want = delong(logits, labels) ** 0.5
+  assert got['auc_std_error'] == pytest.approx(want, rel=1e-4)
+
+
+def test_standard_errors_are_the_spread_over_samples():
+  """What they say of one sample is what many samples show."""
+  found = [
+    metrics.summarize(metrics.tally(*random_examples(1000, seed=seed)))
+    for seed in range(100)
+  ]
+  for metric in ('auc', 'log_loss'):
+    spread = np.std([scores[metric] for scores in found], ddof=1)
+    said = np.mean([scores[f'{metric}_std_error'] for scores in found])
+    assert said == pytest.approx(spread, rel=0.3)  # four of its own errors
+
+
+def test_the_standard_error_of_log_loss_is_that_of_a_mean():
+  logits, labels, weights = random_examples()
+  got = metrics.summarize(metrics.tally(logits, labels, weights))
+  x = np.float64(logits)
+  losses = np.logaddexp(0, x) - labels * x
+  want = losses.std(ddof=1) / len(losses) ** 0.5
+  assert got['log_loss_std_error'] == pytest.approx(want, rel=1e-9)
+
+
+def test_equal_weights_change_no_standard_error_and_unequal_ones_do():
+  logits, labels, ones = random_examples()
+  plain, scaled, uneven = (
+    metrics.summarize(metrics.tally(logits, labels, weights))
+    for weights in (ones, 7 * ones, np.where(np.arange(4000) % 8, ones, 50))
+  )
+  for metric in ('auc_std_error', 'log_loss_std_error'):
+    assert scaled[metric] == pytest.approx(plain[metric], rel=1e-9)
+    assert uneven[metric] > 2 * plain[metric]
+
+
+def test_one_click_has_no_standard_error():
+  got = metrics.summarize(metrics.tally([1, 0, 2], [1, 0, 0], np.ones(3)))
+  assert got['auc'] == 0.5
+  assert np.isnan(got['auc_std_error'])

@@ -107,7 +107,7 @@ def test_killed_and_signalled_in_mid_step_it_resumes_bit_equal(
     job.wait_for_checkpoint(workdir)
     job.send(1, signal.SIGTERM)
     done = job.end()
-  assert {status for status, _, _ in done.values()} == {0}, done
+  assert {status for status, _, _ in done.values()} == {143}, done
   assert re.search('resuming from the checkpoint of step [1-9]', done[0][1])
   assert 'SIGTERM: saved step' in done[0][1]
 

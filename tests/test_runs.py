@@ -126,23 +126,53 @@ def wait_for_progress(workdir, process):
     time.sleep(0.005)
 
 
-def test_sigterm_saves_exits_cleanly_and_resumes_bit_equal(finished, tmp_path):
-  workdir = tmp_path / 'terminated'
-  process = subprocess.Popen(
-    command(workdir, '--config.train.steps=60'),
+def start(workdir, *flags):
+  return subprocess.Popen(
+    command(workdir, *flags),
     cwd=ROOT,
     env=ENVIRONMENT,
     stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     text=True,
   )
+
+
+@pytest.mark.parametrize(
+  ('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_saves_and_ends_with_its_status(tmp_path, number, status):
+  workdir = tmp_path / 'run'
+  process = start(workdir, '--config.train.steps=10000000')
   wait_for_progress(workdir, process)
-  process.send_signal(signal.SIGTERM)
-  out, _ = process.communicate()
-  assert process.returncode == 0
-  if 'SIGTERM' in out:  # else it had finished already
-    assert 'SIGTERM: saved step' in out
-  run(command(workdir))
-  assert_bit_equal(final_state(workdir), final_state(finished[0]))
+  process.send_signal(number)
+  out, err = process.communicate()
+  assert process.returncode == status
+  last = re.fullmatch(
+    rf'{number.name}: saved step ([\d,]+) of 10,000,000; the same command goes '
+    r'on from there',
+    out.splitlines()[-1],
+  )
+  assert last
+  assert (workdir / 'checkpoints' / last[1].replace(',', '')).is_dir()
+  assert 'Traceback' not in err
+
+
+@pytest.mark.parametrize(
+  ('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_before_the_first_step_a_signal_ends_it_at_once(
+  tmp_path, number, status
+):
+  """While the first step compiles: there is nothing to save."""
+  process = start(tmp_path / 'run')
+  while 'workdir' not in process.stdout.readline():  # the plan's last line
+    assert process.poll() is None
+  time.sleep(0.3)
+  process.send_signal(number)
+  _, err = process.communicate(timeout=5)
+  assert process.returncode == status
+  assert f'{number.name}: nothing that was trained is lost' in err
+  assert 'Traceback' not in err
 
 
 def test_a_finished_run_started_again_only_reports(finished):

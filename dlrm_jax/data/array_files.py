@@ -24,6 +24,8 @@ from dlrm_jax.data.packed_streams import (
 from dlrm_jax.data.raw import FRAME_ROWS
 from dlrm_jax.errors import InputError
 
+_EXPECTED = 'arrays as NumPy writes them (.npy, .npz)'
+
 
 class Header(NamedTuple):
   """What the header of an array says.
@@ -155,7 +157,7 @@ def open_npy(path: str) -> Mapped:
   Raises:
     InputError: the file is missing, of another format, or damaged.
   """
-  check_readable(path)
+  check_readable(path, _EXPECTED)
   with open(path, 'rb') as file:
     try:
       header = _header(file)
@@ -170,7 +172,7 @@ def open_npz(path: str, names: Collection[str]) -> dict[str, Array]:
   Raises:
     InputError: the file is missing, of another format, or damaged.
   """
-  check_readable(path)
+  check_readable(path, _EXPECTED)
   arrays: dict[str, Array] = {}
   try:
     with zipfile.ZipFile(path) as archive:

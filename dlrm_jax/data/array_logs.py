@@ -1,5 +1,6 @@
 """Criteo's logs as arrays in files: where labels and features lie."""
 
+import fnmatch
 import glob
 import os
 import re
@@ -30,6 +31,7 @@ _RECORD = np.dtype(
   ]
 )
 _FB_NAMES = ('y', 'X_int', 'X_cat')
+_EXPECTED = 'arrays of a Criteo log'
 _COUNTS = 'counts'
 _COUNTS_FILE = '*_fea_count.npz'
 _TORCHREC_NAME = re.compile(r'(.*)_(labels|dense|sparse)([^/]*)\.npy')
@@ -125,7 +127,7 @@ def open_fb_bin(path: str) -> Log:
   Raises:
     InputError: it is missing, or has broken records.
   """
-  size = check_readable(path)
+  size = check_readable(path, 'records of a Criteo log (fb_bin)')
   rows, rest = divmod(size, _RECORD.itemsize)
   if rest:
     raise InputError(
@@ -168,6 +170,21 @@ def _beside(stem: str, part: str) -> str:
   return found[0]
 
 
+def is_log(kind: str, path: str) -> bool:
+  """Whether a file in a folder stands for a log; others lie beside it.
+
+  Args:
+    kind: of arrays, a key of `OPEN`.
+    path: the file.
+  """
+  if kind == 'torchrec_npy':
+    named = _TORCHREC_NAME.fullmatch(path)
+    return named is not None and named[2] == 'labels'
+  if kind == 'fb_bin':
+    return not path.endswith('.npz')
+  return not fnmatch.fnmatch(path, _COUNTS_FILE)
+
+
 def counts_in(path: str, array: Array) -> tuple[int, ...]:
   """The sizes of tables in an array of a file."""
   shape, _, dtype, _ = array.header
@@ -205,7 +222,7 @@ def counts_beside(files: Sequence[str]) -> str:
     InputError: there is none, or more than one beside.
   """
   for path in files:
-    check_readable(path)
+    check_readable(path, _EXPECTED)
     if path.endswith('.npz') and open_npz(path, (_COUNTS,)):
       return path
   folders = dict.fromkeys(os.path.dirname(path) for path in files)

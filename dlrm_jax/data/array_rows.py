@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows, Fault
-from dlrm_jax.data.raw import Columns, Sparse
+from dlrm_jax.data.raw import Columns, Sparse, numbered
 from dlrm_jax.data.raw_values import FLOAT_MAX
 
 _HASHES = 1 << 32
@@ -36,19 +36,16 @@ def _good(columns: Columns, rows: Rows) -> Rows:
   return Rows(
     (rows.labels == 0) | (rows.labels == 1),
     np.abs(rows.dense) <= FLOAT_MAX,  # Not of NaN either.
-    (rows.sparse >= _least(columns.sparse, rows.sparse.dtype))
-    & (rows.sparse < _ends(columns.sparse)),
+    _hashes(columns.sparse, rows.sparse),
   )
 
 
-def _least(columns: Sequence[Sparse], dtype: np.dtype) -> np.ndarray:
-  """The least good value of each column; any hash is, in 32 bits."""
-  hashed = np.array([column.ids != 'rows' for column in columns])
-  return np.where(hashed & (dtype.itemsize == 4), -(1 << 31), 0)
-
-
-def _ends(columns: Sequence[Sparse]) -> np.ndarray:
-  return np.array([c.rows if c.ids == 'rows' else _HASHES for c in columns])
+def _hashes(columns: Sequence[Sparse], values: np.ndarray) -> np.ndarray:
+  """Which values are hashes of 32 bits; rows of tables are not looked at."""
+  rows = np.array([column.ids == 'rows' for column in columns])
+  if values.dtype.itemsize == 4:  # Any number is one.
+    return np.ones(values.shape, bool)
+  return rows | (values >= 0) & (values < _HASHES)
 
 
 def sift(
@@ -56,6 +53,7 @@ def sift(
   rows: Rows,
   paths: Sequence[str],
   first: int,
+  start: int,
   bad: BadRows,
 ) -> pl.DataFrame:
   """The good rows as a frame.
@@ -65,6 +63,7 @@ def sift(
     rows: as they are in files.
     paths: where labels, dense and sparse features are from.
     first: number of the first row in its file, from 0.
+    start: the same of the piece.
     bad: takes the others.
   """
   good = _good(columns, rows)
@@ -83,7 +82,7 @@ def sift(
     # A hash that was kept as a signed number has the bits of the hash.
     dtype = np.int64 if column.ids == 'rows' else np.uint32
     frame[column.name] = pl.Series(values.astype(dtype))
-  return pl.DataFrame(frame)
+  return numbered(pl.DataFrame(frame), np.flatnonzero(whole) + first - start)
 
 
 def _faults(
@@ -102,7 +101,6 @@ def _faults(
       yield dense, Fault('not a number', name, value, 'a finite number')
     else:
       at = int(np.argmin(fine_ids))
-      column, value = columns.sparse[at], f'{ids[at]:,}'
-      end = column.rows if column.ids == 'rows' else _HASHES
-      expected = f'0 ... {end - 1:,}'
-      yield sparse, Fault('id out of range', column.name, value, expected)
+      name, value = columns.sparse[at].name, f'{ids[at]:,}'
+      expected = f'0 ... {_HASHES - 1:,}'
+      yield sparse, Fault('id out of range', name, value, expected)

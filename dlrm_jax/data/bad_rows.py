@@ -34,6 +34,8 @@ class BadRows:
     skip: go on without them; else the first one raises `InputError`.
     counts: how many of each kind.
     examples: the first few of each kind, described.
+    lost: files of which the rest was not read, described.
+    changed: how many values were changed to fit, by what was done to them.
   """
 
   def __init__(self, on_bad_row: str = 'stop') -> None:
@@ -42,6 +44,8 @@ class BadRows:
     self.skip = on_bad_row == 'skip'
     self.counts: collections.Counter[str] = collections.Counter()
     self.examples: dict[str, list[str]] = collections.defaultdict(list)
+    self.lost: list[str] = []
+    self.changed: collections.Counter[str] = collections.Counter()
 
   def add(
     self, path: str, number: int, fault: Fault, unit: str = 'line'
@@ -60,19 +64,51 @@ class BadRows:
     if len(self.examples[fault.kind]) < EXAMPLES:
       self.examples[fault.kind].append(text)
 
+  def lose(self, path: str, number: int, kind: str, why: str) -> None:
+    """Takes note that a file can't be read from a line on."""
+    if not self.skip:
+      raise InputError(
+        f'{path}, line {number:,}: damaged {kind}: {why}; expected a whole '
+        'file. Copy it again, or take only the lines before the damage with '
+        '--on_bad_row=skip'
+      )
+    self.counts[f'damaged {kind}'] += 1
+    self.lost.append(
+      f'LOST: the rest of {Path(path).name}, all that follows line '
+      f'{number - 1:,} ({why}); copy the file again'
+    )
+
+  def change(self, what: str, count: int) -> None:
+    """Takes note of values that were changed to fit."""
+    if count:
+      self.changed[what] += count
+
   def to_json(self) -> dict[str, Any]:
     """What was met, as JSON can hold it."""
-    return {'counts': dict(self.counts), 'examples': dict(self.examples)}
+    return {
+      'counts': dict(self.counts),
+      'examples': dict(self.examples),
+      'lost': self.lost,
+      'changed': dict(self.changed),
+    }
 
   def merge(self, other: Mapping[str, Any]) -> None:
     """Adds what `to_json` of rows that come later says."""
     self.counts.update(other['counts'])
+    # A piece that an earlier version has read has neither.
+    self.lost.extend(other.get('lost', ()))
+    self.changed.update(other.get('changed', {}))
     for kind, examples in other['examples'].items():
       kept = self.examples[kind]
       kept.extend(examples[: EXAMPLES - len(kept)])
 
   def report(self) -> Iterator[str]:
     """Lines to show: how many of each kind, and the first ones."""
+    yield from self.lost
+    for what, count in self.changed.most_common():
+      yield f'{count:,} x {what}'
     for kind, count in self.counts.most_common():
+      if kind not in self.examples:  # Of lost files all is said.
+        continue
       yield f'skipped {count:,} x {kind}; first:'
       yield from (f'  {example}' for example in self.examples[kind])

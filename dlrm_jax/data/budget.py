@@ -1,10 +1,10 @@
 """Memory and disk of preparing, and how many workers they allow."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from dlrm_jax import machine
 from dlrm_jax.errors import InputError
 
 _BASE = 300 << 20
@@ -36,7 +36,7 @@ def budget(memory: int, row_bytes: int, cores: int | None = None) -> Budget:
   Args:
     memory: bytes.
     row_bytes: of an example.
-    cores: workers at most; None: as many as this machine has cores.
+    cores: workers at most; None: as many as there are cores for this process.
 
   Raises:
     InputError: it is too little for one worker.
@@ -51,22 +51,14 @@ def budget(memory: int, row_bytes: int, cores: int | None = None) -> Budget:
     )
   # A quarter is for lookup tables, where there are workers enough.
   if cores is None:
-    cores = os.cpu_count() or 1
-    if hasattr(os, 'sched_getaffinity'):
-      cores = len(os.sched_getaffinity(0))
+    cores = machine.cores()
   workers = max(1, min(cores, int(memory * 0.75 - _BASE) // worker))
   return Budget(memory, workers, worker, memory - _BASE - workers * worker)
 
 
 def default_memory() -> int:
-  """Half of what is free, in bytes."""
-  try:
-    lines = Path('/proc/meminfo').read_text().splitlines()
-    values = dict(line.split(':', 1) for line in lines)
-    return int(values['MemAvailable'].split()[0]) * 1024 // 2
-  except (OSError, KeyError):
-    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    return pages // 4
+  """Half of what is free for this process, in bytes."""
+  return machine.free_memory() // 2
 
 
 def used(folder: Path) -> int:

@@ -6,13 +6,14 @@ findings are put together (`Coder.found`, `Coder.rows_of`).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from dlrm_jax.batch import PAD
+from dlrm_jax.data.checked import STOP, UNKNOWN
 from dlrm_jax.data.counting import Values
 from dlrm_jax.data.keys import keys_of
 from dlrm_jax.data.lookup import Lookup
@@ -36,6 +37,8 @@ class Coder:
     tables: files of the vocabulary's lookup tables; each has the keys of one
       residue of `shares(keys)`.
     bags: file of what each row becomes, if the column is expanded.
+    out_of_range: 'stop': a value without a row is an error; 'unknown': it gets
+      row 0.
   """
 
   column: Sparse
@@ -46,6 +49,12 @@ class Coder:
   missing: int = 0
   tables: tuple[Path, ...] = ()
   bags: Path | None = None
+  out_of_range: str = STOP
+
+  @property
+  def closed(self) -> bool:
+    """Whether its vocabulary has no row for a value that it does not have."""
+    return self.column.ids == 'vocabulary' and not self.base
 
   def found(self, values: pl.Series, tables: Sequence[int]) -> np.ndarray:
     """Places of values in the vocabulary, from 1, i32[n]; 0: not in these.
@@ -68,6 +77,13 @@ class Coder:
     if missing is not None:
       places[missing] = self.missing
     return places
+
+  def lacks(self, values: pl.Series) -> np.ndarray:
+    """Which values, as the file has them, are not in the vocabulary: bool[n].
+
+    All lookup tables are read.
+    """
+    return self.found(self.prepare.of(values), range(len(self.tables))) == 0
 
   def rows_of(self, values: pl.Series, found: np.ndarray | None) -> np.ndarray:
     """Values -> rows, i32[n].
@@ -98,6 +114,8 @@ class Coder:
       bad &= values.is_not_null().to_numpy()
     if not bad.any():
       return rows
+    if self.out_of_range == UNKNOWN:
+      return np.where(bad, 0, rows)
     value = values[int(np.argmax(bad))]
     if self.column.ids == 'rows':
       raise InputError(
@@ -110,11 +128,18 @@ class Coder:
     )
 
 
+def closed_of(
+  coders: Sequence[Coder],
+) -> dict[str, Callable[[pl.Series], np.ndarray]]:
+  """`Coder.lacks` of the columns whose vocabulary is closed, by name."""
+  return {coder.column.name: coder.lacks for coder in coders if coder.closed}
+
+
 def share_of(keys: np.ndarray, shares: int) -> np.ndarray:
-  """Which of so many lookup tables has a key: u8[n]."""
+  """Which of so many lookup tables (at most 65,536) has a key: u16[n]."""
   mixed = (keys ^ keys >> keys.dtype.type(15)).astype(np.uint32)
   mixed = mixed * np.uint32(0x85EBCA6B) >> np.uint32(16)
-  return (mixed * np.uint32(shares) >> np.uint32(16)).astype(np.uint8)
+  return (mixed * np.uint32(shares) >> np.uint32(16)).astype(np.uint16)
 
 
 def padded(

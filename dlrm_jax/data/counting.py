@@ -1,12 +1,16 @@
-"""Stage 2: how often each value occurs in the rows that are counted.
+"""Stage 2: in how many rows each value occurs, of the rows that are counted.
 
 A unit counts some millions of rows, and leaves for each column a run: its
-distinct keys in rising order. `merging` makes vocabularies of the runs.
+distinct keys in rising order. `merging` makes vocabularies of the runs. All
+runs of a unit lie in one file, of which slices are read: no file stays open,
+however many units there are.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,30 +18,11 @@ import polars as pl
 from dlrm_jax.data.keys import keys_of
 from dlrm_jax.data.raw import Sparse, flat
 from dlrm_jax.data.spool import Slice
-from dlrm_jax.data.units import unfinished_name
+from dlrm_jax.data.units import marked, sizes_of, write_mark
+from dlrm_jax.files import read_json, replacing
 
 RUN_ROWS = 1 << 20
 """Rows that a unit counts, about."""
-
-
-class Count(NamedTuple):
-  """A unit: consecutive rows, all columns that have a vocabulary.
-
-  Attributes:
-    columns: what to count.
-    slices: where the rows are.
-    number: of the unit.
-    prepare: what is done to values before they are counted.
-    places: whether it matters where values occur first.
-    output: folder for the runs.
-  """
-
-  columns: tuple[Sparse, ...]
-  slices: tuple[Slice, ...]
-  number: int
-  prepare: 'Values'
-  places: bool
-  output: Path
 
 
 class Values(NamedTuple):
@@ -60,41 +45,91 @@ class Values(NamedTuple):
     return values
 
 
-class Run:
-  """Distinct keys of a column in a unit's rows; mapped, not read.
+class Count(NamedTuple):
+  """A unit: consecutive rows, all columns that have a vocabulary.
 
   Attributes:
-    keys: u32[n] or u64[n], rising.
-    missing: i64[0 or 1, 2], count and first place of missing values.
+    columns: what to count.
+    slices: where the rows are.
+    number: of the unit.
+    prepare: what is done to values before they are counted.
+    places: whether it matters where values occur first.
+    output: JSON file that says where the runs are; they lie beside it.
   """
 
-  def __init__(self, folder: Path, name: str) -> None:
-    paths = _files(folder, name)
-    self.missing = np.load(paths['missing'])
-    self.keys = np.load(paths['key'], mmap_mode='r')
-    self._arrays = {
-      field: np.load(paths[field], mmap_mode='r')
-      for field in ('key', 'count', 'first')
-      if paths[field].exists()
-    }
-    self._texts = paths['value']
+  columns: tuple[Sparse, ...]
+  slices: tuple[Slice, ...]
+  number: int
+  prepare: Values
+  places: bool
+  output: Path
 
-  def entries(self, start: int, stop: int) -> pl.DataFrame:
-    """`key`, `count`, `first` if it is known, `value` where keys are texts."""
-    frame = pl.DataFrame(
-      {k: np.array(x[start:stop]) for k, x in self._arrays.items()}
+  def sound(self) -> bool:
+    """Whether all runs are there."""
+    return marked(self.output) is not None
+
+
+def mark_of(folder: Path, number: int) -> Path:
+  """The file that says where the runs of unit `number` are."""
+  return folder / f'{number:06}.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Distinct keys of a column in a unit's rows; on disk.
+
+  Attributes:
+    path: file of all numbers.
+    length: distinct keys, n.
+    arrays: first byte and type of `key`, `count`, and `first` if known.
+    missing: i64[0 or 1, 2], count and first place of missing values.
+    texts: file of the values, where keys are of texts.
+  """
+
+  path: Path
+  length: int
+  arrays: Mapping[str, tuple[int, str]]
+  missing: np.ndarray
+  texts: Path | None
+
+  @classmethod
+  def open(cls, mark: Path, column: str) -> 'Run':
+    """The run of a column, of a unit that is done."""
+    said = read_json(mark)['runs'][column]
+    return cls(
+      path=mark.with_suffix('.run'),
+      length=said['length'],
+      arrays={k: (start, kind) for k, (start, kind) in said['arrays'].items()},
+      missing=np.array(said['missing'], np.int64).reshape(-1, 2),
+      texts=mark.with_name(said['texts']) if said['texts'] else None,
     )
-    if self._texts.exists():
-      texts = pl.scan_ipc(self._texts).slice(start, stop - start).collect()
-      frame = frame.with_columns(texts['value'])
-    return frame
 
+  @property
+  def keys(self) -> np.ndarray:
+    """u32[n] or u64[n], rising; a map, which is held as long as this is."""
+    start, kind = self.arrays['key']
+    if not self.length:
+      return np.empty(0, kind)
+    return np.memmap(self.path, kind, 'r', start, (self.length,))
 
-def _files(folder: Path, name: str) -> dict[str, Path]:
-  files = {'value': folder / f'{name}.value.arrow'}
-  for field in ('key', 'count', 'first', 'missing'):
-    files[field] = folder / f'{name}.{field}.npy'
-  return files
+  def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+    """Slices of `key`, `count`, and `first` if it is known."""
+    file = os.open(self.path, os.O_RDONLY)
+    try:
+      found = {}
+      for name, (first, kind) in self.arrays.items():
+        size = np.dtype(kind).itemsize
+        part = os.pread(file, (stop - start) * size, first + start * size)
+        found[name] = np.frombuffer(part, kind)
+      return found
+    finally:
+      os.close(file)
+
+  def values(self, start: int, stop: int) -> pl.Series:
+    """A slice of the values, where keys are of texts."""
+    assert self.texts is not None, 'keys are of texts'
+    frame = pl.scan_ipc(self.texts).slice(start, stop - start).collect()
+    return frame['value']
 
 
 def grouped(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
@@ -110,46 +145,68 @@ def grouped(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
   return [tuple(group) for group in groups]
 
 
+def once_a_row(column: Sparse, frame: pl.DataFrame) -> pl.DataFrame:
+  """A value that is several times in a bag counts once: rows are counted."""
+  if not column.bag:
+    return frame
+  bags = pl.col(column.name).list.unique(maintain_order=True)
+  return frame.select(bags)
+
+
 def count(unit: Count) -> None:
   """Counts the columns one after the other."""
-  work = unfinished_name(unit.output)
-  work.mkdir()
   names = [column.name for column in unit.columns]
   frame = pl.concat([part.read(names) for part in unit.slices])
-  for column in unit.columns:
-    values = unit.prepare.of(flat(column, frame))
-    first = unit.number << 32 if unit.places else None
-    _save(_files(work, column.name), values, first)
-  if not unit.output.exists():
-    work.rename(unit.output)
+  runs: dict[str, dict[str, Any]] = {}
+  data = unit.output.with_suffix('.run')
+  with replacing(data, synced=False) as work, work.open('wb') as file:
+    for number, column in enumerate(unit.columns):
+      values = unit.prepare.of(flat(column, once_a_row(column, frame)))
+      first = unit.number << 32 if unit.places else None
+      texts = data.with_name(f'{data.stem}-{number}.arrow')
+      runs[column.name] = _save(file, texts, values, first)
+  texts = [run['texts'] for run in runs.values() if run['texts']]
+  files = sizes_of([data, *(data.with_name(name) for name in texts)])
+  write_mark(unit.output, {'runs': runs, 'files': files})
 
 
-def _save(files: dict[str, Path], values: pl.Series, first: int | None) -> None:
-  """Writes a run.
+def _save(
+  file: BinaryIO, texts: Path, values: pl.Series, first: int | None
+) -> dict[str, Any]:
+  """Writes a run; what `Run.open` reads of it.
 
   Args:
-    files: where to.
+    file: for the numbers.
+    texts: for the values, if they are texts.
     values: of a unit's rows.
     first: place of the first of them; None: places do not matter.
   """
   keys, missing = keys_of(values)
   places = np.arange(first or 0, (first or 0) + len(keys))
-  lost = np.empty((0, 2), np.int64)
+  lost: list[int] = []
   if missing is not None:
-    lost = np.array([[int(missing.sum()), places[np.argmax(missing)]]])
+    lost = [int(missing.sum()), int(places[np.argmax(missing)])]
     values = values.filter(pl.Series(~missing))
     keys, places = keys[~missing], places[~missing]
-  np.save(files['missing'], lost)
-  texts = values.dtype == pl.String
-  if first is None and not texts:
-    distinct, counts = np.unique(keys, return_counts=True)
+  arrays = {}
+  textual = values.dtype == pl.String
+  if first is None and not textual:
+    arrays['key'], arrays['count'] = np.unique(keys, return_counts=True)
   else:  # about twice as long
-    distinct, start, counts = np.unique(
+    arrays['key'], start, arrays['count'] = np.unique(
       keys, return_index=True, return_counts=True
     )
-    np.save(files['first'], places[start])
-    if texts:
-      found = values.gather(start).alias('value').to_frame()
-      found.write_ipc(files['value'])
-  np.save(files['key'], distinct)
-  np.save(files['count'], counts.astype(np.int64))
+    arrays['first'] = places[start]
+    if textual:
+      with replacing(texts, synced=False) as work:
+        values.gather(start).alias('value').to_frame().write_ipc(work)
+  written = {}
+  for name, array in arrays.items():
+    written[name] = (file.tell(), array.dtype.str)
+    array.tofile(file)
+  return {
+    'length': len(arrays['key']),
+    'arrays': written,
+    'missing': lost,
+    'texts': texts.name if textual else None,
+  }

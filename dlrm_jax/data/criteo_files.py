@@ -1,87 +1,78 @@
-"""Criteo click logs, plain or gzip, as chunks of whole lines.
+"""Text files, plain or packed, as chunks of whole lines.
 
 Memory is bounded: by `CHUNK_BYTES` and the longest line, which is no longer.
 """
 
-import gzip
 import io
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
+from dlrm_jax.data.archives import (
+  PACKED,
+  DamagedError,
+  check_text,
+  kind_of,
+  member,
+  unpack,
+  unpacked,
+)
 from dlrm_jax.errors import InputError
 
 CHUNK_BYTES = 4 << 20
 """Of text, at a time; no line can be longer. (Larger ones leave the cache.)"""
 
-_GZIP = b'\x1f\x8b'
-_READ_BYTES = 1 << 20
-_HEAD_BYTES = 1 << 18
+_HEAD_BYTES = 1 << 20
+_BOM = b'\xef\xbb\xbf'
 
 
-class DamagedError(Exception):
-  """A gzip stream breaks off; says why."""
-
-
-def check_readable(path: str) -> int:
+def check_readable(path: str, expected: str) -> int:
   """The size of a file in bytes.
+
+  Args:
+    path: the file.
+    expected: the format, in words, for messages.
 
   Raises:
     InputError: it is missing, empty, not a file, or may not be read.
   """
   if not os.path.exists(path):
     raise InputError(f'{path}: no such file')
+  if os.path.isdir(path):
+    raise InputError(f'{path}: not a file, but a folder; expected {expected}')
   if not os.path.isfile(path):
-    raise InputError(f'{path}: not a file; expected a Criteo click log')
+    raise InputError(f'{path}: not a file; expected {expected}')
   if not os.access(path, os.R_OK):
     raise InputError(f'{path}: may not be read (permissions)')
   size = Path(path).stat().st_size
   if not size:
-    raise InputError(f'{path}: empty; expected a Criteo click log')
+    raise InputError(f'{path}: empty; expected {expected}')
   return size
 
 
-def is_gzip(path: str) -> bool:
-  """Whether a file is packed, by its first bytes."""
-  with open(path, 'rb') as file:
-    return file.read(len(_GZIP)) == _GZIP
-
-
-class _Watched:
-  """A file that shows what is read of it."""
-
-  def __init__(self, file: BinaryIO, show: Callable[[bytes], object]) -> None:
-    self._file = file
-    self._show = show
-
-  def read(self, size: int = -1) -> bytes:
-    data = self._file.read(size)
-    self._show(data)
-    return data
-
-
-def _unpacked(file: BinaryIO) -> Iterator[bytes]:
-  """The text of a gzip file, of all its members, in small blocks.
+def check_lines(path: str, expected: str) -> int:
+  """The size in bytes of a text file, plain or packed.
 
   Raises:
-    DamagedError: after the text before the damage.
+    InputError: it can't be read, or is no text.
   """
-  text = gzip.GzipFile(fileobj=file)
-  try:
-    # Not `read`: where the stream breaks off, it loses what came before.
-    while block := text.read1(_READ_BYTES):
-      yield block
-  except EOFError:
-    raise DamagedError('the gzip stream ends too early (truncated)') from None
-  except (gzip.BadGzipFile, zlib.error) as error:
-    raise DamagedError(f'the gzip stream is damaged ({error})') from None
+  size = check_readable(path, expected)
+  check_text(path, expected)
+  return size
 
 
-def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
+def is_packed(path: str) -> bool:
+  """Whether a file can only be read from its beginning."""
+  return kind_of(path) in PACKED
+
+
+def _blocks(
+  file: BinaryIO, size: int, show: Callable[[bytes], object]
+) -> Iterator[bytes]:
   while size and (block := file.read(min(size, CHUNK_BYTES))):
     size -= len(block)
+    show(block)
     yield block
 
 
@@ -114,8 +105,8 @@ def _end(path: str, text: bytes) -> int:
   end = text.rfind(b'\n') + 1
   if not end:
     raise InputError(
-      f'{path}: a line longer than {CHUNK_BYTES:,} bytes; expected a Criteo '
-      'click log'
+      f'{path}: a line longer than {CHUNK_BYTES:,} bytes; expected text, a '
+      'row a line'
     )
   return end
 
@@ -137,21 +128,39 @@ def line_start(path: str, at: int) -> int:
 def lines_before(path: str, at: int) -> int:
   """How many lines end before this byte."""
   with open(path, 'rb', buffering=0) as file:
-    return sum(block.count(b'\n') for block in _blocks(file, at))
+    return sum(block.count(b'\n') for block in _blocks(file, at, len))
 
 
-def head_lines(path: str) -> tuple[int, int]:
-  """Bytes at the head of a file, as they lie on disk, and lines in them."""
-  packed = is_gzip(path)
-  with open(path, 'rb') as file:
-    head = file.read(_HEAD_BYTES)
-  lines = 0
+def lines_about(path: str) -> int:
+  """How many lines a text file has, estimated from its head and its size."""
+  size, kind = Path(path).stat().st_size, kind_of(path)
+  if kind == 'zip':
+    size = member(path).file_size
+  seen, lines = 0, 0
   try:
-    for block in _unpacked(io.BytesIO(head)) if packed else [head]:
+    for count, block in _head(path, kind):
+      seen = count
       lines += block.count(b'\n')
   except DamagedError:
     pass  # The head ends within the stream.
-  return len(head), lines
+  return max(1, size * lines // max(1, seen))
+
+
+def _head(path: str, kind: str) -> Iterator[tuple[int, bytes]]:
+  """Text at the head of a file, and bytes of the file that it takes so far."""
+  if kind == 'zip':
+    seen = 0
+    for block in unpacked(path, kind, len):
+      seen += len(block)
+      yield seen, block
+      if seen >= _HEAD_BYTES:
+        return
+    return
+  with open(path, 'rb') as file:
+    head = file.read(_HEAD_BYTES)
+  blocks = unpack(io.BytesIO(head), kind) if kind in PACKED else [head]
+  for block in blocks:
+    yield len(head), block
 
 
 def chunks(
@@ -159,22 +168,33 @@ def chunks(
 ) -> Iterator[bytes]:
   """Whole lines that begin in [start, stop), each with its end.
 
+  A byte order mark at the beginning of the file is left out.
+
   Args:
-    path: the file; a gzip file is read as a whole.
+    path: the file; a packed file is read as a whole.
     start: byte.
     stop: byte.
-    digest: takes these lines; of a gzip file, the file as it lies on disk.
+    digest: takes these lines; of a packed file, what `unpacked` says.
 
   Raises:
-    DamagedError: a gzip stream breaks off, after the lines before.
+    DamagedError: a packed stream breaks off, after the lines before.
     InputError: a line is too long to be one.
   """
-  packed = is_gzip(path)
-  if not packed:
-    start, stop = line_start(path, start), line_start(path, stop)
+  kind = kind_of(path)
+  if kind in PACKED:
+    blocks = unpacked(path, kind, digest)
+    yield from _unmarked(_whole_lines(path, blocks))
+    return
+  begin, stop = line_start(path, start), line_start(path, stop)
   with open(path, 'rb', buffering=0) as file:
-    file.seek(0 if packed else start)
-    # Only `read` is used of it.
-    watched = cast(BinaryIO, _Watched(file, digest))
-    blocks = _unpacked(watched) if packed else _blocks(watched, stop - start)
-    yield from _whole_lines(path, blocks)
+    file.seek(begin)
+    lines = _whole_lines(path, _blocks(file, stop - begin, digest))
+    yield from lines if start else _unmarked(lines)
+
+
+def _unmarked(lines: Iterator[bytes]) -> Iterator[bytes]:
+  """Chunks of which the first has no byte order mark."""
+  for chunk in lines:
+    yield chunk.removeprefix(_BOM)
+    break
+  yield from lines

@@ -1,7 +1,7 @@
 """Raw Criteo click logs as `prepare` reads them: a `Reader`.
 
-Plain files are cut at bytes: a piece owns the lines that begin in it. A gzip
-file can only be read from its beginning, so it is one piece.
+Plain files are cut at bytes: a piece owns the lines that begin in it. A
+packed file can only be read from its beginning, so it is one piece.
 """
 
 import dataclasses
@@ -10,26 +10,21 @@ from typing import Any
 
 import polars as pl
 
-from dlrm_jax.data.bad_rows import BadRows, Fault
-from dlrm_jax.data.criteo_files import (
-  DamagedError,
-  check_readable,
-  chunks,
-  head_lines,
-  is_gzip,
-  line_start,
-  lines_before,
-)
+from dlrm_jax.data import raw_text
+from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.criteo_parse import parse, sift
 from dlrm_jax.data.criteo_rows import DENSE, SPARSE
 from dlrm_jax.data.raw import (
   FRAME_ROWS,
-  PIECE_BYTES,
   Columns,
   Dense,
   Piece,
   Sparse,
+  kept,
 )
+from dlrm_jax.data.raw_text import Lines
+
+_EXPECTED = 'a Criteo click log'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,16 +69,15 @@ class CriteoReader:
     Raises:
       InputError: the file is missing, empty, or may not be read.
     """
-    size = check_readable(path)
-    step = size if is_gzip(path) else PIECE_BYTES
-    starts = range(0, size, step)
-    return [Piece(path, start, min(start + step, size)) for start in starts]
+    return raw_text.cut(path, _EXPECTED)
 
   def about(self, path: str) -> int:
     """How many rows a file has, estimated from its head and its size."""
-    size = check_readable(path)
-    head, lines = head_lines(path)
-    return max(1, size * lines // head)
+    return raw_text.about(path, _EXPECTED)
+
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Number of a piece's first line, and 'line'."""
+    return raw_text.place(piece)
 
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
@@ -93,44 +87,20 @@ class CriteoReader:
     Args:
       piece: what to read.
       bad: what to do with bad rows.
-      digest: takes the lines of the piece in order; of a gzip file, the bytes
-        on disk.
+      digest: takes the lines of the piece in order; of a packed file, the
+        bytes on disk.
 
     Raises:
       InputError: a bad row or a damaged file, unless `bad` skips; a line too
         long to be one.
     """
-    line = _Line(piece)
-    try:
-      for chunk in chunks(*piece, digest):
-        frame, faults = parse(chunk), []
-        if frame is None:
-          frame, faults = sift(chunk)
-        for number, found in faults:
-          bad.add(piece.path, line.number(number), found)
-        line.passed += frame.height + len(faults)
-        yield from frame.iter_slices(FRAME_ROWS)
-    except DamagedError as damage:
-      expected = 'a whole file; copy it again'
-      found = Fault('damaged gzip', None, str(damage), expected)
-      bad.add(piece.path, line.number(0), found)
-
-
-class _Line:
-  """Counts lines from the file's first, which is looked at when asked only.
-
-  Attributes:
-    passed: lines of the piece before those at hand.
-  """
-
-  def __init__(self, piece: Piece) -> None:
-    self.passed = 0
-    self._piece = piece
-    self._before: int | None = None
-
-  def number(self, offset: int) -> int:
-    """Of a line at hand, from 1."""
-    if self._before is None:
-      path, start, _ = self._piece
-      self._before = lines_before(path, line_start(path, start)) if start else 0
-    return self._before + self.passed + offset + 1
+    lines = Lines(piece, bad)
+    for chunk in lines.chunks(digest):
+      frame, faults = parse(chunk), []
+      if frame is None:
+        frame, faults = sift(chunk)
+      for number, found in faults:
+        lines.add(number, found)
+      frame = lines.numbered(frame, kept(frame, [n for n, _ in faults]))
+      lines.line += frame.height + len(faults)
+      yield from frame.iter_slices(FRAME_ROWS)

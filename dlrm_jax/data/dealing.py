@@ -1,13 +1,12 @@
-"""Which shard of a split each of its rows goes to.
+"""How many rows of each part of a log go to each of its shards.
 
 Global shuffling in bounded memory is two steps: rows are dealt to shards like
 cards, then each shard is shuffled by itself. Shards are full, so how many
 rows of a part go to each follows a multivariate hypergeometric law: with the
-two permutations, each order of all rows is as likely as any other. Without
-shuffling, shards are filled one after the other.
+two permutations, each order of all rows is as likely as any other.
 """
 
-import itertools
+import enum
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,27 +14,39 @@ import numpy as np
 _EXACT = 900_000_000
 """NumPy draws from the law for fewer cards than 10^9."""
 
+SHUFFLE = 2
+"""Version of the shuffle, which a set says: another gives another order."""
+
+
+class Use(enum.IntEnum):
+  """What a random stream is for; the first number of its seed."""
+
+  PARTS = 1
+  PART = 2
+  BUNDLE = 3
+  CHUNK = 4
+  SHARD = 5
+
+
+Seed = tuple[int, ...]
+"""Of a stream: a `Use`, the seed of the set, the split, and what it is of."""
+
 
 def deal(
-  parts: Sequence[int], shards: Sequence[int], seed: Sequence[int] | None
+  parts: Sequence[int] | np.ndarray,
+  piles: Sequence[int] | np.ndarray,
+  seed: Seed,
 ) -> np.ndarray:
-  """How many rows of each part go to each shard: i32[parts, shards].
+  """How many rows of each part go to each pile: i32[parts, piles].
 
   Args:
     parts: rows of each part, in order.
-    shards: rows that each shard takes, as many in all.
-    seed: of the shuffle; None: in order.
+    piles: rows that each pile takes, as many in all.
+    seed: of the draw.
   """
-  dealt = np.zeros((len(parts), len(shards)), np.int32)
-  if seed is None:
-    ends = np.cumsum([0, *parts])
-    borders = np.cumsum([0, *shards])
-    for number, (start, stop) in enumerate(itertools.pairwise(ends)):
-      low, high = np.maximum(borders[:-1], start), np.minimum(borders[1:], stop)
-      dealt[number] = np.maximum(high - low, 0)
-    return dealt
+  dealt = np.zeros((len(parts), len(piles)), np.int32)
   rng = np.random.default_rng(seed)
-  room = np.array(shards, np.int64)
+  room = np.array(piles, np.int64)
   for number, rows in enumerate(parts):
     if (left := room.sum()) < _EXACT:
       drawn = rng.multivariate_hypergeometric(room, rows, method='marginals')

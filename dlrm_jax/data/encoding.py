@@ -3,14 +3,14 @@
 import hashlib
 import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dlrm_jax.data.coding import Coder
-from dlrm_jax.data.dealing import deal
+from dlrm_jax.data.dealing import Seed, Use
 from dlrm_jax.data.manifest import (
   Written,
   describe,
@@ -26,7 +26,9 @@ from dlrm_jax.data.raw import Columns
 from dlrm_jax.data.records import Fields
 from dlrm_jax.data.schema import BLOCK_ROWS, Column, Scale, Schema
 from dlrm_jax.data.spool import Slice
-from dlrm_jax.data.units import Stage, left, read_json, replacing
+from dlrm_jax.data.spreading import Chunk, Plan, make_chunk, path_of, plan
+from dlrm_jax.data.units import Stage, mend
+from dlrm_jax.files import read_json, remove_unfinished
 
 
 class Log(NamedTuple):
@@ -67,6 +69,20 @@ class Log(NamedTuple):
     return found
 
 
+class _Split(NamedTuple):
+  """The units of a split.
+
+  Attributes:
+    mixed: encode its slices, in order.
+    plan: of how their rows get to the shards.
+    gathered: make the shards.
+  """
+
+  mixed: list[Mix]
+  plan: Plan
+  gathered: list[Gather]
+
+
 def write(
   stage: Stage,
   work: Path,
@@ -74,6 +90,7 @@ def write(
   details: Mapping[str, Any],
   seed: int | None,
   scale: Scale | None,
+  need: Callable[[Sequence[Slice]], None],
 ) -> None:
   """Encodes and shuffles a log, and writes the set.
 
@@ -84,65 +101,97 @@ def write(
     details: what the set remembers.
     seed: of the shuffle of split train; None: in order.
     scale: of the training examples, if they are of another set.
+    need: makes sure that slices of the spool can be read.
   """
   examples = {k: sum(s.rows for s in v) for k, v in log.splits.items()}
   origin = origin_of(log.schema, examples, details)
-  mixed: list[Mix] = []
-  gathered: list[Gather] = []
   (work / 'mixed').mkdir(exist_ok=True)
-  for index, (split, slices) in enumerate(log.splits.items()):
-    lengths = shard_lengths(log.fields, examples[split])
-    firsts = [0, *itertools.accumulate(lengths)]
-    rows = [
-      min(stop * BLOCK_ROWS, examples[split]) - start * BLOCK_ROWS
-      for start, stop in itertools.pairwise(firsts)
-    ]
-    key = None if seed is None or split != 'train' else (seed, index)
-    dealt = work / f'dealt-{split}.npy'
-    with replacing(dealt) as path, path.open('wb') as file:
-      np.save(file, deal([s.rows for s in slices], rows, key))
-    parts = [
-      Mix(
-        slice=part,
-        columns=log.columns,
-        coders=log.coders,
-        group=log.groups[-1],
-        earlier=None,
-        fields=log.fields,
-        dealt=dealt,
-        number=number,
-        seed=None if key is None else (*key, 0, number),
-        matrix=work / f'mixed/{split}-{number:06}.i32',
-        output=work / f'mixed/{split}-{number:06}.json',
-      )
-      for number, part in enumerate(slices)
-    ]
-    mixed += parts
-    matrices = tuple(unit.matrix for unit in parts)
-    gathered += [
-      Gather(
-        matrices=matrices,
-        dealt=dealt,
-        number=number,
-        fields=log.fields,
-        seed=None if key is None else (*key, 1, number),
-        stamp=(origin, split_stamp(split), firsts[number]),
-        output=path,
-      )
-      for number, path in enumerate(shard_paths(work / 'set', split, lengths))
-    ]
-  earlier = _look(stage, work, log, [unit.slice for unit in left(mixed)])
+  splits = [
+    _split(work, log, split, origin, None if seed is None else (seed, index))
+    for index, split in enumerate(log.splits)
+  ]
+  mixed: list[Mix] = []
+  chunks: list[Chunk] = []
+  gathered: list[Gather] = []
+  for split in splits:
+    left = mend(split.gathered)
+    gathered += split.gathered
+    if left and split.plan.chunks:
+      chunks += split.plan.chunks
+      left = mend(split.plan.chunks)
+    mixed += [unit._replace(needed=bool(left)) for unit in split.mixed]
+  slices = [unit.slice for unit in mend(mixed)]
+  need(slices)
+  earlier = _look(stage, work, log, slices)
   mixed = [unit._replace(earlier=earlier.get(unit.slice)) for unit in mixed]
   stage('encode', mix, mixed)
   for path in (work / 'spool').glob('*.arrow'):
     path.unlink()
+  stage('bundle', make_chunk, chunks)
+  for split in splits:
+    if split.plan.chunks:  # the disk need not hold the rows three times
+      shutil.rmtree(split.plan.folder)
   stage('write', gather, gathered)
-  for path in (work / 'set').glob('*.array_record-*.*'):  # of killed workers
-    path.unlink()
+  remove_unfinished(work / 'set')
   written, found = _summary(mixed)
   describe(
     work / 'set', log.schema, log.fields, written, scale or found, details
   )
+
+
+def _split(
+  work: Path, log: Log, split: str, origin: int, key: Seed | None
+) -> _Split:
+  """The units of a split.
+
+  Args:
+    work: folder of the work.
+    log: what was parsed.
+    split: its name.
+    origin: digest of what the set is made of.
+    key: seed of the shuffle and number of the split; None: in order.
+  """
+  slices, fields = log.splits[split], log.fields
+  examples = sum(part.rows for part in slices)
+  key = key if split == 'train' else None
+  lengths = shard_lengths(fields, examples)
+  firsts = [0, *itertools.accumulate(lengths)]
+  rows = [
+    min(stop * BLOCK_ROWS, examples) - start * BLOCK_ROWS
+    for start, stop in itertools.pairwise(firsts)
+  ]
+  made = plan(work, split, [s.rows for s in slices], rows, fields.width, key)
+  mixed = [
+    Mix(
+      slice=part,
+      columns=log.columns,
+      coders=log.coders,
+      group=log.groups[-1],
+      earlier=None,
+      fields=fields,
+      bounds=made.bounds,
+      number=number,
+      seed=(Use.PART, *(key or ()), number),
+      needed=True,
+      matrix=path_of(made.folder, number),
+      output=work / f'mixed/{split}-{number:06}.json',
+    )
+    for number, part in enumerate(slices)
+  ]
+  gathered = [
+    Gather(
+      source=source,
+      fields=fields,
+      seed=None if key is None else (Use.SHARD, *key, number),
+      stamp=(origin, split_stamp(split), firsts[number]),
+      blocks=lengths[number],
+      output=path,
+    )
+    for number, (source, path) in enumerate(
+      zip(made.sources, shard_paths(work / 'set', split, lengths), strict=True)
+    )
+  ]
+  return _Split(mixed, made, gathered)
 
 
 def _look(
@@ -169,6 +218,7 @@ def _look(
       for index, part in enumerate(log.slices)
       if part in wanted
     ]
+    mend(units)
     stage(f'look up, {number + 1} of {len(log.groups)}', look, units)
     found = {unit.slice: unit.output for unit in units}
     if before is not None:

@@ -17,7 +17,7 @@ from dlrm_jax.data import shards
 from dlrm_jax.data.folder import MARK
 from dlrm_jax.data.records import Fields
 from dlrm_jax.data.schema import BLOCK_ROWS, Scale, Schema
-from dlrm_jax.data.units import write_json
+from dlrm_jax.files import sync, write_json
 
 FORMAT = 2
 
@@ -144,4 +144,6 @@ def describe(
     'files': files,
     'tfds': {name: file_digest(folder / name) for name in TFDS_FILES},
   }
+  for name in TFDS_FILES:  # which TFDS has written
+    sync(folder / name)
   write_json(folder / MARK, {**said, 'digest': digest_of(said)})

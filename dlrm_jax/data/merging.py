@@ -3,7 +3,8 @@
 Twice sorted outside of memory. The runs are merged in ranges of keys, each
 range is kept in the order of the rows, and the ranges are merged again in
 ranges of that order. How many ranges there are follows from the memory, and
-changes nothing in the result.
+changes nothing in the result. Files are opened one after the other, never all
+at once: there may be more of them than a process can have open.
 """
 
 import hashlib
@@ -15,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from dlrm_jax.data.counting import Run
-from dlrm_jax.data.units import replacing, unfinished_name, write_json
+from dlrm_jax.data.counting import Run, mark_of
+from dlrm_jax.data.units import marked, size_is, write_mark
+from dlrm_jax.files import replacing, unfinished_name
 
 _ENTRY_BYTES = 120
 """Of memory for an entry while it is merged, about."""
@@ -30,29 +32,40 @@ class Merge(NamedTuple):
 
   Attributes:
     column: its name.
-    runs: folders that have its runs.
+    runs: folder of the runs.
+    count: units that have made runs there.
     order: 'frequency' (most frequent first, then by key, missing first) or
       'appearance' (in the order in which values first occur).
-    min_count: values that occur less often are left out.
+    min_count: values that occur in fewer rows are left out.
     memory: bytes to use, about.
-    vocabulary: Parquet file to make: `key`, `count` (and `value`) by row.
-    output: JSON file of what was counted.
+    vocabulary: Parquet file to make: `key`, `count` (and `value`) by row of
+      the table. `count` is in how many rows of the log a value occurs.
+    output: JSON file of what was `counted`, and of the vocabulary's bytes.
   """
 
   column: str
-  runs: tuple[Path, ...]
+  runs: Path
+  count: int
   order: str
   min_count: int
   memory: int
   vocabulary: Path
   output: Path
 
+  def sound(self) -> bool:
+    """Whether the vocabulary has its bytes."""
+    said = marked(self.output)
+    return said is not None and size_is(self.vocabulary, said['bytes'])
+
 
 def merge(unit: Merge) -> None:
   """Merges the runs of a column."""
   scratch = unfinished_name(unit.output)  # two may be at work
   scratch.mkdir()
-  runs = [Run(folder, unit.column) for folder in unit.runs]
+  runs = [
+    Run.open(mark_of(unit.runs, number), unit.column)
+    for number in range(unit.count)
+  ]
   limit = max(1, unit.memory // _ENTRY_BYTES)
   values = missing = total = 0
   ranges: list[Path] = []
@@ -74,45 +87,64 @@ def merge(unit: Merge) -> None:
   result.add(pl.scan_ipc(ranges[-1]).drop('rank').head(0).collect())
   result.save(unit.vocabulary)
   shutil.rmtree(scratch)
-  write_json(
-    unit.output,
-    {
-      'kept': result.digest.rows,
-      'digest': result.digest.hexdigest,
-      'values': values,
-      'unknown': total - result.total,
-      'missing': missing,
-      'missing_place': result.digest.missing + 1,
-    },
-  )
+  counted = {
+    'kept': result.digest.rows,
+    'digest': result.digest.hexdigest,
+    'values': values,
+    'unknown': total - result.total,
+    'missing': missing,
+    'missing_place': result.digest.missing + 1,
+  }
+  size = unit.vocabulary.stat().st_size
+  write_mark(unit.output, {'counted': counted, 'bytes': size})
 
 
 def _by_key(runs: Sequence[Run], limit: int) -> Iterator[pl.DataFrame]:
   """Merged runs in ranges of keys, of about `limit` entries before."""
-  pieces = max(1, -(-sum(len(run.keys) for run in runs) // limit))
-  cuts = _cuts([run.keys for run in runs], pieces)
-  places = [
-    [0, *np.searchsorted(run.keys, cuts).tolist(), len(run.keys)]
-    for run in runs
-  ]
+  pieces = max(1, -(-sum(run.length for run in runs) // limit))
+  cuts = _cuts(runs, pieces)
+  places = np.empty((len(runs), pieces + 1), np.int64)
+  for run, place in zip(runs, places, strict=True):
+    place[0], place[-1] = 0, run.length
+    place[1:-1] = np.searchsorted(run.keys, cuts)
   for number in range(pieces):
-    entries = pl.concat(
-      run.entries(place[number], place[number + 1])
-      for run, place in zip(runs, places, strict=True)
-    )
+    entries = _entries(runs, places[:, number], places[:, number + 1])
     yield _summed(entries if number else _with_missing(entries, runs))
 
 
-def _cuts(runs: Sequence[np.ndarray], pieces: int) -> np.ndarray:
+def _entries(
+  runs: Sequence[Run], start: np.ndarray, stop: np.ndarray
+) -> pl.DataFrame:
+  """Slices of all runs, one after the other.
+
+  Returns:
+    `key`, `count`, `first` if it is known, `value` where keys are of texts.
+  """
+  slices = [
+    (run, int(a), int(b))
+    for run, a, b in zip(runs, start, stop, strict=True)
+    if a < b
+  ] or [(runs[0], 0, 0)]
+  read = [run.read(a, b) for run, a, b in slices]
+  frame = pl.DataFrame(
+    {name: np.concatenate([part[name] for part in read]) for name in read[0]}
+  )
+  if runs[0].texts:
+    texts = pl.concat([run.values(a, b) for run, a, b in slices])
+    frame = frame.with_columns(texts.alias('value'))
+  return frame
+
+
+def _cuts(runs: Sequence[Run], pieces: int) -> np.ndarray:
   """Keys that cut all runs together in about equal pieces."""
   sample, weights = [], []
-  for number, keys in enumerate(runs):
-    if not len(keys):
+  for number, run in enumerate(runs):
+    if not run.length:
       continue
-    step = max(1, len(keys) // _SAMPLES)
+    step = max(1, run.length // _SAMPLES)
     # Not at the same quantiles of all runs.
-    sample.append(keys[number * 7919 % step :: step])
-    weights.append(np.full(len(sample[-1]), len(keys) / len(sample[-1])))
+    sample.append(np.array(run.keys[number * 7919 % step :: step]))
+    weights.append(np.full(len(sample[-1]), run.length / len(sample[-1])))
   if not sample:
     return np.empty(0, np.uint32)
   drawn, weight = np.concatenate(sample), np.concatenate(weights)
@@ -141,42 +173,60 @@ def _by_rank(paths: Sequence[Path], limit: int) -> Iterator[pl.DataFrame]:
 
   Equal ranks stay in the order of the ranges, so in that of the keys.
   """
-  ranks = [np.load(path.with_suffix('.npy'), mmap_mode='r') for path in paths]
-  # Values of rank that are frequent are frames of their own: they need no
-  # sort, so there may be more of them than memory can hold.
-  sample = np.concatenate(
-    [
-      np.append(r[:: max(1, min(limit, len(r)) // _SAMPLES)], r[-1:])
-      for r in ranks
-    ]
+  cuts, sizes = _rank_cuts(paths, limit)
+  chosen = _chosen(sizes, limit)
+  stops = np.stack(
+    [np.searchsorted(_ranks(p), cuts[chosen], 'right') for p in paths]
   )
-  cuts = np.unique(np.concatenate([sample, sample - 1]))
-  sizes = np.zeros(len(cuts), np.int64)
-  for r in ranks:
-    sizes += np.searchsorted(r, cuts, 'right')
-  first, start = 0, [0] * len(ranks)
-  for number, cut in enumerate(cuts):
-    last = number + 1 == len(cuts)
-    if not last and sizes[number + 1] - first <= limit:
-      continue
-    stop = (
-      [len(r) for r in ranks]
-      if last
-      else [int(np.searchsorted(r, cut, 'right')) for r in ranks]
-    )
-    lowest = min(
-      (r[a] for r, a in zip(ranks, start, strict=True) if a < len(r)),
-      default=cut,
-    )
+  start, first = np.zeros(len(paths), np.int64), 0
+  for number, stop in zip(chosen, stops.T, strict=True):
     slices = (
-      pl.scan_ipc(path).slice(a, b - a).collect()
+      pl.scan_ipc(path).slice(int(a), int(b - a)).collect()
       for path, a, b in zip(paths, start, stop, strict=True)
+      if a < b
     )
-    if lowest == cut:  # one rank
+    before = number and cuts[number - 1] == cuts[number] - 1
+    if before and sizes[number - 1] == first:  # one rank
       yield from slices
-    else:
+    elif sizes[number] > first:
       yield pl.concat(slices).sort('rank', maintain_order=True)
-    first, start = sum(stop), stop
+    start, first = stop, sizes[number]
+
+
+def _ranks(path: Path) -> np.ndarray:
+  """The ranks of a range, rising; a map."""
+  return np.load(path.with_suffix('.npy'), mmap_mode='r')
+
+
+def _rank_cuts(
+  paths: Sequence[Path], limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Where ranks may be cut, and the entries of all ranges up to there.
+
+  Ranks that are frequent are frames of their own: they need no sort, so there
+  may be more of them than memory can hold.
+  """
+  sample = []
+  for path in paths:
+    ranks = _ranks(path)
+    step = max(1, min(limit, len(ranks)) // _SAMPLES)
+    sample.append(np.append(ranks[::step], ranks[-1:]))
+  drawn = np.concatenate(sample)
+  cuts = np.unique(np.concatenate([drawn, drawn - 1]))
+  sizes = np.zeros(len(cuts), np.int64)
+  for path in paths:
+    sizes += np.searchsorted(_ranks(path), cuts, 'right')
+  return cuts, sizes
+
+
+def _chosen(sizes: np.ndarray, limit: int) -> list[int]:
+  """Numbers of the cuts that make frames of `limit` entries, if they can."""
+  chosen, first = [], 0
+  for number, size in enumerate(sizes[1:]):
+    if size - first > limit:
+      chosen.append(number)
+      first = int(sizes[number])
+  return [*chosen, len(sizes) - 1] if len(sizes) else []
 
 
 class Digest:
@@ -229,5 +279,5 @@ class _Result:
 
   def save(self, path: Path) -> None:
     """Writes all rows as one Parquet file."""
-    with replacing(path) as work:
+    with replacing(path, synced=False) as work:
       pl.scan_ipc(self._paths).sink_parquet(work)

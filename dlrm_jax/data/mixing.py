@@ -1,10 +1,11 @@
-"""Stage 4: parts of the spool -> encoded rows, sorted by shard.
+"""Stages 4 and 5: slices of the spool -> encoded parts -> shards.
 
 A unit encodes one slice of the spool. Where not all lookup tables have room in
 memory at once, `look` is run for a group of them at a time, and keeps what it
 found; the last group is looked in by `mix`.
 """
 
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +13,16 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.data.coding import Coder, padded
+from dlrm_jax.data.dealing import Seed
 from dlrm_jax.data.multi_hot import expand
 from dlrm_jax.data.raw import Columns, flat
 from dlrm_jax.data.records import Fields, pack
 from dlrm_jax.data.schema import Block
 from dlrm_jax.data.spool import Slice
+from dlrm_jax.data.spreading import Pile, Stretch, by_pile
 from dlrm_jax.data.transforms import transform
-from dlrm_jax.data.units import replacing, write_json
+from dlrm_jax.data.units import marked, size_is, write_mark
+from dlrm_jax.files import replacing
 
 Group = tuple[tuple[int, ...], ...]
 """Of lookup tables: which of each column's are in memory."""
@@ -41,6 +45,10 @@ class Look(NamedTuple):
   earlier: Path | None
   output: Path
 
+  def sound(self) -> bool:
+    """Whether it is an archive to its end."""
+    return zipfile.is_zipfile(self.output)
+
 
 class Mix(NamedTuple):
   """A unit: encodes a slice.
@@ -52,10 +60,12 @@ class Mix(NamedTuple):
     group: the last lookup tables.
     earlier: what was found in the others, if there are any.
     fields: of the result.
-    dealt: file of i32[parts, shards], rows of each part to each shard.
+    bounds: file of i32[piles + 1, parts], how parts are dealt; None: they
+      stay in order.
     number: this part.
-    seed: of which row is for which shard; None: in order.
-    matrix: file to make: i32[n, W]; the first rows are for the first shard.
+    seed: of which row is for which pile.
+    needed: whether its matrix is still to be read.
+    matrix: file to make: i32[n, W], sorted by pile.
     output: JSON file: what the rows are like.
   """
 
@@ -65,11 +75,19 @@ class Mix(NamedTuple):
   group: Group
   earlier: Path | None
   fields: Fields
-  dealt: Path
+  bounds: Path | None
   number: int
-  seed: tuple[int, ...] | None
+  seed: Seed
+  needed: bool
   matrix: Path
   output: Path
+
+  def sound(self) -> bool:
+    """Whether it says what rows are like, and has them if they are needed."""
+    size = self.slice.rows * self.fields.width * 4
+    return marked(self.output) is not None and (
+      not self.needed or size_is(self.matrix, size)
+    )
 
 
 def _values(coder: Coder, frame: pl.DataFrame) -> pl.Series:
@@ -102,7 +120,7 @@ def look(unit: Look) -> None:
   names = [coder.column.name for coder in unit.coders if coder.tables]
   frame = unit.slice.read(names)
   found = _found(unit.coders, unit.group, unit.earlier, frame)
-  with replacing(unit.output) as work, work.open('wb') as file:
+  with replacing(unit.output, synced=False) as work, work.open('wb') as file:
     kept = [places for places in found if places is not None]
     np.savez(file, allow_pickle=False, **dict(zip(names, kept, strict=True)))
 
@@ -161,16 +179,13 @@ def encode_frame(
 
 
 def mix(unit: Mix) -> None:
-  """Encodes a slice, and sorts its rows by shard."""
+  """Encodes a slice, and sorts its rows by pile."""
   frame = unit.slice.read()
   found = _found(unit.coders, unit.group, unit.earlier, frame)
   block = encode(unit.columns, unit.coders, found, frame)
   rows = pack(unit.fields, block)
-  if unit.seed is not None:
-    counts = np.load(unit.dealt, mmap_mode='r')[unit.number]
-    shard = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
-    np.random.default_rng(unit.seed).shuffle(shard)
-    rows = rows[np.argsort(shard, kind='stable')]
+  if unit.bounds is not None:
+    rows = by_pile(rows, unit.bounds, unit.number, unit.seed)
   with replacing(unit.matrix) as work:
     rows.tofile(work)
   dense = block.dense.astype(np.float64)
@@ -181,7 +196,7 @@ def mix(unit: Mix) -> None:
     'squares': np.square(dense).sum(0).tolist(),
     'timeline': _timeline(frame),
   }
-  write_json(unit.output, found_in)
+  write_mark(unit.output, found_in)
   if unit.slice.whole:  # disk is what large logs lack
     unit.slice.path.unlink(missing_ok=True)
 
@@ -201,25 +216,29 @@ def _timeline(frame: pl.DataFrame) -> list[list[int]]:
 
 
 class Gather(NamedTuple):
-  """A unit: makes one shard of what the parts have for it.
+  """A unit: makes one shard.
 
   Attributes:
-    matrices: of the parts.
-    dealt: file of i32[parts, shards].
-    number: the shard.
+    source: where its rows are.
     fields: of the rows.
     seed: of the order of rows; None: as they are.
     stamp: origin, split and number of the first block.
+    blocks: of the shard.
     output: the shard.
   """
 
-  matrices: tuple[Path, ...]
-  dealt: Path
-  number: int
+  source: Pile | Stretch
   fields: Fields
-  seed: tuple[int, ...] | None
+  seed: Seed | None
   stamp: tuple[int, int, int]
+  blocks: int
   output: Path
+
+  def sound(self) -> bool:
+    """Whether it can be read and has all its blocks."""
+    from dlrm_jax.data import shards
+
+    return shards.is_whole(self.output, self.blocks)
 
 
 def gather(unit: Gather) -> None:
@@ -227,19 +246,7 @@ def gather(unit: Gather) -> None:
   # array_record and TFDS: only the last stage needs them.
   from dlrm_jax.data import shards
 
-  dealt = np.load(unit.dealt, mmap_mode='r')
-  counts = dealt[:, unit.number].astype(np.int64)
-  starts = dealt[:, : unit.number].sum(1, dtype=np.int64)
-  width = unit.fields.width
-  rows = np.empty((counts.sum(), width), np.int32)
-  end = 0
-  for path, start, count in zip(unit.matrices, starts, counts, strict=True):
-    if not count:
-      continue
-    rows[end : end + count] = np.fromfile(
-      path, np.int32, count * width, offset=start * width * 4
-    ).reshape(count, width)
-    end += count
+  rows = unit.source.read()
   order = np.arange(len(rows))
   if unit.seed is not None:
     order = np.random.default_rng(unit.seed).permutation(len(rows))

@@ -18,8 +18,9 @@ import numpy as np
 
 from dlrm_jax.data.budget import check_disk
 from dlrm_jax.data.coding import Coder
-from dlrm_jax.data.units import Stage, unfinished_name
+from dlrm_jax.data.units import Stage, marked, mend, sizes_of, write_mark
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import replacing
 
 _CHUNK = 1 << 22
 """Numbers drawn at a time; the stream is the same for any."""
@@ -31,32 +32,34 @@ class Draw(NamedTuple):
   """A unit: the bags of all tables, as they are one stream.
 
   Attributes:
-    paths: a file for each table.
+    paths: a file for each table, all in one folder.
     rows: of each table.
     others: ids of a bag behind the first, for each table.
-    output: folder of the files.
+    output: JSON file beside them, of their bytes.
   """
 
-  paths: tuple[str, ...]
+  paths: tuple[Path, ...]
   rows: tuple[int, ...]
   others: tuple[int, ...]
   output: Path
 
+  def sound(self) -> bool:
+    """Whether all files are there."""
+    return marked(self.output) is not None
+
 
 def draw(unit: Draw) -> None:
   """Writes i32[rows, others] for each table."""
-  work = unfinished_name(unit.output)
-  work.mkdir()
   stream = np.random.RandomState(0)
-  for name, rows, others in zip(*unit[:3], strict=True):
+  for path, rows, others in zip(*unit[:3], strict=True):
     left = rows * others
-    with (work / name).open('wb') as file:
+    with replacing(path, synced=False) as work, work.open('wb') as file:
       while left:
         # int64, as `randint` draws unless told: other widths, other streams.
         drawn = stream.randint(0, rows, min(left, _CHUNK), np.int64)
         drawn.astype(np.int32).tofile(file)
         left -= len(drawn)
-  work.rename(unit.output)
+  write_mark(unit.output, {'files': sizes_of(unit.paths)})
 
 
 def with_bags(
@@ -75,17 +78,19 @@ def with_bags(
   expanded = [coder for coder in coders if coder.column.expand]
   if not expanded:
     return tuple(coders)
+  folder = work / 'bags'
+  folder.mkdir(exist_ok=True)
   unit = Draw(
-    tuple(f'{coder.column.name}.i32' for coder in expanded),
+    tuple(folder / f'{coder.column.name}.i32' for coder in expanded),
     tuple(coder.rows for coder in expanded),
     tuple(coder.hotness - 1 for coder in expanded),
-    work / 'bags',
+    folder / 'drawn.json',
   )
-  if not unit.output.exists():
+  if mend([unit]):
     check_disk(work, sum(4 * c.rows * (c.hotness - 1) for c in expanded))
   stage('draw bags', draw, [unit])
   return tuple(
-    dataclasses.replace(coder, bags=unit.output / f'{coder.column.name}.i32')
+    dataclasses.replace(coder, bags=folder / f'{coder.column.name}.i32')
     if coder.column.expand
     else coder
     for coder in coders

@@ -9,31 +9,42 @@ run. The result is a function of the files and the options alone.
 
 import contextlib
 import dataclasses
-import hashlib
+import functools
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dlrm_jax.data import encoding, units, vocabularies
+from dlrm_jax.data import encoding, findings, units, vocabularies
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.budget import Budget, budget, check_disk, used
-from dlrm_jax.data.coding import Coder
+from dlrm_jax.data.checked import STOP
+from dlrm_jax.data.coding import Coder, closed_of
 from dlrm_jax.data.criteo_splits import bounds, parse_splits
+from dlrm_jax.data.dealing import SHUFFLE
+from dlrm_jax.data.fitting import fit_of
 from dlrm_jax.data.manifest import FORMAT
+from dlrm_jax.data.mixing import Group
 from dlrm_jax.data.multi_hot import with_bags
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import FRAME_ROWS, Piece, Reader
 from dlrm_jax.data.schema import BLOCK_ROWS
-from dlrm_jax.data.spool import Parse, met, parse, parts_of, slices_of
+from dlrm_jax.data.spool import (
+  Parse,
+  met,
+  parse,
+  parts_of,
+  restore,
+  slices_of,
+)
 from dlrm_jax.data.units import Stage
 from dlrm_jax.data.vocabularies import Numbering
 from dlrm_jax.data.vocabulary import HASH
-from dlrm_jax.data.work import unfinished
+from dlrm_jax.data.work import LAYOUT, unfinished
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import remove_unfinished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +87,7 @@ class Job(NamedTuple):
     said: what makes the reader again (see `rereading.reader_of`).
     known: a set whose vocabularies are used; None: they are made.
     longest: ids of the longest bag of a feature, once it is known.
+    out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
   """
 
   reader: Reader
@@ -86,6 +98,7 @@ class Job(NamedTuple):
   said: Mapping[str, Any]
   known: Prepared | None = None
   longest: Mapping[str, int] = {}
+  out_of_range: str = STOP
 
   @property
   def row_bytes(self) -> int:
@@ -118,11 +131,12 @@ class Job(NamedTuple):
       dataclasses.replace(self.options, on_bad_row='')
     )
     files = {
-      part: [_identity(name) for name in names]
+      part: [findings.identity(name) for name in names]
       for part, names in self.inputs.items()
     }
     said = {
       'version': FORMAT,
+      'layout': LAYOUT,
       'format': dict(self.said),
       'options': options,
       'hash': HASH,
@@ -130,6 +144,8 @@ class Job(NamedTuple):
       'pieces': [tuple(piece) for _, piece in self.pieces],
       'vocabulary': self.known and self.known.details['ids'],
     }
+    if self.out_of_range != STOP:  # Plans of before the field have none.
+      said['out_of_range'] = self.out_of_range
     return json.loads(json.dumps(said))
 
 
@@ -139,6 +155,7 @@ def job_of(
   options: Options,
   said: Mapping[str, Any],
   known: Prepared | None = None,
+  out_of_range: str = STOP,
 ) -> Job:
   """Looks at the files, without reading them through; see `Job`.
 
@@ -146,7 +163,7 @@ def job_of(
     InputError: a file or an option is wrong.
   """
   if options.splits is not None:
-    parse_splits(options.splits)
+    parse_splits(options.splits, train=known is None)
   BadRows(options.on_bad_row)
   pieces = [
     (part, piece)
@@ -155,7 +172,9 @@ def job_of(
     for piece in reader.pieces(name)
   ]
   rows = sum(reader.about(f) for names in inputs.values() for f in names)
-  return Job(reader, inputs, pieces, rows, options, said, known)
+  return Job(
+    reader, inputs, pieces, rows, options, said, known, {}, out_of_range
+  )
 
 
 @contextlib.contextmanager
@@ -191,6 +210,7 @@ def run(
   with unfinished(output, job.plan(), overwrite) as work:
     if work is None:
       return
+    remove_unfinished(work)
     check_disk(work, job.disk - used(work))
     with (
       units.room(work),
@@ -202,35 +222,76 @@ def run(
 def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   """All stages."""
   (work / 'spool').mkdir(exist_ok=True)
+  lent = None if job.known is None else _lent(job, job.known, work)
+  closed = {}
+  if lent and any(coder.closed for coder in lent.coders):
+    # Rows are looked up while it is still known where they come from.
+    closed = closed_of(_with_tables(stage, work, lent, share)[0])
+  schema = None if job.known is None else job.known.schema
+  fit = fit_of(job.reader.columns, schema, closed, job.out_of_range)
   parses = [
-    Parse(job.reader, p, job.options.on_bad_row, work / f'spool/{i:06}.json')
+    Parse(
+      job.reader, p, job.options.on_bad_row, fit, work / f'spool/{i:06}.json'
+    )
     for i, (_, p) in enumerate(job.pieces)
   ]
+  units.mend(parses)
   stage('parse', parse, parses)
   found = met(parses)
-  _check_bad(job, found)
-  job = job._replace(longest=_longest(found))
+  findings.check_bad(found, job.options.on_bad_row)
+  job = job._replace(longest=findings.longest(found))
   check_disk(work, job.disk - used(work))
   splits = _split_rows(job, found)
   most = max(BLOCK_ROWS, _SLICE_BYTES // job.row_bytes)
   slices = slices_of(parts_of(parses, found), splits, most)
+  need = functools.partial(restore, stage, parses, found)
   columns, numbering = job.reader.columns, job.options.numbering
-  if job.known is None:
-    longest = job.longest
-    counted = vocabularies.make(stage, work, columns, slices, numbering, share)
-  else:
-    longest = {c.name: c.hotness for c in job.known.schema.sparse}
-    counted = vocabularies.copy(job.known, work / 'set')
-  coders = vocabularies.coders_of(columns, counted, longest, numbering.values)
-  details = _details(job, found, coders, counted)
-  coders, groups = vocabularies.with_tables(
-    stage, work, work / 'set', coders, counted, share
-  )
+  rows = lent
+  if rows is None:
+    counted = vocabularies.make(
+      stage, work, columns, slices, numbering, share, need
+    )
+    rows = _rows(job, counted, job.longest)
+  details = _details(job, found, rows.coders, rows.counted)
+  coders, groups = _with_tables(stage, work, rows, share)
   coders = with_bags(stage, work, coders)
   log = encoding.Log(columns, slices, coders, groups)
   shuffle = job.options.seed if job.options.shuffle else None
   scale = None if job.known is None else job.known.scale
-  encoding.write(stage, work, log, details, shuffle, scale)
+  encoding.write(stage, work, log, details, shuffle, scale, need)
+
+
+class _Rows(NamedTuple):
+  """Coders without lookup tables, and what was counted for vocabularies."""
+
+  coders: tuple[Coder, ...]
+  counted: Mapping[str, Mapping[str, Any]]
+
+
+def _rows(
+  job: Job,
+  counted: Mapping[str, Mapping[str, Any]],
+  longest: Mapping[str, int],
+) -> _Rows:
+  coders = vocabularies.coders_of(
+    job.reader.columns, counted, longest, job.options.numbering.values
+  )
+  said = [dataclasses.replace(c, out_of_range=job.out_of_range) for c in coders]
+  return _Rows(tuple(said), counted)
+
+
+def _lent(job: Job, known: Prepared, work: Path) -> _Rows:
+  """How values become rows in a set that is there; copies its vocabularies."""
+  counted = vocabularies.copy(known, work / 'set')
+  return _rows(job, counted, {c.name: c.hotness for c in known.schema.sparse})
+
+
+def _with_tables(
+  stage: Stage, work: Path, rows: _Rows, share: Budget
+) -> tuple[tuple[Coder, ...], list[Group]]:
+  return vocabularies.with_tables(
+    stage, work, work / 'set', rows.coders, rows.counted, share
+  )
 
 
 def _split_rows(
@@ -242,58 +303,24 @@ def _split_rows(
     rows[part] += sum(p['rows'] for p in piece['parts'])
   total = sum(rows.values())
   if not total:
-    raise InputError('the input has no good rows')
+    raise InputError(f'the input has no good rows{findings.skipped(found)}')
   if job.options.splits is None:
     ends = list(itertools.accumulate(rows.values()))
     starts = [0, *ends[:-1]]
     splits = dict(zip(rows, map(range, starts, ends), strict=True))
   else:
-    _check_times(found)
-    shares: dict[str, Fraction] = parse_splits(job.options.splits)
+    findings.check_times(job.pieces, found)
+    shares: dict[str, Fraction] = parse_splits(
+      job.options.splits, train=job.known is None
+    )
     splits = bounds(total, shares)
   for name, chosen in splits.items():
     if not chosen:
       raise InputError(
-        f'split {name} would have no rows ({total:,} in all); '
-        'give more rows, or other --splits'
+        f'split {name} would have no rows ({total:,} in all'
+        f'{findings.skipped(found)}); give more rows, or other --splits'
       )
   return splits
-
-
-def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
-  """Raises where an earlier run, told to, has skipped rows."""
-  bad = BadRows('skip')
-  for piece in found:
-    bad.merge(piece['bad'])
-  if bad.counts and job.options.on_bad_row == 'stop':
-    first = next(iter(bad.examples.values()))[0]
-    raise InputError(
-      f'{first}. Correct the file, or skip bad rows with --on_bad_row=skip'
-    )
-
-
-def _check_times(found: Sequence[Mapping[str, Any]]) -> None:
-  """Raises where rows that are cut in the order of time are not in it."""
-  last = None
-  for part in itertools.chain(*(piece['parts'] for piece in found)):
-    if 'time' not in part:
-      return
-    first, end = part['time']
-    if not part['sorted'] or (last is not None and first < last):
-      raise InputError(
-        'rows are not in the order of their time (config.data.raw.time), but '
-        '--splits cuts them in that order; sort the log, or leave the time out '
-        'to cut it in the order of its rows'
-      )
-    last = end
-
-
-def _longest(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-  longest: dict[str, int] = {}
-  for part in itertools.chain(*(piece['parts'] for piece in found)):
-    for name, length in part['longest'].items():
-      longest[name] = max(length, longest.get(name, 0))
-  return longest
 
 
 def _details(
@@ -303,60 +330,18 @@ def _details(
   counted: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
   """What the set remembers of how it was made."""
-  bad = BadRows('skip')
-  for piece in found:
-    bad.merge(piece['bad'])
+  bad = findings.bad_rows(found)
   options = dataclasses.asdict(job.options)
   return {
     'kind': job.said['format'],
     'format': dict(job.said),
-    'files': _files(job, found),
+    'files': findings.files(job.pieces, found),
     'options': options,
+    'shuffle': SHUFFLE if job.options.shuffle else None,
     'hash': HASH,
-    'ids': vocabularies.ids_digest(
-      coders, counted, _types(found), job.reader.columns.dense
-    ),
+    'ids': vocabularies.ids_digest(coders, counted, job.reader.columns.dense),
+    'values': findings.kinds_of(found),
     'columns': dict(counted),
     'bad_rows': dict(bad.counts),
     'skipped': list(bad.report()),
   }
-
-
-def _identity(name: str) -> list[Any]:
-  """What tells an input from another of its name."""
-  path = os.path.abspath(name) if os.path.isfile(name) else name
-  changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
-  return [path, _size(name), changed]
-
-
-def _size(name: str) -> int:
-  """Bytes of an input; 0 of one that is no file."""
-  return os.path.getsize(name) if os.path.isfile(name) else 0
-
-
-def _types(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  parts = itertools.chain(*(piece['parts'] for piece in found))
-  return next(parts)['types']
-
-
-def _files(
-  job: Job, found: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-  """The input: rows, and a digest of the digests of the pieces."""
-  files: dict[tuple[str, str], dict[str, Any]] = {}
-  for (part, piece), its in zip(job.pieces, found, strict=True):
-    file = files.setdefault(
-      (part, piece.path),
-      {
-        'name': Path(piece.path).name,
-        'part': part,
-        'bytes': _size(piece.path),
-        'digest': hashlib.sha256(),
-        'rows': 0,
-      },
-    )
-    file['rows'] += sum(p['rows'] for p in its['parts'])
-    file['digest'].update(its['digest'].encode())
-  return [
-    file | {'digest': file['digest'].hexdigest()} for file in files.values()
-  ]

@@ -4,9 +4,9 @@
                  + sum_k <u_2k(bag_2k), u_2k+1(bag_2k+1)>
 
 `f_n` is linear, `|x|` or `sin 2x`; `b` and `u` of a bag are the sums of its
-ids' numbers and vectors. Ids follow Zipf's law. Every `b` and `u` has mean
-zero under that law, so that the interactions add nothing to the effect of any
-one feature: a model without interactions can learn none of them.
+ids' numbers and vectors. Ids follow Zipf's law (`popularity`). Every `b` and
+`u` has mean zero under that law, so that the interactions add nothing to the
+effect of any one feature: a model without interactions can learn none of them.
 """
 
 import dataclasses
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from dlrm_jax.data import popularity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,21 +62,6 @@ class Logits(NamedTuple):
   interaction: np.ndarray
 
 
-def zipf(uniform: np.ndarray, rows: int) -> np.ndarray:
-  """Uniform f32 in [0, 1) to i32 ids with P(id) ~ log((id + 2) / (id + 1)).
-
-  Zipf's law of exponent one over 0 ... rows - 1, by its inverse distribution:
-  `(rows + 1)^u`, rounded down.
-  """
-  ids = np.exp(uniform * np.float32(np.log(rows + 1))).astype(np.int32) - 1
-  return np.minimum(ids, rows - 1)  # float32 may round the last id up
-
-
-def probabilities(rows: int) -> np.ndarray:
-  """f64[rows], the probability of each id under `zipf`."""
-  return np.diff(np.log(np.arange(1, rows + 2))) / np.log(rows + 1)
-
-
 def dense_effects(dense: np.ndarray) -> np.ndarray:
   """Standard normal f32[n, N] -> f32[n, N] of mean 0, variance 1 a column."""
   effects = dense.copy()
@@ -112,7 +99,7 @@ def plant(
   planted = []
   for rows, most in zip(tables, hotness, strict=True):
     normal = rng.standard_normal((rows, len(scale)))
-    table = _standardised(normal, probabilities(rows)) * scale
+    table = _standardised(normal, popularity.probabilities(rows, 1.0)) * scale
     table /= np.sqrt(1 if most == 1 else most / 2)
     planted.append(np.pad(table, ((0, 1), (0, 0))).astype(np.float32))
   signs = rng.choice([-1.0, 1.0], dense)

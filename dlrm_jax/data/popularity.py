@@ -1,8 +1,9 @@
 """Power laws of popularity: the id of rank k is seen about as often as k^-s.
 
 Ids are ranks: 0 is the most popular. The law is the continuous one, x^-s on
-1 ... rows + 1, rounded down: its inverse needs no table, and exponent one is
-the law of `planted.zipf`.
+1 ... rows + 1, rounded down: its inverse needs no table. Exponent one is Zipf's
+law. Numbers are float64 throughout: float32 would skip most ids of a table of
+millions of rows.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ STEEPEST = 20.0
 
 
 def power_law(uniform: np.ndarray, rows: int, exponent: float) -> np.ndarray:
-  """Uniform numbers in [0, 1) to i32 ids in 0 ... rows - 1.
+  """Uniform f64 in [0, 1) to i32 ids in 0 ... rows - 1.
 
   >>> power_law(np.array([0.0, 0.5, 0.9]), 1000, 1.0).tolist()
   [0, 30, 500]

@@ -13,12 +13,16 @@ A frame has, in this order,
     NAME.weights  List(Float32) beside a bag that has weights
     weight     Float32, of the example, where the log has it
     time       Float64, where the log has it: the later, the greater
+    NUMBER     UInt32, of the row's line (or row) in its piece, from 0
+
+`fitting` takes the last one away, and rows that fit no table.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows
@@ -28,6 +32,10 @@ PIECE_BYTES = 64 << 20
 
 FRAME_ROWS = 1 << 18
 """A frame has no more rows."""
+
+
+NUMBER = '/number'
+"""A column of frames. No feature has a slash in its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +97,21 @@ def flat(column: Sparse, frame: pl.DataFrame) -> pl.Series:
   return values
 
 
+def numbered(frame: pl.DataFrame, numbers: np.ndarray) -> pl.DataFrame:
+  """A frame with the column `NUMBER`."""
+  return frame.with_columns(pl.Series(NUMBER, numbers, pl.UInt32))
+
+
+def kept(frame: pl.DataFrame, bad: Sequence[int]) -> np.ndarray:
+  """Numbers, from 0, of the rows that are left without some bad ones.
+
+  Args:
+    frame: the rows that are left.
+    bad: numbers of the others.
+  """
+  return np.delete(np.arange(frame.height + len(bad)), bad)
+
+
 class Piece(NamedTuple):
   """A part of a file that is read by one worker.
 
@@ -111,10 +134,6 @@ class Reader(Protocol):
     """What frames have."""
     ...
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it; equal where rows mean the same."""
-    ...
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file, in order, without reading it through.
 
@@ -125,6 +144,15 @@ class Reader(Protocol):
 
   def about(self, path: str) -> int:
     """How many rows a file has, estimated from its head and its size."""
+    ...
+
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Where a piece begins in its file, for messages.
+
+    Returns:
+      Number of the row that has `NUMBER` 0, from 1, and what is counted:
+      'line' or 'row'.
+    """
     ...
 
   def read(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import polars as pl
 
 from dlrm_jax.data.bad_rows import Fault
+from dlrm_jax.data.raw import kept, numbered
 from dlrm_jax.data.raw_bags import is_plain, lists
 from dlrm_jax.data.raw_label import Label
 from dlrm_jax.data.raw_schema import RawSchema, SparseSource
@@ -287,7 +288,8 @@ class Rules:
       frame: columns of the file under their names.
 
     Returns:
-      The frame, and of each bad row its number (from 0) and its first fault.
+      The frame, whose `NUMBER` counts the rows given, and of each bad row its
+      number (from 0) and its first fault.
     """
     frame = frame.rename(lambda name: IN + name)
     made = _evaluated(frame, {n: r.check for n, r in enumerate(self.rules)})
@@ -308,11 +310,12 @@ class Rules:
     faults = [] if good.all() else self._faults(frame, made, good)
     if faults:
       made = made.filter(good)
-    return made.select(
+    rows = made.select(
       (x.list.head(rule.most) if rule.most else x).alias(rule.name)
       for n, rule in enumerate(self.rules)
       for x in [pl.col(f'{OUT}{n}')]
-    ), faults
+    )
+    return numbered(rows, kept(rows, [row for row, _ in faults])), faults
 
   def _faults(
     self, frame: pl.DataFrame, made: pl.DataFrame, good: pl.Series

@@ -319,6 +319,14 @@ def _check_features(schema: RawSchema) -> None:
     raise InputError(
       f'config.{FIELD} has no sparse features; expected sparse or bags'
     )
+  label = schema.names[0]
+  for source in (*schema.dense, *schema.sparse):
+    if label in (source.column, getattr(source, 'weights', '')):
+      raise InputError(
+        f'config.{FIELD}: column {label!r} is the label, and feature '
+        f'{source.feature.name!r} too, which would tell the model the answer; '
+        'leave that feature out'
+      )
   names = [source.feature.name for source in (*schema.dense, *schema.sparse)]
   names += [f'{s.feature.name}.weights' for s in schema.sparse if s.weights]
   for name in names:

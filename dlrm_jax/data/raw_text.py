@@ -1,42 +1,58 @@
 """Raw logs that are text, a row a line: pieces, whole lines, their numbers.
 
-A piece owns the lines that begin in it; a gzip file is one piece.
+A piece owns the lines that begin in it; a packed file is one piece.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import polars as pl
 
 from dlrm_jax.data import criteo_files as files
+from dlrm_jax.data.archives import DamagedError, kind_of
 from dlrm_jax.data.bad_rows import BadRows, Fault
-from dlrm_jax.data.raw import PIECE_BYTES, Piece
+from dlrm_jax.data.raw import PIECE_BYTES, Piece, numbered
+from dlrm_jax.errors import InputError
 
-_BOM = b'\xef\xbb\xbf'
 
-
-def cut(path: str, whole: bool = False) -> list[Piece]:
-  """Pieces of a file; one where it is compressed, or one is asked for."""
-  size = files.check_readable(path)
-  step = size if whole or files.is_gzip(path) else PIECE_BYTES
+def cut(path: str, expected: str, whole: bool = False) -> list[Piece]:
+  """Pieces of a file; one where it is packed, or one is asked for."""
+  size = files.check_lines(path, expected)
+  step = size if whole or files.is_packed(path) else PIECE_BYTES
   starts = range(0, size, step)
   return [Piece(path, start, min(start + step, size)) for start in starts]
 
 
-def about(path: str) -> int:
+def about(path: str, expected: str) -> int:
   """How many lines a file has, estimated from its head and its size."""
-  size = files.check_readable(path)
-  head, lines = files.head_lines(path)
-  return max(1, size * lines // head)
+  files.check_lines(path, expected)
+  return files.lines_about(path)
 
 
-def first_line(path: str) -> bytes:
-  """The first line of a file without its end; b'' where there is none."""
-  size = files.check_readable(path)
-  stop = size if files.is_gzip(path) else 1
+def first_line(path: str, expected: str) -> bytes:
+  """The first line of a file without its end; b'' where there is none.
+
+  Raises:
+    InputError: the file is no text, or damaged before the line ends.
+  """
+  size = files.check_lines(path, expected)
+  stop = size if files.is_packed(path) else 1
   try:
     for chunk in files.chunks(path, 0, stop, lambda data: None):
-      return chunk.split(b'\n', 1)[0].removeprefix(_BOM).removesuffix(b'\r')
-  except files.DamagedError:
-    pass  # Who reads the rows says so.
+      return chunk.split(b'\n', 1)[0].removesuffix(b'\r')
+  except DamagedError as damage:
+    raise InputError(
+      f'{path}, line 1: {damage}; expected a whole file; copy it again'
+    ) from None
   return b''
+
+
+def place(piece: Piece) -> tuple[int, str]:
+  """Number of a piece's first line in its file, and what is counted."""
+  path, start, _ = piece
+  if not start:
+    return 1, 'line'
+  return files.lines_before(path, files.line_start(path, start)) + 1, 'line'
 
 
 class Lines:
@@ -50,24 +66,29 @@ class Lines:
   def __init__(self, piece: Piece, bad: BadRows) -> None:
     self._piece = piece
     self._bad = bad
-    self._before: int | None = None
+    self._first: int | None = None
     self.line = 0
+
+  def _number(self, offset: int) -> int:
+    """Of a line, `offset` lines into the chunk, in the file."""
+    if self._first is None:  # Looked at only for who has bad lines.
+      self._first, _ = place(self._piece)
+    return self._first + self.line + offset
 
   def add(self, offset: int, fault: Fault) -> None:
     """Takes note of a bad line, `offset` lines into the chunk."""
-    path, start, _ = self._piece
-    if self._before is None:  # Looked at only for who has bad lines.
-      begin = files.line_start(path, start)
-      self._before = files.lines_before(path, begin) if start else 0
-    self._bad.add(path, self._before + self.line + offset + 1, fault)
+    self._bad.add(self._piece.path, self._number(offset), fault)
+
+  def numbered(
+    self, frame: pl.DataFrame, lines: Sequence[int] | np.ndarray
+  ) -> pl.DataFrame:
+    """Rows of a chunk, with the numbers of their lines (`raw.NUMBER`)."""
+    return numbered(frame, np.asarray(lines, np.int64) + self.line)
 
   def chunks(self, digest: Callable[[bytes], object]) -> Iterator[bytes]:
     """Whole lines with their ends; a byte order mark is left out."""
-    first = self._piece.start == 0
+    path = self._piece.path
     try:
-      for chunk in files.chunks(*self._piece, digest):
-        yield chunk.removeprefix(_BOM) if first else chunk
-        first = False
-    except files.DamagedError as damage:
-      expected = 'a whole file; copy it again'
-      self.add(0, Fault('damaged gzip', None, str(damage), expected))
+      yield from files.chunks(*self._piece, digest)
+    except DamagedError as damage:
+      self._bad.lose(path, self._number(0), kind_of(path), str(damage))

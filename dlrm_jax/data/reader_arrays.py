@@ -58,10 +58,6 @@ class ArrayReader:
       ),
     )
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    return dataclasses.asdict(self)
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file in rows; one that is compressed is one piece."""
     log = self._open(path)
@@ -75,16 +71,21 @@ class ArrayReader:
     """How many rows a file has."""
     return self._open(path).rows
 
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Number of a piece's first row, and 'row'."""
+    return piece.start + 1, 'row'
+
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
     """The good rows of a piece; `digest` takes the values of all arrays."""
-    path, first, stop = piece
+    path, start, stop = piece
+    first = start
     log, columns = self._open(path), self.columns
-    for rows in log.parts(first, stop):
+    for rows in log.parts(start, stop):
       for part in rows:
         digest(part.tobytes())
-      frame = sift(columns, rows, log.paths, first, bad)
+      frame = sift(columns, rows, log.paths, first, start, bad)
       first += len(rows.labels)
       if frame.height:
         yield frame

@@ -8,11 +8,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.csv_lines import Csv, whole_rows
-from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece
+from dlrm_jax.data.raw import FRAME_ROWS, NUMBER, Columns, Piece
 from dlrm_jax.data.raw_rules import Rules, shorten
 from dlrm_jax.data.raw_schema import (
   FIELD,
@@ -21,8 +22,10 @@ from dlrm_jax.data.raw_schema import (
   check_keys,
   schema_of,
 )
-from dlrm_jax.data.raw_text import Lines, about, cut, first_line
+from dlrm_jax.data.raw_text import Lines, about, cut, first_line, place
 from dlrm_jax.errors import InputError
+
+_EXPECTED = 'a CSV file'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,23 +52,23 @@ class CsvReader:
     """What frames have."""
     return self.schema.columns
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    return {'format': 'csv', **dataclasses.asdict(self)}
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file between lines."""
     self._csv(path)
-    return cut(path, self.multiline)
+    return cut(path, _EXPECTED, self.multiline)
 
   def about(self, path: str) -> int:
     """How many rows a file has, about."""
-    return about(path)
+    return about(path, _EXPECTED)
+
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Number of a piece's first line, and 'line'."""
+    return place(piece)
 
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
-    """The good rows of a piece; `digest` takes its lines, or the gzip file."""
+    """The good rows of a piece; `digest` takes its lines, or a packed file."""
     csv = self._csv(piece.path)
     names = self.schema.names
     rules = Rules(self.schema, dict.fromkeys(names, pl.String()), piece.path)
@@ -83,13 +86,19 @@ class CsvReader:
       faults += [(numbers[n] if numbers else n, fault) for n, fault in more]
       for number, fault in sorted(faults):
         lines.add(number, fault)
+      rows = frame[NUMBER].to_numpy()
+      frame = lines.numbered(
+        frame, np.asarray(numbers)[rows] if numbers else rows
+      )
       lines.line += text.count(b'\n')
       if frame.height:
         yield from frame.iter_slices(FRAME_ROWS)
 
   def _csv(self, path: str) -> Csv:
     """How the file is written; checks that it has the columns."""
-    line = first_line(path)
+    line = first_line(path, _EXPECTED)
+    if not line:
+      raise InputError(f'{path}, line 1: empty; expected {_EXPECTED}')
     kind = Csv(self.header or ('',), self.separator, self.quoted, False)
     try:
       names = self.header or kind.fields(line.decode('utf-8'))

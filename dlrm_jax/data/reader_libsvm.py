@@ -26,11 +26,12 @@ from dlrm_jax.data.raw_schema import (
   hotness_of,
   text,
 )
-from dlrm_jax.data.raw_text import Lines, about, cut
+from dlrm_jax.data.raw_text import Lines, about, cut, place
 from dlrm_jax.data.raw_values import FLOAT_MAX, NUMBER, Typed, Words, wide
 from dlrm_jax.errors import InputError
 
 _MAX_FIELDS = 4096
+_EXPECTED = 'a LIBSVM or LIBFFM file'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,29 +51,28 @@ class LibsvmReader:
     """What frames have."""
     return Columns((), self.sparse)
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    name = 'libffm' if self.fields else 'libsvm'
-    return {'format': name, **dataclasses.asdict(self)}
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file between lines."""
-    return cut(path)
+    return cut(path, _EXPECTED)
 
   def about(self, path: str) -> int:
     """How many rows a file has, about."""
-    return about(path)
+    return about(path, _EXPECTED)
+
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Number of a piece's first line, and 'line'."""
+    return place(piece)
 
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
-    """The good rows of a piece; `digest` takes its lines, or the gzip file."""
+    """The good rows of a piece; `digest` takes its lines, or a packed file."""
     lines = Lines(piece, bad)
     for chunk in lines.chunks(digest):
       frame, faults = self._parse(chunk)
       for number, found in faults:
         lines.add(number, found)
-      frame = frame.drop('n')
+      frame = lines.numbered(frame.drop('n'), frame['n'].to_numpy())
       lines.line += chunk.count(b'\n')
       if frame.height:
         yield from frame.iter_slices(FRAME_ROWS)

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from dlrm_jax.data.archives import kind_of
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.criteo_files import check_readable
 from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece
@@ -26,6 +27,7 @@ from dlrm_jax.data.raw_schema import (
 from dlrm_jax.errors import InputError
 
 _BLOCK = 1 << 16
+_EXPECTED = 'a Parquet file'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +45,6 @@ class ParquetReader:
     """What frames have."""
     return self.schema.columns
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    return {'format': 'parquet', **dataclasses.asdict(self)}
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file in `FRAME_ROWS` rows."""
     self._rules(path)
@@ -58,11 +56,15 @@ class ParquetReader:
 
   def about(self, path: str) -> int:
     """How many rows a file has."""
-    check_readable(path)
+    check_readable(path, _EXPECTED)
     try:
       return pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError) as error:
       raise _broken(path, error) from error
+
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Number of a piece's first row, and 'row'."""
+    return piece.start + 1, 'row'
 
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
@@ -87,7 +89,7 @@ class ParquetReader:
       yield frame
 
   def _rules(self, path: str) -> Rules:
-    check_readable(path)
+    check_readable(path, _EXPECTED)
     try:
       types = pl.scan_parquet(path, glob=False).collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -113,6 +115,12 @@ def digest_of(frame: pl.DataFrame) -> bytes:
 
 def _broken(path: str, error: Exception) -> InputError:
   why = (str(error).splitlines() or [''])[0][:200]
+  kind = kind_of(path)
+  if kind != 'Parquet':
+    return InputError(
+      f'{path}: expected a Parquet file, found {kind or "another"}; write one, '
+      f'or set config.{FIELD}.format'
+    )
   return InputError(
     f'{path}: not a whole Parquet file ({why}); expected one, so copy or write '
     'it again'

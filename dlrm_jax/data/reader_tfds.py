@@ -12,10 +12,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows, Fault
-from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece
+from dlrm_jax.data.raw import FRAME_ROWS, NUMBER, Columns, Piece, numbered
 from dlrm_jax.data.raw_rules import Rules, shorten
 from dlrm_jax.data.raw_schema import (
   FIELD,
@@ -49,10 +50,6 @@ class TfdsReader:
     """What frames have."""
     return self.schema.columns
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format as JSON can hold it."""
-    return {'format': 'tfds', 'schema': dataclasses.asdict(self.schema)}
-
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a split in ranges of examples; prepares it where it is not yet."""
     source = self._open(path)
@@ -66,6 +63,10 @@ class TfdsReader:
   def about(self, path: str) -> int:
     """How many rows a split has."""
     return len(self._open(path).records)
+
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Number of a piece's first row, and 'row'."""
+    return piece.start + 1, 'row'
 
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
@@ -82,6 +83,8 @@ class TfdsReader:
       frame, faults = rules.sift(rows)
       for row, fault in faults:
         bad.add(path, numbers[row], fault, 'row')
+      good = np.asarray(numbers, np.int64)[frame[NUMBER].to_numpy()]
+      frame = numbered(frame, good - start - 1)
       if frame.height:
         yield frame
 

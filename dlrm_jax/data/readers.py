@@ -1,12 +1,15 @@
 """`config.data.raw` -> the reader of that format."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from dlrm_jax.data.array_logs import OPEN, is_log
+from dlrm_jax.data.inputs import expanded
 from dlrm_jax.data.raw import Reader
-from dlrm_jax.data.raw_schema import FIELD, one_of
+from dlrm_jax.data.raw_schema import FIELD, one_of, schema_of
 from dlrm_jax.data.reader_arrays import fb_reader, sized, torchrec_reader
 from dlrm_jax.data.reader_csv import csv_reader
 from dlrm_jax.data.reader_libsvm import libsvm_reader
@@ -33,6 +36,29 @@ def completed(raw: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
     InputError: they don't say it, or the config is wrong.
   """
   return sized(raw, files) if raw.get('format') in _SIZED else dict(raw)
+
+
+def files_of(kind: str, names: Sequence[str]) -> list[str]:
+  """The files of an input, in order, with those of folders and globs.
+
+  Args:
+    kind: the format.
+    names: what a user says; data sets of TFDS are no files.
+
+  Raises:
+    InputError: a folder or a glob gives no files.
+  """
+  if kind == 'tfds':
+    return list(names)
+  if kind in OPEN:
+    return expanded(names, functools.partial(is_log, kind))
+  return expanded(names)
+
+
+def kinds_of(raw: Mapping[str, Any]) -> dict[str, str]:
+  """The kind of each sparse feature's values; of formats with a schema."""
+  schema = schema_of(raw, separated=raw['format'] == 'csv')
+  return {source.feature.name: source.values for source in schema.sparse}
 
 
 def reader_of(raw: Mapping[str, Any] | ConfigDict) -> Reader:

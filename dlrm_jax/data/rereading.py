@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -10,13 +10,16 @@ import polars as pl
 from dlrm_jax.data import units, vocabularies
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.budget import budget, default_memory
-from dlrm_jax.data.coding import Coder
+from dlrm_jax.data.checked import STOP
+from dlrm_jax.data.coding import Coder, closed_of
 from dlrm_jax.data.criteo_reader import CriteoReader
+from dlrm_jax.data.fitting import fit_of, fitting
 from dlrm_jax.data.mixing import encode_frame
 from dlrm_jax.data.multi_hot import with_bags
 from dlrm_jax.data.pipeline import Job, Options, job_of
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import Reader
+from dlrm_jax.data.readers import files_of
 from dlrm_jax.data.readers import reader_of as reader_of_raw
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import Block
@@ -43,13 +46,20 @@ def reader_of(prepared: Prepared) -> Reader:
   return CriteoReader(**said)
 
 
-def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
-  """What is to be done to prepare files as split test of a set.
+def job(
+  prepared: Prepared,
+  inputs: Mapping[str, Sequence[str]],
+  options: Options,
+  out_of_range: str = STOP,
+) -> Job:
+  """What is to be done to prepare files with the ids of a set.
 
   Args:
     prepared: a set made of raw logs; its vocabularies are used.
-    files: raw logs of the same format.
+    inputs: raw logs of the same format by split, or of one part that is cut
+      by `options.splits`.
     options: of rows; how values are numbered is taken from the set.
+    out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
 
   Raises:
     InputError: the set is of another kind, or a file is wrong.
@@ -57,19 +67,23 @@ def job(prepared: Prepared, files: Sequence[str], options: Options) -> Job:
   numbering = vocabularies.numbering_of(prepared.details)
   return job_of(
     reader_of(prepared),
-    {'test': files},
-    dataclasses.replace(options, splits=None, numbering=numbering),
+    inputs,
+    dataclasses.replace(options, numbering=numbering),
     prepared.details['format'],
     prepared,
+    out_of_range,
   )
 
 
-def coders_of(prepared: Prepared, work: Path) -> tuple[Coder, ...]:
+def coders_of(
+  prepared: Prepared, work: Path, out_of_range: str = STOP
+) -> tuple[Coder, ...]:
   """How the values of a set's columns became rows.
 
   Args:
     prepared: a set made of raw logs.
     work: folder for lookup tables.
+    out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
 
   Raises:
     InputError: its vocabularies are damaged.
@@ -79,6 +93,9 @@ def coders_of(prepared: Prepared, work: Path) -> tuple[Coder, ...]:
   hotness = {c.name: c.hotness for c in prepared.schema.sparse}
   coders = vocabularies.coders_of(
     reader_of(prepared).columns, details['columns'], hotness, values
+  )
+  coders = tuple(
+    dataclasses.replace(coder, out_of_range=out_of_range) for coder in coders
   )
   share = budget(max(default_memory(), 2 << 30), 0)
   folder = Path(prepared.directory)
@@ -99,16 +116,19 @@ def read_raw(
   files: Sequence[str],
   on_bad_row: str = 'stop',
   bad: BadRows | None = None,
+  out_of_range: str = STOP,
 ) -> Iterator[Block]:
   """Raw logs in the vocabularies of a prepared set.
 
-  Values that its training rows do not have go to the row for unknown ones.
+  Values that its training rows do not have go to the row for unknown ones; of
+  a bag that is longer than all of training, the first ids are kept.
 
   Args:
     prepared: a set made of logs of the same format.
-    files: raw logs.
+    files: raw logs, folders of them, or globs.
     on_bad_row: 'stop' or 'skip'.
     bad: where to count bad rows, for who wants to report them.
+    out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
 
   Yields:
     Blocks of `BLOCK_ROWS` examples, but for the last.
@@ -117,14 +137,18 @@ def read_raw(
     InputError: the set is of another kind, or a file or a row is wrong.
   """
   reader = reader_of(prepared)
+  files = files_of(prepared.details['format']['format'], files)
   pieces = [piece for name in files for piece in reader.pieces(name)]
   bad = bad or BadRows(on_bad_row)
   with tempfile.TemporaryDirectory() as work:
-    coders = coders_of(prepared, Path(work))
+    coders = coders_of(prepared, Path(work), out_of_range)
+    fit = fit_of(
+      reader.columns, prepared.schema, closed_of(coders), out_of_range
+    )
     frames = (
       frame
       for piece in pieces
-      for frame in reader.read(piece, bad, lambda data: None)
+      for frame in fitting(reader, piece, bad, lambda data: None, fit)
     )
     yield from rebatch(
       encode_frame(reader.columns, coders, frame) for frame in frames

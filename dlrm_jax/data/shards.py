@@ -17,7 +17,7 @@ from array_record.python import array_record_module
 
 from dlrm_jax.data.records import Fields, unpack
 from dlrm_jax.data.schema import BLOCK_ROWS, Block
-from dlrm_jax.data.units import unfinished_name
+from dlrm_jax.files import replacing
 
 SHARD_BYTES = 128 << 20
 """Of the examples in a file, before compression, about."""
@@ -98,14 +98,24 @@ def write_shard(
   """
   features = _features(fields)
   serialized = _serializer(features)
-  work = unfinished_name(path)
-  writer = array_record_module.ArrayRecordWriter(os.fspath(work), _OPTIONS)
-  for number, block in enumerate(blocks, first.block):
-    arrays = {k: v for k, v in block._asdict().items() if k in features}
-    stamp = np.array(first._replace(block=number), np.int64)
-    writer.write(serialized({**arrays, 'stamp': stamp}))
-  writer.close()
-  work.rename(path)
+  with replacing(path) as work:
+    writer = array_record_module.ArrayRecordWriter(os.fspath(work), _OPTIONS)
+    for number, block in enumerate(blocks, first.block):
+      arrays = {k: v for k, v in block._asdict().items() if k in features}
+      stamp = np.array(first._replace(block=number), np.int64)
+      writer.write(serialized({**arrays, 'stamp': stamp}))
+    writer.close()
+
+
+def is_whole(path: Path, blocks: int) -> bool:
+  """Whether a file that is there can be read and has so many blocks."""
+  try:
+    reader = array_record_module.ArrayRecordReader(os.fspath(path))
+    found = reader.num_records()
+    reader.close()
+  except (OSError, ValueError, RuntimeError):
+    return False
+  return found == blocks
 
 
 def blocks_of(

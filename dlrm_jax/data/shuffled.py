@@ -60,6 +60,8 @@ class _Order:
 
   def __init__(self, seed: int, examples: int, epoch: int) -> None:
     count = -(-examples // BLOCK_ROWS)
+    # NumPy takes this seed for that of the first window of lane 0. Permutations
+    # of other things, so it does no harm, and unfinished runs need it as it is.
     self.blocks = np.random.default_rng((seed, epoch)).permutation(count)
     sizes = np.full(count, BLOCK_ROWS, np.int64)
     sizes[-1] = examples - BLOCK_ROWS * (count - 1)

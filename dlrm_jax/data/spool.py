@@ -5,7 +5,7 @@ the way (rows, clicks, bad rows, checksum) lies beside a piece's parts.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,10 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.fitting import Fit, fitting
 from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece, Reader
-from dlrm_jax.data.units import read_json, replacing, write_json
+from dlrm_jax.data.units import Stage, marked, size_is, write_mark
+from dlrm_jax.files import read_json, replacing
 
 
 class Parse(NamedTuple):
@@ -24,13 +26,19 @@ class Parse(NamedTuple):
     reader: of the format.
     piece: what to read.
     on_bad_row: 'stop' or 'skip'.
+    fit: what rows must be.
     output: what was met; parts lie beside it.
   """
 
   reader: Reader
   piece: Piece
   on_bad_row: str
+  fit: Fit
   output: Path
+
+  def sound(self) -> bool:
+    """Whether it says what was met; of its parts see `restore`."""
+    return marked(self.output) is not None
 
 
 class Part(NamedTuple):
@@ -50,13 +58,14 @@ def parse(unit: Parse) -> None:
   bad = BadRows(unit.on_bad_row)
   digest = hashlib.sha256()
   parts = []
-  frames = unit.reader.read(unit.piece, bad, digest.update)
+  frames = fitting(unit.reader, unit.piece, bad, digest.update, unit.fit)
   for number, frame in enumerate(_gathered(frames)):
     path = unit.output.with_name(f'{unit.output.stem}-{number:04}.arrow')
-    with replacing(path) as work:
+    with replacing(path, synced=False) as work:
       frame.write_ipc(work)
-    parts.append({'path': path.name} | _described(frame, unit.reader.columns))
-  write_json(
+    file = {'path': path.name, 'bytes': path.stat().st_size}
+    parts.append(file | _described(frame, unit.reader.columns))
+  write_mark(
     unit.output,
     {'digest': digest.hexdigest(), 'bad': bad.to_json(), 'parts': parts},
   )
@@ -150,3 +159,30 @@ def slices_of(
         found.append(Slice(part.path, split, begin, count, whole))
     first += part.rows
   return found
+
+
+def restore(
+  stage: Stage,
+  units: Sequence[Parse],
+  found: Sequence[dict[str, Any]],
+  needed: Iterable[Slice],
+) -> None:
+  """Parses pieces again of which a part that is needed is lost or cut.
+
+  Args:
+    stage: runs units.
+    units: of all pieces.
+    found: what was met in each.
+    needed: slices of the parts that will be read.
+  """
+  paths = {part.path for part in needed}
+  lost = [
+    unit
+    for unit, piece in zip(units, found, strict=True)
+    for part in piece['parts']
+    if (path := unit.output.with_name(part['path'])) in paths
+    and not size_is(path, part['bytes'])
+  ]
+  for unit in lost:
+    unit.output.unlink(missing_ok=True)
+  stage('parse', parse, list({unit.output: unit for unit in lost}.values()))

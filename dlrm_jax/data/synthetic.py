@@ -34,6 +34,9 @@ from dlrm_jax.errors import InputError
 
 SPLITS = ('train', 'validation', 'test')
 
+_DRAWN = 'ids drawn in float64'
+"""A run of before goes on with other ids only; its fingerprint lacks this."""
+
 
 class Optimum(NamedTuple):
   """How good a model of a split can be.
@@ -151,18 +154,29 @@ class Synthetic:
     return {split: getattr(self, split) for split in SPLITS}
 
   @property
+  def clicks(self) -> dict[str, int]:
+    """None are known before they are drawn."""
+    return {}
+
+  @property
   def scale(self) -> Scale:
     """Dense features are standard normal."""
     return Scale((0.0,) * self.dense, (1.0,) * self.dense)
 
   @property
   def details(self) -> dict[str, Any]:
-    """The spec, as JSON can hold it."""
-    return {'kind': 'synthetic', **dataclasses.asdict(self)}
+    """The spec, as JSON can hold it; `ids`: a digest of what ids mean."""
+    spec = dataclasses.asdict(self)
+    return {'kind': 'synthetic', 'ids': self._digest, **spec}
 
   @property
   def fingerprint(self) -> str:
-    """Digest of the spec and its traces: equal for equal data."""
+    """Equal for equal data."""
+    return f'{self._digest}, {_DRAWN}'
+
+  @property
+  def _digest(self) -> str:
+    """Of the spec and its traces."""
     spec = repr(self)
     if self.trace or self.exponent != 1:
       spec += repr((self.exponent, self.ids.traces))
@@ -179,6 +193,10 @@ class Synthetic:
   def counts(self, feature: str) -> np.ndarray:
     """How often split train has each id, f64[R]: expected."""
     return self.ids.counts(feature, self.train)
+
+  def count_pieces(self, feature: str) -> list[np.ndarray]:
+    """The counts, as a prepared set gives them."""
+    return [self.counts(feature)]
 
   def source(self, split: str) -> 'SyntheticSource':
     """The blocks of a split.

@@ -10,10 +10,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.data import planted, popularity
+from dlrm_jax.data import popularity
 from dlrm_jax.data.schema import Column
 from dlrm_jax.data.trace_blocks import Pattern, make_pattern
 from dlrm_jax.data.traces import Trace
+
+# Seeds begin with what they are for: NumPy takes (7,), (7, 0) and (7, 0, 0)
+# for one and the same seed.
+_PATTERN, _SEGMENT = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Ids:
   @functools.cached_property
   def _patterns(self) -> tuple[Pattern, ...]:
     traces = enumerate(self.traces.values())
-    return tuple(make_pattern(trace, [self.seed, f]) for f, trace in traces)
+    return tuple(
+      make_pattern(trace, [_PATTERN, self.seed, f]) for f, trace in traces
+    )
 
   def draw(
     self, rng: np.random.Generator, n: int, split: int, block: int
@@ -58,12 +64,10 @@ class Ids:
   ) -> np.ndarray:
     column = self.columns[feature]
     if self.traces:
-      seed = [self.seed, split, feature]
+      seed = [_SEGMENT, self.seed, split, feature]
       return self._patterns[feature].block(seed, block)[:n].T.copy()
-    shape = (column.hotness, n)
-    if self.exponent == 1:
-      return planted.zipf(rng.random(shape, np.float32), column.rows)
-    return popularity.power_law(rng.random(shape), column.rows, self.exponent)
+    uniform = rng.random((column.hotness, n))
+    return popularity.power_law(uniform, column.rows, self.exponent)
 
   def counts(self, feature: str, examples: int) -> np.ndarray:
     """How often examples have each id, f64[R]: expected."""
@@ -71,8 +75,6 @@ class Ids:
     column = self.columns[number]
     if self.traces:
       law = self._patterns[number].probabilities()
-    elif self.exponent == 1:
-      law = planted.probabilities(column.rows)
     else:
       law = popularity.probabilities(column.rows, self.exponent)
     length = 1 if column.hotness == 1 else column.hotness / 2

@@ -4,6 +4,11 @@ A stage is a function and its units. Every unit writes its file under another
 name and renames it last, so a file that is there is whole, a killed stage
 goes on with the units that are left, and it does not matter who does a unit,
 or whether two do. So a stage can be run here, by processes, or by a cluster.
+
+After a loss of power, files can be cut that were never waited for. Waiting for
+the disk at each of them makes the whole a tenth to a half slower; so units
+know the sizes of their files, and `mend` finds those to be made again. Waited
+for are shards, and encoded rows, since what they were made of is removed.
 """
 
 import concurrent.futures
@@ -16,8 +21,7 @@ import re
 import signal
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -25,6 +29,7 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import read_json, replacing
 
 
 class Unit(Protocol):
@@ -35,38 +40,46 @@ class Unit(Protocol):
     """The file that says that it is done."""
     ...
 
+  def sound(self) -> bool:
+    """Whether all that it made is whole, where its output is there."""
+    ...
+
 
 AnyUnit = TypeVar('AnyUnit', bound=Unit)
 Stage = Callable[[str, Callable[[Any], None], Sequence[Any]], None]
 """Runs a named stage: a function of a module, and its units."""
 
 
-def unfinished_name(path: Path) -> Path:
-  """Another name in the same folder, for nobody else on any machine."""
-  return path.with_name(f'{path.name}.{uuid.uuid4().hex[:12]}')
+def sizes_of(paths: Iterable[Path]) -> dict[str, int]:
+  """Bytes of files by name, as the mark of a unit says them."""
+  return {path.name: path.stat().st_size for path in paths}
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-  """Another name to write to, which becomes `path` when all went well."""
-  work = unfinished_name(path)
+def size_is(path: Path, size: int) -> bool:
+  """Whether a file is there and has so many bytes."""
+  return path.exists() and path.stat().st_size == size
+
+
+def write_mark(path: Path, said: Mapping[str, Any]) -> None:
+  """Writes what a unit says of its work, for `marked`."""
+  with replacing(path, synced=False) as work:
+    work.write_text(json.dumps(said, indent=1) + '\n')
+
+
+def marked(mark: Path) -> dict[str, Any] | None:
+  """What a unit's JSON file says; None where it is not whole.
+
+  Args:
+    mark: the file. `files` in it, if it is there, gives the bytes of files
+      beside it, which must have them.
+  """
   try:
-    yield work
-  except BaseException:
-    work.unlink(missing_ok=True)
-    raise
-  work.replace(path)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-  """Writes a small file, whole or not at all."""
-  with replacing(path) as work:
-    work.write_text(json.dumps(value, indent=1) + '\n')
-
-
-def read_json(path: Path) -> dict[str, Any]:
-  """What `write_json` wrote."""
-  return json.loads(path.read_text())
+    said = read_json(mark)
+  except (OSError, ValueError):
+    return None
+  files = said.get('files', {}).items()
+  whole = all(size_is(mark.parent / name, size) for name, size in files)
+  return said if whole else None
 
 
 def left(units: Sequence[AnyUnit]) -> list[AnyUnit]:
@@ -77,6 +90,16 @@ def left(units: Sequence[AnyUnit]) -> list[AnyUnit]:
     for path in folder.iterdir()
   }
   return [unit for unit in units if unit.output not in done]
+
+
+def mend(units: Sequence[AnyUnit]) -> list[AnyUnit]:
+  """Removes outputs of units that are not whole; the units that are left."""
+  undone = {unit.output for unit in left(units)}
+  for unit in units:
+    if unit.output not in undone and not unit.sound():
+      unit.output.unlink(missing_ok=True)
+      undone.add(unit.output)
+  return [unit for unit in units if unit.output in undone]
 
 
 def bar(name: str, units: Sequence[AnyUnit], undone: int) -> tqdm:
@@ -130,8 +153,9 @@ def here(
 
 
 def _begin(parent: int) -> None:
-  """Leaves Ctrl-C to the parent; ends when that has, however it came."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  """Leaves signals to the parent; ends when that has, however it came."""
+  for number in (signal.SIGINT, signal.SIGHUP):  # SIGTERM is how a pool ends it
+    signal.signal(number, signal.SIG_IGN)
 
   def watch() -> None:
     while os.getppid() == parent:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +14,17 @@ import polars as pl
 
 from dlrm_jax.data.budget import Budget
 from dlrm_jax.data.coding import Coder, share_of
-from dlrm_jax.data.counting import Count, Values, count, grouped
+from dlrm_jax.data.counting import Count, Values, count, grouped, mark_of
 from dlrm_jax.data.lookup import BUILD_BYTES, TABLE_BYTES, Lookup
 from dlrm_jax.data.merging import Digest, Merge, merge
 from dlrm_jax.data.mixing import Group
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import Columns, Dense, Sparse
 from dlrm_jax.data.spool import Slice
-from dlrm_jax.data.units import Stage, left, read_json, replacing
+from dlrm_jax.data.units import Stage, mend
 from dlrm_jax.data.vocabulary import FOLDER
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import read_json, replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Numbering:
     order: of the rows: 'frequency' or 'appearance'.
     base: row of the first value; the row before is for unknown values, if
       there is one.
-    min_count: values that occur less often are unknown.
+    min_count: values that occur in fewer rows are unknown.
     everything: whether all rows are counted, not only those of split train.
     values: what is done to values first.
   """
@@ -50,6 +51,10 @@ def numbering_of(details: Mapping[str, Any]) -> Numbering:
   """The numbering of a set, of what the set says of itself."""
   said = dict(details['options']['numbering'])
   return Numbering(**said | {'values': Values(*said['values'])})
+
+
+MAX_ROWS = 2**31 - 1
+"""Of a table: ids are int32."""
 
 
 class Build(NamedTuple):
@@ -68,6 +73,14 @@ class Build(NamedTuple):
   shares: int
   digest: str
   output: Path
+
+  def sound(self) -> bool:
+    """Whether the table can be mapped."""
+    try:
+      Lookup.open(self.output)
+    except (OSError, ValueError, EOFError):
+      return False
+    return True
 
 
 _CHUNK = 1 << 22
@@ -92,7 +105,7 @@ def build(unit: Build) -> None:
   if seen.hexdigest != unit.digest:
     raise _damaged(unit.vocabulary, 'not the values that were counted')
   table = Lookup.of(np.concatenate(keys), np.concatenate(rows))
-  with replacing(unit.output) as work, work.open('wb') as file:
+  with replacing(unit.output, synced=False) as work, work.open('wb') as file:
     np.save(file, table.array)
 
 
@@ -121,8 +134,22 @@ def make(
   slices: Sequence[Slice],
   numbering: Numbering,
   budget: Budget,
+  need: Callable[[Sequence[Slice]], None],
 ) -> dict[str, dict[str, Any]]:
-  """Counts, and writes vocabularies to the set; what was counted by column."""
+  """Counts, and writes vocabularies to the set.
+
+  Args:
+    stage: runs units.
+    work: folder of the work.
+    columns: of the spool.
+    slices: of the spool.
+    numbering: of values.
+    budget: what memory there is.
+    need: makes sure that slices of the spool can be read.
+
+  Returns:
+    What was counted, by column.
+  """
   wanted = tuple(c for c in columns.sparse if c.ids == 'vocabulary')
   if not wanted:
     return {}
@@ -131,13 +158,17 @@ def make(
   parts = [s for s in slices if numbering.everything or s.split == 'train']
   places = numbering.order == 'appearance'
   counts = [
-    Count(wanted, group, i, numbering.values, places, work / f'counts/{i:06}')
-    for i, group in enumerate(grouped(parts))
+    Count(
+      *(wanted, group, number, numbering.values, places),
+      output=mark_of(work / 'counts', number),
+    )
+    for number, group in enumerate(grouped(parts))
   ]
   merges = [
     Merge(
       column=column.name,
-      runs=tuple(unit.output for unit in counts),
+      runs=work / 'counts',
+      count=len(counts),
       order=numbering.order,
       min_count=numbering.min_count,
       memory=budget.worker // 2,
@@ -146,12 +177,14 @@ def make(
     )
     for column in wanted
   ]
-  if left(merges):
+  if mend(merges):
+    need([part for unit in mend(counts) for part in unit.slices])
     stage('count', count, counts)
     stage('merge', merge, merges)
   shutil.rmtree(work / 'counts')
   return {
-    unit.column: read_json(unit.output) | {'first_row': numbering.base}
+    unit.column: read_json(unit.output)['counted']
+    | {'first_row': numbering.base}
     for unit in merges
   }
 
@@ -164,7 +197,8 @@ def copy(known: Prepared, folder: Path) -> dict[str, dict[str, Any]]:
     there = vocabulary_path(Path(known.directory), name)
     if not there.exists():
       raise _damaged(there, 'the file is missing')
-    with replacing(vocabulary_path(folder, name)) as work:
+    copied = vocabulary_path(folder, name)
+    with replacing(copied, synced=False) as work:
       shutil.copyfile(there, work)
   return dict(counted)
 
@@ -177,15 +211,16 @@ def vocabulary_path(folder: Path, column: str) -> Path:
 def ids_digest(
   coders: Sequence[Coder],
   counted: Mapping[str, Any],
-  types: Mapping[str, str],
   dense: Sequence[Dense],
 ) -> str:
-  """Equal where equal values get equal rows, and equal numbers.
+  """Equal where equal values of equal kinds get equal rows, and numbers.
+
+  Kinds of values (`value_kind`) are kept beside it: sets of before they were
+  kept have the same digests as sets of now.
 
   Args:
     coders: of the sparse columns.
     counted: of those with a vocabulary.
-    types: of the values of each.
     dense: the dense columns.
   """
   said: list[tuple[Any, ...]] = [
@@ -204,22 +239,47 @@ def ids_digest(
   return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
+_KINDS = {'String': 'string', 'UInt32': 'hex'}
+
+
+def value_kind(dtype: str) -> str:
+  """How keys are made of values of a type, a word of `raw_schema.VALUES`.
+
+  Equal text of two kinds has other keys, and other rows.
+
+  >>> value_kind('List(Int64)')
+  'integer'
+  """
+  return _KINDS.get(dtype.removeprefix('List(').removesuffix(')'), 'integer')
+
+
 def coders_of(
   columns: Columns,
   counted: Mapping[str, Mapping[str, Any]],
   longest: Mapping[str, int],
   values: Values,
 ) -> tuple[Coder, ...]:
-  """How each sparse column is encoded, as yet without lookup tables."""
+  """How each sparse column is encoded, as yet without lookup tables.
+
+  Raises:
+    InputError: a vocabulary has more values than ids can count.
+  """
 
   def coder(column: Sparse) -> Coder:
     hotness = column.hotness or max(1, longest[column.name])
     if column.ids != 'vocabulary':
       return Coder(column, column.rows, hotness, Values())
     found = counted[column.name]
+    rows = found['kept'] + found['first_row']
+    if rows > MAX_ROWS:
+      raise InputError(
+        f'column {column.name}: {rows:,} rows; expected at most {MAX_ROWS:,}, '
+        'as ids are int32; leave out rare values with a larger --min_count, or '
+        "hash them (--hash_rows, or 'ids': 'hashed' in config.data.raw)"
+      )
     return Coder(
       column=column,
-      rows=column.modulo or found['kept'] + found['first_row'],
+      rows=column.modulo or rows,
       hotness=hotness,
       prepare=values,
       base=found['first_row'],
@@ -280,6 +340,7 @@ def with_tables(
         left = budget.tables
       groups[-1][index].append(number)
       left -= size
+  mend(units)
   stage('index', build, units)
   return tuple(built), [
     tuple(tuple(numbers) for numbers in group)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_jax.data.folder import check_free
-from dlrm_jax.data.units import read_json, write_json
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import publish, read_json, write_bytes, write_json
 
 _PLAN = 'plan.json'
 _SET = 'set'
@@ -22,10 +22,52 @@ _OLD = 'replaced'
 _OPTIONS = 'options'
 
 
+LAYOUT = 2
+"""Version of what lies in the folder; plans say it."""
+
+
+def _target_of(output: str) -> Path:
+  target = Path(os.path.abspath(output))
+  if not output or not target.name:
+    raise InputError(f'--output={output}: expected a folder to make')
+  return target
+
+
 def folder_of(output: str) -> Path:
   """Where the work for an output is."""
-  target = Path(output).absolute()
+  target = _target_of(output)
   return target.with_name(f'{target.name}.unfinished')
+
+
+def check_output(output: str, overwrite: bool) -> None:
+  """Looks whether a set can be made, before anything is read or made.
+
+  Args:
+    output: the folder to make.
+    overwrite: replace a set that is there.
+
+  Raises:
+    InputError: something else is there, or nothing can be made there.
+  """
+  target = _target_of(output)
+  if target.is_mount():
+    raise InputError(
+      f'{output}: a file system is mounted here, which a set cannot replace; '
+      f'choose a folder in it, such as --output={os.path.join(output, "set")}'
+    )
+  if not folder_of(output).exists():  # else a killed run may have made it
+    check_free(target, overwrite)
+  there = next(path for path in target.parents if os.path.lexists(path))
+  if not there.is_dir():
+    raise InputError(
+      f'{output}: cannot be made here: {there} is not a folder; choose another '
+      '--output'
+    )
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise InputError(
+      f'{output}: cannot be made here: {there} may not be written to; choose '
+      'another --output'
+    )
 
 
 @contextlib.contextmanager
@@ -47,12 +89,11 @@ def unfinished(
     InputError: output is there already, another run is at work, or work of
       another plan is there.
   """
-  target = Path(output).absolute()
+  target = _target_of(output)
   work = folder_of(output)
+  check_output(output, overwrite)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not work.exists():
-      check_free(target, overwrite)
     work.mkdir(exist_ok=True)
     names = {path.name for path in work.iterdir()}
     if names and not names & {'lock', 'done', _PLAN}:
@@ -98,22 +139,32 @@ def _locked(work: Path) -> Iterator[None]:
 
 def _finished(work: Path, target: Path, plan: Mapping[str, Any]) -> bool:
   """Whether only the removal of the folder is missing."""
-  path = work / _PLAN
   return (
-    path.exists()
-    and not (work / _SET).exists()
+    not (work / _SET).exists()
     and (work / 'done').exists()
     and target.exists()
-    and read_json(path) == plan
+    and _plan_of(work) == plan
   )
 
 
+def _plan_of(work: Path) -> Any:
+  """What the work is for; None where that is not known."""
+  try:
+    return read_json(work / _PLAN)
+  except (OSError, ValueError):
+    return None
+
+
 def _begin(work: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
-  path = work / _PLAN
-  before = read_json(path) if path.exists() else None
-  if before is None:  # it was about to be removed
+  before = _plan_of(work)
+  if before is None:  # it was about to be removed, or is damaged
     _clear(work, {'lock'})
     before = plan
+  if before.get('layout') != plan.get('layout') and not overwrite:
+    raise InputError(
+      f'{work} has unfinished work of another version of dlrm_jax; go on with '
+      'that version, or add --overwrite to begin anew'
+    )
   names = [name for name in plan if plan[name] != before.get(name)]
   if names == [_OPTIONS] and not (work / 'mixed').exists():
     _clear(work, {'spool', 'lock'})  # what is parsed is the same
@@ -125,7 +176,7 @@ def _begin(work: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
     )
   elif names:
     _clear(work, {'lock'})
-  write_json(path, plan)
+  write_json(work / _PLAN, plan)
   (work / _SET).mkdir(exist_ok=True)
 
 
@@ -154,11 +205,11 @@ def _differences(before: Any, now: Any, name: str = '') -> list[str]:
 
 def _put(work: Path, target: Path) -> None:
   """Gives the set its name. Killed at any moment, it is done again."""
-  (work / 'done').touch()
+  write_bytes(work / 'done', b'')
   if target.exists():
     shutil.rmtree(work / _OLD, ignore_errors=True)
     target.rename(work / _OLD)
-  (work / _SET).rename(target)
+  publish(work / _SET, target)
   _remove(work)
 
 

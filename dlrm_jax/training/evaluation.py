@@ -5,47 +5,71 @@ the tally of all, the same on every process.
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import log_expit, logsumexp
 
-from dlrm_jax import agreement, metrics
+from dlrm_jax import agreement, metrics, paired
 from dlrm_jax.batch import Batch
 from dlrm_jax.errors import InputError
-from dlrm_jax.sharding import local_part, send
+from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
 from dlrm_jax.training.nodes import compiled_average, node_count
 from dlrm_jax.training.state import Task, TrainState
 from dlrm_jax.training.step import eval_step
 
+ENSEMBLE = 'ensemble'
+"""All nodes together: the mean of their probabilities."""
+
+
+MOST_KEPT = 50_000_000
+"""Examples whose logits are kept at most: some 60 bytes each at the end."""
+
+
+class Stopped(Exception):
+  """An evaluation was told to stop before its last batch."""
+
+
+def never() -> bool:
+  """No reason to stop."""
+  return False
+
 
 class Evaluator:
-  """Scores batches of examples; compiles once for one size of batch."""
+  """Scores batches of examples; compiles once for one size of batch.
+
+  Make it within `sharding.use` of the devices that score.
+  """
 
   def __init__(self, task: Task) -> None:
     self._task = task
-    self._step = jax.jit(functools.partial(eval_step, task))
+    self._step = jax.jit(
+      functools.partial(eval_step, task), out_shardings=sharding_of(SPLIT)
+    )
 
   def __call__(
-    self, state: TrainState, batches: Iterable[Batch]
+    self,
+    state: TrainState,
+    batches: Iterable[Batch],
+    stop: Callable[[], int | bool] = never,
   ) -> metrics.Tally:
     """Tallies batches; examples of weight 0 do not count.
 
     Args:
       state: scored with; only its parameters and tables are read.
       batches: of equal size; this process's part of them.
+      stop: asked before every batch, equally often on every process, whether
+        to stop there.
 
     Raises:
-      InputError: a logit is not finite.
+      NotFinite: a logit is NaN or infinite.
+      Stopped: `stop` said so.
     """
     total = metrics.empty()
-    for batch, logits in self._scored(state, batches):
-      try:
-        total = metrics.tally(logits, batch.labels, batch.weights, into=total)
-      except ValueError as error:
-        raise InputError(f'evaluation: {error}') from None
+    for batch, logits in self._scored(state, batches, stop):
+      total = metrics.tally(logits, batch.labels, batch.weights, into=total)
     return _of_all(total)
 
   def nodes(
@@ -59,35 +83,79 @@ class Evaluator:
     Args:
       state: with independent tables.
       batches: of equal size; this process's part of them.
+
+    Raises:
+      NotFinite: a logit is NaN or infinite.
     """
+    totals: dict[str, metrics.Tally] = {}
     mean = compiled_average(self._task, keep=True)(state)
-    count = node_count(self._task)
-    names = [f'node {k}' for k in range(count)]
-    totals = {
-      name: metrics.empty() for name in [*names, 'mean of tables', 'ensemble']
-    }
     for batch in batches:
       sent = send(batch)
-      logits = {
-        name: local_part(self._step(state, sent, jnp.int32(k)))
-        for k, name in enumerate(names)
-      }
+      logits = self._of_nodes(state, sent)
       # All nodes' tables are equal here, so each scores where it is.
       logits['mean of tables'] = local_part(self._step(mean, sent))
-      chances = expit(np.stack([logits[name] for name in names]))
-      logits['ensemble'] = logit(np.mean(chances, 0, dtype=np.float64))
+      logits[ENSEMBLE] = logits.pop(ENSEMBLE)  # the last line of the table
       for name, x in logits.items():
         totals[name] = metrics.tally(
-          x, batch.labels, batch.weights, into=totals[name]
+          x, batch.labels, batch.weights, into=totals.get(name)
         )
     return {name: _of_all(total) for name, total in totals.items()}
 
-  def _scored(
+  def keep(self, state: TrainState, batches: Iterable[Batch]) -> paired.Scored:
+    """Every example of weight above 0 with its logit, of one process.
+
+    Independent tables score as their ensemble.
+
+    Raises:
+      InputError: there are more than `MOST_KEPT` examples.
+      NotFinite: a logit is NaN or infinite.
+    """
+    parts, count = [paired.Scored(*[np.empty(0, np.float32)] * 3)], 0
+    for batch, logits in self._scored_by_all(state, batches):
+      counts = np.asarray(batch.weights) > 0
+      kept = (logits, batch.labels, batch.weights)
+      parts.append(paired.Scored(*(np.asarray(x)[counts] for x in kept)))
+      count += int(counts.sum())
+      if count > MOST_KEPT:
+        raise InputError(
+          f'--compare keeps the logits of all examples, {MOST_KEPT:,} at most, '
+          f'and there are more; compare on a part of them'
+        )
+    scored = paired.Scored(*map(np.concatenate, zip(*parts, strict=True)))
+    bad = np.sum(~np.isfinite(scored.logits))
+    if bad:
+      raise metrics.NotFinite(f'{bad} of {count} logits are not finite')
+    return scored
+
+  def _scored_by_all(
     self, state: TrainState, batches: Iterable[Batch]
+  ) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Batches and their logits, those of the ensemble where there are nodes."""
+    if not node_count(self._task):
+      yield from self._scored(state, batches)
+      return
+    for batch in batches:
+      yield batch, self._of_nodes(state, send(batch))[ENSEMBLE]
+
+  def _of_nodes(self, state: TrainState, batch: Batch) -> dict[str, np.ndarray]:
+    """Logits f32[B] of every node, and of the ensemble."""
+    logits = {
+      f'node {k}': local_part(self._step(state, batch, jnp.int32(k)))
+      for k in range(node_count(self._task))
+    }
+    return logits | {ENSEMBLE: ensemble(np.stack(list(logits.values())))}
+
+  def _scored(
+    self,
+    state: TrainState,
+    batches: Iterable[Batch],
+    stop: Callable[[], int | bool] = never,
   ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Batches and their logits, fetched one batch late."""
     waiting: list[tuple[Batch, jax.Array]] = []
     for batch in batches:
+      if stop():
+        raise Stopped
       waiting.append((batch, self._step(state, send(batch))))
       if len(waiting) > 1:
         late, logits = waiting.pop(0)
@@ -96,15 +164,28 @@ class Evaluator:
       yield late, local_part(logits)
 
 
-def _of_all(tally: metrics.Tally) -> metrics.Tally:
-  """The tallies of all processes, merged in their order.
+def ensemble(logits: np.ndarray) -> np.ndarray:
+  """Logits f64[B] of the mean probability of several models.
 
-  One after the other: side by side they would need memory for each process.
+  Sums of logarithms: a probability itself is 1 from a logit of 17 (float32)
+  or 37 (float64) on, and the logit of that is infinite.
+
+  Args:
+    logits: f32[models, B]. One that is not finite gives one that is not.
   """
+  x = logits.astype(np.float64)
+  mean = logsumexp(log_expit(x), 0) - logsumexp(log_expit(-x), 0)
+  return np.where(np.isfinite(x).all(0), mean, np.nan)
+
+
+def _of_all(tally: metrics.Tally) -> metrics.Tally:
+  """The tallies of all processes, merged."""
   if jax.process_count() == 1:
     return tally
-  total, mine = metrics.empty(), [np.asarray(x) for x in tally]
-  for process in range(jax.process_count()):
-    told = metrics.Tally._make(agreement.as_told_by(process, mine))
-    total = metrics.merge(total, told)
-  return total
+  clicks, others, low, high, *sums = tally
+  (low,) = agreement.reduced([low], 'min')
+  (high,) = agreement.reduced([high], 'max')
+  clicks, others, total = agreement.reduced(
+    [clicks, others, np.array(sums)], 'sum'
+  )
+  return metrics.Tally(clicks, others, low, high, *map(float, total))

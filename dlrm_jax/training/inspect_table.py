@@ -10,6 +10,8 @@ from dlrm_jax.training import page
 
 _TICKS = '▁▂▃▄▅▆▇█'
 _WIDTH = 50
+_PERFECT = 0.999
+"""An AUC that no feature alone has, unless it is made of the label."""
 
 
 def rates(
@@ -75,6 +77,12 @@ def lines(prepared: Prepared, found: Inspection) -> Iterator[str]:
     columns = ''.join(f'{head:>7}' for head in heads)
     yield f'{"sparse":<14}{"rows":>12}{columns}'
     yield from map(_sparse_row, found.sparse)
+  for feature in (*found.dense, *found.sparse):
+    if feature.auc >= _PERFECT:
+      yield (
+        f'WARNING: {feature.name} alone tells clicks from others (AUC '
+        f'{feature.auc:.4f}): is it made of the label, or known only after it?'
+      )
   for s in found.sparse:
     if s.hotness > 1:
       total = sum(s.lengths)

@@ -9,10 +9,10 @@ decided before, scores are those of all, and a signal to one is for all.
 """
 
 import contextlib
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -21,22 +21,19 @@ from tqdm import tqdm
 from dlrm_jax import agreement, cluster, metrics, sharding
 from dlrm_jax.batch import Batch
 from dlrm_jax.data.checked import UNKNOWN
-from dlrm_jax.data.loader import Batches, evaluation_batches, training_batches
+from dlrm_jax.data.loader import Batches, training_batches
+from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
-from dlrm_jax.training import report
 from dlrm_jax.training.checkpoint import Checkpoints
-from dlrm_jax.training.evaluation import Evaluator
-from dlrm_jax.training.history import History, read_history
-from dlrm_jax.training.meter import ADVICE, Meter
-from dlrm_jax.training.nodes import (
-  compiled_average,
-  divergence,
-  node_count,
-  node_table,
-)
+from dlrm_jax.training.evaluation import Evaluator, Stopped, never
+from dlrm_jax.training.finish import check_writable, finish
+from dlrm_jax.training.history import OUT_OF_RANGE, History
+from dlrm_jax.training.meter import Meter
+from dlrm_jax.training.nodes import compiled_average
 from dlrm_jax.training.parts import INPUT
-from dlrm_jax.training.plan import score_table, table_sizes
+from dlrm_jax.training.plan import with_error
 from dlrm_jax.training.run import Run
+from dlrm_jax.training.scoring import batches_of, score, undefined_line
 from dlrm_jax.training.signals import Signals
 from dlrm_jax.training.state import (
   TrainState,
@@ -45,11 +42,8 @@ from dlrm_jax.training.state import (
   new_state,
 )
 from dlrm_jax.training.step import StepMetrics, compiled_step
-from dlrm_jax.training.workdir import write_json
 
 Update = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
-
-_OUT_OF_RANGE = 'out_of_range'
 
 
 def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
@@ -57,7 +51,7 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   step = agreement.from_first(checkpoints.latest or 0)
   if not step:
     return new_state(run.task, jax.random.key(run.seed)), 0
-  print(f'resuming from the checkpoint of step {step:,}')
+  print(f'resuming from the checkpoint of step {step:,}', flush=True)
   return checkpoints.restore(step, abstract_state(run.task)), step
 
 
@@ -70,6 +64,7 @@ def batches_from(run: Run, step: int) -> Batches:
     jax.process_index(),
     jax.process_count(),
     name=f'{run.data_name}, split train',
+    means=mean_pooled(run.task.collection.features),
   )
 
 
@@ -116,9 +111,7 @@ class _OutOfRange:
   """
 
   def __init__(self, run: Run, history: History, batches: Batches) -> None:
-    before = [
-      row[_OUT_OF_RANGE] for row in history.rows if _OUT_OF_RANGE in row
-    ]
+    before = [row[OUT_OF_RANGE] for row in history.rows if OUT_OF_RANGE in row]
     self._before = agreement.from_first(int(before[-1]) if before else 0)
     self._asked = run.reading.out_of_range == UNKNOWN
     self._history, self._batches = history, batches
@@ -127,48 +120,91 @@ class _OutOfRange:
     """Adds the number to the log, if it was asked for."""
     if self._asked:
       now = self._before + agreement.total(self._batches.out_of_range)
-      self._history.add(step, {_OUT_OF_RANGE: now})
+      self._history.add(step, {OUT_OF_RANGE: now})
 
 
-def _batches(run: Run, split: str) -> Batches:
-  return evaluation_batches(
-    run.data.source(split),
-    run.eval_batch_size,
-    jax.process_index(),
-    jax.process_count(),
-    name=f'{run.data_name}, split {split}',
-    out_of_range=run.reading.out_of_range,
-  )
+class _Validation:
+  """Evaluations of split validation while a run trains.
 
+  Attributes:
+    asked: whether there is such a split.
+  """
 
-def _validate(
-  run: Run, evaluate: Evaluator, state: TrainState, step: int
-) -> dict[str, float]:
-  """Metrics on the validation split; none where there is no such split."""
-  if not run.data.splits.get('validation'):
-    return {}
-  try:
-    return metrics.summarize(evaluate(state, _batches(run, 'validation')))
-  except InputError as error:
-    raise InputError(
-      f'step {step}: {error}: the update made parameters too large, though '
-      f'its loss was finite; {ADVICE}'
-    ) from None
+  def __init__(
+    self, run: Run, evaluate: Evaluator, history: History, bar: tqdm
+  ) -> None:
+    self._run, self._evaluate = run, evaluate
+    self._history, self._bar = history, bar
+    examples = run.data.splits.get('validation', 0)
+    self.asked = examples > 0
+    clicks = run.data.clicks.get('validation')
+    self._warned = False
+    if self.asked and clicks is not None:
+      self._warn(examples, clicks)
 
+  def __call__(
+    self, state: TrainState, step: int, stop: Callable[[], int | bool] = never
+  ) -> dict[str, float]:
+    """Metrics of a state, logged; {} where nothing was asked.
 
-def _report_scores(bar: tqdm, step: int, scores: Mapping[str, float]) -> None:
-  bar.write(
-    f'step {step:>9,}  validation AUC {scores["auc"]:.5f}  '
-    f'log-loss {scores["log_loss"]:.5f}'
-  )
+    Raises:
+      Stopped: `stop` said so.
+    """
+    if not self.asked:
+      return {}
+    batches = batches_of(self._run, 'validation')
+    tally = score(self._run, self._evaluate, state, step, batches, stop)
+    scores = metrics.summarize(tally)
+    self._warn(scores['examples'], scores['clicks'])
+    self._bar.write(
+      f'step {step:>9,}  validation AUC {with_error(scores, "auc")}  '
+      f'log-loss {with_error(scores, "log_loss")}'
+    )
+    self._history.add(step, {f'validation/{k}': v for k, v in scores.items()})
+    return scores
+
+  def _warn(self, examples: float, clicks: float) -> None:
+    """Says once why there is no AUC, if there is none, and what follows."""
+    line = undefined_line('validation', examples, clicks)
+    if line and not self._warned:
+      self._bar.write(
+        f'{line}; it neither stops the run early (config.train.patience) nor '
+        f'chooses the best checkpoint'
+      )
+      self._warned = True
 
 
 def _should_stop(run: Run, history: History) -> bool:
   return bool(agreement.from_first(history.should_stop(run.patience)))
 
 
+def _candidate(scores: Mapping[str, float]) -> dict[str, float] | None:
+  """What a checkpoint remembers of its evaluation; None where AUC is undefined.
+
+  Orbax must not see NaN: it would remove the best checkpoint for it.
+  """
+  known = {k: v for k, v in scores.items() if math.isfinite(v)}
+  return known if 'auc' in known else None
+
+
+def _catch_up(
+  run: Run,
+  checkpoints: Checkpoints,
+  validate: _Validation,
+  history: History,
+  state: TrainState,
+  step: int,
+) -> None:
+  """Makes the evaluation that a signal kept a run from after its last step."""
+  done = agreement.from_first(history.evaluated(step))
+  if step and run.evaluates(step) and validate.asked and not done:
+    scores = _candidate(validate(state, step))
+    if scores:
+      checkpoints.add_scores(step, scores)
+
+
 def _fit(
-  run: Run, checkpoints: Checkpoints, evaluate: Evaluator
+  run: Run, checkpoints: Checkpoints, evaluate: Evaluator, signals: Signals
 ) -> tuple[TrainState, int, int]:
   """Steps until the end, early stopping, or a signal.
 
@@ -177,7 +213,7 @@ def _fit(
   """
   size = run.reading.batch_size
   state, first = _first_state(run, checkpoints)
-  step, scores = first, None
+  step = first
   with (
     contextlib.closing(History(run.workdir, first)) as history,
     tqdm(
@@ -189,109 +225,50 @@ def _fit(
       mininterval=0.1 if sys.stderr.isatty() else 5,
       disable=not agreement.first(),
     ) as bar,
-    Signals() as signals,
   ):
+    validate = _Validation(run, evaluate, history, bar)
+    _catch_up(run, checkpoints, validate, history, state, step)
     if step >= run.steps or _should_stop(run, history):
       bar.write(f'nothing left to train after step {step:,}')
       return state, step, 0
-    meter, batches = Meter(size), batches_from(run, first)
+    meter = Meter(size, history.unlogged(first))
+    batches = batches_from(run, first)
     out_of_range = _OutOfRange(run, history, batches)
     made = updates(run, compiled_step(run.task), batches, state, first)
     for step, state, told in made:
+      signals.hold()
       meter.add(step, told)
       bar.update(size)
-      stopped_by = signals.of_any()
-      last = step == run.steps or stopped_by > 0
-      evaluates = step % run.eval_every == 0 or step == run.steps
-      if last or evaluates or step % run.log_every == 0:
+      ends, scores = signals.of_any() > 0, {}
+      evaluates = run.evaluates(step)
+      saves = ends or evaluates or step % run.checkpoint_every == 0
+      logs = evaluates or step % run.log_every == 0
+      if logs:
         meter.settle()
         line = meter.read()
         history.add(step, line)
+        last = step == run.steps
         bar.set_postfix_str(
           f'step {step:,}, loss {line["loss"]:.4f}', refresh=last
         )
-      if evaluates:
-        scores = _validate(run, evaluate, state, step)
-        if scores:
-          _report_scores(bar, step, scores)
-          history.add(step, {f'validation/{k}': v for k, v in scores.items()})
-      if last or evaluates or step % run.checkpoint_every == 0:
-        meter.settle()
-        out_of_range.note(step)
-        checkpoints.save(step, state, scores if evaluates else None)
-      if evaluates:
+      if evaluates and not ends:
+        try:
+          scores = validate(state, step, signals.of_any)
+        except Stopped:
+          ends = True
         meter.restart()
+      if saves:
+        meter.settle()
+        if not logs:
+          history.add_unlogged(step, *meter.unread)
+        out_of_range.note(step)
+        checkpoints.save(step, state, _candidate(scores))
+      if ends or step == run.steps:
+        break
       if evaluates and _should_stop(run, history):
         bar.write(f'stopped early: no better AUC in {run.patience} evaluations')
         break
-      if last:
-        break
     return state, step, signals.of_any_by_now()
-
-
-class _Nodes(NamedTuple):
-  """What nodes with tables of their own have learned: scores, divergence."""
-
-  scores: dict[str, dict[str, float]]
-  divergence: dict[str, float]
-
-
-def _nodes(
-  run: Run, evaluate: Evaluator, state: TrainState, splits: list[str]
-) -> _Nodes | None:
-  """Of the last split, where there are such nodes."""
-  if not splits or not node_count(run.task):
-    return None
-  tallies = evaluate.nodes(state, _batches(run, splits[-1]))
-  return _Nodes(
-    {name: metrics.summarize(tally) for name, tally in tallies.items()},
-    divergence(run.task, state),
-  )
-
-
-def _finish(
-  run: Run,
-  results: Mapping[str, metrics.Tally],
-  nodes: _Nodes | None,
-  step: int,
-  best: int,
-  out_of_range: Mapping[str, int],
-) -> None:
-  """Writes results.json and report.html, prints the metrics."""
-  summaries = {split: metrics.summarize(t) for split, t in results.items()}
-  references = {split: run.references(split) for split in results}
-  history = read_history(run.workdir)
-  extras: dict[str, Any] = {} if nodes is None else {'nodes': nodes._asdict()}
-  if run.reading.out_of_range == UNKNOWN:
-    trained = [row[_OUT_OF_RANGE] for row in history if _OUT_OF_RANGE in row]
-    extras[_OUT_OF_RANGE] = {'train': trained[-1], **out_of_range}
-  write_json(
-    run.workdir / 'results.json',
-    {'step': best, 'splits': summaries, 'references': references} | extras,
-  )
-  last = list(results)[-1] if results else ''
-  report.write_report(
-    run.workdir / 'report.html',
-    title=f'Training run {run.workdir.name}',
-    results=results,
-    history=history,
-    tables=table_sizes(run.task),
-    config=run.config,
-    environment=report.environment(),
-    references=references.get(last),
-    notes=[
-      f'{step:,} steps of {run.reading.batch_size:,} examples; results are '
-      f'those of the checkpoint of step {best:,}, the '
-      + ('best by validation AUC.' if 'validation' in results else 'last one.')
-    ],
-  )
-  for split in results:
-    print(score_table(split, summaries[split], references[split]))
-  if nodes is not None:
-    print(node_table(*nodes))
-  for split, count in extras.get(_OUT_OF_RANGE, {}).items():
-    print(f'{split}: {count:,} ids out of range became the unknown row')
-  print(f'checkpoint of step {best:,}; see {run.workdir / "report.html"}')
 
 
 def choose_mesh(run: Run) -> Mesh:
@@ -314,11 +291,15 @@ def choose_mesh(run: Run) -> Mesh:
   )
 
 
-def train(run: Run) -> bool:
+def train(run: Run, signals: Signals) -> int:
   """Trains, or goes on training, and reports on the best checkpoint.
 
+  Args:
+    run: what is trained.
+    signals: entered.
+
   Returns:
-    Whether the run is finished; False when a signal stopped it.
+    0 when the run is finished, else the number of the signal that stopped it.
 
   Raises:
     InputError: the loss was not finite, or the data or a checkpoint is bad.
@@ -331,27 +312,16 @@ def train(run: Run) -> bool:
     ) as checkpoints,
     cluster.leaving_at_once(),
   ):
-    state, step, stopped_by = _fit(run, checkpoints, evaluate)
+    if agreement.first():
+      check_writable(run)
+    state, step, stopped_by = _fit(run, checkpoints, evaluate, signals)
     checkpoints.wait()
     if stopped_by:
       print(
         f'{signal.Signals(stopped_by).name}: saved step {step:,} of '
         f'{run.steps:,}; the same command goes on from there'
       )
-      return False
-    assert checkpoints.best is not None, 'the last step is always saved'
-    best = agreement.from_first(checkpoints.best)
-    if best != step:
-      del state  # its memory is needed for the other one
-      abstract = abstract_state(run.task)
-      state = checkpoints.restore_for_evaluation(best, abstract)
-    results, out_of_range = {}, {}
-    for split in ('validation', 'test'):
-      if run.data.splits.get(split):
-        batches = _batches(run, split)
-        results[split] = evaluate(state, batches)
-        out_of_range[split] = agreement.total(batches.out_of_range)
-    nodes = _nodes(run, evaluate, state, list(results))
-  if agreement.first():
-    _finish(run, results, nodes, step, best, out_of_range)
-  return True
+      return stopped_by
+    signals.release()
+    finish(run, evaluate, checkpoints, state, step)
+  return 0

@@ -19,14 +19,24 @@ ADVICE = (
 class Meter:
   """Mean loss and examples a second since it was last read."""
 
-  def __init__(self, batch_size: int) -> None:
+  def __init__(
+    self, batch_size: int, unread: tuple[float, int] = (0.0, 0)
+  ) -> None:
+    """Starts to count.
+
+    Args:
+      batch_size: examples of a step.
+      unread: what the meter of a run that was stopped had not told.
+    """
     self._batch_size = batch_size
     self._late: tuple[int, StepMetrics] | None = None
     self.restart()
+    self._before = unread
 
   def restart(self) -> None:
     """Starts to count anew, from now."""
     self._losses: list[float] = []
+    self._before = 0.0, 0
     self._start = time.perf_counter()
 
   def add(self, step: int, told: StepMetrics) -> None:
@@ -44,13 +54,19 @@ class Meter:
       self._losses.append(_finite_loss(*self._late))
       self._late = None
 
+  @property
+  def unread(self) -> tuple[float, int]:
+    """Sum of the losses of the settled steps, and their number."""
+    total, steps = self._before
+    return math.fsum([total, *self._losses]), steps + len(self._losses)
+
   def read(self) -> dict[str, float]:
     """`loss` and `examples_per_second` of the settled steps; restarts."""
     seconds = time.perf_counter() - self._start
-    steps = len(self._losses)
+    total, steps = self.unread
     line = {
-      'loss': math.fsum(self._losses) / steps,
-      'examples_per_second': steps * self._batch_size / seconds,
+      'loss': total / steps,
+      'examples_per_second': len(self._losses) * self._batch_size / seconds,
     }
     self.restart()
     return line

@@ -8,6 +8,7 @@ have come.
 
 import dataclasses
 import functools
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -96,21 +97,25 @@ def divergence(task: Task, state: TrainState) -> dict[str, float]:
   }
 
 
+def _number(value: float) -> str:
+  return 'undefined' if math.isnan(value) else f'{value:.5f}'
+
+
 def node_table(
   scores: Mapping[str, Mapping[str, float]], apart: Mapping[str, float]
 ) -> str:
   """Metrics of each node, of the mean of all, of the ensemble, as a table.
 
-  >>> print(node_table({'node 0': {'auc': 0.5, 'log_loss': 0.7}}, {'a': 0.1}))
+  >>> scores = {'auc': math.nan, 'log_loss': 0.7}
+  >>> print(node_table({'node 0': scores}, {'a': 0.1}))
   nodes                       AUC     log-loss
-    node 0                0.50000      0.70000
+    node 0              undefined      0.70000
   divergence of tables: median 0.1, largest 0.1 (a)
   """
   lines = [f'{"nodes":<18}{"AUC":>13}{"log-loss":>13}']
   for name, of_one in scores.items():
-    lines.append(
-      f'  {name:<16}{of_one["auc"]:>13.5f}{of_one["log_loss"]:>13.5f}'
-    )
+    cells = [_number(of_one[metric]) for metric in ('auc', 'log_loss')]
+    lines.append(f'  {name:<16}' + ''.join(f'{cell:>13}' for cell in cells))
   most = max(apart, key=lambda name: apart[name])
   middle = statistics.median(apart.values())
   lines.append(

@@ -64,13 +64,14 @@ tr > :first-child, .sum tr > :nth-child(2), .words td { text-align: left; }
 
 
 def number(value: float | None, form: str) -> str:
-  """A number, or a dash for one that is not known.
+  """A number; a dash for one that is not there.
 
-  >>> number(0.81, '.4f'), number(float('nan'), '.4f')
-  ('0.8100', '–')
+  >>> number(0.81, '.4f'), number(float('nan'), '.4f'), number(None, '.4f')
+  ('0.8100', 'undefined', '–')
   """
-  known = value is not None and math.isfinite(value)
-  return format(value, form) if known else '–'
+  if value is None:
+    return '–'
+  return 'undefined' if math.isnan(value) else format(value, form)
 
 
 def size(count: float) -> str:

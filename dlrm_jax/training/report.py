@@ -21,9 +21,21 @@ from dlrm_jax import metrics
 from dlrm_jax.training import charts, page
 
 _METRICS = (
-  ('auc', 'AUC', 'chance that a click ranks above a non-click', '.5f'),
+  (
+    'auc',
+    'AUC',
+    'chance that a click ranks above a non-click; ± one standard error '
+    '(DeLong)',
+    '.5f',
+  ),
+  (
+    'auc_bin_bound',
+    'Bound of binning',
+    'what counting by bins may cost the AUC',
+    '.1e',
+  ),
   ('pr_auc', 'PR-AUC', 'average precision', '.5f'),
-  ('log_loss', 'Log-loss', 'nats; less is better', '.5f'),
+  ('log_loss', 'Log-loss', 'nats; less is better; ± as above', '.5f'),
   ('ne', 'Normalised entropy', 'log-loss / entropy of the base rate', '.5f'),
   ('accuracy', 'Accuracy', 'at probability 0.5', '.5f'),
   ('calibration', 'Calibration', 'mean prediction / base rate', '.4f'),
@@ -80,7 +92,9 @@ def _cards(
   for split, summary in list(summaries.items())[-1:]:
     for key, label, _, form in _METRICS:
       if key in ('auc', 'log_loss', 'ne', 'calibration'):
-        cards.append((label, page.number(summary[key], form), split))
+        error = summary.get(f'{key}_std_error', 0)
+        note = f'± {error:.5f}, {split}' if error > 0 else split
+        cards.append((label, page.number(summary[key], form), note))
   speed = charts.series(history, 'examples_per_second').values
   if speed.size:
     cards.append(('Examples/s', f'{np.median(speed):,.0f}', 'median, training'))
@@ -107,9 +121,9 @@ def _results(
     cells = []
     for column in columns.values():
       text = page.number(column.get(key), form)
-      error = column.get(f'{key}_error', 0)
+      error = column.get(f'{key}_std_error', 0)
       if error > 0:
-        text += f'<small>± {error:.1e}</small>'
+        text += f'<small>± {error:.5f}</small>'
       cells.append(f'<td>{text}</td>')
     return f'<th>{label}<small>{note}</small></th>{"".join(cells)}'
 

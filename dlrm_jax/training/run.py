@@ -1,7 +1,7 @@
 """A training run, described: what is trained, on what, how long, where."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ class Data(Protocol):
   Attributes:
     schema: the columns.
     splits: examples of each split.
+    clicks: of each split; nothing where they are not known before.
     scale: of the dense features in split train.
     details: how it was made; 'ids' is equal where ids mean the same.
     fingerprint: equal for equal data only.
@@ -30,6 +31,9 @@ class Data(Protocol):
   def splits(self) -> Mapping[str, int]: ...  # noqa: D102
 
   @property
+  def clicks(self) -> Mapping[str, int]: ...  # noqa: D102
+
+  @property
   def scale(self) -> Scale: ...  # noqa: D102
 
   @property
@@ -40,8 +44,8 @@ class Data(Protocol):
 
   def source(self, split: str) -> Source: ...  # noqa: D102
 
-  def counts(self, feature: str) -> np.ndarray | None:
-    """How often split train has each id, i64[R]; None: nobody knows."""
+  def count_pieces(self, feature: str) -> Iterable[np.ndarray] | None:
+    """How often split train has each id, in pieces; None: nobody knows."""
     ...
 
 
@@ -88,6 +92,10 @@ class Run:
   seed: int
   config: Mapping[str, Any]
   references: Callable[[str], Mapping[str, Mapping[str, float]]]
+
+  def evaluates(self, step: int) -> bool:
+    """Whether there is an evaluation after this step."""
+    return step % self.eval_every == 0 or step == self.steps
 
   def begins_epoch(self, step: int) -> bool:
     """Whether the update after `step` is the first of a later epoch."""

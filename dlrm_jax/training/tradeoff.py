@@ -106,10 +106,10 @@ def _spread(values: Sequence[float]) -> Spread:
   )
 
 
-def _shown(spread: Spread, sign: str = '') -> str:
+def _shown(spread: Spread, runs: int, sign: str = '') -> str:
   """A spread in a cell; nothing where there is no run."""
   if math.isnan(spread.mean):
-    return ''
+    return 'undefined' if runs else ''
   mean = f'{spread.mean:{sign}.4f}'
   if math.isnan(spread.deviation):
     return mean
@@ -123,9 +123,10 @@ def _cells(point: Point, plain: Point) -> Iterable[str]:
   yield human(point.size.bytes)
   yield f'{plain.size.parameters / point.size.parameters:.2f}'
   for metric in METRICS:
-    yield _shown(point.spread(metric))
+    yield _shown(point.spread(metric), len(point.scores))
+    both = len(point.scores.keys() & plain.scores.keys())
     differs = point is not plain
-    yield _shown(point.beyond(plain, metric), '+') if differs else ''
+    yield _shown(point.beyond(plain, metric), both, '+') if differs else ''
 
 
 def markdown(study: Study) -> str:

@@ -1,31 +1,31 @@
 """The folder of a run: whose it is, and how files come into it.
 
 `config.json` and `data.json` say what the run was started with. The same
-command again goes on; another config in the same folder is refused, unless it
-only says that tables live elsewhere: then the run goes on from there. The
-processes of a job share the folder; the first one claims it for all.
+command again goes on; another config in the same folder is refused, unless the
+kinds of the fields that differ (`kinds.py`) say that it is the same run: then
+it goes on with the new values. The processes of a job share the folder; the
+first one claims it for all.
 """
 
 import contextlib
 import fcntl
 import json
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from dlrm_jax import agreement
+from dlrm_jax.config_file import wrong_fields
 from dlrm_jax.errors import InputError
+from dlrm_jax.kinds import Change, Kind, changes, completed, of_kind
 
 _CONFIG, _DATA = 'config.json', 'data.json'
 _OWN = 'tables.features.'  # may follow from the other fields: auto
-_CHANGED = '{field} was {then}, is {now}'
-_WHERE_TABLES_LIVE = re.compile(
-  r'tables\.(features\..+\.)?(shards|placement|spread|columns|memory)'
-)
+_VERSION, _FORMAT = 'version', 1
+RESULTS = 'results.json'
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -62,58 +62,66 @@ def write_json(path: Path, value: Any) -> None:
   write_text(path, to_json(value, indent=2) + '\n')
 
 
-def _flat(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  if isinstance(tree, Mapping):
-    for key, value in tree.items():
-      yield from _flat(value, f'{prefix}.{key}' if prefix else str(key))
-  else:
-    yield prefix, tree
-
-
-def _differences(
-  then: Mapping[str, Any],
-  now: Mapping[str, Any],
-  words: str,
-  counts: Callable[[str], bool] = lambda field: True,
-) -> str:
-  """Fields that differ, as `words` with {field}, {then} and {now} says.
-
-  Args:
-    then: a tree of values.
-    now: another one.
-    words: about a field.
-    counts: whether a field is looked at.
-  """
-  then = dict(_flat(then))
-  flat = dict(_flat(json.loads(json.dumps(now))))
-  pairs = {
-    field: (then.get(field, '(absent)'), flat.get(field, '(absent)'))
-    for field in sorted(then.keys() | flat.keys())
-  }
-  return '; '.join(
-    words.format(field=field, then=repr(a), now=repr(b))
-    for field, (a, b) in pairs.items()
-    if a != b and counts(field)
-  )
-
-
-def _says_where(field: str) -> bool:
-  return _WHERE_TABLES_LIVE.fullmatch(field) is not None
-
-
-def _compare(path: Path, now: Mapping[str, Any], advice: str) -> None:
-  """Raises where more differs than where tables live; says why."""
-  then = _read(path)
-
-  def given(field: str) -> bool:
-    return not _says_where(field) and not field.startswith(_OWN)
-
-  found = _differences(then, now, _CHANGED, given) or _differences(
-    then, now, _CHANGED, lambda field: not _says_where(field)
-  )
+def _refuse(path: Path, found: Sequence[object], advice: str) -> None:
+  """Raises where a run would be another one."""
   if found:
+    said = '; '.join(map(str, found))
+    raise InputError(f'{path.parent} was made by another run: {said}. {advice}')
+
+
+def _compare_configs(path: Path, found: Sequence[Change]) -> None:
+  """Raises where what is learned would be something else; says why."""
+  other = of_kind(found, Kind.IDENTITY)
+  # Fields of single features may follow from the others: auto.
+  given = [change for change in other if not change.field.startswith(_OWN)]
+  advice = 'Choose another --workdir, or the settings that it was made with'
+  _refuse(path, given or other, advice)
+
+
+def _compare_data(path: Path, now: Mapping[str, Any]) -> None:
+  """Raises where data differs in what was known of it then."""
+  then = _read(path)
+  found = changes(then, {k: v for k, v in now.items() if k in then})
+  advice = (
+    'The data was prepared anew or with other options: choose another --workdir'
+  )
+  _refuse(path, found, advice)
+
+
+def _trained(folder: Path) -> int:
+  """Steps of the last checkpoint."""
+  names = (path.name for path in folder.glob('checkpoints/[0-9]*'))
+  return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def _check_horizon(folder: Path, found: Sequence[Change], steps: int) -> None:
+  """Raises where fewer steps are asked for than there are already."""
+  trained = _trained(folder)
+  if of_kind(found, Kind.HORIZON) and steps < trained:
     raise InputError(
-      f'{path.parent} was made by another run: {found}. {advice}'
+      f'{folder} has trained {trained:,} steps, and the config asks for '
+      f'{steps:,} (config.train.steps, config.train.epochs); nothing is '
+      f'changed: ask for {trained} or more, or choose another --workdir'
+    )
+
+
+def _report(
+  folder: Path, found: Sequence[Change], steps: int, patience: int
+) -> Iterator[str]:
+  """What changes from now on, as far as it can be seen in results."""
+
+  def said(some: Sequence[Change]) -> str:
+    return '; '.join(map(str, some))
+
+  if horizon := of_kind(found, Kind.HORIZON):
+    yield f'{folder}: trains to step {steps:,} from now on: {said(horizon)}'
+  if moved := of_kind(found, Kind.PLACE):
+    yield f'{folder}: tables live elsewhere from now on: {said(moved)}'
+  evaluates = [c for c in found if c.field == 'train.eval_every']
+  if patience and evaluates:
+    yield (
+      f'{folder}: {said(evaluates)}; train.patience={patience} counts '
+      f'evaluations, so it lasts longer or shorter from now on'
     )
 
 
@@ -121,8 +129,10 @@ def _agree(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
   """Raises where processes were started with other settings or other data."""
   mine = {'config': config, 'data': data}
   first = json.loads(agreement.text_of_first(json.dumps(mine)))
-  words = '{field} is {now} here, {then} on process 0'
-  found = _differences(first, mine, words)
+  found = '; '.join(
+    f'{field} is {now!r} here, {then!r} on process 0'
+    for field, then, now in changes(first, mine)
+  )
   others = [str(k) for k, x in enumerate(agreement.from_all(bool(found))) if x]
   if others:
     raise InputError(
@@ -140,6 +150,23 @@ def _read(path: Path) -> dict[str, Any]:
     ) from None
   except (OSError, ValueError) as error:
     raise InputError(f'{path}: unreadable ({error})') from None
+
+
+def _config(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
+  """A config as this version would have written it."""
+  config = _read(path)
+  if not isinstance(config, dict):
+    raise InputError(f'{path}: damaged (no fields in it); put it back')
+  version = config.pop(_VERSION, 0)
+  if version != 0 and version != _FORMAT:
+    raise InputError(
+      f'{path}: {_VERSION} is {version!r}; this version of dlrm_jax reads '
+      f'{_FORMAT} and those before: use the one that wrote it'
+    )
+  found = completed(config, defaults, path)
+  if wrong := next(wrong_fields(found, defaults), None):
+    raise InputError(f'{path}: {wrong}')
+  return found
 
 
 @contextlib.contextmanager
@@ -163,44 +190,57 @@ def _locked(folder: Path) -> Iterator[None]:
     yield
 
 
-def _claim(
-  folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
-) -> None:
-  if not (folder / _CONFIG).exists():
+class Claim(NamedTuple):
+  """Whose a folder is to be.
+
+  Attributes:
+    config: all settings.
+    data: what identifies the data.
+    steps: that are to be trained.
+    defaults: of all fields, for configs of earlier versions.
+  """
+
+  config: Mapping[str, Any]
+  data: Mapping[str, Any]
+  steps: int
+  defaults: Mapping[str, Any]
+
+
+def _claim(folder: Path, claim: Claim) -> None:
+  path = folder / _CONFIG
+  written = {_VERSION: _FORMAT, **claim.config}
+  if not path.exists():
     if any(folder.glob('checkpoints/[0-9]*')):
       raise InputError(
         f'{folder} has checkpoints but no {_CONFIG} that says how they were '
         f'made; put it back, or choose another --workdir'
       )
-    write_json(folder / _DATA, data)
-    write_json(folder / _CONFIG, config)
+    write_json(folder / _DATA, claim.data)
+    write_json(path, written)
     return
-  advice = 'Choose another --workdir, or the settings that it was made with'
-  _compare(folder / _CONFIG, config, advice)
-  _compare(
-    folder / _DATA,
-    data,
-    'The data was prepared anew or with other options: choose another '
-    '--workdir',
-  )
-  moved = _differences(_read(folder / _CONFIG), config, _CHANGED, _says_where)
-  if moved:
-    print(f'{folder}: tables live elsewhere from now on: {moved}')
-    write_json(folder / _CONFIG, config)
+  found = changes(_config(path, claim.defaults), claim.config)
+  _compare_configs(path, found)
+  _compare_data(folder / _DATA, claim.data)
+  _check_horizon(folder, found, claim.steps)
+  patience = claim.config['train']['patience']
+  for line in _report(folder, found, claim.steps, patience):
+    print(line)
+  if of_kind(found, Kind.HORIZON):
+    # Those of a run that was not so long.
+    (folder / RESULTS).unlink(missing_ok=True)
+  if found:
+    write_json(path, written)
 
 
 @contextlib.contextmanager
-def claimed(
-  folder: Path, config: Mapping[str, Any], data: Mapping[str, Any]
-) -> Iterator[None]:
+def claimed(folder: Path, claim: Claim) -> Iterator[None]:
   """Makes the folder of a run, or sees that it belongs to this very run.
 
   No other job can claim it meanwhile; the end of this one frees it.
 
   Args:
     folder: made if it is not there.
-    config: all settings.
-    data: what identifies the data.
+    claim: the run that it must be of.
 
   Raises:
     InputError: the folder can't be made, another process trains in it, or
@@ -208,10 +248,10 @@ def claimed(
       job has another config, other data or another folder. Names the fields
       that differ.
   """
-  _agree(config, data)
+  _agree(claim.config, claim.data)
   if agreement.first():
     with _locked(folder):
-      _claim(folder, config, data)
+      _claim(folder, claim)
       agreement.from_first(1)  # now the others may look
       yield
     return
@@ -224,10 +264,16 @@ def claimed(
   yield
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read(
+  folder: Path, defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """What a run was started with: its config, and what identifies its data.
+
+  Args:
+    folder: of the run.
+    defaults: of all fields; the config has those that it did not have then.
 
   Raises:
     InputError: the folder is not that of a run.
   """
-  return _read(folder / _CONFIG), _read(folder / _DATA)
+  return _config(folder / _CONFIG, defaults), _read(folder / _DATA)

@@ -1,21 +1,26 @@
 """Raw Criteo logs -> prepared sets, checked against plain Python."""
 
+import bz2
 import collections
 import functools
 import gzip
+import lzma
 import math
+import zipfile
 
 import numpy as np
 import pytest
 
-from dlrm_jax.data import criteo, criteo_files
+from dlrm_jax.data import budget, criteo, criteo_files, pipeline
 from dlrm_jax.data.criteo import prepare
 from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.rereading import read_raw
 from dlrm_jax.data.schema import join
+from dlrm_jax.data.unknown import unknown_rows
 from dlrm_jax.errors import InputError
 
+PACK = {'.gz': gzip.compress, '.bz2': bz2.compress, '.xz': lzma.compress}
 Options = functools.partial(criteo.Options, shuffle=False)
 
 
@@ -33,7 +38,11 @@ def make_rows(count, seed=0):
 
 def save(path, rows, end='\n'):
   text = ''.join('\t'.join(row) + end for row in rows).encode()
-  path.write_bytes(gzip.compress(text) if path.suffix == '.gz' else text)
+  if path.suffix == '.zip':
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+      archive.writestr('a.txt', text)
+  else:
+    path.write_bytes(PACK.get(path.suffix, bytes)(text))
   return str(path)
 
 
@@ -91,14 +100,17 @@ def test_ids_are_counted_in_the_training_rows_only(tmp_path, min_count):
     assert counted['missing'] == sum(not r[14 + number] for r in rows[:858])
 
 
-def test_a_gzip_in_two_parts_with_windows_ends_is_the_same_set(tmp_path):
+def test_packed_parts_with_windows_ends_are_the_same_set(tmp_path):
   rows = make_rows(500)
   one = prepare(
     {'all': [save(tmp_path / 'a', rows)]}, str(tmp_path / 'one'), Options()
   )
   parts = [
     save(tmp_path / 'b.gz', rows[:123]),
-    save(tmp_path / 'c', rows[123:], end='\r\n'),
+    save(tmp_path / 'c', rows[123:200], end='\r\n'),
+    save(tmp_path / 'd.bz2', rows[200:290]),
+    save(tmp_path / 'e.xz', rows[290:400]),
+    save(tmp_path / 'f.zip', rows[400:]),
   ]
   two = prepare({'all': parts}, str(tmp_path / 'two'), Options())
   assert two.schema == one.schema
@@ -107,7 +119,7 @@ def test_a_gzip_in_two_parts_with_windows_ends_is_the_same_set(tmp_path):
     np.testing.assert_array_equal(a.ids, b.ids)
     np.testing.assert_array_equal(a.dense, b.dense)
   names = [file['name'] for file in two.details['files']]
-  assert names == ['b.gz', 'c']
+  assert names == ['b.gz', 'c', 'd.bz2', 'e.xz', 'f.zip']
 
 
 def test_separate_files_are_the_splits(tmp_path):
@@ -206,8 +218,32 @@ def test_a_truncated_gzip_keeps_the_rows_before_when_skipping(tmp_path):
   kept = prepared.splits['train']
   assert 100 < kept < 500
   assert prepared.details['bad_rows'] == {'damaged gzip': 1}
+  lost = f'LOST: the rest of raw.gz, all that follows line {kept:,} (the gzip'
+  assert prepared.details['skipped'][0].startswith(lost)
   vocabularies = [vocabulary(rows[:kept], c) for c in range(26)]
   check(whole(prepared.source('train')), rows[:kept], vocabularies)
+
+
+def test_what_an_unfinished_run_has_lost_stops_one_that_must_not_skip(
+  tmp_path, monkeypatch
+):
+  raw = tmp_path / 'raw.gz'
+  save(raw, make_rows(300))
+  raw.write_bytes(raw.read_bytes()[:-9])
+  output = str(tmp_path / 'set')
+
+  def run(bad):
+    job = criteo.job({'all': [str(raw)]}, Options(on_bad_row=bad))
+    pipeline.run(job, output, budget.default_memory())
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pipeline.vocabularies, 'make', lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run('skip')
+  with pytest.raises(InputError, match=r'LOST: the rest of raw.gz'):
+    run('stop')
+  run('skip')
+  assert open_prepared(output).splits
 
 
 def test_a_split_without_rows_is_refused(tmp_path):
@@ -237,3 +273,23 @@ def test_the_sample_of_kaggle_is_cut_as_published(
   )
   ids = np.concatenate([b.ids for b in read_raw(prepared, [str(raw)])])
   np.testing.assert_array_equal(ids[-8381:], whole(prepared.source('test')).ids)
+
+
+def test_the_share_of_unknown_ids_in_training_is_known(tmp_path):
+  raw = save(tmp_path / 'raw', make_rows(400))
+  options = Options(min_count=3, splits='train=1/2,test=1/2')
+  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  rows = unknown_rows(prepared)
+  train = whole(prepared.source('train')).ids
+  assert (train == 0).any()
+  for number, name in enumerate(SPARSE):
+    assert rows[name].row == 0
+    share = rows[name].unknown / rows[name].ids
+    assert share == pytest.approx((train[:, number] == 0).mean())
+
+
+def test_features_whose_ids_do_not_say_whether_they_are_known(tmp_path):
+  raw = save(tmp_path / 'raw', make_rows(100))
+  for options in (Options(hash_rows=9), Options('fb')):
+    prepared = prepare({'all': [raw]}, str(tmp_path / options.mode), options)
+    assert not unknown_rows(prepared)

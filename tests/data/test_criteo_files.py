@@ -1,16 +1,20 @@
-"""Raw files: whole lines, plain or gzip, shown to a digest on the way."""
+"""Raw files: whole lines, plain or packed, shown to a digest on the way."""
 
+import bz2
 import gzip
+import io
+import lzma
+import zipfile
 
 import pytest
 
 from dlrm_jax.data import criteo_files
+from dlrm_jax.data.archives import DamagedError
 from dlrm_jax.data.criteo_files import (
-  DamagedError,
-  check_readable,
+  check_lines,
   chunks,
-  head_lines,
   line_start,
+  lines_about,
   lines_before,
 )
 from dlrm_jax.errors import InputError
@@ -21,6 +25,21 @@ TEXT = b''.join(b'line %d\n' % i for i in range(20_000))
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
   monkeypatch.setattr(criteo_files, 'CHUNK_BYTES', 1000)
+
+
+def zipped(text, *more, folder=''):
+  """A zip archive with a file, and others."""
+  made = io.BytesIO()
+  with zipfile.ZipFile(made, 'w', zipfile.ZIP_DEFLATED) as archive:
+    if folder:
+      archive.mkdir(folder)
+      archive.writestr('__MACOSX/._a.txt', b'of the system')
+    for number, content in enumerate((text, *more)):
+      archive.writestr(f'{folder}/{number}.txt', content)
+  return made.getvalue()
+
+
+STREAMS = [gzip.compress, bz2.compress, lzma.compress]
 
 
 def save(path, data):
@@ -36,7 +55,7 @@ def until_damage(path, start, stop):
   return b''.join(found), str(damage.value)
 
 
-@pytest.mark.parametrize('pack', [bytes, gzip.compress])
+@pytest.mark.parametrize('pack', [bytes, *STREAMS])
 def test_chunks_are_whole_lines_and_all_bytes_are_digested(tmp_path, pack):
   packed = pack(TEXT)  # once: gzip writes the time
   digested = []
@@ -53,11 +72,70 @@ def test_a_last_line_without_an_end_is_given_one(tmp_path):
   assert b''.join(digested) == b'x\ny'
 
 
+def test_the_one_file_of_a_zip_archive_is_read(tmp_path):
+  digested = []
+  file = save(tmp_path / 'a', zipped(TEXT, folder='within'))
+  assert b''.join(chunks(*file, digested.append)) == TEXT
+  assert b''.join(digested) == TEXT
+
+
+@pytest.mark.parametrize('pack', [bytes, *STREAMS, zipped])
+def test_a_byte_order_mark_is_left_out(tmp_path, pack):
+  file = save(tmp_path / 'a', pack(b'\xef\xbb\xbfx\ny\n'))
+  assert b''.join(chunks(*file, len)) == b'x\ny\n'
+
+
+@pytest.mark.parametrize('pack', STREAMS)
 @pytest.mark.parametrize('between', [b'', b'y\n'])
-def test_joined_gzip_files_are_one(tmp_path, between):
-  packed = b''.join(map(gzip.compress, (b'x\nbro', between, b'ken\n')))
+def test_joined_packed_files_are_one(tmp_path, between, pack):
+  packed = b''.join(map(pack, (b'x\nbro', between, b'ken\n')))
   found = b''.join(chunks(*save(tmp_path / 'a', packed), len))
   assert found == b'x\nbro' + between + b'ken\n'
+
+
+@pytest.mark.parametrize('pack', [bz2.compress, lzma.compress])
+def test_damage_of_any_packed_stream_is_found(tmp_path, pack):
+  data = pack(TEXT)
+  middle = len(data) // 2
+  for damaged in (
+    *(data[:middle], data[:-1], data[:9], data + pack(TEXT)[:-1]),
+    *(data + b'garbage', data + bytes(4) + b'garbage'),
+    data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+  ):
+    found, damage = until_damage(*save(tmp_path / 'a', damaged))
+    assert (TEXT + TEXT).startswith(found)
+    assert found[-1:] in (b'', b'\n')
+    assert 'truncated' in damage or 'damaged' in damage
+  assert b''.join(chunks(*save(tmp_path / 'b', data + bytes(8)), len)) == TEXT
+
+
+def test_a_zip_archive_that_is_damaged_within_gives_the_lines_before(tmp_path):
+  data = zipped(TEXT)
+  middle = len(data) // 2
+  damaged = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+  found, damage = until_damage(*save(tmp_path / 'a', damaged))
+  assert TEXT.startswith(found)
+  assert 'the zip stream is damaged' in damage
+
+
+@pytest.mark.parametrize(
+  ('data', 'words'),
+  [
+    (zipped(TEXT, b'y'), ['zip archive with 2 files', '0.txt', '1.txt']),
+    (zipped(TEXT)[:-30], ['damaged zip archive', 'copy it again']),
+    (b'\x28\xb5\x2f\xfd and more', ['zstd', 'unpack it']),
+    (b'PAR1 and more', ['Parquet file', "format to 'parquet'"]),
+    ('a,b\n'.encode('utf-16'), ['UTF-16', 'iconv']),
+    ('a,b\n'.encode('utf-16-le'), ['UTF-16', 'iconv']),
+    (b'\x93NUMPY\1\0', ['NumPy']),
+  ],
+)
+def test_what_is_no_text_is_called_by_its_name(tmp_path, data, words):
+  path, _, _ = save(tmp_path / 'a.csv', data)
+  with pytest.raises(InputError) as error:
+    check_lines(path, 'a CSV file')
+  for word in ('a.csv', *words):
+    assert word in str(error.value)
 
 
 @pytest.mark.parametrize('keep', [0.3, 0.9, -1])
@@ -124,23 +202,25 @@ def test_a_piece_within_a_long_line_is_no_log(tmp_path, monkeypatch):
     list(chunks(path, 100, size, len))
 
 
-def test_the_head_tells_bytes_and_lines(tmp_path, monkeypatch):
+@pytest.mark.parametrize('pack', [bytes, *STREAMS, zipped])
+def test_the_head_tells_how_many_lines_there_are_about(
+  tmp_path, monkeypatch, pack
+):
   monkeypatch.setattr(criteo_files, '_HEAD_BYTES', 1000)
-  assert head_lines(save(tmp_path / 'a', b'12345\n\n\n\n\n' * 200)[0]) == (
-    1000,
-    500,
-  )
-  size, lines = head_lines(save(tmp_path / 'b', gzip.compress(TEXT))[0])
-  assert size == 1000
-  assert 10 < lines < 20_000
+  text = b''.join(b'%d\n' % (i * 7919 % 10**5) for i in range(5000))
+  path, _, _ = save(tmp_path / 'a', pack(text))
+  few = pack is bz2.compress  # A block of bz2 is all or nothing.
+  assert lines_about(path) == pytest.approx(1 if few else 5000, rel=0.3)
+  monkeypatch.setattr(criteo_files, '_HEAD_BYTES', 1 << 20)
+  assert lines_about(path) == 5000
 
 
 def test_missing_empty_and_folder_are_refused(tmp_path):
   (tmp_path / 'empty').touch()
   for name, why in (
     ('absent', 'no such file'),
-    ('empty', 'empty'),
-    ('.', 'not a file'),
+    ('empty', 'empty; expected a log'),
+    ('.', 'a folder; expected a log'),
   ):
     with pytest.raises(InputError, match=why):
-      check_readable(str(tmp_path / name))
+      check_lines(str(tmp_path / name), 'a log')

@@ -7,14 +7,15 @@ import pickle
 import polars as pl
 import pytest
 
-from dlrm_jax.data import criteo_files, criteo_reader
+from dlrm_jax.data import criteo_files, criteo_reader, raw_text
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.criteo_reader import CriteoReader
 from dlrm_jax.data.criteo_rows import COLUMNS, DENSE, SCHEMA, SPARSE
-from dlrm_jax.data.raw import Dense, Piece, Sparse
+from dlrm_jax.data.raw import NUMBER, Dense, Piece, Sparse
 from dlrm_jax.errors import InputError
 
 READER = CriteoReader()
+NUMBERED = SCHEMA | {NUMBER: pl.UInt32}
 
 
 def line(number):
@@ -32,7 +33,7 @@ def read(piece, on_bad_row='stop'):
   bad = BadRows(on_bad_row)
   digested = []
   frames = list(READER.read(piece, bad, digested.append))
-  frame = pl.concat([pl.DataFrame(schema=SCHEMA), *frames])
+  frame = pl.concat([pl.DataFrame(schema=NUMBERED), *frames])
   return frame, bad, b''.join(digested)
 
 
@@ -54,7 +55,7 @@ def test_every_cut_of_a_file_gives_its_rows_once(tmp_path, end, last):
     frames, bads, bytes_read = zip(
       *(read(p, 'skip') for p in pieces), strict=True
     )
-    assert pl.concat(frames).equals(whole)
+    assert pl.concat(frames).drop(NUMBER).equals(whole.drop(NUMBER))
     merged = BadRows('skip')
     for found in bads:
       merged.merge(found.to_json())
@@ -79,12 +80,12 @@ def test_frames_are_of_one_schema_and_few_rows(tmp_path, monkeypatch):
   (piece,) = READER.pieces(path)
   frames = list(READER.read(piece, BadRows(), len))
   assert [frame.height for frame in frames] == [4, 2]
-  assert all(frame.schema == SCHEMA for frame in frames)
-  assert frames[0].columns == list(COLUMNS)
+  assert all(frame.schema == NUMBERED for frame in frames)
+  assert frames[0].columns == [*COLUMNS, NUMBER]
 
 
 def test_a_plain_file_is_cut_and_a_gzip_is_one_piece(tmp_path, monkeypatch):
-  monkeypatch.setattr(criteo_reader, 'PIECE_BYTES', 100)
+  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 100)
   text = b'\n'.join(LINES)
   path = save(tmp_path / 'a', text)
   pieces = READER.pieces(path)
@@ -120,6 +121,8 @@ def test_a_truncated_gzip_stops_or_keeps_the_rows_before(tmp_path):
   frame, bad, digested = read(piece, 'skip')
   assert frame.height == 12
   assert bad.counts == {'damaged gzip': 1}
+  (line,) = bad.report()
+  assert 'LOST: the rest of a, all that follows line 12 (the gzip' in line
   assert digested == packed[:-4]
 
 

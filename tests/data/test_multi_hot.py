@@ -82,11 +82,12 @@ def test_bags_are_those_of_the_definition(tmp_path, raw, plain):
 
 
 def test_bags_of_all_tables_are_one_stream(tmp_path):
-  unit = multi_hot.Draw(('C1', 'C2'), (7, 500), (2, 1), tmp_path / 'bags')
+  paths = (tmp_path / 'C1', tmp_path / 'C2')
+  unit = multi_hot.Draw(paths, (7, 500), (2, 1), tmp_path / 'drawn.json')
   multi_hot.draw(unit)
   tables = made_up((7, 500), (3, 2))
-  for name, table in zip(unit.paths, tables, strict=True):
-    drawn = np.fromfile(tmp_path / 'bags' / name, np.int32)
+  for path, table in zip(paths, tables, strict=True):
+    drawn = np.fromfile(path, np.int32)
     np.testing.assert_array_equal(drawn, table[:, 1:].ravel())
 
 

@@ -1,5 +1,7 @@
 """Preparing in stages: the same set however it is made, or none at all."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import filecmp
 import json
@@ -7,26 +9,38 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
+import polars as pl
 import pytest
 
+from dlrm_jax import machine
 from dlrm_jax.data import (
   budget,
+  coding,
   criteo,
-  criteo_reader,
+  encoding,
   manifest,
+  multi_hot,
   pipeline,
+  raw_text,
+  shards,
+  spreading,
   units,
   vocabularies,
   work,
 )
+from dlrm_jax.data.counting import Count, Values, count, mark_of
 from dlrm_jax.data.criteo import Options
-from dlrm_jax.data.dealing import deal
+from dlrm_jax.data.dealing import Use
+from dlrm_jax.data.merging import Merge, merge
 from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.data.raw import Sparse
 from dlrm_jax.data.rereading import job as day_job
 from dlrm_jax.data.schema import join
+from dlrm_jax.data.spool import Slice
 from dlrm_jax.errors import InputError
 from tests.data.test_criteo import make_rows, save
 
@@ -173,29 +187,132 @@ def test_shuffling_keeps_rows_and_other_splits(tmp_path):
   np.testing.assert_array_equal(kept.ids, mixed.ids)
 
 
-def test_every_order_of_rows_is_as_likely(tmp_path):
-  # Where the first row of the first part goes, over seeds.
-  del tmp_path
-  parts, shards = [3, 2, 1], [2, 4]
-  found = [deal(parts, shards, (seed,)) for seed in range(6000)]
-  for dealt in found:
-    assert dealt.sum(1).tolist() == parts
-    assert dealt.sum(0).tolist() == shards
-  # Of the two places of the first shard, each part has its share.
-  mean = np.mean([dealt[:, 0] for dealt in found], axis=0)
-  np.testing.assert_allclose(mean, [1, 2 / 3, 1 / 3], atol=0.03)
+@pytest.fixture
+def many_shards(monkeypatch):
+  """Shards of a block each, in bundles of two."""
+  monkeypatch.setattr(shards, 'SHARD_BYTES', 1)
+  monkeypatch.setattr(spreading, 'MOST_PILES', 2)
+  monkeypatch.setattr(spreading, 'BUNDLE_SHARDS', 2)
+  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 400_000)
 
 
-def test_in_order_shards_are_filled_one_after_the_other():
-  dealt = deal([3, 4, 1], [5, 3], None)
-  assert dealt.tolist() == [[3, 0], [2, 2], [0, 1]]
+def test_bundles_of_shards_have_the_rows_and_can_be_stopped(
+  tmp_path, many_shards, monkeypatch
+):
+  job = criteo.job({'all': inputs(tmp_path, 2, 9000)}, Options())
+  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
+  runs = 0
+  while not (tmp_path / 'cut').exists():
+    runs += 1
+    with contextlib.suppress(KeyboardInterrupt):
+      stage = interrupted_after(17)
+      pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=stage)
+  assert runs > 5
+  same_files(tmp_path / 'a', tmp_path / 'cut')
+  monkeypatch.setattr(spreading, 'MOST_PILES', 256)
+  pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
+  a, b = (open_prepared(tmp_path / name) for name in 'ab')
+  assert a.files['train'] > 3
+  train = [whole(x.source('train')) for x in (a, b)]
+  assert rows_of(train[0]) == rows_of(train[1])
+  assert not np.array_equal(train[0].ids, train[1].ids)
+  for split in ('validation', 'test'):
+    ids = [whole(x.source(split)).ids for x in (a, b)]
+    np.testing.assert_array_equal(*ids)
+
+
+def test_no_two_uses_share_a_random_stream(tmp_path, many_shards, monkeypatch):
+  job = criteo.job({'all': inputs(tmp_path, 2, 9000)}, Options())
+  seeds = []
+  made = np.random.default_rng
+
+  def watched(seed):
+    seeds.append(tuple(map(int, seed)))
+    return made(seed)
+
+  monkeypatch.setattr(np.random, 'default_rng', watched)
+  pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+  states = {
+    tuple(np.random.SeedSequence(seed).generate_state(4)) for seed in seeds
+  }
+  assert {seed[0] for seed in seeds} == set(map(int, Use))
+  assert len(states) == len(set(seeds))
+
+
+def cut_to(path, share):
+  os.truncate(path, int(path.stat().st_size * share))
+
+
+STAGES = ('count', 'merge', 'index', 'draw bags', 'encode', 'bundle', 'write')
+KINDS = (
+  *('spool/*.json', 'spool/*.arrow', 'counts/*.json', 'counts/*.run'),
+  *('merged/*.json', 'set/vocabulary/*', 'tables/*', 'bags/*.json'),
+  *('bags/*.i32', 'found-*/*', 'mixed/*.json', 'parts/*/*.i32'),
+  *('parts/*.npy', 'bundles/*/*.npy', 'bundles/*/*/*.i32'),
+  *('set/*.array_record-*',),
+)
+
+
+@pytest.mark.parametrize('share', [0, 0.5])
+def test_files_that_a_loss_of_power_cut_are_made_again(
+  tmp_path, many_shards, monkeypatch, share
+):
+  small = budget.Budget(MEMORY, 1, 60_000, 200_000)
+  monkeypatch.setattr(pipeline, 'budget', lambda memory, row, cores=None: small)
+  options = Options(multi_hot=(2,) * 26)
+  job = criteo.job({'all': inputs(tmp_path, 2, 9000)}, options)
+  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
+  work, seen = tmp_path / 'cut.unfinished', set()
+  for number, last in enumerate((*STAGES, None)):
+
+    def stopped(name, function, todo, last=last):
+      if name == last:
+        raise KeyboardInterrupt
+      units.here(name, function, todo)
+
+    def fail(*args):
+      raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+      patch.setattr(encoding, 'describe', fail)
+      with pytest.raises(KeyboardInterrupt):
+        pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=stopped)
+    for kind in KINDS:
+      if found := sorted(work.glob(kind)):
+        cut_to(found[number % len(found)], share)
+        seen.add(kind)
+  assert seen == set(KINDS)
+  pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=units.here)
+  same_files(tmp_path / 'whole', tmp_path / 'cut')
+
+
+@pytest.mark.parametrize('share', [0, 0.5])
+def test_work_whose_plan_is_cut_is_begun_anew(tmp_path, share):
+  job = criteo.job({'all': inputs(tmp_path)}, Options())
+  with pytest.raises(KeyboardInterrupt):
+    pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=interrupted_after(9))
+  cut_to(tmp_path / 'a.unfinished' / 'plan.json', share)
+  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
+  pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
+  same_files(tmp_path / 'a', tmp_path / 'b')
+
+
+def test_unfinished_work_of_another_version_is_told(tmp_path, monkeypatch):
+  job = criteo.job({'all': inputs(tmp_path)}, Options())
+  with monkeypatch.context() as patch:
+    patch.setattr(pipeline, 'LAYOUT', None)
+    with pytest.raises(KeyboardInterrupt):
+      pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=interrupted_after(2))
+  with pytest.raises(InputError, match=r'of another version .* --overwrite'):
+    pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
+  pipeline.run(job, str(tmp_path / 'a'), MEMORY, True, stage=units.here)
 
 
 def test_logs_get_the_vocabularies_of_another_set(tmp_path):
   first, second, third = inputs(tmp_path)
   options = Options(splits=None)
   known = criteo.prepare({'train': [first]}, str(tmp_path / 'known'), options)
-  job = day_job(known, [second, third], pipeline.Options(splits=None))
+  job = day_job(known, {'test': [second, third]}, pipeline.Options(splits=None))
   pipeline.run(job, str(tmp_path / 'day'), MEMORY, stage=units.here)
   day = open_prepared(tmp_path / 'day')
   both = criteo.prepare(
@@ -358,7 +475,7 @@ def test_pieces_of_a_file_are_the_file(tmp_path, monkeypatch):
   whole_set = criteo.prepare(
     {'all': [raw]}, str(tmp_path / 'a'), Options(shuffle=False)
   )
-  monkeypatch.setattr(criteo_reader, 'PIECE_BYTES', 20_000)
+  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 20_000)
   job = criteo.job({'all': [raw]}, Options(shuffle=False))
   assert len(job.pieces) > 5
   pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
@@ -437,7 +554,7 @@ def test_a_damaged_vocabulary_is_found(tmp_path):
       (folder / 'C3.parquet').unlink()
     else:
       (folder / 'C3.parquet').write_bytes(damage)
-    job = day_job(known, files[1:], pipeline.Options(splits=None))
+    job = day_job(known, {'test': files[1:]}, pipeline.Options(splits=None))
     with pytest.raises(InputError, match=r'C3\.parquet: damaged'):
       pipeline.run(job, str(tmp_path / 'b'), MEMORY, True, stage=units.here)
 
@@ -448,3 +565,60 @@ def test_a_feature_may_have_no_value_that_is_seen_enough(tmp_path):
   made = criteo.prepare({'all': files}, str(tmp_path / 's'), options)
   assert {column.rows for column in made.schema.sparse} == {1}
   assert not whole(made.source('test')).ids.any()
+
+
+def test_a_vocabulary_that_ids_cannot_count_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(vocabularies, 'MAX_ROWS', 10)
+  job = criteo.job({'all': inputs(tmp_path, 1)}, Options())
+  with pytest.raises(
+    InputError, match=r'column C1: \d+ rows; expected at most'
+  ):
+    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+
+
+def test_keys_are_shared_by_more_tables_than_a_byte_counts():
+  keys = np.arange(100_000, dtype=np.uint32)
+  owner = coding.share_of(keys, 1000)
+  assert np.bincount(owner, minlength=1000).min() > 50
+  assert owner.max() == 999
+
+
+def test_memory_and_workers_are_those_of_the_container(monkeypatch):
+  monkeypatch.setattr(machine, 'free_memory', lambda: 8 << 30)
+  monkeypatch.setattr(machine, 'cores', lambda: 3)
+  assert budget.default_memory() == 4 << 30
+  assert budget.budget(100 << 30, 160).workers == 3
+
+
+def at_once(function, unit):
+  """Two workers do a unit at the same time."""
+  start = threading.Barrier(2)
+
+  def do():
+    start.wait()
+    function(unit)
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    for future in [pool.submit(do) for _ in range(2)]:
+      future.result()
+
+
+def test_a_unit_may_be_done_twice_at_once(tmp_path):
+  path = tmp_path / 'part.arrow'
+  pl.DataFrame({'C': pl.Series(range(999), dtype=pl.UInt32)}).write_ipc(path)
+  part = Slice(path, 'train', 0, 999, True)
+  counted = Count(
+    (Sparse('C'),), (part,), 0, Values(), False, mark_of(tmp_path, 0)
+  )
+  paths = (tmp_path / 'C1', tmp_path / 'C2')
+  drawn = multi_hot.Draw(paths, (7, 500), (2, 1), tmp_path / 'drawn.json')
+  merged = Merge(
+    *('C', tmp_path, 1, 'frequency', 1, 1 << 20),
+    vocabulary=tmp_path / 'C.parquet',
+    output=tmp_path / 'C.json',
+  )
+  for function, unit in ((count, counted), (multi_hot.draw, drawn)):
+    at_once(function, unit)
+    assert unit.sound()
+  at_once(merge, merged)
+  assert merged.sound()

@@ -10,7 +10,7 @@ import pytest
 
 from dlrm_jax.data import criteo_files, raw_text
 from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import Columns, Dense, Sparse
+from dlrm_jax.data.raw import NUMBER, Columns, Dense, Sparse
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
@@ -35,7 +35,7 @@ def read(path, bad='stop', **changes):
   rows, found = [], BadRows(bad)
   for piece in reader.pieces(str(path)):
     for frame in reader.read(piece, found, IGNORE):
-      rows += frame.rows()
+      rows += frame.drop(NUMBER).rows()
   return rows, found
 
 
@@ -82,6 +82,7 @@ def test_a_frame_has_the_types_and_the_order_of_raw(write):
     'tags.weights': pl.List(pl.Float32),
     'weight': pl.Float32,
     'time': pl.Float64,
+    NUMBER: pl.UInt32,
   }
   assert frame.row(0)[:7] == ROW[:7]
 
@@ -187,6 +188,14 @@ def test_a_label_may_be_a_threshold(write):
     ({'bags': {'tags': {'separator': ''}}}, ['bags.tags.separator']),
     ({'bags': {'tags': {'hotness': -1}}}, ['bags.tags.hotness', '-1']),
     ({'dense': ['user']}, ['two features', "'user'"]),
+    (
+      {'dense': {'again': {'column': 'click'}}},
+      ["'click' is the label", "'again'"],
+    ),
+    (
+      {'label': 'price >= 2', 'bags': {'tags': {'weights': 'price'}}},
+      ["'price' is the label"],
+    ),
     ({'separator': '::'}, ['separator', "'::'", 'one ASCII']),
     ({'separator': ';'}, ['log.csv, line 1', 'one column', 'separator']),
     ({'header': ('a', 'b')}, ["'click'", 'header']),
@@ -224,7 +233,7 @@ def test_frappe_is_read_as_the_csv_module_reads_it(real_data):
   reader = reader_of(frappe.get_config().data.raw)
   (piece,) = reader.pieces(str(path))
   frames = list(reader.read(piece, BadRows(), IGNORE))
-  assert pl.concat(frames).rows() == want
+  assert pl.concat(frames).drop(NUMBER).rows() == want
   assert math.isclose(
     sum(row[0] for row in want) / len(want), 1 / 3, abs_tol=0.01
   )

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from dlrm_jax.data import keys
 from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import Sparse
+from dlrm_jax.data.raw import NUMBER, Sparse
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
 IGNORE = bytes  # a digest
 SVM = {'format': 'libsvm'}
 FFM = {'format': 'libffm', 'fields': 3}
-NUMBER = rb'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?'
+NUMERAL = rb'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?'
 WORDS = {b'true': 1.0, b't': 1.0, b'yes': 1.0, b'y': 1.0}
 WORDS |= {b'false': 0.0, b'f': 0.0, b'no': 0.0, b'n': 0.0}
 
@@ -25,7 +25,7 @@ def read(path, raw, bad='stop'):
   reader, found, rows = reader_of(raw), BadRows(bad), []
   for piece in reader.pieces(str(path)):
     for frame in reader.read(piece, found, IGNORE):
-      rows += frame.rows()
+      rows += frame.drop(NUMBER).rows()
   return rows, found
 
 
@@ -33,7 +33,7 @@ def plain_label(text):
   """A label in the plainest Python, -1 too, or None."""
   if text.lower() in WORDS:
     return WORDS[text.lower()]
-  value = float(text) if re.fullmatch(NUMBER, text) else None
+  value = float(text) if re.fullmatch(NUMERAL, text) else None
   return value if value in (-1, 0, 1) else None
 
 
@@ -46,7 +46,7 @@ def plain_features(features, fields):
       raise ValueError
     if not re.fullmatch(rb'[0-9]{1,20}', index) or int(index) >= 2**64:
       raise ValueError
-    if not re.fullmatch(NUMBER, value) or not abs(float(value)) < 3.402824e38:
+    if not re.fullmatch(NUMERAL, value) or not abs(float(value)) < 3.402824e38:
       raise ValueError
     weight = struct.unpack('<f', struct.pack('<f', float(value)))[0]
     bags[int(field)][0].append(int(index))

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from dlrm_jax.data import reader_tfds
 from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.raw import NUMBER
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
@@ -86,7 +87,7 @@ def read(path, bad='skip', **changes):
   rows, found, digests = [], BadRows(bad), []
   for piece in reader.pieces(path):
     for frame in reader.read(piece, found, digests.append):
-      rows += frame.rows()
+      rows += frame.drop(NUMBER).rows()
   return rows, found, digests
 
 
@@ -171,7 +172,7 @@ def test_a_set_is_prepared_where_it_can_be(tmp_path, monkeypatch):
   monkeypatch.setattr(Unprepared, 'needs', '')
   (piece,) = reader.pieces('unprepared')
   (frame,) = reader.read(piece, BadRows(), bytes)
-  assert frame.rows() == [(1, 5)]
+  assert frame.drop(NUMBER).rows() == [(1, 5)]
 
 
 def test_a_damaged_file_is_named(tmp_path):

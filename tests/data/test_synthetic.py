@@ -3,11 +3,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.data.planted import Strength, plant, probabilities, zipf
+from dlrm_jax.data.planted import Strength, plant
+from dlrm_jax.data.popularity import probabilities
 from dlrm_jax.data.schema import BLOCK_ROWS, join
 from dlrm_jax.data.synthetic import Synthetic, optimum
 from dlrm_jax.errors import InputError
@@ -82,24 +84,37 @@ def test_fingerprint_tells_specs_apart():
   assert len({s.fingerprint for s in (SPEC, stronger, Synthetic())}) == 3
 
 
-def test_ids_follow_zipfs_law():
-  uniform = np.random.default_rng(0).random(1_000_000, np.float32)
-  counts = np.bincount(zipf(uniform, 50), minlength=50)
-  expected = probabilities(50) * len(uniform)
-  assert len(counts) == 50
-  assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+def drawn(spec, blocks=300):
+  rng = np.random.default_rng(0)
+  ids = [spec.ids.draw(rng, BLOCK_ROWS, 0, b)[0] for b in range(blocks)]
+  return np.concatenate(ids, axis=None)
 
 
-def test_the_last_id_is_inside_the_vocabulary():
-  almost = np.array([np.nextafter(np.float32(1), np.float32(0))])
-  for rows in (1, 7, 100, 2000, 123_457):
-    assert zipf(almost, rows) == rows - 1
+def test_ids_are_drawn_as_often_as_their_counts_say():
+  spec = Synthetic(tables=(50,), hotness=(1,), train=300 * BLOCK_ROWS)
+  got = np.bincount(drawn(spec), minlength=50)
+  assert chisquare(got, spec.counts('C1')).pvalue > 1e-3
+
+
+def test_the_rows_of_a_very_large_table_are_all_drawn():
+  rows = 40_000_000
+  ids = drawn(Synthetic(tables=(rows,), hotness=(1,)))
+  ids = ids[ids >= rows // 2]  # there P(id) = 1 / (id log 2)
+  repeated = len(ids) - len(np.unique(ids))
+  expected = len(ids) ** 2 / 2 / (rows * np.log(2) ** 2)
+  assert abs(repeated - expected) < 5 * np.sqrt(expected)
+
+
+def test_a_fingerprint_says_that_ids_were_drawn_otherwise_once():
+  before = 'b6c9d0ce7841e75b'  # of commit 9396860
+  assert SPEC.details['ids'] == before  # they mean what they did
+  assert SPEC.fingerprint == f'{before}, ids drawn in float64'
 
 
 def test_interactions_add_nothing_to_any_one_feature():
   truth = plant(Strength(rank=3), 2, (40, 60), (1, 5), seed=3)
   for table, rows in zip(truth.tables, (40, 60), strict=True):
-    mean = probabilities(rows) @ table[:-1]
+    mean = probabilities(rows, 1.0) @ table[:-1]
     np.testing.assert_allclose(mean, 0, atol=1e-6)
     np.testing.assert_array_equal(table[PAD], 0)
 

@@ -11,7 +11,6 @@ from dlrm_jax import traces as command
 from dlrm_jax.batch import PAD
 from dlrm_jax.data import popularity
 from dlrm_jax.data.lru_stack import ids_at, stack_distances
-from dlrm_jax.data.planted import zipf
 from dlrm_jax.data.schema import BLOCK_ROWS, Column, join
 from dlrm_jax.data.synthetic import Synthetic
 from dlrm_jax.data.trace_blocks import make_pattern
@@ -92,7 +91,20 @@ def test_ids_follow_the_power_law(exponent):
 def test_exponent_one_is_zipfs_law():
   uniform = np.linspace(0, 1, 1000, endpoint=False)
   ids = popularity.power_law(uniform, 300, 1.0)
-  assert np.mean(ids == zipf(uniform.astype(np.float32), 300)) > 0.99
+  assert ids.tolist() == (np.floor(301**uniform) - 1).tolist()
+  law = np.diff(np.log(np.arange(1, 302))) / np.log(301)
+  np.testing.assert_allclose(popularity.probabilities(300, 1.0), law)
+
+
+@pytest.mark.parametrize('exponent', [0.0, 1.0, 1.5])
+def test_every_row_of_a_large_table_can_be_drawn(exponent):
+  rows = 4_000_000
+  ends = np.cumsum(popularity.probabilities(rows, exponent))
+  starts = np.concatenate([[0.0], ends[:-1]])
+  # What NumPy draws are multiples of 2^-53.
+  middles = np.round((starts + ends) / 2 * 2.0**53) / 2.0**53
+  ids = popularity.power_law(middles, rows, exponent)
+  np.testing.assert_array_equal(ids, np.arange(rows))
 
 
 @pytest.mark.parametrize('exponent', [0.0, 0.6, 1.0, 1.7])
@@ -102,6 +114,14 @@ def test_exponents_are_found_again(exponent):
   )
   found = popularity.fit_exponent(np.bincount(ids))
   assert found == pytest.approx(exponent, abs=0.02)
+
+
+def test_a_pattern_and_the_planted_effects_are_drawn_apart(tmp_path):
+  save({'C1': BOTH}, str(tmp_path / 'trace.json'))
+  spec = Synthetic(trace=str(tmp_path / 'trace.json'), seed=5)
+  (pattern,) = spec.ids._patterns
+  # (5,) and (5, 0), which NumPy takes for one seed, is that of the effects.
+  assert not np.array_equal(pattern.ids, make_pattern(BOTH, [5, 0]).ids)
 
 
 def test_distances_are_spread_evenly_between_those_listed():

@@ -49,8 +49,10 @@ def test_undefined_metrics_survive_as_nan(tmp_path):
     ([0.6, 0.7, 0.69, 0.71], 2, False),
     ([0.6, 0.5, 0.4], 0, False),
     ([0.6, 0.5], 2, False),
-    ([0.6, math.nan], 1, True),
+    ([0.6, math.nan], 1, False),
+    ([0.6, math.nan, 0.5, math.nan], 1, True),
     ([math.nan, 0.6], 1, False),
+    ([math.nan] * 9, 1, False),
   ],
 )
 def test_it_stops_when_patience_is_spent(tmp_path, aucs, patience, stop):

@@ -3,10 +3,11 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from dlrm_jax import metrics, sharding
 from dlrm_jax.batch import Batch
@@ -17,7 +18,7 @@ from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
-from dlrm_jax.training.evaluation import Evaluator
+from dlrm_jax.training.evaluation import Evaluator, ensemble
 from dlrm_jax.training.nodes import (
   compiled_average,
   divergence,
@@ -162,3 +163,30 @@ def test_the_mean_is_that_of_the_nodes(alone):
 def test_only_independent_tables_have_nodes():
   assert node_count(TASK) == NODES
   assert node_count(make_task(Placement())) == 0
+
+
+def test_the_ensemble_of_nodes_that_are_sure_is_sure_and_finite():
+  logits = np.float32([[18, 40, 800, -200, 1], [18, 90, 900, -3, 2]])
+  together = ensemble(logits)
+  np.testing.assert_allclose(together[0], 18)
+  np.testing.assert_allclose(
+    together[3:],
+    logit([0.5 * expit(-3.0), np.mean(expit([1.0, 2.0]))]),
+    rtol=1e-12,
+  )
+  assert np.isfinite(together).all()
+  assert 40 < together[1] < 90
+  metrics.tally(together, np.ones(5), np.ones(5))
+
+
+def test_one_node_that_is_not_finite_is_seen_in_the_ensemble():
+  assert np.isnan(ensemble(np.float32([[np.inf, np.nan], [0, 0]]))).all()
+
+
+def test_sure_nodes_are_scored(alone):
+  """Layers of a size that makes every probability 0 or 1."""
+  state = jax.tree.map(jnp.asarray, alone[0])
+  large = jax.tree.map(lambda x: 1000 * x, state.params)
+  state = dataclasses.replace(state, params=large)
+  tallies = Evaluator(TASK).nodes(state, [make_batch(9)])
+  assert tallies['ensemble'].clicks.sum() == make_batch(9).labels.sum()

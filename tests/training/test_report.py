@@ -108,9 +108,12 @@ def test_it_holds_results_charts_tables_config_and_environment(tmp_path):
   text = write(tmp_path / 'report.html')
   got = metrics.summarize(tally(seed=1))
   plain = words(text)
-  assert f'AUC {got["auc"]:.5f} test' in plain
+  error = f'± {got["auc_std_error"]:.5f}'
+  assert f'AUC {got["auc"]:.5f} {error}, test' in plain
   assert f'{got["log_loss"]:.5f}' in plain
-  assert f'± {got["auc_error"]:.1e}' in plain
+  assert f'{got["auc"]:.5f} {error}' in plain
+  assert 'Bound of binning what counting by bins may cost the AUC ' in plain
+  assert f'{got["auc_bin_bound"]:.1e}' in plain
   for title in (
     'Training loss',
     'AUC during training',

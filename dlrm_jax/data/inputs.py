@@ -1,0 +1,85 @@
+"""What a user names as input -> files: folders of part files, and globs."""
+
+import glob
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dlrm_jax.data.folder import MARK
+from dlrm_jax.errors import InputError
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+  """In the order of names, numbers in them by value: day_2 before day_10."""
+
+  def key(name: str) -> list[tuple[int, str]]:
+    return [
+      (int(part), '') if part.isdecimal() else (-1, part)
+      for part in re.split(r'([0-9]+)', name)
+    ]
+
+  return sorted(names, key=lambda name: (key(name), name))
+
+
+def _part_files(folder: str, is_log: Callable[[str], bool]) -> list[str]:
+  """The files of a folder, as Spark and its kin write it.
+
+  Names that begin with a dot or an underscore (_SUCCESS) and empty files are
+  not of the log.
+
+  Raises:
+    InputError: it has folders, or no files.
+  """
+  if (Path(folder) / MARK).exists():
+    raise InputError(
+      f'{folder}: a prepared set; expected raw files, or a folder of them'
+    )
+  found, within = [], []
+  try:
+    entries = list(os.scandir(folder))
+  except OSError as error:
+    raise InputError(f'{folder}: {error.strerror}') from None
+  for entry in entries:
+    if entry.name.startswith(('.', '_')):
+      continue
+    if entry.is_dir():
+      within.append(entry.name)
+    elif entry.is_file() and not entry.stat().st_size:
+      continue
+    elif is_log(entry.path):  # A broken link, too: its reader says so.
+      found.append(entry.path)
+  if within:
+    raise InputError(
+      f'{folder}: has folders within ({", ".join(sorted(within)[:3])}), whose '
+      'names may say what rows lack; expected files only: name the folders '
+      'that have them'
+    )
+  if not found:
+    raise InputError(f'{folder}: a folder without files; expected a log')
+  return _in_order(found)
+
+
+def expanded(
+  names: Sequence[str], is_log: Callable[[str], bool] = lambda path: True
+) -> list[str]:
+  """Files, with those of each folder and each glob in its place.
+
+  Args:
+    names: of files, folders of part files, or globs ('day_*') that no shell
+      has replaced.
+    is_log: whether a file that was not named itself is of the log.
+
+  Raises:
+    InputError: a folder or a glob gives no files.
+  """
+  files: list[str] = []
+  for name in names:
+    paths = [name]
+    if glob.has_magic(name) and not os.path.exists(name):
+      paths = _in_order([p for p in glob.glob(name) if is_log(p)])
+      if not paths:
+        raise InputError(f'{name}: no such file, and nothing matches it')
+    for path in paths:
+      files += _part_files(path, is_log) if os.path.isdir(path) else [path]
+  return files

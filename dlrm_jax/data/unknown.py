@@ -1,0 +1,158 @@
+"""How many ids a model does not know: those that have the unknown row.
+
+A log of another kind, or one whose values are written in another way, is read
+without a fault, and nearly all of its ids are unknown.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from dlrm_jax import agreement
+from dlrm_jax.batch import PAD, Batch
+from dlrm_jax.data.prepared import Prepared
+from dlrm_jax.data.schema import Schema
+from dlrm_jax.data.vocabulary import FOLDER
+
+_MOST, _ABOVE = 0.5, 0.25
+"""A warning is given for a share above the first, and so much above that of
+training. Later days of a log stay far below: new users of MovieLens make .4."""
+
+_SHOWN = 4
+
+
+class UnknownRow(NamedTuple):
+  """Of a feature.
+
+  Attributes:
+    row: that values get which are not in the vocabulary.
+    ids: of the rows that the vocabulary was made of.
+    unknown: how many of these got the row.
+  """
+
+  row: int
+  ids: int
+  unknown: int
+
+
+def unknown_rows(prepared: Prepared) -> dict[str, UnknownRow]:
+  """Of the features whose ids say whether a value is known.
+
+  Hashed ids do not, nor those taken modulo a number, nor rows of tables.
+  """
+  details = prepared.details
+  if details.get('kind') == 'movielens':
+    return {
+      column.name: UnknownRow(0, 1, 0)
+      for column in prepared.schema.sparse
+      if column.name != 'genres'
+    }
+  said = details.get('format', {})
+  if said.get('multi_hot') or said.get('num_embeddings'):
+    return {}
+  found = {}
+  for name, counted in details.get('columns', {}).items():
+    if row := counted['first_row']:
+      ids = known = 0
+      if counted['unknown']:
+        path = Path(prepared.directory) / FOLDER / f'{name}.parquet'
+        known = pl.scan_parquet(path).select(pl.col('count').sum()).collect()
+        ids = int(known.item()) + counted['unknown']
+      found[name] = UnknownRow(row - 1, max(1, ids), counted['unknown'])
+  return found
+
+
+class Shares(NamedTuple):
+  """Shares of unknown ids, and of them in training.
+
+  Attributes:
+    now: of all ids of the features that are counted.
+    training: the same.
+    features: of each feature, most unknown first: now, and in training.
+  """
+
+  now: float
+  training: float
+  features: Mapping[str, tuple[float, float]]
+
+  def to_json(self) -> dict[str, Any]:
+    """As JSON can hold it."""
+    return {
+      'share': self.now,
+      'training': self.training,
+      'features': {
+        name: {'share': now, 'training': before}
+        for name, (now, before) in self.features.items()
+      },
+    }
+
+  def lines(self) -> Iterator[str]:
+    """What to print: a line, and a warning."""
+    most = [
+      f'{name} {_percent(now)} ({_percent(before)})'
+      for name, (now, before) in self.features.items()
+      if now
+    ]
+    features = f'; most: {", ".join(most[:_SHOWN])}' if most else ''
+    yield (
+      f'unknown ids: {_percent(self.now)} (in training '
+      f'{_percent(self.training)}){features}'
+    )
+    if self.now > max(_MOST, self.training + _ABOVE):
+      yield (
+        f'WARNING: {_percent(self.now)} of the ids are unknown to the model: '
+        'expected a log of the same kind as in training, its values written '
+        'in the same way; these metrics say little'
+      )
+
+
+def _percent(share: float) -> str:
+  return f'{share:.1%}'
+
+
+class UnknownIds:
+  """Counts the unknown ids of batches while they go by."""
+
+  def __init__(self, schema: Schema, rows: Mapping[str, UnknownRow]) -> None:
+    self._rows = rows
+    self._names = [c.name for c in schema.sparse for _ in range(c.hotness)]
+    # Of features that are not counted, no id is this one.
+    self._unknown = np.array(
+      [rows[n].row if n in rows else PAD - 1 for n in self._names], np.int64
+    )
+    self._counts = np.zeros((2, len(self._names)), np.int64)
+
+  def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches."""
+    for batch in batches:
+      ids = np.asarray(batch.ids)
+      self._counts[0] += np.count_nonzero(ids == self._unknown, axis=0)
+      self._counts[1] += np.count_nonzero(ids != PAD, axis=0)
+      yield batch
+
+  def shares(self) -> Shares | None:
+    """Of the batches of all processes, which all ask; None: nothing counts."""
+    if not self._rows:
+      return None
+    unknown, ids = agreement.total_of(self._counts)
+    counts = {
+      name: np.array([unknown[at].sum(), ids[at].sum()])
+      for name in self._rows
+      for at in [[n == name for n in self._names]]
+    }
+    found = {
+      name: (
+        float(count[0] / max(1, count[1])),
+        self._rows[name].unknown / self._rows[name].ids,
+      )
+      for name, count in counts.items()
+    }
+    total = np.sum(list(counts.values()), axis=0)
+    return Shares(
+      float(total[0] / max(1, total[1])),
+      float(np.mean([before for _, before in found.values()])),
+      dict(sorted(found.items(), key=lambda item: -item[1][0])),
+    )

@@ -1,0 +1,81 @@
+"""Trains a recommender, or goes on training it.
+
+  python train.py --config=configs/synthetic.py --workdir=runs/first
+
+Any field of the config can be set: `--config.train.batch_size=2048`. The same
+command again resumes; `python -m dlrm_jax.evaluate --workdir=DIR` evaluates.
+On many hosts each runs this, with --distributed in a cluster that JAX knows,
+else with --coordinator=HOST:PORT --processes=N --process=K.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from dlrm_jax import cluster, command_line, heap
+from dlrm_jax.configs import default
+from dlrm_jax.errors import exit_cleanly, status_of
+
+
+def _define_flags() -> None:
+  config_flags.DEFINE_config_file(
+    'config', None, 'File of configs/: FILE.py, or FILE.py:VARIANT.'
+  )
+  flags.DEFINE_string(
+    'workdir', None, 'Folder for checkpoints, logs and the report.'
+  )
+  flags.DEFINE_integer(
+    'profile', None, 'Trace so many steps, time their parts; changes no run.'
+  )
+  cluster.define_flags()
+
+
+def _defaults() -> dict[str, Any]:
+  return default.get_config().to_dict()
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> int:
+  """Joins the other processes, builds the run; trains it or profiles it."""
+  from dlrm_jax import build, sharding
+  from dlrm_jax.training import loop, plan, profile, room, workdir
+  from dlrm_jax.training.signals import Signals
+
+  del argv
+  heap.keep_freed_memory()
+  given = flags.FLAGS.flag_values_dict()
+  config, folder = given['config'], Path(given['workdir'])
+  notes = command_line.notes_of_unused(sys.argv, config, _defaults())
+  with cluster.joined(given), Signals() as signals:
+    data = build.open_data(config)
+    run = build.build_run(config, data, folder)
+    with sharding.use(loop.choose_mesh(run)):
+      room.check_room(run)
+      if given['profile'] is not None:
+        profile.profile(run, given['profile'])
+        return 0
+      claim = workdir.Claim(
+        run.config, build.identity(data), run.steps, _defaults()
+      )
+      with workdir.claimed(folder, claim):
+        lines = [*plan.lines(run), *(f'note      {x}' for x in notes)]
+        print(*lines, sep='\n', flush=True)
+        stopped_by = loop.train(run, signals)
+  return status_of(stopped_by) if stopped_by else 0
+
+
+def run() -> None:
+  """The command."""
+  # Nothing is to be saved yet: Ctrl-C ends the process at once.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  needed = {'config': 'FILE', 'workdir': 'DIR'}
+  command_line.run(main, _define_flags, needed, _defaults())
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,306 @@
+"""A user's config file, flags that change it, and fields without effect."""
+
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import criteo_kaggle, default
+from dlrm_jax import command_line, config_file
+from dlrm_jax.errors import InputError
+from dlrm_jax.unused import unused
+from tests import small
+
+# Of the library that reads the file.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+
+KNOWN = default.get_config().to_dict()
+
+HEAD = """from configs import default
+def get_config():
+  config = default.get_config()
+"""
+FILES = {
+  'returns nothing': (
+    'def get_config():\n  pass\n',
+    r'get_config\(\) returns None \(is a return missing\?\)',
+  ),
+  'returns a dict': (
+    'def get_config():\n  return {}\n',
+    'returns a dict; expected a ConfigDict',
+  ),
+  'has no get_config': ('x = 1\n', 'no function get_config'),
+  'has a syntax error': (
+    'def get_config():\n  x = (\n',
+    r", line 2: syntax error: '\(' was never closed",
+  ),
+  'imports what is not there': (
+    '\nimport absent\n',
+    ', line 2: ModuleNotFoundError: No module named',
+  ),
+  'divides by zero in a function': (
+    'def f():\n  return 1 / 0\ndef get_config():\n  return f()\n',
+    ', line 2: ZeroDivisionError',
+  ),
+  'names a field that there is not': (
+    HEAD + '  config.model.dimm = config.model.dimm + 1\n  return config\n',
+    ', line 4: AttributeError: \'dimm\' Did you mean "dim"',
+  ),
+  'sets a text for a number': (
+    HEAD + "  config.optimizer.learning_rate = '0.1'\n",
+    r", line 4: TypeError: .*'learning_rate'",
+  ),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_mistake_in_a_file_is_told_with_its_line(name, tmp_path):
+  text, message = FILES[name]
+  path = tmp_path / 'mine.py'
+  path.write_text(text)
+  with pytest.raises(InputError, match=message) as caught:
+    config_file.load(str(path))
+  assert str(caught.value).startswith(f'--config={path}')
+  assert '\n' not in str(caught.value)
+
+
+def test_variants_that_are_missing_or_too_many_are_named(tmp_path):
+  with pytest.raises(InputError, match=r'has no variants .* leave :b out'):
+    config_file.load('tests/small.py:b')
+  with pytest.raises(InputError, match=r'expected reference or best$'):
+    config_file.load('configs/criteo_kaggle.py:bst')
+  path = tmp_path / 'mine.py'
+  path.write_text('def get_config(size):\n  return size\n')
+  with pytest.raises(InputError, match='expected a variant'):
+    config_file.load(str(path))
+
+
+WRONG = {
+  'train.steps is None; expected a whole number': {'train': {'steps': None}},
+  'train.batch_size is 64.0; expected a whole': {'train': {'batch_size': 64.0}},
+  'train.keep is True; expected a whole number': {'train': {'keep': True}},
+  "learning_rate is '0.1'; expected a number": {
+    'optimizer': {'learning_rate': '0.1'}
+  },
+  'model.bottom is 64; expected a tuple': {'model': {'bottom': 64}},
+  'model is 3; expected its fields': {'model': 3},
+  'no field lr; did you mean learning_rate': {'optimizer': {'lr': 0.1}},
+  'no field learning_rate; did you mean config.optimizer.learning_rate or': {
+    'train': {'learning_rate': 0.1}
+  },
+  'no field strengt; did you mean strength': {
+    'data': {'synthetic': {'strengt': {}}}
+  },
+  'no field bia; did you mean bias': {
+    'data': {'synthetic': {'strength': {'bia': 1.0}}}
+  },
+  'no field wishes; see configs': {'wishes': 1},
+}
+
+
+def merged(tree, changes):
+  return tree | {
+    name: merged(tree[name], value)
+    if isinstance(value, dict) and name in tree
+    else value
+    for name, value in changes.items()
+  }
+
+
+@pytest.mark.parametrize('message', WRONG)
+def test_fields_of_wrong_name_or_type_are_found_at_any_depth(message):
+  found = list(config_file.wrong_fields(merged(KNOWN, WRONG[message]), KNOWN))
+  assert len(found) == 1
+  assert message in found[0]
+
+
+def test_a_section_that_lost_a_field_is_told():
+  given = {**KNOWN, 'model': {'dim': 8}}
+  found = list(config_file.wrong_fields(given, KNOWN))
+  assert 'config.model.bottom is not there' in found[0]
+
+
+def test_whole_numbers_for_numbers_and_lists_for_tuples_are_right():
+  given = merged(KNOWN, {'train': {'epochs': 2}, 'model': {'bottom': [64, 32]}})
+  assert not list(config_file.wrong_fields(given, KNOWN))
+
+
+@pytest.fixture
+def parse(monkeypatch):
+  """Parses flags as a command does; gives the config."""
+
+  def parsed(*words):
+    own = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', None, 'a file', flag_values=own)
+    monkeypatch.setattr(flags, 'FLAGS', own)
+    argv = ['train.py', *words]
+    monkeypatch.setattr(sys, 'argv', argv)
+    command_line.parse(argv, {'config': 'FILE'}, KNOWN)
+    return own['config'].value
+
+  return parsed
+
+
+SMALL = '--config=tests/small.py'
+
+
+def test_a_field_of_a_feature_is_set_by_flag(parse):
+  config = parse(
+    SMALL,
+    '--config.tables.features.C3.placement=table_wise',
+    '--config.tables.features.C3.buckets=(7,0)',
+    '--config.model.dim=8',
+  )
+  assert config.tables.features.C3.to_dict() == {
+    'placement': 'table_wise',
+    'buckets': (7, 0),
+  }
+  assert config.model.dim == 8
+
+
+def test_a_flag_of_a_feature_adds_to_what_the_file_says(parse, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    HEAD + "  config.tables.features.C3 = {'encoding': 'hashed'}\n"
+    '  return config\n'
+  )
+  config = parse(f'--config={path}', '--config.tables.features.C3.rows=5')
+  assert config.tables.features.C3.to_dict() == {
+    'encoding': 'hashed',
+    'rows': 5,
+  }
+
+
+@pytest.mark.parametrize('widths', ['64,32', '(64,32)', '(64, 32)'])
+def test_a_tuple_is_typed_with_or_without_parentheses(parse, widths):
+  config = parse(SMALL, f'--config.model.bottom={widths}')
+  assert tuple(config.model.bottom) == (64, 32)
+
+
+def test_a_list_of_names_is_cut_at_its_commas(parse):
+  flag = '--config.data.raw.sparse=user,item'
+  config = parse('--config=configs/frappe.py', flag)
+  assert tuple(config.data.raw.sparse) == ('user', 'item')
+
+
+REFUSED = {
+  'config is given 2 times': ['--config=configs/frappe.py'],
+  'no field lr; did you mean learning_rate': ['--config.optimizer.lr=1'],
+  'no field bs; did you mean config.train.batch_size': ['--config.model.bs=1'],
+  'expected --config.tables.features.FEATURE.FIELD=VALUE': [
+    '--config.tables.features.C3=4'
+  ],
+  'fresh_tables=maybe: expected true or false': [
+    '--config.train.fresh_tables=maybe'
+  ],
+  'batch_size=64.0: expected a whole number': [
+    '--config.train.batch_size=64.0'
+  ],
+}
+
+
+def test_a_flag_without_a_value_leaves_the_next_one_alone(parse):
+  config = parse(
+    SMALL,
+    '--config.train.fresh_tables',
+    '--config.tables.features.C1.rows=5',
+  )
+  assert config.train.fresh_tables
+  assert config.tables.features.C1.rows == 5
+
+
+@pytest.mark.parametrize('message', REFUSED)
+def test_a_wrong_flag_is_told_in_one_line(parse, message):
+  with pytest.raises(SystemExit) as caught:
+    parse(SMALL, *REFUSED[message])
+  assert message in caught.value.code
+  assert '\n' not in caught.value.code
+
+
+def changed(**fields):
+  config = small.get_config()
+  features = fields.pop('features', {})
+  config.update_from_flattened_dict(
+    {name.replace('__', '.'): value for name, value in fields.items()}
+  )
+  config.tables.features.update(features)
+  return config
+
+
+NO_EFFECT = {
+  'tables.rank': {'tables__rank': 4, 'tables__encoding': 'hashed'},
+  'tables.rows': {'tables__rows': 100},
+  'tables.buckets': {'tables__buckets': (7, 0)},
+  'tables.alpha': {'tables__alpha': 0.5, 'tables__encoding': 'robe'},
+  'tables.hidden': {'tables__hidden': 8, 'tables__encoding': 'hashed'},
+  'tables.combine': {'tables__combine': 'add', 'tables__encoding': 'auto'},
+  'tables.multi_hot': {'tables__multi_hot': 'pool_then_combine'},
+  'tables.partitions': {'tables__partitions': 'a.csv'},
+  'tables.parts': {'tables__parts': 3, 'tables__encoding': 'mixed_dims'},
+  'tables.spread': {'tables__spread': 4},
+  'tables.columns': {'tables__columns': 4, 'tables__placement': 'row_wise'},
+  'optimizer.decay_start': {
+    'optimizer__decay_start': 9,
+    'optimizer__decay_steps': 0,
+    'optimizer__decay_power': 2.0,
+  },
+  'train.epochs': {'train__epochs': 4.0},
+  'data.dir': {'data__dir': 'somewhere'},
+}
+
+
+@pytest.mark.parametrize('field', NO_EFFECT)
+def test_a_field_without_effect_is_refused_as_a_flag_and_noted_in_a_file(field):
+  config = changed(**NO_EFFECT[field])
+  with pytest.raises(InputError, match=rf'config\.{field}=.* has no effect'):
+    command_line.notes_of_unused(
+      ['train.py', f'--config.{field}=x'], config, KNOWN
+    )
+  notes = command_line.notes_of_unused(['train.py'], config, KNOWN)
+  usual = field in ('train.epochs', 'optimizer.decay_start')
+  assert [f'config.{field}=' in note for note in notes] == [True] * (not usual)
+
+
+def test_fields_of_synthetic_data_beside_a_prepared_set_are_noted():
+  config = criteo_kaggle.get_config()
+  config.data.synthetic.train = 5
+  notes = command_line.notes_of_unused([], config, KNOWN)
+  assert notes == [
+    'config.data.synthetic.train=5 has no effect: data.kind is prepared'
+  ]
+
+
+def test_a_field_of_a_feature_without_effect_is_refused():
+  config = changed(features={'C1': {'encoding': 'hashed', 'rank': 4}})
+  with pytest.raises(InputError, match=r'features\.C1\.rank=4 has no effect'):
+    command_line.notes_of_unused([], config, KNOWN)
+
+
+def test_one_hash_is_combined_with_nothing():
+  one = changed(tables__encoding='hashed', tables__combine='add')
+  assert [u.field for u in unused(one.to_dict(), KNOWN)] == ['tables.combine']
+  one.tables.parts = 2
+  assert not list(unused(one.to_dict(), KNOWN))
+
+
+def test_a_field_that_one_feature_reads_has_an_effect():
+  config = changed(
+    tables__rank=4, features={'C1': {'encoding': 'tensor_train'}}
+  )
+  assert not list(unused(config.to_dict(), KNOWN))
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'avazu', 'criteo_kaggle', 'criteo_kaggle:best', 'criteo_mlperf', 'frappe',
+    'criteo_mlperf:multihot', 'criteo_terabyte', 'movielens', 'synthetic',
+  ],
+)  # fmt: skip
+def test_the_configs_that_come_with_it_say_nothing_without_effect(name):
+  file, _, variant = name.partition(':')
+  word = f'configs/{file}.py' + (f':{variant}' if variant else '')
+  config = config_file.load(word)
+  assert not list(config_file.wrong_fields(config.to_dict(), KNOWN))
+  assert not [u for u in unused(config.to_dict(), KNOWN) if not u.usual]

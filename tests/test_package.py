@@ -1,0 +1,146 @@
+"""What is installed: commands and configs, away from the repository."""
+
+import importlib
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+from dlrm_jax import config_file
+from dlrm_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+  """A folder with the content of the wheel alone."""
+  pytest.importorskip('setuptools', minversion='77')
+  folder = tmp_path_factory.mktemp('wheel')
+  source = folder / 'source'  # building leaves files where it is done
+  for name in ('dlrm_jax', 'configs'):
+    shutil.copytree(ROOT / name, source / name, symlinks=True)
+  for name in ('pyproject.toml', 'requirements.txt', 'README.md', 'LICENSE'):
+    shutil.copy(ROOT / name, source)
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps'),
+      *('--no-build-isolation', f'--wheel-dir={folder}', str(source)),
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  (wheel,) = folder.glob('*.whl')
+  with zipfile.ZipFile(wheel) as archive:
+    archive.extractall(folder / 'site')
+  return folder / 'site'
+
+
+def run(command, site, folder):
+  module, function = PROJECT['scripts'][command[0]].split(':')
+  program = f'from {module} import {function}; raise SystemExit({function}())'
+  return subprocess.run(
+    [sys.executable, '-c', program, *command[1:]],
+    cwd=folder,
+    env=os.environ | {'PYTHONPATH': str(site), 'XLA_FLAGS': ''},
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize('name', PROJECT['scripts'])
+def test_a_command_is_a_function_of_the_package(name):
+  module, function = PROJECT['scripts'][name].split(':')
+  assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_an_installed_command_trains_with_a_config_of_the_package(
+  installed, tmp_path
+):
+  assert sorted(p.name for p in (installed / 'dlrm_jax/configs').glob('*')) == (
+    sorted(p.name for p in (ROOT / 'configs').glob('*.py'))
+  )
+  done = run(
+    [
+      *('dlrm-train', '--config=synthetic', '--workdir=run'),
+      *('--config.train.steps=2', '--config.train.batch_size=64'),
+      '--config.data.synthetic.train=1_000',
+      '--config.data.synthetic.validation=1_000',
+      '--config.data.synthetic.test=1_000',
+    ],
+    installed,
+    tmp_path,
+  )
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'run' / 'results.json').exists()
+
+
+def test_a_config_of_a_user_begins_with_the_default_of_the_package(
+  installed, tmp_path
+):
+  text = 'from dlrm_jax.configs import default\nget_config = default.get_config'
+  (tmp_path / 'mine.py').write_text(text)
+  (tmp_path / 'old.py').write_text(text.replace('dlrm_jax.', ''))
+  flags = ('--config.data.kind=synthetic', '--devices=1')
+  done = run(['dlrm-plan', '--config=mine.py', *flags], installed, tmp_path)
+  assert done.returncode == 0, done.stderr
+  done = run(['dlrm-plan', '--config=old.py', *flags], installed, tmp_path)
+  assert done.returncode == 1
+  assert 'expected: from dlrm_jax.configs import default' in done.stderr
+
+
+@pytest.mark.parametrize(
+  'named',
+  ['movielens', 'movielens.py', 'configs/movielens.py', 'movielens:variant'],
+)
+def test_a_config_of_the_package_needs_only_its_name(
+  named, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  path, *variant = config_file.find(named).split(':')
+  assert pathlib.Path(path).samefile(ROOT / 'configs' / 'movielens.py')
+  assert variant == named.split(':')[1:]
+
+
+def test_the_file_of_a_user_comes_before_one_of_the_package(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('movielens.py').write_text('')
+  assert config_file.find('movielens.py') == 'movielens.py'
+
+
+@pytest.mark.parametrize('named', ['no', 'other/movielens.py', '../movielens'])
+def test_what_is_no_config_is_refused_with_those_there_are(named):
+  with pytest.raises(InputError, match=r'no such file.*criteo_kaggle, '):
+    config_file.find(named)
+
+
+def test_the_example_in_the_readme_runs_as_it_is(tmp_path):
+  (example,) = re.findall(
+    r'^```python\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', example.replace('range(100)', 'range(2)')],
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert 0 < float(done.stdout) < 2
+
+
+def test_the_configs_that_the_readme_names_are_there():
+  named = re.findall(r'--config=([\w./]+)', (ROOT / 'README.md').read_text())
+  assert len(named) > 5
+  for name in set(named) - {'configs/NAME.py'}:
+    assert config_file.find(name)
