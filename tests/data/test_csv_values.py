@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dlrm_jax.data import keys
 from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.raw import NUMBER
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
@@ -28,7 +29,7 @@ def read(folder, rows, bad='stop', header='y,u,x', **changes):
     row
     for piece in reader.pieces(str(path))
     for frame in reader.read(piece, found, bytes)
-    for row in frame.rows()
+    for row in frame.drop(NUMBER).rows()
   ]
 
 

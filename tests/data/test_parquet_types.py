@@ -8,6 +8,7 @@ import pytest
 
 from dlrm_jax.data import keys
 from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.raw import NUMBER
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
@@ -26,7 +27,7 @@ def read(path, bad='stop', **changes):
     for piece in reader.pieces(str(path))
     for frame in reader.read(piece, found, bytes)
   ]
-  return pl.concat(frames), found
+  return pl.concat(frames).drop(NUMBER), found
 
 
 @pytest.fixture
