@@ -31,7 +31,7 @@ _EXACT = 2**53
 
 _DAY = r'([0-9]{4})[-/]([0-9]{2})[-/]([0-9]{2})'
 _CLOCK = r'(?:[ T]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(\.[0-9]{1,9})?)?'
-_ZONE = r' ?(Z|UTC|[+-][0-9]{2}:?[0-9]{2})?'
+_ZONE = r' ?(Z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?'
 _WHEN = f'^{_DAY}{_CLOCK}{_ZONE}$'
 
 
@@ -223,7 +223,7 @@ def integer(typed: Typed, words: Words, quick: bool = False) -> Made | None:
     missing |= x.is_nan().fill_null(False)
     expected = f'a whole number below 2^{limit.bit_length() - 1} ({dtype})'
   elif dtype.is_decimal():
-    value = pl.when(x % 1 == 0).then(wide(x))
+    value = pl.when(x.floor() == x).then(wide(x))
   elif dtype.is_integer():
     narrow = dtype.is_signed_integer() and dtype != pl.Int128
     value = x.cast(pl.Int64) if narrow else wide(x)
@@ -339,7 +339,8 @@ def _moment(s: pl.Expr) -> pl.Expr:
   moment = pl.concat_str(day, clock, separator=' ').str.strptime(
     pl.Datetime('us'), '%Y-%m-%d %H:%M:%S%.f', strict=False
   )
-  zone = part[6].str.replace(':', '').str.extract('([+-][0-9]{4})')
-  zone = zone.cast(pl.Int64, strict=False).fill_null(0)
-  minutes = zone.sign() * (zone.abs() // 100 * 60 + zone.abs() % 100)
-  return moment.dt.epoch('us') / 1e6 - minutes * 60
+  zone = part[6].str.extract_groups('([+-])([0-9]{2}):?([0-9]{2})?').struct
+  hours, minutes = zone[1].cast(pl.Int64), zone[2].cast(pl.Int64).fill_null(0)
+  seconds = 3600 * hours + 60 * minutes
+  ahead = pl.when(zone[0] == '-').then(-seconds).otherwise(seconds)
+  return moment.dt.epoch('us') / 1e6 - ahead.fill_null(0)

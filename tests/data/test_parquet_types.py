@@ -8,6 +8,7 @@ import pytest
 
 from dlrm_jax.data import keys
 from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.raw import NUMBER
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
@@ -26,7 +27,7 @@ def read(path, bad='stop', **changes):
     for piece in reader.pieces(str(path))
     for frame in reader.read(piece, found, bytes)
   ]
-  return pl.concat(frames), found
+  return pl.concat(frames).drop(NUMBER), found
 
 
 @pytest.fixture
@@ -101,6 +102,9 @@ def test_what_pyarrow_calls_text_is_text(tmp_path):
     assert frame[name].to_list() == ['b', None, 'a'], name
 
 
+@pytest.mark.skipif(
+  not hasattr(pl, 'BaseExtension'), reason='this Polars reads no extensions'
+)
 def test_other_types_of_pyarrow_are_what_they_are_stored_as_or_refused(
   tmp_path, capfd
 ):
@@ -307,8 +311,14 @@ def test_times_of_any_type_are_in_their_order(write, times):
 def test_zones_are_minded(write):
   times = pl.Series([NOON]).dt.replace_time_zone('Asia/Tokyo')
   frame, _ = read(write(u=['a'], t=times), time='t')
-  other, _ = read(write(u=['a'], t=['2020-01-02 12:00+09:00']), time='t')
-  assert frame['time'][0] == other['time'][0] == 1577934000
+  assert frame['time'].to_list() == [1577934000]
+  written = [
+    *('2020-01-02 12:00+09:00', '2020-01-02T12:00:00.000+0900'),
+    *('2020-01-02 12:00:00 +09', '2020-01-02 03:00Z', '2020-01-02 03:00'),
+    *('2020-01-02 03:00:00 UTC', '2020-01-01 23:30:00.000000000-03:30'),
+  ]
+  frame, _ = read(write(u=['a'] * 7, t=written), time='t')
+  assert set(frame['time']) == {1577934000}
 
 
 @pytest.mark.parametrize('odd', ['soon', '5', '2020-13-01', '2020-01-02x', ''])
