@@ -61,13 +61,13 @@ def from_all(number: int) -> list[int]:
 
 
 @functools.cache
-def _reduction(how: str) -> tuple[NamedSharding, jax.stages.Wrapped]:
-  """Where arrays [processes, ...] lie, and what reduces their first axis."""
+def _reduction(how: str) -> tuple[Mesh, jax.stages.Wrapped]:
+  """A device of each process, and what reduces arrays [processes, ...]."""
   devices = {device.process_index: device for device in jax.devices()}
   line = [devices[process] for process in sorted(devices)]
   mesh = Mesh(np.array(line), ('processes',), axis_types=(AxisType.Auto,))
   reduce = getattr(jnp, how)
-  return NamedSharding(mesh, PartitionSpec('processes')), jax.jit(
+  return mesh, jax.jit(
     lambda arrays: [reduce(x, 0) for x in arrays],
     out_shardings=NamedSharding(mesh, PartitionSpec()),
   )
@@ -84,8 +84,9 @@ def reduced(arrays: Sequence[np.ndarray], how: str) -> list[np.ndarray]:
   """
   if jax.process_count() == 1:
     return list(arrays)
-  split, reduce = _reduction(how)
-  with jax.enable_x64(True), jax.set_mesh(split.mesh):
+  mesh, reduce = _reduction(how)
+  split = NamedSharding(mesh, PartitionSpec('processes'))
+  with jax.enable_x64(True), jax.set_mesh(mesh):
     sent = [
       jax.make_array_from_process_local_data(split, x[None]) for x in arrays
     ]

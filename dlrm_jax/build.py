@@ -6,17 +6,18 @@ the field as it is typed on the command line.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from dlrm_jax import losses
 from dlrm_jax.build_auto import settle
-from dlrm_jax.build_tables import Tables, build_tables
+from dlrm_jax.build_optimizer import build_optimizer
+from dlrm_jax.build_tables import MOST_SHARDS, Tables, build_tables
 from dlrm_jax.build_wanted import options_of
 from dlrm_jax.data.checked import STOP, UNKNOWN
 from dlrm_jax.data.loader import Reading
@@ -27,11 +28,17 @@ from dlrm_jax.data.synthetic import Synthetic, optimum
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.errors import InputError
-from dlrm_jax.fields import at_least, by_value, choose_one, size, whole, widths
+from dlrm_jax.fields import (
+  at_least,
+  by_value,
+  choose_one,
+  count,
+  size,
+  whole,
+  widths,
+)
 from dlrm_jax.models.dlrm import DLRM, Interaction
-from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
-from dlrm_jax.optim.schedules import mlperf
 from dlrm_jax.training.memory import layers_memory, row_state
 from dlrm_jax.training.run import Data, Run
 from dlrm_jax.training.state import Task
@@ -41,13 +48,6 @@ _LOSSES = {
   'mse': losses.squared_error,
 }
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-_OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
-  'sgd': optax.identity,
-  'adagrad': scale_by_adagrad,
-  'optax_adagrad': functools.partial(optax.scale_by_rss, 0.1, 1e-7),
-  'adam': optax.scale_by_adam,
-}
-_TABLE_OPTIMIZERS = _OPTIMIZERS | {'rowwise_adagrad': scale_by_rowwise_adagrad}
 
 
 def _synthetic(fields: Mapping[str, Any]) -> Synthetic:
@@ -75,25 +75,6 @@ def open_data(config: ConfigDict) -> Data:
       'dlrm_jax.prepare` and pass --config.data.dir=DIR'
     )
   return open_prepared(config.data.dir)
-
-
-def _optimizer(
-  field: str,
-  options: ConfigDict,
-  choices: Mapping[str, Callable[[], optax.GradientTransformation]],
-) -> optax.GradientTransformation:
-  make = choose_one(f'{field}.name', options.name, choices)
-  try:
-    schedule = mlperf(
-      options.learning_rate,
-      options.warmup_steps,
-      options.decay_start,
-      options.decay_steps,
-      options.decay_power,
-    )
-  except InputError as error:
-    raise InputError(f'config.{field}.{error}') from None
-  return optax.chain(make(), optax.scale_by_learning_rate(schedule))
 
 
 def open_schema(config: ConfigDict) -> tuple[Schema, Scale]:
@@ -187,7 +168,7 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
     config.model.dense_scaling,
     {'none': None, 'standard': scale},
   )
-  model, batch = _model(config), at_least(config, 'train.batch_size', 1)
+  model, batch = _model(config), count(config, 'train.batch_size', 1)
   if (
     len(schema.sparse) + bool(schema.dense) < 2
     and model.interaction is not Interaction.CAT
@@ -197,9 +178,9 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
       'has one feature, which has nothing to interact with; set it to cat'
     )
   table_tx = rowwise(
-    _optimizer('table_optimizer', config.table_optimizer, _TABLE_OPTIMIZERS)
+    build_optimizer('table_optimizer', config.table_optimizer, of_tables=True)
   )
-  shards = whole('tables.shards', config.tables.shards, 1)
+  shards = whole('tables.shards', config.tables.shards, 1, MOST_SHARDS)
   micro_batch = _micro_batch(config, batch)
 
   def layers(features: tuple[Feature, ...]) -> int:
@@ -214,7 +195,7 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
     dense_features=len(schema.dense),
     scale=scaling,
     loss=choose_one('train.loss', config.train.loss, _LOSSES),
-    tx=_optimizer('optimizer', config.optimizer, _OPTIMIZERS),
+    tx=build_optimizer('optimizer', config.optimizer),
     table_tx=table_tx,
     micro_batch=micro_batch,
   )
@@ -252,10 +233,15 @@ def _references(data: Data, split: str) -> dict[str, dict[str, float]]:
   return {'Bayes': optimum(data.source(split)).metrics}
 
 
-def _batch_size(config: ConfigDict) -> int:
-  """Examples of a step, of which all lanes give equally many."""
-  found = at_least(config, 'train.batch_size', 1)
-  lanes = at_least(config, 'data.lanes', 1)
+def _batch_size(config: ConfigDict, examples: int) -> int:
+  """Examples of a step, of which all lanes give equally many.
+
+  Args:
+    config: all fields.
+    examples: of split train; a step has each of them once at most.
+  """
+  found = count(config, 'train.batch_size', 1)
+  lanes = count(config, 'data.lanes', 1)
   if found % lanes:
     below = found // lanes * lanes
     nearest = f'{below} and {below + lanes}' if below else str(lanes)
@@ -263,7 +249,35 @@ def _batch_size(config: ConfigDict) -> int:
       f'config.train.batch_size {found}: expected a multiple of '
       f'config.data.lanes={lanes}; nearest: {nearest}'
     )
+  if found > examples:
+    most = examples // lanes * lanes
+    fix = (
+      f'expected at most {most}' if most else 'expected more rows to train on'
+    )
+    raise InputError(
+      f'config.train.batch_size is {found:,}, but split train has only '
+      f'{examples:,} rows, so a step would see each of them several times; '
+      f'{fix}'
+    )
   return found
+
+
+def _steps(config: ConfigDict, epoch: float) -> int:
+  """Updates to make, where an epoch has so many, not a whole number."""
+  steps, epochs = count(config, 'train.steps', 0), config.train.epochs
+  if steps:
+    return steps
+  if not 0 < epochs < math.inf:
+    raise InputError(
+      f'config.train.epochs is {epochs}; expected more than 0, or '
+      f'config.train.steps'
+    )
+  if epochs * epoch >= 2**31:
+    raise InputError(
+      f'config.train.epochs={epochs} are {epochs * epoch:.3g} steps; expected '
+      f'fewer than {2**31:,}'
+    )
+  return max(1, round(epochs * epoch))
 
 
 def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
@@ -279,16 +293,9 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
       f'config.train.patience is {train.patience}, but the data has no split '
       f'validation to stop by; it has {", ".join(data.splits)}'
     )
-  batch_size = _batch_size(config)
+  batch_size = _batch_size(config, data.splits['train'])
   epoch = data.splits['train'] / batch_size
-  steps = at_least(config, 'train.steps', 0)
-  if not steps:
-    if not 0 < train.epochs < 2**31:
-      raise InputError(
-        f'config.train.epochs is {train.epochs}; expected more than 0, or '
-        f'config.train.steps'
-      )
-    steps = max(1, round(train.epochs * epoch))
+  steps = _steps(config, epoch)
   task = build_task(config, data.schema, data.scale)
   average_every = whole('tables.average_every', config.tables.average_every, 0)
   if average_every and not any(
@@ -304,8 +311,8 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     data_name=config.data.dir or config.data.kind,
     reading=Reading(
       batch_size=batch_size,
-      lanes=at_least(config, 'data.lanes', 1),
-      window=at_least(config, 'data.window', 1),
+      lanes=count(config, 'data.lanes', 1),
+      window=count(config, 'data.window', 1),
       seed=at_least(config, 'seed', 0),
       out_of_range=choose_one(
         'data.out_of_range',
@@ -317,12 +324,12 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     steps=steps,
     steps_per_epoch=epoch,
     fresh_tables=train.fresh_tables,
-    eval_every=at_least(config, 'train.eval_every', 1),
-    eval_batch_size=at_least(config, 'train.eval_batch_size', 1),
-    checkpoint_every=at_least(config, 'train.checkpoint_every', 1),
-    keep=at_least(config, 'train.keep', 1),
-    patience=at_least(config, 'train.patience', 0),
-    log_every=at_least(config, 'train.log_every', 1),
+    eval_every=count(config, 'train.eval_every', 1),
+    eval_batch_size=count(config, 'train.eval_batch_size', 1),
+    checkpoint_every=count(config, 'train.checkpoint_every', 1),
+    keep=count(config, 'train.keep', 1),
+    patience=count(config, 'train.patience', 0),
+    log_every=count(config, 'train.log_every', 1),
     average_every=average_every,
     seed=config.seed,
     config=config.to_dict(),

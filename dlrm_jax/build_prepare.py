@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ from dlrm_jax.data import (
 )
 from dlrm_jax.data.checked import STOP
 from dlrm_jax.data.criteo_rows import SPARSE
-from dlrm_jax.data.criteo_splits import DEFAULT
+from dlrm_jax.data.criteo_splits import DEFAULT, parse_splits
 from dlrm_jax.data.pipeline import Job
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.units import Stage
@@ -27,7 +28,6 @@ from dlrm_jax.data.vocabularies import Numbering
 from dlrm_jax.errors import InputError
 from dlrm_jax.fields import read_size
 
-_SPLITS = ('splits', 'validation_input', 'test_input', 'keep_order', 'seed')
 _NUMBERING = (
   *('mode', 'min_count', 'max_ind_range', 'hash_rows'),
   *('multi_hot', 'num_embeddings'),
@@ -36,6 +36,23 @@ _NUMBERING = (
 
 _SHOWN = 24
 """Input files of a part that are named in the plan."""
+
+
+def _given(flags: argparse.Namespace, name: str) -> str | None:
+  """An option as it was given; None where it was not."""
+  value = getattr(flags, name, None)
+  if value is None or value is False:
+    return None
+  return f'--{name}' if value is True else f'--{name}={value}'
+
+
+def _refuse(
+  flags: argparse.Namespace, names: Sequence[str], beside: str, why: str
+) -> None:
+  """Refuses options that would have no effect beside another."""
+  for name in names:
+    if given := _given(flags, name):
+      raise InputError(f'{given} has no effect beside {beside}: {why}')
 
 
 class Asked(NamedTuple):
@@ -56,13 +73,19 @@ def _inputs(flags: argparse.Namespace, kind: str) -> dict[str, list[str]]:
   Args:
     flags: what the user names: files, folders, globs.
     kind: the format.
+
+  Raises:
+    InputError: options of the splits contradict each other.
   """
+  if flags.keep_order:
+    why = 'it is of the shuffle; leave one of them out'
+    _refuse(flags, ['seed'], '--keep_order', why)
   parts = {'train': flags.input}
   if flags.validation_input:
     parts['validation'] = flags.validation_input
   if flags.test_input:
     parts['test'] = flags.test_input
-  if flags.splits and len(parts) > 1:
+  if flags.splits is not None and len(parts) > 1:
     raise InputError(
       '--splits cuts one log; with --validation_input or --test_input the '
       'files are the splits: leave --splits out'
@@ -72,11 +95,27 @@ def _inputs(flags: argparse.Namespace, kind: str) -> dict[str, list[str]]:
   return {part: readers.files_of(kind, names) for part, names in parts.items()}
 
 
+def _splits(
+  flags: argparse.Namespace, inputs: Mapping[str, Sequence[str]]
+) -> str | None:
+  """Shares of the splits; None where files are the splits."""
+  if 'all' not in inputs:
+    return None
+  return DEFAULT if flags.splits is None else flags.splits
+
+
 def criteo_log(flags: argparse.Namespace) -> Asked:
   """A Criteo log."""
-  if flags.vocabulary:
+  if flags.vocabulary is not None:
     return _known(flags)
   inputs = _inputs(flags, 'criteo')
+  if flags.max_ind_range is not None and flags.max_ind_range < 1:
+    raise InputError(
+      f'--max_ind_range={flags.max_ind_range}: expected 1 or more'
+    )
+  if flags.hash_rows is not None and flags.mode == 'frequency':
+    why = 'hashing counts nothing; leave one of them out'
+    _refuse(flags, ['mode'], f'--hash_rows={flags.hash_rows}', why)
   options = criteo.Options(
     mode=flags.mode or 'frequency',
     min_count=flags.min_count,
@@ -88,7 +127,7 @@ def criteo_log(flags: argparse.Namespace) -> Asked:
     num_embeddings=multi_hot.numbers(
       '--num_embeddings', flags.num_embeddings, len(SPARSE), criteo.MAX_ROWS
     ),
-    splits=(flags.splits or criteo.DEFAULT) if 'all' in inputs else None,
+    splits=_splits(flags, inputs),
     shuffle=not flags.keep_order,
     seed=flags.seed or 0,
     on_bad_row=flags.on_bad_row,
@@ -98,7 +137,7 @@ def criteo_log(flags: argparse.Namespace) -> Asked:
 
 def raw_log(flags: argparse.Namespace) -> Asked:
   """A log of which a config says what its columns are."""
-  if flags.vocabulary:
+  if flags.vocabulary is not None:
     return _known(flags)
   data = _load(flags.config).data
   raw = data.raw.to_dict()
@@ -108,7 +147,7 @@ def raw_log(flags: argparse.Namespace) -> Asked:
   if least < 1:
     raise InputError(f'--min_count={least}: expected 1 or more')
   options = pipeline.Options(
-    splits=(flags.splits or DEFAULT) if 'all' in inputs else None,
+    splits=_splits(flags, inputs),
     numbering=Numbering(min_count=least),
     shuffle=not flags.keep_order,
     seed=flags.seed or 0,
@@ -121,6 +160,9 @@ def raw_log(flags: argparse.Namespace) -> Asked:
     raw,
     out_of_range=data.get('out_of_range', STOP),
   )
+  if all(column.ids != 'vocabulary' for column in job.reader.columns.sparse):
+    why = 'no feature there has a vocabulary; leave it out'
+    _refuse(flags, ['min_count'], f'--config={flags.config}', why)
   return Asked(job, f'as {flags.config} says, seen {least} times or more')
 
 
@@ -137,12 +179,16 @@ def _load(name: str) -> ConfigDict:
 
 def _known(flags: argparse.Namespace) -> Asked:
   """Prepares logs with the vocabularies of a set that is there."""
-  for name in (*_SPLITS, *_NUMBERING):
-    if getattr(flags, name, None):
-      raise InputError(
-        f'--{name} and --vocabulary exclude each other: ids are those of '
-        f'{flags.vocabulary}, and all input is split test'
-      )
+  beside = f'--vocabulary={flags.vocabulary}'
+  _refuse(flags, _NUMBERING, beside, 'ids are those of that set')
+  made: Collection[str] = ('test',)
+  if flags.splits is not None:
+    made = parse_splits(flags.splits, train=False)
+  elif flags.validation_input or flags.test_input:
+    made = ('train',)
+  if 'train' not in made:
+    why = 'it is of split train; add --splits=train=..., or leave it out'
+    _refuse(flags, ('keep_order', 'seed'), beside, why)
   known = open_prepared(flags.vocabulary)
   kind = known.details['kind']
   if (kind == 'criteo') != (flags.kind == 'criteo'):
@@ -150,14 +196,20 @@ def _known(flags: argparse.Namespace) -> Asked:
       f'--vocabulary={flags.vocabulary}: made of {kind}, so other logs do not '
       f'fit; use prepare {"criteo" if kind == "criteo" else "raw"}'
     )
+  inputs = _inputs(flags, known.details.get('format', {}).get('format', ''))
+  if made == ('test',):
+    inputs = {'test': inputs['all']}
   options = pipeline.Options(
-    splits=None, shuffle=False, on_bad_row=flags.on_bad_row
+    splits=flags.splits,
+    shuffle='train' in made and not flags.keep_order,
+    seed=flags.seed or 0,
+    on_bad_row=flags.on_bad_row,
   )
   rows = f'the vocabularies of {flags.vocabulary}'
   out_of_range = STOP
   if flags.kind == 'raw' and flags.config:
     out_of_range = _load(flags.config).data.get('out_of_range', STOP)
-  return Asked(rereading.job(known, flags.input, options, out_of_range), rows)
+  return Asked(rereading.job(known, inputs, options, out_of_range), rows)
 
 
 def run(flags: argparse.Namespace, asked: Asked) -> None:
@@ -196,11 +248,13 @@ def _means(
   """What a job is done with: memory, a stage or None, and both in words."""
   if flags.beam is None:
     memory = budget.default_memory()
-    if flags.memory:
+    if flags.memory is not None:
       memory = read_size('--memory', flags.memory)
     share = budget.budget(memory, job.row_bytes)
     return memory, None, f'{share.workers} workers'
-  memory = read_size('--memory', flags.memory or '2GB')
+  memory = 2 * 10**9
+  if flags.memory is not None:
+    memory = read_size('--memory', flags.memory)
   budget.budget(memory, job.row_bytes, 1)
   folder = work.folder_of(flags.output)
   by = f'each worker of Apache Beam; all must share the input and {folder}'

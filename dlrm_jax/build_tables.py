@@ -14,7 +14,12 @@ from dlrm_jax.embedding.load import RowState
 from dlrm_jax.embedding.planner import Budget, Chosen, choose
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
-from dlrm_jax.fields import at_least, by_value, choose_one, size, whole
+from dlrm_jax.fields import by_value, choose_one, count, size, whole
+
+MOST_SHARDS = 1 << 16
+"""Plans look at every shard; no machine has so many devices."""
+
+_MOST_COLUMNS = 1024  # blocks of a table; plans look at every one
 
 # From spread and columns; None: the planner chooses.
 _PLACEMENTS: dict[str, Callable[[int, int], Placement] | None] = {
@@ -61,7 +66,7 @@ def _given(
         f'(config.tables.shards={shards})'
       )
   if name in ('column_wise', 'grid'):
-    whole(f'tables.columns (feature {column})', columns, 1)
+    whole(f'tables.columns (feature {column})', columns, 1, _MOST_COLUMNS)
     for dim in widths:
       if dim % columns:
         raise InputError(
@@ -128,12 +133,12 @@ def build_tables(
     layers: bytes of a device that a step with these features needs beside
       the tables, where every shard is a device.
   """
-  shards = whole('tables.shards', config.tables.shards, 1)
+  shards = whole('tables.shards', config.tables.shards, 1, MOST_SHARDS)
   readers = _readers(config, schema, shards)
   features = tuple(r.feature for r in readers)
   tables = {t.name: t for f in features for t in f.encoding.tables}
   memory = size('tables.memory', config.tables.memory)
-  batch = at_least(config, 'train.batch_size', 1)
+  batch = count(config, 'train.batch_size', 1)
   budget = Budget(shards, batch, max(memory - layers(features), 0), state)
   hotness = bag_lengths(features)
   chosen = choose(tables.values(), hotness, _fixed(readers), budget)

@@ -13,15 +13,19 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from dlrm_jax import cluster, heap
 from dlrm_jax.command_line import spread
 from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
+  from jax.sharding import Mesh
+
   from dlrm_jax.build_evaluation import Examined
+  from dlrm_jax.training.checkpoint import Checkpoints
   from dlrm_jax.training.comparison import Compared
+  from dlrm_jax.training.state import Task, TrainState
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,70 +98,30 @@ def _check_writable(path: str | None) -> None:
     raise InputError(f'--json={path}: its folder does not exist')
 
 
-def _scored(
-  folder: Path, arguments: argparse.Namespace
-) -> tuple['Examined', 'Compared']:
-  """A run, and what it says of every row."""
-  from dlrm_jax import build_evaluation, sharding
+class _Opened(NamedTuple):
+  """A run, its checkpoint and the data to score."""
+
+  folder: Path
+  task: 'Task'
+  step: int
+  checkpoints: 'Checkpoints'
+  examined: 'Examined'
+  mesh: 'Mesh'
+
+  def state(self) -> 'TrainState':
+    """The checkpoint, without what only training needs."""
+    from dlrm_jax.training.state import abstract_state
+
+    abstract = abstract_state(self.task)
+    return self.checkpoints.restore_for_evaluation(self.step, abstract)
+
+
+def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
+  from dlrm_jax import agreement, build_evaluation, sharding
   from dlrm_jax.configs import default
-  from dlrm_jax.training import workdir
+  from dlrm_jax.training import room, workdir
   from dlrm_jax.training.checkpoint import Checkpoints
-  from dlrm_jax.training.comparison import Compared
-  from dlrm_jax.training.evaluation import Evaluator
-  from dlrm_jax.training.state import abstract_state
 
-  defaults = default.get_config().to_dict()
-  trained = build_evaluation.trained(*workdir.read(folder, defaults))
-  layout = trained.task.collection.layout
-  size = arguments.batch_size
-  if size is None:
-    size = trained.eval_batch_size
-  checkpoints = Checkpoints(folder / 'checkpoints', layout)
-  step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
-  examined = build_evaluation.examined(
-    trained, arguments.data, arguments.split, size, arguments.on_bad_row
-  )
-  mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
-  with sharding.use(mesh):
-    abstract = abstract_state(trained.task)
-    state = checkpoints.restore_for_evaluation(step, abstract)
-    scored = Evaluator(trained.task).keep(state, examined.batches)
-  return examined, Compared(str(folder), step, scored)
-
-
-def _compare(arguments: argparse.Namespace) -> None:
-  """Scores two runs on the same rows, prints what tells them apart."""
-  from dlrm_jax.training import workdir
-  from dlrm_jax.training.comparison import compare
-
-  if arguments.distributed or arguments.coordinator:
-    raise InputError('--compare: expected one process; leave out its flags')
-  examined, a = _scored(Path(arguments.workdir), arguments)
-  _, b = _scored(Path(arguments.compare), arguments)
-  lines, result = compare(examined.name, a, b)
-  met = examined.report()
-  _check_scored(result['metrics'], examined.name, met.skipped)
-  print(*met.lines, *lines, sep='\n')
-  said = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
-  text = workdir.to_json(said | met.said | result)
-  print(text)
-  if arguments.json:
-    workdir.write_text(Path(arguments.json), text + '\n')
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-  """Restores, evaluates, prints."""
-  from dlrm_jax import agreement, build_evaluation, metrics, sharding
-  from dlrm_jax.configs import default
-  from dlrm_jax.training import workdir
-  from dlrm_jax.training.checkpoint import Checkpoints
-  from dlrm_jax.training.evaluation import Evaluator
-  from dlrm_jax.training.nodes import divergence, node_count, node_table
-  from dlrm_jax.training.plan import score_table
-  from dlrm_jax.training.scoring import undefined_line
-  from dlrm_jax.training.state import abstract_state
-
-  folder = Path(arguments.workdir)
   defaults = default.get_config().to_dict()
   trained = build_evaluation.trained(*workdir.read(folder, defaults))
   layout = trained.task.collection.layout
@@ -172,31 +136,80 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   )
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
   with sharding.use(mesh):
-    abstract = abstract_state(trained.task)
-    state = checkpoints.restore_for_evaluation(step, abstract)
-    evaluate = Evaluator(trained.task)
-    result = {'workdir': str(folder), 'step': step, 'data': examined.name}
-    if node_count(trained.task):
-      tallies = evaluate.nodes(state, examined.batches)
-      apart = divergence(trained.task, state)
+    room.check_evaluation_room(trained.task, size)
+  return _Opened(folder, trained.task, step, checkpoints, examined, mesh)
+
+
+def _scored(
+  folder: Path, arguments: argparse.Namespace
+) -> tuple['Examined', 'Compared']:
+  """A run, and what it says of every row."""
+  from dlrm_jax import sharding
+  from dlrm_jax.training.comparison import Compared
+  from dlrm_jax.training.evaluation import Evaluator
+
+  run = _open(folder, arguments)
+  with sharding.use(run.mesh):
+    scored = Evaluator(run.task).keep(run.state(), run.examined.batches)
+  return run.examined, Compared(str(folder), run.step, scored)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+  """Scores two runs on the same rows, prints what tells them apart."""
+  from dlrm_jax.training.comparison import compare
+
+  if arguments.distributed or arguments.coordinator:
+    raise InputError('--compare: expected one process; leave out its flags')
+  examined, a = _scored(Path(arguments.workdir), arguments)
+  other, b = _scored(Path(arguments.compare), arguments)
+  lines, result = compare(examined.name, a, b)
+  met, of_b = examined.report(), other.report()
+  _check_scored(result['metrics'], examined.name, met.skipped)
+  print(*dict.fromkeys([*met.lines, *of_b.lines]), *lines, sep='\n')
+  said = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
+  _print_json(said | met.said | result, arguments.json)
+
+
+def _print_json(result: Mapping[str, Any], file: str | None) -> None:
+  """Prints the result as one line, and writes it where that is asked for."""
+  from dlrm_jax import agreement, files
+
+  text = files.to_json(result)
+  print(text)
+  if file and agreement.first():
+    files.write_text(Path(file), text + '\n')
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+  """Restores, evaluates, prints."""
+  from dlrm_jax import metrics, sharding
+  from dlrm_jax.training.evaluation import ENSEMBLE, Evaluator
+  from dlrm_jax.training.nodes import divergence, node_count, node_table
+  from dlrm_jax.training.plan import score_table
+  from dlrm_jax.training.scoring import undefined_line
+
+  run = _open(Path(arguments.workdir), arguments)
+  name, batches = run.examined.name, run.examined.batches
+  result = {'workdir': str(run.folder), 'step': run.step, 'data': name}
+  with sharding.use(run.mesh):
+    state, evaluate = run.state(), Evaluator(run.task)
+    if node_count(run.task):
+      tallies = evaluate.nodes(state, batches)
+      apart = divergence(run.task, state)
       nodes = {name: metrics.summarize(t) for name, t in tallies.items()}
-      scores = nodes['ensemble']
+      scores = nodes[ENSEMBLE]
       table = node_table(nodes, apart)
       result |= {'nodes': nodes, 'divergence': apart}
     else:
-      scores = metrics.summarize(evaluate(state, examined.batches))
-      table = score_table(examined.name, scores, {})
-  met = examined.report()
-  _check_scored(scores, examined.name, met.skipped)
-  print(*met.lines, f'{folder}, checkpoint of step {step:,}', sep='\n')
+      scores = metrics.summarize(evaluate(state, batches))
+      table = score_table(name, scores, {})
+  met = run.examined.report()
+  _check_scored(scores, name, met.skipped)
+  print(*met.lines, f'{run.folder}, checkpoint of step {run.step:,}', sep='\n')
   print(table)
-  examples, clicks = scores['examples'], scores['clicks']
-  if line := undefined_line(examined.name, examples, clicks):
+  if line := undefined_line(name, scores['examples'], scores['clicks']):
     print(line)
-  text = workdir.to_json(result | met.said | {'metrics': scores})
-  print(text)
-  if arguments.json and agreement.first():
-    workdir.write_text(Path(arguments.json), text + '\n')
+  _print_json(result | met.said | {'metrics': scores}, arguments.json)
 
 
 @exit_cleanly

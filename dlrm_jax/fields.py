@@ -11,6 +11,7 @@ from dlrm_jax.errors import InputError
 
 Choice = TypeVar('Choice')
 
+_MOST = 2**31 - 1  # of int32
 _UNITS = {'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
 
 
@@ -39,28 +40,34 @@ def read(config: ConfigDict, field: str) -> Any:
 def at_least(config: ConfigDict, field: str, least: float) -> Any:
   """A number that must not be less."""
   value = read(config, field)
-  if not least <= value < 2**63:
+  if not isinstance(value, int | float) or not least <= value < 2**63:
     raise InputError(
       f'config.{field} is {value!r}; expected a number of at least {least}'
     )
   return value
 
 
-def whole(field: str, value: Any, least: int) -> int:
-  """A whole number that must not be less."""
-  if type(value) is not int or not least <= value < 2**31:
+def whole(field: str, value: Any, least: int, most: int = _MOST) -> int:
+  """A whole number within bounds."""
+  if type(value) is not int or not least <= value <= most:
+    too_many = isinstance(value, int) and value > most
+    bounds = f'at least {least}' + (f' and at most {most:,}' * too_many)
     raise InputError(
-      f'config.{field} is {value!r}; expected a whole number of at least '
-      f'{least}'
+      f'config.{field} is {value!r}; expected a whole number of {bounds}'
     )
   return value
+
+
+def count(config: ConfigDict, field: str, least: int) -> int:
+  """A field that is a whole number and must not be less."""
+  return whole(field, read(config, field), least)
 
 
 def widths(config: ConfigDict, field: str) -> tuple[int, ...]:
   """Widths of layers."""
   value = read(config, field)
   found = tuple(value)
-  if not all(isinstance(w, int) and w > 0 for w in found):
+  if not all(type(w) is int and 0 < w <= _MOST for w in found):
     raise InputError(
       f'config.{field} is {value!r}; expected widths of hidden layers, '
       f'positive whole numbers'

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dlrm_jax.errors import InputError
+
 
 def unfinished_name(path: Path) -> Path:
   """A temporary path beside `path` that no other process on any host uses."""
@@ -92,6 +94,28 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
   """Writes a text in UTF-8, whole or not at all."""
   write_bytes(path, text.encode())
+
+
+def check_writable(path: Path, option: str) -> None:
+  """Raises before the work where its result could not be written after it.
+
+  Args:
+    path: of a file, to be made or replaced.
+    option: that says where, for the message.
+
+  Raises:
+    InputError: a folder has its name, or it can't be made in its folder.
+  """
+  folder = path.absolute().parent
+  if path.is_dir():
+    why = f'{path} is a folder; move it away'
+  elif not folder.is_dir():
+    why = f'{folder} is no folder; make it'
+  elif not os.access(folder, os.W_OK):
+    why = f'{folder} may not be written to; change that'
+  else:
+    return
+  raise InputError(f'{option}: {why}, or choose another place')
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

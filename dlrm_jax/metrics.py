@@ -71,14 +71,11 @@ def _checked(logits: Any, labels: Any, weights: Any) -> list[np.ndarray]:
   if not counted.all():
     arrays = [a[counted] for a in arrays]
   logits, labels, weights = arrays
+  positive = (weights > 0) & np.isfinite(weights)
   for ok, what, error in (
     (np.isfinite(logits), 'logits are not finite', NotFinite),
     ((labels == 0) | (labels == 1), 'labels are neither 0 nor 1', InputError),
-    (
-      (weights > 0) & np.isfinite(weights),
-      'weights are negative or infinite',
-      InputError,
-    ),
+    (positive, 'weights are negative or infinite', InputError),
   ):
     if not ok.all():
       raise error(f'{np.sum(~ok)} of {ok.size} {what}')

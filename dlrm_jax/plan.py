@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from dlrm_jax import command_line
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly
-from dlrm_jax.fields import at_least, read_size
+from dlrm_jax.fields import count, read_size
 
 if TYPE_CHECKING:
   from dlrm_jax.build import Planned
@@ -66,11 +66,11 @@ def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
 def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
   """Notes of batches that train.py will refuse."""
   units = {
-    'train.batch_size': math.lcm(devices, at_least(config, 'data.lanes', 1)),
+    'train.batch_size': math.lcm(devices, count(config, 'data.lanes', 1)),
     'train.eval_batch_size': devices,
   }
   for field, unit in units.items():
-    size = at_least(config, field, 1)
+    size = count(config, field, 1)
     if size % unit:
       nearest = max(round(size / unit), 1) * unit
       yield (

@@ -5,7 +5,6 @@ python -m dlrm_jax.prepare movielens --output=data/movielens
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -56,12 +55,13 @@ def _add_log(kind: argparse.ArgumentParser) -> None:
     '--min_count',
     type=int,
     metavar='T',
-    help='ids that fewer than T counted rows have share a row (default: 1)',
+    help='ids in fewer than T of the counted rows share a row (default: 1)',
   )
   add(
     '--vocabulary',
     metavar='DIR',
-    help='a prepared set whose vocabularies are used; makes split test',
+    help='a prepared set whose ids are used; all input is split test, unless '
+    '--splits or --validation_input or --test_input say otherwise',
   )
   add(
     '--keep_order',
@@ -200,12 +200,12 @@ def _summary(output: str, config: str, seconds: float) -> None:
   if 'train' not in prepared.splits:
     print(
       'evaluate on it: python -m dlrm_jax.evaluate --workdir=WORKDIR '
-      f'--data={os.path.abspath(output)}'
+      f'--data={output}'
     )
     return
   print(
     f'train on it: python train.py --config={config} '
-    f'--config.data.dir={os.path.abspath(output)} --workdir=WORKDIR'
+    f'--config.data.dir={output} --workdir=WORKDIR'
   )
 
 
@@ -213,6 +213,10 @@ def _summary(output: str, config: str, seconds: float) -> None:
 def main(argv: Sequence[str]) -> None:
   """Makes the set that the flags ask for, and says what is in it."""
   flags = _parser().parse_args(spread(argv, _FILES))
+  # Imported here: --help needs none of it.
+  from dlrm_jax.data.work import check_output
+
+  check_output(flags.output, flags.overwrite)
   start = time.monotonic()
   flags.make(flags)
   _summary(flags.output, flags.config, time.monotonic() - start)

@@ -110,11 +110,12 @@ def _train(job: 'Job', signals: 'Signals') -> int:
   import jax
 
   from dlrm_jax import sharding
-  from dlrm_jax.training import loop, plan
+  from dlrm_jax.training import loop, plan, room
 
   with contextlib.ExitStack() as stack:
     enter = stack.enter_context
     enter(sharding.use(loop.choose_mesh(job.run)))
+    room.check_room(job.run)
     enter(_claimed(job))
     log = enter((job.run.workdir / 'log.txt').open('a', buffering=1))
     enter(contextlib.redirect_stdout(log))

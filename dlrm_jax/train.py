@@ -43,7 +43,7 @@ def _defaults() -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
   """Joins the other processes, builds the run; trains it or profiles it."""
   from dlrm_jax import build, sharding
-  from dlrm_jax.training import loop, plan, profile, workdir
+  from dlrm_jax.training import loop, plan, profile, room, workdir
   from dlrm_jax.training.signals import Signals
 
   del argv
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     data = build.open_data(config)
     run = build.build_run(config, data, folder)
     with sharding.use(loop.choose_mesh(run)):
+      room.check_room(run)
       if given['profile'] is not None:
         profile.profile(run, given['profile'])
         return 0

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import importlib
 import json
+import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -218,3 +220,46 @@ def test_the_multihot_tables_are_the_published_ones():
   schema, _ = build.open_schema(load('criteo_mlperf:multihot'))
   assert sum(c.rows for c in schema.sparse) == 204_184_588
   assert schema.hotness == 214
+
+
+def synthetic_run(**fields):
+  config = load('synthetic')
+  config.data.synthetic.update(tables=(50, 40), hotness=(1, 1), train=1000)
+  config.update_from_flattened_dict(
+    {name.replace('__', '.'): value for name, value in fields.items()}
+  )
+  return build.build_run(config, build.open_data(config), pathlib.Path('w'))
+
+
+def test_a_batch_has_no_example_twice():
+  with pytest.raises(InputError, match=r'has only 1,000 rows.* at most 1000'):
+    synthetic_run(train__batch_size=1008)
+  with pytest.raises(InputError, match=r'has only 5 rows.* more rows'):
+    synthetic_run(data__synthetic__train=5, train__batch_size=8)
+
+
+def test_an_epoch_of_one_step_begins_with_each_step():
+  run = synthetic_run(train__batch_size=1000, train__epochs=3.0)
+  assert run.steps == 3
+  assert [run.begins_epoch(step) for step in range(3)] == [False, True, True]
+
+
+IMPOSSIBLE = [
+  ('train__batch_size', 10**12, 'at most 2,147,483,647'),
+  ('train__eval_batch_size', 10**12, 'at most 2,147,483,647'),
+  ('train__steps', 2**31, 'at most 2,147,483,647'),
+  ('train__epochs', 1e12, r'config.train.epochs=1000000000000.0 are 1.25e\+14'),
+  ('train__epochs', math.inf, 'config.train.epochs is inf'),
+  ('tables__shards', 10**9, 'at most 65,536'),
+  ('model__top', (2**31,), 'expected widths'),
+  ('model__top', (True,), 'expected widths'),
+  ('tables__columns', 10**6, 'at most 1,024'),
+  ('optimizer__learning_rate', math.nan, 'expected a number of 0 or more'),
+]
+
+
+@pytest.mark.parametrize(('field', 'value', 'message'), IMPOSSIBLE)
+def test_numbers_that_can_not_be_are_refused(field, value, message):
+  given = {'train__batch_size': 8, 'tables__placement': 'grid'}
+  with pytest.raises(InputError, match=message):
+    synthetic_run(**(given | {field: value}))

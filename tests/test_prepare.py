@@ -95,6 +95,18 @@ def test_a_truncated_gzip_stops_in_one_line(tmp_path, capsys):
     (['--input={raw}', '--min_count=two'], 'invalid int'),
     (['--input={raw}', '--hash_rows=0'], '--hash_rows=0: expected 1'),
     (['--input={raw}', '--hash_rows=5', '--min_count=1'], 'exclude each other'),
+    (
+      ['--input={raw}', '--hash_rows=5', '--mode=frequency'],
+      '--mode=frequency has no effect beside --hash_rows=5',
+    ),
+    (
+      ['--input={raw}', '--keep_order', '--seed=0'],
+      '--seed=0 has no effect beside --keep_order',
+    ),
+    (['--input={raw}', '--mode=fb', '--max_ind_range=0'], 'expected 1 or more'),
+    (['--input={raw}', '--splits='], '--splits=: '),
+    (['--input={raw}', '--vocabulary='], 'not a prepared set'),
+    (['--input={raw}', '--memory='], "--memory is ''"),
     (['--input={raw}', '--splits=train=0.5'], 'sum to 0.5'),
     (['--input={raw}', '--splits=a=1'], 'no split is named train'),
     (
@@ -105,6 +117,11 @@ def test_a_truncated_gzip_stops_in_one_line(tmp_path, capsys):
     (['--input={raw}', '--inputs=x'], 'unrecognized arguments'),
     (['--input={raw}', '--output={raw}'], 'exists already'),
     (['--input={raw}', '--output={raw}/set'], 'cannot be made here'),
+    (['--input={raw}', '--output=/proc/set'], 'cannot be made here'),
+    (['--input={raw}', '--output='], 'expected a folder'),
+    (['--input={raw}', '--output=/'], 'expected a folder'),
+    (['--input={raw}', '--output=/proc'], 'a file system is mounted here'),
+    (['--input=no.txt', '--output={raw}'], 'exists already'),
     (['--input={raw}', '--output={raw}', '--overwrite'], 'not a prepared set'),
   ],
 )
@@ -112,6 +129,55 @@ def test_wrong_usage_ends_in_one_line(tmp_path, raw, capsys, flags, why):
   flags = [flag.format(raw=raw) for flag in flags]
   assert why in refused(capsys, run(tmp_path, *flags))
   assert os.listdir(tmp_path) == ['raw.txt']
+
+
+@pytest.mark.parametrize(
+  'flag',
+  [
+    *('--min_count=0', '--mode=fb', '--max_ind_range=0', '--hash_rows=0'),
+    *('--multi_hot=', '--num_embeddings=', '--seed=0', '--keep_order'),
+    '--splits=test=1 --seed=3',
+  ],
+)
+def test_options_without_effect_beside_a_vocabulary_are_refused(
+  tmp_path, raw, capsys, flag
+):
+  flags = ('--input', raw, f'--vocabulary={tmp_path / "any"}', *flag.split())
+  line = refused(capsys, run(tmp_path, *flags))
+  assert f'{flag.split()[-1]} has no effect beside --vocabulary=' in line
+
+
+def test_new_days_are_split_and_have_the_ids_of_a_set(tmp_path, capsys):
+  days = []
+  for day, letter in enumerate('ab'):
+    lines = [swap(20, f'{letter}{number % 7}') for number in range(70)]
+    days.append(tmp_path / f'day_{day}')
+    days[-1].write_bytes(b'\n'.join([*lines, b'']))
+  known = tmp_path / 'known'
+  flags = ('criteo', f'--input={days[0]}', f'--output={known}')
+  assert main([*flags, '--min_count=2']) == 0
+  with_ids = (f'--vocabulary={known}', '--input', days[1])
+  cut = ('--splits=train=0.5,validation=0.25,test=0.25', '--seed=3')
+  assert run(tmp_path, *with_ids, *cut) == 0
+  assert 'train on it:' in capsys.readouterr().out
+  old, new = open_prepared(known), open_prepared(tmp_path / 'set')
+  assert new.splits == {'train': 35, 'validation': 18, 'test': 17}
+  assert new.details['ids'] == old.details['ids']
+  assert (new.schema, new.scale) == (old.schema, old.scale)
+  ids = new.source('train')[0].ids
+  # C7 of the second day is new, and other values are known.
+  assert not ids[:, 6].any()
+  assert (ids[:, 5] == old.source('train')[0].ids[0, 5]).all()
+
+  files = ('--test_input', days[0], '--overwrite')
+  assert run(tmp_path, *with_ids, *files) == 0
+  assert open_prepared(tmp_path / 'set').splits == {'train': 70, 'test': 70}
+
+  halves = ('--splits=validation=0.5,test=0.5', '--overwrite')
+  assert run(tmp_path, *with_ids, *halves) == 0
+  again = open_prepared(tmp_path / 'set')
+  assert again.splits == {'validation': 35, 'test': 35}
+  assert 'train on it' not in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_an_unknown_kind_lists_those_there_are(capsys):
@@ -157,6 +223,14 @@ def test_it_says_what_it_makes_and_how_to_train_on_it(tmp_path, raw, capsys):
     f'--config.data.dir={tmp_path / "set"}',
   ):
     assert text in out
+
+
+def test_it_prints_the_output_as_it_was_given(
+  tmp_path, raw, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  assert main(['criteo', f'--input={raw}', '--output=./sets/one']) == 0
+  assert '--config.data.dir=./sets/one ' in capsys.readouterr().out
 
 
 def test_help_lists_the_kinds_with_their_options(capsys):
@@ -233,7 +307,7 @@ SCHEMA = {
 }
 
 
-def csv(tmp_path, schema, rows):
+def csv(tmp_path, schema, rows, *flags):
   config = tmp_path / 'mine.py'
   config.write_text(CONFIG.format(raw=repr(schema)))
   raw = tmp_path / 'log.csv'
@@ -242,6 +316,7 @@ def csv(tmp_path, schema, rows):
     [
       *('raw', f'--config={config}', f'--input={raw}', '--splits=train=1'),
       f'--output={tmp_path / "set"}',
+      *flags,
     ]
   )
 
@@ -263,6 +338,30 @@ def test_a_log_is_what_its_config_says(tmp_path, monkeypatch, capsys):
     (2, -1, -1),
   ]
   assert prepared.timelines['train'] == [[3, 1, 10, 12]]
+
+
+def test_min_count_counts_rows_not_ids_in_bags(tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  rows = ['1,3,ann,a|a,10', '0,0,bob,b,11', '0,,ann,b,12']
+  assert csv(tmp_path, SCHEMA, rows, '--min_count=2') == 0
+  prepared = open_prepared(tmp_path / 'set')
+  assert [(c.name, c.rows) for c in prepared.schema.sparse] == [
+    ('user', 2),
+    ('tags', 2),
+  ]
+  assert prepared.counts('tags').tolist() == [2, 2]
+
+
+def test_min_count_is_refused_where_no_feature_is_counted(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(ROOT)
+  hashed = {'ids': 'hashed', 'rows': 5}
+  bag = {'tags': hashed | {'separator': '|'}}
+  schema = SCHEMA | {'sparse': {'user': hashed}, 'bags': bag}
+  status = csv(tmp_path, schema, ['1,3,ann,a,10'], '--min_count=2')
+  line = refused(capsys, status)
+  assert '--min_count=2 has no effect beside --config=' in line
 
 
 def test_rows_that_go_back_in_time_are_refused(tmp_path, monkeypatch, capsys):

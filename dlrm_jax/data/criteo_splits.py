@@ -14,8 +14,12 @@ _NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*', re.ASCII)
 _TOLERANCE = Fraction(1, 10**6)
 
 
-def parse_splits(text: str) -> dict[str, Fraction]:
+def parse_splits(text: str, train: bool = True) -> dict[str, Fraction]:
   """Shares by name, in order.
+
+  Args:
+    text: as of --splits.
+    train: whether one must be named train.
 
   Raises:
     InputError: a name or a share is wrong, no train, or the sum is not 1.
@@ -32,7 +36,7 @@ def parse_splits(text: str) -> dict[str, Fraction]:
         'digits and _, each name once, and not "all"'
       )
     shares[name] = _share(text, name, share)
-  if 'train' not in shares:
+  if train and 'train' not in shares:
     raise InputError(f'--splits={text}: no split is named train; add train=...')
   total = sum(shares.values())
   if abs(total - 1) > _TOLERANCE:

@@ -163,7 +163,7 @@ def job_of(
     InputError: a file or an option is wrong.
   """
   if options.splits is not None:
-    parse_splits(options.splits)
+    parse_splits(options.splits, train=known is None)
   BadRows(options.on_bad_row)
   pieces = [
     (part, piece)
@@ -310,7 +310,9 @@ def _split_rows(
     splits = dict(zip(rows, map(range, starts, ends), strict=True))
   else:
     findings.check_times(job.pieces, found)
-    shares: dict[str, Fraction] = parse_splits(job.options.splits)
+    shares: dict[str, Fraction] = parse_splits(
+      job.options.splits, train=job.known is None
+    )
     splits = bounds(total, shares)
   for name, chosen in splits.items():
     if not chosen:

@@ -148,7 +148,7 @@ class Prepared:
     return _Blocks(self, split)
 
   def counts(self, feature: str) -> np.ndarray | None:
-    """How often split train has each id, i64[R].
+    """In how many rows of split train each id occurs, i64[R].
 
     None without a vocabulary, and where ids are not its rows: taken modulo a
     number, or with others in made-up bags (`multi_hot`).

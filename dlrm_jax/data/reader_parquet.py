@@ -93,6 +93,11 @@ class ParquetReader:
       types = pl.scan_parquet(path, glob=False).collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
       raise _broken(path, error) from error
+    except pl.exceptions.PanicException as error:
+      raise InputError(
+        f'{path}: Polars does not know a type of its columns ({error}); write '
+        'them as numbers, text, or lists of these'
+      ) from None
     self.schema.check(types, path)
     return Rules(self.schema, types, path)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -48,15 +48,16 @@ def reader_of(prepared: Prepared) -> Reader:
 
 def job(
   prepared: Prepared,
-  files: Sequence[str],
+  inputs: Mapping[str, Sequence[str]],
   options: Options,
   out_of_range: str = STOP,
 ) -> Job:
-  """What is to be done to prepare files as split test of a set.
+  """What is to be done to prepare files with the ids of a set.
 
   Args:
     prepared: a set made of raw logs; its vocabularies are used.
-    files: raw logs of the same format, folders of them, or globs.
+    inputs: raw logs of the same format by split, or of one part that is cut
+      by `options.splits`.
     options: of rows; how values are numbered is taken from the set.
     out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
 
@@ -66,8 +67,8 @@ def job(
   numbering = vocabularies.numbering_of(prepared.details)
   return job_of(
     reader_of(prepared),
-    {'test': files_of(prepared.details['format']['format'], files)},
-    dataclasses.replace(options, splits=None, numbering=numbering),
+    inputs,
+    dataclasses.replace(options, numbering=numbering),
     prepared.details['format'],
     prepared,
     out_of_range,

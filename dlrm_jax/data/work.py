@@ -26,10 +26,48 @@ LAYOUT = 2
 """Version of what lies in the folder; plans say it."""
 
 
+def _target_of(output: str) -> Path:
+  target = Path(os.path.abspath(output))
+  if not output or not target.name:
+    raise InputError(f'--output={output}: expected a folder to make')
+  return target
+
+
 def folder_of(output: str) -> Path:
   """Where the work for an output is."""
-  target = Path(output).absolute()
+  target = _target_of(output)
   return target.with_name(f'{target.name}.unfinished')
+
+
+def check_output(output: str, overwrite: bool) -> None:
+  """Looks whether a set can be made, before anything is read or made.
+
+  Args:
+    output: the folder to make.
+    overwrite: replace a set that is there.
+
+  Raises:
+    InputError: something else is there, or nothing can be made there.
+  """
+  target = _target_of(output)
+  if target.is_mount():
+    raise InputError(
+      f'{output}: a file system is mounted here, which a set cannot replace; '
+      f'choose a folder in it, such as --output={os.path.join(output, "set")}'
+    )
+  if not folder_of(output).exists():  # else a killed run may have made it
+    check_free(target, overwrite)
+  there = next(path for path in target.parents if os.path.lexists(path))
+  if not there.is_dir():
+    raise InputError(
+      f'{output}: cannot be made here: {there} is not a folder; choose another '
+      '--output'
+    )
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise InputError(
+      f'{output}: cannot be made here: {there} may not be written to; choose '
+      'another --output'
+    )
 
 
 @contextlib.contextmanager
@@ -51,12 +89,11 @@ def unfinished(
     InputError: output is there already, another run is at work, or work of
       another plan is there.
   """
-  target = Path(output).absolute()
+  target = _target_of(output)
   work = folder_of(output)
+  check_output(output, overwrite)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not work.exists():
-      check_free(target, overwrite)
     work.mkdir(exist_ok=True)
     names = {path.name for path in work.iterdir()}
     if names and not names & {'lock', 'done', _PLAN}:

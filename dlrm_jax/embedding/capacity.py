@@ -6,6 +6,7 @@ travel, so a table never needs more room than it has rows. What does not fit
 travels in further rounds; nothing is dropped.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -32,7 +33,8 @@ class Capacity(NamedTuple):
   bags: int
 
 
-def _room(expected: float, most: int) -> int:
+def with_margin(expected: float, most: int) -> int:
+  """Room for so many things, which are as many as `most` at the utmost."""
   spread = 4 * math.sqrt(expected)  # of random ids around the mean
   rounded = -(-math.ceil(_MARGIN * expected + spread + 8) // 8) * 8
   return min(rounded, -(-most // 8) * 8)
@@ -41,8 +43,15 @@ def _room(expected: float, most: int) -> int:
 def shares(layout: Layout, block: Address, devices: int) -> np.ndarray:
   """Part of a block's rows that each device has, f64[n]."""
   total = layout.stacks[block.stack].shards
-  there = (np.arange(total) - block.first) % total < block.spread
-  return there.reshape(devices, -1).sum(1) / block.spread
+  return _shares(total, block.first, block.spread, devices)
+
+
+@functools.cache
+def _shares(total: int, first: int, spread: int, devices: int) -> np.ndarray:
+  there = (np.arange(total) - first) % total < spread
+  found = there.reshape(devices, -1).sum(1) / spread
+  found.flags.writeable = False
+  return found
 
 
 def capacity(
@@ -72,6 +81,6 @@ def capacity(
     rows += reads
   all_rows = batch * sum(length for _, _, length in readers)
   return Capacity(
-    rows=_room(rows.max(), all_rows),
-    bags=_room(bags.max(), min(all_rows, batch * len(readers))),
+    rows=with_margin(rows.max(), all_rows),
+    bags=with_margin(bags.max(), min(all_rows, batch * len(readers))),
   )

@@ -28,7 +28,7 @@ from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.rows import packed
 
-_MAX_ROWS = 2**31 - 1
+MAX_ROWS = 2**31 - 1
 _TILE = 8  # rows of a TPU's tile
 
 
@@ -121,17 +121,20 @@ class Layout:
       if block.stack == stack
     ]
 
-  def held(self, table: str, block: Address, shard: int) -> int:
-    """How many of a table's rows a shard has of one of its blocks."""
+  def held(self, table: str, block: Address, shard: Any) -> Any:
+    """How many of a table's rows a shard has of one of its blocks.
+
+    Args:
+      table: its name.
+      block: of the table.
+      shard: a number, or an array of them.
+    """
     stack = self.stacks[block.stack]
     if stack.kind is Kind.INDEPENDENT:
-      return self.rows[table]
+      return self.rows[table] + 0 * shard
     turn = (shard - block.first) % stack.shards
-    return (
-      0
-      if turn >= block.spread
-      else -(-(self.rows[table] - turn) // block.spread)
-    )
+    rows = -(-(self.rows[table] - turn) // block.spread)
+    return (turn < block.spread) * rows
 
 
 def _dealt(rows: Any, spread: Any) -> tuple[Any, Any]:
@@ -288,7 +291,7 @@ class _Filling:
     return min(range(0, self.shards, spread), key=load)
 
 
-def _aligned(rows: int, dim: int) -> int:
+def aligned(rows: int, dim: int) -> int:
   """Rows of a shard: whole tiles of a TPU, and many equal parts.
 
   Checkpoints are written in parts, whose number must divide the rows.
@@ -336,10 +339,10 @@ def plan_layout(
       for k in range(placement.columns)
     )
     rows = filling.shards * max(filling.rows)
-    if filling.shards * _aligned(max(filling.rows), dim) > _MAX_ROWS:
+    if filling.shards * aligned(max(filling.rows), dim) > MAX_ROWS:
       raise InputError(
         f'table {table.name}: the tables of width {dim} have {rows:,} rows '
-        f'together; rows are numbered by int32, at most {_MAX_ROWS:,}; hash '
+        f'together; rows are numbered by int32, at most {MAX_ROWS:,}; hash '
         f'the largest, change their width, or have fewer nodes if each has '
         f'its own (config.tables.shards)'
       )
@@ -349,7 +352,7 @@ def plan_layout(
       name: Stack(
         filling.kind,
         filling.shards,
-        _aligned(max(filling.rows), filling.dim),
+        aligned(max(filling.rows), filling.dim),
         filling.dim,
       )
       for name, filling in sorted(fillings.items())

@@ -116,6 +116,18 @@ def sums_all(stack: Stack, of_stack: Iterable[Reader], use: Use) -> bool:
   return stack.rows <= gathered
 
 
+def exchanged(stack: Stack, size: Capacity, devices: int) -> float:
+  """Bytes that a device sends for a stack of rows or bags."""
+  vectors = size.rows if stack.kind is Kind.ROWS else size.bags
+  floats = size.rows + 2 * vectors * stack.dim
+  return float(_FLOAT * (devices - 1) * floats)
+
+
+def moved(dim: int, state: RowState) -> int:
+  """Bytes moved for a row read: forward; and backward, with its state."""
+  return 2 * state.bytes(dim) + _FLOAT * dim
+
+
 def _sent(
   layout: Layout, use: Use, name: str, of_stack: tuple[Reader, ...]
 ) -> float:
@@ -129,9 +141,7 @@ def _sent(
       return 2 * (n - 1) / n * stack.rows * wide
     gathered = use.local_batch * sum(r.length for r in of_stack)
     return float((n - 1) * gathered * wide)
-  size = capacity(layout, of_stack, use.local_batch, n)
-  vectors = size.rows if stack.kind is Kind.ROWS else size.bags
-  return float(_FLOAT * (n - 1) * (size.rows + 2 * vectors * stack.dim))
+  return exchanged(stack, capacity(layout, of_stack, use.local_batch, n), n)
 
 
 def _shares(layout: Layout, reader: Reader, use: Use) -> np.ndarray:
@@ -162,8 +172,8 @@ def _held(layout: Layout, table: str, use: Use) -> np.ndarray:
     if stack.kind is Kind.REPLICATED:
       total += layout.rows[table]
       continue
-    each = [layout.held(table, block, s) for s in range(stack.shards)]
-    total += np.array(each).reshape(use.devices, -1).sum(1)
+    each = layout.held(table, block, np.arange(stack.shards))
+    total += each.reshape(use.devices, -1).sum(1)
   return total
 
 
@@ -189,13 +199,12 @@ def load_by_table(layout: Layout, use: Use) -> dict[str, Load]:
     reads = [_reads(layout, use, reader) for reader in of_stack]
     sent = _sent(layout, use, name, of_stack)
     total = sum(r.sum() for r in reads) or 1.0
-    # Read forward; read and written backward, with the state.
-    moved = 2 * use.state.bytes(stack.dim) + _FLOAT * stack.dim
+    row_moved = moved(stack.dim, use.state)
     for reader, each in zip(of_stack, reads, strict=True):
       old = result[reader.table]
       result[reader.table] = old._replace(
         reads=old.reads + each,
-        moved=old.moved + each * moved,
+        moved=old.moved + each * row_moved,
         sent=old.sent + sent * each.sum() / total,
       )
   return result
@@ -213,35 +222,42 @@ def load(layout: Layout, use: Use) -> Load:
   )
 
 
-def copies_memory(layout: Layout, use: Use) -> int:
-  """Bytes of copies of stacks whose rows do not fill the lanes of a TPU.
+def copy_bytes(stack: Stack, use: Use) -> int:
+  """Bytes of copies of a stack whose rows do not fill the lanes of a TPU.
 
   Rows of 128 numbers, of a multiple or of a divisor (packed) are read and
   written where they are. A stack of any other width is laid out anew in every
   step, with each row padded to whole lanes.
   """
-  size = 0
-  for stack in layout.stacks.values():
-    if stack.dim % LANES and packed(stack.dim) == 1:
-      padded = -(-stack.dim // LANES) * LANES
-      arrays = 1 + use.state.per_element
-      size += local_rows(stack, use) * padded * _FLOAT * arrays
-  return size
+  if stack.dim % LANES == 0 or packed(stack.dim) > 1:
+    return 0
+  padded = -(-stack.dim // LANES) * LANES
+  arrays = 1 + use.state.per_element
+  return local_rows(stack, use) * padded * _FLOAT * arrays
 
 
-def exchange_memory(layout: Layout, use: Use) -> int:
+def copies_memory(layout: Layout, use: Use) -> int:
+  """The `copy_bytes` of all stacks."""
+  return sum(copy_bytes(stack, use) for stack in layout.stacks.values())
+
+
+def arriving_bytes(rows: int, dim: int, state: RowState) -> int:
   """Bytes of rows on their way, and of their update.
 
   At its peak a step of a TPU was seen to hold four arrays f32[M, D] for the M
   rows that arrive, and one more for each that the optimizer keeps; of packed
   rows one array of the lines that they are in.
   """
-  arrays = 4 + use.state.per_element
+  arrays = 4 + state.per_element
+  return rows * _FLOAT * (LANES if packed(dim) > 1 else dim * arrays)
+
+
+def exchange_memory(layout: Layout, use: Use) -> int:
+  """The `arriving_bytes` of all stacks."""
   size = 0
   for name, of_stack in readers(layout, use).items():
     room_for = room(layout, use, of_stack)
     gathered = use.local_batch * sum(r.length for r in of_stack)
     rows = gathered if room_for is None else use.devices * room_for.rows
-    dim = layout.stacks[name].dim
-    size += rows * _FLOAT * (LANES if packed(dim) > 1 else dim * arrays)
+    size += arriving_bytes(rows, layout.stacks[name].dim, use.state)
   return size

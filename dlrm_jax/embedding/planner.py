@@ -6,7 +6,7 @@ rows. Of features with one id an example, distinct rows travel, and dealing
 rows over all shards in turn balances rows, reads and bytes whatever the ids.
 Bags of several ids travel as sums: the fewer shards have rows of a bag, the
 fewer sums; but one shard must not have to hold or read too much. There the
-choice is by cost, the most expensive table first:
+choice is by cost, the most expensive table first, in a few sweeps:
 
     cost = bytes sent / link + bytes of rows moved / memory bandwidth
 
@@ -22,6 +22,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
+from dlrm_jax.embedding.balance import Balance, measured
 from dlrm_jax.embedding.layout import plan_layout
 from dlrm_jax.embedding.load import (
   Load,
@@ -38,6 +41,8 @@ from dlrm_jax.errors import InputError
 # v5e; only their ratio matters.
 _LINK, _MEMORY = 50e9, 800e9
 _COPIES = 1 / 32  # of the memory, at most, for replicated tables
+# Tables of bags are moved in so many groups; the layout judges each.
+_GROUPS = 32
 _NARROWEST = 128  # columns of a block, at least: the lanes of a TPU
 # Kept for what is not planned here, program and parameters of the layers:
 # bytes, and a part of the memory; the more.
@@ -171,6 +176,18 @@ def _load(
   return found, found.bytes + moving
 
 
+class _Cost(NamedTuple):
+  """Of a choice of placements; of two, the smaller is better.
+
+  Attributes:
+    excess: bytes of a device that do not fit.
+    seconds: of the most loaded device.
+  """
+
+  excess: float
+  seconds: float
+
+
 class _Costs:
   """What a choice of placements costs, each shard taken for a device."""
 
@@ -188,22 +205,22 @@ class _Costs:
       budget: what to plan for.
     """
     self._hotness, self._budget = hotness, budget
-    self._rest = self._load(tables)
+    self._rest = _load(tables, hotness, budget)
 
-  def _load(self, tables: Iterable[Table]) -> tuple[Load, int]:
-    """Of some tables, and all the bytes that they need."""
-    return _load(tables, self._hotness, self._budget)
-
-  def __call__(self, tables: Iterable[Table]) -> tuple[float, float]:
-    """Bytes that do not fit, and seconds of the most loaded device."""
+  def exact(self, tables: Iterable[Table]) -> tuple[_Cost, float]:
+    """The cost of tables as they are laid, and all their bytes."""
     try:
-      found, size = self._load(tables)
+      found, size = _load(tables, self._hotness, self._budget)
     except InputError:  # a stack of too many rows
-      return math.inf, math.inf
+      return _Cost(math.inf, math.inf), math.inf
+    return self.of(size, found.sent, found.moved), size
+
+  def of(self, size: float, sent: float, moved: np.ndarray) -> _Cost:
+    """The cost of so many bytes held, sent and moved by each device."""
     rest, rest_size = self._rest
-    seconds = (found.sent + rest.sent) / _LINK
-    seconds += (found.moved + rest.moved).max() / _MEMORY
-    return max(size + rest_size - self._budget.room, 0), seconds
+    seconds = (sent + rest.sent) / _LINK
+    seconds += float((moved + rest.moved).max()) / _MEMORY
+    return _Cost(max(size + rest_size - self._budget.room, 0), seconds)
 
 
 def _place(table: Table, placement: Placement) -> Table:
@@ -234,6 +251,42 @@ def _starts(
   return starts
 
 
+class _Way(NamedTuple):
+  """All tables of bags with their placements.
+
+  Attributes:
+    cost: as they are laid.
+    size: all their bytes.
+    tables: by name.
+  """
+
+  cost: _Cost
+  size: float
+  tables: dict[str, Table]
+
+
+def _moved(
+  way: _Way, group: Iterable[Table], use: Use, costs: _Costs
+) -> dict[str, Table]:
+  """All tables; those of a group each in its turn where sums cost least."""
+  found = dict(way.tables)
+  layout = plan_layout(found.values(), use.devices, use.hotness)
+  balance, blocks = measured(layout, found.values(), use)
+  holes = way.size - balance.totals().bytes
+
+  def cost(laid: tuple[Table, Balance]) -> _Cost:
+    total = laid[1].totals()
+    return costs.of(total.bytes + holes, total.sent, total.moved)
+
+  for table in group:
+    rest = balance.lifted(table, blocks[table.name])
+    ways = [_place(table, p) for p in _candidates(table, use.devices)]
+    found[table.name], balance = min(
+      ((way, rest.laid(way)) for way in ways), key=cost
+    )
+  return found
+
+
 def _choose_for_bags(
   free: list[Table],
   placed: list[Table],
@@ -253,16 +306,27 @@ def _choose_for_bags(
     return {}
   costs = _Costs([t for t in placed if not pooled(t)], hotness, budget)
   given = {t.name: t for t in placed if pooled(t)}
-  current = given | min(
-    _starts(free, hotness, budget.shards),
-    key=lambda start: costs((given | start).values()),
-  )
-  for table in sorted(free, key=reads):
-    current[table.name] = min(
-      (_place(table, p) for p in _candidates(table, budget.shards)),
-      key=lambda t: costs((current | {t.name: t}).values()),
-    )
-  chosen = {t.name: current[t.name].placement for t in free}
+  order = sorted(free, key=reads)
+  use = Use(hotness, budget.batch, budget.shards, budget.state)
+
+  def judged(tables: dict[str, Table]) -> _Way:
+    # By names, so that sums do not depend on the order of the tables.
+    tables = dict(sorted(tables.items()))
+    return _Way(*costs.exact(tables.values()), tables)
+
+  def best(ways: Iterable[dict[str, Table]]) -> _Way:
+    return min(map(judged, ways), key=lambda way: way.cost)
+
+  starts = _starts(free, hotness, budget.shards)
+  way = best(given | start for start in starts)
+  size = -(-len(order) // _GROUPS)
+  for group in (order[i : i + size] for i in range(0, len(order), size)):
+    if size == 1:
+      places = [_place(group[0], p) for p in _candidates(group[0], use.devices)]
+      way = best(way.tables | {t.name: t} for t in places)
+    elif way.size < math.inf:
+      way = best([way.tables, _moved(way, group, use, costs)])
+  chosen = {t.name: way.tables[t.name].placement for t in free}
   return {k: Chosen(p, _why(p, budget.shards)) for k, p in chosen.items()}
 
 

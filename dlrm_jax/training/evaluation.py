@@ -182,14 +182,10 @@ def _of_all(tally: metrics.Tally) -> metrics.Tally:
   """The tallies of all processes, merged."""
   if jax.process_count() == 1:
     return tally
-  mine = {name: np.asarray(x) for name, x in tally._asdict().items()}
-  low, high = mine.pop('low'), mine.pop('high')
-  sums = agreement.reduced(list(mine.values()), 'sum')
-  (least,) = agreement.reduced([low], 'min')
-  (greatest,) = agreement.reduced([high], 'max')
-  merged = dict(zip(mine, sums, strict=True))
-  return tally._replace(
-    **{k: x if x.ndim else float(x) for k, x in merged.items()},
-    low=least,
-    high=greatest,
+  clicks, others, low, high, *sums = tally
+  (low,) = agreement.reduced([low], 'min')
+  (high,) = agreement.reduced([high], 'max')
+  clicks, others, total = agreement.reduced(
+    [clicks, others, np.array(sums)], 'sum'
   )
+  return metrics.Tally(clicks, others, low, high, *map(float, total))

@@ -3,18 +3,31 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dlrm_jax import agreement, metrics
+from dlrm_jax import agreement, files, metrics
 from dlrm_jax.data.checked import UNKNOWN
 from dlrm_jax.training import report
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.evaluation import Evaluator
-from dlrm_jax.training.history import OUT_OF_RANGE, has_auc, read_history
+from dlrm_jax.training.history import (
+  HISTORY,
+  OUT_OF_RANGE,
+  has_auc,
+  read_history,
+)
 from dlrm_jax.training.nodes import divergence, node_count, node_table
 from dlrm_jax.training.plan import score_table, table_sizes
 from dlrm_jax.training.run import Run
 from dlrm_jax.training.scoring import batches_of, score, undefined_line
 from dlrm_jax.training.state import TrainState, abstract_state
 from dlrm_jax.training.workdir import write_json
+
+_RESULTS, _REPORT = 'results.json', 'report.html'
+
+
+def check_writable(run: Run) -> None:
+  """Raises `InputError` where what a run writes at its end can't be written."""
+  for name in (HISTORY, _RESULTS, _REPORT):
+    files.check_writable(run.workdir / name, '--workdir')
 
 
 class _Nodes(NamedTuple):
@@ -66,7 +79,7 @@ def _report(
     trained = [row[OUT_OF_RANGE] for row in history if OUT_OF_RANGE in row]
     extras[OUT_OF_RANGE] = {'train': (trained or [0])[-1], **out_of_range}
   write_json(
-    run.workdir / 'results.json',
+    run.workdir / _RESULTS,
     {'step': best, 'splits': summaries, 'references': references} | extras,
   )
   lacks = [
@@ -76,7 +89,7 @@ def _report(
   ]
   last = list(results)[-1] if results else ''
   report.write_report(
-    run.workdir / 'report.html',
+    run.workdir / _REPORT,
     title=f'Training run {run.workdir.name}',
     results=results,
     history=history,
@@ -96,7 +109,7 @@ def _report(
     print(node_table(*nodes))
   for split, count in extras.get(OUT_OF_RANGE, {}).items():
     print(f'{split}: {count:,} ids out of range became the unknown row')
-  print(*lacks, f'{which}; see {run.workdir / "report.html"}', sep='\n')
+  print(*lacks, f'{which}; see {run.workdir / _REPORT}', sep='\n')
 
 
 def finish(

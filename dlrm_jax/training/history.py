@@ -19,7 +19,7 @@ from tensorboardX import SummaryWriter
 from dlrm_jax import agreement
 from dlrm_jax.training.workdir import to_json, write_text
 
-_NAME = 'metrics.jsonl'
+HISTORY = 'metrics.jsonl'
 _AUC = 'validation/auc'
 _UNLOGGED = 'unlogged_loss', 'unlogged_steps'
 OUT_OF_RANGE = 'out_of_range'
@@ -31,7 +31,7 @@ class History:
 
   def __init__(self, workdir: Path, step: int) -> None:
     """Opens the log of a run that goes on after `step`."""
-    self._path = workdir / _NAME
+    self._path = workdir / HISTORY
     self.rows = [r for r in read_history(workdir) if r['step'] <= step]
     self._writer: SummaryWriter | None = None
     if agreement.first():
@@ -112,7 +112,7 @@ def has_auc(rows: Iterable[Mapping[str, Any]]) -> bool:
 
 def read_history(workdir: Path) -> list[dict[str, Any]]:
   """The lines of a run's log; the last one may have been cut by a crash."""
-  path = workdir / _NAME
+  path = workdir / HISTORY
   rows = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:

@@ -25,7 +25,7 @@ from dlrm_jax.data.loader import Batches, training_batches
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.evaluation import Evaluator, Stopped, never
-from dlrm_jax.training.finish import finish
+from dlrm_jax.training.finish import check_writable, finish
 from dlrm_jax.training.history import OUT_OF_RANGE, History
 from dlrm_jax.training.meter import Meter
 from dlrm_jax.training.nodes import compiled_average
@@ -310,6 +310,8 @@ def train(run: Run, signals: Signals) -> int:
     ) as checkpoints,
     cluster.leaving_at_once(),
   ):
+    if agreement.first():
+      check_writable(run)
     state, step, stopped_by = _fit(run, checkpoints, evaluate, signals)
     checkpoints.wait()
     if stopped_by:

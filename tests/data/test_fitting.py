@@ -173,7 +173,9 @@ def test_a_longer_bag_than_training_had_is_cut_and_counted(set_of_bags):
   assert list(bad.report()) == [
     '2 x bag of h cut to its first 2 ids, the most in training'
   ]
-  job = rereading.job(known, [path], pipeline.Options(None, shuffle=False))
+  job = rereading.job(
+    known, {'test': [path]}, pipeline.Options(None, shuffle=False)
+  )
   pipeline.run(job, str(folder / 'lent'), default_memory())
   lent = open_prepared(folder / 'lent')
   assert ids(lent, 'test') == read
@@ -217,7 +219,7 @@ def test_a_value_that_a_closed_vocabulary_lacks_is_a_bad_row(tmp_path):
 
   def job(bad):
     options = pipeline.Options(None, shuffle=False, on_bad_row=bad)
-    return rereading.job(known, [str(new)], options)
+    return rereading.job(known, {'test': [str(new)]}, options)
 
   expected = 'new, line 2, column C26: unknown id: 0000000d; .* together'
   with pytest.raises(InputError, match=expected):

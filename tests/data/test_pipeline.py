@@ -312,7 +312,7 @@ def test_logs_get_the_vocabularies_of_another_set(tmp_path):
   first, second, third = inputs(tmp_path)
   options = Options(splits=None)
   known = criteo.prepare({'train': [first]}, str(tmp_path / 'known'), options)
-  job = day_job(known, [second, third], pipeline.Options(splits=None))
+  job = day_job(known, {'test': [second, third]}, pipeline.Options(splits=None))
   pipeline.run(job, str(tmp_path / 'day'), MEMORY, stage=units.here)
   day = open_prepared(tmp_path / 'day')
   both = criteo.prepare(
@@ -554,7 +554,7 @@ def test_a_damaged_vocabulary_is_found(tmp_path):
       (folder / 'C3.parquet').unlink()
     else:
       (folder / 'C3.parquet').write_bytes(damage)
-    job = day_job(known, files[1:], pipeline.Options(splits=None))
+    job = day_job(known, {'test': files[1:]}, pipeline.Options(splits=None))
     with pytest.raises(InputError, match=r'C3\.parquet: damaged'):
       pipeline.run(job, str(tmp_path / 'b'), MEMORY, True, stage=units.here)
 

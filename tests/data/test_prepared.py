@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrm_jax.data import shards
+from dlrm_jax.data import prepared, shards
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema, join, take
@@ -237,3 +238,15 @@ def test_tensorflow_and_jax_are_not_imported(tmp_path):
   )
   root = Path(__file__).parents[2]
   subprocess.run([sys.executable, '-c', code], check=True, cwd=root)
+
+
+def test_a_limit_of_open_files_that_can_t_be_raised_stays(monkeypatch):
+  """macOS refuses what lies above a limit of its own, which it does not say."""
+
+  def refuse(*args):
+    raise ValueError('not allowed to raise maximum limit')
+
+  limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+  monkeypatch.setattr(resource, 'setrlimit', refuse)
+  prepared._allow_files(limit[0])
+  assert resource.getrlimit(resource.RLIMIT_NOFILE) == limit

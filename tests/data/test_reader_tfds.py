@@ -131,7 +131,7 @@ def test_a_bad_row_is_named(folder):
     ('clicks:test', {'label': 'clik'}, ["'clik'", "'click'"]),
     ('clicks:test', {'dense': ['picture']}, ["no column 'picture'"]),
     ('clicks:test', {'label': 'tags'}, ["'tags' is List(Int64)", 'labels']),
-    ('clicks:test', {'time': 'price'}, ["'price' is Float32", 'dates']),
+    ('clicks:test', {'time': 'tags'}, ["'tags' is List(Int64)", 'dates']),
     ('clicks:test', {'separator': ','}, ["unknown key 'separator'"]),
     ('clicks:test', {'data_dir': 3}, ['data_dir is 3']),
     (':test', {}, ['--input=:test', 'NAME']),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from dlrm_jax.embedding import planner
 from dlrm_jax.embedding.layout import Kind, plan_layout
 from dlrm_jax.embedding.load import (
   RowState,
@@ -138,6 +139,43 @@ def test_given_placements_are_kept():
 def test_every_choice_has_a_reason():
   chosen = plan([10, 9000, 100_000, 100_000], [1, 1, 20, 30])[3]
   assert all(len(c.why) > 10 for c in chosen.values())
+
+
+def many(tables):
+  """Rows and hotness of so many tables of bags."""
+  rng = np.random.default_rng(0)
+  rows = np.exp(rng.uniform(7, 14, tables)).astype(int).tolist()
+  return rows, rng.choice([2, 5, 20, 50], tables).tolist()
+
+
+def test_many_bags_cost_no_more_than_row_wise_or_whole():
+  rows, hotness = many(100)
+
+  def seconds(load):
+    return load.sent / 50e9 + load.moved.max() / 800e9
+
+  roomy = dataclasses.replace(BUDGET, memory=10**11)
+  found = plan(rows, hotness, roomy)[1]
+  for placement in (Placement(), Placement(spread=1)):
+    fixed = {f't{i}': placement for i in range(100)}
+    other = plan(rows, hotness, roomy, fixed)[1]
+    assert seconds(found) < 0.95 * seconds(other)
+
+
+def test_many_bags_are_laid_no_oftener_than_some(monkeypatch):
+  calls = []
+
+  def counted(*arguments):
+    calls.append(1)
+    return plan_layout(*arguments)
+
+  monkeypatch.setattr(planner, 'plan_layout', counted)
+  rows, hotness = many(60)
+  plan(rows, hotness)
+  few, calls[:] = len(calls), []
+  rows, hotness = many(180)
+  plan(rows, hotness)
+  assert len(calls) <= 1.5 * few
 
 
 @hypothesis.settings(max_examples=15)

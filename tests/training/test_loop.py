@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from dlrm_jax import build, sharding
+from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
 from dlrm_jax.evaluate import main as evaluate
 from dlrm_jax.prepare import main as prepare
@@ -43,10 +44,12 @@ def train(folder, fields):
   """Trains, or goes on; the number of the signal that stopped it, or 0."""
   data = build.open_data(fields)
   run = build.build_run(fields, data, folder)
+  defaults = default.get_config().to_dict()
+  claim = workdir.Claim(run.config, build.identity(data), run.steps, defaults)
   with (
     Signals() as signals,
     sharding.use(sharding.make_mesh(jax.devices()[:1])),
-    workdir.claimed(folder, run.config, build.identity(data)),
+    workdir.claimed(folder, claim),
   ):
     return loop.train(run, signals)
 
@@ -181,7 +184,7 @@ def test_a_run_that_lost_its_last_steps_logs_the_same_lines(
 
 
 CASE = """
-from configs import default
+from dlrm_jax.configs import default
 
 def get_config():
   config = default.get_config()
@@ -204,7 +207,9 @@ def get_config():
 """
 
 
-def prepared(folder, labels, weights=None):
+def prepared(
+  folder, labels, weights=None, splits='train=.5,validation=.25,test=.25'
+):
   """A set, the first half of it for training, and a config for it."""
   case, weights = CASE, weights or [1] * len(labels)
   if set(weights) != {1}:
@@ -218,7 +223,7 @@ def prepared(folder, labels, weights=None):
   status = prepare(
     [
       'raw', f'--config={folder / "config.py"}',
-      '--splits=train=.5,validation=.25,test=.25',
+      f'--splits={splits}',
       f'--input={folder / "log.csv"}', f'--output={folder / "set"}',
     ]
   )  # fmt: skip
@@ -336,3 +341,25 @@ def test_runs_on_other_rows_are_not_compared(whole, tmp_path, capsys):
   flags = [f'--workdir={whole}', f'--compare={tmp_path / "other"}']
   assert evaluate(flags) == 1
   assert '500 examples of one run against 600' in capsys.readouterr().err
+
+
+def test_without_a_split_validation_the_last_checkpoint_is_used_and_said(
+  tmp_path, capsys
+):
+  fields = prepared(tmp_path, MIXED * 2, splits='train=.5,test=.5')
+  fields.train.patience = 0
+  assert train(tmp_path / 'run', fields) == 0
+  said = capsys.readouterr().out
+  assert 'step 24, the last one, as the data has no split validation' in said
+
+
+@pytest.mark.parametrize(
+  'name', ['metrics.jsonl', 'results.json', 'report.html']
+)
+def test_a_folder_in_the_way_of_an_output_is_found_before_the_work(
+  tmp_path, name
+):
+  (tmp_path / 'run' / name).mkdir(parents=True)
+  with pytest.raises(InputError, match=f'--workdir: .*{name} is a folder'):
+    train(tmp_path / 'run', config())
+  assert not list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*'))
