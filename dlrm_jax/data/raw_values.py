@@ -223,7 +223,7 @@ def integer(typed: Typed, words: Words, quick: bool = False) -> Made | None:
     missing |= x.is_nan().fill_null(False)
     expected = f'a whole number below 2^{limit.bit_length() - 1} ({dtype})'
   elif dtype.is_decimal():
-    value = pl.when(x % 1 == 0).then(wide(x))
+    value = pl.when(x.floor() == x).then(wide(x))
   elif dtype.is_integer():
     narrow = dtype.is_signed_integer() and dtype != pl.Int128
     value = x.cast(pl.Int64) if narrow else wide(x)

@@ -81,10 +81,6 @@ class LibsvmReader:
   def _by_position(self) -> bool:
     return not self.sparse[0].bag
 
-  @property
-  def _by_position(self) -> bool:
-    return not self.sparse[0].bag
-
   def _parse(
     self, chunk: bytes
   ) -> tuple[pl.DataFrame, list[tuple[int, Fault]]]:

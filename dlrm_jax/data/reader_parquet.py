@@ -1,7 +1,8 @@
 """Parquet with a schema in the config; bags are list columns.
 
-A column's type must be what the schema says: a float is no id, an integer no
-text. Pieces are rows: Polars reads the row groups that they lie in.
+A column's type must be able to hold what the schema says (see `raw_values`):
+an integer is no text, a date no number. Pieces are rows: Polars reads the row
+groups that they lie in.
 """
 
 import dataclasses
@@ -95,8 +96,9 @@ class ParquetReader:
       raise _broken(path, error) from error
     except pl.exceptions.PanicException as error:
       raise InputError(
-        f'{path}: Polars does not know a type of its columns ({error}); write '
-        'them as numbers, text, or lists of these'
+        f'{path}: Polars does not know a type of its columns '
+        f'({str(error)[:200]!r}); write them as numbers, text, or lists of '
+        'these'
       ) from None
     self.schema.check(types, path)
     return Rules(self.schema, types, path)
