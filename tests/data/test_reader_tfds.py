@@ -130,7 +130,11 @@ def test_a_bad_row_is_named(folder):
     ('click', {}, ['click: TFDS finds no such data set', 'not found']),
     ('clicks:test', {'label': 'clik'}, ["'clik'", "'click'"]),
     ('clicks:test', {'dense': ['picture']}, ["no column 'picture'"]),
-    ('clicks:test', {'label': 'tags'}, ["'tags' is List(Int64)", 'labels']),
+    (
+      'clicks:test',
+      {'label': 'tags', 'bags': ['words']},
+      ["'tags' is List(Int64)", 'labels'],
+    ),
     ('clicks:test', {'time': 'tags'}, ["'tags' is List(Int64)", 'dates']),
     ('clicks:test', {'separator': ','}, ["unknown key 'separator'"]),
     ('clicks:test', {'data_dir': 3}, ['data_dir is 3']),
