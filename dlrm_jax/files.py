@@ -49,6 +49,14 @@ def sync(path: Path) -> None:
     os.close(number)
 
 
+def sync_all(folder: Path) -> None:
+  """Waits until a folder, with all that is in it, is on the disk."""
+  for here, _, names in os.walk(folder):
+    for name in names:
+      sync(Path(here) / name)
+    sync(Path(here))
+
+
 def publish(work: Path, path: Path, synced: bool = True) -> None:
   """Gives a finished file or folder its name, which then survives a crash.
 
@@ -63,10 +71,7 @@ def publish(work: Path, path: Path, synced: bool = True) -> None:
     work.replace(path)
     return
   if work.is_dir():
-    for folder, _, names in os.walk(work):
-      for name in names:
-        sync(Path(folder) / name)
-      sync(Path(folder))
+    sync_all(work)
   else:
     sync(work)
   work.replace(path)

@@ -1,17 +1,18 @@
-"""Checkpoints: Orbax keeps the state, the last few and the best by AUC.
+"""Checkpoints: the state as Orbax writes it, the last few and the best by AUC.
 
-A checkpoint appears under its number only when it is complete, so a run
-killed while it saves resumes from the one before. It remembers the layout of
-its tables: where the config has the same, arrays go from Orbax straight to
-their devices, however many; where it has another, `moving` takes the rows
-there.
+A checkpoint is a folder named by its step, and has that name only when it is
+complete, so a run killed while it saves resumes from the one before. It
+remembers the layout of its tables and checksums of all that is in it.
 """
 
 import contextlib
 import dataclasses
+import json
+import logging
 import math
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +20,44 @@ import jax
 import orbax.checkpoint as ocp
 
 from dlrm_jax import agreement, files
-from dlrm_jax.embedding.layout import Layout, from_json, to_json
+from dlrm_jax.embedding.layout import Layout, to_json
 from dlrm_jax.errors import InputError
+from dlrm_jax.training import checksums
+from dlrm_jax.training.damage import Damaged, reading, writing
+from dlrm_jax.training.fits import leaves
 from dlrm_jax.training.state import TrainState
 from dlrm_jax.training.stored import (
-  Stored,
-  check_fits,
-  leaves,
-  restore_moved,
+  CHECKSUMS,
+  LAYOUT,
+  METRICS,
+  STATE,
+  checksum_of,
+  open_stored,
+  read_metrics,
+  restore,
+  with_checksum,
 )
 
-_STATE, _LAYOUT, _METRICS = 'state', 'layout', 'metrics'
-_PIECE = 4 * 2**20  # bytes that are written, and can be read, by themselves
-_LEAST = 2**20  # what Orbax takes for too small
-
-
-def _auc(metrics: Mapping[str, Any]) -> float:
-  auc = metrics.get('auc')
-  return -1.0 if auc is None or math.isnan(auc) else auc
+_LEAST = 2**20  # bytes of a piece; what Orbax takes for too small
+_UNFINISHED = '.orbax-checkpoint-tmp'  # Orbax has it in names of such folders
+_REMOVED = '.removed'  # ends the name of what is about to be deleted
 
 
 def _in_pieces(x: jax.Array) -> ocp.SaveArgs:
-  """How an array is written: in pieces as near to `_PIECE` as rows divide."""
-  rows, *rest = x.sharding.shard_shape(x.shape) or (1,)
-  row_bytes = math.prod(rest) * x.dtype.itemsize
-  if rows * row_bytes <= _PIECE:
+  """How an array is written: in pieces as near to `PIECE` as rows divide."""
+  if x.ndim == 0 or x.nbytes <= checksums.PIECE:
     return ocp.SaveArgs()
-  small = [k for k in range(1, math.isqrt(rows) + 1) if rows % k == 0]
-  best = min(
-    small + [rows // k for k in small],
-    key=lambda k: abs(math.log(k * row_bytes / _PIECE)),
+  row_bytes = x.nbytes // x.shape[0]
+  return ocp.SaveArgs(
+    chunk_byte_size=max(checksums.piece_rows(x) * row_bytes, _LEAST)
   )
-  return ocp.SaveArgs(chunk_byte_size=max(best * row_bytes, _LEAST))
 
 
-@contextlib.contextmanager
-def _intact(folder: Path) -> Iterator[None]:
-  """What fails within it fails because a checkpoint is damaged."""
-  try:
-    yield
-  except InputError:
-    raise
-  except (OSError, ValueError, KeyError) as error:
-    line = (str(error).strip() or repr(error)).splitlines()[0]
-    raise InputError(
-      f'{folder}: damaged ({line[:200]}); remove this folder to go on from '
-      f'the checkpoint before it'
-    ) from error
+class _Repeated(logging.Filter):
+  """Leaves out what Orbax logs of an error that `wait` raises, too."""
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    return 'background save thread' not in record.getMessage()
 
 
 class Checkpoints:
@@ -80,57 +72,93 @@ class Checkpoints:
       folder: made when it is written to and not there.
       layout: of the tables that are saved and wanted.
       keep: the last `keep` are kept beside the best; None opens the folder
-        for reading only.
+        for reading only: nothing in it is changed.
     """
     self._folder = folder
     self._layout = layout
-    reading = keep is None
-    managers = ocp.checkpoint_managers
-    self._manager = ocp.CheckpointManager(
-      folder.absolute(),
-      options=ocp.CheckpointManagerOptions(
-        create=not reading,
-        read_only=reading,
-        cleanup_tmp_directories=not reading,
-        best_fn=_auc,
-        preservation_policy=None
-        if reading
-        else managers.AnyPreservationPolicy(
-          [
-            managers.LatestN(keep),
-            managers.BestN(
-              get_metric_fn=_auc,
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
-        ),
-      ),
-      item_handlers={
-        _STATE: ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False),
-        _LAYOUT: ocp.JsonCheckpointHandler(),
-      },
+    self._keep = keep
+    self._told: set[str] = set()
+    self._filter = _Repeated()
+    self._saving: int | None = None
+    self._writer: ocp.AsyncCheckpointer | None = None
+    if keep is None:
+      return
+    with writing(folder, 'choose another --workdir'):
+      folder.mkdir(parents=True, exist_ok=True)
+      self._clean()
+    logging.getLogger('absl').addFilter(self._filter)
+    handlers: dict[str, Any] = {
+      STATE: ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False),
+      LAYOUT: ocp.JsonCheckpointHandler(),
+      CHECKSUMS: ocp.JsonCheckpointHandler(),
+      METRICS: ocp.JsonCheckpointHandler(filename='metrics'),
+    }
+    self._writer = ocp.AsyncCheckpointer(
+      ocp.CompositeCheckpointHandler(**handlers),
+      async_options=ocp.AsyncOptions(post_finalization_callback=self._sync),
     )
+
+  def _clean(self) -> None:
+    """Removes what a killed run left unfinished."""
+    if agreement.first():
+      for path in self._folder.iterdir():
+        if _UNFINISHED in path.name or path.suffix == _REMOVED:
+          shutil.rmtree(path, ignore_errors=True)
+
+  def _say(self, text: str) -> None:
+    """Prints a line once."""
+    if text not in self._told:
+      self._told.add(text)
+      print(text)
 
   @property
   def steps(self) -> list[int]:
     """Steps with a complete checkpoint, ascending."""
-    return sorted(self._manager.all_steps())
+    found = []
+    try:
+      names = [path.name for path in self._folder.iterdir()]
+      for name in names:
+        if not name.isdecimal() or str(int(name)) != name:
+          continue
+        path = self._folder / name
+        if (path / STATE).is_dir():
+          found.append(int(name))
+        elif path.exists():
+          self._say(f'{path}: not a checkpoint, it has no {STATE}; passed over')
+    except (FileNotFoundError, NotADirectoryError):
+      return []
+    except OSError as error:
+      raise InputError(
+        f'{error.filename}: can not be read: {error.strerror}'
+      ) from None
+    return sorted(found)
 
   @property
   def latest(self) -> int | None:
     """The last step with a checkpoint, None when there is none."""
-    return self.steps[-1] if self.steps else None
+    return max(self.steps, default=None)
 
   @property
   def best(self) -> int | None:
     """The step of the best validation AUC; the last where none has one."""
     scored = [
-      (_auc(metrics), step)
+      (auc, step)
       for step in self.steps
-      if (metrics := self._manager.metrics(step))
+      if (auc := self._auc(step)) is not None and math.isfinite(auc)
     ]
     return max(scored)[1] if scored else self.latest
+
+  def _auc(self, step: int) -> float | None:
+    """None where there is no AUC, infinite where nobody knows any more."""
+    folder = self._folder / str(step)
+    try:
+      auc = read_metrics(folder).get('auc')
+    except (Damaged, OSError) as error:
+      if folder.exists():
+        self._say(f'{folder}: not taken for the best, as {error}')
+      return math.inf
+    known = isinstance(auc, int | float) and math.isfinite(auc)
+    return float(auc) if known else None
 
   def save(
     self, step: int, state: TrainState, metrics: Mapping[str, float] | None
@@ -140,20 +168,26 @@ class Checkpoints:
     Args:
       step: updates made.
       state: all of it; every process writes what it holds.
-      metrics: of an evaluation of this very state, if there was one.
+      metrics: of an evaluation of this very state, if there was one; without
+        an AUC that is a finite number it can't be the best.
     """
-    pieces = jax.tree.map(_in_pieces, state)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **{
-          _STATE: ocp.args.PyTreeSave(state, pieces),
-          _LAYOUT: ocp.args.JsonSave(to_json(self._layout)),
-        }
-      ),
-      metrics=None if metrics is None else dict(metrics),
-      force=True,
-    )
+    assert self._writer is not None, 'opened for reading only'
+    self.wait()
+    layout = json.loads(json.dumps(to_json(self._layout)))
+    sums = {name: checksums.sums_of(x) for name, x in leaves(state).items()}
+    noted = {'arrays': checksums.to_json(sums), LAYOUT: checksum_of(layout)}
+    items: dict[str, Any] = {
+      STATE: ocp.args.PyTreeSave(state, jax.tree.map(_in_pieces, state)),
+      LAYOUT: ocp.args.JsonSave(layout),
+      CHECKSUMS: ocp.args.JsonSave(noted),
+    }
+    if metrics is not None:
+      items[METRICS] = ocp.args.JsonSave(with_checksum(metrics))
+    here = (self._folder / str(step)).absolute()
+    self._saving = step
+    with self._writing():
+      self._make_room(here)
+      self._writer.save(here, ocp.args.Composite(**items))
 
   def add_scores(self, step: int, metrics: Mapping[str, float]) -> None:
     """Adds metrics to a complete checkpoint that was saved without any.
@@ -162,16 +196,49 @@ class Checkpoints:
       step: which.
       metrics: of an evaluation of this very state.
     """
-    there = self._folder / str(step) / _METRICS
-    if agreement.first() and not there.exists():
-      # As Orbax's handler of JSON has it: a file in a folder of that name.
-      with tempfile.TemporaryDirectory(dir=self._folder / str(step)) as work:
-        folder = Path(work) / _METRICS
+    here = self._folder / str(step)
+    if agreement.first() and not (here / METRICS).exists():
+      self._saving = step
+      with self._writing(), tempfile.TemporaryDirectory(dir=here) as work:
+        folder = Path(work) / METRICS
         folder.mkdir()
-        (folder / _METRICS).write_text(files.to_json(metrics))
-        files.publish(folder, there)
+        files.write_json(folder / METRICS, with_checksum(metrics))
+        files.publish(folder, here / METRICS)
+      self._saving = None
     agreement.from_first(step)  # the others look when it is there
-    self._manager.reload()
+
+  def _writing(self) -> contextlib.AbstractContextManager[None]:
+    """What fails within it leaves the last complete checkpoint."""
+    last = self.latest
+    start = 'from the start' if last is None else f'from step {last}'
+    return writing(
+      self._folder / str(self._saving),
+      f'when that is mended, the same command goes on {start}',
+    )
+
+  def _make_room(self, here: Path) -> None:
+    """Moves away what has the name of a checkpoint and is none."""
+    if agreement.first() and here.exists():
+      aside = files.unfinished_name(here)
+      here.rename(aside)
+      self._say(f'{here}: in the way of a checkpoint, now {aside.name}')
+
+  def _sync(self) -> None:
+    """Makes a checkpoint safe from a loss of power, before it has its name."""
+    for folder in self._folder.glob(f'*{_UNFINISHED}*'):
+      files.sync_all(folder)
+
+  def _prune(self) -> None:
+    """Removes all but the last ones, the best, and those of unknown AUC."""
+    if self._keep is None or not agreement.first():
+      return
+    steps = self.steps
+    kept = {*steps[-self._keep :], self.best}
+    for step in steps:
+      if step not in kept and self._auc(step) != math.inf:
+        removed = self._folder / f'{step}{_REMOVED}'
+        (self._folder / str(step)).rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
   def restore(self, step: int, abstract: TrainState) -> TrainState:
     """Reads a checkpoint, whatever layout and devices it was written with.
@@ -182,23 +249,18 @@ class Checkpoints:
         that is None is not read.
 
     Raises:
-      InputError: there is no such checkpoint, or its arrays have other
-        shapes than the config and the data ask for.
+      InputError: there is no such checkpoint, it can't be read or is damaged,
+        or its arrays are others than the config and the data ask for.
     """
-    if step not in self.steps:
-      there = ', '.join(map(str, self.steps)) or 'none'
+    steps = self.steps
+    if step not in steps:
+      there = ', '.join(map(str, steps)) or 'none'
       raise InputError(
         f'{self._folder}: no checkpoint of step {step}; there are: {there}'
       )
     here = self._folder / str(step)
-    with _intact(here):
-      stored = self._stored(step)
-    check_fits(stored, abstract, self._layout)
-    with _intact(here):
-      if stored.layout == self._layout:
-        return self._restore_directly(step, abstract)
-      print(f'{here}: tables are laid out anew, as the config says')
-      return restore_moved(stored, abstract, self._layout)
+    with reading(here, [other for other in steps if other != step]):
+      return restore(open_stored(here), abstract, self._layout)
 
   def restore_for_evaluation(
     self, step: int, abstract: TrainState
@@ -208,39 +270,26 @@ class Checkpoints:
       step, dataclasses.replace(abstract, opt_state=None, table_state=None)
     )
 
-  def _stored(self, step: int) -> Stored:
-    here = self._folder / str(step)
-    if not (here / _LAYOUT).exists():
-      raise InputError(
-        f'{here}: written by an earlier version of dlrm_jax, which kept no '
-        f'layout of its tables; use that version, or train anew'
-      )
-    read = ocp.args.Composite(**{_LAYOUT: ocp.args.JsonRestore()})
-    return Stored(
-      here / _STATE,
-      leaves(self._manager.item_metadata(step)[_STATE]),
-      from_json(self._manager.restore(step, args=read)[_LAYOUT]),
-    )
-
-  def _restore_directly(self, step: int, abstract: TrainState) -> TrainState:
-    wanted = {k: v for k, v in vars(abstract).items() if v is not None}
-    read = ocp.args.PyTreeRestore(
-      wanted,
-      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-      partial_restore=True,
-    )
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(**{_STATE: read})
-    )[_STATE]
-    # Through an identity, since restored buffers can't always be donated.
-    restored = jax.jit(lambda x: x, donate_argnums=0)(restored)
-    return dataclasses.replace(abstract, **restored)
-
   def wait(self) -> None:
-    """Returns when everything is on disk."""
-    self._manager.wait_until_finished()
+    """Returns when everything is on disk.
+
+    Raises:
+      InputError: a checkpoint could not be written.
+    """
+    if self._writer is not None and self._saving is not None:
+      with self._writing():
+        self._writer.wait_until_finished()
+        files.sync(self._folder)
+        self._prune()
+      self._saving = None
 
   def close(self) -> None:
-    """Waits, and ends the manager's threads."""
-    self.wait()
-    self._manager.close()
+    """Waits, and ends the threads of the writer."""
+    if self._writer is None:
+      return
+    try:
+      self.wait()
+    finally:
+      with contextlib.suppress(Exception):  # told by `wait`
+        self._writer.close()
+      logging.getLogger('absl').removeFilter(self._filter)

@@ -186,7 +186,7 @@ def _carry(
       _place(part, at, values, run.source, target)
 
 
-def _local_rows(wanted: jax.ShapeDtypeStruct) -> tuple[int, int]:
+def local_rows(wanted: jax.ShapeDtypeStruct) -> tuple[int, int]:
   """The first row that this process has, and the one behind its last."""
   indices = wanted.sharding.addressable_devices_indices_map(wanted.shape)
   cuts = [i[0].indices(wanted.shape[0]) for i in indices.values() if i]
@@ -202,9 +202,15 @@ def on_devices(
     like: its shape, dtype and sharding.
     cut: index, a slice for each axis -> the values there.
   """
-  array = jax.make_array_from_callback(like.shape, like.sharding, cut)
-  # Owned by its devices, not a view of host memory, so it can be donated.
-  return jax.jit(lambda x: x, donate_argnums=0)(array).block_until_ready()
+  where = like.sharding.addressable_devices_indices_map(like.shape)
+  # Copied, not a view of host memory, so that it can be donated.
+  parts = [
+    jax.device_put(cut(index), device, may_alias=False)
+    for device, index in where.items()
+  ]
+  return jax.make_array_from_single_device_arrays(
+    like.shape, like.sharding, parts
+  ).block_until_ready()
 
 
 def rows_to_move(old: Layout, new: Layout) -> int:
@@ -244,7 +250,7 @@ def move(
   """
 
   def made(stack: str, like: jax.ShapeDtypeStruct) -> jax.Array:
-    low, high = _local_rows(like)
+    low, high = local_rows(like)
     values = np.zeros((high - low, *like.shape[1:]), like.dtype)
     dim = new.stacks[stack].dim
     k = _side_by_side(like.shape, dim)

@@ -1,13 +1,18 @@
-"""A stored state against the state wanted: does it fit, and its way over.
+"""A checkpoint as it lies on the disk, and its way into a state.
 
-Leaves go by their paths, such as `params/model/top/dense_0/kernel`. Those of
-`tables` and of the tables' optimizer whose last name is a stack's have rows;
-the path before it names a family that `moving` moves from layout to layout.
-Everything else is equal in every layout.
+Orbax writes arrays as zarr in one OCDBT store; they are read from there by
+TensorStore, a block of rows after the other, and every block is compared with
+its checksum. Where the layout of the tables is another one than is wanted,
+`moving` takes their rows there. Nothing else of a folder is looked at.
 """
 
+import bisect
+import collections
+import json
+import math
 import sys
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,156 +21,275 @@ import numpy as np
 import tensorstore as ts
 from tqdm import tqdm
 
+from dlrm_jax import files
 from dlrm_jax.embedding.layout import Layout
+from dlrm_jax.embedding.layout import from_json as layout_from_json
 from dlrm_jax.errors import InputError
-from dlrm_jax.rows import Pytree
-from dlrm_jax.training.moving import move, on_devices, rows_to_move
+from dlrm_jax.training import checksums
+from dlrm_jax.training.checksums import Sums
+from dlrm_jax.training.damage import Damaged, result_of
+from dlrm_jax.training.fits import check_fits, family_of, leaves
+from dlrm_jax.training.moving import (
+  local_rows,
+  move,
+  on_devices,
+  rows_to_move,
+)
 from dlrm_jax.training.state import TrainState
 
-_WITH_ROWS = ('tables', 'table_state')
-_CACHE = 16 * 2**20  # bytes of decoded chunks
+STATE, LAYOUT, METRICS, CHECKSUMS = 'state', 'layout', 'metrics', 'checksums'
+"""Folders of a checkpoint."""
+
+_FILES = {LAYOUT: 'metadata', METRICS: 'metrics', CHECKSUMS: 'metadata'}
+_SUM = 'crc32'  # of metrics, beside them
+_AHEAD = 4  # blocks that are read while one is checked
+_KEPT = 4  # blocks of an array that are kept for the next read
 _SHORT = 3  # seconds; a move that takes less shows no bar
-_ADVICE = {
-  'absent': (
-    "tables are the data set's sparse columns, and those that "
-    'config.tables.features shares'
-  ),
-  'rows': (
-    "rows are the data set's vocabulary (prepare --min_count, --hash_rows), "
-    'or config.tables.encoding and config.tables.rows'
-  ),
-  'width': 'the width is config.model.dim',
-}
+
+
+def checksum_of(value: Any) -> int:
+  """Of what a JSON file says, however it is written."""
+  return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def read_item(folder: Path, item: str) -> dict[str, Any]:
+  """What a JSON file of a checkpoint says.
+
+  Raises:
+    Damaged: it is not there, or holds no JSON.
+    OSError: it can't be read.
+  """
+  path = folder / item / _FILES[item]
+  try:
+    value = json.loads(path.read_bytes())
+  except FileNotFoundError:
+    raise Damaged(f'{path} is missing') from None
+  except ValueError as error:
+    raise Damaged(f'{path} holds no JSON ({error})') from None
+  if not isinstance(value, dict):
+    raise Damaged(f'{path} holds {str(value)[:40]}; expected a JSON object')
+  return value
+
+
+def read_checksums(folder: Path) -> dict[str, Any] | None:
+  """What was noted when a checkpoint was made; None: by an earlier version."""
+  there = (folder / CHECKSUMS).is_dir()
+  return read_item(folder, CHECKSUMS) if there else None
+
+
+def with_checksum(metrics: Mapping[str, float]) -> dict[str, Any]:
+  """Metrics as a checkpoint has them; what is not finite is null."""
+  known = json.loads(files.to_json(metrics))
+  return known | {_SUM: checksum_of(known)}
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+  """Metrics of a checkpoint, empty where it was not evaluated.
+
+  Raises:
+    Damaged: they are not those that were written.
+    OSError: they can't be read.
+  """
+  if not (folder / METRICS).is_dir():
+    return {}
+  metrics = read_item(folder, METRICS)
+  noted = metrics.pop(_SUM, None)
+  new = (folder / CHECKSUMS).is_dir()
+  if (new or noted is not None) and noted != checksum_of(metrics):
+    raise Damaged(f'{folder / METRICS} differs from its checksum')
+  return metrics
+
+
+class Blocks:
+  """An array of a checkpoint; what is read of it is as it was written."""
+
+  def __init__(
+    self, where: str, array: ts.TensorStore, sums: Sums | None
+  ) -> None:
+    """Takes an open array.
+
+    Args:
+      where: folder and name, for messages.
+      array: of which any part can be read.
+      sums: None: an earlier version wrote none.
+    """
+    self.shape, self.dtype = array.shape, array.dtype.numpy_dtype
+    self._where, self._array = where, array
+    self._many = math.prod(self.shape) * self.dtype.itemsize > checksums.SMALL
+    rows = self.shape[0] if self.shape else 1
+    if sums is None:
+      piece = (array.chunk_layout.read_chunk.shape or (1,))[0]
+      self._cuts = Sums(rows, piece or rows, ()).blocks(rows)
+    else:
+      self._cuts = sums.blocks(rows)
+      if len(self._cuts) != len(sums.sums):
+        raise Damaged(f'{where}: its checksums are of another array')
+    self._sums = None if sums is None else sums.sums
+    self._starts = [start for start, _ in self._cuts]
+    self._kept: collections.OrderedDict[int, np.ndarray] = (
+      collections.OrderedDict()
+    )
+
+  def __getitem__(self, rows: slice) -> np.ndarray:
+    """A copy of some rows."""
+    low, high, _ = rows.indices(self.shape[0])
+    values = np.empty((high - low, *self.shape[1:]), self.dtype)
+    first = bisect.bisect_right(self._starts, low) - 1
+    last = bisect.bisect_left(self._starts, high)
+    coming: dict[int, Any] = {}
+    for k in range(first, last):
+      for ahead in range(k, min(k + _AHEAD, last)):
+        if ahead not in self._kept and ahead not in coming:
+          coming[ahead] = self._array[slice(*self._cuts[ahead])].read()
+      start, end = self._cuts[k]
+      a, b = max(start, low), min(end, high)
+      block = self._block(k, coming.pop(k, None))
+      values[a - low : b - low] = block[a - start : b - start]
+    return values
+
+  def whole(self) -> np.ndarray:
+    """All of it; a number, too."""
+    if self.shape:
+      return self[:]
+    value = np.asarray(result_of(self._array.read()))
+    self._check(0, value)
+    return value
+
+  def _block(self, k: int, coming: Any) -> np.ndarray:
+    """A block, from those kept or as it comes."""
+    if coming is None:
+      return self._kept[k]
+    values = np.asarray(result_of(coming))
+    self._check(k, values)
+    self._kept[k] = values
+    if len(self._kept) > _KEPT + _AHEAD:
+      self._kept.popitem(last=False)
+    return values
+
+  def _check(self, k: int, values: np.ndarray) -> None:
+    start, end = self._cuts[k]
+    if self._sums is None:
+      return
+    if self._sums[k] != checksums.sum_of(values, start, self._many):
+      raise Damaged(
+        f'{self._where}: rows {start:,} to {end - 1:,} differ from their '
+        f'checksum'
+      )
 
 
 class Stored(NamedTuple):
   """A checkpoint.
 
   Attributes:
-    folder: of its state.
-    leaves: what Orbax knows of each array, by path.
+    folder: of all of it.
+    arrays: of its state, by name.
     layout: of its tables.
   """
 
   folder: Path
-  leaves: Mapping[str, Any]
+  arrays: Mapping[str, Blocks]
   layout: Layout
 
 
-def leaves(tree: Pytree) -> dict[str, Any]:
-  """Arrays of a tree, or what stands for them, by path."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): x
-    for path, x in jax.tree_util.tree_leaves_with_path(tree)
-    if hasattr(x, 'shape')
-  }
-
-
-def _family(path: str, layout: Layout) -> tuple[str, str] | None:
-  """Family and stack of a leaf with rows."""
-  prefix, _, last = path.rpartition('/')
-  if prefix.split('/')[0] in _WITH_ROWS and last in layout.stacks:
-    return prefix, last
-  return None
-
-
-def _size(layout: Layout, table: str) -> tuple[int, int] | None:
-  if table not in layout.rows:
-    return None
-  return layout.rows[table], sum(b.dim for b in layout.blocks[table])
-
-
-def _check_tables(here: Path, then: Layout, now: Layout) -> None:
-  for table in sorted(then.rows.keys() | now.rows.keys()):
-    sizes = _size(then, table), _size(now, table)
-    if sizes[0] == sizes[1]:
-      continue
-    known = [size for size in sizes if size]
-    names = ['absent']
-    if len(known) == 2:
-      (rows, width), (other_rows, other_width) = known
-      differ = {'rows': rows != other_rows, 'width': width != other_width}
-      names = [name for name, differs in differ.items() if differs]
-    there, wanted = (
-      f'{size[0]:,} x {size[1]}' if size else 'absent' for size in sizes
-    )
+def _layout(folder: Path, noted: Mapping[str, Any] | None) -> Layout:
+  if noted is None and not (folder / LAYOUT).is_dir():
     raise InputError(
-      f'{here}: table {table} (rows x width) is {there} in the checkpoint and '
-      f'{wanted} by the config and its data; '
-      f'{"; ".join(_ADVICE[name] for name in names)}'
+      f'{folder}: written by an earlier version of dlrm_jax, which kept no '
+      f'layout of its tables; use that version, or train anew'
     )
+  saved = read_item(folder, LAYOUT)
+  if noted is not None and noted.get(LAYOUT) != checksum_of(saved):
+    raise Damaged(f'{folder / LAYOUT} differs from its checksum')
+  try:
+    return layout_from_json(saved)
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise Damaged(f'{folder / LAYOUT} is no layout ({error!r})') from None
 
 
-def _described(
-  found: Mapping[str, Any], layout: Layout, tops: set[str]
-) -> Iterator[tuple[str, str]]:
-  """Paths with shapes, and families, whatever their layout."""
-  for path, x in found.items():
-    if path.split('/')[0] not in tops:
-      continue
-    family = _family(path, layout)
-    if family is None:
-      yield path, str(tuple(x.shape))
-    else:
-      kind = 'a number' if len(x.shape) == 1 else 'a vector'
-      yield family[0], f'{kind} for each row'
+def _sums(folder: Path, noted: Mapping[str, Any]) -> dict[str, Sums]:
+  try:
+    return checksums.from_json(noted['arrays'])
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    path = folder / CHECKSUMS
+    raise Damaged(f'{path} holds no checksums ({error!r})') from None
 
 
-def check_fits(stored: Stored, abstract: TrainState, layout: Layout) -> None:
-  """Raises `InputError` where a checkpoint is of other tables or layers."""
-  here = stored.folder.parent
-  _check_tables(here, stored.layout, layout)
-  asked = leaves(abstract)
-  tops = {name for name, value in vars(abstract).items() if value is not None}
-  there = dict(_described(stored.leaves, stored.layout, tops))
-  wanted = dict(_described(asked, layout, tops))
-  for path in sorted(there.keys() | wanted.keys()):
-    if there.get(path) != wanted.get(path):
-      raise InputError(
-        f'{here}: {path} is {there.get(path, "absent")} in the checkpoint and '
-        f'{wanted.get(path, "absent")} by the config and its data; use the '
-        f'config and the prepared data that it was trained with'
-      )
-
-
-def _open(stored: Stored, path: str, context: ts.Context) -> ts.TensorStore:
-  """An array of a checkpoint, of which any part can be read."""
-  name = stored.leaves[path].name
-  base = {'driver': 'file', 'path': f'{stored.folder.absolute()}/'}
-  spec = {
-    'driver': 'zarr',
-    'kvstore': {'driver': 'ocdbt', 'base': base, 'path': f'{name}/'},
-    'fill_missing_data_reads': False,
+def _open_arrays(
+  folder: Path, sums: Mapping[str, Sums] | None
+) -> dict[str, Blocks]:
+  """All arrays of the state; none of them is read."""
+  base = {'driver': 'file', 'path': f'{(folder / STATE).absolute()}/'}
+  context = ts.Context({'cache_pool': {'total_bytes_limit': 0}})
+  store = {'driver': 'ocdbt', 'base': base}
+  keys = result_of(result_of(ts.KvStore.open(store, context=context)).list())
+  ends = '/.zarray'
+  names = [k.decode() for k in keys]
+  names = [name.removesuffix(ends) for name in names if name.endswith(ends)]
+  if not names:
+    raise Damaged(f'{folder / STATE} holds no arrays')
+  if sums is not None and sums.keys() != set(names):
+    differ = ', '.join(sorted(sums.keys() ^ set(names)))
+    raise Damaged(f'{folder / STATE}: arrays and checksums differ: {differ}')
+  opening = {
+    name: ts.open(
+      {
+        'driver': 'zarr',
+        'kvstore': {**store, 'path': f'{name}/'},
+        'fill_missing_data_reads': False,
+      },
+      context=context,
+      read=True,
+    )
+    for name in names
   }
-  return ts.open(spec, context=context, read=True).result()
+  return {
+    name: Blocks(
+      f'{folder / STATE}: {name.replace(".", "/")}',
+      result_of(array),
+      None if sums is None else sums[name],
+    )
+    for name, array in opening.items()
+  }
 
 
-def _copied(array: ts.TensorStore, like: jax.ShapeDtypeStruct) -> jax.Array:
-  values = array.read().result()
-  return on_devices(like, lambda index: np.asarray(values[index]))
+def open_stored(folder: Path) -> Stored:
+  """Opens a checkpoint.
 
-
-def restore_moved(
-  stored: Stored, abstract: TrainState, layout: Layout
-) -> TrainState:
-  """Reads a checkpoint of another layout.
-
-  Every process reads what has rows of its part, in pieces.
-
-  Args:
-    stored: the checkpoint; it fits.
-    abstract: shapes, dtypes and shardings wanted.
-    layout: of the tables wanted.
+  Raises:
+    InputError: an earlier version wrote it, which can't be read any more.
+    Damaged: something is not as it was written.
+    OSError, StoreError: something can't be read.
   """
-  context = ts.Context({'cache_pool': {'total_bytes_limit': _CACHE}})
-  families: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
-  made: dict[str, jax.Array] = {}
-  for path, like in leaves(abstract).items():
-    family = _family(path, layout)
-    if family is None:
-      made[path] = _copied(_open(stored, path, context), like)
-    else:
-      families.setdefault(family[0], {})[family[1]] = like
+  noted = read_checksums(folder)
+  sums = None if noted is None else _sums(folder, noted)
+  layout = _layout(folder, noted)
+  if noted is None:
+    print(f'{folder}: written without checksums by an earlier version')
+  return Stored(folder, _open_arrays(folder, sums), layout)
+
+
+def _as_stored(blocks: Blocks, like: jax.ShapeDtypeStruct) -> jax.Array:
+  """An array of the same layout; each process reads its part."""
+  if not like.shape:
+    value = blocks.whole()
+    return on_devices(like, lambda index: value[index])
+  low, high = local_rows(like)
+  values = blocks[low:high]
+
+  def cut(index: tuple[slice, ...]) -> np.ndarray:
+    begin, end, _ = index[0].indices(like.shape[0])
+    return values[begin - low : end - low]
+
+  return on_devices(like, cut)
+
+
+def _moved(
+  stored: Stored,
+  families: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]],
+  layout: Layout,
+) -> dict[str, jax.Array]:
+  """Families of tables in another layout; a process reads rows of its part."""
+  made = {}
   with tqdm(
     desc='moving tables',
     total=len(families) * rows_to_move(stored.layout, layout),
@@ -175,12 +299,43 @@ def restore_moved(
     mininterval=0.1 if sys.stderr.isatty() else 5,
     disable=jax.process_index() > 0,
   ) as bar:
-    for prefix, wanted in families.items():
+    for family, wanted in families.items():
       arrays = {
-        stack: _open(stored, f'{prefix}/{stack}', context)
+        stack: stored.arrays[f'{family}.{stack}']
         for stack in stored.layout.stacks
       }
       moved = move(arrays, stored.layout, wanted, layout, bar.update)
-      made |= {f'{prefix}/{stack}': x for stack, x in moved.items()}
+      made |= {f'{family}.{stack}': x for stack, x in moved.items()}
+  return made
+
+
+def restore(stored: Stored, abstract: TrainState, layout: Layout) -> TrainState:
+  """The state of a checkpoint, whatever layout and devices it was made with.
+
+  Args:
+    stored: the checkpoint.
+    abstract: shapes, dtypes and shardings wanted; a field that is None is not
+      read.
+    layout: of the tables wanted.
+
+  Raises:
+    InputError: it is of other tables or layers.
+    Damaged: something is not as it was written.
+    OSError, StoreError: something can't be read.
+  """
+  folder, arrays, then = stored
+  check_fits(folder, then, arrays, abstract, layout)
+  wanted = leaves(abstract)
+  families: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
+  made: dict[str, jax.Array] = {}
+  for name, like in wanted.items():
+    family = family_of(name, layout)
+    if family and (then != layout or arrays[name].shape != like.shape):
+      families.setdefault(family[0], {})[family[1]] = like
+    else:
+      made[name] = _as_stored(arrays[name], like)
+  if families:
+    print(f'{folder}: tables are laid out anew, as the config says')
+    made |= _moved(stored, families, layout)
   _, structure = jax.tree.flatten(abstract)
-  return jax.tree.unflatten(structure, [made[p] for p in leaves(abstract)])
+  return jax.tree.unflatten(structure, [made[name] for name in wanted])

@@ -11,12 +11,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from configs import default
 from dlrm_jax import build, build_evaluation, sharding
+from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
 from dlrm_jax.kinds import KINDS, Kind, completed, flat, kind_of, listed
 from dlrm_jax.training import loop, workdir
 from dlrm_jax.training.history import read_history
+from dlrm_jax.training.signals import Signals
 from tests import small
 
 DEFAULTS = default.get_config().to_dict()
@@ -53,7 +54,8 @@ def start(folder, train=True, **fields):
     workdir.claimed(folder, claim),
   ):
     if train:
-      loop.train(run)
+      with Signals() as signals:
+        loop.train(run, signals)
 
 
 def state(folder, step):
@@ -233,9 +235,10 @@ def test_a_field_that_was_not_there_means_what_was_done_then():
     (lambda c: c['train'].update(sparkle=1), 'train.sparkle is 1, .* no such'),
     (lambda c: c.update(version=99), 'version is 99'),
     (lambda c: c.update(model=3), 'model is 3'),
+    (lambda c: c['model'].update(dim='4'), "config.model.dim is '4'; expected"),
   ],
 )
-def test_a_config_of_a_later_version_is_refused(six, change, message):
+def test_a_config_of_another_version_or_shape_is_refused(six, change, message):
   edit(six, change)
   with pytest.raises(InputError, match=f'config.json: {message}'):
     start(six, train=False)
