@@ -118,7 +118,7 @@ def _broken(path: str, error: Exception) -> InputError:
   kind = kind_of(path)
   if kind != 'Parquet':
     return InputError(
-      f'{path}: expected a Parquet file, found {kind or "another"}; write one, '
+      f'{path}: expected a Parquet file, found {kind or "another format"}; write one, '
       f'or set config.{FIELD}.format'
     )
   return InputError(
