@@ -6,6 +6,7 @@ as it is, so that nobody removes what is good.
 """
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ _REFUSED = re.compile(
   r'(PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|UNKNOWN|INTERNAL|ABORTED'
   r'|CANCELLED|DEADLINE_EXCEEDED|UNAUTHENTICATED): '
 )
-_OF_SYSTEM = re.compile(r'\[OS error \d+: (\w+)')
-_MOST = 300  # characters of a library's message
+_OF_SYSTEM = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")
+_DETAILS = re.compile(r' \[(tensorstore_spec|os_error_code|OS error)')
 
 
 class Damaged(Exception):
@@ -47,7 +48,7 @@ def _text(error: Exception) -> str:
     name = f'{error.filename}: ' if error.filename else ''
     return f'{name}{error.strerror}'
   line = (str(error).strip() or repr(error)).splitlines()[0]
-  return line.split(' [tensorstore_spec')[0][:_MOST]
+  return _DETAILS.split(line)[0]
 
 
 def _is_refused(error: Exception) -> bool:
@@ -56,7 +57,7 @@ def _is_refused(error: Exception) -> bool:
     return not isinstance(error, FileNotFoundError)
   by_system = _OF_SYSTEM.search(str(error))
   if by_system:
-    return by_system[1] != 'ENOENT'
+    return int(by_system[1] or by_system[2]) != errno.ENOENT
   return bool(_REFUSED.match(str(error)))
 
 
@@ -104,7 +105,7 @@ def writing(path: Path, advice: str) -> Iterator[None]:
   except InputError:
     raise
   except (OSError, ValueError) as error:
-    if not _is_refused(error):
+    if not isinstance(error, OSError) and not _is_refused(error):
       raise
     raise InputError(
       f'{path}: can not be written: {_text(error)}; {advice}'
