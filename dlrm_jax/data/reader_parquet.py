@@ -118,8 +118,8 @@ def _broken(path: str, error: Exception) -> InputError:
   kind = kind_of(path)
   if kind != 'Parquet':
     return InputError(
-      f'{path}: expected a Parquet file, found {kind or "another format"}; write '
-      f'one, or set config.{FIELD}.format'
+      f'{path}: expected a Parquet file, found {kind or "another format"}; '
+      f'write one, or set config.{FIELD}.format'
     )
   return InputError(
     f'{path}: not a whole Parquet file ({why}); expected one, so copy or write '
