@@ -94,7 +94,7 @@ class _Elements(NamedTuple):
       others: bags that must have and lack elements in the same places.
     """
     value, made = self.bags.x.list.eval(self.made.value), self.made
-    found = made.value.is_not_null() if quick else made.good
+    found = made.found if quick else made.good
     good = self.bags.good & self.bags.x.list.eval(found).list.all()
     if others and quick:
       good &= others.check(True).good
@@ -148,7 +148,7 @@ class Rules:
 
     def check(quick: bool) -> Check:
       made = make(quick)
-      good = made.value.is_not_null() if needed else made.good
+      good = made.found if needed else made.good
       return Check(made.value, good)
 
     made = make(False)

@@ -152,6 +152,10 @@ def test_other_words_for_missing_can_be_said(folder):
   rows = ['1,a,b unknown c -1', '0,a,unknown']
   found = [row[2] for row in read(folder, rows, bags=bags, missing=['unknown'])]
   assert found == [['b', 'c', '-1'], []]
+  options = {'sparse': {'u': 'hex'}, 'missing': ['ff']}
+  rows = ['1,ff,', '1,fe,', '1, ff ,', '1, fe,']
+  found = [row[1] for row in read(folder, rows, **options)]
+  assert found == [None, 254, None, 254]
 
 
 @pytest.mark.parametrize('given', ['-', [None], {'x': 1}, [True]])
