@@ -117,9 +117,10 @@ def _broken(path: str, error: Exception) -> InputError:
   why = (str(error).splitlines() or [''])[0][:200]
   kind = kind_of(path)
   if kind != 'Parquet':
+    found = kind or 'another format'
     return InputError(
-      f'{path}: expected a Parquet file, found {kind or "another format"}; write '
-      f'one, or set config.{FIELD}.format'
+      f'{path}: expected a Parquet file, found {found}; write one, or set '
+      f'config.{FIELD}.format'
     )
   return InputError(
     f'{path}: not a whole Parquet file ({why}); expected one, so copy or write '
