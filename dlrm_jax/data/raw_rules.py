@@ -94,7 +94,7 @@ class _Elements(NamedTuple):
       others: bags that must have and lack elements in the same places.
     """
     value, made = self.bags.x.list.eval(self.made.value), self.made
-    found = made.value.is_not_null() if quick else made.good
+    found = made.found if quick else made.good
     good = self.bags.good & self.bags.x.list.eval(found).list.all()
     if others and quick:
       good &= others.check(True).good
@@ -148,7 +148,7 @@ class Rules:
 
     def check(quick: bool) -> Check:
       made = make(quick)
-      good = made.value.is_not_null() if needed else made.good
+      good = made.found if needed else made.good
       return Check(made.value, good)
 
     made = make(False)
@@ -224,7 +224,7 @@ class Rules:
       if quick:
         split = x.str.split(separator).fill_null([])
         return _Bags(split, pl.String(), is_plain(x, separator))
-      split = pl.col(LISTS + column)
+      split = pl.col(_list_name(column, separator))
       return _Bags(split, pl.String(), split.is_not_null())
     if self._types[column] == pl.Null:
       x, dtype = x.cast(pl.List(pl.String)), pl.List(pl.String)
@@ -299,10 +299,9 @@ class Rules:
       if rule.full and not made[str(n)].all()
     }
     if again:
-      split = dict(pair for rule in again.values() for pair in rule.split)
       bags = frame.with_columns(
-        lists(frame[IN + name], mark).alias(LISTS + name)
-        for name, mark in split.items()
+        lists(frame[IN + column], mark).alias(_list_name(column, mark))
+        for column, mark in {x for rule in again.values() for x in rule.split}
       )
       full = {n: rule.full for n, rule in again.items() if rule.full}
       made = made.with_columns(_evaluated(bags, full))
@@ -328,6 +327,11 @@ class Rules:
       value = shorten(frame[IN + rule.column][row])
       faults.append((row, Fault(rule.kind, rule.column, value, rule.expected)))
     return faults
+
+
+def _list_name(column: str, separator: str) -> str:
+  """Name of a column of bags of text as lists."""
+  return f'{LISTS}{separator}{IN}{column}'
 
 
 def _evaluated(

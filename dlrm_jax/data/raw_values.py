@@ -31,7 +31,7 @@ _EXACT = 2**53
 
 _DAY = r'([0-9]{4})[-/]([0-9]{2})[-/]([0-9]{2})'
 _CLOCK = r'(?:[ T]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(\.[0-9]{1,9})?)?'
-_ZONE = r' ?(Z|UTC|[+-][0-9]{2}:?[0-9]{2})?'
+_ZONE = r' ?(Z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?'
 _WHEN = f'^{_DAY}{_CLOCK}{_ZONE}$'
 
 
@@ -55,17 +55,25 @@ class Made(NamedTuple):
     missing: where there is none.
     kind: of fault, where a value is not good.
     expected: what should be there.
+    sure: where values that are not null are good; None: everywhere.
   """
 
   value: pl.Expr
   missing: pl.Expr
   kind: str
   expected: str
+  sure: pl.Expr | None = None
+
+  @property
+  def found(self) -> pl.Expr:
+    """Where there is a good value."""
+    found = self.value.is_not_null()
+    return found if self.sure is None else found & self.sure
 
   @property
   def good(self) -> pl.Expr:
     """Where there is a good value, or none."""
-    return self.value.is_not_null() | self.missing
+    return self.found | self.missing
 
 
 class Typed(NamedTuple):
@@ -173,24 +181,28 @@ def number(
     above: the least number that is not good any more.
     quick: only plainly written ones.
   """
-  x = typed.x
-  missing = x.is_null()
-  if typed.is_text:
-    s = x if quick else stripped(x)
-    value = s.cast(pl.Float64, strict=False)
-    value = pl.when(s.str.contains(whole(NUMBER))).then(value)
-    if not quick:
-      value = pl.coalesce(value, truth(s).cast(pl.Float64))
-      missing = is_missing_text(s, words)
-  else:
+  x, missing = typed.x, typed.x.is_null()
+  if not typed.is_text:
     value = x.cast(pl.Float64, strict=False)
-    missing |= value.is_nan().fill_null(False)
-  good = (value.abs() <= FLOAT_MAX) & value.is_not_nan()
+    if typed.dtype.is_float():
+      value = value.fill_nan(None)
+      missing = value.is_null()
+  elif quick:
+    value = x.cast(pl.Float64, strict=False)
+  else:
+    x = stripped(x)
+    missing = is_missing_text(x, words)
+    value = x.cast(pl.Float64, strict=False)
+    value = pl.when(x.str.contains(whole(NUMBER))).then(value)
+    value = pl.coalesce(value, truth(x).cast(pl.Float64))
+  sure = (value.abs() <= FLOAT_MAX) & value.is_not_nan()
   expected = 'a finite number'
   if above is not None:
-    good &= value > above
+    sure &= value > above
     expected += f' above {above:g}'
-  made = Made(pl.when(good).then(value), missing, 'not a number', expected)
+  if typed.is_text and quick:
+    sure &= x.str.contains(whole(NUMBER))
+  made = Made(value, missing, 'not a number', expected, sure)
   return _without(made, words.numbers)
 
 
@@ -207,10 +219,11 @@ def integer(typed: Typed, words: Words, quick: bool = False) -> Made | None:
   """
   x, dtype = typed
   missing, expected = x.is_null(), 'an integer, -2^63 ... 2^64 - 1'
+  sure = None
   if typed.is_text:
     if quick:
       value = x.cast(pl.Int64, strict=False)
-      value = pl.when(x.str.contains(whole(INTEGER))).then(value)
+      sure = x.str.contains(whole(INTEGER))
     else:
       s = stripped(x)
       value = _spelt(s)
@@ -229,7 +242,7 @@ def integer(typed: Typed, words: Words, quick: bool = False) -> Made | None:
     value = x.cast(pl.Int64) if narrow else wide(x)
   else:
     return None
-  made = Made(value, missing, 'not an integer', expected)
+  made = Made(value, missing, 'not an integer', expected, sure)
   whole_numbers = [keys.as_int64(int(n)) for n in words.numbers if n % 1 == 0]
   return _without(made, whole_numbers)
 
@@ -273,8 +286,11 @@ def hexadecimal(typed: Typed, words: Words, quick: bool = False) -> Made | None:
     x = stripped(x)
     missing = is_missing_text(x, words)
   value = x.str.to_integer(base=16, dtype=pl.UInt32, strict=False)
-  value = pl.when(x.str.contains(whole(HEX))).then(value)
-  return Made(value, missing, 'not hex', '1 to 8 hex digits')
+  sure = x.str.contains(whole(HEX))
+  if words.texts:
+    lost = x.is_in(list(words.texts))
+    value, missing = pl.when(~lost).then(value), missing | lost
+  return Made(value, missing, 'not hex', '1 to 8 hex digits', sure)
 
 
 def text(typed: Typed, words: Words, quick: bool = False) -> Made | None:
@@ -284,11 +300,11 @@ def text(typed: Typed, words: Words, quick: bool = False) -> Made | None:
   if not typed.is_text:
     return None
   missing = x.is_null()
-  value = pl.when(~x.str.contains('\0', literal=True)).then(x)
+  sure = ~x.str.contains('\0', literal=True)
   if words.texts:
     lost = x.is_in(list(words.texts))
-    value, missing = pl.when(~lost).then(value), missing | lost
-  return Made(value, missing, 'no text', 'UTF-8 text without NUL bytes')
+    x, missing = pl.when(~lost).then(x), missing | lost
+  return Made(x, missing, 'no text', 'UTF-8 text without NUL bytes', sure)
 
 
 KINDS: dict[str, Callable[..., Made | None]] = {
@@ -318,13 +334,14 @@ def time(typed: Typed, quick: bool = False) -> Made | None:
   if not is_number(dtype) or dtype == pl.Boolean:
     return None
   made = number(typed, Words(), quick=quick)
-  value = made.value
   if typed.is_text and not quick:
     moment = _moment(stripped(x))
     dates = moment.is_not_null().any()
-    value = pl.when(dates).then(moment).otherwise(made.value)
+    numbers = pl.when(made.found).then(made.value)
+    value = pl.when(dates).then(moment).otherwise(numbers)
+    made = Made(value, made.missing, '', '')
   expected = 'a number in all rows, or in all a date such as 2014-10-21 00:15'
-  return Made(value, made.missing, 'no time', expected)
+  return made._replace(kind='no time', expected=expected)
 
 
 def _moment(s: pl.Expr) -> pl.Expr:
@@ -339,7 +356,8 @@ def _moment(s: pl.Expr) -> pl.Expr:
   moment = pl.concat_str(day, clock, separator=' ').str.strptime(
     pl.Datetime('us'), '%Y-%m-%d %H:%M:%S%.f', strict=False
   )
-  zone = part[6].str.replace(':', '').str.extract('([+-][0-9]{4})')
-  zone = zone.cast(pl.Int64, strict=False).fill_null(0)
-  minutes = zone.sign() * (zone.abs() // 100 * 60 + zone.abs() % 100)
-  return moment.dt.epoch('us') / 1e6 - minutes * 60
+  zone = part[6].str.extract_groups('([+-])([0-9]{2}):?([0-9]{2})?').struct
+  hours, minutes = zone[1].cast(pl.Int64), zone[2].cast(pl.Int64).fill_null(0)
+  seconds = 3600 * hours + 60 * minutes
+  ahead = pl.when(zone[0] == '-').then(-seconds).otherwise(seconds)
+  return moment.dt.epoch('us') / 1e6 - ahead.fill_null(0)

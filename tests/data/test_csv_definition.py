@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dlrm_jax.data import keys, raw_bags
 from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.raw import NUMBER
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
@@ -36,7 +37,7 @@ def read(path, bad='stop', **changes):
   rows, found = [], BadRows(bad)
   for piece in reader.pieces(str(path)):
     for frame in reader.read(piece, found, IGNORE):
-      rows += frame.rows()
+      rows += frame.drop(NUMBER).rows()
   return rows, found
 
 

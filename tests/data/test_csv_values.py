@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dlrm_jax.data import keys
 from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.raw import NUMBER
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
@@ -28,7 +29,7 @@ def read(folder, rows, bad='stop', header='y,u,x', **changes):
     row
     for piece in reader.pieces(str(path))
     for frame in reader.read(piece, found, bytes)
-    for row in frame.rows()
+    for row in frame.drop(NUMBER).rows()
   ]
 
 
@@ -62,6 +63,19 @@ def test_weights_of_a_list_may_be_a_list(folder):
   for row in ('0,a,b||c,.5|1', '0,a,b|c,"[.5]"', '0,a,b|c,.5|NaN'):
     with pytest.raises(InputError, match=r'line 2, column w: weights do not'):
       read(folder, [row], header=header, bags=bags)
+
+
+def test_a_column_may_be_two_bags(folder):
+  bags = {
+    'a': {'column': 'x', 'separator': ' '},
+    'b': {'column': 'x', 'separator': '|'},
+  }
+  rows = ['1,u,c d| e', '0,u,"[f, g]"', '1,u,h']
+  assert [row[2:] for row in read(folder, rows, bags=bags)] == [
+    (['c', 'd|', 'e'], ['c d', 'e']),
+    (['f', 'g'], ['f', 'g']),
+    (['h'], ['h']),
+  ]
 
 
 def test_a_broken_list_is_a_bad_row(folder):
@@ -138,6 +152,10 @@ def test_other_words_for_missing_can_be_said(folder):
   rows = ['1,a,b unknown c -1', '0,a,unknown']
   found = [row[2] for row in read(folder, rows, bags=bags, missing=['unknown'])]
   assert found == [['b', 'c', '-1'], []]
+  options = {'sparse': {'u': 'hex'}, 'missing': ['ff']}
+  rows = ['1,ff,', '1,fe,', '1, ff ,', '1, fe,']
+  found = [row[1] for row in read(folder, rows, **options)]
+  assert found == [None, 254, None, 254]
 
 
 @pytest.mark.parametrize('given', ['-', [None], {'x': 1}, [True]])

@@ -132,7 +132,7 @@ def test_a_bad_row_is_named(folder):
     ('clicks:test', {'dense': ['picture']}, ["no column 'picture'"]),
     (
       'clicks:test',
-      {'label': 'tags', 'bags': ['words']},
+      {'label': 'tags', 'bags': {}},
       ["'tags' is List(Int64)", 'labels'],
     ),
     ('clicks:test', {'time': 'tags'}, ["'tags' is List(Int64)", 'dates']),
