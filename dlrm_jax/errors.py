@@ -63,6 +63,12 @@ def leave(number: int, message: str) -> NoReturn:
   os._exit(status_of(number))
 
 
+def heard(*numbers: int) -> list[int]:
+  """Those of some signals that are listened to; not SIGHUP under nohup."""
+  ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+  return [n for n in numbers if not (n == signal.SIGHUP and ignored)]
+
+
 @contextlib.contextmanager
 def _raising() -> Iterator[None]:
   """Within it SIGTERM, SIGHUP and Ctrl-C raise `Ended`."""
@@ -74,7 +80,7 @@ def _raising() -> Iterator[None]:
     del frame
     raise Ended(number)
 
-  numbers = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
+  numbers = heard(signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
   old = {number: signal.signal(number, end) for number in numbers}
   try:
     yield

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlrm_jax import cluster, heap
+from dlrm_jax import cluster, files, heap
 from dlrm_jax.command_line import spread
 from dlrm_jax.errors import InputError, Parser, exit_cleanly
 
@@ -83,12 +83,6 @@ def _check_scored(
     f'{name}: no row is left to evaluate on: '
     f'{why or "found none, expected at least one"}'
   )
-
-
-def _check_writable(path: str | None) -> None:
-  """Raises before the work is done, not after."""
-  if path and not Path(path).absolute().parent.is_dir():
-    raise InputError(f'--json={path}: its folder does not exist')
 
 
 class _Opened(NamedTuple):
@@ -165,7 +159,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 def _print_json(result: Mapping[str, Any], file: str | None) -> None:
   """Prints the result as one line, and writes it where that is asked for."""
-  from dlrm_jax import agreement, files
+  from dlrm_jax import agreement
 
   text = files.to_json(result)
   print(text)
@@ -209,7 +203,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes, if there are any, and evaluates."""
   arguments = _parser().parse_args(spread(argv, ('--data',)))
-  _check_writable(arguments.json)
+  if arguments.json:
+    files.check_writable(Path(arguments.json), f'--json={arguments.json}')
   heap.keep_freed_memory()
   if arguments.compare:
     _compare(arguments)

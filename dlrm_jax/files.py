@@ -5,6 +5,7 @@ synced, in this order: so a file that has its name has its content.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -90,9 +91,30 @@ def replacing(path: Path, synced: bool = True) -> Iterator[Path]:
     raise
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+  """What the system refuses within it is told in one line.
+
+  Raises:
+    InputError: the disk is full, a right was lost, or the like.
+  """
+  try:
+    yield
+  except OSError as error:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    mend = '; make room, and the same command goes on' if full else ''
+    raise InputError(
+      f'{path}: can not be written: {error.strerror or error}{mend}'
+    ) from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-  """Writes a file, whole or not at all."""
-  with replacing(path) as work:
+  """Writes a file, whole or not at all.
+
+  Raises:
+    InputError: it can't be written.
+  """
+  with writing(path), replacing(path) as work:
     work.write_bytes(content)
 
 
@@ -114,6 +136,8 @@ def check_writable(path: Path, option: str) -> None:
   folder = path.absolute().parent
   if path.is_dir():
     why = f'{path} is a folder; move it away'
+  elif path.exists() and not path.is_file():
+    why = f'{path} is no file that can be replaced'
   elif not folder.is_dir():
     why = f'{folder} is no folder; make it'
   elif not os.access(folder, os.W_OK):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlrm_jax import files
 from dlrm_jax.errors import InputError, Parser, exit_cleanly
 
 _BLOCKS = 250  # about a million rows
@@ -41,8 +42,8 @@ def _check(flags: argparse.Namespace) -> None:
   """Raises before the work is done, not after."""
   for name in ('output', 'json'):
     path = getattr(flags, name)
-    if path and not Path(path).absolute().parent.is_dir():
-      raise InputError(f'--{name}={path}: its folder does not exist')
+    if path:
+      files.check_writable(Path(path), f'--{name}={path}')
   if flags.sample < 1:
     raise InputError(f'--sample={flags.sample}: expected 1 or more')
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
   _check(flags)
   from dlrm_jax.data.inspection import inspect
   from dlrm_jax.data.prepared import open_prepared
-  from dlrm_jax.training import inspect_page, inspect_table, workdir
+  from dlrm_jax.training import inspect_page, inspect_table
 
   prepared = open_prepared(flags.data)
   rows = sum(prepared.splits.values())
@@ -63,11 +64,11 @@ def main(argv: Sequence[str]) -> None:
   print(*inspect_table.lines(prepared, found), sep='\n')
   if flags.json:
     content = inspect_table.content(prepared, found)
-    workdir.write_text(Path(flags.json), workdir.to_json(content) + '\n')
+    files.write_text(Path(flags.json), files.to_json(content) + '\n')
     print(f'see {flags.json}')
   if flags.output:
     page = inspect_page.page_of(prepared, found)
-    workdir.write_text(Path(flags.output), page)
+    files.write_text(Path(flags.output), page)
     print(f'see {flags.output}')
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dlrm_jax import command_line
+from dlrm_jax import command_line, files
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.fields import count, read_size
@@ -154,12 +154,6 @@ def _advice(
   return advice(forecast, retry, more_devices=not given['compile'])
 
 
-def _check_writable(path: str | None) -> None:
-  """Raises before the work is done, not after."""
-  if path and not Path(path).absolute().parent.is_dir():
-    raise InputError(f'--json={path}: its folder does not exist')
-
-
 def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
   """What the compiler says, if it is asked."""
   if not topology:
@@ -172,12 +166,13 @@ def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Plans, prints, and compiles if asked to."""
-  from dlrm_jax.training import advice, forecast, workdir
+  from dlrm_jax.training import advice, forecast
 
   del argv
   given = flags.FLAGS.flag_values_dict()
   config, devices = given['config'], given['devices']
-  _check_writable(given['json'])
+  if given['json']:
+    files.check_writable(Path(given['json']), f'--json={given["json"]}')
   if given['memory']:
     read_size('--memory', given['memory'])
   if given['compile']:
@@ -196,7 +191,7 @@ def main(argv: Sequence[str]) -> None:
       'suggestions': [s._asdict() for s in suggested],
       'compiled': compiled,
     }
-    workdir.write_json(Path(given['json']), result)
+    files.write_json(Path(given['json']), result)
 
 
 def run() -> None:

@@ -1,10 +1,12 @@
 """Whole runs through the command line: train, be killed, resume, evaluate."""
 
+import functools
 import json
 import os
 import pathlib
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -32,9 +34,14 @@ def command(workdir, *flags):
   ]  # fmt: skip
 
 
-def run(arguments, status=0):
+def run(arguments, status=0, **options):
   done = subprocess.run(
-    arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    arguments,
+    cwd=ROOT,
+    env=ENVIRONMENT,
+    capture_output=True,
+    text=True,
+    **options,
   )
   assert done.returncode == status, done.stderr
   return done
@@ -173,6 +180,21 @@ def test_before_the_first_step_a_signal_ends_it_at_once(
   assert process.returncode == status
   assert f'{number.name}: nothing that was trained is lost' in err
   assert 'Traceback' not in err
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal(
+  finished, tmp_path
+):
+  workdir = tmp_path / 'full'
+  files_are_small = functools.partial(
+    resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY)
+  )
+  done = run(command(workdir), status=1, preexec_fn=files_are_small)
+  last = done.stderr.splitlines()[-1]
+  assert last.startswith(f'error: {workdir}/checkpoints/5: can not be written')
+  assert 'Traceback' not in done.stderr
+  run(command(workdir))
+  assert_bit_equal(final_state(workdir), final_state(finished[0]))
 
 
 def test_a_finished_run_started_again_only_reports(finished):

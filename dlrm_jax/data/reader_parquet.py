@@ -117,10 +117,9 @@ def _broken(path: str, error: Exception) -> InputError:
   why = (str(error).splitlines() or [''])[0][:200]
   kind = kind_of(path)
   if kind != 'Parquet':
-    found = kind or 'another format'
     return InputError(
-      f'{path}: expected a Parquet file, found {found}; write one, or set '
-      f'config.{FIELD}.format'
+      f'{path}: expected a Parquet file, found {kind or "another format"}; '
+      f'write one, or set config.{FIELD}.format'
     )
   return InputError(
     f'{path}: not a whole Parquet file ({why}); expected one, so copy or write '

@@ -95,7 +95,11 @@ class Checkpoints:
     }
     self._writer = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(**handlers),
-      async_options=ocp.AsyncOptions(post_finalization_callback=self._sync),
+      async_options=ocp.AsyncOptions(
+        post_finalization_callback=self._sync,
+        # Else who writes into a folder that can't be made waits for minutes.
+        create_directories_asynchronously=False,
+      ),
     )
 
   def _clean(self) -> None:

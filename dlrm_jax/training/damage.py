@@ -6,6 +6,8 @@ as it is, so that nobody removes what is good.
 """
 
 import contextlib
+import errno
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +20,9 @@ _REFUSED = re.compile(
   r'(PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|UNKNOWN|INTERNAL|ABORTED'
   r'|CANCELLED|DEADLINE_EXCEEDED|UNAUTHENTICATED): '
 )
-_OF_SYSTEM = re.compile(r'\[OS error \d+: (\w+)')
-_MOST = 300  # characters of a library's message
+_OF_SYSTEM = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")
+_PATH = re.compile(r'"(/[^"]*)"')
+_DETAILS = re.compile(r' \[(tensorstore_spec|os_error_code|OS error)')
 
 
 class Damaged(Exception):
@@ -42,21 +45,29 @@ def result_of(future: Any) -> Any:
     raise StoreError(str(error)) from error
 
 
+def _number(error: Exception) -> int:
+  """What the system called an error of TensorStore; 0: nothing."""
+  found = _OF_SYSTEM.search(str(error))
+  return int(found[1] or found[2]) if found else 0
+
+
 def _text(error: Exception) -> str:
   if isinstance(error, OSError) and error.strerror:
     name = f'{error.filename}: ' if error.filename else ''
     return f'{name}{error.strerror}'
   line = (str(error).strip() or repr(error)).splitlines()[0]
-  return line.split(' [tensorstore_spec')[0][:_MOST]
+  if number := _number(error):
+    paths = _PATH.findall(line)
+    return ': '.join([*paths[-1:], os.strerror(number)])
+  return _DETAILS.split(line)[0]
 
 
 def _is_refused(error: Exception) -> bool:
   """Whether the system did not let it happen, whatever the file holds."""
   if isinstance(error, OSError):
     return not isinstance(error, FileNotFoundError)
-  by_system = _OF_SYSTEM.search(str(error))
-  if by_system:
-    return by_system[1] != 'ENOENT'
+  if number := _number(error):
+    return number != errno.ENOENT
   return bool(_REFUSED.match(str(error)))
 
 
@@ -104,7 +115,7 @@ def writing(path: Path, advice: str) -> Iterator[None]:
   except InputError:
     raise
   except (OSError, ValueError) as error:
-    if not _is_refused(error):
+    if not isinstance(error, OSError) and not _is_refused(error):
       raise
     raise InputError(
       f'{path}: can not be written: {_text(error)}; {advice}'

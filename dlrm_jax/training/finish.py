@@ -19,7 +19,6 @@ from dlrm_jax.training.plan import score_table, table_sizes
 from dlrm_jax.training.run import Run
 from dlrm_jax.training.scoring import batches_of, score, undefined_line
 from dlrm_jax.training.state import TrainState, abstract_state
-from dlrm_jax.training.workdir import write_json
 
 _RESULTS, _REPORT = 'results.json', 'report.html'
 
@@ -78,7 +77,7 @@ def _report(
   if run.reading.out_of_range == UNKNOWN:
     trained = [row[OUT_OF_RANGE] for row in history if OUT_OF_RANGE in row]
     extras[OUT_OF_RANGE] = {'train': (trained or [0])[-1], **out_of_range}
-  write_json(
+  files.write_json(
     run.workdir / _RESULTS,
     {'step': best, 'splits': summaries, 'references': references} | extras,
   )

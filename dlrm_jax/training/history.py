@@ -7,17 +7,18 @@ was logged after its checkpoint; its lines, but for the speed, are those of a
 run that never stopped. Of the processes of a job the first one writes.
 """
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
-from dlrm_jax import agreement
-from dlrm_jax.training.workdir import to_json, write_text
+from dlrm_jax import agreement, files
+from dlrm_jax.errors import InputError
+from dlrm_jax.training.events import Events
 
 HISTORY = 'metrics.jsonl'
 _AUC = 'validation/auc'
@@ -32,23 +33,35 @@ class History:
   def __init__(self, workdir: Path, step: int) -> None:
     """Opens the log of a run that goes on after `step`."""
     self._path = workdir / HISTORY
-    self.rows = [r for r in read_history(workdir) if r['step'] <= step]
-    self._writer: SummaryWriter | None = None
-    if agreement.first():
-      lines = [to_json(row) + '\n' for row in self.rows]
-      write_text(self._path, ''.join(lines))
-      self._writer = SummaryWriter(
-        str(workdir / 'tensorboard'), purge_step=step + 1
-      )
+    rows, bad = _read(self._path)
+    self.rows = [row for row in rows if row['step'] <= step]
+    self._events: Events | None = None
+    if not agreement.first():
+      return
+    if bad:
+      _put_aside(self._path, bad)
+    if step and not self._path.exists():
+      print(f'{self._path} is missing; the log begins anew after step {step:,}')
+    lines = [files.to_json(row) + '\n' for row in self.rows]
+    files.write_text(self._path, ''.join(lines))
+    folder = workdir / 'tensorboard'
+    with files.writing(folder):
+      self._events = Events(folder, step)
 
   def add(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds a line; it is on disk when this returns."""
+    """Adds a line; it is on disk when this returns.
+
+    Raises:
+      InputError: it can't be written.
+    """
     self._write(step, values)
-    if self._writer is None:
+    if self._events is None:
       return
-    for name, value in values.items():
-      if math.isfinite(value):
-        self._writer.add_scalar(name, value, step)
+    with files.writing(self._path.parent / 'tensorboard'):
+      for name, value in values.items():
+        if math.isfinite(value):
+          self._events.add(name, value, step)
+      self._events.flush()
 
   def add_unlogged(self, step: int, loss: float, steps: int) -> None:
     """Keeps what no line tells yet at a checkpoint between two lines.
@@ -77,10 +90,10 @@ class History:
   def _write(self, step: int, values: Mapping[str, float]) -> None:
     row = {'step': step, **values}
     self.rows.append(row)
-    if self._writer is None:
+    if self._events is None:
       return
-    with self._path.open('a') as file:
-      file.write(to_json(row) + '\n')
+    with files.writing(self._path), self._path.open('a') as file:
+      file.write(files.to_json(row) + '\n')
       file.flush()
       os.fsync(file.fileno())
 
@@ -95,9 +108,10 @@ class History:
     )
 
   def close(self) -> None:
-    """Flushes TensorBoard's files."""
-    if self._writer is not None:
-      self._writer.close()
+    """Closes TensorBoard's file."""
+    if self._events is not None:
+      with files.writing(self._path.parent / 'tensorboard'):
+        self._events.close()
 
 
 def _aucs(rows: Iterable[Mapping[str, Any]]) -> list[float]:
@@ -110,14 +124,56 @@ def has_auc(rows: Iterable[Mapping[str, Any]]) -> bool:
   return bool(_aucs(rows))
 
 
-def read_history(workdir: Path) -> list[dict[str, Any]]:
-  """The lines of a run's log; the last one may have been cut by a crash."""
-  path = workdir / HISTORY
-  rows = []
-  for line in path.read_text().splitlines() if path.exists() else ():
+def _row(line: bytes) -> dict[str, Any]:
+  """What a line says.
+
+  Raises:
+    ValueError: it is no line of a log.
+  """
+  row = json.loads(line)
+  if not isinstance(row, dict) or type(row.get('step')) is not int:
+    raise ValueError('no step')
+  for name, value in row.items():
+    if value is not None and type(value) not in (int, float):
+      raise ValueError(f'{name} is no number')
+  return {k: math.nan if v is None else v for k, v in row.items()}
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+  """Lines of a log, and the numbers of those that are damaged, from 1.
+
+  The last line may have been cut by a crash; then it was not written.
+  """
+  try:
+    *lines, cut = path.read_bytes().split(b'\n')
+  except FileNotFoundError:
+    return [], []
+  except OSError as error:
+    raise InputError(f'{path}: can not be read: {error.strerror}') from None
+  rows, bad = [], []
+  for number, line in enumerate(lines, 1):
     try:
-      row = json.loads(line)
-      rows.append({k: math.nan if v is None else v for k, v in row.items()})
-    except json.JSONDecodeError:
-      break
-  return rows
+      rows.append(_row(line))
+    except ValueError:
+      bad.append(number)
+  with contextlib.suppress(ValueError):
+    rows.append(_row(cut))
+  return rows, bad
+
+
+def _put_aside(path: Path, bad: Sequence[int]) -> None:
+  """Keeps a damaged log beside the one that goes on."""
+  kept = files.unfinished_name(path.with_name(f'{path.name}.damaged'))
+  with files.writing(path):
+    shutil.copyfile(path, kept)
+  lines = 'line' if len(bad) == 1 else 'lines'
+  named = ', '.join(map(str, bad[:3])) + (', ...' if len(bad) > 3 else '')
+  print(
+    f'{path}: {lines} {named} damaged and left out of log and report; the '
+    f'file as it was is {kept.name}'
+  )
+
+
+def read_history(workdir: Path) -> list[dict[str, Any]]:
+  """The lines of a run's log, but for those that are damaged."""
+  return _read(workdir / HISTORY)[0]

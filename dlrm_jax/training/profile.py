@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from dlrm_jax import agreement
+from dlrm_jax import agreement, files
 from dlrm_jax.batch import Batch
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.loop import batches_from, updates
@@ -19,7 +19,6 @@ from dlrm_jax.training.parts import RECORDED, read
 from dlrm_jax.training.run import Run
 from dlrm_jax.training.state import TrainState, new_state
 from dlrm_jax.training.step import StepMetrics, compiled_step
-from dlrm_jax.training.workdir import to_json
 
 # While the step is compiled, the loader makes about so many examples ahead.
 # They are used up first: else no input would ever be waited for.
@@ -30,7 +29,7 @@ _MOST = 1000  # a trace has hundreds of events a step, and viewers their limits
 
 def _agree(run: Run, steps: int) -> None:
   """Raises where processes would wait for each other for ever."""
-  mine = to_json([run.config, run.data.fingerprint, steps])
+  mine = files.to_json([run.config, run.data.fingerprint, steps])
   differs = agreement.from_all(mine != agreement.text_of_first(mine))
   if any(differs):
     raise InputError(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dlrm_jax import metrics
+from dlrm_jax import files, metrics
 from dlrm_jax.training import charts, page
 
 _METRICS = (
@@ -210,7 +210,4 @@ def write_report(
   for heading, section in sections.items():
     if section:
       body += [f'<h2>{heading}</h2>', section]
-  path = pathlib.Path(path)
-  unfinished = path.with_name(f'.{path.name}.unfinished')
-  unfinished.write_text(page.document(title, body), encoding='utf-8')
-  os.replace(unfinished, path)
+  files.write_text(pathlib.Path(path), page.document(title, body))

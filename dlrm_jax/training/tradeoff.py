@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dlrm_jax.files import write_bytes, write_json, write_text
 from dlrm_jax.training.plan import human, saving, table_sizes
 from dlrm_jax.training.report import environment
 from dlrm_jax.training.state import Task
-from dlrm_jax.training.workdir import write_bytes, write_json, write_text
 
 METRICS = {'auc': 'AUC', 'log_loss': 'log-loss'}
 """What is compared, by its key in results.json."""

@@ -10,14 +10,13 @@ first one claims it for all.
 import contextlib
 import fcntl
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from dlrm_jax import agreement
+from dlrm_jax import agreement, files
 from dlrm_jax.config_file import wrong_fields
 from dlrm_jax.errors import InputError
 from dlrm_jax.kinds import Change, Kind, changes, completed, of_kind
@@ -26,40 +25,6 @@ _CONFIG, _DATA = 'config.json', 'data.json'
 _OWN = 'tables.features.'  # may follow from the other fields: auto
 _VERSION, _FORMAT = 'version', 1
 RESULTS = 'results.json'
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-  """Writes a file as a whole or not at all."""
-  new = path.with_name(f'.{path.name}.tmp')
-  new.write_bytes(content)
-  new.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-  """Writes a text as a whole or not at all."""
-  write_bytes(path, text.encode())
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-  """JSON, in which a number that is not finite is null.
-
-  >>> to_json({'auc': math.nan})
-  '{"auc": null}'
-  """
-
-  def known(x: Any) -> Any:
-    if isinstance(x, Mapping):
-      return {k: known(v) for k, v in x.items()}
-    if isinstance(x, list | tuple):
-      return [known(v) for v in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
-
-  return json.dumps(known(value), indent=indent)
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes a JSON file as a whole or not at all."""
-  write_text(path, to_json(value, indent=2) + '\n')
 
 
 def _refuse(path: Path, found: Sequence[object], advice: str) -> None:
@@ -143,13 +108,35 @@ def _agree(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text())
+    value = files.read_json(path)
   except FileNotFoundError:
+    if path.name == _DATA and (path.parent / _CONFIG).exists():
+      raise InputError(f'{path} is missing; {_mend(path)}') from None
     raise InputError(
       f'{path.parent} is not the workdir of a run: no {path.name} in it'
     ) from None
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path}: unreadable ({error})') from None
+  except OSError as error:
+    raise InputError(f'{path}: can not be read: {error.strerror}') from None
+  except ValueError as error:
+    raise InputError(
+      f'{path}: damaged: no JSON ({error}); {_mend(path)}'
+    ) from None
+  if not isinstance(value, dict):
+    raise InputError(
+      f'{path}: damaged: holds {str(value)[:40]}, expected a JSON object; '
+      f'{_mend(path)}'
+    )
+  return value
+
+
+def _mend(path: Path) -> str:
+  """What to do about a file without which nobody knows what was trained."""
+  if any(path.parent.glob('checkpoints/[0-9]*')):
+    return 'put back a copy of it, or choose another --workdir'
+  return (
+    f'nothing is trained there yet: remove {_CONFIG} and {_DATA}, and start '
+    f'again'
+  )
 
 
 def _config(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,8 +202,8 @@ def _claim(folder: Path, claim: Claim) -> None:
         f'{folder} has checkpoints but no {_CONFIG} that says how they were '
         f'made; put it back, or choose another --workdir'
       )
-    write_json(folder / _DATA, claim.data)
-    write_json(path, written)
+    files.write_json(folder / _DATA, claim.data)
+    files.write_json(path, written)
     return
   found = changes(_config(path, claim.defaults), claim.config)
   _compare_configs(path, found)
@@ -229,7 +216,7 @@ def _claim(folder: Path, claim: Claim) -> None:
     # Those of a run that was not so long.
     (folder / RESULTS).unlink(missing_ok=True)
   if found:
-    write_json(path, written)
+    files.write_json(path, written)
 
 
 @contextlib.contextmanager

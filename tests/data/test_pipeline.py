@@ -200,7 +200,15 @@ def test_bundles_of_shards_have_the_rows_and_can_be_stopped(
   tmp_path, many_shards, monkeypatch
 ):
   job = criteo.job({'all': inputs(tmp_path, 2, 9000)}, Options())
-  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
+  work, held = tmp_path / 'a.unfinished', {}
+
+  def watched(name, function, todo):
+    held[name] = budget.used(work / 'parts' / 'train')
+    units.here(name, function, todo)
+
+  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=watched)
+  assert held['bundle'] > 1e6
+  assert not held['write']
   runs = 0
   while not (tmp_path / 'cut').exists():
     runs += 1

@@ -233,3 +233,41 @@ def test_too_few_descriptors_are_not_called_damage(folder):
       checkpoints.restore(20, abstract)
   finally:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_one_line(folder):
+  checkpoints = Checkpoints(folder, TASK.collection.layout, keep=3)
+  state = create_state(TASK, jax.random.key(0))
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+  try:
+    checkpoints.save(30, state, None)
+    with pytest.raises(InputError, match=r'30: can not be written: ') as raised:
+      checkpoints.wait()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert 'File too large' in str(raised.value)
+  assert 'the same command goes on from step 20' in str(raised.value)
+  assert len(str(raised.value).splitlines()) == 1
+  checkpoints.close()
+  again = Checkpoints(folder, TASK.collection.layout, keep=3)
+  assert again.steps == [10, 20]
+  again.save(30, state, None)
+  again.close()
+  assert same(restored(folder, TASK, 30), restored(folder, TASK, 20))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can become nobody')
+def test_a_right_lost_in_the_midst_of_a_run_is_told_in_one_line(folder):
+  checkpoints = Checkpoints(folder, TASK.collection.layout, keep=3)
+  state = create_state(TASK, jax.random.key(0))
+  inside = [path for path in folder.rglob('*') if path.is_dir()]
+  above = [path for path in folder.parents if 'pytest' in path.name]
+  message = r'30: can not be written: .*ermission denied.* on from step 20'
+  with (
+    as_nobody(*above, folder, *inside),
+    pytest.raises(InputError, match=message),
+  ):
+    checkpoints.save(30, state, None)
+  checkpoints.close()
+  assert checkpoints.steps == [10, 20]

@@ -1,7 +1,11 @@
 import math
+import struct
+from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
+from dlrm_jax.errors import InputError
 from dlrm_jax.training.history import History, read_history
 
 
@@ -59,3 +63,76 @@ def test_it_stops_when_patience_is_spent(tmp_path, aucs, patience, stop):
   log = evaluations(tmp_path, *aucs)
   log.close()
   assert log.should_stop(patience) is stop
+
+
+DAMAGED = {
+  'garbage': b'\xff\x00\x9d{',
+  'a list': b'[1, 2]',
+  'a text': b'"loss"',
+  'no step': b'{"loss": 0.5}',
+  'a step that is a text': b'{"step": "2", "loss": 0.5}',
+  'a text for a number': b'{"step": 2, "loss": "low"}',
+}
+
+
+@pytest.mark.parametrize('line', DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_line_is_left_out_and_the_file_is_kept(
+  tmp_path, line, capsys
+):
+  path = tmp_path / 'metrics.jsonl'
+  text = b'{"step": 1, "loss": 0.5}\n' + line + b'\n{"step": 3, "loss": 0.4}\n'
+  path.write_bytes(text)
+  history(tmp_path, 3).close()
+  assert [row['step'] for row in read_history(tmp_path)] == [1, 3]
+  (kept,) = tmp_path.glob('metrics.jsonl.damaged*')
+  assert kept.read_bytes() == text
+  told = capsys.readouterr().out
+  assert f'{path}: line 2 damaged and left out' in told
+  assert kept.name in told
+
+
+def test_a_log_that_is_gone_begins_anew_with_a_word(tmp_path, capsys):
+  history(tmp_path, 0).close()
+  assert capsys.readouterr().out == ''
+  (tmp_path / 'metrics.jsonl').unlink()
+  history(tmp_path, 5).close()
+  assert 'metrics.jsonl is missing' in capsys.readouterr().out
+
+
+def test_a_log_that_can_not_be_read_is_named(tmp_path):
+  (tmp_path / 'metrics.jsonl').mkdir()
+  with pytest.raises(InputError, match=r'metrics\.jsonl: can not be read: I'):
+    history(tmp_path)
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='no full device')
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+  log = history(tmp_path)
+  (tmp_path / 'metrics.jsonl').unlink()
+  (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
+  with pytest.raises(InputError, match=r'metrics\.jsonl: .*No space .*room'):
+    log.add(1, {'loss': 0.5})
+  log.close()
+
+
+def test_event_files_hold_the_numbers_and_where_a_run_went_on(tmp_path):
+  log = history(tmp_path, 4)
+  log.add(5, {'loss': 0.5, 'validation/auc': math.nan})
+  log.close()
+  (path,) = (tmp_path / 'tensorboard').iterdir()
+  events = list(events_in(path.read_bytes()))
+  assert [(e.step, e.session_log.status) for e in events[:2]] == [
+    (0, 0),
+    (5, 1),
+  ]
+  (value,) = events[2].summary.value
+  assert (events[2].step, value.tag, value.simple_value) == (5, 'loss', 0.5)
+  assert len(events) == 3
+
+
+def events_in(data):
+  """Records: length u64, its checksum, the event, its checksum."""
+  while data:
+    (size,) = struct.unpack('<Q', data[:8])
+    yield Event.FromString(data[12 : 12 + size])
+    data = data[16 + size :]

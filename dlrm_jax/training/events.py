@@ -1,0 +1,39 @@
+"""TensorBoard's event files, written when they are told and by no thread.
+
+tensorboardX's own writer has a thread for it. On a full disk that thread
+ends, and the next few numbers block the program for ever.
+"""
+
+import time
+from pathlib import Path
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+
+class Events:
+  """An event file of a run that goes on after some step."""
+
+  def __init__(self, folder: Path, step: int) -> None:
+    """Opens a file; what others in the folder say of later steps is void."""
+    folder.mkdir(parents=True, exist_ok=True)
+    self._writer = EventsWriter(str(folder / 'events'))
+    start = SessionLog(status=SessionLog.START)
+    self._write(Event(step=step + 1, session_log=start))
+
+  def add(self, name: str, value: float, step: int) -> None:
+    """Adds a number, to be seen when `flush` returns."""
+    self._write(Event(step=step, summary=scalar(name, value)))
+
+  def flush(self) -> None:
+    """Writes what was added."""
+    self._writer.flush()
+
+  def close(self) -> None:
+    """Writes what was added and closes the file."""
+    self._writer.close()
+
+  def _write(self, event: Event) -> None:
+    event.wall_time = time.time()
+    self._writer.write_event(event)
