@@ -14,6 +14,7 @@ import pickle
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def _after(plan: spreading.Plan, fields: Fields) -> dict[str, float]:
     Gather(source, fields, (Use.SHARD, 0, 0, i), (0, 0, 0), 9, Path('/data/i'))
     for i, source in enumerate(plan.sources)
   ]
-  piles = [chunk.source for chunk in plan.chunks] + list(plan.sources)
+  piles = [chunk.source for chunk in plan.chunks]
+  piles += [s for s in plan.sources if isinstance(s, spreading.Pile)]
   reads = sum(pile.last - pile.first for pile in piles)
   bounds = {pile.bounds for pile in piles}
   sums = sum(np.load(path, mmap_mode='r').size for path in bounds)
@@ -65,9 +67,9 @@ def _really_read(plan: spreading.Plan, parts: int) -> float:
   found: collections.Counter[Path] = collections.Counter()
   read = spreading.read_rows
 
-  def counted(path: Path, *args: int) -> np.ndarray:
+  def counted(path: Path, width: int, start: int, most: int) -> np.ndarray:
     found[path] += 1
-    return read(path, *args)
+    return read(path, width, start, most)
 
   spreading.read_rows = counted
   assert plan.bounds is not None
@@ -88,7 +90,7 @@ def _really_read(plan: spreading.Plan, parts: int) -> float:
 
 def main() -> None:
   """Prints the table."""
-  rows = []
+  rows: list[dict[str, Any]] = []
   for name, (parts, shards, fields) in _SIZES.items():
     total = parts * _PART_ROWS
     sizes = np.diff(np.arange(shards + 1) * total // shards)

@@ -1,7 +1,8 @@
 """Every field there is, with what it means; other configs change a few.
 
 Not a config to train with: `data.dir` is empty. Any field can be set on the
-command line: `--config.train.batch_size=2048`.
+command line: `--config.train.batch_size=2048`. A new field needs its kind in
+`dlrm_jax/kinds.py`: what its change means to a run that goes on.
 """
 
 import dataclasses

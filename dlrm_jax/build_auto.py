@@ -9,43 +9,45 @@ the other ids share them, told apart by a quotient.
 A user's partitions get the digest of what they are now.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from dlrm_jax.build_partitions import build_partition
 from dlrm_jax.build_wanted import Wanted, options_of, wanted_tables
-from dlrm_jax.embedding.sizes import frequent_rows
+from dlrm_jax.embedding.sizes import NotFalling, Seen, frequent_rows
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.run import Data
 
 _PLAIN = {'encoding': 'plain'}
 
 
-def _counts(data: Data, features: list[str]) -> np.ndarray:
+def _seen(data: Data, features: list[str]) -> Seen:
   """How often training saw each id of the table that features share."""
-  total = np.zeros(0)
-  for feature in features:
-    counts = data.counts(feature)
-    if counts is None:
-      raise InputError(
-        f'config.tables.encoding (feature {feature}) is auto, but the data '
-        f'has no counts of its ids: they are stored with a vocabulary '
-        f'(`dlrm_jax.prepare` without --hash_rows); or name an encoding'
-      )
-    if np.any(np.diff(counts) > 0):
-      raise InputError(
-        f'config.tables.encoding (feature {feature}) is auto, which needs rows '
-        'in the order of how often they are seen; prepare the set with '
-        '--mode=frequency'
-      )
-    size = max(len(total), len(counts))
-    total, counts = (np.pad(x, (0, size - len(x))) for x in (total, counts))
-    total = total + counts
-  return total
+  return functools.reduce(operator.add, [_seen_by(data, f) for f in features])
+
+
+def _seen_by(data: Data, feature: str) -> Seen:
+  """How often training saw each id of a feature."""
+  pieces = data.count_pieces(feature)
+  if pieces is None:
+    raise InputError(
+      f'config.tables.encoding (feature {feature}) is auto, but the data '
+      f'has no counts of its ids: they are stored with a vocabulary '
+      f'(`dlrm_jax.prepare` without --hash_rows); or name an encoding'
+    )
+  try:
+    return Seen.of(pieces)
+  except NotFalling:
+    raise InputError(
+      f'config.tables.encoding (feature {feature}) is auto, which needs rows '
+      'in the order of how often they are seen; prepare the set with '
+      '--mode=frequency'
+    ) from None
 
 
 def _cost(wanted: Wanted, rows: int) -> int:
@@ -56,7 +58,7 @@ def _cost(wanted: Wanted, rows: int) -> int:
 
 
 def _by_frequency(
-  wanted: list[Wanted], counts: list[np.ndarray]
+  wanted: list[Wanted], seen: list[Seen]
 ) -> list[dict[str, Any]]:
   """Fields of each table, of which all have more ids than their threshold."""
   # With fewer rows, quotients would take more than remainders.
@@ -72,7 +74,7 @@ def _by_frequency(
   if not any(w.options['rows'] for w in wanted):
     budget = max(budget, sum(cost(i, 1) for i in range(len(wanted))))
   words: list[dict[str, Any]] = []
-  for i, rows in enumerate(frequent_rows(counts, budget, cost)):
+  for i, rows in enumerate(frequent_rows(seen, budget, cost)):
     own, plain = kept(i, rows), wanted[i].ids * wanted[i].dim
     if _cost(wanted[i], own) >= plain:
       words.append(_PLAIN)
@@ -95,8 +97,8 @@ def _auto(
   found = {w.name: _PLAIN for w in auto}
   large = [w for w in auto if not w.small]
   if large:
-    counts = [_counts(data, readers[w.name]) for w in large]
-    words = _by_frequency(large, counts)
+    seen = [_seen(data, readers[w.name]) for w in large]
+    words = _by_frequency(large, seen)
     found |= {w.name: word for w, word in zip(large, words, strict=True)}
   return found
 

@@ -16,6 +16,7 @@ from dlrm_jax.data.loader import Batches, evaluation_batches, stream_batches
 from dlrm_jax.data.prepared import Prepared, open_prepared
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.data.unknown import UnknownIds, unknown_rows
+from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.run import Data
 from dlrm_jax.training.state import Task
@@ -112,6 +113,7 @@ def examined(
     jax.process_count(),
     name=f'{path}, split {split}',
     out_of_range=_out_of_range(run),
+    means=mean_pooled(run.task.collection.features),
   )
   return _watched(split, batches, data, BadRows())
 
@@ -202,6 +204,7 @@ def _raw(
     jax.process_count(),
     name=path,
     out_of_range=_out_of_range(run),
+    means=mean_pooled(run.task.collection.features),
   )
   name = path if len(paths) == 1 else f'{path} and {len(paths) - 1} more'
   return _watched(name, batches, prepared, bad)

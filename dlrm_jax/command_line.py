@@ -31,7 +31,9 @@ def _split(argv: Sequence[str]) -> Iterator[tuple[str, str | None, list[str]]]:
     if not name.startswith('-') or equals:
       found = value if equals else None
       yield (name.lstrip('-') if name.startswith('-') else ''), found, [word]
-    elif name.lstrip('-').split('.')[0] == 'config' and words:
+    elif name.lstrip('-').split('.')[0] == 'config' and (
+      words and not words[0].startswith('-')
+    ):
       yield name.lstrip('-'), words[0], [word, words.pop(0)]
     else:
       yield name.lstrip('-'), None, [word]

@@ -1,5 +1,6 @@
 """How commands end: a user's mistake in one line, a signal with its status."""
 
+import argparse
 import contextlib
 import functools
 import os
@@ -62,6 +63,12 @@ def leave(number: int, message: str) -> NoReturn:
   os._exit(status_of(number))
 
 
+def heard(*numbers: int) -> list[int]:
+  """Those of some signals that are listened to; not SIGHUP under nohup."""
+  ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+  return [n for n in numbers if not (n == signal.SIGHUP and ignored)]
+
+
 @contextlib.contextmanager
 def _raising() -> Iterator[None]:
   """Within it SIGTERM, SIGHUP and Ctrl-C raise `Ended`."""
@@ -73,13 +80,21 @@ def _raising() -> Iterator[None]:
     del frame
     raise Ended(number)
 
-  numbers = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
+  numbers = heard(signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
   old = {number: signal.signal(number, end) for number in numbers}
   try:
     yield
   finally:
     for number, handler in old.items():
       signal.signal(number, handler)
+
+
+class Parser(argparse.ArgumentParser):
+  """Reads flags; a mistake in them is one line and status 1, as all others."""
+
+  def error(self, message: str) -> NoReturn:
+    """Raises what was wrong."""
+    raise InputError(f'{message} (see {self.prog} --help)')
 
 
 def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -13,11 +13,11 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlrm_jax import cluster, files, heap
 from dlrm_jax.command_line import spread
-from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.errors import InputError, Parser, exit_cleanly
 
 if TYPE_CHECKING:
   from jax.sharding import Mesh
@@ -28,15 +28,8 @@ if TYPE_CHECKING:
   from dlrm_jax.training.state import Task, TrainState
 
 
-class _Parser(argparse.ArgumentParser):
-  """Says what is wrong in one line."""
-
-  def error(self, message: str) -> NoReturn:
-    self.exit(2, f'error: {message}; see --help\n')
-
-
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog='python -m dlrm_jax.evaluate',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

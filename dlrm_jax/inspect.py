@@ -10,23 +10,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from dlrm_jax import files
-from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.errors import InputError, Parser, exit_cleanly
 
 _BLOCKS = 250  # about a million rows
 
 
-class _Parser(argparse.ArgumentParser):
-  """Wrong usage is one line, as every other mistake."""
-
-  def error(self, message: str) -> NoReturn:
-    raise InputError(f'{message} (see {self.prog} --help)')
-
-
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog='python -m dlrm_jax.inspect',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,19 +8,11 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
 
 from dlrm_jax.command_line import spread
-from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.errors import Parser, exit_cleanly
 
 _FILES = ('--input', '--validation_input', '--test_input')
-
-
-class _Parser(argparse.ArgumentParser):
-  """Wrong usage is one line, as every other mistake."""
-
-  def error(self, message: str) -> NoReturn:
-    raise InputError(f'{message} (see {self.prog} --help)')
 
 
 def _log(flags: argparse.Namespace) -> None:
@@ -148,7 +140,7 @@ def _add_movielens(kind: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog='python -m dlrm_jax.prepare',
     description='Prepares a click log for training, once.',
     formatter_class=argparse.RawDescriptionHelpFormatter,

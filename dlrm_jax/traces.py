@@ -14,23 +14,16 @@ which the rows have in the set.
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.errors import InputError, Parser, exit_cleanly
 
 if TYPE_CHECKING:
   from dlrm_jax.data.traces import Trace
 
 
-class _Parser(argparse.ArgumentParser):
-  """Wrong usage is one line, as every other mistake."""
-
-  def error(self, message: str) -> NoReturn:
-    raise InputError(f'{message} (see {self.prog} --help)')
-
-
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog='python -m dlrm_jax.traces',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -71,6 +71,8 @@ def _why(field: str, options: Mapping[str, Any]) -> str | None:
     return None
   if found not in readers:
     return f'the {of} is {found}, and it is for {", ".join(sorted(readers))}'
+  if field == 'combine' and word == 'hashed' and options['parts'] < 2:
+    return f'parts={options["parts"]}: one hash is combined with nothing'
   if field == 'hidden' and options['combine'] != 'path':
     return f'combine is {options["combine"]}, and it is for path'
   if field in ('rows', 'compression'):

@@ -1,15 +1,19 @@
 """What is settled before a run: encodings by frequency, users' partitions."""
 
 import json
+import tracemalloc
 
 import numpy as np
+import polars as pl
 import pytest
 from ml_collections import ConfigDict
 
 from dlrm_jax import build, build_evaluation
 from dlrm_jax.build_auto import settle
+from dlrm_jax.data import prepared
 from dlrm_jax.data.synthetic import Synthetic
 from dlrm_jax.embedding.encoding import Composed, Plain
+from dlrm_jax.embedding.sizes import Seen, frequent_rows
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.plan import saving
 from tests import job
@@ -113,6 +117,22 @@ def test_what_was_settled_builds_the_same_after_json():
   )
 
 
+def test_many_ids_are_counted_within_bounded_memory(tmp_path):
+  rows, path = 20_000_000, tmp_path / 'C1.parquet'
+  counts = (1e9 / np.arange(1, rows)).astype(np.int64)
+  pl.DataFrame({'count': counts}).write_parquet(path)
+  tracemalloc.start()
+  try:
+    seen = Seen.of(prepared._count_pieces(path, rows))
+    half = frequent_rows([seen, seen], rows, lambda _, n: n)
+    _, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert seen.oftener(-1) == rows
+  assert half == (rows // 2, rows // 2)
+  assert peak < 200e6  # twice the counts are 640 MB
+
+
 def test_without_counts_it_is_refused():
   with pytest.raises(InputError, match=r'feature C1.*no counts.*--hash_rows'):
     settle(config_of(), Blind())
@@ -121,7 +141,7 @@ def test_without_counts_it_is_refused():
 class Blind(Synthetic):
   """Knows nothing of its ids."""
 
-  def counts(self, feature):
+  def count_pieces(self, feature):
     del feature
 
 

@@ -200,6 +200,16 @@ REFUSED = {
 }
 
 
+def test_a_flag_without_a_value_leaves_the_next_one_alone(parse):
+  config = parse(
+    SMALL,
+    '--config.train.fresh_tables',
+    '--config.tables.features.C1.rows=5',
+  )
+  assert config.train.fresh_tables
+  assert config.tables.features.C1.rows == 5
+
+
 @pytest.mark.parametrize('message', REFUSED)
 def test_a_wrong_flag_is_told_in_one_line(parse, message):
   with pytest.raises(SystemExit) as caught:
@@ -225,6 +235,7 @@ NO_EFFECT = {
   'tables.alpha': {'tables__alpha': 0.5, 'tables__encoding': 'robe'},
   'tables.hidden': {'tables__hidden': 8, 'tables__encoding': 'hashed'},
   'tables.combine': {'tables__combine': 'add', 'tables__encoding': 'auto'},
+  'tables.multi_hot': {'tables__multi_hot': 'pool_then_combine'},
   'tables.partitions': {'tables__partitions': 'a.csv'},
   'tables.parts': {'tables__parts': 3, 'tables__encoding': 'mixed_dims'},
   'tables.spread': {'tables__spread': 4},
@@ -264,6 +275,13 @@ def test_a_field_of_a_feature_without_effect_is_refused():
   config = changed(features={'C1': {'encoding': 'hashed', 'rank': 4}})
   with pytest.raises(InputError, match=r'features\.C1\.rank=4 has no effect'):
     command_line.notes_of_unused([], config, KNOWN)
+
+
+def test_one_hash_is_combined_with_nothing():
+  one = changed(tables__encoding='hashed', tables__combine='add')
+  assert [u.field for u in unused(one.to_dict(), KNOWN)] == ['tables.combine']
+  one.tables.parts = 2
+  assert not list(unused(one.to_dict(), KNOWN))
 
 
 def test_a_field_that_one_feature_reads_has_an_effect():

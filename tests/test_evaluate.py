@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from dlrm_jax import build, build_evaluation, evaluate
-from dlrm_jax.data import pipeline, readers
+from dlrm_jax.data import findings, pipeline, readers
 from dlrm_jax.data.budget import default_memory
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.readers import reader_of
@@ -178,6 +178,6 @@ def test_the_config_of_an_older_run_says_the_kinds_of_its_values(old, refused):
 
 def test_parts_of_other_kinds_of_values_are_not_one_set():
   parts = [{'parts': [{'types': {'u': t}}]} for t in ('Int64', 'String')]
-  assert pipeline.kinds_of(parts[:1] * 2) == {'u': 'integer'}
+  assert findings.kinds_of(parts[:1] * 2) == {'u': 'integer'}
   with pytest.raises(InputError, match=r'u: .* integer in one .* string in'):
-    pipeline.kinds_of(parts)
+    findings.kinds_of(parts)

@@ -5,6 +5,7 @@ have: where it is, what was found, what to do.
 """
 
 import gzip
+import importlib
 import json
 import os
 import pathlib
@@ -498,3 +499,14 @@ def test_a_refused_command_changes_nothing(place):
   before = json.loads((place / 'run' / 'config.json').read_text())
   execute(train(*SMALL, '--workdir={place}/run', '--config.seed=9'), place)
   assert json.loads((place / 'run' / 'config.json').read_text()) == before
+
+
+@pytest.mark.parametrize(
+  'command', ['evaluate', 'inspect', 'prepare', 'traces']
+)
+def test_wrong_usage_has_the_status_of_every_other_mistake(command, capsys):
+  main = importlib.import_module(f'dlrm_jax.{command}').main
+  assert main(['--no_such_flag']) == 1
+  said = capsys.readouterr().err
+  assert said.startswith('error: ')
+  assert len(said.splitlines()) == 1

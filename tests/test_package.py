@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -121,3 +122,25 @@ def test_the_file_of_a_user_comes_before_one_of_the_package(
 def test_what_is_no_config_is_refused_with_those_there_are(named):
   with pytest.raises(InputError, match=r'no such file.*criteo_kaggle, '):
     config_file.find(named)
+
+
+def test_the_example_in_the_readme_runs_as_it_is(tmp_path):
+  (example,) = re.findall(
+    r'^```python\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', example.replace('range(100)', 'range(2)')],
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert 0 < float(done.stdout) < 2
+
+
+def test_the_configs_that_the_readme_names_are_there():
+  named = re.findall(r'--config=([\w./]+)', (ROOT / 'README.md').read_text())
+  assert len(named) > 5
+  for name in set(named) - {'configs/NAME.py'}:
+    assert config_file.find(name)

@@ -8,7 +8,7 @@ import polars as pl
 
 from dlrm_jax.data.bad_rows import BadRows, Fault
 from dlrm_jax.data.raw import Columns, Sparse, numbered
-from dlrm_jax.data.raw_rules import FLOAT_MAX
+from dlrm_jax.data.raw_values import FLOAT_MAX
 
 _HASHES = 1 << 32
 

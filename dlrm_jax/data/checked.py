@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.data.schema import BLOCK_ROWS, Block, Schema, Source
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema, Source
 from dlrm_jax.errors import InputError
 
 STOP = 'stop'
@@ -29,11 +29,14 @@ class Checker:
     schema: the columns; an id is 0 ... rows - 1 of its column, or PAD.
     name: of the data set and split, for messages.
     out_of_range: 'stop', or 'unknown': such ids become row 0.
+    means: features whose bags are pooled by their mean, so that weights of
+      their ids must not be negative: they could cancel.
   """
 
   schema: Schema
   name: str
   out_of_range: str = STOP
+  means: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     if self.out_of_range not in (STOP, UNKNOWN):
@@ -49,21 +52,42 @@ class Checker:
       number: of the block, for messages.
 
     Raises:
-      InputError: names data set, split, block, feature, id and bound.
+      InputError: names data set, split, block, feature, and the id and its
+        bound, or its weight.
     """
+    self._check_weights(block, number)
     if self.out_of_range == UNKNOWN:
       return block
     wrong = self._wrong(block.ids)
     if not wrong.any():
       return block
     row, position = np.argwhere(wrong)[0]
-    columns = [c for c in self.schema.sparse for _ in range(c.hotness)]
-    column = columns[position]
+    column = self._columns[position]
     raise InputError(
       f'{self.name}, block {number}: feature {column.name} has id '
       f'{block.ids[row, position]} in example {row} of the block; expected 0 '
       f'... {column.rows - 1}. Prepare the data again, or map such ids to the '
       f'unknown row with config.data.out_of_range=unknown'
+    )
+
+  @property
+  def _columns(self) -> list[Column]:
+    """The feature of each column of ids."""
+    return [c for c in self.schema.sparse for _ in range(c.hotness)]
+
+  def _check_weights(self, block: Block, number: int) -> None:
+    if block.id_weights is None or not self.means:
+      return
+    of_means = np.array([c.name in self.means for c in self._columns])
+    wrong = (block.id_weights < 0) & of_means
+    if not wrong.any():
+      return
+    row, position = np.argwhere(wrong)[0]
+    raise InputError(
+      f'{self.name}, block {number}: feature {self._columns[position].name} '
+      f'has an id of weight {block.id_weights[row, position]:g} in example '
+      f'{row} of the block; weights of a mean must not be negative: set '
+      f'config.tables.pooling=sum, or prepare the data without weights'
     )
 
   def mend(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -127,7 +127,8 @@ def write(
   stage('encode', mix, mixed)
   for path in (work / 'spool').glob('*.arrow'):
     path.unlink()
-  stage('bundle', make_chunk, chunks)
+  if chunks:
+    stage('bundle', make_chunk, chunks)
   for split in splits:
     if split.plan.chunks:  # the disk need not hold the rows three times
       shutil.rmtree(split.plan.folder)

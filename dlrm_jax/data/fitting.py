@@ -15,6 +15,7 @@ from dlrm_jax.data.bad_rows import BadRows, Fault
 from dlrm_jax.data.checked import STOP, UNKNOWN
 from dlrm_jax.data.raw import NUMBER, Columns, Dense, Piece, Reader, Sparse
 from dlrm_jax.data.raw_rules import shorten
+from dlrm_jax.data.schema import Schema
 
 _LEAST = {'log3': -3}
 """Values of a dense column must be above, by its transform."""
@@ -36,6 +37,30 @@ class Fit(NamedTuple):
   longest: Mapping[str, int] = {}
   closed: Mapping[str, Callable[[pl.Series], np.ndarray]] = {}
   out_of_range: str = STOP
+
+
+def fit_of(
+  columns: Columns,
+  known: Schema | None,
+  closed: Mapping[str, Callable[[pl.Series], np.ndarray]],
+  out_of_range: str,
+) -> Fit:
+  """What rows must be for a set.
+
+  Args:
+    columns: of the log.
+    known: columns of a set that is there, whose bags may not become longer;
+      None: the set is made of this log.
+    closed: as in `Fit`.
+    out_of_range: as in `Fit`.
+  """
+  bags = {column.name for column in columns.sparse if column.bag}
+  most = {
+    column.name: column.hotness
+    for column in (known.sparse if known else ())
+    if column.name in bags
+  }
+  return Fit(columns, most, closed, out_of_range)
 
 
 class _Check(NamedTuple):

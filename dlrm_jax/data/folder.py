@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlrm_jax.errors import InputError
+from dlrm_jax.files import publish
 
 MARK = 'metadata.json'
 """A file in every prepared set: no other folder is ever overwritten."""
@@ -70,7 +71,7 @@ def _replace(folder: Path, target: Path) -> None:
   old = target.with_name(f'{target.name}.replaced-{os.getpid()}')
   if target.exists():
     target.rename(old)
-  folder.rename(target)
+  publish(folder, target)
   shutil.rmtree(old, ignore_errors=True)
 
 

@@ -22,6 +22,16 @@ def _in_order(names: Sequence[str]) -> list[str]:
   return sorted(names, key=lambda name: (key(name), name))
 
 
+def _counts(path: str, is_log: Callable[[str], bool]) -> bool:
+  """Whether what was not named itself is read; empty files are not.
+
+  A broken link is, so that its reader says so.
+  """
+  if os.path.isfile(path) and not os.path.getsize(path):
+    return False
+  return os.path.isdir(path) or is_log(path)
+
+
 def _part_files(folder: str, is_log: Callable[[str], bool]) -> list[str]:
   """The files of a folder, as Spark and its kin write it.
 
@@ -45,9 +55,7 @@ def _part_files(folder: str, is_log: Callable[[str], bool]) -> list[str]:
       continue
     if entry.is_dir():
       within.append(entry.name)
-    elif entry.is_file() and not entry.stat().st_size:
-      continue
-    elif is_log(entry.path):  # A broken link, too: its reader says so.
+    elif _counts(entry.path, is_log):
       found.append(entry.path)
   if within:
     raise InputError(
@@ -56,7 +64,9 @@ def _part_files(folder: str, is_log: Callable[[str], bool]) -> list[str]:
       'that have them'
     )
   if not found:
-    raise InputError(f'{folder}: a folder without files; expected a log')
+    raise InputError(
+      f'{folder}: a folder without files of a log; expected some'
+    )
   return _in_order(found)
 
 
@@ -77,7 +87,7 @@ def expanded(
   for name in names:
     paths = [name]
     if glob.has_magic(name) and not os.path.exists(name):
-      paths = _in_order([p for p in glob.glob(name) if is_log(p)])
+      paths = _in_order([p for p in glob.glob(name) if _counts(p, is_log)])
       if not paths:
         raise InputError(f'{name}: no such file, and nothing matches it')
     for path in paths:

@@ -3,12 +3,32 @@
 A value of 32 bits is its own key, a wider integer its two's complement, a
 text the first 64 bits of its BLAKE2b digest: of a billion texts the chance
 that any two share a key is 3 %.
+
+Integers of 64 bits are -2^63 ... 2^64 - 1: half as many more as there are
+keys. Those from 2^63 on share the keys of the negative ones, in an order that
+has nothing to do with theirs. So no two share a key in a column without
+negative values; in one that has n of them and m of 2^63 or more, the chance
+that any two do is n m / 2^63.
 """
 
 import hashlib
 
 import numpy as np
 import polars as pl
+
+_SCRAMBLED = 0x1B873593CC9E2D51
+"""63 bits, of no meaning."""
+
+
+def as_int64(value: int) -> int:
+  """An integer of 64 bits, signed or unsigned, as columns of Int64 have it."""
+  return value if value < 2**63 else (value ^ _SCRAMBLED) - 2**64
+
+
+def beyond(values: pl.Expr) -> pl.Expr:
+  """`as_int64` of a column of UInt64 that are 2^63 or more."""
+  mixed = values ^ pl.lit(_SCRAMBLED, dtype=pl.UInt64)
+  return mixed.reinterpret(signed=True)
 
 
 def keys_of(values: pl.Series) -> tuple[np.ndarray, np.ndarray | None]:

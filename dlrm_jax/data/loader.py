@@ -184,6 +184,7 @@ def training_batches(
   process: int = 0,
   processes: int = 1,
   name: str = 'data',
+  means: tuple[str, ...] = (),
 ) -> Batches:
   """Shuffled batches for ever, from batch number `first_step` on.
 
@@ -194,8 +195,9 @@ def training_batches(
     process: this process; it gets its part of every global batch.
     processes: how many there are.
     name: of the data set and split, for messages.
+    means: features that are pooled by their mean; their weights are checked.
   """
-  checker = Checker(source.schema, name, reading.out_of_range)
+  checker = Checker(source.schema, name, reading.out_of_range, means)
   shuffled = Shuffled(Checked(source, checker), reading, process, processes)
   steps = range(first_step, np.iinfo(np.int32).max)
   at_once = _at_once(reading.batch_size, source.examples)
@@ -217,6 +219,7 @@ def evaluation_batches(
   processes: int = 1,
   name: str = 'data',
   out_of_range: str = STOP,
+  means: tuple[str, ...] = (),
 ) -> Batches:
   """Every example once, in order; weight 0 pads the last batch.
 
@@ -227,9 +230,10 @@ def evaluation_batches(
     processes: how many there are.
     name: of the data set and split, for messages.
     out_of_range: as in `Reading`.
+    means: features that are pooled by their mean; their weights are checked.
   """
   _check_shares(batch_size, processes)
-  checker = Checker(source.schema, name, out_of_range)
+  checker = Checker(source.schema, name, out_of_range, means)
   checked = Checked(source, checker)
   batches = _InOrder(checked, batch_size, process, processes)
   at_once = _at_once(batch_size, source.examples)
@@ -245,6 +249,7 @@ def stream_batches(
   processes: int = 1,
   name: str = 'data',
   out_of_range: str = STOP,
+  means: tuple[str, ...] = (),
 ) -> Batches:
   """Blocks of any size as batches; weight 0 pads the last one.
 
@@ -256,9 +261,10 @@ def stream_batches(
     processes: how many there are.
     name: of the data, for messages.
     out_of_range: as in `Reading`.
+    means: features that are pooled by their mean; their weights are checked.
   """
   _check_shares(batch_size, processes)
-  checker = Checker(schema, name, out_of_range)
+  checker = Checker(schema, name, out_of_range, means)
   share = batch_size // processes
   part = slice(process * share, (process + 1) * share)
 

@@ -10,23 +10,21 @@ run. The result is a function of the files and the options alone.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dlrm_jax.data import encoding, units, vocabularies
+from dlrm_jax.data import encoding, findings, units, vocabularies
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.budget import Budget, budget, check_disk, used
 from dlrm_jax.data.checked import STOP
 from dlrm_jax.data.coding import Coder, closed_of
 from dlrm_jax.data.criteo_splits import bounds, parse_splits
 from dlrm_jax.data.dealing import SHUFFLE
-from dlrm_jax.data.fitting import Fit
+from dlrm_jax.data.fitting import fit_of
 from dlrm_jax.data.manifest import FORMAT
 from dlrm_jax.data.mixing import Group
 from dlrm_jax.data.multi_hot import with_bags
@@ -103,11 +101,6 @@ class Job(NamedTuple):
   out_of_range: str = STOP
 
   @property
-  def longest_known(self) -> dict[str, int]:
-    """Ids that a bag may have, by feature; no limits for a set of its own."""
-    return {} if self.known is None else bags_of(self.reader, self.known)
-
-  @property
   def row_bytes(self) -> int:
     """Of an encoded example, about."""
     columns = self.reader.columns
@@ -138,7 +131,7 @@ class Job(NamedTuple):
       dataclasses.replace(self.options, on_bad_row='')
     )
     files = {
-      part: [_identity(name) for name in names]
+      part: [findings.identity(name) for name in names]
       for part, names in self.inputs.items()
     }
     said = {
@@ -154,12 +147,6 @@ class Job(NamedTuple):
     if self.out_of_range != STOP:  # Plans of before the field have none.
       said['out_of_range'] = self.out_of_range
     return json.loads(json.dumps(said))
-
-
-def bags_of(reader: Reader, known: Prepared) -> dict[str, int]:
-  """Ids that a bag may have in a set, by feature."""
-  most = {column.name: column.hotness for column in known.schema.sparse}
-  return {c.name: most[c.name] for c in reader.columns.sparse if c.bag}
 
 
 def job_of(
@@ -240,7 +227,8 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   if lent and any(coder.closed for coder in lent.coders):
     # Rows are looked up while it is still known where they come from.
     closed = closed_of(_with_tables(stage, work, lent, share)[0])
-  fit = Fit(job.reader.columns, job.longest_known, closed, job.out_of_range)
+  schema = None if job.known is None else job.known.schema
+  fit = fit_of(job.reader.columns, schema, closed, job.out_of_range)
   parses = [
     Parse(
       job.reader, p, job.options.on_bad_row, fit, work / f'spool/{i:06}.json'
@@ -250,8 +238,8 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
   units.mend(parses)
   stage('parse', parse, parses)
   found = met(parses)
-  _check_bad(job, found)
-  job = job._replace(longest=_longest(found))
+  findings.check_bad(found, job.options.on_bad_row)
+  job = job._replace(longest=findings.longest(found))
   check_disk(work, job.disk - used(work))
   splits = _split_rows(job, found)
   most = max(BLOCK_ROWS, _SLICE_BYTES // job.row_bytes)
@@ -274,12 +262,7 @@ def _make(job: Job, work: Path, stage: Stage, share: Budget) -> None:
 
 
 class _Rows(NamedTuple):
-  """How values become rows.
-
-  Attributes:
-    coders: of the columns, without lookup tables.
-    counted: of the columns with a vocabulary.
-  """
+  """Coders without lookup tables, and what was counted for vocabularies."""
 
   coders: tuple[Coder, ...]
   counted: Mapping[str, Mapping[str, Any]]
@@ -320,13 +303,13 @@ def _split_rows(
     rows[part] += sum(p['rows'] for p in piece['parts'])
   total = sum(rows.values())
   if not total:
-    raise InputError(f'the input has no good rows{_skipped(found)}')
+    raise InputError(f'the input has no good rows{findings.skipped(found)}')
   if job.options.splits is None:
     ends = list(itertools.accumulate(rows.values()))
     starts = [0, *ends[:-1]]
     splits = dict(zip(rows, map(range, starts, ends), strict=True))
   else:
-    _check_times(job, found)
+    findings.check_times(job.pieces, found)
     shares: dict[str, Fraction] = parse_splits(
       job.options.splits, train=job.known is None
     )
@@ -335,64 +318,9 @@ def _split_rows(
     if not chosen:
       raise InputError(
         f'split {name} would have no rows ({total:,} in all'
-        f'{_skipped(found)}); give more rows, or other --splits'
+        f'{findings.skipped(found)}); give more rows, or other --splits'
       )
   return splits
-
-
-def _bad(found: Sequence[Mapping[str, Any]]) -> BadRows:
-  """The bad rows of all pieces."""
-  bad = BadRows('skip')
-  for piece in found:
-    bad.merge(piece['bad'])
-  return bad
-
-
-def _skipped(found: Sequence[Mapping[str, Any]]) -> str:
-  """How many rows were skipped, by kind, for the end of a message."""
-  counts = _bad(found).counts.items()
-  kinds = ', '.join(f'{count:,} x {kind}' for kind, count in counts)
-  return f'; skipped {kinds}' if kinds else ''
-
-
-def _check_bad(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
-  """Raises where an earlier run, told to, has skipped rows."""
-  bad = _bad(found)
-  if bad.counts and job.options.on_bad_row == 'stop':
-    first = [*bad.lost, *itertools.chain(*bad.examples.values())][0]
-    raise InputError(
-      f'{first}. Correct the file, or skip bad rows with --on_bad_row=skip'
-    )
-
-
-def _check_times(job: Job, found: Sequence[Mapping[str, Any]]) -> None:
-  """Raises where rows that are cut in the order of time are not in it."""
-  last = None
-  parts = [
-    (piece.path, part)
-    for (_, piece), its in zip(job.pieces, found, strict=True)
-    for part in its['parts']
-  ]
-  for path, part in parts:
-    if 'time' not in part:
-      return
-    first, end = part['time']
-    if not part['sorted'] or (last is not None and first < last):
-      raise InputError(
-        f'{path}: rows are not in the order of their time '
-        '(config.data.raw.time), within the file or after the one before, but '
-        '--splits cuts them in that order; sort the log, or leave the time out '
-        'to cut it in the order of its rows'
-      )
-    last = end
-
-
-def _longest(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-  longest: dict[str, int] = {}
-  for part in itertools.chain(*(piece['parts'] for piece in found)):
-    for name, length in part['longest'].items():
-      longest[name] = max(length, longest.get(name, 0))
-  return longest
 
 
 def _details(
@@ -402,71 +330,18 @@ def _details(
   counted: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
   """What the set remembers of how it was made."""
-  bad = _bad(found)
+  bad = findings.bad_rows(found)
   options = dataclasses.asdict(job.options)
   return {
     'kind': job.said['format'],
     'format': dict(job.said),
-    'files': _files(job, found),
+    'files': findings.files(job.pieces, found),
     'options': options,
     'shuffle': SHUFFLE if job.options.shuffle else None,
     'hash': HASH,
     'ids': vocabularies.ids_digest(coders, counted, job.reader.columns.dense),
-    'values': kinds_of(found),
+    'values': findings.kinds_of(found),
     'columns': dict(counted),
     'bad_rows': dict(bad.counts),
     'skipped': list(bad.report()),
   }
-
-
-def _identity(name: str) -> list[Any]:
-  """What tells an input from another of its name."""
-  path = os.path.abspath(name) if os.path.isfile(name) else name
-  changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
-  return [path, _size(name), changed]
-
-
-def _size(name: str) -> int:
-  """Bytes of an input; 0 of one that is no file."""
-  return os.path.getsize(name) if os.path.isfile(name) else 0
-
-
-def kinds_of(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  """The kind of the values of each sparse column (`value_kind`).
-
-  Raises:
-    InputError: it is not the same in all parts.
-  """
-  kinds: dict[str, str] = {}
-  for part in itertools.chain(*(piece['parts'] for piece in found)):
-    for name, dtype in part['types'].items():
-      kind = vocabularies.value_kind(dtype)
-      if kinds.setdefault(name, kind) != kind:
-        raise InputError(
-          f'column {name}: values are {kinds[name]} in one file and {kind} in '
-          'another; expected one kind'
-        )
-  return kinds
-
-
-def _files(
-  job: Job, found: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-  """The input: rows, and a digest of the digests of the pieces."""
-  files: dict[tuple[str, str], dict[str, Any]] = {}
-  for (part, piece), its in zip(job.pieces, found, strict=True):
-    file = files.setdefault(
-      (part, piece.path),
-      {
-        'name': Path(piece.path).name,
-        'part': part,
-        'bytes': _size(piece.path),
-        'digest': hashlib.sha256(),
-        'rows': 0,
-      },
-    )
-    file['rows'] += sum(p['rows'] for p in its['parts'])
-    file['digest'].update(its['digest'].encode())
-  return [
-    file | {'digest': file['digest'].hexdigest()} for file in files.values()
-  ]

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,27 +148,45 @@ class Prepared:
     return _Blocks(self, split)
 
   def counts(self, feature: str) -> np.ndarray | None:
-    """In how many rows of split train each id occurs, i64[R].
+    """Rows of split train that have each id, i64[R]; see `count_pieces`."""
+    pieces = self.count_pieces(feature)
+    return None if pieces is None else np.concatenate(list(pieces))
+
+  def count_pieces(self, feature: str) -> Iterator[np.ndarray] | None:
+    """In how many rows of split train each id occurs: i64[n], in pieces.
 
     None without a vocabulary, and where ids are not its rows: taken modulo a
     number, or with others in made-up bags (`multi_hot`).
 
     Rows before the first value's, whose counts are not kept (unknown values),
-    count as the most frequent.
+    count as the first value.
     """
     path = Path(self.directory) / FOLDER / f'{feature}.parquet'
     said = self.details.get('format', {})
     made = said.get('multi_hot') or said.get('num_embeddings')
     if made or not path.exists():
       return None
-    try:
-      known = pl.read_parquet(path, columns=['count'])['count'].to_numpy()
-    except (OSError, pl.exceptions.PolarsError) as error:
-      raise _broken(path, error) from error
     column = next(c for c in self.schema.sparse if c.name == feature)
-    before = column.rows - len(known)
-    counts = [np.full(before, known.max(initial=0)), known]
-    return np.concatenate(counts).astype(np.int64)
+    return _count_pieces(path, column.rows)
+
+
+_PIECE = 1 << 22  # counts that are read at a time
+
+
+def _count_pieces(path: Path, rows: int) -> Iterator[np.ndarray]:
+  """The counts of a vocabulary, and before them those of the other rows."""
+  try:
+    column = pl.scan_parquet(path).select('count')
+    known = column.select(pl.len()).collect().item()
+    for start in range(0, known, _PIECE):
+      piece = column.slice(start, _PIECE).collect()['count'].to_numpy()
+      if not start:
+        yield np.full(rows - known, piece[0], np.int64)
+      yield piece.astype(np.int64)
+  except (OSError, pl.exceptions.PolarsError) as error:
+    raise _broken(path, error) from error
+  if not known:
+    yield np.zeros(rows, np.int64)
 
 
 def _broken(what: object, why: object) -> InputError:

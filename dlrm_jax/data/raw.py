@@ -8,11 +8,11 @@ A frame has, in this order,
 
     label      UInt8 or Float32, 0 or 1
     dense      numbers as in the file, null where missing
-    sparse     values: UInt32, Int64 or String, null where missing; for a bag
-               a List of them
+    sparse     values: UInt32, Int64 (as `keys` has those of 64 bits unsigned)
+               or String, null where missing; for a bag a List of them
     NAME.weights  List(Float32) beside a bag that has weights
     weight     Float32, of the example, where the log has it
-    time       Int64, where the log has it
+    time       Float64, where the log has it: the later, the greater
     NUMBER     UInt32, of the row's line (or row) in its piece, from 0
 
 `fitting` takes the last one away, and rows that fit no table.

@@ -2,33 +2,41 @@
 
 A rule says what a frame's column is made of, and which values are good. All
 rules are Polars expressions over whole columns; no Python runs for a row,
-but for a bad one. `IN` and `OUT` mark columns as the file has them, and as
-the frame has them, so that no two names clash.
+but for a bad one, or a bag that is written as a list. `IN`, `OUT` and `LISTS`
+mark columns as the file has them, as the frame has them, and bags of text as
+lists, so that no two names clash.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import polars as pl
 
 from dlrm_jax.data.bad_rows import Fault
 from dlrm_jax.data.raw import kept, numbered
+from dlrm_jax.data.raw_bags import is_plain, lists
+from dlrm_jax.data.raw_label import Label
 from dlrm_jax.data.raw_schema import RawSchema, SparseSource
+from dlrm_jax.data.raw_values import (
+  KINDS,
+  Made,
+  Typed,
+  is_number,
+  number,
+  plain,
+  time,
+)
 from dlrm_jax.errors import InputError
 
-IN, OUT = '<', '>'
-FLOAT_MAX = 3.4028234663852886e38
-"""The largest float32."""
+IN, OUT, LISTS = '<', '>', '['
+_BAG = 'elements between separators, or one list, '
 
-INTEGER = r'-?[0-9]{1,19}'
-NUMBER = r'-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?'
-HEX = '[0-9a-fA-F]{1,8}'
 
-_WORDS = {'0': 0, '1': 1} | {
-  word: int(word.lower() == 'true')
-  for word in ('true', 'True', 'TRUE', 'false', 'False', 'FALSE')
-}
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
+class Check(NamedTuple):
+  """A column of the frame, and where it is good (null counts as not)."""
+
+  value: pl.Expr
+  good: pl.Expr
 
 
 class Rule(NamedTuple):
@@ -37,77 +45,63 @@ class Rule(NamedTuple):
   Attributes:
     name: of the frame's column.
     column: of the file.
-    value: the column, where it is good.
-    good: whether it is; null counts as not.
-    kind: of fault, where not.
+    check: of what is written plainly, or of all.
+    full: of all; None: `check` is.
+    kind: of fault, where the value is not good.
     expected: what should be there.
     most: values kept of a bag; 0: all.
+    split: columns of bags that are text, with their separators: `full` takes
+      them as lists, named `LISTS` and the column.
   """
 
   name: str
   column: str
-  value: pl.Expr
-  good: pl.Expr
+  check: Check
+  full: Check | None
   kind: str
   expected: str
   most: int = 0
+  split: tuple[tuple[str, str], ...] = ()
 
 
-class _Made(NamedTuple):
-  """Of a column or of a bag's elements: value, whether good, in words."""
+_Make = Callable[[bool], Made]
+"""Makes a column of what is written plainly (True), or of all."""
 
-  value: pl.Expr
+
+class _Bags(NamedTuple):
+  """Bags as lists, the type of their elements, and where they are lists."""
+
+  x: pl.Expr
+  inner: pl.DataType
   good: pl.Expr
-  kind: str
-  expected: str
 
 
-def _whole(pattern: str) -> str:
-  return f'^(?:{pattern})$'
+class _Elements(NamedTuple):
+  """Bags, and what their elements are."""
 
+  bags: _Bags
+  made: Made
 
-def _is_text(dtype: pl.DataType) -> bool:
-  return isinstance(dtype, _TEXT)
+  @property
+  def _missing(self) -> pl.Expr:
+    return self.bags.x.list.eval(self.made.missing)
 
+  def check(self, quick: bool, others: '_Elements | None' = None) -> Check:
+    """The bags without missing elements.
 
-def _number(x: pl.Expr, dtype: pl.DataType, above: float | None) -> _Made:
-  """A number that float32 can hold; not NaN, not infinite."""
-  value = x.cast(pl.Float64, strict=False)
-  good = (value.abs() <= FLOAT_MAX) & value.is_not_nan()
-  expected = 'a finite number'
-  if above is not None:
-    good &= value > above
-    expected += f' above {above:g}'
-  if _is_text(dtype):
-    good &= x.str.contains(_whole(NUMBER))
-  return _Made(value, good, 'not a number', expected)
-
-
-def _integer(x: pl.Expr, dtype: pl.DataType) -> _Made:
-  value = x.cast(pl.Int64, strict=False)
-  good = value.is_not_null()
-  if _is_text(dtype):
-    good &= x.str.contains(_whole(INTEGER))
-  return _Made(value, good, 'not an integer', 'an integer of 64 bits')
-
-
-def _values(x: pl.Expr, dtype: pl.DataType, values: str) -> _Made | None:
-  """A sparse value; None where a column of this type has none."""
-  if values == 'integer':
-    return _integer(x, dtype) if _is_text(dtype) or dtype.is_integer() else None
-  if not _is_text(dtype):
-    return None
-  if values == 'hex':
-    value = x.str.to_integer(base=16, dtype=pl.UInt32, strict=False)
-    return _Made(
-      value, x.str.contains(_whole(HEX)), 'not hex', '1 to 8 hex digits'
-    )
-  good = ~x.str.contains('\0', literal=True)
-  return _Made(x, good, 'NUL byte', 'text without NUL bytes')
-
-
-def _is_number(dtype: pl.DataType) -> bool:
-  return dtype.is_numeric() or dtype == pl.Boolean or _is_text(dtype)
+    Args:
+      quick: none may be missing.
+      others: bags that must have and lack elements in the same places.
+    """
+    value, made = self.bags.x.list.eval(self.made.value), self.made
+    found = made.value.is_not_null() if quick else made.good
+    good = self.bags.good & self.bags.x.list.eval(found).list.all()
+    if others and quick:
+      good &= others.check(True).good
+      good &= others.bags.x.list.len() == self.bags.x.list.len()
+    elif others:
+      good &= self._missing == others._missing
+    return Check(value if quick else value.list.drop_nulls(), good)
 
 
 class Rules:
@@ -123,25 +117,20 @@ class Rules:
     """
     self._types = types
     self._path = path
+    self._words = schema.missing
     self.rules = tuple(self._all(schema))
 
   def _all(self, schema: RawSchema) -> Iterator[Rule]:
-    yield self._label(schema)
+    yield self._label(schema.label)
     for source in schema.dense:
       above = -3 if source.feature.transform == 'log3' else None
-      made = self._numbers(source.column, above)
-      yield self._rule(source.feature.name, source.column, made, False)
+      yield self._numbers(source.feature.name, source.column, above)
     for source in schema.sparse:
       yield from (self._bag if source.feature.bag else self._one)(source)
     if schema.weight:
-      made = self._numbers(schema.weight, None)
-      good = made.good & (made.value >= 0)
-      made = made._replace(
-        value=made.value.cast(pl.Float32), good=good, expected='a weight, >= 0'
-      )
-      yield self._rule('weight', schema.weight, made, True)
+      yield self._weight(schema.weight)
     if schema.time:
-      yield self._rule('time', schema.time, self._time(schema.time), True)
+      yield self._time(schema.time)
 
   def _wrong(self, column: str, expected: str) -> InputError:
     return InputError(
@@ -149,108 +138,146 @@ class Rules:
       f'{expected}'
     )
 
+  def _typed(self, column: str) -> Typed:
+    return plain(pl.col(IN + column), self._types[column])
+
   def _rule(
-    self, name: str, column: str, made: _Made, needed: bool, most: int = 0
+    self, name: str, column: str, make: _Make, needed: bool = False
   ) -> Rule:
     """A null is bad where a value is needed, else missing."""
-    null = pl.col(IN + column).is_null()
-    good = made.good & ~null if needed else made.good | null
+
+    def check(quick: bool) -> Check:
+      made = make(quick)
+      good = made.value.is_not_null() if needed else made.good
+      return Check(made.value, good)
+
+    made = make(False)
+    text = self._typed(column).is_text
     expected = made.expected if needed else f'{made.expected}, or nothing'
-    return Rule(name, column, made.value, good, made.kind, expected, most)
-
-  def _label(self, schema: RawSchema) -> Rule:
-    name, least = schema.label, schema.threshold
-    x, dtype = pl.col(IN + name), self._types[name]
-    if least is not None:
-      made = self._numbers(name, None)
-      value = (made.value >= least).cast(pl.UInt8)
-      return self._rule('label', name, made._replace(value=value), True)
-    if _is_text(dtype):
-      value = x.cast(pl.String).replace_strict(
-        _WORDS, default=None, return_dtype=pl.UInt8
-      )
-    elif _is_number(dtype):
-      value = pl.when(x.cast(pl.Float64).is_in([0.0, 1.0])).then(
-        x.cast(pl.UInt8, strict=False)
-      )
-    else:
-      raise self._wrong(name, 'labels, 0 or 1')
-    made = _Made(value, value.is_not_null(), 'bad label', '0 or 1')
-    return self._rule('label', name, made, True)
-
-  def _numbers(self, column: str, above: float | None) -> _Made:
-    dtype = self._types[column]
-    if not _is_number(dtype):
-      raise self._wrong(column, 'numbers')
-    return _number(pl.col(IN + column), dtype, above)
-
-  def _time(self, column: str) -> _Made:
-    x, dtype = pl.col(IN + column), self._types[column]
-    if isinstance(dtype, (pl.Date, pl.Datetime)):
-      value = x.dt.epoch('s')
-      return _Made(value, value.is_not_null(), 'no time', 'a time')
-    if not (_is_text(dtype) or dtype.is_integer()):
-      raise self._wrong(column, 'integers, dates, or dates with times')
-    return _integer(x, dtype)
-
-  def _sparse(self, column: str, values: str) -> _Made:
-    dtype = self._types[column]
-    made = _values(pl.col(IN + column), dtype, values)
-    if made is None:
-      hint = "; say 'values': 'integer'" if dtype.is_integer() else ''
-      raise self._wrong(column, f'values that are {values}{hint}')
-    return made
-
-  def _one(self, source: SparseSource) -> Iterator[Rule]:
-    made = self._sparse(source.column, source.values)
-    yield self._rule(source.feature.name, source.column, made, False)
-
-  def _lists(self, column: str, separator: str) -> tuple[pl.Expr, pl.DataType]:
-    """A column of bags as lists, and the type of their elements."""
-    x, dtype = pl.col(IN + column), self._types[column]
-    if _is_text(dtype) and separator:
-      return x.str.split(separator).fill_null([]), pl.String()
-    if isinstance(dtype, pl.Array):
-      x = x.arr.to_list()
-    elif not isinstance(dtype, pl.List):
-      raise self._wrong(column, 'lists')
-    return x.fill_null([]), dtype.inner  # pyrefly: ignore
-
-  def _bag(self, source: SparseSource) -> Iterator[Rule]:
-    feature, element = source.feature, pl.element()
-    bags, inner = self._lists(source.column, source.separator)
-    made = _values(element, inner, source.values)
-    if made is None:
-      raise self._wrong(source.column, f'lists of {source.values} values')
-    yield self._elements(feature.name, source.column, bags, made, feature)
-    if not source.weights:
-      return
-    weights, inner = self._lists(source.weights, source.separator)
-    if not _is_number(inner):
-      raise self._wrong(source.weights, 'lists of numbers')
-    made = _number(element, inner, None)
-    made = made._replace(value=made.value.cast(pl.Float32))
-    name = f'{feature.name}.weights'
-    rule = self._elements(name, source.weights, weights, made, feature)
-    yield rule._replace(
-      good=rule.good & (bags.list.len() == weights.list.len()),
-      kind='weights do not fit',
-      expected=f'a finite number for each of {source.column}',
-    )
-
-  def _elements(
-    self, name: str, column: str, bags: pl.Expr, made: _Made, feature: Any
-  ) -> Rule:
-    good = bags.list.eval(made.good.fill_null(False)).list.all()
     return Rule(
       name,
       column,
-      bags.list.eval(made.value),
-      good,
-      f'{made.kind} in a bag',
-      f'each {made.expected}',
-      feature.hotness,
+      check(text),
+      check(False) if text else None,
+      made.kind,
+      expected,
     )
+
+  def _label(self, label: Label) -> Rule:
+    typed = self._typed(label.column)
+    if label.made(typed, self._words) is None:
+      raise self._wrong(label.column, 'labels, as config.data.raw.label says')
+    return self._rule(
+      'label',
+      label.column,
+      lambda quick: label.made(typed, self._words, quick),  # pyrefly: ignore
+      needed=True,
+    )
+
+  def _numbers(self, name: str, column: str, above: float | None) -> Rule:
+    typed = self._typed(column)
+    if not is_number(typed.dtype):
+      raise self._wrong(column, 'numbers')
+    return self._rule(
+      name, column, lambda quick: number(typed, self._words, above, quick)
+    )
+
+  def _weight(self, column: str) -> Rule:
+    typed = self._typed(column)
+    if not is_number(typed.dtype):
+      raise self._wrong(column, 'numbers')
+
+    def make(quick: bool) -> Made:
+      made = number(typed, self._words, quick=quick)
+      value = pl.when(made.value >= 0).then(made.value.cast(pl.Float32))
+      return made._replace(value=value, expected='a weight, >= 0')
+
+    return self._rule('weight', column, make, needed=True)
+
+  def _time(self, column: str) -> Rule:
+    typed = self._typed(column)
+    if time(typed) is None:
+      raise self._wrong(column, 'numbers, dates, or dates with times')
+    return self._rule(
+      'time',
+      column,
+      lambda quick: time(typed, quick),  # pyrefly: ignore
+      needed=True,
+    )
+
+  def _one(self, source: SparseSource) -> Iterator[Rule]:
+    typed, make = self._typed(source.column), KINDS[source.values]
+    if make(typed, self._words) is None:
+      numeric = typed.dtype.is_numeric() or typed.dtype == pl.Boolean
+      hint = "; say 'values': 'integer'" if numeric else ''
+      raise self._wrong(source.column, f'values that are {source.values}{hint}')
+    yield self._rule(
+      source.feature.name,
+      source.column,
+      lambda quick: make(typed, self._words, quick),  # pyrefly: ignore
+    )
+
+  def _lists(self, column: str, separator: str, quick: bool) -> _Bags:
+    """A column of bags as lists, and the type of their elements."""
+    x, dtype = self._typed(column)
+    if dtype == pl.String and separator:
+      if quick:
+        split = x.str.split(separator).fill_null([])
+        return _Bags(split, pl.String(), is_plain(x, separator))
+      split = pl.col(_list_name(column, separator))
+      return _Bags(split, pl.String(), split.is_not_null())
+    if self._types[column] == pl.Null:
+      x, dtype = x.cast(pl.List(pl.String)), pl.List(pl.String)
+    if not isinstance(dtype, pl.List):
+      raise self._wrong(column, 'lists')
+    return _Bags(x.fill_null([]), dtype.inner, pl.lit(True))  # pyrefly: ignore
+
+  def _bag(self, source: SparseSource) -> Iterator[Rule]:
+    make, words = KINDS[source.values], self._words
+
+    def ids(quick: bool) -> _Elements:
+      bags = self._lists(source.column, source.separator, quick)
+      made = make(Typed(pl.element(), bags.inner), words, quick)
+      if made is None:
+        raise self._wrong(source.column, f'lists of {source.values} values')
+      return _Elements(bags, made)
+
+    def weights(quick: bool) -> _Elements:
+      bags = self._lists(source.weights, source.separator, quick)
+      if not is_number(bags.inner):
+        raise self._wrong(source.weights, 'lists of numbers')
+      made = number(Typed(pl.element(), bags.inner), words, quick=quick)
+      value = made.value.cast(pl.Float32)
+      return _Elements(bags, made._replace(value=value))
+
+    feature = source.feature
+    quick, full = ids(True), ids(False)
+    split = tuple(
+      (column, source.separator)
+      for column in (source.column, source.weights)
+      if column and source.separator and self._typed(column).is_text
+    )
+    yield Rule(
+      feature.name,
+      source.column,
+      quick.check(True),
+      full.check(False),
+      f'{full.made.kind} in a bag',
+      f'{_BAG if source.separator else ""}each {full.made.expected}',
+      feature.hotness,
+      split[:1],
+    )
+    if source.weights:
+      yield Rule(
+        f'{feature.name}.weights',
+        source.weights,
+        weights(True).check(True, quick),
+        weights(False).check(False, full),
+        'weights do not fit',
+        f'a finite number for each of {source.column}',
+        feature.hotness,
+        split,
+      )
 
   def sift(
     self, frame: pl.DataFrame
@@ -265,13 +292,19 @@ class Rules:
       number (from 0) and its first fault.
     """
     frame = frame.rename(lambda name: IN + name)
-    made = frame.select(
-      *(rule.value.alias(f'{OUT}{n}') for n, rule in enumerate(self.rules)),
-      *(
-        rule.good.fill_null(False).alias(str(n))
-        for n, rule in enumerate(self.rules)
-      ),
-    )
+    made = _evaluated(frame, {n: r.check for n, r in enumerate(self.rules)})
+    again = {
+      n: rule
+      for n, rule in enumerate(self.rules)
+      if rule.full and not made[str(n)].all()
+    }
+    if again:
+      bags = frame.with_columns(
+        lists(frame[IN + column], mark).alias(_list_name(column, mark))
+        for column, mark in {x for rule in again.values() for x in rule.split}
+      )
+      full = {n: rule.full for n, rule in again.items() if rule.full}
+      made = made.with_columns(_evaluated(bags, full))
     marks = [str(n) for n in range(len(self.rules))]
     good = made.select(pl.all_horizontal(marks)).to_series()
     faults = [] if good.all() else self._faults(frame, made, good)
@@ -294,6 +327,27 @@ class Rules:
       value = shorten(frame[IN + rule.column][row])
       faults.append((row, Fault(rule.kind, rule.column, value, rule.expected)))
     return faults
+
+
+def _list_name(column: str, separator: str) -> str:
+  """Name of a column of bags of text as lists."""
+  return f'{LISTS}{separator}{IN}{column}'
+
+
+def _evaluated(
+  frame: pl.DataFrame, checks: Mapping[int, Check]
+) -> pl.DataFrame:
+  """Values and marks of rules by number."""
+  columns = [
+    x
+    for number, check in checks.items()
+    for x in (
+      check.value.alias(f'{OUT}{number}'),
+      check.good.fill_null(False).alias(str(number)),
+    )
+  ]
+  # Lazily: what value and mark share is computed once.
+  return frame.lazy().select(columns).collect()
 
 
 def shorten(value: object, limit: int = 60) -> str:

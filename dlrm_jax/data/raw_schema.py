@@ -2,7 +2,7 @@
 
     config.data.raw = {
       'format': 'csv',
-      'label': 'rating >= 4',  # or a column of 0 and 1
+      'label': 'rating >= 4',  # or a column of 0 and 1, see `raw_label`
       'dense': ['price'],  # or {'price': 'log1p'}
       'sparse': ['user', 'item'],  # or {'user': 'integer', 'item': {...}}
       'bags': ['genres'],  # or {'genres': {'weights': 'genre_weights'}}
@@ -21,15 +21,17 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from dlrm_jax.data.raw import Columns, Dense, Sparse
+from dlrm_jax.data.raw_label import Label, label_of
+from dlrm_jax.data.raw_values import KINDS, NUMBER, Words, whole
 from dlrm_jax.errors import InputError
 
 FIELD = 'data.raw'
-VALUES = ('string', 'integer', 'hex')
+VALUES = tuple(KINDS)
 """What sparse values can be: text; 64-bit integers; 1 to 8 hex digits."""
 
 KEYS = (
   *('format', 'label', 'dense', 'sparse', 'bags', 'values'),
-  *('weight', 'time'),
+  *('weight', 'time', 'missing'),
 )
 """Of every format whose columns have names."""
 
@@ -38,7 +40,6 @@ MAX_ROWS = 2**31 - 1
 _IDS = ('vocabulary', 'hashed', 'rows')
 _TRANSFORMS = ('none', 'log1p', 'log3')
 _TAKEN = ('label', 'weight', 'time')
-_LABEL = re.compile(r'\s*(.*?)\s*>=\s*(-?[0-9]+(?:\.[0-9]*)?)\s*')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,20 +75,20 @@ class RawSchema:
   """Which column of a raw log is what.
 
   Attributes:
-    label: its column.
-    threshold: the least value that is a click; None: the column has 0 and 1.
+    label: its column, and what is a click.
     dense: the dense features.
     sparse: the sparse features, bags last.
     weight: column of the examples' weights; '': none.
     time: column of the time; '': none.
+    missing: what means "missing", beside what always does.
   """
 
-  label: str
-  threshold: float | None
+  label: Label
   dense: tuple[DenseSource, ...]
   sparse: tuple[SparseSource, ...]
   weight: str = ''
   time: str = ''
+  missing: Words = Words()  # noqa: RUF009, frozen
 
   @property
   def columns(self) -> Columns:
@@ -102,7 +103,7 @@ class RawSchema:
   @property
   def names(self) -> tuple[str, ...]:
     """The file's columns that are read, each once."""
-    names = [self.label, *(source.column for source in self.dense)]
+    names = [self.label.column, *(source.column for source in self.dense)]
     for source in self.sparse:
       names += [source.column, source.weights]
     names += [self.weight, self.time]
@@ -266,6 +267,22 @@ def _sparse(
       )
 
 
+def _missing(field: str, given: Any) -> Words:
+  if not isinstance(given, (list, tuple)) or not all(
+    isinstance(word, str) or type(word) in (int, float) for word in given
+  ):
+    raise InputError(
+      f'config.{field} is {given!r}; expected a list of words and numbers'
+    )
+  texts = tuple(map(str, given))
+  numbers = tuple(
+    int(word) if re.fullmatch('[+-]?[0-9]{1,20}', word) else float(word)
+    for word in texts
+    if re.match(whole(NUMBER), word)
+  )
+  return Words(texts, numbers)
+
+
 def schema_of(raw: Mapping[str, Any], separated: bool) -> RawSchema:
   """Reads the keys `KEYS` of `config.data.raw`.
 
@@ -278,23 +295,20 @@ def schema_of(raw: Mapping[str, Any], separated: bool) -> RawSchema:
   """
   if 'label' not in raw:
     raise InputError(f'config.{FIELD} has no label; expected a column')
-  label, threshold = text(f'{FIELD}.label', raw['label']), None
-  if parts := _LABEL.fullmatch(label):
-    label, threshold = parts[1], float(parts[2])
   values = one_of(f'{FIELD}.values', raw.get('values', 'string'), VALUES)
   sparse = (
     *_sparse(f'{FIELD}.sparse', raw.get('sparse', ()), values, False, False),
     *_sparse(f'{FIELD}.bags', raw.get('bags', ()), values, True, separated),
   )
   schema = RawSchema(
-    label=label,
-    threshold=threshold,
+    label=label_of(f'{FIELD}.label', raw['label']),
     dense=tuple(_dense(f'{FIELD}.dense', raw.get('dense', ()))),
     sparse=sparse,
     **{
       key: text(f'{FIELD}.{key}', raw[key]) if raw.get(key) else ''
       for key in ('weight', 'time')
     },
+    missing=_missing(f'{FIELD}.missing', raw.get('missing', ())),
   )
   _check_features(schema)
   return schema

@@ -1,7 +1,7 @@
 """CSV and its kin: a row a line, named columns, a schema in the config.
 
-A field is text, and an empty one is missing (a bag: empty). Integers,
-numbers and hex digits are what `raw_rules` says, without blanks around them.
+A field is text, and an empty one is missing (a bag: empty). What it means is
+in `raw_values`, `raw_bags` and `raw_label`.
 """
 
 import dataclasses

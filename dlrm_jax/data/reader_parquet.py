@@ -1,7 +1,8 @@
 """Parquet with a schema in the config; bags are list columns.
 
-A column's type must be what the schema says: a float is no id, an integer no
-text. Pieces are rows: Polars reads the row groups that they lie in.
+A column's type must be able to hold what the schema says (see `raw_values`):
+an integer is no text, a date no number. Pieces are rows: Polars reads the row
+groups that they lie in.
 """
 
 import dataclasses
@@ -93,6 +94,12 @@ class ParquetReader:
       types = pl.scan_parquet(path, glob=False).collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
       raise _broken(path, error) from error
+    except pl.exceptions.PanicException as error:
+      raise InputError(
+        f'{path}: Polars does not know a type of its columns '
+        f'({str(error)[:200]!r}); write them as numbers, text, or lists of '
+        'these'
+      ) from None
     self.schema.check(types, path)
     return Rules(self.schema, types, path)
 
@@ -111,8 +118,8 @@ def _broken(path: str, error: Exception) -> InputError:
   kind = kind_of(path)
   if kind != 'Parquet':
     return InputError(
-      f'{path}: expected a Parquet file, found {kind or "another"}; write one, '
-      f'or set config.{FIELD}.format'
+      f'{path}: expected a Parquet file, found {kind or "another format"}; '
+      f'write one, or set config.{FIELD}.format'
     )
   return InputError(
     f'{path}: not a whole Parquet file ({why}); expected one, so copy or write '

@@ -13,10 +13,10 @@ from dlrm_jax.data.budget import budget, default_memory
 from dlrm_jax.data.checked import STOP
 from dlrm_jax.data.coding import Coder, closed_of
 from dlrm_jax.data.criteo_reader import CriteoReader
-from dlrm_jax.data.fitting import Fit, fitting
+from dlrm_jax.data.fitting import fit_of, fitting
 from dlrm_jax.data.mixing import encode_frame
 from dlrm_jax.data.multi_hot import with_bags
-from dlrm_jax.data.pipeline import Job, Options, bags_of, job_of
+from dlrm_jax.data.pipeline import Job, Options, job_of
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.raw import Reader
 from dlrm_jax.data.readers import files_of
@@ -142,11 +142,8 @@ def read_raw(
   bad = bad or BadRows(on_bad_row)
   with tempfile.TemporaryDirectory() as work:
     coders = coders_of(prepared, Path(work), out_of_range)
-    fit = Fit(
-      reader.columns,
-      bags_of(reader, prepared),
-      closed_of(coders),
-      out_of_range,
+    fit = fit_of(
+      reader.columns, prepared.schema, closed_of(coders), out_of_range
     )
     frames = (
       frame

@@ -176,13 +176,14 @@ def restore(
     needed: slices of the parts that will be read.
   """
   paths = {part.path for part in needed}
-  lost = [
-    unit
+  lost = {
+    unit.output: unit
     for unit, piece in zip(units, found, strict=True)
     for part in piece['parts']
     if (path := unit.output.with_name(part['path'])) in paths
     and not size_is(path, part['bytes'])
-  ]
-  for unit in lost:
-    unit.output.unlink(missing_ok=True)
-  stage('parse', parse, list({unit.output: unit for unit in lost}.values()))
+  }
+  for mark in lost:
+    mark.unlink(missing_ok=True)
+  if lost:
+    stage('parse', parse, list(lost.values()))

@@ -194,6 +194,10 @@ class Synthetic:
     """How often split train has each id, f64[R]: expected."""
     return self.ids.counts(feature, self.train)
 
+  def count_pieces(self, feature: str) -> list[np.ndarray]:
+    """The counts, as a prepared set gives them."""
+    return [self.counts(feature)]
+
   def source(self, split: str) -> 'SyntheticSource':
     """The blocks of a split.
 

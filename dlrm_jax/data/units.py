@@ -6,9 +6,9 @@ goes on with the units that are left, and it does not matter who does a unit,
 or whether two do. So a stage can be run here, by processes, or by a cluster.
 
 After a loss of power, files can be cut that were never waited for. Waiting for
-the disk at each of them would cost more than making them; so units know the
-sizes of their files, and `mend` finds those to be made again. Waited for are
-shards, and encoded rows, since what they were made of is removed.
+the disk at each of them makes the whole a tenth to a half slower; so units
+know the sizes of their files, and `mend` finds those to be made again. Waited
+for are shards, and encoded rows, since what they were made of is removed.
 """
 
 import concurrent.futures

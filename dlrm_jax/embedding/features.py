@@ -51,6 +51,11 @@ class Feature:
     return Group(self.hotness, 1)
 
 
+def mean_pooled(features: Iterable[Feature]) -> tuple[str, ...]:
+  """Names of the features whose weights must not be negative."""
+  return tuple(f.name for f in features if f.pooling is Pooling.MEAN)
+
+
 class Place(NamedTuple):
   """The bags that one feature has in a stack for a block of its tables."""
 
@@ -141,7 +146,9 @@ def _mean_weights(ids: jax.Array, weights: jax.Array | None) -> jax.Array:
   present = (ids >= 0).astype(jnp.float32)
   weights = present if weights is None else present * weights
   total = jnp.sum(weights, 1, keepdims=True)
-  return weights / jnp.where(total == 0, 1.0, total)
+  # No weight is negative (`data.checked`); the rest is too small to divide by.
+  some = total >= jnp.finfo(jnp.float32).tiny
+  return jnp.where(some, weights, 0.0) / jnp.where(some, total, 1.0)
 
 
 def side_by_side(

@@ -5,9 +5,10 @@ an encoding makes. Everything here is arithmetic on a few integers.
 """
 
 import bisect
+import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -203,8 +204,64 @@ def solve_alpha(rows: Sequence[int], dim: int, budget: int) -> float:
   return high
 
 
+class NotFalling(ValueError):
+  """Ids are not in the order of how often they are seen."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+  """How often the ids of a table are seen, the most frequent first.
+
+  Hundreds of millions of ids have few thousands of different counts, so they
+  are kept as runs of ids that are seen equally often.
+
+  Attributes:
+    counts: f64[k], of each run, falling.
+    ends: i64[k], ids of this run and those before it.
+  """
+
+  counts: np.ndarray
+  ends: np.ndarray
+
+  @classmethod
+  def of(cls, pieces: Iterable[np.ndarray]) -> 'Seen':
+    """The runs of counts that come piece by piece.
+
+    Raises:
+      NotFalling: they do not fall.
+    """
+    counts, ends, last, total = [], [], np.inf, 0
+    for piece in pieces:
+      if not len(piece):
+        continue
+      steps = np.diff(piece, prepend=last)
+      if np.any(steps > 0):
+        raise NotFalling
+      first = np.flatnonzero(steps)
+      counts.append(piece[first].astype(np.float64))
+      ends.append(total + first)  # where the run before ends
+      last, total = piece[-1], total + len(piece)
+    starts = np.concatenate([*ends, [total]]).astype(np.int64)
+    return cls(np.concatenate([*counts, []]), starts[1:])
+
+  def __add__(self, other: 'Seen') -> 'Seen':
+    """Counts of ids that two features share."""
+    ends = np.union1d(self.ends, other.ends)
+    return Seen(self._at(ends) + other._at(ends), ends)
+
+  def _at(self, ends: np.ndarray) -> np.ndarray:
+    """The counts of the ids before `ends`; 0 behind the last id."""
+    return np.append(self.counts, 0.0)[np.searchsorted(self.ends, ends)]
+
+  def oftener(self, count: float, equal: bool = False) -> int:
+    """Ids that are seen oftener, or equally often, too."""
+    side = 'right' if equal else 'left'
+    runs = int(np.searchsorted(-self.counts, -count, side))
+    return int(self.ends[runs - 1]) if runs else 0
+
+
 def frequent_rows(
-  counts: Sequence[np.ndarray], budget: int, cost: Callable[[int, int], int]
+  seen: Sequence[Seen], budget: int, cost: Callable[[int, int], int]
 ) -> tuple[int, ...]:
   """How many rows each table gets: the ids seen most often, of all tables.
 
@@ -212,24 +269,22 @@ def frequent_rows(
   fits the budget; of those seen t times, the same part in every table.
 
   Args:
-    counts: how often each id of each table was seen, falling.
+    seen: how often, for each table.
     budget: of parameters.
     cost: of table i with so many rows; grows with them.
 
   Raises:
     InputError: the budget is too small.
   """
-  rising = [np.sort(of_table) for of_table in counts]
-  levels = np.unique(np.concatenate(rising))
+  levels = np.unique(np.concatenate([of_table.counts for of_table in seen]))
 
   def rows(level: int, part: float) -> tuple[int, ...]:
     """All ids above a level of counts, and a part of those at it."""
     found = []
-    for of_table in rising:
-      first = np.searchsorted(of_table, levels[level], 'left')
-      above = np.searchsorted(of_table, levels[level], 'right')
-      own = len(of_table) - above + part * (above - first)
-      found.append(max(int(own), 1))
+    for of_table in seen:
+      above = of_table.oftener(levels[level])
+      there = of_table.oftener(levels[level], equal=True) - above
+      found.append(max(int(above + part * there), 1))
     return tuple(found)
 
   def fits(level: int, part: float) -> bool:

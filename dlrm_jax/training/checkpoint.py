@@ -210,6 +210,7 @@ class Checkpoints:
         files.write_json(folder / METRICS, with_checksum(metrics))
         files.publish(folder, here / METRICS)
       self._saving = None
+    agreement.from_first(step)  # the others look when it is there
 
   def _writing(self) -> contextlib.AbstractContextManager[None]:
     """What fails within it leaves the last complete checkpoint."""

@@ -22,6 +22,7 @@ from dlrm_jax import agreement, cluster, metrics, sharding
 from dlrm_jax.batch import Batch
 from dlrm_jax.data.checked import UNKNOWN
 from dlrm_jax.data.loader import Batches, training_batches
+from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.evaluation import Evaluator, Stopped, never
@@ -63,6 +64,7 @@ def batches_from(run: Run, step: int) -> Batches:
     jax.process_index(),
     jax.process_count(),
     name=f'{run.data_name}, split train',
+    means=mean_pooled(run.task.collection.features),
   )
 
 

@@ -1,7 +1,7 @@
 """A training run, described: what is trained, on what, how long, where."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,8 +44,8 @@ class Data(Protocol):
 
   def source(self, split: str) -> Source: ...  # noqa: D102
 
-  def counts(self, feature: str) -> np.ndarray | None:
-    """How often split train has each id, i64[R]; None: nobody knows."""
+  def count_pieces(self, feature: str) -> Iterable[np.ndarray] | None:
+    """How often split train has each id, in pieces; None: nobody knows."""
     ...
 
 

@@ -6,6 +6,7 @@ import jax
 
 from dlrm_jax import metrics
 from dlrm_jax.data.loader import Batches, evaluation_batches
+from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.evaluation import Evaluator, never
 from dlrm_jax.training.meter import ADVICE
@@ -22,6 +23,7 @@ def batches_of(run: Run, split: str) -> Batches:
     jax.process_count(),
     name=f'{run.data_name}, split {split}',
     out_of_range=run.reading.out_of_range,
+    means=mean_pooled(run.task.collection.features),
   )
 
 

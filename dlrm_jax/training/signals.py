@@ -16,7 +16,7 @@ import threading
 from typing import Self
 
 from dlrm_jax import agreement
-from dlrm_jax.errors import leave
+from dlrm_jax.errors import heard, leave
 
 _NUMBERS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
 _SAVED = 'nothing that was trained is lost; the same command goes on from there'
@@ -41,7 +41,8 @@ class Signals:
       self._there, warn_on_full_buffer=False
     )
     self._old = {
-      number: signal.signal(number, lambda *_: None) for number in _NUMBERS
+      number: signal.signal(number, lambda *_: None)
+      for number in heard(*_NUMBERS)
     }
     threading.Thread(target=self._listen, args=(here,), daemon=True).start()
     return self

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dlrm_jax import agreement, files
+from dlrm_jax.config_file import wrong_fields
 from dlrm_jax.errors import InputError
 from dlrm_jax.kinds import Change, Kind, changes, completed, of_kind
 
@@ -141,13 +142,18 @@ def _mend(path: Path) -> str:
 def _config(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
   """A config as this version would have written it."""
   config = _read(path)
+  if not isinstance(config, dict):
+    raise InputError(f'{path}: damaged (no fields in it); put it back')
   version = config.pop(_VERSION, 0)
   if version != 0 and version != _FORMAT:
     raise InputError(
       f'{path}: {_VERSION} is {version!r}; this version of dlrm_jax reads '
       f'{_FORMAT} and those before: use the one that wrote it'
     )
-  return completed(config, defaults, path)
+  found = completed(config, defaults, path)
+  if wrong := next(wrong_fields(found, defaults), None):
+    raise InputError(f'{path}: {wrong}')
+  return found
 
 
 @contextlib.contextmanager

@@ -282,3 +282,40 @@ def test_batches_are_float32_and_int32():
 def test_impossible_readings_are_refused(make, message):
   with pytest.raises(InputError, match=message):
     make()
+
+
+class Weighted(Numbered):
+  """Bags of two ids; the second one of example 30 has a weight below 0."""
+
+  schema = Schema(('x',), (Column('one', 10**9), Column('bag', 10**9, 2)))
+
+  def __getitem__(self, block):
+    found = super().__getitem__(block)
+    weights = np.ones((len(found.labels), 3), np.float32)
+    weights[30, 2] = -0.5
+    ids = np.repeat(found.ids, 3, 1)
+    return found._replace(ids=ids, id_weights=weights)
+
+
+MEANS = [
+  lambda source, means: training_batches(
+    source, Reading(80), name='logs, split train', means=means
+  ),
+  lambda source, means: evaluation_batches(
+    source, 80, name='logs, split train', means=means
+  ),
+  lambda source, means: stream_batches(
+    [source[0]], source.schema, 80, name='logs, split train', means=means
+  ),
+]
+
+
+@pytest.mark.parametrize('batches', MEANS)
+def test_weights_below_zero_are_refused_where_they_are_means(batches):
+  with pytest.raises(
+    InputError,
+    match=r'logs, split train, block 0: feature bag has an id of weight -0.5 '
+    r'in example 30 .* config.tables.pooling=sum',
+  ):
+    next(batches(Weighted(800), ('bag',)))
+  next(batches(Weighted(800), ('one',)))

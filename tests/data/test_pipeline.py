@@ -21,7 +21,6 @@ from dlrm_jax.data import (
   budget,
   coding,
   criteo,
-  criteo_reader,
   encoding,
   manifest,
   multi_hot,
@@ -194,14 +193,22 @@ def many_shards(monkeypatch):
   monkeypatch.setattr(shards, 'SHARD_BYTES', 1)
   monkeypatch.setattr(spreading, 'MOST_PILES', 2)
   monkeypatch.setattr(spreading, 'BUNDLE_SHARDS', 2)
-  monkeypatch.setattr(criteo_reader, 'PIECE_BYTES', 400_000)
+  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 400_000)
 
 
 def test_bundles_of_shards_have_the_rows_and_can_be_stopped(
   tmp_path, many_shards, monkeypatch
 ):
   job = criteo.job({'all': inputs(tmp_path, 2, 9000)}, Options())
-  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
+  work, held = tmp_path / 'a.unfinished', {}
+
+  def watched(name, function, todo):
+    held[name] = budget.used(work / 'parts' / 'train')
+    units.here(name, function, todo)
+
+  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=watched)
+  assert held['bundle'] > 1e6
+  assert not held['write']
   runs = 0
   while not (tmp_path / 'cut').exists():
     runs += 1

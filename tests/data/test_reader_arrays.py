@@ -133,7 +133,7 @@ def test_bin_is_read_in_pieces_with_counts_beside(
   ]
   named = {'format': 'fb_bin', 'counts': str(tmp_path / 'day_fea_count.npz')}
   assert reader_of(named) == reader_of(said)
-  assert reader_of(said).describe()['rows'] == SIZES
+  assert reader_of(said).rows == SIZES
 
 
 @pytest.mark.parametrize('part', ['labels', 'dense', 'sparse_contig_freq'])

@@ -9,6 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dlrm_jax.embedding.sizes import (
+  NotFalling,
+  Seen,
   frequent_rows,
   large_and_small,
   least_budget,
@@ -161,7 +163,8 @@ counts = st.lists(
 def test_rows_go_to_the_ids_that_are_seen_most(counts, budget):
   seen = [np.sort(np.array(x))[::-1] for x in counts]
   assume(budget >= len(seen))
-  rows = frequent_rows(seen, budget, lambda i, n: n)
+  runs = [Seen.of([x]) for x in seen]
+  rows = frequent_rows(runs, budget, lambda i, n: n)
   assert sum(rows) <= max(budget, len(seen))
   without = [x[n] for x, n in zip(seen, rows, strict=True) if n < len(x)]
   within = [x[n - 1] for x, n in zip(seen, rows, strict=True) if n > 1]
@@ -170,3 +173,37 @@ def test_rows_go_to_the_ids_that_are_seen_most(counts, budget):
     assert max(without) <= min(within)
   if budget >= sum(map(len, seen)):
     assert rows == tuple(map(len, seen))
+
+
+falling = st.lists(st.integers(0, 9), max_size=30).map(
+  lambda x: np.sort(np.array(x, np.int64))[::-1]
+)
+
+
+def spelled_out(seen):
+  return np.repeat(seen.counts, np.diff(seen.ends, prepend=0))
+
+
+@given(falling, st.integers(1, 9))
+def test_runs_of_counts_are_the_counts_however_they_are_cut(counts, size):
+  pieces = [counts[i : i + size] for i in range(0, len(counts), size)]
+  seen = Seen.of(pieces)
+  np.testing.assert_array_equal(spelled_out(seen), counts)
+  assert len(np.unique(seen.counts)) == len(seen.counts)
+  for count in range(10):
+    assert seen.oftener(count) == np.sum(counts > count)
+    assert seen.oftener(count, equal=True) == np.sum(counts >= count)
+
+
+@given(falling, falling)
+def test_runs_of_two_features_add_up(one, two):
+  size = max(len(one), len(two))
+  both = [np.pad(x, (0, size - len(x))) for x in (one, two)]
+  found = spelled_out(Seen.of([one]) + Seen.of([two]))
+  np.testing.assert_array_equal(found, sum(both))
+
+
+@pytest.mark.parametrize('pieces', [[[3, 4]], [[3, 2], [], [3]]])
+def test_counts_that_rise_are_refused(pieces):
+  with pytest.raises(NotFalling):
+    Seen.of(map(np.array, pieces))

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from dlrm_jax.training.signals import Signals
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 START = """
 import os, signal, time
@@ -21,6 +23,16 @@ NOTED = (
   'signals.hold(); os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.5); '
   'signals.release()'
 )
+
+
+def test_under_nohup_sighup_is_ignored_as_before():
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with Signals():
+      os.kill(os.getpid(), signal.SIGHUP)
+      assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""Bags that are text -> lists of their elements.
+
+A bag is elements between separators, or a list as programs write it:
+`[1, 4]`, `['a', "b"]`, `[a, b]`, `[1 4]`, `(1, 4)`, `{1,4}`. Blanks around
+elements are no part of them. Nothing between two separators is a missing
+element, nothing behind the last one is none.
+"""
+
+import re
+
+import polars as pl
+
+_QUOTED = r"""[bu]?(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\")"""
+_NUMBER = r'[+-]?(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?'
+_WORD = 'nan|NaN|-?inf|None|null|NULL|True|False|true|false'
+_ITEM = rf'(?:{_QUOTED}|{_NUMBER}|{_WORD})'
+_WRAPPED = re.compile(rf'np\.\w+\(({_ITEM})\)')  # as NumPy 2 writes scalars
+_ITEMS = re.compile(_ITEM)
+_LITERAL = re.compile(rf'\s*(?:{_ITEM}(?:\s*,\s*|\s+|$))*+')
+_OPEN = re.compile(r"""[\[{]\s*(?:[bu]?['"]|[0-9])[^\]}]*""")
+_ESCAPE = re.compile(
+  r'\\(?:(u[0-9a-fA-F]{4}|U00[01][0-9a-fA-F]{5}|x[0-9a-fA-F]{2})|(.))', re.S
+)
+_MARKS = {'n': '\n', 't': '\t', 'r': '\r', 'f': '\f', 'b': '\b'}
+_BRACKETS = ('[]', '()', '{}')
+_NOTHING = ('', 'None', 'null', 'NULL', 'nan', 'NaN')
+
+
+def is_plain(x: pl.Expr, separator: str) -> pl.Expr:
+  """Whether bags are surely elements between separators and no more."""
+  mark = re.escape(separator)
+  blank = r'[ \t]'
+  odd = (
+    rf'[\x00\r\n]|^{blank}*[\[({{]|(?:^|{mark}){blank}|{blank}(?:{mark}|$)'
+    rf'|(?:^|{mark})(?:{mark}|$)'
+  )
+  return ~x.str.contains(odd).fill_null(False)
+
+
+def lists(bags: pl.Series, separator: str) -> pl.Series:
+  """Bags of any spelling as lists; null where one is not understood."""
+  found = [[] if bag is None else items(bag, separator) for bag in bags]
+  return pl.Series(bags.name, found, pl.List(pl.String))
+
+
+def items(field: str, separator: str) -> list[str | None] | None:
+  """The elements of a bag; None for each that is missing.
+
+  Returns:
+    None, where the bag looks like a list and is none: a list in a list, one
+    that its writer has shortened, or one that does not end.
+
+  >>> items('a | b|', '|')
+  ['a', 'b']
+  >>> items("['a, b', None]", '|')
+  ['a, b', None]
+  >>> items('[1 4]', ',')
+  ['1', '4']
+  """
+  field = field.strip()
+  inner = field[1:-1]
+  if field[:1] + field[-1:] in _BRACKETS:
+    inner = _WRAPPED.sub(r'\1', inner)
+    if _LITERAL.fullmatch(inner):
+      return [_value(item) for item in _ITEMS.findall(inner)]
+    if field[0] != '(' and not re.search(r'[\[\]{}]', inner):
+      return _words(inner, separator)
+  found = _split(field, separator)
+  broken = field.endswith((']', '])', '}')) and any(map(_is_cut, found))
+  if broken or _OPEN.fullmatch(field):
+    return None
+  return [item or None for item in found]
+
+
+def _split(field: str, separator: str) -> list[str]:
+  found = [item.strip() for item in field.split(separator)]
+  return found if found[-1] else found[:-1]
+
+
+def _words(inner: str, separator: str) -> list[str | None] | None:
+  """Elements of a list that are not all quoted."""
+  found = _split(inner, ',' if ',' in inner else separator)
+  if '...' in (*found, *inner.split()) or any(map(_is_cut, found)):
+    return None
+  return [_value(item) for item in found]
+
+
+def _is_cut(item: str) -> bool:
+  """Whether an element has one end of a list or of a quoted text."""
+  return (
+    item.count('[') != item.count(']')
+    or item.count('{') != item.count('}')
+    or (item[:1] in ('"', "'") and (len(item) < 2 or item[-1] != item[0]))
+  )
+
+
+def _value(item: str) -> str | None:
+  """An element of a list without its quotes; a NUL where it is no text."""
+  if item in _NOTHING:
+    return None
+  if item[-1] not in '\'"' or not re.fullmatch(_QUOTED, item):
+    return item
+  text = item.lstrip('bu')[1:-1]
+  try:
+    if '\\' in text:
+      text = _ESCAPE.sub(_character, text)
+      # Two halves of a character become one.
+      text = text.encode('utf-16', 'surrogatepass').decode('utf-16')
+    if item[0] == 'b':
+      text = text.encode('latin-1').decode()
+  except ValueError:  # no such character, or no UTF-8
+    return '\0'
+  return text.strip() or None
+
+
+def _character(escape: re.Match[str]) -> str:
+  code, mark = escape.groups()
+  return chr(int(code[1:], 16)) if code else _MARKS.get(mark, mark)
