@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -54,10 +55,10 @@ def _in_pieces(x: jax.Array) -> ocp.SaveArgs:
 
 
 class _Repeated(logging.Filter):
-  """Leaves out what Orbax logs of an error that `wait` raises, too."""
+  """Leaves out what Orbax logs of errors: `wait` raises them, too."""
 
   def filter(self, record: logging.LogRecord) -> bool:
-    return 'background save thread' not in record.getMessage()
+    return f'{os.sep}orbax{os.sep}' not in record.pathname
 
 
 class Checkpoints:
