@@ -1,9 +1,10 @@
 """Trains a recommender, or goes on training it; see `dlrm_jax/train.py`."""
 
+import os
 import signal
 
 # Nothing is to be saved yet: Ctrl-C ends the process at once, in an import too.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 from dlrm_jax import train
 

@@ -8,7 +8,6 @@ On many hosts each runs this, with --distributed in a cluster that JAX knows,
 else with --coordinator=HOST:PORT --processes=N --process=K.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from ml_collections import config_flags
 
 from dlrm_jax import cluster, command_line, heap
 from dlrm_jax.configs import default
-from dlrm_jax.errors import exit_cleanly, status_of
+from dlrm_jax.errors import end_at_once, exit_cleanly, status_of
 
 
 def _define_flags() -> None:
@@ -71,8 +70,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> None:
   """The command."""
-  # Nothing is to be saved yet: Ctrl-C ends the process at once.
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  end_at_once()
   needed = {'config': 'FILE', 'workdir': 'DIR'}
   command_line.run(main, _define_flags, needed, _defaults())
 
