@@ -17,6 +17,7 @@ from dlrm_jax.data.raw import kept, numbered
 from dlrm_jax.data.raw_bags import is_plain, lists
 from dlrm_jax.data.raw_label import Label
 from dlrm_jax.data.raw_schema import RawSchema, SparseSource
+from dlrm_jax.data.raw_time import time
 from dlrm_jax.data.raw_values import (
   KINDS,
   Made,
@@ -24,7 +25,6 @@ from dlrm_jax.data.raw_values import (
   is_number,
   number,
   plain,
-  time,
 )
 from dlrm_jax.errors import InputError
 
