@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dlrm_jax import build_evaluation, cluster, sharding
+from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
 from dlrm_jax.training import workdir as folders
 from dlrm_jax.training.checkpoint import Checkpoints
@@ -41,7 +42,9 @@ def results(workdir):
 
 
 def final_state(workdir):
-  task = build_evaluation.trained(*folders.read(workdir)).task
+  task = build_evaluation.trained(
+    *folders.read(workdir, default.get_config().to_dict())
+  ).task
   checkpoints = Checkpoints(workdir / 'checkpoints', task.collection.layout)
   return checkpoints.restore(STEPS, abstract_state(task))
 
