@@ -60,19 +60,29 @@ def _free_in_groups(root: Path, listing: Path) -> float:
       most = _number(folder / limit)
       if most < 1 << 60:  # version 1 writes a huge number for "no limit"
         held = _number(folder / used)
-        cache = _cached(folder / 'memory.stat')
-        free = min(free, most - max(0.0, held - cache) if held < most else 0)
+        if not math.isfinite(held):
+          held = 0.0  # the kernel does not say
+        kept = max(0.0, held - _reclaimable(folder / 'memory.stat'))
+        free = min(free, max(0.0, most - kept))
   return free
 
 
-def _cached(stat: Path) -> float:
-  """Bytes of a group that hold files and are given back when asked for."""
+def _reclaimable(stat: Path) -> float:
+  """Bytes of a group that the kernel takes back when memory is asked for.
+
+  Files that were read stay in memory, and in version 1 those of inner groups
+  are in the sums that begin with `total_`.
+  """
   try:
     lines = stat.read_text().splitlines()
   except OSError:
     return 0
-  values = dict(line.split(' ', 1) for line in lines)
-  return float(values.get('inactive_file', 0))
+  values = {
+    name.removeprefix('total_'): float(value)  # the sums come last
+    for name, value in (line.split() for line in lines)
+  }
+  names = 'inactive_file', 'active_file', 'slab_reclaimable'
+  return sum(values.get(name, 0.0) for name in names)
 
 
 def _free_on_host(meminfo: Path) -> float:

@@ -36,7 +36,7 @@ def test_a_container_of_version_2_leaves_its_limit_less_what_is_used(kernel):
     {
       'memory.max': f'{8 * GB}\n',
       'memory.current': f'{3 * GB}\n',
-      'memory.stat': f'anon {GB}\ninactive_file {2 * GB}\n',
+      'memory.stat': f'anon {GB}\ninactive_file {GB}\nactive_file {GB}\n',
     },
   )
   assert machine.free_memory(*paths) == 7 * GB
@@ -69,6 +69,23 @@ def test_a_container_of_version_1_that_sees_only_its_own_root(kernel):
   )
   assert machine.free_memory(*paths) == 3 * GB // 2
   assert machine.cores(*paths[:2]) == 1
+
+
+def test_files_of_inner_groups_are_given_back_in_version_1_too(kernel):
+  paths = kernel(
+    '4:memory:/\n',
+    {
+      'memory/memory.limit_in_bytes': f'{4 * GB}\n',
+      'memory/memory.usage_in_bytes': f'{4 * GB}\n',
+      'memory/memory.stat': f'active_file 0\ntotal_active_file {3 * GB}\n',
+    },
+  )
+  assert machine.free_memory(*paths) == 3 * GB
+
+
+def test_a_group_whose_use_is_not_told_has_its_limit(kernel):
+  paths = kernel('0::/\n', {'memory.max': f'{4 * GB}\n'})
+  assert machine.free_memory(*paths) == 4 * GB
 
 
 def test_the_huge_number_of_version_1_is_no_limit(kernel):
