@@ -4,7 +4,8 @@ import os
 import signal
 
 # Nothing is to be saved yet: Ctrl-C ends the process at once, in an import too.
-signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+  signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 from dlrm_jax import train
 

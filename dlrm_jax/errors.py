@@ -70,14 +70,16 @@ def end_at_once() -> None:
     del frame
     os._exit(status_of(number))
 
-  for number in (signal.SIGTERM, signal.SIGINT):
+  for number in heard(signal.SIGTERM, signal.SIGINT):
     signal.signal(number, end)
 
 
 def heard(*numbers: int) -> list[int]:
-  """Those of some signals that are listened to; not SIGHUP under nohup."""
-  ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-  return [n for n in numbers if not (n == signal.SIGHUP and ignored)]
+  """Those of some signals that whoever started this process did not ignore.
+
+  `nohup` ignores SIGHUP, and a script's `command &` SIGINT: they stay so.
+  """
+  return [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
@@ -17,6 +18,11 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 hypothesis.settings.register_profile('any', deadline=None, max_examples=50)
 hypothesis.settings.load_profile('any')
+
+# Under nohup, or behind an `&`, processes that tests start would not hear them.
+for _number in (signal.SIGHUP, signal.SIGINT):
+  if signal.getsignal(_number) == signal.SIG_IGN:
+    signal.signal(_number, signal.SIG_DFL)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
