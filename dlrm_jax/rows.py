@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dlrm_jax.batch import PAD
@@ -244,13 +245,14 @@ def representatives(rows: jax.Array) -> jax.Array:
   return lax.while_loop(unresolved, attempt, start)[1]
 
 
-def mix32(x: jax.Array) -> jax.Array:
+def mix32(x: Any) -> Any:
   """Scatters the bits of u32[...]: a bijection with good avalanche.
 
-  Constants: C. Wellons, "Prospecting for hash functions" (lowbias32).
+  Of JAX's arrays, or NumPy's. Constants: C. Wellons, "Prospecting for hash
+  functions" (lowbias32).
   """
-  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-  x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+  x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+  x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
   return x ^ (x >> 16)
 
 

@@ -179,7 +179,7 @@ class Checkpoints:
     assert self._writer is not None, 'opened for reading only'
     self.wait()
     layout = json.loads(json.dumps(to_json(self._layout)))
-    sums = {name: checksums.sums_of(x) for name, x in leaves(state).items()}
+    sums = checksums.sums_of(leaves(state))
     noted = {'arrays': checksums.to_json(sums), LAYOUT: checksum_of(layout)}
     items: dict[str, Any] = {
       STATE: ocp.args.PyTreeSave(state, jax.tree.map(_in_pieces, state)),

@@ -200,14 +200,17 @@ def on_devices(
 
   Args:
     like: its shape, dtype and sharding.
-    cut: index, a slice for each axis -> the values there.
+    cut: index, a slice for each axis -> the values there; asked for once.
   """
   where = like.sharding.addressable_devices_indices_map(like.shape)
-  # Copied, not a view of host memory, so that it can be donated.
-  parts = [
-    jax.device_put(cut(index), device, may_alias=False)
-    for device, index in where.items()
-  ]
+  same: dict[str, list[jax.Device]] = {}
+  for device, index in where.items():
+    same.setdefault(str(index), []).append(device)
+  parts = []
+  for devices in same.values():
+    values = cut(where[devices[0]])
+    # Copied, not a view of host memory, so that it can be donated.
+    parts += [jax.device_put(values, d, may_alias=False) for d in devices]
   return jax.make_array_from_single_device_arrays(
     like.shape, like.sharding, parts
   ).block_until_ready()

@@ -1,9 +1,10 @@
 """A checkpoint as it lies on the disk, and its way into a state.
 
 Orbax writes arrays as zarr in one OCDBT store; they are read from there by
-TensorStore, a block of rows after the other, and every block is compared with
-its checksum. Where the layout of the tables is another one than is wanted,
-`moving` takes their rows there. Nothing else of a folder is looked at.
+TensorStore straight to their devices, and summed there. Where the layout of the
+tables is another one than is wanted, `moving` takes their rows there, a block
+after the other. Every block is compared with its checksum before anybody sees
+the state. Nothing else of a folder is looked at.
 """
 
 import bisect
@@ -29,12 +30,7 @@ from dlrm_jax.training import checksums
 from dlrm_jax.training.checksums import Sums
 from dlrm_jax.training.damage import Damaged, result_of
 from dlrm_jax.training.fits import check_fits, family_of, leaves
-from dlrm_jax.training.moving import (
-  local_rows,
-  move,
-  on_devices,
-  rows_to_move,
-)
+from dlrm_jax.training.moving import move, on_devices, rows_to_move
 from dlrm_jax.training.state import TrainState
 
 STATE, LAYOUT, METRICS, CHECKSUMS = 'state', 'layout', 'metrics', 'checksums'
@@ -42,8 +38,8 @@ STATE, LAYOUT, METRICS, CHECKSUMS = 'state', 'layout', 'metrics', 'checksums'
 
 _FILES = {LAYOUT: 'metadata', METRICS: 'metrics', CHECKSUMS: 'metadata'}
 _SUM = 'crc32'  # of metrics, beside them
-_AHEAD = 4  # blocks that are read while one is checked
-_KEPT = 4  # blocks of an array that are kept for the next read
+_AHEAD = 16 * 2**20  # bytes that are read while a block is checked
+_KEPT = 16 * 2**20  # bytes of an array that are kept for the next read
 _SHORT = 3  # seconds; a move that takes less shows no bar
 
 
@@ -115,17 +111,20 @@ class Blocks:
     """
     self.shape, self.dtype = array.shape, array.dtype.numpy_dtype
     self._where, self._array = where, array
-    self._many = math.prod(self.shape) * self.dtype.itemsize > checksums.SMALL
     rows = self.shape[0] if self.shape else 1
     if sums is None:
       piece = (array.chunk_layout.read_chunk.shape or (1,))[0]
-      self._cuts = Sums(rows, piece or rows, ()).blocks(rows)
+      self.cuts = Sums(rows, piece or rows, ()).blocks(rows)
     else:
-      self._cuts = sums.blocks(rows)
-      if len(self._cuts) != len(sums.sums):
+      self.cuts = sums.blocks(rows)
+      if len(self.cuts) != len(sums.sums):
         raise Damaged(f'{where}: its checksums are of another array')
     self._sums = None if sums is None else sums.sums
-    self._starts = [start for start, _ in self._cuts]
+    self._starts = [start for start, _ in self.cuts]
+    most = max((end - start for start, end in self.cuts), default=1)
+    most *= math.prod(self.shape[1:]) * self.dtype.itemsize
+    self._ahead = max(1, _AHEAD // max(most, 1))
+    self._most_kept = self._ahead + _KEPT // max(most, 1)
     self._kept: collections.OrderedDict[int, np.ndarray] = (
       collections.OrderedDict()
     )
@@ -138,39 +137,49 @@ class Blocks:
     last = bisect.bisect_left(self._starts, high)
     coming: dict[int, Any] = {}
     for k in range(first, last):
-      for ahead in range(k, min(k + _AHEAD, last)):
+      for ahead in range(k, min(k + self._ahead, last)):
         if ahead not in self._kept and ahead not in coming:
-          coming[ahead] = self._array[slice(*self._cuts[ahead])].read()
-      start, end = self._cuts[k]
+          coming[ahead] = self._array[slice(*self.cuts[ahead])].read()
+      start, end = self.cuts[k]
       a, b = max(start, low), min(end, high)
       block = self._block(k, coming.pop(k, None))
       values[a - low : b - low] = block[a - start : b - start]
     return values
-
-  def whole(self) -> np.ndarray:
-    """All of it; a number, too."""
-    if self.shape:
-      return self[:]
-    value = np.asarray(result_of(self._array.read()))
-    self._check(0, value)
-    return value
 
   def _block(self, k: int, coming: Any) -> np.ndarray:
     """A block, from those kept or as it comes."""
     if coming is None:
       return self._kept[k]
     values = np.asarray(result_of(coming))
-    self._check(k, values)
+    self._compare(k, checksums.sum_of(values, self._starts[k]))
     self._kept[k] = values
-    if len(self._kept) > _KEPT + _AHEAD:
+    if len(self._kept) > self._most_kept:
       self._kept.popitem(last=False)
     return values
 
-  def _check(self, k: int, values: np.ndarray) -> None:
-    start, end = self._cuts[k]
-    if self._sums is None:
-      return
-    if self._sums[k] != checksums.sum_of(values, start, self._many):
+  def unchecked(self, index: tuple[slice, ...]) -> np.ndarray:
+    """A part; whoever reads it calls `check` before it is used."""
+    return np.asarray(result_of(self._array[index].read()))
+
+  def summed(self, x: jax.Array) -> checksums.LocalSums | None:
+    """Starts to sum what was read into an array, where there are checksums."""
+    return None if self._sums is None else checksums.LocalSums(x, self.cuts)
+
+  def check(self, local: checksums.LocalSums) -> None:
+    """Compares blocks of which this process has rows.
+
+    Raises:
+      Damaged: one of them is not as it was written.
+    """
+    for k, value in local.numbers().items():
+      # Rows that only other processes have; read, so that sums are of blocks.
+      for low, high in local.absent(k):
+        value += checksums.sum_of(self.unchecked((slice(low, high),)), low)
+      self._compare(k, value % 2**32)
+
+  def _compare(self, k: int, value: int) -> None:
+    start, end = self.cuts[k]
+    if self._sums is not None and self._sums[k] != value:
       raise Damaged(
         f'{self._where}: rows {start:,} to {end - 1:,} differ from their '
         f'checksum'
@@ -268,19 +277,18 @@ def open_stored(folder: Path) -> Stored:
   return Stored(folder, _open_arrays(folder, sums), layout)
 
 
-def _as_stored(blocks: Blocks, like: jax.ShapeDtypeStruct) -> jax.Array:
-  """An array of the same layout; each process reads its part."""
-  if not like.shape:
-    value = blocks.whole()
-    return on_devices(like, lambda index: value[index])
-  low, high = local_rows(like)
-  values = blocks[low:high]
-
-  def cut(index: tuple[slice, ...]) -> np.ndarray:
-    begin, end, _ = index[0].indices(like.shape[0])
-    return values[begin - low : end - low]
-
-  return on_devices(like, cut)
+def _as_stored(
+  arrays: Mapping[str, Blocks], wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+  """Arrays of the same layout; each process reads its part."""
+  made, summed = {}, {}
+  for name, like in wanted.items():
+    made[name] = on_devices(like, arrays[name].unchecked)
+    summed[name] = arrays[name].summed(made[name])
+  for name, local in summed.items():
+    if local is not None:
+      arrays[name].check(local)
+  return made
 
 
 def _moved(
@@ -327,13 +335,14 @@ def restore(stored: Stored, abstract: TrainState, layout: Layout) -> TrainState:
   check_fits(folder, then, arrays, abstract, layout)
   wanted = leaves(abstract)
   families: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
-  made: dict[str, jax.Array] = {}
+  same = {}
   for name, like in wanted.items():
     family = family_of(name, layout)
     if family and (then != layout or arrays[name].shape != like.shape):
       families.setdefault(family[0], {})[family[1]] = like
     else:
-      made[name] = _as_stored(arrays[name], like)
+      same[name] = like
+  made = _as_stored(arrays, same)
   if families:
     print(f'{folder}: tables are laid out anew, as the config says')
     made |= _moved(stored, families, layout)

@@ -7,7 +7,9 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+import tensorstore as ts
 
+from dlrm_jax import sharding
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
@@ -16,14 +18,15 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
+from dlrm_jax.training import checksums
 from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.state import Task, abstract_state, create_state
 
 
-def make_task(rows=9, dim=4, name='x', table_tx=None):
+def make_task(rows=9, dim=4, name='x', table_tx=None, shards=1):
   table = Table(name, rows, dim)
   return Task(
-    collection=EmbeddingCollection((Feature(name, Plain(table)),)),
+    collection=EmbeddingCollection((Feature(name, Plain(table)),), shards),
     model=DLRM((dim,), (4,)),
     dense_features=1,
     loss=binary_cross_entropy,
@@ -112,6 +115,34 @@ def test_large_arrays_are_written_in_pieces_that_can_be_read_alone(tmp_path):
     stored = checkpointer.metadata(tmp_path / '1' / 'state').item_metadata
   pieces = stored['tables']['rows_32'].storage.chunk_shape
   assert pieces == (2**13, 128)  # 4 MiB
+
+
+def bytes_read():
+  metrics = ts.experimental_collect_matching_metrics(
+    '/tensorstore/kvstore/file/bytes_read'
+  )
+  return sum(x['value'] for metric in metrics for x in metric['values'])
+
+
+@pytest.mark.parametrize(('then', 'now'), [(1, 1), (8, 8), (8, 1), (1, 8)])
+def test_nothing_of_a_large_table_is_read_twice(
+  tmp_path, then, now, monkeypatch
+):
+  monkeypatch.setattr(checksums, 'PIECE', 2**20)
+  monkeypatch.setattr(checksums, 'SMALL', 2**20)
+  task = make_task(2**17, 32, table_tx=optax.sgd(0.1), shards=8)
+  with sharding.use(sharding.make_mesh(jax.devices()[:then])):
+    state = create_state(task, jax.random.key(0))
+    checkpoints = opened(tmp_path, task, keep=1)
+    checkpoints.save(1, state, None)
+    checkpoints.close()
+  paths = (tmp_path / '1' / 'state').rglob('*')
+  size = sum(path.stat().st_size for path in paths if path.is_file())
+  before = bytes_read()
+  with sharding.use(sharding.make_mesh(jax.devices()[:now])):
+    found = restored(tmp_path, 1, task)
+  assert 0 < bytes_read() - before <= 1.05 * size
+  jax.tree.map(np.testing.assert_array_equal, found, state)
 
 
 def test_a_step_that_was_not_kept_is_refused(saved):
