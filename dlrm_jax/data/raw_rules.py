@@ -7,9 +7,10 @@ mark columns as the file has them, as the frame has them, and bags of text as
 lists, so that no two names clash.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from dlrm_jax.data.bad_rows import Fault
@@ -52,6 +53,8 @@ class Rule(NamedTuple):
     most: values kept of a bag; 0: all.
     split: columns of bags that are text, with their separators: `full` takes
       them as lists, named `LISTS` and the column.
+    together: whether `full` must see all rows of a frame: what is good in one
+      depends on the others.
   """
 
   name: str
@@ -62,6 +65,7 @@ class Rule(NamedTuple):
   expected: str
   most: int = 0
   split: tuple[tuple[str, str], ...] = ()
+  together: bool = False
 
 
 _Make = Callable[[bool], Made]
@@ -198,12 +202,13 @@ class Rules:
     typed = self._typed(column)
     if time(typed) is None:
       raise self._wrong(column, 'numbers, dates, or dates with times')
-    return self._rule(
+    rule = self._rule(
       'time',
       column,
       lambda quick: time(typed, quick),  # pyrefly: ignore
       needed=True,
     )
+    return rule._replace(together=True)  # Numbers or dates, not both.
 
   def _one(self, source: SparseSource) -> Iterator[Rule]:
     typed, make = self._typed(source.column), KINDS[source.values]
@@ -293,18 +298,8 @@ class Rules:
     """
     frame = frame.rename(lambda name: IN + name)
     made = _evaluated(frame, {n: r.check for n, r in enumerate(self.rules)})
-    again = {
-      n: rule
-      for n, rule in enumerate(self.rules)
-      if rule.full and not made[str(n)].all()
-    }
-    if again:
-      bags = frame.with_columns(
-        lists(frame[IN + column], mark).alias(_list_name(column, mark))
-        for column, mark in {x for rule in again.values() for x in rule.split}
-      )
-      full = {n: rule.full for n, rule in again.items() if rule.full}
-      made = made.with_columns(_evaluated(bags, full))
+    for rules in self._again(made):
+      made = self._mended(frame, made, rules)
     marks = [str(n) for n in range(len(self.rules))]
     good = made.select(pl.all_horizontal(marks)).to_series()
     faults = [] if good.all() else self._faults(frame, made, good)
@@ -316,6 +311,40 @@ class Rules:
       for x in [pl.col(f'{OUT}{n}')]
     )
     return numbered(rows, kept(rows, [row for row, _ in faults])), faults
+
+  def _again(self, made: pl.DataFrame) -> list[list[int]]:
+    """Rules that fail somewhere and have a full one, by the bags they split."""
+    found: dict[object, list[int]] = {}
+    for n, rule in enumerate(self.rules):
+      if rule.full and not made[str(n)].all():
+        found.setdefault(rule.split[:1] or n, []).append(n)
+    return list(found.values())
+
+  def _mended(
+    self, frame: pl.DataFrame, made: pl.DataFrame, rules: Sequence[int]
+  ) -> pl.DataFrame:
+    """What the full rules make of the rows that fail."""
+    full = {n: full for n in rules if (full := self.rules[n].full)}
+    rows = made.select(~pl.all_horizontal(map(str, rules))).to_series()
+    if any(self.rules[n].together for n in rules):
+      rows = pl.repeat(True, frame.height, eager=True)
+    split = {x for n in rules for x in self.rules[n].split}
+    names = {IN + column for column, _ in split}
+    names.update(
+      n for c in full.values() for x in c for n in x.meta.root_names()
+    )
+    odd = frame.select(n for n in frame.columns if n in names).filter(rows)
+    odd = odd.with_columns(
+      lists(odd[IN + column], mark).alias(_list_name(column, mark))
+      for column, mark in split
+    )
+    mended = _evaluated(odd, full)
+    places = np.arange(frame.height)
+    places[rows.to_numpy()] = frame.height + np.arange(odd.height)
+    return made.with_columns(
+      pl.concat([made[name], mended[name]]).gather(places)
+      for name in mended.columns
+    )
 
   def _faults(
     self, frame: pl.DataFrame, made: pl.DataFrame, good: pl.Series

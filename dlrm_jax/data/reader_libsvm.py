@@ -193,7 +193,7 @@ class LibsvmReader:
     return Fault('bad row', None, shorten(row), f'label, then {form}')
 
 
-_EXPECTED_LABEL = 'one number, 0 or 1, or -1 (beside no 0) or 1'
+_EXPECTED_LABEL = 'one number, 0 or 1, or -1 or 1'
 
 
 def _labelled(frame: pl.DataFrame) -> pl.DataFrame:
