@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from dlrm_jax.errors import InputError
 
 EXAMPLES = 3
@@ -132,3 +134,10 @@ class BadRows:
         continue
       yield f'skipped {count:,} x {kind}; first:'
       yield from (f'  {example}' for example in self.examples[kind])
+
+
+def shorten(value: object, limit: int = 60) -> str:
+  """A value as a message shows it."""
+  value = value.to_list() if isinstance(value, pl.Series) else value
+  shown = 'nothing' if value is None else repr(value)
+  return shown if len(shown) <= limit else f'{shown[:limit]}...'

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from dlrm_jax.data.bad_rows import BadRows, Fault
+from dlrm_jax.data.bad_rows import BadRows, Fault, shorten
 from dlrm_jax.data.checked import STOP, UNKNOWN
 from dlrm_jax.data.raw import NUMBER, Columns, Dense, Piece, Reader, Sparse
-from dlrm_jax.data.raw_rules import shorten
 from dlrm_jax.data.schema import Schema
 
 _LEAST = {'log3': -3}

@@ -14,10 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from dlrm_jax.data.bad_rows import BadRows, Fault
+from dlrm_jax.data.bad_rows import BadRows, Fault, shorten
 from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece, Sparse
 from dlrm_jax.data.raw_label import clicks
-from dlrm_jax.data.raw_rules import shorten
 from dlrm_jax.data.raw_schema import (
   FIELD,
   check_feature,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrm_jax.data import keys, raw_rules
+from dlrm_jax.data import keys, raw_sift
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.raw import NUMBER
 from dlrm_jax.data.raw_bags import lists
@@ -58,7 +58,7 @@ def test_a_list_has_its_ids_and_no_others(folder, written, separator, values):
 def test_only_rows_that_are_not_plain_are_read_again(folder, monkeypatch):
   seen = []
   monkeypatch.setattr(
-    raw_rules, 'lists', lambda bags, x: seen.extend(bags) or lists(bags, x)
+    raw_sift, 'lists', lambda bags, x: seen.extend(bags) or lists(bags, x)
   )
   rows = ['1,a,1|4', '1,a,1|4|', '1,+5,3', '1,a,', '0,7,[4 1]']
   found = read(folder, rows, bags={'x': {'values': 'integer'}})
