@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from dlrm_jax.errors import InputError
 
 EXAMPLES = 3
@@ -36,6 +38,7 @@ class BadRows:
     examples: the first few of each kind, described.
     lost: files of which the rest was not read, described.
     changed: how many values were changed to fit, by what was done to them.
+    labels: labels met that may mean "no click", '-1' and '0': where first.
   """
 
   def __init__(self, on_bad_row: str = 'stop') -> None:
@@ -46,6 +49,7 @@ class BadRows:
     self.examples: dict[str, list[str]] = collections.defaultdict(list)
     self.lost: list[str] = []
     self.changed: collections.Counter[str] = collections.Counter()
+    self.labels: dict[str, str] = {}
 
   def add(
     self, path: str, number: int, fault: Fault, unit: str = 'line'
@@ -83,6 +87,22 @@ class BadRows:
     if count:
       self.changed[what] += count
 
+  def meet(self, labels: Mapping[str, str]) -> None:
+    """Takes note of labels that may mean "no click" (see `labels`).
+
+    Raises:
+      InputError: there are -1 and 0, so one of them means something else.
+    """
+    self.labels = {**labels, **self.labels}
+    if len(self.labels) > 1:
+      raise InputError(
+        f'{self.labels["-1"]}: a label is -1, and in {self.labels["0"]} one is '
+        '0; expected 0 and 1, or -1 and 1. If -1 means no click, set '
+        "config.data.raw.label to 'COLUMN > 0' (LIBSVM: write 0 for -1); if "
+        'not, leave these rows out: config.data.raw.missing = [-1] and '
+        '--on_bad_row=skip'
+      )
+
   def to_json(self) -> dict[str, Any]:
     """What was met, as JSON can hold it."""
     return {
@@ -90,12 +110,14 @@ class BadRows:
       'examples': dict(self.examples),
       'lost': self.lost,
       'changed': dict(self.changed),
+      'labels': self.labels,
     }
 
   def merge(self, other: Mapping[str, Any]) -> None:
     """Adds what `to_json` of rows that come later says."""
     self.counts.update(other['counts'])
-    # A piece that an earlier version has read has neither.
+    # A piece that an earlier version has read has none of these.
+    self.meet(other.get('labels', {}))
     self.lost.extend(other.get('lost', ()))
     self.changed.update(other.get('changed', {}))
     for kind, examples in other['examples'].items():
@@ -112,3 +134,10 @@ class BadRows:
         continue
       yield f'skipped {count:,} x {kind}; first:'
       yield from (f'  {example}' for example in self.examples[kind])
+
+
+def shorten(value: object, limit: int = 60) -> str:
+  """A value as a message shows it."""
+  value = value.to_list() if isinstance(value, pl.Series) else value
+  shown = 'nothing' if value is None else repr(value)
+  return shown if len(shown) <= limit else f'{shown[:limit]}...'

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator
 
 import polars as pl
 
-from dlrm_jax.data.bad_rows import Fault
+from dlrm_jax.data.bad_rows import Fault, shorten
 from dlrm_jax.data.criteo_files import CHUNK_BYTES
-from dlrm_jax.data.raw_rules import shorten
 from dlrm_jax.errors import InputError
 
 QUOTE = '"'

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from dlrm_jax.data.bad_rows import BadRows, Fault
+from dlrm_jax.data.bad_rows import BadRows, Fault, shorten
 from dlrm_jax.data.checked import STOP, UNKNOWN
 from dlrm_jax.data.raw import NUMBER, Columns, Dense, Piece, Reader, Sparse
-from dlrm_jax.data.raw_rules import shorten
 from dlrm_jax.data.schema import Schema
 
 _LEAST = {'log3': -3}
@@ -96,7 +95,7 @@ def fitting(
     fit: what rows must be.
 
   Raises:
-    InputError: a bad row, unless `bad` skips.
+    InputError: a bad row, unless `bad` skips; labels that are -1 and 0.
   """
   first, unit = 0, ''
   for frame in reader.read(piece, bad, digest):
@@ -111,8 +110,21 @@ def fitting(
         bad.add(piece.path, number, _fault(frame, checks, row), unit)
       frame = frame.filter(~pl.Series(wrong))
     frame = _cut(frame, fit.longest, bad)
+    if frame['label'].dtype == pl.Int8:
+      frame = _clicks(frame, piece.path, fit.columns.label, bad)
     if frame.height:
       yield frame.drop(NUMBER)
+
+
+def _clicks(
+  frame: pl.DataFrame, path: str, column: str, bad: BadRows
+) -> pl.DataFrame:
+  """Labels -1, 0 and 1 -> 0 and 1; not both -1 and 0 may be there."""
+  where = f'{path}, column {column}' if column else path
+  labels = frame['label']
+  bad.meet({f'{n}': where for n in (-1, 0) if (labels == n).any()})
+  clicks = (pl.col('label') == 1).cast(pl.UInt8)
+  return frame.with_columns(clicks)
 
 
 def _fault(frame: pl.DataFrame, checks: list[_Check], row: int) -> Fault:

@@ -6,7 +6,7 @@ that can be pickled, and a piece is a function of the file alone.
 
 A frame has, in this order,
 
-    label      UInt8 or Float32, 0 or 1
+    label      UInt8 or Float32, 0 or 1; or Int8: -1, 0 or 1
     dense      numbers as in the file, null where missing
     sparse     values: UInt32, Int64 (as `keys` has those of 64 bits unsigned)
                or String, null where missing; for a bag a List of them
@@ -15,7 +15,8 @@ A frame has, in this order,
     time       Float64, where the log has it: the later, the greater
     NUMBER     UInt32, of the row's line (or row) in its piece, from 0
 
-`fitting` takes the last one away, and rows that fit no table.
+`fitting` takes the last one away, and rows that fit no table; a label of -1 is
+0 from there on.
 """
 
 import dataclasses
@@ -81,12 +82,21 @@ class Sparse:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """The columns that a reader gives; label comes first and is always there."""
+  """The columns that a reader gives; label comes first and is always there.
+
+  Attributes:
+    dense: those of numbers.
+    sparse: those of ids.
+    weight: whether examples have weights.
+    time: whether they have a time.
+    label: the name that files have for the label; '': it has none.
+  """
 
   dense: tuple[Dense, ...]
   sparse: tuple[Sparse, ...]
   weight: bool = False
   time: bool = False
+  label: str = ''
 
 
 def flat(column: Sparse, frame: pl.DataFrame) -> pl.Series:

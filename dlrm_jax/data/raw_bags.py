@@ -14,7 +14,9 @@ _QUOTED = r"""[bu]?(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\")"""
 _NUMBER = r'[+-]?(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?'
 _WORD = 'nan|NaN|-?inf|None|null|NULL|True|False|true|false'
 _ITEM = rf'(?:{_QUOTED}|{_NUMBER}|{_WORD})'
-_WRAPPED = re.compile(rf'np\.\w+\(({_ITEM})\)')  # as NumPy 2 writes scalars
+_WRAPPED = re.compile(  # as NumPy 2 writes scalars
+  rf'{_QUOTED}|np\.\w+\(({_ITEM})\)'
+)
 _ITEMS = re.compile(_ITEM)
 _LITERAL = re.compile(rf'\s*(?:{_ITEM}(?:\s*,\s*|\s+|$))*+')
 _OPEN = re.compile(r"""[\[{]\s*(?:[bu]?['"]|[0-9])[^\]}]*""")
@@ -24,6 +26,19 @@ _ESCAPE = re.compile(
 _MARKS = {'n': '\n', 't': '\t', 'r': '\r', 'f': '\f', 'b': '\b'}
 _BRACKETS = ('[]', '()', '{}')
 _NOTHING = ('', 'None', 'null', 'NULL', 'nan', 'NaN')
+_BLANKS = ' \t\r\n'
+_BLANK = '[ \t\r\n]'
+_SIMPLE = (  # Also for the patterns of Polars, which know no `++`.
+  r"""'[^'"\\]*'|"[^'"\\]*"|"""
+  r'[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?'
+)
+_SIMPLE_LIST = (
+  rf'{_BLANK}*(?:(?:{_SIMPLE})(?:{_BLANK}*,{_BLANK}*|{_BLANK}+))*'
+  rf'(?:{_SIMPLE})?'
+)
+_SIMPLE_LISTS = '|'.join(
+  rf'^\{first}{_SIMPLE_LIST}\{last}$' for first, last in _BRACKETS
+)
 
 
 def is_plain(x: pl.Expr, separator: str) -> pl.Expr:
@@ -38,8 +53,52 @@ def is_plain(x: pl.Expr, separator: str) -> pl.Expr:
 
 
 def lists(bags: pl.Series, separator: str) -> pl.Series:
-  """Bags of any spelling as lists; null where one is not understood."""
-  found = [[] if bag is None else items(bag, separator) for bag in bags]
+  """Bags of any spelling as lists; null where one is not understood.
+
+  Python runs only for lists that are written in an odd way; all that it does
+  is in `items`.
+  """
+  bags = bags.fill_null('').str.strip_chars(_BLANKS)
+  separated = ~bags.str.contains(r'^[\[({]|[\])}]$')
+  simple = ~separated & bags.str.contains(_SIMPLE_LISTS)
+  kinds = (
+    (separated, lambda x: _separated(x, separator)),
+    (simple, _simple),
+    (~(separated | simple), lambda x: _odd(x, separator)),
+  )
+  for rows, read in kinds:
+    if rows.all():
+      return read(bags)
+  found = pl.concat([read(bags.filter(rows)) for rows, read in kinds])
+  places = pl.concat([rows.arg_true() for rows, _ in kinds])
+  return found.gather(places.arg_sort())
+
+
+def _separated(bags: pl.Series, separator: str) -> pl.Series:
+  """Elements between separators."""
+  x = pl.col(bags.name)
+  frame = bags.to_frame().select(
+    x.str.split(separator).list.eval(_or_null(_BLANKS))
+  )
+  most = x.list.len() - x.list.last().is_null()
+  return frame.select(x.list.head(most)).to_series()
+
+
+def _simple(bags: pl.Series) -> pl.Series:
+  """Lists of numbers, and of texts without quotes and backslashes."""
+  found = pl.col(bags.name).str.extract_all(_SIMPLE)
+  found = found.list.eval(_or_null(f'\'"{_BLANKS}'))
+  return bags.to_frame().select(found).to_series()
+
+
+def _or_null(around: str) -> pl.Expr:
+  """Elements without some characters around them; null where none is left."""
+  x = pl.element().str.strip_chars(around)
+  return pl.when(x != '').then(x)
+
+
+def _odd(bags: pl.Series, separator: str) -> pl.Series:
+  found = [items(bag, separator) for bag in bags]
   return pl.Series(bags.name, found, pl.List(pl.String))
 
 
@@ -57,10 +116,10 @@ def items(field: str, separator: str) -> list[str | None] | None:
   >>> items('[1 4]', ',')
   ['1', '4']
   """
-  field = field.strip()
+  field = field.strip(_BLANKS)
   inner = field[1:-1]
   if field[:1] + field[-1:] in _BRACKETS:
-    inner = _WRAPPED.sub(r'\1', inner)
+    inner = _WRAPPED.sub(lambda found: found[1] or found[0], inner)
     if _LITERAL.fullmatch(inner):
       return [_value(item) for item in _ITEMS.findall(inner)]
     if field[0] != '(' and not re.search(r'[\[\]{}]', inner):
@@ -73,7 +132,7 @@ def items(field: str, separator: str) -> list[str | None] | None:
 
 
 def _split(field: str, separator: str) -> list[str]:
-  found = [item.strip() for item in field.split(separator)]
+  found = [item.strip(_BLANKS) for item in field.split(separator)]
   return found if found[-1] else found[:-1]
 
 
@@ -110,7 +169,7 @@ def _value(item: str) -> str | None:
       text = text.encode('latin-1').decode()
   except ValueError:  # no such character, or no UTF-8
     return '\0'
-  return text.strip() or None
+  return text.strip(_BLANKS) or None
 
 
 def _character(escape: re.Match[str]) -> str:

@@ -30,6 +30,7 @@ _COMPARED = re.compile(rf'\s*(.*?)\s*(>=|>)\s*({_NUMBER})\s*')
 _EQUAL = re.compile(r'\s*(.*?)\s*==\s*(.*?)\s*')
 _YES = ('true', 't', 'yes', 'y')
 _NO = ('false', 'f', 'no', 'n')
+_PLAIN = {'0': 0, '1': 1, '-1': -1, '+1': 1}
 _KEYS = ('column', 'positive')
 
 
@@ -52,7 +53,7 @@ class Label:
   def made(
     self, typed: Typed, words: Words, quick: bool = False
   ) -> Made | None:
-    """The labels of a column, UInt8; None where its type has none.
+    """The labels of a column; None where its type has none.
 
     Args:
       typed: the column.
@@ -102,29 +103,27 @@ def label_of(field: str, given: Any) -> Label:
 def clicks(
   typed: Typed, words: Words, column: str = '', quick: bool = False
 ) -> Made:
-  """Labels that are 0 and 1, or -1 and 1, or words: UInt8.
+  """Labels that are 0 and 1, or -1 and 1, or words: Int8.
 
-  -1 is 0, unless there are zeros beside it: then it is bad.
+  Whether a log has both -1 and 0 is looked at later (`BadRows.labels`).
   """
   x = typed.x
   y = column or 'column'
   expected = (
-    '0 or 1, or -1 (beside no 0) or 1, true or false (for others say which: '
+    '0 or 1, or -1 or 1, true or false (for others say which: '
     f"'label': '{y} >= 1', or '{y} == VALUE')"
   )
   if typed.is_text and quick:
-    value = x.replace_strict(
-      {'0': 0, '1': 1}, default=None, return_dtype=pl.UInt8
-    )
+    plain = {t: n for t, n in _PLAIN.items() if n not in words.numbers}
+    value = x.replace_strict(plain, default=None, return_dtype=pl.Int8)
     return Made(value, x.is_null(), 'bad label', expected)
   made = number(typed, words)
   value = made.value
   if typed.is_text:
     word = truth(stripped(x), _YES, _NO)
     value = pl.coalesce(value, word.cast(pl.Float64))
-  minus = (value == -1) & ~(value == 0).any()
-  value = pl.when(minus).then(0.0).when(value.is_in([0.0, 1.0])).then(value)
-  return Made(value.cast(pl.UInt8), made.missing, 'bad label', expected)
+  value = pl.when(value.is_in([-1.0, 0.0, 1.0])).then(value)
+  return Made(value.cast(pl.Int8), made.missing, 'bad label', expected)
 
 
 def _among(

@@ -1,10 +1,8 @@
-"""Columns of a raw log -> typed columns of a frame, and the rows that fail.
+"""The rules of a raw log: what columns of frames are made of, and are good.
 
-A rule says what a frame's column is made of, and which values are good. All
-rules are Polars expressions over whole columns; no Python runs for a row,
-but for a bad one, or a bag that is written as a list. `IN`, `OUT` and `LISTS`
-mark columns as the file has them, as the frame has them, and bags of text as
-lists, so that no two names clash.
+All rules are Polars expressions over whole columns; `raw_sift` applies them.
+`IN`, `OUT` and `LISTS` mark columns as the file has them, as the frame has
+them, and bags of text as lists, so that no two names clash.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +10,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from dlrm_jax.data.bad_rows import Fault
-from dlrm_jax.data.raw import kept, numbered
-from dlrm_jax.data.raw_bags import is_plain, lists
+from dlrm_jax.data.raw_bags import is_plain
 from dlrm_jax.data.raw_label import Label
 from dlrm_jax.data.raw_schema import RawSchema, SparseSource
 from dlrm_jax.data.raw_time import time
@@ -52,6 +48,8 @@ class Rule(NamedTuple):
     most: values kept of a bag; 0: all.
     split: columns of bags that are text, with their separators: `full` takes
       them as lists, named `LISTS` and the column.
+    together: whether `full` must see all rows of a frame: what is good in one
+      depends on the others.
   """
 
   name: str
@@ -62,6 +60,7 @@ class Rule(NamedTuple):
   expected: str
   most: int = 0
   split: tuple[tuple[str, str], ...] = ()
+  together: bool = False
 
 
 _Make = Callable[[bool], Made]
@@ -198,12 +197,13 @@ class Rules:
     typed = self._typed(column)
     if time(typed) is None:
       raise self._wrong(column, 'numbers, dates, or dates with times')
-    return self._rule(
+    rule = self._rule(
       'time',
       column,
       lambda quick: time(typed, quick),  # pyrefly: ignore
       needed=True,
     )
+    return rule._replace(together=True)  # Numbers or dates, not both.
 
   def _one(self, source: SparseSource) -> Iterator[Rule]:
     typed, make = self._typed(source.column), KINDS[source.values]
@@ -224,7 +224,7 @@ class Rules:
       if quick:
         split = x.str.split(separator).fill_null([])
         return _Bags(split, pl.String(), is_plain(x, separator))
-      split = pl.col(_list_name(column, separator))
+      split = pl.col(list_name(column, separator))
       return _Bags(split, pl.String(), split.is_not_null())
     if self._types[column] == pl.Null:
       x, dtype = x.cast(pl.List(pl.String)), pl.List(pl.String)
@@ -279,79 +279,7 @@ class Rules:
         split,
       )
 
-  def sift(
-    self, frame: pl.DataFrame
-  ) -> tuple[pl.DataFrame, list[tuple[int, Fault]]]:
-    """Columns of a file -> a frame of the good rows, and the bad ones.
 
-    Args:
-      frame: columns of the file under their names.
-
-    Returns:
-      The frame, whose `NUMBER` counts the rows given, and of each bad row its
-      number (from 0) and its first fault.
-    """
-    frame = frame.rename(lambda name: IN + name)
-    made = _evaluated(frame, {n: r.check for n, r in enumerate(self.rules)})
-    again = {
-      n: rule
-      for n, rule in enumerate(self.rules)
-      if rule.full and not made[str(n)].all()
-    }
-    if again:
-      bags = frame.with_columns(
-        lists(frame[IN + column], mark).alias(_list_name(column, mark))
-        for column, mark in {x for rule in again.values() for x in rule.split}
-      )
-      full = {n: rule.full for n, rule in again.items() if rule.full}
-      made = made.with_columns(_evaluated(bags, full))
-    marks = [str(n) for n in range(len(self.rules))]
-    good = made.select(pl.all_horizontal(marks)).to_series()
-    faults = [] if good.all() else self._faults(frame, made, good)
-    if faults:
-      made = made.filter(good)
-    rows = made.select(
-      (x.list.head(rule.most) if rule.most else x).alias(rule.name)
-      for n, rule in enumerate(self.rules)
-      for x in [pl.col(f'{OUT}{n}')]
-    )
-    return numbered(rows, kept(rows, [row for row, _ in faults])), faults
-
-  def _faults(
-    self, frame: pl.DataFrame, made: pl.DataFrame, good: pl.Series
-  ) -> list[tuple[int, Fault]]:
-    faults: list[tuple[int, Fault]] = []
-    for row in good.not_().arg_true().to_list():
-      first = next(n for n in range(len(self.rules)) if not made[str(n)][row])
-      rule = self.rules[first]
-      value = shorten(frame[IN + rule.column][row])
-      faults.append((row, Fault(rule.kind, rule.column, value, rule.expected)))
-    return faults
-
-
-def _list_name(column: str, separator: str) -> str:
+def list_name(column: str, separator: str) -> str:
   """Name of a column of bags of text as lists."""
   return f'{LISTS}{separator}{IN}{column}'
-
-
-def _evaluated(
-  frame: pl.DataFrame, checks: Mapping[int, Check]
-) -> pl.DataFrame:
-  """Values and marks of rules by number."""
-  columns = [
-    x
-    for number, check in checks.items()
-    for x in (
-      check.value.alias(f'{OUT}{number}'),
-      check.good.fill_null(False).alias(str(number)),
-    )
-  ]
-  # Lazily: what value and mark share is computed once.
-  return frame.lazy().select(columns).collect()
-
-
-def shorten(value: object, limit: int = 60) -> str:
-  """A value as a message shows it."""
-  value = value.to_list() if isinstance(value, pl.Series) else value
-  shown = 'nothing' if value is None else repr(value)
-  return shown if len(shown) <= limit else f'{shown[:limit]}...'

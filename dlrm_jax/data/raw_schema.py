@@ -98,6 +98,7 @@ class RawSchema:
       sparse=tuple(source.feature for source in self.sparse),
       weight=bool(self.weight),
       time=bool(self.time),
+      label=self.label.column,
     )
 
   @property

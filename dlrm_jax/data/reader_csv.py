@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dlrm_jax.data.bad_rows import BadRows
+from dlrm_jax.data.bad_rows import BadRows, shorten
 from dlrm_jax.data.csv_lines import Csv, whole_rows
 from dlrm_jax.data.raw import FRAME_ROWS, NUMBER, Columns, Piece
-from dlrm_jax.data.raw_rules import Rules, shorten
+from dlrm_jax.data.raw_rules import Rules
 from dlrm_jax.data.raw_schema import (
   FIELD,
   KEYS,
@@ -22,6 +22,7 @@ from dlrm_jax.data.raw_schema import (
   check_keys,
   schema_of,
 )
+from dlrm_jax.data.raw_sift import sift
 from dlrm_jax.data.raw_text import Lines, about, cut, first_line, place
 from dlrm_jax.errors import InputError
 
@@ -82,7 +83,7 @@ class CsvReader:
         end = text.index(b'\n') + 1
         text, first, lines.line = text[end:], False, 1
       frame, numbers, faults = csv.parse(text, names)
-      frame, more = rules.sift(frame)
+      frame, more = sift(rules.rules, frame)
       faults += [(numbers[n] if numbers else n, fault) for n, fault in more]
       for number, fault in sorted(faults):
         lines.add(number, fault)

@@ -14,10 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from dlrm_jax.data.bad_rows import BadRows, Fault
+from dlrm_jax.data.bad_rows import BadRows, Fault, shorten
 from dlrm_jax.data.raw import FRAME_ROWS, Columns, Piece, Sparse
 from dlrm_jax.data.raw_label import clicks
-from dlrm_jax.data.raw_rules import shorten
 from dlrm_jax.data.raw_schema import (
   FIELD,
   check_feature,
@@ -193,7 +192,7 @@ class LibsvmReader:
     return Fault('bad row', None, shorten(row), f'label, then {form}')
 
 
-_EXPECTED_LABEL = 'one number, 0 or 1, or -1 (beside no 0) or 1'
+_EXPECTED_LABEL = 'one number, 0 or 1, or -1 or 1'
 
 
 def _labelled(frame: pl.DataFrame) -> pl.DataFrame:

@@ -24,6 +24,7 @@ from dlrm_jax.data.raw_schema import (
   check_keys,
   schema_of,
 )
+from dlrm_jax.data.raw_sift import sift
 from dlrm_jax.errors import InputError
 
 _BLOCK = 1 << 16
@@ -82,7 +83,7 @@ class ParquetReader:
     except (pl.exceptions.PolarsError, OSError) as error:
       raise _broken(path, error) from error
     digest(digest_of(frame))
-    frame, faults = rules.sift(frame)
+    frame, faults = sift(rules.rules, frame)
     for row, fault in faults:
       bad.add(path, start + row + 1, fault, 'row')
     if frame.height:

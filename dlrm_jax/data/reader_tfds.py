@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dlrm_jax.data.bad_rows import BadRows, Fault
+from dlrm_jax.data.bad_rows import BadRows, Fault, shorten
 from dlrm_jax.data.raw import FRAME_ROWS, NUMBER, Columns, Piece, numbered
-from dlrm_jax.data.raw_rules import Rules, shorten
+from dlrm_jax.data.raw_rules import Rules
 from dlrm_jax.data.raw_schema import (
   FIELD,
   KEYS,
@@ -26,6 +26,7 @@ from dlrm_jax.data.raw_schema import (
   schema_of,
   text,
 )
+from dlrm_jax.data.raw_sift import sift
 from dlrm_jax.data.tfds_source import Source, open_source, parse_input
 
 _READ = 1 << 13
@@ -80,7 +81,7 @@ class TfdsReader:
       records = source.read(first, min(first + _READ, stop))
       digest(b''.join(records))
       rows, numbers = _decoded(records, types, path, first, bad)
-      frame, faults = rules.sift(rows)
+      frame, faults = sift(rules.rules, rows)
       for row, fault in faults:
         bad.add(path, numbers[row], fault, 'row')
       good = np.asarray(numbers, np.int64)[frame[NUMBER].to_numpy()]

@@ -1,8 +1,6 @@
 """A row of CSV is what a definition in plain Python says, or refused."""
 
-import contextlib
 import csv
-import pickle
 import re
 import struct
 
@@ -11,35 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dlrm_jax.data import keys, raw_bags
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import NUMBER
-from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
-
-NAMES = ('click', 'price', 'user', 'site', 'word', 'tags', 'scores', 'hour')
-HEADER = ','.join(NAMES)
-RAW = {
-  'format': 'csv',
-  'label': 'click',
-  'dense': {'price': 'log3'},
-  'sparse': {'user': 'integer', 'site': 'hex', 'word': None},
-  'bags': {'tags': {'weights': 'scores', 'values': 'integer', 'hotness': 2}},
-  'time': 'hour',
-}
-IGNORE = bytes  # a digest
-GOOD = ('1', '2.5', '7', 'ff', 'é', '3|4|5', '1|.5|-2e1', '14102100')
-ROW = (1, 2.5, 7, 255, 'é', [3, 4], [1.0, 0.5], 14102100)
-
-
-def read(path, bad='stop', **changes):
-  """All good rows of a file, as tuples, and the bad rows."""
-  reader = pickle.loads(pickle.dumps(reader_of(RAW | changes)))
-  rows, found = [], BadRows(bad)
-  for piece in reader.pieces(str(path)):
-    for frame in reader.read(piece, found, IGNORE):
-      rows += frame.drop(NUMBER).rows()
-  return rows, found
-
+from tests.data.csv_log import GOOD, NAMES, read
 
 MISSING = ('', '-', '?', '\\n', 'nan', '-nan', 'nat', '<na>', 'na', 'n/a')
 MISSING += ('#n/a', 'null', 'none')
@@ -149,41 +120,29 @@ def plain_fields(text):
     place += 1
 
 
-def plain_label(line):
-  """The label of a row and its other fields, or ValueError."""
+def columns_of(line):
+  """The fields of a row, or ValueError."""
   text = line.removesuffix(b'\r').decode()
   if '\0' in text or '\r' in text:
     raise ValueError
   fields = plain_fields(text)
   if fields != (next(csv.reader([text], strict=True)) or ['']):
     raise AssertionError('the csv module disagrees')
-  label, *others = fields
-  if len(others) != len(NAMES) - 1:
+  if len(fields) != len(NAMES):
     raise ValueError
-  try:
-    return label_of(label), others
-  except ValueError:
-    return None, others
+  return fields
 
 
-def plain(line, zero):
-  """The rules of RAW in the plainest Python: a row, or ValueError.
-
-  Args:
-    line: a row.
-    zero: whether 0 is a label.
-  """
-  label, others = plain_label(line)
-  if label is None or (label == -1 and zero):
-    raise ValueError
-  price, user, site, word, tags, scores, hour = others
+def plain(line):
+  """The rules of RAW in the plainest Python: a row, or ValueError."""
+  label, price, user, site, word, tags, scores, hour = columns_of(line)
   ids, weights = bag_of(tags, integer), bag_of(scores, float32)
   if [x is None for x in ids] != [x is None for x in weights]:
     raise ValueError
   if number(hour) is None:
     raise ValueError
   return (
-    max(0, label),
+    label_of(label),
     above(price),
     integer(user),
     hexadecimal(site),
@@ -196,14 +155,10 @@ def plain(line, zero):
 
 def plain_file(texts):
   """Good rows, and the lines of bad ones."""
-  zero = False
-  for text in texts:
-    with contextlib.suppress(ValueError):
-      zero |= plain_label(text)[0] == 0
   good, bad = [], []
   for line, text in enumerate(texts, 2):
     try:
-      good.append(plain(text, zero))
+      good.append(plain(text))
     except ValueError:
       bad.append(line)
   return good, bad

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrm_jax.data import keys
+from dlrm_jax.data import keys, raw_sift
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.raw import NUMBER
+from dlrm_jax.data.raw_bags import lists
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
 
@@ -52,6 +53,17 @@ def test_a_list_has_its_ids_and_no_others(folder, written, separator, values):
   assert [row[2] for row in read(folder, rows, bags=bags)] == [
     [kind(x) for x in bag] for bag in ([1, 4], [], [4, 4])
   ]
+
+
+def test_only_rows_that_are_not_plain_are_read_again(folder, monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    raw_sift, 'lists', lambda bags, x: seen.extend(bags) or lists(bags, x)
+  )
+  rows = ['1,a,1|4', '1,a,1|4|', '1,+5,3', '1,a,', '0,7,[4 1]']
+  found = read(folder, rows, bags={'x': {'values': 'integer'}})
+  assert [row[2] for row in found] == [[1, 4], [1, 4], [3], [], [4, 1]]
+  assert seen == ['1|4|', '[4 1]']
 
 
 def test_weights_of_a_list_may_be_a_list(folder):
@@ -174,11 +186,10 @@ def test_0_and_1_are_labels_in_any_spelling(folder, labels):
   assert [row[0] for row in found] == [int(x in ONES) for x in labels]
 
 
-def test_minus_1_is_0_where_no_other_label_is(folder):
-  found = read(folder, ['-1,u,', '1.0,u,', '-1.0,u,'])
-  assert [row[0] for row in found] == [0, 1, 0]
-  with pytest.raises(InputError, match=r"line 3.*'-1'.*beside no 0"):
-    read(folder, ['0,u,', '-1,u,', '1,u,'])
+def test_a_label_that_means_missing_is_a_bad_row(folder):
+  rows = ['1,u,', '-1,u,', '0,u,', '-1.0,u,']
+  found = read(folder, rows, 'skip', missing=[-1])
+  assert [row[0] for row in found] == [1, 0]
 
 
 def test_the_message_of_a_bad_label_says_what_works(folder):

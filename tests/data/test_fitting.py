@@ -6,7 +6,7 @@ import itertools
 import polars as pl
 import pytest
 
-from dlrm_jax.data import pipeline, raw_text, rereading
+from dlrm_jax.data import criteo_files, pipeline, raw_text, rereading
 from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.budget import default_memory
 from dlrm_jax.data.criteo import Options, prepare
@@ -235,3 +235,48 @@ def test_a_value_that_a_closed_vocabulary_lacks_is_a_bad_row(tmp_path):
   assert list(bad.report()) == [
     '1 x id of C26 out of range, which became row 0'
   ]
+
+
+def write_labels(folder, labels):
+  (folder / 'log.svm').write_text(''.join(f'{x} 1:1\n' for x in labels))
+  (folder / 'log.csv').write_text(
+    ''.join(['y,u\n', *(f'{x},a\n' for x in labels)])
+  )
+
+
+LABELS = {
+  'csv': {'format': 'csv', 'label': 'y', 'sparse': ['u']},
+  'svm': {'format': 'libsvm'},
+}
+
+
+@pytest.mark.parametrize('kind', LABELS)
+def test_minus_1_is_0_where_no_other_label_is(tmp_path, kind):
+  write_labels(tmp_path, [-1, 1, -1.0, 1])
+  made = prepared(tmp_path, LABELS[kind], str(tmp_path / f'log.{kind}'))
+  assert made.source('train')[0].labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize('kind', LABELS)
+@pytest.mark.parametrize('chunk', [8, 1 << 20])
+@pytest.mark.parametrize('piece', [32, 1 << 20])
+def test_minus_1_beside_0_is_refused_wherever_they_are(
+  tmp_path, monkeypatch, kind, chunk, piece
+):
+  write_labels(tmp_path, [-1, 1] * 10 + [0, 1] * 10)
+  path = str(tmp_path / f'log.{kind}')
+  monkeypatch.setattr(criteo_files, 'CHUNK_BYTES', chunk)
+  monkeypatch.setattr(raw_text, 'PIECE_BYTES', piece)
+  expected = rf'log.{kind}.*: a label is -1, and in .*log.{kind}.* one is 0;'
+  for bad in ('stop', 'skip'):
+    with pytest.raises(InputError, match=expected):
+      prepared(tmp_path, LABELS[kind], path, bad)
+
+
+def test_a_log_that_is_read_in_a_stream_is_refused_too(tmp_path):
+  raw, path = LABELS['csv'], str(tmp_path / 'log.csv')
+  write_labels(tmp_path, [-1, 1])
+  made = prepared(tmp_path, raw, path)
+  write_labels(tmp_path, [-1, 1, 0])
+  with pytest.raises(InputError, match=r'log.csv, column y: a label is -1'):
+    list(rereading.read_raw(made, [path]))

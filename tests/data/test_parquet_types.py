@@ -286,9 +286,9 @@ def test_a_number_that_is_needed_may_not_be_nan(write, field):
     [' 1', '-1.0', '+1'],
   ],
 )
-def test_labels_of_any_type_are_0_and_1(write, labels):
+def test_labels_of_any_type_are_1_or_not(write, labels):
   frame, _ = read(write(u=['a', 'b', 'c'], y=labels))
-  assert frame['label'].to_list() == [1, 0, 1]
+  assert (frame['label'] == 1).to_list() == [True, False, True]
 
 
 @pytest.mark.parametrize(

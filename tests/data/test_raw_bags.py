@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dlrm_jax.data.raw_bags import items
+from dlrm_jax.data import raw_bags
+from dlrm_jax.data.raw_bags import items, lists
 
 numbers = st.lists(st.integers(-(2**63), 2**64 - 1))
 # Blanks around elements are no part of them; no text is a missing one.
@@ -107,3 +109,30 @@ def test_separated_and_unquoted_elements_are_read(values, separator):
 )
 def test_a_bag_is_what_it_looks_like_or_refused(field, separator, wanted):
   assert items(field, separator) == wanted
+
+
+PARTS = r"""[ ] ( ) { } , | :: ' " \ ... a None nan 1 -2.5 .5 1e3 é 'a' "b" '' u
+np.int64(3) 'np.str_(3)'"""
+parts = st.sampled_from([*PARTS.split(), ' ', ', ', '\t', 'a b'])
+bag = st.lists(parts).map(''.join)
+bag |= st.builds('{}{}{}'.format, st.just('['), bag, st.just(']')) | st.none()
+
+
+@given(bags=st.lists(bag), separator=separators)
+@example(
+  bags=['[1, 4]', 'a|', "['it', 'a, b',]", '(1,)', '[1 4]'], separator='|'
+)
+@example(bags=['a::', 'a:::', ' '], separator='::')
+def test_a_column_of_bags_is_read_as_each_of_them(bags, separator):
+  found = lists(pl.Series('x', bags, pl.String), separator)
+  assert found.to_list() == [items(bag or '', separator) for bag in bags]
+
+
+def test_python_reads_no_list_that_is_written_plainly(monkeypatch):
+  odd = []
+  monkeypatch.setattr(
+    raw_bags, 'items', lambda *bag: odd.append(bag) or items(*bag)
+  )
+  bags = ['1|4|', ' a | b', '[1, 4]', '["a", \'b\']', '(1, 4)', '[1 4]', None]
+  lists(pl.Series('x', [*bags, '[None, 4]']), '|')
+  assert odd == [('[None, 4]', '|')]

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import math
-import pickle
 
 import polars as pl
 import pytest
@@ -13,30 +12,7 @@ from dlrm_jax.data.bad_rows import BadRows
 from dlrm_jax.data.raw import NUMBER, Columns, Dense, Sparse
 from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
-
-NAMES = ('click', 'price', 'user', 'site', 'word', 'tags', 'scores', 'hour')
-HEADER = ','.join(NAMES)
-RAW = {
-  'format': 'csv',
-  'label': 'click',
-  'dense': {'price': 'log3'},
-  'sparse': {'user': 'integer', 'site': 'hex', 'word': None},
-  'bags': {'tags': {'weights': 'scores', 'values': 'integer', 'hotness': 2}},
-  'time': 'hour',
-}
-IGNORE = bytes  # a digest
-GOOD = ('1', '2.5', '7', 'ff', 'é', '3|4|5', '1|.5|-2e1', '14102100')
-ROW = (1, 2.5, 7, 255, 'é', [3, 4], [1.0, 0.5], 14102100)
-
-
-def read(path, bad='stop', **changes):
-  """All good rows of a file, as tuples, and the bad rows."""
-  reader = pickle.loads(pickle.dumps(reader_of(RAW | changes)))
-  rows, found = [], BadRows(bad)
-  for piece in reader.pieces(str(path)):
-    for frame in reader.read(piece, found, IGNORE):
-      rows += frame.drop(NUMBER).rows()
-  return rows, found
+from tests.data.csv_log import GOOD, HEADER, IGNORE, NAMES, RAW, ROW, read
 
 
 @pytest.fixture
@@ -65,6 +41,7 @@ def test_columns_follow_the_schema():
       Sparse('tags', hotness=2, bag=True, weighted=True),
     ),
     time=True,
+    label='click',
   )
 
 
@@ -73,7 +50,7 @@ def test_a_frame_has_the_types_and_the_order_of_raw(write):
   path = str(write({}))
   (frame,) = reader.read(reader.pieces(path)[0], BadRows(), IGNORE)
   assert dict(frame.schema) == {
-    'label': pl.UInt8,
+    'label': pl.Int8,
     'price': pl.Float64,
     'user': pl.Int64,
     'site': pl.UInt32,

@@ -64,13 +64,12 @@ def plain(lines, fields):
       if features and re.fullmatch(rb'qid:[0-9]+', features[0]):
         del features[0]
       rows.append((number, plain_label(label), features))
-  zero = any(label == 0 for _, label, _ in rows)
   good, bad = [], []
   for number, label, features in rows:
     try:
-      if label is None or (label == -1 and zero):
+      if label is None:
         raise ValueError
-      good.append((max(0, label), *plain_features(features, fields)))
+      good.append((label, *plain_features(features, fields)))
     except ValueError:
       bad.append(number)
   return good, bad
@@ -197,7 +196,7 @@ POSITIONS = SVM | {'fields': ['user', 'item', 'day']}
 
 def test_positions_may_be_features_of_one_id(scratch):
   scratch.write_text('1 5:1 6:1.000 7:1\n\n-1 2:1e0 9:1 1:1\n')
-  assert read(scratch, POSITIONS)[0] == [(1, 5, 6, 7), (0, 2, 9, 1)]
+  assert read(scratch, POSITIONS)[0] == [(1, 5, 6, 7), (-1, 2, 9, 1)]
   columns = reader_of(POSITIONS | {'ids': 'hashed', 'rows': 9}).columns
   assert columns.sparse[1] == Sparse('item', ids='hashed', rows=9)
 
