@@ -7,7 +7,7 @@ the field as it is typed on the command line.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.memory import layers_memory, row_state
 from dlrm_jax.training.run import Data, Run
 from dlrm_jax.training.state import Task
+from dlrm_jax.training.workdir import started
 
 _LOSSES = {
   'bce': losses.binary_cross_entropy,
@@ -233,13 +234,8 @@ def _references(data: Data, split: str) -> dict[str, dict[str, float]]:
   return {'Bayes': optimum(data.source(split)).metrics}
 
 
-def _batch_size(config: ConfigDict, examples: int) -> int:
-  """Examples of a step, of which all lanes give equally many.
-
-  Args:
-    config: all fields.
-    examples: of split train; a step has each of them once at most.
-  """
+def _batch_size(config: ConfigDict) -> int:
+  """Examples of a step, of which all lanes give equally many."""
   found = count(config, 'train.batch_size', 1)
   lanes = count(config, 'data.lanes', 1)
   if found % lanes:
@@ -249,17 +245,31 @@ def _batch_size(config: ConfigDict, examples: int) -> int:
       f'config.train.batch_size {found}: expected a multiple of '
       f'config.data.lanes={lanes}; nearest: {nearest}'
     )
-  if found > examples:
-    most = examples // lanes * lanes
-    fix = (
-      f'expected at most {most}' if most else 'expected more rows to train on'
-    )
-    raise InputError(
-      f'config.train.batch_size is {found:,}, but split train has only '
-      f'{examples:,} rows, so a step would see each of them several times; '
-      f'{fix}'
-    )
   return found
+
+
+def _notes_of_batch(
+  config: ConfigDict, examples: int, started: bool
+) -> Iterator[str]:
+  """What is odd about the batch, of `examples` that there are to train on.
+
+  A run that was started by a version that took any batch goes on.
+
+  Raises:
+    InputError: a step of a new run would see examples several times.
+  """
+  batch_size, lanes = config.train.batch_size, config.data.lanes
+  if batch_size <= examples:
+    return
+  found = (
+    f'config.train.batch_size is {batch_size:,}, but split train has only '
+    f'{examples:,} rows, so a step sees each of them several times'
+  )
+  if not started:
+    most = examples // lanes * lanes
+    fix = f'at most {most}' if most else 'more rows to train on'
+    raise InputError(f'{found}; expected {fix}')
+  yield found
 
 
 def _steps(config: ConfigDict, epoch: float) -> int:
@@ -293,8 +303,9 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
       f'config.train.patience is {train.patience}, but the data has no split '
       f'validation to stop by; it has {", ".join(data.splits)}'
     )
-  batch_size = _batch_size(config, data.splits['train'])
-  epoch = data.splits['train'] / batch_size
+  examples, batch_size = data.splits['train'], _batch_size(config)
+  notes = tuple(_notes_of_batch(config, examples, started(workdir)))
+  epoch = examples / batch_size
   steps = _steps(config, epoch)
   task = build_task(config, data.schema, data.scale)
   average_every = whole('tables.average_every', config.tables.average_every, 0)
@@ -334,4 +345,5 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     seed=config.seed,
     config=config.to_dict(),
     references=functools.partial(_references, data),
+    notes=notes,
   )

@@ -220,7 +220,10 @@ def run(
 
 
 def notes_of_unused(
-  argv: Sequence[str], config: ConfigDict, known: Mapping[str, Any]
+  argv: Sequence[str],
+  config: ConfigDict,
+  known: Mapping[str, Any],
+  started: bool = False,
 ) -> list[str]:
   """Fields whose values have no effect, a line each.
 
@@ -228,6 +231,8 @@ def notes_of_unused(
     argv: as the program got it.
     config: with flags.
     known: a tree of all fields, with their defaults.
+    started: whether the run was started before, maybe by a version that took
+      such fields: then none is refused.
 
   Raises:
     InputError: such a field is given by a flag, or for a single feature.
@@ -235,8 +240,9 @@ def notes_of_unused(
   by_flag = {name.removeprefix('config.') for name, _, _ in _split(argv)}
   notes = []
   for found in unused(config.to_dict(), known):
-    if found.of_feature or found.field in by_flag:
+    asked = found.of_feature or found.field in by_flag
+    if asked and not started:
       raise InputError(f'{found}; leave it out')
-    if not found.usual:
+    if asked or not found.usual:
       notes.append(str(found))
   return notes

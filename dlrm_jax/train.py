@@ -49,7 +49,9 @@ def main(argv: Sequence[str]) -> int:
   heap.keep_freed_memory()
   given = flags.FLAGS.flag_values_dict()
   config, folder = given['config'], Path(given['workdir'])
-  notes = command_line.notes_of_unused(sys.argv, config, _defaults())
+  notes = command_line.notes_of_unused(
+    sys.argv, config, _defaults(), workdir.started(folder)
+  )
   with cluster.joined(given), Signals() as signals:
     data = build.open_data(config)
     run = build.build_run(config, data, folder)

@@ -1,7 +1,9 @@
 """Fields of a config that say nothing, given what its other fields say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+from dlrm_jax.kinds import Change
 
 _COMBINED = {
   'hashed',
@@ -167,3 +169,28 @@ def unused(
   if train['steps'] and train['epochs'] != defaults['train']['epochs']:
     why = f'train.steps={train["steps"]} says how long is trained'
     yield Unused('train.epochs', train['epochs'], why, usual=True)
+
+
+def with_effect(
+  found: Iterable[Change],
+  then: Mapping[str, Any],
+  now: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+) -> list[Change]:
+  """The changes that change anything.
+
+  A field that has no effect in one config has one in the other only if a
+  field that makes it so differs, too; that one stays.
+
+  Args:
+    found: between the two configs.
+    then: a tree of all fields.
+    now: the same.
+    defaults: the same.
+  """
+  dead = tuple(
+    f'{field.field}.'
+    for tree in (then, now)
+    for field in unused(tree, defaults)
+  )
+  return [c for c in found if not f'{c.field}.'.startswith(dead)]

@@ -222,13 +222,13 @@ def test_the_multihot_tables_are_the_published_ones():
   assert schema.hotness == 214
 
 
-def synthetic_run(**fields):
+def synthetic_run(workdir=pathlib.Path('w'), **fields):
   config = load('synthetic')
   config.data.synthetic.update(tables=(50, 40), hotness=(1, 1), train=1000)
   config.update_from_flattened_dict(
     {name.replace('__', '.'): value for name, value in fields.items()}
   )
-  return build.build_run(config, build.open_data(config), pathlib.Path('w'))
+  return build.build_run(config, build.open_data(config), workdir)
 
 
 def test_a_batch_has_no_example_twice():
@@ -236,6 +236,14 @@ def test_a_batch_has_no_example_twice():
     synthetic_run(train__batch_size=1008)
   with pytest.raises(InputError, match=r'has only 5 rows.* more rows'):
     synthetic_run(data__synthetic__train=5, train__batch_size=8)
+
+
+def test_a_run_that_was_started_with_too_large_a_batch_goes_on(tmp_path):
+  (tmp_path / 'config.json').write_text('{}')
+  run = synthetic_run(tmp_path, train__batch_size=1008)
+  assert run.reading.batch_size == 1008
+  assert 'has only 1,000 rows' in run.notes[0]
+  assert synthetic_run(tmp_path, train__batch_size=1000).notes == ()
 
 
 def test_an_epoch_of_one_step_begins_with_each_step():

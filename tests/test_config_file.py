@@ -277,6 +277,20 @@ def test_a_field_of_a_feature_without_effect_is_refused():
     command_line.notes_of_unused([], config, KNOWN)
 
 
+def test_a_run_that_was_started_with_fields_without_effect_goes_on():
+  config = changed(
+    tables__rank=4, features={'C1': {'encoding': 'hashed', 'rank': 4}}
+  )
+  argv = ['train.py', '--config.tables.rank=4', '--config.train.epochs=4.0']
+  config.train.epochs = 4.0
+  notes = command_line.notes_of_unused(argv, config, KNOWN, started=True)
+  assert [note.split('=')[0] for note in notes] == [
+    'config.tables.features.C1.rank',
+    'config.tables.rank',
+    'config.train.epochs',
+  ]
+
+
 def test_one_hash_is_combined_with_nothing():
   one = changed(tables__encoding='hashed', tables__combine='add')
   assert [u.field for u in unused(one.to_dict(), KNOWN)] == ['tables.combine']

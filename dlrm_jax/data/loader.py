@@ -165,18 +165,6 @@ def _at_once(batch_size: int, examples: int) -> int:
   return max(1, min(_EXAMPLES_AT_ONCE, examples) // batch_size)
 
 
-def rows_ahead(batch_size: int, examples: int, batches: int) -> int:
-  """Examples that wait in batches made ahead, of all processes together.
-
-  Args:
-    batch_size: of the global batch.
-    examples: of the split.
-    batches: that will be asked for.
-  """
-  made = (_AHEAD + 1) * _at_once(batch_size, examples)
-  return min(made, batches) * batch_size
-
-
 def training_batches(
   source: Source,
   reading: Reading,

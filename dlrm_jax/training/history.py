@@ -12,7 +12,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,17 @@ class History:
       file.flush()
       os.fsync(file.fileno())
 
-  def should_stop(self, patience: int) -> bool:
+  def should_stop(self, patience: int, counts: Callable[[int], bool]) -> bool:
     """Whether the last `patience` evaluations brought no better AUC.
 
     An evaluation whose AUC is undefined is none of them.
+
+    Args:
+      patience: evaluations; 0: never.
+      counts: whether there is an evaluation at a step in a run that was as
+        long from its start. Where a shorter one ended there is one more.
     """
-    aucs = _aucs(self.rows)
+    aucs = _aucs(row for row in self.rows if counts(row['step']))
     return 0 < patience < len(aucs) and (
       max(aucs[-patience:]) <= max(aucs[:-patience])
     )

@@ -175,7 +175,8 @@ class _Validation:
 
 
 def _should_stop(run: Run, history: History) -> bool:
-  return bool(agreement.from_first(history.should_stop(run.patience)))
+  stops = history.should_stop(run.patience, run.evaluates)
+  return bool(agreement.from_first(stops))
 
 
 def _candidate(scores: Mapping[str, float]) -> dict[str, float] | None:

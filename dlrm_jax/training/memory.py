@@ -62,16 +62,25 @@ def row_state(tx: optax.GradientTransformation) -> RowState:
   return RowState(shapes.count((rows, dim)), shapes.count((rows,)))
 
 
-def _parameters(
-  model: nn.Module, dense: int, features: int, dim: int
-) -> Pytree:
-  """Shapes of a model's parameters; no device is touched."""
+def kernels(
+  model: nn.Module, dense: int, features: tuple[Feature, ...]
+) -> list[tuple[int, int]]:
+  """Widths of what goes into a model's layers, and comes out of them.
+
+  No device is touched.
+
+  Args:
+    model: (f32[B, N], f32[B, F, D]) -> f32[B].
+    dense: N.
+    features: the sparse ones, with their encodings.
+  """
 
   def init() -> Pytree:
-    vectors = jnp.zeros((1, features, dim))
+    vectors = jnp.zeros((1, len(features), features[0].encoding.dim))
     return model.init(jax.random.key(0), jnp.zeros((1, dense)), vectors)
 
-  return jax.eval_shape(init)
+  leaves = jax.tree.leaves(jax.eval_shape(init))
+  return [x.shape for x in leaves if len(x.shape) == 2]
 
 
 def _bytes(tree: Pytree) -> int:
@@ -97,10 +106,9 @@ def layers_memory(
     micro_batch: those that it computes at a time; 0: all.
   """
   dim = features[0].encoding.dim
-  parameters = _parameters(model, dense, len(features), dim)
-  kernels = [x.shape for x in jax.tree.leaves(parameters) if len(x.shape) == 2]
-  activations = sum(width for _, width in kernels)
-  joined = max((width for width, _ in kernels), default=0)
+  layers = kernels(model, dense, features)
+  activations = sum(width for _, width in layers)
+  joined = max((width for width, _ in layers), default=0)
   # Vectors and their gradients; parts, where they are other than vectors.
   vectors = 2 * (len(features) + 1) * dim
   parts = sum(_parts(feature) for feature in features)

@@ -147,6 +147,7 @@ def lines(run: Run) -> Iterator[str]:
   yield f'batch     {batch_size:,}, {each:,} a device{cut}'
   yield f'steps     {run.steps:,} ({epochs:.3g} epochs)'
   yield f'workdir   {run.workdir}'
+  yield from (f'note      {note}' for note in run.notes)
 
 
 def with_error(scores: Mapping[str, float], metric: str) -> str:

@@ -1,48 +1,48 @@
 """Whether there is room for a run, found out before anything is allocated.
 
-What is counted is needed in any case: state, gradients, batches that wait. A
-run that is let through may need more.
+What is counted is needed in any case, whatever XLA fuses, computes twice or
+lets share memory: state, the batch, one copy of its vectors, the widest layer,
+the rows that are shuffled. So what fits is never refused; a run that is let
+through may need more.
 """
 
 import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from dlrm_jax.data.loader import rows_ahead
 from dlrm_jax.data.schema import BLOCK_ROWS
 from dlrm_jax.errors import InputError
 from dlrm_jax.machine import free_memory
 from dlrm_jax.rows import Pytree
 from dlrm_jax.sharding import device_count, on_cpu
 from dlrm_jax.training.gradients import count_pieces
-from dlrm_jax.training.memory import layers_memory
+from dlrm_jax.training.memory import kernels
 from dlrm_jax.training.plan import human
 from dlrm_jax.training.run import Run
 from dlrm_jax.training.state import Task, abstract_state
 
-_SURE = 0.9  # of what is counted, where XLA may share memory
+_SURE = 0.9  # of what is counted
 _FLOAT = 4
 
 
 class Need(NamedTuple):
-  """Bytes: of a device, but for the batches that wait on the host.
+  """Bytes: of a device, but for the rows that are shuffled on the host.
 
   Attributes:
     tables: with their optimizer's state.
-    layers: parameters, their gradients and their optimizer's state.
-    step: the batch, its vectors and activations.
-    evaluation: the same of an evaluation's batch, without gradients.
-    read_ahead: batches and shuffled rows on the host.
-    evaluation_ahead: batches of an evaluation on the host.
+    layers: parameters and their optimizer's state.
+    step: the batch, its vectors and the widest layer's output.
+    evaluation: the same of an evaluation's batch.
+    windows: shuffled rows on the host.
   """
 
   tables: int
   layers: int
   step: int
   evaluation: int
-  read_ahead: int
-  evaluation_ahead: int
+  windows: int
 
   @property
   def device(self) -> int:
@@ -52,7 +52,7 @@ class Need(NamedTuple):
   @property
   def host(self) -> int:
     """Bytes of the host, beside the devices."""
-    return self.read_ahead + self.evaluation_ahead
+    return self.windows
 
 
 _ADVICE = {
@@ -62,13 +62,11 @@ _ADVICE = {
   'step': 'lower config.train.batch_size or widths of config.model',
   'evaluation': 'lower config.train.eval_batch_size (of evaluate: '
   '--batch_size) or config.model.dim',
-  'read_ahead': 'lower config.train.batch_size or config.data.window',
-  'evaluation_ahead': 'lower config.train.eval_batch_size (of evaluate: '
-  '--batch_size)',
+  'windows': 'lower config.data.window or config.data.lanes',
 }
 
 
-def _held(tree: Pytree) -> int:
+def held(tree: Pytree) -> int:
   """Bytes of a device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
@@ -76,42 +74,67 @@ def _held(tree: Pytree) -> int:
   )
 
 
+def _example(task: Task) -> int:
+  """Bytes of an example as it comes: dense features, ids, label, weight."""
+  ids = sum(feature.hotness for feature in task.collection.features)
+  return _FLOAT * (task.dense_features + ids + 2)
+
+
+def _gathered(task: Task) -> int:
+  """Bytes of what an example has of tables, or of its gradient.
+
+  An encoding may make a wide vector of narrow rows, or a narrow of wide ones.
+  """
+  return _FLOAT * sum(
+    min(f.encoding.dim, sum(table.dim for table in f.encoding.tables))
+    for f in task.collection.features
+  )
+
+
+def _widest(task: Task) -> int:
+  """Bytes of an example in the widest output of a layer."""
+  layers = kernels(task.model, task.dense_features, task.collection.features)
+  return _product(task) * max((width for _, width in layers), default=0)
+
+
+def _product(task: Task) -> int:
+  """Bytes of a number in the products of a model."""
+  return jnp.dtype(getattr(task.model, 'dtype', jnp.float32)).itemsize
+
+
+def _step(task: Task, examples: int) -> int:
+  """Bytes of a device to train on examples; layers see a piece at a time."""
+  piece = examples // count_pieces(examples, task.micro_batch)
+  each = _example(task) + _gathered(task)
+  return examples * each + piece * _widest(task)
+
+
 def _evaluation(task: Task, examples: int) -> int:
-  """Bytes of a device to score examples."""
+  """Bytes of a device to score examples.
+
+  All vectors of the batch meet in one product, so they exist together, but
+  not with the outputs of later layers.
+  """
   features = task.collection.features
-  dim = features[0].encoding.dim
-  hotness = sum(feature.hotness for feature in features)
-  width = task.dense_features + hotness + (len(features) + 1) * dim
-  return _FLOAT * examples * width
+  vectors = _product(task) * len(features) * features[0].encoding.dim
+  return examples * (_example(task) + max(vectors, _widest(task)))
 
 
 def needs(run: Run) -> Need:
   """What a run needs at least, on the mesh in use."""
   task, devices = run.task, device_count()
-  processes = jax.process_count()
   state = abstract_state(task)
-  local = run.reading.batch_size // devices
-  piece = local // count_pieces(local, task.micro_batch)
   schema = run.data.schema
-  row = _FLOAT * (len(schema.dense) + schema.hotness + 2)
-  examples = run.data.splits['train']
   windows = run.reading.lanes * run.reading.window * BLOCK_ROWS
-  ahead = rows_ahead(run.reading.batch_size, examples, run.steps)
-  # One split is evaluated after the other.
-  largest = max(
-    (n for split, n in run.data.splits.items() if split != 'train'), default=0
-  )
-  batches = -(-largest // run.eval_batch_size)
-  evaluated = rows_ahead(run.eval_batch_size, largest, batches)
+  shuffled = min(run.data.splits['train'], windows) // jax.process_count()
+  evaluates = any(run.data.splits.get(x) for x in ('validation', 'test'))
+  batch = run.eval_batch_size if evaluates else 0
   return Need(
-    tables=_held((state.tables, state.table_state)),
-    layers=_held((state.params, state.params, state.opt_state)),
-    step=layers_memory(
-      task.model, task.dense_features, task.collection.features, local, piece
-    ),
-    evaluation=_evaluation(task, run.eval_batch_size // devices),
-    read_ahead=(ahead + min(examples, windows)) // processes * row,
-    evaluation_ahead=evaluated // processes * row,
+    tables=held((state.tables, state.table_state)),
+    layers=held((state.params, state.opt_state)),
+    step=_step(task, run.reading.batch_size // devices),
+    evaluation=_evaluation(task, batch // devices),
+    windows=shuffled * _FLOAT * (len(schema.dense) + schema.hotness),
   )
 
 
@@ -141,15 +164,12 @@ def check_evaluation_room(task: Task, batch_size: int) -> None:
     InputError: as `check_room`.
   """
   state = abstract_state(task)
-  hotness = sum(feature.hotness for feature in task.collection.features)
-  row = _FLOAT * (task.dense_features + hotness + 2)
   need = Need(
-    tables=_held(state.tables),
-    layers=_held(state.params),
+    tables=held(state.tables),
+    layers=held(state.params),
     step=0,
     evaluation=_evaluation(task, batch_size // device_count()),
-    read_ahead=0,
-    evaluation_ahead=batch_size // jax.process_count() * row,
+    windows=0,
   )
   _check_need(need)
 
@@ -170,9 +190,9 @@ def _check(need: Need, size: int, room: int, what: str) -> None:
     return
   parts = need._asdict()
   if what == 'memory of a device':
-    parts = {k: v for k, v in parts.items() if not k.endswith('ahead')}
+    del parts['windows']
   if what == 'memory of the host':
-    parts = {k: v for k, v in parts.items() if k.endswith('ahead')}
+    parts = {'windows': need.windows}
   largest = max(parts, key=lambda name: parts[name])
   said = ', '.join(
     f'{name.replace("_", " ")} {human(part)}'

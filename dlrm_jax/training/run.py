@@ -72,6 +72,7 @@ class Run:
     seed: of the first state.
     config: all settings, 'auto' encodings replaced by what was chosen.
     references: split -> name -> metrics to compare with.
+    notes: what is odd about it, a line each.
   """
 
   task: Task
@@ -92,6 +93,7 @@ class Run:
   seed: int
   config: Mapping[str, Any]
   references: Callable[[str], Mapping[str, Mapping[str, float]]]
+  notes: tuple[str, ...] = ()
 
   def evaluates(self, step: int) -> bool:
     """Whether there is an evaluation after this step."""

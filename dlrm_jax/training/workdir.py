@@ -3,8 +3,8 @@
 `config.json` and `data.json` say what the run was started with. The same
 command again goes on; another config in the same folder is refused, unless the
 kinds of the fields that differ (`kinds.py`) say that it is the same run: then
-it goes on with the new values. The processes of a job share the folder; the
-first one claims it for all.
+it goes on with the new values. Fields without effect do not count. The
+processes of a job share the folder; the first one claims it for all.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from dlrm_jax import agreement, files
 from dlrm_jax.config_file import wrong_fields
 from dlrm_jax.errors import InputError
 from dlrm_jax.kinds import Change, Kind, changes, completed, of_kind
+from dlrm_jax.unused import with_effect
 
 _CONFIG, _DATA = 'config.json', 'data.json'
 _OWN = 'tables.features.'  # may follow from the other fields: auto
@@ -193,6 +194,11 @@ class Claim(NamedTuple):
   defaults: Mapping[str, Any]
 
 
+def started(folder: Path) -> bool:
+  """Whether a run was started in a folder before."""
+  return (folder / _CONFIG).exists()
+
+
 def _claim(folder: Path, claim: Claim) -> None:
   path = folder / _CONFIG
   written = {_VERSION: _FORMAT, **claim.config}
@@ -205,7 +211,9 @@ def _claim(folder: Path, claim: Claim) -> None:
     files.write_json(folder / _DATA, claim.data)
     files.write_json(path, written)
     return
-  found = changes(_config(path, claim.defaults), claim.config)
+  then = _config(path, claim.defaults)
+  changed = changes(then, claim.config)
+  found = with_effect(changed, then, claim.config, claim.defaults)
   _compare_configs(path, found)
   _compare_data(folder / _DATA, claim.data)
   _check_horizon(folder, found, claim.steps)
@@ -215,7 +223,7 @@ def _claim(folder: Path, claim: Claim) -> None:
   if of_kind(found, Kind.HORIZON):
     # Those of a run that was not so long.
     (folder / RESULTS).unlink(missing_ok=True)
-  if found:
+  if changed:
     files.write_json(path, written)
 
 

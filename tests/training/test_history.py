@@ -62,7 +62,14 @@ def test_undefined_metrics_survive_as_nan(tmp_path):
 def test_it_stops_when_patience_is_spent(tmp_path, aucs, patience, stop):
   log = evaluations(tmp_path, *aucs)
   log.close()
-  assert log.should_stop(patience) is stop
+  assert log.should_stop(patience, lambda step: True) is stop
+
+
+def test_evaluations_that_do_not_count_stop_nothing(tmp_path):
+  log = evaluations(tmp_path, 0.6, 0.5, 0.4, 0.3)
+  log.close()
+  assert log.should_stop(2, lambda step: True)
+  assert not log.should_stop(2, lambda step: step % 2 == 0)
 
 
 DAMAGED = {

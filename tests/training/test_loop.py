@@ -202,6 +202,24 @@ def test_a_run_that_lost_its_last_steps_logs_the_same_lines(
   assert lines(folder) == lines(whole)
 
 
+def test_a_lengthened_run_stops_early_where_one_that_was_as_long_stops(
+  tmp_path,
+):
+  """Nothing is learned: the second evaluation after the first stops it."""
+
+  def still(steps):
+    fields = config(steps=steps, eval_every=4, patience=2)
+    fields.optimizer.learning_rate = 0.0
+    fields.table_optimizer.learning_rate = 0.0
+    return fields
+
+  for folder, lengths in (('long', (24,)), ('longer', (6, 24))):
+    for steps in lengths:
+      assert train(tmp_path / folder, still(steps)) == 0
+  ends = [lines(tmp_path / x)[-1]['step'] for x in ('long', 'longer')]
+  assert ends == [12, 12]
+
+
 CASE = """
 from dlrm_jax.configs import default
 

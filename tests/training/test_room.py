@@ -1,12 +1,16 @@
 """Runs that can't fit are refused before anything is allocated."""
 
+import functools
 import types
 
+import jax
 import pytest
 
 from dlrm_jax import build, sharding
 from dlrm_jax.errors import InputError
 from dlrm_jax.training import loop, room
+from dlrm_jax.training.state import abstract_state
+from dlrm_jax.training.step import compiled_step, eval_step
 from tests import small
 
 
@@ -31,6 +35,10 @@ LARGE = {
   },
   'lower config.train.eval_batch_size': {'train__eval_batch_size': 2**30},
   'lower config.model.bottom, config.model.top': {'model__top': (10**9, 10**9)},
+  'lower config.data.window': {
+    'data__synthetic__train': 2**31 - 1,
+    'data__window': 2**20,
+  },
   'choose another config.tables.encoding': {
     'data__synthetic__tables': (2 * 10**9, 40, 30, 30),
     'model__dim': 2**11,
@@ -59,6 +67,52 @@ def test_what_fits_is_let_through_and_more_is_not(tmp_path, monkeypatch):
   monkeypatch.setattr(room, 'free_memory', lambda: enough // 2)
   with pytest.raises(InputError, match='it takes'):
     check(run)
+
+
+FITS = {
+  'plain': {},
+  'bfloat16': {'model__compute_dtype': 'bfloat16', 'model__top': (512,)},
+  'wide vectors': {'model__dim': 64, 'model__interaction': 'cat'},
+  'wide layers': {'model__bottom': (512, 64), 'train__micro_batch': 64},
+  'a hash': {'tables__encoding': 'hashed'},
+  'remainders': {'tables__encoding': 'quotient_remainder'},
+  'tensor trains': {'tables__encoding': 'tensor_train', 'model__dim': 8},
+  'robe': {'tables__encoding': 'robe'},
+  'narrow rows': {'tables__encoding': 'mixed_dims', 'model__dim': 32},
+  'eight devices': {'tables__shards': 8},
+  'SGD': {'optimizer__name': 'sgd', 'table_optimizer__name': 'sgd'},
+}
+
+
+@pytest.mark.parametrize('what', FITS)
+def test_no_more_is_asked_for_than_compiled_steps_hold(tmp_path, what):
+  """Arguments and temporary memory, of a step and of an evaluation."""
+  fields = {
+    'train__batch_size': 2048,
+    'train__eval_batch_size': 2048,
+    'optimizer__name': 'adagrad',
+  }
+  run = run_of(tmp_path, **(fields | FITS[what]))
+  with sharding.use(loop.choose_mesh(run)):
+    need = room.needs(run)
+    state = abstract_state(run.task)
+    batch = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding.sharding_of(sharding.SPLIT)
+      ),
+      next(loop.batches_from(run, 0)),
+    )
+    step = compiled_step(run.task).lower(state, batch).compile()
+    score = jax.jit(functools.partial(eval_step, run.task))
+    scored = score.lower(state, batch).compile()
+  held = [
+    x.argument_size_in_bytes + x.temp_size_in_bytes
+    for x in (step.memory_analysis(), scored.memory_analysis())
+  ]
+  assert need.tables + need.layers + need.step <= held[0]
+  # Scoring takes no state of optimizers, which is there all the same.
+  params, tables = room.held(state.params), room.held(state.tables)
+  assert params + tables + need.evaluation <= held[1]
 
 
 def test_all_devices_of_a_cpu_share_its_memory(tmp_path):

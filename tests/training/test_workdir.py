@@ -12,12 +12,21 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dlrm_jax import build, build_evaluation, sharding
-from dlrm_jax.configs import default
+from dlrm_jax.configs import criteo_kaggle, default
 from dlrm_jax.errors import InputError
-from dlrm_jax.kinds import KINDS, Kind, completed, flat, kind_of, listed
+from dlrm_jax.kinds import (
+  KINDS,
+  Kind,
+  changes,
+  completed,
+  flat,
+  kind_of,
+  listed,
+)
 from dlrm_jax.training import loop, workdir
 from dlrm_jax.training.history import read_history
 from dlrm_jax.training.signals import Signals
+from dlrm_jax.unused import with_effect
 from tests import small
 
 DEFAULTS = default.get_config().to_dict()
@@ -120,6 +129,54 @@ def test_another_run_is_refused_by_field_and_changes_nothing(six, field, value):
     start(six, train=False, **{field: value})
   assert (six / 'config.json').read_text() == before
   assert (six / 'results.json').exists()
+
+
+NO_EFFECT = {
+  'tables.rank': {'tables__rank': 4},
+  'tables.compression': {'tables__compression': 2.0},
+  'tables.features.C1.compression': {
+    'tables__features': {'C1': {'encoding': 'plain', 'compression': 8.0}}
+  },
+}
+
+
+@pytest.mark.parametrize('field', NO_EFFECT)
+def test_a_field_without_effect_is_no_other_run(tmp_path, field, capsys):
+  fields = NO_EFFECT[field]
+  without = {}
+  if 'tables__features' in fields:
+    without = {'tables__features': {'C1': {'encoding': 'plain'}}}
+  folder = tmp_path / 'run'
+  for given in (fields, without, fields):
+    start(folder, train=False, **given)
+    config, _ = workdir.read(folder, DEFAULTS)
+    assert (
+      dict(flat(config)).get(field) != dict(flat(DEFAULTS)).get(field)
+    ) == (given is fields)
+  assert capsys.readouterr().out == ''
+
+
+def test_a_field_that_has_an_effect_now_is_another_run(tmp_path):
+  start(tmp_path / 'run', train=False, tables__rank=4)
+  with pytest.raises(InputError, match=r'tables\.encoding was .plain.'):
+    start(
+      tmp_path / 'run',
+      train=False,
+      tables__rank=8,
+      tables__encoding='tensor_train',
+    )
+
+
+def test_fields_of_synthetic_data_beside_a_set_are_no_other_run():
+  then = criteo_kaggle.get_config().to_dict()
+  now = criteo_kaggle.get_config()
+  now.data.synthetic.train = 5
+  now.data.synthetic.strength.dense = 0.25
+  now.seed = 9
+  found = changes(then, now.to_dict())
+  assert len(found) == 3
+  left = with_effect(found, then, now.to_dict(), DEFAULTS)
+  assert [change.field for change in left] == ['seed']
 
 
 FREE = {
