@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from dlrm_jax import agreement
 from dlrm_jax.rows import mix32
@@ -199,7 +200,7 @@ class LocalSums:
       x,
       *ends,
       size=int((ends[1] - ends[0]).max()),
-      cut=x.sharding.mesh if len(self._ranges) > 1 else None,
+      cut=x.sharding.mesh if isinstance(x.sharding, NamedSharding) else None,
     )
 
   def _overlaps(self, low: int, high: int) -> list[tuple[int, int, int]]:

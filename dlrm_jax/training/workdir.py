@@ -143,8 +143,6 @@ def _mend(path: Path) -> str:
 def _config(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
   """A config as this version would have written it."""
   config = _read(path)
-  if not isinstance(config, dict):
-    raise InputError(f'{path}: damaged (no fields in it); put it back')
   version = config.pop(_VERSION, 0)
   if version != 0 and version != _FORMAT:
     raise InputError(

@@ -235,6 +235,8 @@ def test_too_few_descriptors_are_not_called_damage(folder):
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+# Writes of Orbax that fail late may find its event loop closed.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_one_line(folder):
   checkpoints = Checkpoints(folder, TASK.collection.layout, keep=3)
   state = create_state(TASK, jax.random.key(0))
