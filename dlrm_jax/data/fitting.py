@@ -113,7 +113,8 @@ def fitting(
     if frame['label'].dtype == pl.Int8:
       frame = _clicks(frame, piece.path, fit.columns.label, bad)
     if frame.height:
-      yield frame.drop(NUMBER)
+      frame.drop_in_place(NUMBER)
+      yield frame
 
 
 def _clicks(
