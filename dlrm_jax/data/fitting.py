@@ -6,11 +6,12 @@ stages after this one find nothing to refuse.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from dlrm_jax.data import keys
 from dlrm_jax.data.bad_rows import BadRows, Fault, shorten
 from dlrm_jax.data.checked import STOP, UNKNOWN
 from dlrm_jax.data.raw import NUMBER, Columns, Dense, Piece, Reader, Sparse
@@ -18,6 +19,9 @@ from dlrm_jax.data.schema import Schema
 
 _LEAST = {'log3': -3}
 """Values of a dense column must be above, by its transform."""
+
+_SURELY_NEGATIVE = -(2**32)
+"""Ids below may be 2^63 or more (see `keys`)."""
 
 
 class Fit(NamedTuple):
@@ -111,20 +115,21 @@ def fitting(
       frame = frame.filter(~pl.Series(wrong))
     frame = _cut(frame, fit.longest, bad)
     if frame['label'].dtype == pl.Int8:
-      frame = _clicks(frame, piece.path, fit.columns.label, bad)
+      _mend_labels(frame, piece.path, fit.columns.label, bad)
     if frame.height:
-      yield frame.drop(NUMBER)
+      frame.drop_in_place(NUMBER)
+      yield frame
 
 
-def _clicks(
+def _mend_labels(
   frame: pl.DataFrame, path: str, column: str, bad: BadRows
-) -> pl.DataFrame:
+) -> None:
   """Labels -1, 0 and 1 -> 0 and 1; not both -1 and 0 may be there."""
   where = f'{path}, column {column}' if column else path
   labels = frame['label']
   bad.meet({f'{n}': where for n in (-1, 0) if (labels == n).any()})
-  clicks = (pl.col('label') == 1).cast(pl.UInt8)
-  return frame.with_columns(clicks)
+  place = frame.get_column_index('label')
+  frame.replace_column(place, (labels == 1).cast(pl.UInt8))
 
 
 def _fault(frame: pl.DataFrame, checks: list[_Check], row: int) -> Fault:
@@ -132,8 +137,17 @@ def _fault(frame: pl.DataFrame, checks: list[_Check], row: int) -> Fault:
   check = next(check for check in checks if check.wrong[row])
   value = frame[check.column][row]
   hexadecimal = frame[check.column].dtype == pl.UInt32
-  shown = f'{value or 0:08x}' if hexadecimal else shorten(value)
+  shown = f'{value or 0:08x}' if hexadecimal else shorten(_as_written(value))
   return Fault(check.kind, check.column, shown, check.expected)
+
+
+def _as_written(value: Any) -> Any:
+  """What a file may have for an id: a large one is kept as a negative one."""
+  if isinstance(value, pl.Series):
+    return [_as_written(x) for x in value]
+  if isinstance(value, int) and value < _SURELY_NEGATIVE:
+    return f'{keys.of_int64(value)} or {value}'
+  return value
 
 
 def _checks(frame: pl.DataFrame, fit: Fit) -> Iterator[_Check]:

@@ -25,6 +25,11 @@ def as_int64(value: int) -> int:
   return value if value < 2**63 else (value ^ _SCRAMBLED) - 2**64
 
 
+def of_int64(value: int) -> int:
+  """The integer of 2^63 or more of which `as_int64` makes a negative one."""
+  return (value + 2**64) ^ _SCRAMBLED
+
+
 def beyond(values: pl.Expr) -> pl.Expr:
   """`as_int64` of a column of UInt64 that are 2^63 or more."""
   mixed = values ^ pl.lit(_SCRAMBLED, dtype=pl.UInt64)

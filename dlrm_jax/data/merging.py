@@ -91,6 +91,7 @@ def merge(unit: Merge) -> None:
     'kept': result.digest.rows,
     'digest': result.digest.hexdigest,
     'values': values,
+    'total': total,
     'unknown': total - result.total,
     'missing': missing,
     'missing_place': result.digest.missing + 1,

@@ -109,7 +109,7 @@ def flat(column: Sparse, frame: pl.DataFrame) -> pl.Series:
 
 def numbered(frame: pl.DataFrame, numbers: np.ndarray) -> pl.DataFrame:
   """A frame with the column `NUMBER`."""
-  return frame.with_columns(pl.Series(NUMBER, numbers, pl.UInt32))
+  return frame.hstack([pl.Series(NUMBER, numbers, pl.UInt32)])
 
 
 def kept(frame: pl.DataFrame, bad: Sequence[int]) -> np.ndarray:
@@ -119,7 +119,8 @@ def kept(frame: pl.DataFrame, bad: Sequence[int]) -> np.ndarray:
     frame: the rows that are left.
     bad: numbers of the others.
   """
-  return np.delete(np.arange(frame.height + len(bad)), bad)
+  numbers = np.arange(frame.height + len(bad), dtype=np.uint32)
+  return np.delete(numbers, bad) if bad else numbers
 
 
 class Piece(NamedTuple):

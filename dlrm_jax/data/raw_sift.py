@@ -33,14 +33,18 @@ def sift(
   for some in _again(rules, made):
     made = _mended(frame, made, some)
   marks = [str(n) for n in range(len(rules))]
-  good = made.select(pl.all_horizontal(marks)).to_series()
-  faults = [] if good.all() else _faults(rules, frame, made, good)
-  if faults:
+  faults = []
+  if not all(made[mark].all() for mark in marks):
+    good = made.select(pl.all_horizontal(marks)).to_series()
+    faults = _faults(rules, frame, made, good)
     made = made.filter(good)
-  rows = made.select(
-    (x.list.head(rule.most) if rule.most else x).alias(rule.name)
-    for n, rule in enumerate(rules)
-    for x in [pl.col(f'{OUT}{n}')]
+  # No expressions: they would bring the chunks of all columns in line first.
+  rows = pl.DataFrame(
+    [
+      (x.list.head(rule.most) if rule.most else x).alias(rule.name)
+      for n, rule in enumerate(rules)
+      for x in [made[f'{OUT}{n}']]
+    ]
   )
   return numbered(rows, kept(rows, [row for row, _ in faults])), faults
 

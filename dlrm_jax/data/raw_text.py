@@ -83,7 +83,7 @@ class Lines:
     self, frame: pl.DataFrame, lines: Sequence[int] | np.ndarray
   ) -> pl.DataFrame:
     """Rows of a chunk, with the numbers of their lines (`raw.NUMBER`)."""
-    return numbered(frame, np.asarray(lines, np.int64) + self.line)
+    return numbered(frame, np.asarray(lines, np.uint32) + np.uint32(self.line))
 
   def chunks(self, digest: Callable[[bytes], object]) -> Iterator[bytes]:
     """Whole lines with their ends; a byte order mark is left out."""

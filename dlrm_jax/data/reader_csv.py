@@ -87,7 +87,7 @@ class CsvReader:
       faults += [(numbers[n] if numbers else n, fault) for n, fault in more]
       for number, fault in sorted(faults):
         lines.add(number, fault)
-      rows = frame[NUMBER].to_numpy()
+      rows = frame.drop_in_place(NUMBER).to_numpy()
       frame = lines.numbered(
         frame, np.asarray(numbers)[rows] if numbers else rows
       )

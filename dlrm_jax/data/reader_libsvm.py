@@ -119,6 +119,14 @@ class LibsvmReader:
 
   def _pairs(self, rows: pl.DataFrame) -> pl.DataFrame:
     """A row a feature: number of its line, field, id, weight, whether good."""
+    found = self._pairs_of(rows, lambda x: x.cast(pl.Int64, strict=False))
+    if not found['id'].null_count():
+      return found
+    return self._pairs_of(rows, wide)  # Takes longer.
+
+  def _pairs_of(
+    self, rows: pl.DataFrame, integer: Callable[[pl.Expr], pl.Expr]
+  ) -> pl.DataFrame:
     part, place = pl.col('part').list, int(self.fields)
     field = pl.lit(0)
     if self.fields:
@@ -136,7 +144,7 @@ class LibsvmReader:
       .select(
         'n',
         field=field,
-        id=wide(part.get(place)),
+        id=integer(part.get(place)),
         weight=weight.cast(pl.Float32, strict=False),
         good=good,
       )

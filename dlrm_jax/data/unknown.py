@@ -53,16 +53,27 @@ def unknown_rows(prepared: Prepared) -> dict[str, UnknownRow]:
   said = details.get('format', {})
   if said.get('multi_hot') or said.get('num_embeddings'):
     return {}
-  found = {}
-  for name, counted in details.get('columns', {}).items():
-    if row := counted['first_row']:
-      ids = known = 0
-      if counted['unknown']:
-        path = Path(prepared.directory) / FOLDER / f'{name}.parquet'
-        known = pl.scan_parquet(path).select(pl.col('count').sum()).collect()
-        ids = int(known.item()) + counted['unknown']
-      found[name] = UnknownRow(row - 1, max(1, ids), counted['unknown'])
-  return found
+  columns = details.get('columns', {})
+  some = any(counted['unknown'] for counted in columns.values())
+  return {
+    name: UnknownRow(
+      counted['first_row'] - 1,
+      _total(prepared, name, counted) if some else 1,
+      counted['unknown'],
+    )
+    for name, counted in columns.items()
+    if counted['first_row']
+  }
+
+
+def _total(prepared: Prepared, name: str, counted: Mapping[str, Any]) -> int:
+  """How often a column's values were counted, for its vocabulary."""
+  if 'total' in counted:
+    return counted['total']
+  # Sets of earlier versions do not say it.
+  path = Path(prepared.directory) / FOLDER / f'{name}.parquet'
+  known = pl.scan_parquet(path).select(pl.col('count').sum()).collect()
+  return int(known.item()) + counted['unknown']
 
 
 class Shares(NamedTuple):
@@ -70,7 +81,7 @@ class Shares(NamedTuple):
 
   Attributes:
     now: of all ids of the features that are counted.
-    training: the same.
+    training: the same, of the rows that the vocabularies were made of.
     features: of each feature, most unknown first: now, and in training.
   """
 
@@ -146,13 +157,14 @@ class UnknownIds:
     found = {
       name: (
         float(count[0] / max(1, count[1])),
-        self._rows[name].unknown / self._rows[name].ids,
+        self._rows[name].unknown / max(1, self._rows[name].ids),
       )
       for name, count in counts.items()
     }
     total = np.sum(list(counts.values()), axis=0)
+    before = np.sum([row[1:] for row in self._rows.values()], axis=0)
     return Shares(
       float(total[0] / max(1, total[1])),
-      float(np.mean([before for _, before in found.values()])),
+      float(before[1] / max(1, before[0])),
       dict(sorted(found.items(), key=lambda item: -item[1][0])),
     )

@@ -17,7 +17,7 @@ from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.rereading import read_raw
 from dlrm_jax.data.schema import join
-from dlrm_jax.data.unknown import unknown_rows
+from dlrm_jax.data.unknown import UnknownIds, unknown_rows
 from dlrm_jax.errors import InputError
 
 PACK = {'.gz': gzip.compress, '.bz2': bz2.compress, '.xz': lzma.compress}
@@ -286,6 +286,21 @@ def test_the_share_of_unknown_ids_in_training_is_known(tmp_path):
     assert rows[name].row == 0
     share = rows[name].unknown / rows[name].ids
     assert share == pytest.approx((train[:, number] == 0).mean())
+  counted = UnknownIds(prepared.schema, rows)
+  source = prepared.source('train')
+  for block in (source[i] for i in range(len(source))):
+    list(counted.watch([block]))
+  assert counted.shares().now == pytest.approx(counted.shares().training)
+
+
+def test_the_share_is_known_of_sets_that_do_not_say_the_total(tmp_path):
+  raw = save(tmp_path / 'raw', make_rows(400))
+  options = Options(min_count=3, splits='train=1/2,test=1/2')
+  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  said = unknown_rows(prepared)
+  for counted in prepared.details['columns'].values():
+    assert counted.pop('total') == 200
+  assert unknown_rows(prepared) == said
 
 
 def test_features_whose_ids_do_not_say_whether_they_are_known(tmp_path):

@@ -91,6 +91,14 @@ def test_an_id_that_is_no_row_is_named_and_skipped(tmp_path, kind, bad, value):
   assert made.details['bad_rows'] == {'id out of range': 1}
 
 
+@pytest.mark.parametrize('value', [2**63, 2**63 + 5, 2**64 - 1])
+def test_an_id_beyond_int64_is_named_as_it_is_written(tmp_path, value):
+  path = write_csv(tmp_path, columns(u={7: value}, h={7: [1, value]}))
+  for raw in (SCHEMA, BAGS):
+    with pytest.raises(InputError, match=rf'id out of range: .*{value} or -'):
+      prepared(tmp_path, {'format': 'csv', **raw}, path, 'stop')
+
+
 @pytest.mark.parametrize('kind', WRITE)
 def test_a_bag_with_an_id_that_is_no_row_is_a_bad_row(tmp_path, kind):
   raw = {'format': kind, **BAGS}
