@@ -152,6 +152,8 @@ def _set_texts(config: ConfigDict, argv: Sequence[str]) -> None:
   """Cuts lists of texts: `--config.data.raw.sparse=a,b` are two."""
   for name, value, _ in _split(argv):
     first, *parts = name.split('.')
+    if name.startswith(_FEATURES):
+      continue  # set by ourselves; their names may have dots
     if first == 'config' and parts and value and ',' in value:
       *sections, last = parts
       inner: Any = config

@@ -250,6 +250,17 @@ NO_EFFECT = {
 }
 
 
+def test_a_text_with_a_comma_is_given_to_a_feature_with_a_dot(parse, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(HEAD + '  return config\n')
+  config = parse(
+    f'--config={path}', '--config.tables.features.site.id.partitions=a,b.csv'
+  )
+  assert config.tables.features.to_dict() == {
+    'site.id': {'partitions': 'a,b.csv'}
+  }
+
+
 @pytest.mark.parametrize('field', NO_EFFECT)
 def test_a_field_without_effect_is_refused_as_a_flag_and_noted_in_a_file(field):
   config = changed(**NO_EFFECT[field])
