@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
   config.tables.average_every = 0
   # By feature: {'C3': {'encoding': ..., 'rows': ...}}: all fields from
   # encoding to columns, and table: features that name one table share it.
-  config.tables.features = ConfigDict()
+  config.tables.features = ConfigDict(allow_dotted_keys=True)
 
   config.optimizer = _optimizer('sgd', 0.1)
   config.table_optimizer = _optimizer('sgd', 0.1)

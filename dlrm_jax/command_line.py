@@ -152,6 +152,8 @@ def _set_texts(config: ConfigDict, argv: Sequence[str]) -> None:
   """Cuts lists of texts: `--config.data.raw.sparse=a,b` are two."""
   for name, value, _ in _split(argv):
     first, *parts = name.split('.')
+    if name.startswith(_FEATURES):
+      continue  # set by ourselves; their names may have dots
     if first == 'config' and parts and value and ',' in value:
       *sections, last = parts
       inner: Any = config
@@ -159,6 +161,18 @@ def _set_texts(config: ConfigDict, argv: Sequence[str]) -> None:
         inner = inner[section]
       if inner[last] == (value,):
         inner[last] = tuple(value.split(','))
+
+
+class _Loaded(flags.ArgumentParser):
+  """Gives the flag what was loaded from its file, which so runs only once."""
+
+  def __init__(self, config: ConfigDict) -> None:
+    self._config = config.lock()
+
+  def parse(self, argument: str) -> ConfigDict:
+    """The config, whose fields other flags change."""
+    del argument
+    return self._config
 
 
 def parse(
@@ -174,10 +188,12 @@ def parse(
   try:
     argv = _with_paths(argv)
     if file := _config_file(argv):
-      # Once by ourselves: flags tell mistakes of the file without its lines.
-      given = config_file.load(file).to_dict()
-      if wrong := next(config_file.wrong_fields(given, known), None):
+      # By ourselves: flags tell mistakes of the file without its lines.
+      given = config_file.load(file)
+      wrong = next(config_file.wrong_fields(given.to_dict(), known), None)
+      if wrong:
         raise InputError(f'--config={file}: {wrong}')
+      flags.FLAGS['config'].parser = _Loaded(given)
     others, of_features = _feature_flags(argv)
     sys.argv = others  # where the library looks for fields of the config
     rest = flags.FLAGS(others)

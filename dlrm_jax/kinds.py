@@ -122,7 +122,7 @@ def listed(field: str) -> str | None:
   """
   names = field.split('.')
   if field.startswith('tables.features.'):
-    names[2] = '*'
+    names[2:-1] = '*'  # a name of a feature may have dots
   for length in range(len(names), 0, -1):
     found = '.'.join(names[:length])
     if found in KINDS:

@@ -1,4 +1,4 @@
-"""Metrics of click probabilities: streamed, merged, exact or with a bound.
+"""Metrics of click probabilities: streamed, exact or with a bound.
 
 An evaluation never keeps its examples. Each batch becomes a `Tally`: weights
 of clicks and of non-clicks over 2^18 bins of the logit, and a few sums.
@@ -141,26 +141,6 @@ def tally(
     loss_squares=total.loss_squares + float(np.sum(w * loss * loss)),
     click_squares=total.click_squares + float(np.sum(w * w * labels)),
     other_squares=total.other_squares + float(np.sum(w * w * (1 - labels))),
-  )
-
-
-def merge(a: Tally, b: Tally) -> Tally:
-  """The tally of the examples of both.
-
-  Order and grouping do not matter: counts of whole weights add exactly, the
-  sums of losses and probabilities up to float64 rounding.
-  """
-  return Tally(
-    clicks=a.clicks + b.clicks,
-    others=a.others + b.others,
-    low=np.minimum(a.low, b.low),
-    high=np.maximum(a.high, b.high),
-    loss=a.loss + b.loss,
-    probability=a.probability + b.probability,
-    correct=a.correct + b.correct,
-    loss_squares=a.loss_squares + b.loss_squares,
-    click_squares=a.click_squares + b.click_squares,
-    other_squares=a.other_squares + b.other_squares,
   )
 
 

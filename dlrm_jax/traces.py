@@ -14,8 +14,10 @@ which the rows have in the set.
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlrm_jax import files
 from dlrm_jax.errors import InputError, Parser, exit_cleanly
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def main(argv: Sequence[str]) -> None:
   from dlrm_jax.data import trace_files
 
   flags = _parser().parse_args(argv)
+  files.check_writable(Path(flags.output), f'--output={flags.output}')
   traces = _measure(flags)
   trace_files.save(traces, flags.output)
   print(*_table(traces), sep='\n')

@@ -20,7 +20,6 @@ with more encodings, ratios or seeds it adds those.
 """
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import config_flags
 
-from dlrm_jax import command_line
+from dlrm_jax import command_line, files
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly, status_of
 
@@ -92,16 +91,33 @@ def _claimed(job: 'Job') -> Iterator[None]:
 def _result(job: 'Job', split: str) -> Scores | None:
   """What a run has reached, None where it is not finished.
 
+  A file of results that is damaged is none: who goes on makes it anew.
+
   Raises:
     InputError: another config made its folder.
   """
-  if not (job.run.workdir / 'config.json').exists():
+  from dlrm_jax.training import workdir
+
+  if not workdir.started(job.run.workdir):
     return None
-  with _claimed(job):
-    path = job.run.workdir / 'results.json'
-    if not path.exists():
-      return None
-    scores = json.loads(path.read_text())['splits'][split]
+  with _claimed(job), contextlib.suppress(OSError, ValueError):
+    found = files.read_json(job.run.workdir / workdir.RESULTS)
+    return _scores(found, split)
+  return None
+
+
+def _scores(found: Any, split: str) -> Scores:
+  """The metrics of a split from results.json.
+
+  Raises:
+    ValueError: they are not there.
+  """
+  try:
+    scores = dict(found['splits'][split])
+  except (LookupError, TypeError) as error:
+    raise ValueError(f'no metrics of split {split}') from error
+  if not all(isinstance(v, int | float | None) for v in scores.values()):
+    raise ValueError('a metric is no number')
   return {k: math.nan if v is None else v for k, v in scores.items()}
 
 
@@ -215,6 +231,7 @@ def main(argv: Sequence[str]) -> int:
   folder, data = Path(given['workdir']), build.open_data(given['config'])
   split = find_split(data)
   jobs, notes = build_jobs(given['config'], data, folder, given)
+  tradeoff.check_writable(folder)
   results = {j.run.workdir: s for j in jobs if (s := _result(j, split))}
   study = _study(jobs, results, split)
   print(*_plan(study, notes, jobs[0].run), sep='\n', flush=True)

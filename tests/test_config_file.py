@@ -250,6 +250,31 @@ NO_EFFECT = {
 }
 
 
+def test_a_file_runs_once_and_flags_change_what_it_gave(parse, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    f'with open({str(tmp_path / "runs")!r}, "a") as file:\n'
+    f'  file.write("run ")\n{HEAD}  config.seed = 5\n  return config\n'
+  )
+  config = parse(
+    f'--config={path}', '--config.model.dim=8', '--config.model.top=(3,2)'
+  )
+  assert (tmp_path / 'runs').read_text() == 'run '
+  assert (config.seed, config.model.dim, config.model.top) == (5, 8, (3, 2))
+  assert config.is_locked
+
+
+def test_a_text_with_a_comma_is_given_to_a_feature_with_a_dot(parse, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(HEAD + '  return config\n')
+  config = parse(
+    f'--config={path}', '--config.tables.features.site.id.partitions=a,b.csv'
+  )
+  assert config.tables.features.to_dict() == {
+    'site.id': {'partitions': 'a,b.csv'}
+  }
+
+
 @pytest.mark.parametrize('field', NO_EFFECT)
 def test_a_field_without_effect_is_refused_as_a_flag_and_noted_in_a_file(field):
   config = changed(**NO_EFFECT[field])

@@ -1,6 +1,7 @@
 """The command that compares encodings: whole studies, as they are typed."""
 
 import json
+import math
 import os
 import pathlib
 import signal
@@ -10,6 +11,12 @@ import sys
 import time
 
 import pytest
+
+from dlrm_jax import build, build_tradeoff, tradeoff
+from dlrm_jax.errors import InputError
+from dlrm_jax.training import tradeoff as study
+from dlrm_jax.training import workdir
+from tests import small
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
@@ -194,6 +201,41 @@ def test_what_is_impossible_is_said_before_the_first_run(
   assert len(done.stderr.splitlines()) == 1
   assert not done.stdout
   assert not (tmp_path / 'none').exists()
+
+
+def test_files_that_can_not_be_written_are_told_before_the_first_run(tmp_path):
+  (tmp_path / 'tradeoff.md').mkdir()
+  with pytest.raises(InputError, match=r'tradeoff\.md is a folder') as error:
+    study.check_writable(tmp_path)
+  assert '--workdir' in str(error.value)
+  study.check_writable(tmp_path / 'new' / 'folder')
+  assert list((tmp_path / 'new' / 'folder').iterdir()) == []
+
+
+DAMAGED = {
+  'cut': '{"step": 12, "spl',
+  'a list': '[]',
+  'no such split': '{"splits": {}}',
+  'a text for a metric': '{"splits": {"test": {"auc": "high"}}}',
+  'no metrics': '{"splits": {"test": 3}}',
+}
+
+
+@pytest.mark.parametrize('text', DAMAGED.values(), ids=DAMAGED)
+def test_results_that_are_damaged_are_none(tmp_path, text):
+  config = small.get_config()
+  run = build.build_run(config, build.open_data(config), tmp_path)
+  job = build_tradeoff.Job(('plain', 1), 0, run)
+  known = config.to_dict()
+  claim = workdir.Claim(run.config, build.identity(run.data), run.steps, known)
+  with workdir.claimed(tmp_path, claim):
+    path = tmp_path / 'results.json'
+  path.write_text('{"splits": {"test": {"auc": 0.75, "log_loss": null}}}')
+  found = tradeoff._result(job, 'test')
+  assert found['auc'] == 0.75
+  assert math.isnan(found['log_loss'])
+  path.write_text(text)
+  assert tradeoff._result(job, 'test') is None
 
 
 def test_ratios_with_the_same_tables_are_trained_once(tmp_path):

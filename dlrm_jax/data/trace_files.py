@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dlrm_jax import files
 from dlrm_jax.data.traces import Trace
 from dlrm_jax.errors import InputError
 
@@ -33,15 +34,12 @@ def _text(path: str | os.PathLike[str]) -> str:
 
 
 def save(traces: Traces, path: str | os.PathLike[str]) -> None:
-  """Writes traces as JSON, a line a feature."""
+  """Writes traces as JSON, a line a feature; the file whole or not at all."""
   lines = (
     f'{json.dumps(name)}: {json.dumps(dataclasses.asdict(trace))}'
     for name, trace in traces.items()
   )
-  try:
-    Path(path).write_text('{' + ',\n'.join(lines) + '}\n')
-  except OSError as error:
-    raise InputError(f'{path}: cannot be written ({error.strerror})') from None
+  files.write_text(Path(path), '{' + ',\n'.join(lines) + '}\n')
 
 
 def _number(value: Any, whole: bool) -> float:

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dlrm_jax.files import write_bytes, write_json, write_text
+from dlrm_jax import files
 from dlrm_jax.training.plan import human, saving, table_sizes
 from dlrm_jax.training.report import environment
 from dlrm_jax.training.state import Task
 
 METRICS = {'auc': 'AUC', 'log_loss': 'log-loss'}
 """What is compared, by its key in results.json."""
+_PICTURE, _TABLE, _NUMBERS = 'tradeoff.png', 'tradeoff.md', 'tradeoff.json'
 
 
 class Size(NamedTuple):
@@ -175,10 +176,18 @@ def _as_json(study: Study) -> dict[str, Any]:
   }
 
 
+def check_writable(folder: Path) -> None:
+  """Makes a folder; raises `InputError` where `write` could not write there."""
+  with files.writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+  for name in (_PICTURE, _TABLE, _NUMBERS):
+    files.check_writable(folder / name, '--workdir')
+
+
 def write(study: Study, folder: Path) -> None:
   """Writes tradeoff.png, tradeoff.md and tradeoff.json, each as a whole."""
   from dlrm_jax.training.tradeoff_picture import picture
 
-  write_bytes(folder / 'tradeoff.png', picture(study))
-  write_text(folder / 'tradeoff.md', markdown(study))
-  write_json(folder / 'tradeoff.json', _as_json(study))
+  files.write_bytes(folder / _PICTURE, picture(study))
+  files.write_text(folder / _TABLE, markdown(study))
+  files.write_json(folder / _NUMBERS, _as_json(study))

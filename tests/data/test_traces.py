@@ -410,6 +410,16 @@ def test_the_command_measures_a_prepared_set(prepared, tmp_path, capsys):
   assert [line.split()[0] for line in lines[2:-1]] == list(found)
 
 
+def test_an_output_that_can_not_be_written_is_told_before_measuring(
+  tmp_path, capsys
+):
+  output = tmp_path / 'none' / 'trace.json'
+  assert command.main([f'--data={tmp_path}', f'--output={output}']) == 1
+  said = capsys.readouterr().err
+  assert f'--output={output}: {tmp_path / "none"} is no folder' in said
+  assert len(said.splitlines()) == 1
+
+
 def test_features_of_a_source_are_measured_without_pad():
   log = Synthetic(train=10_000)
   found = fit_source(log.source('train'), 9000)
@@ -436,9 +446,11 @@ def test_the_command_takes_published_files(tmp_path):
     (['--data=none'], 'none is not a prepared set'),
   ],
 )
-def test_mistakes_at_the_command_are_one_line(prepared, capsys, flags, told):
+def test_mistakes_at_the_command_are_one_line(
+  prepared, tmp_path, capsys, flags, told
+):
   flags = [flag.format(data=prepared) for flag in flags]
-  assert command.main([*flags, '--output=none/trace.json']) == 1
+  assert command.main([*flags, f'--output={tmp_path}/trace.json']) == 1
   error = capsys.readouterr().err
   assert told in error
   assert error.count('\n') == 1

@@ -52,6 +52,7 @@ def train(folder, fields):
     sharding.use(sharding.make_mesh(jax.devices()[:1])),
     workdir.claimed(folder, claim),
   ):
+    ENTERED.append(signals)
     return loop.train(run, signals)
 
 
@@ -110,12 +111,17 @@ class Calls:
     return self.function(*args, **kwargs)
 
 
+ENTERED: list[Signals] = []
+"""The signals of the run that is going on."""
+
+
 def send(number):
   """Signals this process, and waits until its thread has noted that."""
 
   def act():
     os.kill(os.getpid(), number)
-    time.sleep(0.2)
+    while ENTERED[-1].of_any_by_now() != number:
+      time.sleep(0.001)
 
   return act
 
@@ -126,6 +132,7 @@ def send(number):
 def test_while_steps_are_made_a_signal_is_noted(number):
   before = signal.getsignal(number)
   with Signals() as signals:
+    ENTERED.append(signals)
     signals.hold()
     assert signals.of_any() == 0
     send(number)()

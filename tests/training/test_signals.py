@@ -19,10 +19,12 @@ with Signals() as signals:
   print('ready', flush=True)
   time.sleep(60)
 """
-NOTED = (
-  'signals.hold(); os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.5); '
-  'signals.release()'
-)
+NOTED = """signals.hold()
+  os.kill(os.getpid(), signal.SIGHUP)
+  while not signals._noted:
+    time.sleep(0.001)
+  signals.release()
+"""
 
 
 def test_under_nohup_sighup_is_ignored_as_before():

@@ -104,6 +104,12 @@ def test_every_field_of_the_config_has_a_kind_and_every_kind_a_field():
   ]
 
 
+@pytest.mark.parametrize('name', ['C1', 'site.id', 'a.b.c'])
+def test_a_place_of_a_feature_is_one_whatever_its_name(name):
+  assert kind_of(f'tables.features.{name}.placement') is Kind.PLACE
+  assert kind_of(f'tables.features.{name}.encoding') is Kind.IDENTITY
+
+
 def test_a_field_that_is_nowhere_is_part_of_the_identity():
   assert kind_of('train.brand_new') is Kind.IDENTITY
 
