@@ -98,6 +98,8 @@ def examined(
       )
     return _raw(run, paths, batch_size, on_bad_row)
   path = paths[0] if paths else run.config.data.dir or 'synthetic'
+  if not paths:
+    _check_there(run)
   data = open_prepared(path) if paths else build.open_data(run.config)
   if not split and 'test' not in data.splits:
     raise InputError(
@@ -116,6 +118,17 @@ def examined(
     means=mean_pooled(run.task.collection.features),
   )
   return _watched(split, batches, data, BadRows())
+
+
+def _check_there(run: Trained) -> None:
+  """Raises where the data of the training is not where it was."""
+  folder = run.config.data.dir
+  if run.config.data.kind == 'prepared' and not Path(folder).exists():
+    raise InputError(
+      f'{folder}: the set that the run was trained on is not there (seen from '
+      f'{Path.cwd()}); run this where training was started, or name the set '
+      'with --data=DIR'
+    )
 
 
 def kinds_of_run(run: Trained) -> Mapping[str, str]:
@@ -184,6 +197,7 @@ def _raw(
   from dlrm_jax.data import movielens
   from dlrm_jax.data.rereading import read_raw
 
+  _check_there(run)
   prepared = open_prepared(run.config.data.dir)
   check_fits(prepared, run.data)
   bad = BadRows(on_bad_row)

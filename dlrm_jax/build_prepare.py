@@ -139,6 +139,10 @@ def raw_log(flags: argparse.Namespace) -> Asked:
   """A log of which a config says what its columns are."""
   if flags.vocabulary is not None:
     return _known(flags)
+  if not flags.config:
+    raise InputError(
+      '--config=FILE must be given: it says what the columns are (docs/raw.md)'
+    )
   data = _load(flags.config).data
   raw = data.raw.to_dict()
   inputs = _inputs(flags, raw.get('format', ''))

@@ -95,3 +95,20 @@ def test_an_old_set_lends_its_vocabularies(old):
   run(
     old, '-m', 'dlrm_jax.evaluate', '--workdir=finished', '--data=new'
   )  # fmt: skip
+
+
+def test_a_run_whose_data_is_elsewhere_says_how_to_evaluate_it(old):
+  (old / 'set').rename(old / 'moved')
+  done = subprocess.run(
+    [sys.executable, '-m', 'dlrm_jax.evaluate', '--workdir=finished'],
+    cwd=old,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert 'set: the set that the run was trained on is not there' in done.stderr
+  assert '--data=DIR' in done.stderr
+  run(
+    old, '-m', 'dlrm_jax.evaluate', '--workdir=finished', '--data=moved'
+  )  # fmt: skip

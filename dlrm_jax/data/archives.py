@@ -7,6 +7,7 @@ archive must have one file.
 import bz2
 import gzip
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -43,7 +44,15 @@ _NO_TEXT = {
 
 
 class DamagedError(Exception):
-  """A packed stream breaks off, or is not what was packed; says why."""
+  """A packed stream breaks off, or is not what was packed; says why.
+
+  Attributes:
+    anywhere: whether what was unpacked before may be damaged as well.
+  """
+
+  def __init__(self, why: str, anywhere: bool = False) -> None:
+    super().__init__(why)
+    self.anywhere = anywhere
 
 
 class _Decompressor(Protocol):
@@ -175,7 +184,11 @@ def _damage_told(blocks: Iterator[bytes], kind: str) -> Iterator[bytes]:
     *(gzip.BadGzipFile, zlib.error, lzma.LZMAError),
     *(zipfile.BadZipFile, NotImplementedError, _BadStreamError),
   ) as error:
-    raise DamagedError(f'the {kind} stream is damaged ({error})') from None
+    # A checksum is looked at behind all that it is of.
+    anywhere = re.search(r'CRC|[Cc]hecksum|length', str(error)) is not None
+    raise DamagedError(
+      f'the {kind} stream is damaged ({error})', anywhere
+    ) from None
 
 
 def _gzip(file: BinaryIO) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from dlrm_jax.data.archives import DamagedError
 from dlrm_jax.errors import InputError
 
 EXAMPLES = 3
@@ -68,18 +69,34 @@ class BadRows:
     if len(self.examples[fault.kind]) < EXAMPLES:
       self.examples[fault.kind].append(text)
 
-  def lose(self, path: str, number: int, kind: str, why: str) -> None:
-    """Takes note that a file can't be read from a line on."""
+  def lose(
+    self, path: str, number: int, kind: str, damage: DamagedError
+  ) -> None:
+    """Takes note that a file can't be read from a line on.
+
+    Args:
+      path: the file.
+      number: of the first line that is lost.
+      kind: of the packed file.
+      damage: what is wrong.
+    """
     if not self.skip:
+      lines = 'all lines' if damage.anywhere else 'only the lines'
+      wrong = ', some of which may be wrong' if damage.anywhere else ''
       raise InputError(
-        f'{path}, line {number:,}: damaged {kind}: {why}; expected a whole '
-        'file. Copy it again, or take only the lines before the damage with '
+        f'{path}, line {number:,}: damaged {kind}: {damage}; expected a whole '
+        f'file. Copy it again, or take {lines} before{wrong}, with '
         '--on_bad_row=skip'
       )
     self.counts[f'damaged {kind}'] += 1
+    wrong = (
+      f' Any of the lines before it, 1 to {number - 1:,}, may be WRONG.'
+      if damage.anywhere
+      else ''
+    )
     self.lost.append(
       f'LOST: the rest of {Path(path).name}, all that follows line '
-      f'{number - 1:,} ({why}); copy the file again'
+      f'{number - 1:,} ({damage}); copy the file again.{wrong}'
     )
 
   def change(self, what: str, count: int) -> None:

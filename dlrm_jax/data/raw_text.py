@@ -91,4 +91,4 @@ class Lines:
     try:
       yield from files.chunks(*self._piece, digest)
     except DamagedError as damage:
-      self._bad.lose(path, self._number(0), kind_of(path), str(damage))
+      self._bad.lose(path, self._number(0), kind_of(path), damage)

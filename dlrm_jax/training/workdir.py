@@ -26,6 +26,7 @@ _CONFIG, _DATA = 'config.json', 'data.json'
 _OWN = 'tables.features.'  # may follow from the other fields: auto
 _VERSION, _FORMAT = 'version', 1
 RESULTS = 'results.json'
+_LONG = 120  # letters of a difference that says something to a reader
 
 
 def _refuse(path: Path, found: Sequence[object], advice: str) -> None:
@@ -48,16 +49,20 @@ def _compare_data(path: Path, now: Mapping[str, Any]) -> None:
   """Raises where data differs in what was known of it then."""
   then = _read(path)
   found = changes(then, {k: v for k, v in now.items() if k in then})
-  advice = (
-    'The data was prepared anew or with other options: choose another --workdir'
+  short = [str(change) for change in found if len(str(change)) < _LONG]
+  _refuse(
+    path,
+    short or found,
+    'The data is another, or was prepared anew with other files or options: '
+    'choose another --workdir, or the config.data.dir that it was made with',
   )
-  _refuse(path, found, advice)
 
 
 def _trained(folder: Path) -> int:
   """Steps of the last checkpoint."""
-  names = (path.name for path in folder.glob('checkpoints/[0-9]*'))
-  return max((int(name) for name in names if name.isdigit()), default=0)
+  states = folder.glob('checkpoints/[0-9]*/state')
+  names = (path.parent.name for path in states)
+  return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _check_horizon(folder: Path, found: Sequence[Change], steps: int) -> None:

@@ -126,6 +126,18 @@ def test_a_truncated_gzip_stops_or_keeps_the_rows_before(tmp_path):
   assert digested == packed[:-4]
 
 
+def test_a_wrong_checksum_says_that_any_line_before_may_be_wrong(tmp_path):
+  packed = bytearray(gzip.compress(b'\n'.join([*LINES, b''])))
+  packed[-8] ^= 1  # of the checksum
+  (piece,) = READER.pieces(save(tmp_path / 'a', bytes(packed)))
+  with pytest.raises(InputError, match=r'all lines before, .* may be wrong'):
+    read(piece)
+  frame, bad, _ = read(piece, 'skip')
+  assert frame.height == 6
+  (line,) = bad.report()
+  assert 'lines before it, 1 to 6, may be WRONG' in line
+
+
 def test_a_byte_changed_anywhere_is_never_a_crash(tmp_path):
   text = b'\n'.join([LINES[5], LINES[3], b''])
   path = tmp_path / 'a'

@@ -233,6 +233,11 @@ def test_results_of_a_shorter_run_are_not_those_of_the_longer_one(six):
   assert not (six / 'results.json').exists()
 
 
+def test_a_folder_that_is_no_checkpoint_is_no_trained_step(six):
+  (six / 'checkpoints' / '900').mkdir()
+  start(six, train=False, train__steps=10)
+
+
 def test_as_many_steps_in_other_words_are_the_same_run(six):
   start(six, train=False, train__steps=0, train__epochs=0.75)
 
@@ -313,9 +318,11 @@ def test_other_data_is_refused_and_what_was_not_known_is_not_compared(six):
   del data['scale']
   path.write_text(json.dumps(data))
   start(six, train=False)
-  path.write_text(json.dumps(data | {'fingerprint': 'other'}))
-  with pytest.raises(InputError, match="fingerprint was 'other', is"):
+  other = data | {'fingerprint': 'other', 'dense': ['a column'] * 99}
+  path.write_text(json.dumps(other))
+  with pytest.raises(InputError, match="fingerprint was 'other', is") as told:
     start(six, train=False)
+  assert 'a column' not in str(told.value)
 
 
 @pytest.fixture
