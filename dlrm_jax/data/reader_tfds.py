@@ -84,7 +84,9 @@ class TfdsReader:
       frame, faults = sift(rules.rules, rows)
       for row, fault in faults:
         bad.add(path, numbers[row], fault, 'row')
-      good = np.asarray(numbers, np.int64)[frame[NUMBER].to_numpy()]
+      good = np.asarray(numbers, np.int64)[
+        frame.drop_in_place(NUMBER).to_numpy()
+      ]
       frame = numbered(frame, good - start - 1)
       if frame.height:
         yield frame
