@@ -131,8 +131,9 @@ def encoding_of(golden, meta, name, rows):
 def start(golden, name):
   """A table with the reference's first values."""
   weight = jax.numpy.asarray(golden[f'init/{name}'])
+  rows, dim = weight.shape
   return Table(
-    name, *weight.shape, lambda seed, row, column, bound: weight[row, column]
+    name, rows, dim, lambda seed, row, column, bound: weight[row, column]
   )
 
 

@@ -78,7 +78,8 @@ def test_bags_are_those_of_the_definition(tmp_path, raw, plain):
   tables = [column.rows for column in one.schema.sparse]
   assert [column.rows for column in bags.schema.sparse] == tables
   assert tuple(column.hotness for column in bags.schema.sparse) == HOTNESS
-  check(*(whole(x.source('train')).ids for x in (one, bags)), tables)
+  ids, made = (whole(x.source('train')).ids for x in (one, bags))
+  check(ids, made, tables)
 
 
 def test_bags_of_all_tables_are_one_stream(tmp_path):
