@@ -126,7 +126,7 @@ def items(field: str, separator: str) -> list[str | None] | None:
       return _words(inner, separator)
   found = _split(field, separator)
   broken = field.endswith((']', '])', '}')) and any(map(_is_cut, found))
-  if broken or _OPEN.fullmatch(field):
+  if broken or _OPEN.fullmatch(field) or any(map(_is_nested, found)):
     return None
   return [item or None for item in found]
 
@@ -151,6 +151,21 @@ def _is_cut(item: str) -> bool:
     or item.count('{') != item.count('}')
     or (item[:1] in ('"', "'") and (len(item) < 2 or item[-1] != item[0]))
   )
+
+
+def _is_nested(item: str) -> bool:
+  """Whether an element is one list with lists in it."""
+  inner = item[1:-1]
+  if item[:1] + item[-1:] not in ('[]', '{}') or not re.search(
+    r'[\[{(]', inner
+  ):
+    return False
+  depth = 0
+  for character in inner:
+    depth += (character in '[{(') - (character in ')}]')
+    if depth < 0:  # the first bracket has ended before the last one
+      return False
+  return depth == 0
 
 
 def _value(item: str) -> str | None:
