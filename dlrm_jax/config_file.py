@@ -116,8 +116,10 @@ class _Told:
   def __exit__(self, kind: object, error: object, trace: object) -> None:
     if not isinstance(error, Exception):
       return
-    # A KeyError is quoted, line breaks in it, too.
-    what = str(error).strip('"\'').replace('\\n', ' ').replace("\\'", "'")
+    what = str(error)
+    if isinstance(error, (KeyError, AttributeError)):
+      # It may be quoted, line breaks in it, too.
+      what = what.strip('"\'').replace('\\n', ' ').replace("\\'", "'")
     what = ' '.join(what.split())
     if isinstance(error, ValueError) and self._variant in what.split("'"):
       # The file says itself which variants there are.

@@ -36,7 +36,8 @@ _BEGINNINGS = (
 
 _NO_TEXT = {
   'zstd': 'a zstd archive; unpack it (zstd -d), or pack it with gzip',
-  'Parquet': "a Parquet file; set config.data.raw.format to 'parquet'",
+  'Parquet': 'a Parquet file, which is prepared by `prepare raw` with '
+  "config.data.raw.format = 'parquet'",
   'npy': 'an array of NumPy (.npy)',
   'UTF-16': 'UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)',
 }

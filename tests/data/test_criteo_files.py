@@ -124,7 +124,7 @@ def test_a_zip_archive_that_is_damaged_within_gives_the_lines_before(tmp_path):
     (zipped(TEXT, b'y'), ['zip archive with 2 files', '0.txt', '1.txt']),
     (zipped(TEXT)[:-30], ['damaged zip archive', 'copy it again']),
     (b'\x28\xb5\x2f\xfd and more', ['zstd', 'unpack it']),
-    (b'PAR1 and more', ['Parquet file', "format to 'parquet'"]),
+    (b'PAR1 and more', ['Parquet file', "format = 'parquet'"]),
     ('a,b\n'.encode('utf-16'), ['UTF-16', 'iconv']),
     ('a,b\n'.encode('utf-16-le'), ['UTF-16', 'iconv']),
     (b'\x93NUMPY\1\0', ['NumPy']),
