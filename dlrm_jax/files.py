@@ -30,15 +30,14 @@ _UNFINISHED = re.compile(r'\.[0-9a-f]{12}$')
 def remove_unfinished(folder: Path) -> None:
   """Removes what killed processes were writing, in a folder and all in it.
 
-  Nobody may be writing there.
+  Workers of a killed process may live a moment longer: what they still write
+  is lost with them.
   """
-  for path in list(folder.rglob('*')):
-    if not _UNFINISHED.search(path.name):
-      continue
-    if path.is_dir():
-      shutil.rmtree(path, ignore_errors=True)
-    else:
-      path.unlink(missing_ok=True)
+  for here, folders, names in os.walk(folder, topdown=False):
+    for name in filter(_UNFINISHED.search, folders):
+      shutil.rmtree(Path(here) / name, ignore_errors=True)
+    for name in filter(_UNFINISHED.search, names):
+      (Path(here) / name).unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

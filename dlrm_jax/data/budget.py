@@ -1,5 +1,7 @@
 """Memory and disk of preparing, and how many workers they allow."""
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -62,8 +64,13 @@ def default_memory() -> int:
 
 
 def used(folder: Path) -> int:
-  """Bytes of the files in a folder."""
-  return sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())
+  """Bytes of the files in a folder; some may vanish meanwhile."""
+  total = 0
+  for here, _, names in os.walk(folder):
+    for name in names:
+      with contextlib.suppress(FileNotFoundError):
+        total += (Path(here) / name).stat().st_size
+  return total
 
 
 def check_disk(folder: Path, need: int) -> None:
