@@ -161,7 +161,7 @@ def _watched(name: str, batches: Batches, data: Data, bad: BadRows) -> Examined:
     skipped = [*bad.report(), *_lines(batches)]
     shares = unknown.shares()
     rows = bad.to_json()
-    del rows['examples']
+    del rows['examples'], rows['labels']
     said: dict[str, Any] = {'bad_rows': rows} if skipped else {}
     if shares is None:
       return Met(skipped, skipped, said)
