@@ -194,6 +194,9 @@ def as_nobody(*folders):
   for path in folders:
     path.chmod(path.stat().st_mode | 0o555)
   os.seteuid(65534)
+  if not os.access(jax.__file__, os.R_OK, effective_ids=True):
+    os.seteuid(0)
+    pytest.skip('nobody may read the libraries here')
   try:
     yield
   finally:
@@ -208,7 +211,7 @@ def test_what_may_not_be_read_is_not_called_damaged(folder, victim):
   inside = [path for path in folder.rglob('*') if path.is_dir()]
   abstract = abstract_state(TASK)
   checkpoints = Checkpoints(folder, TASK.collection.layout)
-  above = [path for path in folder.parents if 'pytest' in path.name]
+  above = [path for path in folder.parents if 'pytest' in str(path)]
   with as_nobody(*above, folder, *inside):
     os.seteuid(0)
     (folder / '20' / victim).chmod(0)
@@ -264,7 +267,7 @@ def test_a_right_lost_in_the_midst_of_a_run_is_told_in_one_line(folder):
   checkpoints = Checkpoints(folder, TASK.collection.layout, keep=3)
   state = create_state(TASK, jax.random.key(0))
   inside = [path for path in folder.rglob('*') if path.is_dir()]
-  above = [path for path in folder.parents if 'pytest' in path.name]
+  above = [path for path in folder.parents if 'pytest' in str(path)]
   message = r'30: can not be written: .*ermission denied.* on from step 20'
   with (
     as_nobody(*above, folder, *inside),
