@@ -67,7 +67,7 @@ def test_a_sample_is_said_to_be_one_and_test_may_be_absent(tmp_path, capsys):
     (['absent'], 'absent is not a prepared set'),
     ([], 'required: DATA'),
     (['absent', '--sample=0'], '--sample=0: expected 1 or more'),
-    (['absent', '--json=no/such.json'], 'its folder does not exist'),
+    (['absent', '--json=no/such.json'], 'no is no folder; make it'),
   ],
 )
 def test_a_mistake_is_one_line(capsys, flags, why):
