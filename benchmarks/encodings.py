@@ -21,11 +21,11 @@ import numpy as np
 
 from benchmarks import machine
 from configs import synthetic
-from dlrm_jax import build
 from dlrm_jax.batch import Batch
-from dlrm_jax.data.popularity import power_law
+from dlrm_jax.build import run
 from dlrm_jax.embedding.encoder import Recommender
-from dlrm_jax.training.plan import saving
+from dlrm_jax.traces.power_law import power_law
+from dlrm_jax.training.sizes import saving
 from dlrm_jax.training.state import Task, first_params
 
 ENCODINGS: dict[str, dict[str, Any]] = {
@@ -80,8 +80,8 @@ def make_task(arguments: argparse.Namespace, fields: dict[str, Any]) -> Task:
   config.model.dim, config.tables.shards = arguments.dim, 1
   config.train.batch_size = arguments.batch_size
   config.tables.update(fields)
-  data = build.open_data(config)
-  return build.build_task(config, data.schema, data.scale)
+  data = run.open_data(config)
+  return run.build_task(config, data.schema, data.scale)
 
 
 def make_lookup(

@@ -19,11 +19,12 @@ import jax
 
 from benchmarks import machine
 from configs import criteo_kaggle
-from dlrm_jax import build, sharding
+from dlrm_jax import sharding
 from dlrm_jax.batch import Batch
+from dlrm_jax.build import run as build
 from dlrm_jax.data.loader import training_batches
-from dlrm_jax.training.meter import Meter
-from dlrm_jax.training.run import Run
+from dlrm_jax.run.description import Run
+from dlrm_jax.run.meter import Meter
 from dlrm_jax.training.state import new_state
 from dlrm_jax.training.step import compiled_step
 

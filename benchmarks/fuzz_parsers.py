@@ -20,13 +20,13 @@ from pathlib import Path
 import atheris  # pyrefly: ignore[missing-import]
 
 with atheris.instrument_imports(include=['dlrm_jax.data']):
-  from dlrm_jax.data import criteo_parse
-  from dlrm_jax.data.archives import kind_of
-  from dlrm_jax.data.bad_rows import BadRows
-  from dlrm_jax.data.criteo_parse import parse, sift
-  from dlrm_jax.data.criteo_reader import CriteoReader
-  from dlrm_jax.data.raw import NUMBER, Piece
   from dlrm_jax.errors import InputError
+  from dlrm_jax.prepare.bad_rows import BadRows
+  from dlrm_jax.prepare.criteo import text as criteo_parse
+  from dlrm_jax.prepare.criteo.criteo_reader import CriteoReader
+  from dlrm_jax.prepare.criteo.text import parse, sift
+  from dlrm_jax.prepare.readers.archives import kind_of
+  from dlrm_jax.prepare.readers.reader import NUMBER, Piece
 
 Row = tuple[int | None, ...]
 GOOD = [b'1', *[b'5', b'-3', b''] * 4, b'2147483647', *[b'0a1b2C3D', b''] * 13]

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from benchmarks import machine
-from dlrm_jax import build
 from dlrm_jax.batch import Batch
+from dlrm_jax.build import run
 from dlrm_jax.data.loader import Reading, training_batches
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.layout import Kind
@@ -56,10 +56,10 @@ def main() -> None:
   name, *variant = arguments.config.split(':')
   config = importlib.import_module(f'configs.{name}').get_config(*variant)
   config.data.dir, config.tables.shards = arguments.data, arguments.devices
-  data, table = build.open_data(config), []
+  data, table = run.open_data(config), []
   for size in arguments.batch_sizes:
     config.train.batch_size = size
-    task = build.build_task(config, data.schema, data.scale)
+    task = run.build_task(config, data.schema, data.scale)
     collection = task.collection
     batches = training_batches(data.source('train'), Reading(size))
     ids, distinct = np.zeros((2, arguments.devices), np.int64)

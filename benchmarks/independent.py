@@ -23,13 +23,15 @@ from ml_collections import ConfigDict
 
 from benchmarks import machine
 from configs import criteo_kaggle
-from dlrm_jax import build, metrics, sharding
-from dlrm_jax.compiled import compile_step
+from dlrm_jax import sharding
+from dlrm_jax.build import run as build
 from dlrm_jax.data.loader import evaluation_batches, training_batches
 from dlrm_jax.hlo import collectives, exchanged
-from dlrm_jax.training.evaluation import Evaluator
+from dlrm_jax.metrics import binary
+from dlrm_jax.plan.compiled import compile_step
+from dlrm_jax.run.description import Data, Run
+from dlrm_jax.run.evaluation import Evaluator
 from dlrm_jax.training.nodes import compiled_average, divergence, node_count
-from dlrm_jax.training.run import Data, Run
 from dlrm_jax.training.state import Task, TrainState, abstract_state, new_state
 from dlrm_jax.training.step import compiled_step
 
@@ -113,10 +115,10 @@ class _Trainer:
       self._data.source('test'), run.eval_batch_size, 0, 1
     )
     if not node_count(self._task):
-      score = metrics.summarize(self._evaluate(state, batches))
+      score = binary.summarize(self._evaluate(state, batches))
       return Learned([score], score, score, {})
     tallies = self._evaluate.nodes(state, batches)
-    scores = {name: metrics.summarize(t) for name, t in tallies.items()}
+    scores = {name: binary.summarize(t) for name, t in tallies.items()}
     return Learned(
       mean=scores.pop('mean of tables'),
       ensemble=scores.pop('ensemble'),

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dlrm_jax.training.report import environment
+from dlrm_jax.report.run_page import environment
 
 
 def describe() -> dict[str, str]:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from benchmarks import kaggle
 from benchmarks.serving import serve
 from configs import criteo_kaggle
-from dlrm_jax import build, heap
+from dlrm_jax import heap
 from dlrm_jax.batch import Batch
+from dlrm_jax.build import run
 from dlrm_jax.training.state import Task, new_state
 from dlrm_jax.training.step import compiled_step
 
@@ -31,7 +32,7 @@ def build_task(batch: int, kind: str = 'float32') -> Task:
     config.table_optimizer.name = 'rowwise_adagrad'
   else:
     config.model.compute_dtype = kind
-  return build.build_task(config, *build.open_schema(config))
+  return run.build_task(config, *run.open_schema(config))
 
 
 def stepper(task: Task, batches: list[kaggle.Drawn]) -> Callable[[int], None]:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from dlrm_jax.data import spreading
-from dlrm_jax.data.dealing import Use
-from dlrm_jax.data.mixing import Gather, gather
 from dlrm_jax.data.records import Fields
+from dlrm_jax.prepare.stages import spread
+from dlrm_jax.prepare.stages.deal import Use
+from dlrm_jax.prepare.stages.mix import Gather, gather
 
 _PART_ROWS = 600
 """Of a part that is really made."""
@@ -42,17 +42,17 @@ def _before(parts: int, shards: int) -> dict[str, float]:
   }
 
 
-def _after(plan: spreading.Plan, fields: Fields) -> dict[str, float]:
+def _after(plan: spread.Plan, fields: Fields) -> dict[str, float]:
   units = [
     Gather(source, fields, (Use.SHARD, 0, 0, i), (0, 0, 0), 9, Path('/data/i'))
     for i, source in enumerate(plan.sources)
   ]
   piles = [chunk.source for chunk in plan.chunks]
-  piles += [s for s in plan.sources if isinstance(s, spreading.Pile)]
+  piles += [s for s in plan.sources if isinstance(s, spread.Pile)]
   reads = sum(pile.last - pile.first for pile in piles)
   bounds = {pile.bounds for pile in piles}
   sums = sum(np.load(path, mmap_mode='r').size for path in bounds)
-  pickled = [(spreading.make_chunk, unit) for unit in plan.chunks]
+  pickled = [(spread.make_chunk, unit) for unit in plan.chunks]
   pickled += [(gather, unit) for unit in units]
   return {
     'reads': reads,
@@ -62,28 +62,28 @@ def _after(plan: spreading.Plan, fields: Fields) -> dict[str, float]:
   }
 
 
-def _really_read(plan: spreading.Plan, parts: int) -> float:
+def _really_read(plan: spread.Plan, parts: int) -> float:
   """Makes parts of one word a row, chunks, and reads shards; reads."""
   found: collections.Counter[Path] = collections.Counter()
-  read = spreading.read_rows
+  read = spread.read_rows
 
   def counted(path: Path, width: int, start: int, most: int) -> np.ndarray:
     found[path] += 1
     return read(path, width, start, most)
 
-  spreading.read_rows = counted
+  spread.read_rows = counted
   assert plan.bounds is not None
   try:
     for part in range(parts):
       rows = np.full((_PART_ROWS, 1), part, np.int32)
       seed = (Use.PART, 0, 0, part)
-      rows = spreading.by_pile(rows, plan.bounds, part, seed)
-      rows.tofile(spreading.path_of(plan.folder, part))
+      rows = spread.by_pile(rows, plan.bounds, part, seed)
+      rows.tofile(spread.path_of(plan.folder, part))
     for chunk in plan.chunks:
-      spreading.make_chunk(chunk)
+      spread.make_chunk(chunk)
     rows = sum(len(source.read()) for source in plan.sources)
   finally:
-    spreading.read_rows = read
+    spread.read_rows = read
   assert rows == parts * _PART_ROWS
   return sum(found.values())
 
@@ -96,7 +96,7 @@ def main() -> None:
     sizes = np.diff(np.arange(shards + 1) * total // shards)
     with tempfile.TemporaryDirectory() as folder:
       start = time.perf_counter()
-      plan = spreading.plan(
+      plan = spread.plan(
         Path(folder), 'train', [_PART_ROWS] * parts, sizes.tolist(), 1, (0, 0)
       )
       seconds = time.perf_counter() - start

@@ -13,12 +13,12 @@ import time
 import numpy as np
 
 from benchmarks import machine
-from dlrm_jax.data.lru_stack import stack_distances
 from dlrm_jax.data.prepared import open_prepared
-from dlrm_jax.data.synthetic import Synthetic
-from dlrm_jax.data.trace_files import save
-from dlrm_jax.data.trace_fit import fit, read_ids
-from dlrm_jax.data.traces import generate
+from dlrm_jax.synthetic.log import Synthetic
+from dlrm_jax.traces.fit import fit, read_ids
+from dlrm_jax.traces.lru_stack import stack_distances
+from dlrm_jax.traces.trace import generate
+from dlrm_jax.traces.trace_files import save
 
 _SIZES = (64, 1024, 16384)
 

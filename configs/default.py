@@ -9,7 +9,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from dlrm_jax.data.synthetic import Synthetic
+from dlrm_jax.synthetic.log import Synthetic
 
 
 def _optimizer(name: str, learning_rate: float) -> ConfigDict:
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
   config.data = ConfigDict()
   config.data.kind = 'prepared'  # or 'synthetic'
   config.data.dir = ''  # prepared: what `dlrm_jax.prepare` wrote
-  # synthetic: fields of dlrm_jax.data.synthetic.Synthetic. exponent: of the
+  # synthetic: fields of dlrm_jax.synthetic.log.Synthetic. exponent: of the
   # power law of ids; or trace: a file of `python -m dlrm_jax.traces`.
   config.data.synthetic = ConfigDict(dataclasses.asdict(Synthetic()))
   # What the columns of a raw log are, for `dlrm_jax.prepare raw`: docs/raw.md.

@@ -15,16 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlrm_jax import cluster, files, heap
-from dlrm_jax.command_line import spread
+from dlrm_jax import files, heap
+from dlrm_jax.cluster import job
+from dlrm_jax.config.command_line import spread
 from dlrm_jax.errors import InputError, Parser, exit_cleanly
 
 if TYPE_CHECKING:
   from jax.sharding import Mesh
 
-  from dlrm_jax.build_evaluation import Examined
-  from dlrm_jax.training.checkpoint import Checkpoints
-  from dlrm_jax.training.comparison import Compared
+  from dlrm_jax.build.restored import Examined
+  from dlrm_jax.checkpoint.checkpoints import Checkpoints
+  from dlrm_jax.run.comparison import Compared
   from dlrm_jax.training.state import Task, TrainState
 
 
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     help='another run: both are scored on the same rows, and it is said '
     'whether their difference is more than chance',
   )
-  cluster.add_arguments(parser)
+  job.add_arguments(parser)
   return parser
 
 
@@ -104,13 +105,15 @@ class _Opened(NamedTuple):
 
 
 def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
-  from dlrm_jax import agreement, build_evaluation, sharding
+  from dlrm_jax import sharding
+  from dlrm_jax.build import restored
+  from dlrm_jax.checkpoint.checkpoints import Checkpoints
+  from dlrm_jax.cluster import agreement
   from dlrm_jax.configs import default
-  from dlrm_jax.training import room, workdir
-  from dlrm_jax.training.checkpoint import Checkpoints
+  from dlrm_jax.run import room, workdir
 
   defaults = default.get_config().to_dict()
-  trained = build_evaluation.trained(*workdir.read(folder, defaults))
+  trained = restored.trained(*workdir.read(folder, defaults))
   layout = trained.task.collection.layout
   size = arguments.batch_size
   if size is None:
@@ -118,7 +121,7 @@ def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
   checkpoints = Checkpoints(folder / 'checkpoints', layout)
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
   step = agreement.from_first(step)  # a run that goes on may make better ones
-  examined = build_evaluation.examined(
+  examined = restored.examined(
     trained, arguments.data, arguments.split, size, arguments.on_bad_row
   )
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
@@ -132,8 +135,8 @@ def _scored(
 ) -> tuple['Examined', 'Compared']:
   """A run, and what it says of every row."""
   from dlrm_jax import sharding
-  from dlrm_jax.training.comparison import Compared
-  from dlrm_jax.training.evaluation import Evaluator
+  from dlrm_jax.run.comparison import Compared
+  from dlrm_jax.run.evaluation import Evaluator
 
   run = _open(folder, arguments)
   with sharding.use(run.mesh):
@@ -143,7 +146,7 @@ def _scored(
 
 def _compare(arguments: argparse.Namespace) -> None:
   """Scores two runs on the same rows, prints what tells them apart."""
-  from dlrm_jax.training.comparison import compare
+  from dlrm_jax.run.comparison import compare
 
   if arguments.distributed or arguments.coordinator:
     raise InputError('--compare: expected one process; leave out its flags')
@@ -159,7 +162,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 def _print_json(result: Mapping[str, Any], file: str | None) -> None:
   """Prints the result as one line, and writes it where that is asked for."""
-  from dlrm_jax import agreement
+  from dlrm_jax.cluster import agreement
 
   text = files.to_json(result)
   print(text)
@@ -169,11 +172,12 @@ def _print_json(result: Mapping[str, Any], file: str | None) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
   """Restores, evaluates, prints."""
-  from dlrm_jax import metrics, sharding
-  from dlrm_jax.training.evaluation import ENSEMBLE, Evaluator
+  from dlrm_jax import sharding
+  from dlrm_jax.metrics import binary
+  from dlrm_jax.run.evaluation import ENSEMBLE, Evaluator
+  from dlrm_jax.run.scores import score_table
+  from dlrm_jax.run.scoring import undefined_line
   from dlrm_jax.training.nodes import divergence, node_count, node_table
-  from dlrm_jax.training.plan import score_table
-  from dlrm_jax.training.scoring import undefined_line
 
   run = _open(Path(arguments.workdir), arguments)
   name, batches = run.examined.name, run.examined.batches
@@ -183,12 +187,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if node_count(run.task):
       tallies = evaluate.nodes(state, batches)
       apart = divergence(run.task, state)
-      nodes = {name: metrics.summarize(t) for name, t in tallies.items()}
+      nodes = {name: binary.summarize(t) for name, t in tallies.items()}
       scores = nodes[ENSEMBLE]
       table = node_table(nodes, apart)
       result |= {'nodes': nodes, 'divergence': apart}
     else:
-      scores = metrics.summarize(evaluate(state, batches))
+      scores = binary.summarize(evaluate(state, batches))
       table = score_table(name, scores, {})
   met = run.examined.report()
   _check_scored(scores, name, met.skipped)
@@ -209,7 +213,7 @@ def main(argv: Sequence[str]) -> None:
   if arguments.compare:
     _compare(arguments)
     return
-  with cluster.joined(vars(arguments)):
+  with job.joined(vars(arguments)):
     _evaluate(arguments)
 
 

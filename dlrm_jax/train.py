@@ -16,7 +16,9 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from dlrm_jax import cluster, command_line, heap
+from dlrm_jax import heap
+from dlrm_jax.cluster import job
+from dlrm_jax.config import command_line
 from dlrm_jax.configs import default
 from dlrm_jax.errors import end_at_once, exit_cleanly, status_of
 
@@ -31,7 +33,7 @@ def _define_flags() -> None:
   flags.DEFINE_integer(
     'profile', None, 'Trace so many steps, time their parts; changes no run.'
   )
-  cluster.define_flags()
+  job.define_flags()
 
 
 def _defaults() -> dict[str, Any]:
@@ -41,9 +43,10 @@ def _defaults() -> dict[str, Any]:
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
   """Joins the other processes, builds the run; trains it or profiles it."""
-  from dlrm_jax import build, sharding
-  from dlrm_jax.training import loop, plan, profile, room, workdir
-  from dlrm_jax.training.signals import Signals
+  from dlrm_jax import sharding
+  from dlrm_jax.build import run as build
+  from dlrm_jax.cluster.signals import Signals
+  from dlrm_jax.run import loop, profile, room, summary, workdir
 
   del argv
   heap.keep_freed_memory()
@@ -52,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
   notes = command_line.notes_of_unused(
     sys.argv, config, _defaults(), workdir.started(folder)
   )
-  with cluster.joined(given), Signals() as signals:
+  with job.joined(given), Signals() as signals:
     data = build.open_data(config)
     run = build.build_run(config, data, folder)
     with sharding.use(loop.choose_mesh(run)):
@@ -64,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         run.config, build.identity(data), run.steps, _defaults()
       )
       with workdir.claimed(folder, claim):
-        lines = [*plan.lines(run), *(f'note      {x}' for x in notes)]
+        lines = [*summary.lines(run), *(f'note      {x}' for x in notes)]
         print(*lines, sep='\n', flush=True)
         stopped_by = loop.train(run, signals)
   return status_of(stopped_by) if stopped_by else 0

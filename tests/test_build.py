@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dlrm_jax import build, build_evaluation
 from dlrm_jax.batch import Batch
+from dlrm_jax.build import restored
+from dlrm_jax.build import run as build
 from dlrm_jax.data.schema import Column, Scale, Schema
-from dlrm_jax.data.synthetic import Synthetic
 from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.features import Pooling
 from dlrm_jax.embedding.partitions import Hashes
 from dlrm_jax.embedding.table import Placement
 from dlrm_jax.errors import InputError
+from dlrm_jax.synthetic.log import Synthetic
 from dlrm_jax.training.state import abstract_state
 from dlrm_jax.training.step import train_step
 
@@ -122,12 +123,12 @@ def test_wrong_fields_of_a_feature_are_named(given, message):
 def test_data_with_other_ids_does_not_fit():
   log = Synthetic(train=100)
   known = build.identity(log)
-  build_evaluation.check_fits(log, known)
+  restored.check_fits(log, known)
   other = dataclasses.replace(log, seed=1)
   with pytest.raises(InputError, match='other ids'):
-    build_evaluation.check_fits(other, known)
+    restored.check_fits(other, known)
   with pytest.raises(InputError, match=r'C1 has 50 rows .* 2,000 rows'):
-    build_evaluation.check_fits(
+    restored.check_fits(
       dataclasses.replace(log, tables=(50, *log.tables[1:])), known
     )
 
@@ -136,7 +137,7 @@ def test_a_task_is_built_again_from_what_a_run_remembers():
   config, log = load('synthetic'), Synthetic()
   config.model.dense_scaling = 'standard'
   remembered = json.loads(json.dumps(build.identity(log)))
-  task = build_evaluation.trained(config.to_dict(), remembered).task
+  task = restored.trained(config.to_dict(), remembered).task
   assert task.scale == log.scale
   assert task.collection.tables[0].rows == log.tables[0]
 

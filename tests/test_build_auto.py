@@ -8,14 +8,15 @@ import polars as pl
 import pytest
 from ml_collections import ConfigDict
 
-from dlrm_jax import build, build_evaluation
-from dlrm_jax.build_auto import settle
+from dlrm_jax.build import restored
+from dlrm_jax.build import run as build
+from dlrm_jax.build.auto import settle
 from dlrm_jax.data import prepared
-from dlrm_jax.data.synthetic import Synthetic
 from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.sizes import Seen, frequent_rows
 from dlrm_jax.errors import InputError
-from dlrm_jax.training.plan import saving
+from dlrm_jax.synthetic.log import Synthetic
+from dlrm_jax.training.sizes import saving
 from tests import job
 from tests.test_build import load
 
@@ -109,9 +110,7 @@ def test_other_words_beside_it_stay():
 def test_what_was_settled_builds_the_same_after_json():
   settled = settle(config_of(), DATA)
   again = json.loads(json.dumps(settled.to_dict()))
-  run = build_evaluation.trained(
-    again, json.loads(json.dumps(build.identity(DATA)))
-  )
+  run = restored.trained(again, json.loads(json.dumps(build.identity(DATA))))
   assert (
     run.task.collection.features == task_of(config_of()).collection.features
   )

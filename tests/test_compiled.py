@@ -7,9 +7,10 @@ import jax
 import pytest
 
 from configs import default
-from dlrm_jax import build, compiled
+from dlrm_jax.build import run
 from dlrm_jax.embedding.load import Use
 from dlrm_jax.errors import InputError
+from dlrm_jax.plan import compiled
 from dlrm_jax.training.memory import row_state, step_memory
 
 needs_libtpu = pytest.mark.skipif(
@@ -31,7 +32,7 @@ def make_task(hotness, chips, rows=800_000, dim=128):
   config.tables.shards = chips
   config.tables.placement = 'row_wise'
   config.table_optimizer.name = 'rowwise_adagrad'
-  return build.build_task(config, *build.open_schema(config))
+  return run.build_task(config, *run.open_schema(config))
 
 
 @needs_libtpu

@@ -7,9 +7,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import criteo_kaggle, default
-from dlrm_jax import command_line, config_file
+from dlrm_jax.config import command_line, config_file
+from dlrm_jax.config.unused import unused
 from dlrm_jax.errors import InputError
-from dlrm_jax.unused import unused
 from tests import small
 
 # Of the library that reads the file.

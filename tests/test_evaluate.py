@@ -10,12 +10,15 @@ import tarfile
 import polars as pl
 import pytest
 
-from dlrm_jax import build, build_evaluation, evaluate
-from dlrm_jax.data import findings, pipeline, readers
-from dlrm_jax.data.budget import default_memory
+from dlrm_jax import evaluate
+from dlrm_jax.build import restored
+from dlrm_jax.build import run as build
 from dlrm_jax.data.prepared import open_prepared
-from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare import findings, pipeline
+from dlrm_jax.prepare.budget import default_memory
+from dlrm_jax.prepare.readers import formats
+from dlrm_jax.prepare.readers.formats import reader_of
 
 ARCHIVE = pathlib.Path(__file__).parent / 'old/written_by_9396860.tar.gz'
 
@@ -103,7 +106,7 @@ def test_a_folder_of_part_files_is_as_one_file(old, evaluated):
   want = json.loads((old / 'evaluated.json').read_text())['metrics']
   assert said['metrics']['auc'] == want['auc']
   assert said['metrics']['log_loss'] == pytest.approx(want['log_loss'])
-  files = readers.files_of('csv', ['parts'])
+  files = formats.files_of('csv', ['parts'])
   assert files == [f'parts/part-{k}.csv' for k in range(len(files))]
 
 
@@ -152,28 +155,28 @@ def test_ids_hashed_of_other_kinds_of_values_do_not_fit(old):
     for name, kind in (('a', 'string'), ('b', 'integer'), ('c', 'string'))
   )
   known = build.identity(text)
-  build_evaluation.check_fits(again, known)
+  restored.check_fits(again, known)
   with pytest.raises(
     InputError, match=r'site .* integer .* trained on .*string'
   ):
-    build_evaluation.check_fits(number, known)
+    restored.check_fits(number, known)
   # What was written before kinds were kept goes on fitting.
   del known['values']
-  build_evaluation.check_fits(number, known)
+  restored.check_fits(number, known)
 
 
 def test_the_config_of_an_older_run_says_the_kinds_of_its_values(old, refused):
   # The run of the archive hashed texts. Nothing but the kind differs here.
   described = json.loads((old / 'set' / 'metadata.json').read_text())
   assert 'values' not in described['details']
-  run = build_evaluation.trained(
+  run = restored.trained(
     *(
       json.loads((old / 'finished' / f'{n}.json').read_text())
       for n in ('config', 'data')
     )
   )
-  assert build_evaluation.kinds_of_run(run)['site'] == 'string'
-  assert build_evaluation.kinds_of_run(run)['item'] == 'integer'
+  assert restored.kinds_of_run(run)['site'] == 'string'
+  assert restored.kinds_of_run(run)['item'] == 'integer'
 
 
 def test_parts_of_other_kinds_of_values_are_not_one_set():

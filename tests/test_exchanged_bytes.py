@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.exchanged_bytes import least_bytes
 from configs import default
-from dlrm_jax import build
-from dlrm_jax.compiled import compile_step
+from dlrm_jax.build import run
 from dlrm_jax.hlo import exchanged
+from dlrm_jax.plan.compiled import compile_step
 
 DEVICES = (2, 4, 8)
 DIM, BATCH = 32, 4096
@@ -28,7 +28,7 @@ def compile_for(devices, times=1, kind='rows'):
   config.model.bottom = (16,)
   config.model.top = (16,)
   config.tables.placement = 'row_wise'
-  task = build.build_task(config, *build.open_schema(config))
+  task = run.build_task(config, *run.open_schema(config))
   return compile_step(task, BATCH, jax.devices()[:devices])
 
 

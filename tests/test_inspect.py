@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dlrm_jax.data.schema import Block, Column, Schema
-from dlrm_jax.data.writing import Split, creating, write
-from dlrm_jax.inspect import main
+from dlrm_jax.inspect.__main__ import main
+from dlrm_jax.prepare.movielens.writing import Split, creating, write
 
 
 def made(folder, splits, weighted=False):

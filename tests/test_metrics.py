@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as oracle
 
-from dlrm_jax import metrics
+from dlrm_jax.metrics import binary
 
 few = settings(max_examples=30, deadline=None)
 
@@ -45,7 +45,7 @@ def assert_same(a, b):
 @pytest.mark.parametrize('decimals', [None, 3, 1, 0])
 def test_metrics_agree_with_scikit_learn(decimals):
   logits, labels, weights = random_examples(decimals=decimals)
-  got = metrics.summarize(metrics.tally(logits, labels, weights))
+  got = binary.summarize(binary.tally(logits, labels, weights))
   p = probability(logits)
   auc = oracle.roc_auc_score(labels, logits)
   assert abs(got['auc'] - auc) <= got['auc_bin_bound'] + 1e-12
@@ -67,7 +67,7 @@ def test_metrics_agree_with_scikit_learn(decimals):
 
 def test_ties_are_credited_one_half_and_cost_no_bound():
   logits, labels, weights = random_examples(decimals=1)
-  got = metrics.summarize(metrics.tally(logits, labels, weights))
+  got = binary.summarize(binary.tally(logits, labels, weights))
   assert got['auc'] == pytest.approx(
     oracle.roc_auc_score(labels, logits), abs=1e-12
   )
@@ -78,13 +78,13 @@ def test_ties_are_credited_one_half_and_cost_no_bound():
 
 
 def test_a_constant_prediction_has_auc_one_half_exactly():
-  got = metrics.summarize(metrics.tally(np.zeros(4), [0, 1, 1, 0], np.ones(4)))
+  got = binary.summarize(binary.tally(np.zeros(4), [0, 1, 1, 0], np.ones(4)))
   assert (got['auc'], got['auc_bin_bound']) == (0.5, 0)
 
 
 def test_unresolved_pairs_are_in_the_bound():
   logits = np.float32([1.0, 1.00001])
-  got = metrics.summarize(metrics.tally(logits, [0, 1], [1, 1]))
+  got = binary.summarize(binary.tally(logits, [0, 1], [1, 1]))
   assert (got['auc'], got['auc_bin_bound']) == (0.5, 0.5)
 
 
@@ -92,7 +92,7 @@ def test_unresolved_pairs_are_in_the_bound():
 @given(examples())
 def test_auc_is_within_its_bound_of_the_exact_value(example):
   logits, labels, weights = example
-  got = metrics.summarize(metrics.tally(*example))
+  got = binary.summarize(binary.tally(*example))
   seen = weights > 0
   if len(np.unique(labels[seen])) < 2:
     assert np.isnan(got['auc'])
@@ -110,38 +110,38 @@ def test_order_and_batching_do_not_matter(example, data):
   n = len(example[0])
   order = np.array(data.draw(st.permutations(range(n))))
   cut = data.draw(st.integers(0, n))
-  total = metrics.empty()
+  total = binary.empty()
   for part in (slice(cut), slice(cut, None)):
     batch = (array[order][part] for array in example)
-    total = metrics.tally(*batch, into=total)
-  assert_same(total, metrics.tally(*example))
+    total = binary.tally(*batch, into=total)
+  assert_same(total, binary.tally(*example))
 
 
 def test_a_tally_goes_on_where_another_ended():
   a, b = random_examples(seed=1), random_examples(seed=2)
-  whole = metrics.tally(*b, into=metrics.tally(*a))
+  whole = binary.tally(*b, into=binary.tally(*a))
   both = map(np.concatenate, zip(a, b, strict=True))
-  assert_same(whole, metrics.tally(*both))
+  assert_same(whole, binary.tally(*both))
 
 
 def test_a_refused_batch_leaves_the_tally_as_it_was():
-  total = metrics.tally(*random_examples())
+  total = binary.tally(*random_examples())
   with pytest.raises(ValueError, match='not finite'):
-    metrics.tally([np.nan, 1], [0, 1], [1, 1], into=total)
-  assert_same(total, metrics.tally(*random_examples()))
+    binary.tally([np.nan, 1], [0, 1], [1, 1], into=total)
+  assert_same(total, binary.tally(*random_examples()))
 
 
 def test_empty_is_neutral():
-  total = metrics.tally(*random_examples(), into=metrics.empty())
-  assert_same(total, metrics.tally(*random_examples()))
+  total = binary.tally(*random_examples(), into=binary.empty())
+  assert_same(total, binary.tally(*random_examples()))
 
 
 def test_weight_counts_like_repetition_and_zero_is_not_looked_at():
   logits = np.float32([0.5, -1.0, 2.0, np.nan])
   labels = np.float32([1, 0, 0, 7])
-  weighted = metrics.tally(logits, labels, np.float32([3, 1, 2, 0]))
+  weighted = binary.tally(logits, labels, np.float32([3, 1, 2, 0]))
   index = [0, 0, 0, 1, 2, 2]
-  repeated = metrics.tally(logits[index], labels[index], np.ones(6))
+  repeated = binary.tally(logits[index], labels[index], np.ones(6))
   for field in ('clicks', 'others', 'low', 'high', 'loss', 'correct'):
     np.testing.assert_allclose(
       getattr(weighted, field), getattr(repeated, field), rtol=1e-12
@@ -150,41 +150,41 @@ def test_weight_counts_like_repetition_and_zero_is_not_looked_at():
 
 @pytest.mark.parametrize('label', [0, 1])
 def test_with_one_class_what_is_undefined_is_nan(label):
-  total = metrics.tally(np.float32([-1, 1]), [label] * 2, [1, 1])
-  got = metrics.summarize(total)
+  total = binary.tally(np.float32([-1, 1]), [label] * 2, [1, 1])
+  got = binary.summarize(total)
   undefined = {'auc', 'auc_std_error', 'auc_bin_bound', 'ne'}
   if label == 0:
     undefined |= {'pr_auc', 'calibration'}
   assert {name for name, value in got.items() if np.isnan(value)} == undefined
-  assert metrics.roc_curve(total)[0].size == 0
+  assert binary.roc_curve(total)[0].size == 0
 
 
 def test_without_examples_all_but_the_counts_are_nan():
-  total = metrics.empty()
-  got = metrics.summarize(total)
+  total = binary.empty()
+  got = binary.summarize(total)
   defined = {name for name, value in got.items() if not np.isnan(value)}
   assert defined == {'examples', 'clicks'}
-  assert metrics.roc_curve(total)[0].size == 0
-  assert metrics.calibration_curve(total).count.size == 0
+  assert binary.roc_curve(total)[0].size == 0
+  assert binary.calibration_curve(total).count.size == 0
 
 
 def test_a_probability_of_one_half_is_no_click():
-  got = metrics.summarize(metrics.tally([0.0, 0.0, 0.1], [0, 1, 1], [1, 1, 1]))
+  got = binary.summarize(binary.tally([0.0, 0.0, 0.1], [0, 1, 1], [1, 1, 1]))
   assert got['accuracy'] == pytest.approx(2 / 3)
 
 
 def test_extreme_logits_keep_every_metric_finite():
   logits = np.float32([-3e38, -1000, 1000, 3e38])
-  total = metrics.tally(logits, [0, 0, 1, 1], np.ones(4))
-  got = metrics.summarize(total)
+  total = binary.tally(logits, [0, 0, 1, 1], np.ones(4))
+  got = binary.summarize(total)
   assert np.isfinite(list(got.values())).all()
   assert (got['auc'], got['log_loss'], got['accuracy']) == (1, 0, 1)
-  assert np.isfinite(metrics.calibration_curve(total)).all()
+  assert np.isfinite(binary.calibration_curve(total)).all()
 
 
 def test_device_arrays_of_low_precision_are_taken():
   logits = jnp.array([1.0, -1.0], jnp.bfloat16)
-  got = metrics.summarize(metrics.tally(logits, jnp.array([1, 0]), jnp.ones(2)))
+  got = binary.summarize(binary.tally(logits, jnp.array([1, 0]), jnp.ones(2)))
   assert got['auc'] == 1
 
 
@@ -199,13 +199,13 @@ def test_device_arrays_of_low_precision_are_taken():
 )
 def test_bad_examples_are_refused_and_counted(logits, labels, weights, message):
   with pytest.raises(ValueError, match=message):
-    metrics.tally(logits, labels, weights)
+    binary.tally(logits, labels, weights)
 
 
 def test_roc_curve_is_thin_rises_and_has_the_area():
   logits, labels, weights = random_examples(20_000)
-  total = metrics.tally(logits, labels, weights)
-  fpr, tpr = metrics.roc_curve(total)
+  total = binary.tally(logits, labels, weights)
+  fpr, tpr = binary.roc_curve(total)
   assert len(fpr) == len(tpr) <= 500
   assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
   assert (np.diff(fpr) >= 0).all()
@@ -217,7 +217,7 @@ def test_roc_curve_is_thin_rises_and_has_the_area():
 
 def test_calibration_groups_are_equal_and_add_up():
   logits, labels, weights = random_examples(20_000)
-  curve = metrics.calibration_curve(metrics.tally(logits, labels, weights))
+  curve = binary.calibration_curve(binary.tally(logits, labels, weights))
   order = np.argsort(logits)
   np.testing.assert_allclose(curve.count, 1000, atol=20)
   assert curve.count.sum() == 20_000
@@ -233,8 +233,8 @@ def test_calibration_groups_are_equal_and_add_up():
 
 
 def test_calibration_keeps_equal_logits_together():
-  total = metrics.tally(np.zeros(10), [1, 0] * 5, np.ones(10))
-  curve = metrics.calibration_curve(total)
+  total = binary.tally(np.zeros(10), [1, 0] * 5, np.ones(10))
+  curve = binary.calibration_curve(total)
   np.testing.assert_array_equal(curve, [[0.5], [0.5], [10]])
 
 
@@ -250,7 +250,7 @@ def delong(logits, labels):
 @pytest.mark.parametrize('decimals', [None, 1, 0])
 def test_the_standard_error_of_auc_is_that_of_delong(decimals):
   logits, labels, weights = random_examples(1500, decimals=decimals)
-  got = metrics.summarize(metrics.tally(logits, labels, weights))
+  got = binary.summarize(binary.tally(logits, labels, weights))
   want = delong(logits, labels) ** 0.5
   assert got['auc_std_error'] == pytest.approx(want, rel=1e-4)
 
@@ -258,7 +258,7 @@ def test_the_standard_error_of_auc_is_that_of_delong(decimals):
 def test_standard_errors_are_the_spread_over_samples():
   """What they say of one sample is what many samples show."""
   found = [
-    metrics.summarize(metrics.tally(*random_examples(1000, seed=seed)))
+    binary.summarize(binary.tally(*random_examples(1000, seed=seed)))
     for seed in range(100)
   ]
   for metric in ('auc', 'log_loss'):
@@ -269,7 +269,7 @@ def test_standard_errors_are_the_spread_over_samples():
 
 def test_the_standard_error_of_log_loss_is_that_of_a_mean():
   logits, labels, weights = random_examples()
-  got = metrics.summarize(metrics.tally(logits, labels, weights))
+  got = binary.summarize(binary.tally(logits, labels, weights))
   x = np.float64(logits)
   losses = np.logaddexp(0, x) - labels * x
   want = losses.std(ddof=1) / len(losses) ** 0.5
@@ -279,7 +279,7 @@ def test_the_standard_error_of_log_loss_is_that_of_a_mean():
 def test_equal_weights_change_no_standard_error_and_unequal_ones_do():
   logits, labels, ones = random_examples()
   plain, scaled, uneven = (
-    metrics.summarize(metrics.tally(logits, labels, weights))
+    binary.summarize(binary.tally(logits, labels, weights))
     for weights in (ones, 7 * ones, np.where(np.arange(4000) % 8, ones, 50))
   )
   for metric in ('auc_std_error', 'log_loss_std_error'):
@@ -288,6 +288,6 @@ def test_equal_weights_change_no_standard_error_and_unequal_ones_do():
 
 
 def test_one_click_has_no_standard_error():
-  got = metrics.summarize(metrics.tally([1, 0, 2], [1, 0, 0], np.ones(3)))
+  got = binary.summarize(binary.tally([1, 0, 2], [1, 0, 0], np.ones(3)))
   assert got['auc'] == 0.5
   assert np.isnan(got['auc_std_error'])

@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 
-from dlrm_jax import config_file
+from dlrm_jax.config import config_file
 from dlrm_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from dlrm_jax import metrics, paired
 from dlrm_jax.errors import InputError
+from dlrm_jax.metrics import binary, paired
 
 
 def models(n=1200, decimals=None, seed=0):
@@ -66,8 +66,7 @@ def test_errors_are_those_of_a_bootstrap_and_less_than_unpaired_ones():
     error = of(a, b).std_error
     assert error == pytest.approx(want, rel=0.2)
     alone = [
-      metrics.summarize(metrics.tally(*x))[f'{metric}_std_error']
-      for x in (a, b)
+      binary.summarize(binary.tally(*x))[f'{metric}_std_error'] for x in (a, b)
     ]
     assert error < 0.8 * math.hypot(*alone)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dlrm_jax.data.prepared import open_prepared
-from dlrm_jax.prepare import main
+from dlrm_jax.prepare.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 ROW = '\t'.join(['1', *['5'] * 13, *['0a1b2c3d'] * 26])

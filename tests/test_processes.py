@@ -8,12 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from dlrm_jax import build_evaluation, cluster, sharding
+from dlrm_jax import sharding
+from dlrm_jax.build import restored
+from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.cluster import job as cluster
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
-from dlrm_jax.training import workdir as folders
-from dlrm_jax.training.checkpoint import Checkpoints
-from dlrm_jax.training.history import read_history
+from dlrm_jax.run import workdir as folders
+from dlrm_jax.run.history import read_history
 from dlrm_jax.training.state import abstract_state
 from tests.job import Job, run
 
@@ -42,7 +44,7 @@ def results(workdir):
 
 
 def final_state(workdir):
-  task = build_evaluation.trained(
+  task = restored.trained(
     *folders.read(workdir, default.get_config().to_dict())
   ).task
   checkpoints = Checkpoints(workdir / 'checkpoints', task.collection.layout)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from configs import criteo_kaggle
-from dlrm_jax import build, prepare, sharding
+from dlrm_jax import sharding
+from dlrm_jax.build import run as build
 from dlrm_jax.data.loader import training_batches
+from dlrm_jax.prepare import __main__ as prepare
 from dlrm_jax.training.state import new_state
 from dlrm_jax.training.step import compiled_step
 

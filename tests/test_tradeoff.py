@@ -12,10 +12,11 @@ import time
 
 import pytest
 
-from dlrm_jax import build, build_tradeoff, tradeoff
+from dlrm_jax.build import run as build
 from dlrm_jax.errors import InputError
-from dlrm_jax.training import tradeoff as study
-from dlrm_jax.training import workdir
+from dlrm_jax.run import workdir
+from dlrm_jax.tradeoff import __main__ as tradeoff
+from dlrm_jax.tradeoff import runs, study
 from tests import small
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -225,7 +226,7 @@ DAMAGED = {
 def test_results_that_are_damaged_are_none(tmp_path, text):
   config = small.get_config()
   run = build.build_run(config, build.open_data(config), tmp_path)
-  job = build_tradeoff.Job(('plain', 1), 0, run)
+  job = runs.Job(('plain', 1), 0, run)
   known = config.to_dict()
   claim = workdir.Claim(run.config, build.identity(run.data), run.steps, known)
   with workdir.claimed(tmp_path, claim):

@@ -13,10 +13,7 @@ import numpy as np
 from dlrm_jax.batch import PAD
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema, Source
 from dlrm_jax.errors import InputError
-
-STOP = 'stop'
-UNKNOWN = 'unknown'
-"""What to do with ids out of range: an error, or the unknown row."""
+from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
 
 _UNKNOWN_ROW = 0
 

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from dlrm_jax.batch import PAD, Batch
-from dlrm_jax.data.checked import STOP, Checked, Checker
+from dlrm_jax.data.checked import Checked, Checker
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import (
   BLOCK_ROWS,
@@ -30,6 +30,7 @@ from dlrm_jax.data.schema import (
 from dlrm_jax.data.shuffled import Reading as Reading
 from dlrm_jax.data.shuffled import Shuffled
 from dlrm_jax.errors import InputError
+from dlrm_jax.vocabulary.policy import STOP
 
 _EXAMPLES_AT_ONCE = 8192  # by one call, where batches are smaller
 _AHEAD = 8  # results of calls that wait, while all lanes read their windows

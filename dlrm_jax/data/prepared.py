@@ -30,15 +30,9 @@ from dlrm_jax.data.manifest import (
   shard_paths,
   split_stamp,
 )
-from dlrm_jax.data.schema import (
-  BLOCK_ROWS,
-  Block,
-  Column,
-  Scale,
-  Schema,
-)
-from dlrm_jax.data.vocabulary import FOLDER
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Scale, Schema
 from dlrm_jax.errors import InputError
+from dlrm_jax.vocabulary.hashing import FOLDER
 
 
 def _allow_files(files: int) -> None:

@@ -21,9 +21,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dlrm_jax.data.checked import STOP, Checked
+from dlrm_jax.data.checked import Checked
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, each, join, take
 from dlrm_jax.errors import InputError
+from dlrm_jax.vocabulary.policy import STOP
 
 
 @dataclasses.dataclass(frozen=True)

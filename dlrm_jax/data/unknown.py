@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from dlrm_jax import agreement
 from dlrm_jax.batch import PAD, Batch
+from dlrm_jax.cluster import agreement
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.schema import Schema
-from dlrm_jax.data.vocabulary import FOLDER
+from dlrm_jax.vocabulary.hashing import FOLDER
 
 _MOST, _ABOVE = 0.5, 0.25
 """A warning is given for a share above the first, and so much above that of

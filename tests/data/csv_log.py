@@ -2,9 +2,9 @@
 
 import pickle
 
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import NUMBER
-from dlrm_jax.data.readers import reader_of
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.readers.formats import reader_of
+from dlrm_jax.prepare.readers.reader import NUMBER
 
 NAMES = ('click', 'price', 'user', 'site', 'word', 'tags', 'scores', 'hour')
 HEADER = ','.join(NAMES)

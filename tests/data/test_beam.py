@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-from dlrm_jax.data import beam
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare import main
+from dlrm_jax.prepare import beam
+from dlrm_jax.prepare.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 HERE = '--runner=FnApiRunner'

@@ -11,14 +11,16 @@ import zipfile
 import numpy as np
 import pytest
 
-from dlrm_jax.data import budget, criteo, criteo_files, pipeline
-from dlrm_jax.data.criteo import prepare
-from dlrm_jax.data.criteo_rows import SPARSE
 from dlrm_jax.data.prepared import open_prepared
-from dlrm_jax.data.rereading import read_raw
 from dlrm_jax.data.schema import join
 from dlrm_jax.data.unknown import UnknownIds, unknown_rows
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare import budget, pipeline
+from dlrm_jax.prepare.criteo import options as criteo
+from dlrm_jax.prepare.criteo.criteo_rows import SPARSE
+from dlrm_jax.prepare.criteo.options import prepare
+from dlrm_jax.prepare.readers import text_files
+from dlrm_jax.prepare.rereading import read_raw
 
 PACK = {'.gz': gzip.compress, '.bz2': bz2.compress, '.xz': lzma.compress}
 Options = functools.partial(criteo.Options, shuffle=False)
@@ -73,7 +75,7 @@ def check(block, rows, vocabularies):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-  monkeypatch.setattr(criteo_files, 'CHUNK_BYTES', 50_000)
+  monkeypatch.setattr(text_files, 'CHUNK_BYTES', 50_000)
 
 
 @pytest.mark.parametrize('min_count', [1, 4])

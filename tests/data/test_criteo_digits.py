@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_jax.data.criteo_digits import PADDING, hexadecimals, integers
+from dlrm_jax.prepare.criteo.digits import PADDING, hexadecimals, integers
 
 
 def laid_out(fields, padding=b'\xff'):

@@ -8,23 +8,23 @@ import zipfile
 
 import pytest
 
-from dlrm_jax.data import criteo_files
-from dlrm_jax.data.archives import DamagedError
-from dlrm_jax.data.criteo_files import (
+from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.readers import text_files
+from dlrm_jax.prepare.readers.archives import DamagedError
+from dlrm_jax.prepare.readers.text_files import (
   check_lines,
   chunks,
   line_start,
   lines_about,
   lines_before,
 )
-from dlrm_jax.errors import InputError
 
 TEXT = b''.join(b'line %d\n' % i for i in range(20_000))
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-  monkeypatch.setattr(criteo_files, 'CHUNK_BYTES', 1000)
+  monkeypatch.setattr(text_files, 'CHUNK_BYTES', 1000)
 
 
 def zipped(text, *more, folder=''):
@@ -196,7 +196,7 @@ def test_a_file_without_lines_is_no_log(tmp_path, pack):
 
 
 def test_a_piece_within_a_long_line_is_no_log(tmp_path, monkeypatch):
-  monkeypatch.setattr(criteo_files, '_HEAD_BYTES', 100)
+  monkeypatch.setattr(text_files, '_HEAD_BYTES', 100)
   path, _, size = save(tmp_path / 'a', bytes(5000))
   with pytest.raises(InputError, match='a line longer than 1,000 bytes'):
     list(chunks(path, 100, size, len))
@@ -206,12 +206,12 @@ def test_a_piece_within_a_long_line_is_no_log(tmp_path, monkeypatch):
 def test_the_head_tells_how_many_lines_there_are_about(
   tmp_path, monkeypatch, pack
 ):
-  monkeypatch.setattr(criteo_files, '_HEAD_BYTES', 1000)
+  monkeypatch.setattr(text_files, '_HEAD_BYTES', 1000)
   text = b''.join(b'%d\n' % (i * 7919 % 10**5) for i in range(5000))
   path, _, _ = save(tmp_path / 'a', pack(text))
   few = pack is bz2.compress  # A block of bz2 is all or nothing.
   assert lines_about(path) == pytest.approx(1 if few else 5000, rel=0.3)
-  monkeypatch.setattr(criteo_files, '_HEAD_BYTES', 1 << 20)
+  monkeypatch.setattr(text_files, '_HEAD_BYTES', 1 << 20)
   assert lines_about(path) == 5000
 
 

@@ -7,12 +7,14 @@ import pickle
 import polars as pl
 import pytest
 
-from dlrm_jax.data import criteo_files, criteo_reader, raw_text
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.criteo_reader import CriteoReader
-from dlrm_jax.data.criteo_rows import COLUMNS, DENSE, SCHEMA, SPARSE
-from dlrm_jax.data.raw import NUMBER, Dense, Piece, Sparse
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.criteo import criteo_reader
+from dlrm_jax.prepare.criteo.criteo_reader import CriteoReader
+from dlrm_jax.prepare.criteo.criteo_rows import COLUMNS, DENSE, SCHEMA, SPARSE
+from dlrm_jax.prepare.readers import lines, text_files
+from dlrm_jax.prepare.readers.reader import NUMBER, Piece
+from dlrm_jax.vocabulary.columns import Dense, Sparse
 
 READER = CriteoReader()
 NUMBERED = SCHEMA | {NUMBER: pl.UInt32}
@@ -64,7 +66,7 @@ def test_every_cut_of_a_file_gives_its_rows_once(tmp_path, end, last):
 
 
 def test_any_three_pieces_and_small_chunks_are_the_file(tmp_path, monkeypatch):
-  monkeypatch.setattr(criteo_files, 'CHUNK_BYTES', 90)
+  monkeypatch.setattr(text_files, 'CHUNK_BYTES', 90)
   text = b'\n'.join(LINES)
   path = save(tmp_path / 'a', text)
   for first in range(0, len(text), 17):
@@ -85,7 +87,7 @@ def test_frames_are_of_one_schema_and_few_rows(tmp_path, monkeypatch):
 
 
 def test_a_plain_file_is_cut_and_a_gzip_is_one_piece(tmp_path, monkeypatch):
-  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 100)
+  monkeypatch.setattr(lines, 'PIECE_BYTES', 100)
   text = b'\n'.join(LINES)
   path = save(tmp_path / 'a', text)
   pieces = READER.pieces(path)

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_jax.data import criteo_parse
-from dlrm_jax.data.criteo_parse import parse, sift
-from dlrm_jax.data.criteo_rows import (
+from dlrm_jax.prepare.criteo import text as criteo_parse
+from dlrm_jax.prepare.criteo.criteo_rows import (
   COLUMNS,
   DENSE,
   SCHEMA,
   SPARSE,
   fault,
 )
+from dlrm_jax.prepare.criteo.text import parse, sift
 
 GOOD = ['1', *['5'] * 13, *['0a1b2c3d'] * 26]
 

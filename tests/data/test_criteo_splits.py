@@ -2,8 +2,8 @@
 
 import pytest
 
-from dlrm_jax.data.criteo_splits import DEFAULT, bounds, parse_splits
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.splits import DEFAULT, bounds, parse_splits
 
 
 def sizes(rows, text):

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrm_jax.data import keys, raw_sift
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import NUMBER
-from dlrm_jax.data.raw_bags import lists
-from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.readers.formats import reader_of
+from dlrm_jax.prepare.readers.reader import NUMBER
+from dlrm_jax.prepare.values import sift
+from dlrm_jax.prepare.values.raw_bags import lists
+from dlrm_jax.vocabulary import keys
 
 RAW = {'format': 'csv', 'label': 'y', 'sparse': ['u']}
 
@@ -58,7 +59,7 @@ def test_a_list_has_its_ids_and_no_others(folder, written, separator, values):
 def test_only_rows_that_are_not_plain_are_read_again(folder, monkeypatch):
   seen = []
   monkeypatch.setattr(
-    raw_sift, 'lists', lambda bags, x: seen.extend(bags) or lists(bags, x)
+    sift, 'lists', lambda bags, x: seen.extend(bags) or lists(bags, x)
   )
   rows = ['1,a,1|4', '1,a,1|4|', '1,+5,3', '1,a,', '0,7,[4 1]']
   found = read(folder, rows, bags={'x': {'values': 'integer'}})

@@ -6,15 +6,17 @@ import itertools
 import polars as pl
 import pytest
 
-from dlrm_jax.data import criteo_files, pipeline, raw_text, rereading
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.budget import default_memory
-from dlrm_jax.data.criteo import Options, prepare
-from dlrm_jax.data.fitting import Fit, fitting
 from dlrm_jax.data.prepared import open_prepared
-from dlrm_jax.data.raw import PIECE_BYTES
-from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare import pipeline, rereading
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.budget import default_memory
+from dlrm_jax.prepare.criteo.options import Options, prepare
+from dlrm_jax.prepare.fitting import Fit, fitting
+from dlrm_jax.prepare.readers import lines as raw_text
+from dlrm_jax.prepare.readers import text_files
+from dlrm_jax.prepare.readers.formats import reader_of
+from dlrm_jax.prepare.readers.reader import PIECE_BYTES
 
 N = 40
 SCHEMA = {
@@ -273,7 +275,7 @@ def test_minus_1_beside_0_is_refused_wherever_they_are(
 ):
   write_labels(tmp_path, [-1, 1] * 10 + [0, 1] * 10)
   path = str(tmp_path / f'log.{kind}')
-  monkeypatch.setattr(criteo_files, 'CHUNK_BYTES', chunk)
+  monkeypatch.setattr(text_files, 'CHUNK_BYTES', chunk)
   monkeypatch.setattr(raw_text, 'PIECE_BYTES', piece)
   expected = rf'log.{kind}.*: a label is -1, and in .*log.{kind}.* one is 0;'
   for bad in ('stop', 'skip'):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dlrm_jax.data.inputs import expanded
-from dlrm_jax.data.readers import files_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.inputs import expanded
+from dlrm_jax.prepare.readers.formats import files_of
 
 
 @pytest.fixture

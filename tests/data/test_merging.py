@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dlrm_jax.data import merging
-from dlrm_jax.data.counting import Count, Run, Values, count, mark_of
-from dlrm_jax.data.merging import Merge, merge
-from dlrm_jax.data.raw import Sparse
-from dlrm_jax.data.spool import Slice
+from dlrm_jax.prepare.stages import merge as merging
+from dlrm_jax.prepare.stages.count import Count, Run, count, mark_of
+from dlrm_jax.prepare.stages.merge import Merge, merge
+from dlrm_jax.prepare.stages.parse import Slice
+from dlrm_jax.vocabulary.coder import Values
+from dlrm_jax.vocabulary.columns import Sparse
 
 
 def counted(folder, number, values, column, dtype, places=True):

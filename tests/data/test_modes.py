@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from dlrm_jax.data import counting, criteo
-from dlrm_jax.data.criteo import Options, prepare
-from dlrm_jax.data.rereading import read_raw
 from dlrm_jax.data.schema import join
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.criteo import options as criteo
+from dlrm_jax.prepare.criteo.options import Options, prepare
+from dlrm_jax.prepare.rereading import read_raw
+from dlrm_jax.prepare.stages import count as counting
 
 
 def fb_ids(column, modulo):

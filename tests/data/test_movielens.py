@@ -14,10 +14,11 @@ from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.structured.movielens import Movielens
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.data import movielens_archive, movielens_tfds
-from dlrm_jax.data.movielens import Ratings, in_time_order, prepare
-from dlrm_jax.data.movielens_tfds import url_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.movielens import archive as movielens_archive
+from dlrm_jax.prepare.movielens import builder
+from dlrm_jax.prepare.movielens.builder import url_of
+from dlrm_jax.prepare.movielens.prepare import Ratings, in_time_order, prepare
 
 # Of ten ratings in time order, the first eight are to train. 7 and 30 are new
 # in the last two; movie 20's title has no year.
@@ -222,7 +223,7 @@ def test_people_are_features_where_they_are_known(made, kind):
 def test_a_large_set_goes_through_tfds_in_parts(archive, tmp_path, monkeypatch):
   path = str(archive('latest-small'))
   whole = prepare('latest-small-ratings', str(tmp_path / 'a'), path)
-  monkeypatch.setattr(movielens_tfds, 'PART_ROWS', 3)
+  monkeypatch.setattr(builder, 'PART_ROWS', 3)
   parts = prepare('latest-small-ratings', str(tmp_path / 'b'), path)
   assert whole.fingerprint == parts.fingerprint
   for a, b in zip(

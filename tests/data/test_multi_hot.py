@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from dlrm_jax.data import multi_hot
-from dlrm_jax.data.criteo import Options, prepare
 from dlrm_jax.data.prepared import open_prepared
-from dlrm_jax.data.rereading import read_raw
 from dlrm_jax.data.schema import join
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare import main
+from dlrm_jax.prepare.__main__ import main
+from dlrm_jax.prepare.criteo.options import Options, prepare
+from dlrm_jax.prepare.rereading import read_raw
+from dlrm_jax.prepare.stages import multi_hot
 
 HOTNESS = (3, 2, 1, 5, *[1] * 20, 4, 2)
 TABLES = (7, 500, 4, 9, *[50] * 20, 1, 90)

@@ -6,11 +6,11 @@ import decimal
 import polars as pl
 import pytest
 
-from dlrm_jax.data import keys
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import NUMBER
-from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.readers.formats import reader_of
+from dlrm_jax.prepare.readers.reader import NUMBER
+from dlrm_jax.vocabulary import keys
 
 RAW = {'format': 'parquet', 'label': 'y', 'sparse': ['u']}
 INTEGER = {'sparse': {'u': 'integer'}}

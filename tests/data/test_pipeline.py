@@ -17,31 +17,24 @@ import polars as pl
 import pytest
 
 from dlrm_jax import machine
-from dlrm_jax.data import (
-  budget,
-  coding,
-  criteo,
-  encoding,
-  manifest,
-  multi_hot,
-  pipeline,
-  raw_text,
-  shards,
-  spreading,
-  units,
-  vocabularies,
-  work,
-)
-from dlrm_jax.data.counting import Count, Values, count, mark_of
-from dlrm_jax.data.criteo import Options
-from dlrm_jax.data.dealing import Use
-from dlrm_jax.data.merging import Merge, merge
+from dlrm_jax.data import manifest, shards
 from dlrm_jax.data.prepared import open_prepared
-from dlrm_jax.data.raw import Sparse
-from dlrm_jax.data.rereading import job as day_job
 from dlrm_jax.data.schema import join
-from dlrm_jax.data.spool import Slice
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare import budget, pipeline, units, work
+from dlrm_jax.prepare.criteo import options as criteo
+from dlrm_jax.prepare.criteo.options import Options
+from dlrm_jax.prepare.readers import lines
+from dlrm_jax.prepare.rereading import job as day_job
+from dlrm_jax.prepare.stages import encode, multi_hot, spread
+from dlrm_jax.prepare.stages import number as vocabularies
+from dlrm_jax.prepare.stages.count import Count, count, mark_of
+from dlrm_jax.prepare.stages.deal import Use
+from dlrm_jax.prepare.stages.merge import Merge, merge
+from dlrm_jax.prepare.stages.parse import Slice
+from dlrm_jax.vocabulary import coder
+from dlrm_jax.vocabulary.coder import Values
+from dlrm_jax.vocabulary.columns import Sparse
 from tests.data.test_criteo import make_rows, save
 
 MEMORY = 2 << 30
@@ -192,9 +185,9 @@ def test_shuffling_keeps_rows_and_other_splits(tmp_path):
 def many_shards(monkeypatch):
   """Shards of a block each, in bundles of two."""
   monkeypatch.setattr(shards, 'SHARD_BYTES', 1)
-  monkeypatch.setattr(spreading, 'MOST_PILES', 2)
-  monkeypatch.setattr(spreading, 'BUNDLE_SHARDS', 2)
-  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 400_000)
+  monkeypatch.setattr(spread, 'MOST_PILES', 2)
+  monkeypatch.setattr(spread, 'BUNDLE_SHARDS', 2)
+  monkeypatch.setattr(lines, 'PIECE_BYTES', 400_000)
 
 
 def test_bundles_of_shards_have_the_rows_and_can_be_stopped(
@@ -218,7 +211,7 @@ def test_bundles_of_shards_have_the_rows_and_can_be_stopped(
       pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=stage)
   assert runs > 5
   same_files(tmp_path / 'a', tmp_path / 'cut')
-  monkeypatch.setattr(spreading, 'MOST_PILES', 256)
+  monkeypatch.setattr(spread, 'MOST_PILES', 256)
   pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
   a, b = (open_prepared(tmp_path / name) for name in 'ab')
   assert a.files['train'] > 3
@@ -283,7 +276,7 @@ def test_files_that_a_loss_of_power_cut_are_made_again(
       raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-      patch.setattr(encoding, 'describe', fail)
+      patch.setattr(encode, 'describe', fail)
       with pytest.raises(KeyboardInterrupt):
         pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=stopped)
     for kind in KINDS:
@@ -484,7 +477,7 @@ def test_pieces_of_a_file_are_the_file(tmp_path, monkeypatch):
   whole_set = criteo.prepare(
     {'all': [raw]}, str(tmp_path / 'a'), Options(shuffle=False)
   )
-  monkeypatch.setattr(raw_text, 'PIECE_BYTES', 20_000)
+  monkeypatch.setattr(lines, 'PIECE_BYTES', 20_000)
   job = criteo.job({'all': [raw]}, Options(shuffle=False))
   assert len(job.pieces) > 5
   pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
@@ -587,7 +580,7 @@ def test_a_vocabulary_that_ids_cannot_count_is_refused(tmp_path, monkeypatch):
 
 def test_keys_are_shared_by_more_tables_than_a_byte_counts():
   keys = np.arange(100_000, dtype=np.uint32)
-  owner = coding.share_of(keys, 1000)
+  owner = coder.share_of(keys, 1000)
   assert np.bincount(owner, minlength=1000).min() > 50
   assert owner.max() == 999
 

@@ -15,8 +15,8 @@ from dlrm_jax.data import prepared, shards
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema, join, take
-from dlrm_jax.data.writing import Split, creating, write
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.movielens.writing import Split, creating, write
 
 SCHEMA = Schema(('a', 'b'), (Column('x', 9), Column('y', 50, hotness=3)))
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dlrm_jax.data import raw_bags
-from dlrm_jax.data.raw_bags import items, lists
+from dlrm_jax.prepare.values import raw_bags
+from dlrm_jax.prepare.values.raw_bags import items, lists
 
 numbers = st.lists(st.integers(-(2**63), 2**64 - 1))
 # Blanks around elements are no part of them; no text is a missing one.

@@ -5,12 +5,13 @@ import pickle
 import numpy as np
 import pytest
 
-from dlrm_jax.data import array_files, packed_streams, reader_arrays
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.fitting import Fit, fitting
-from dlrm_jax.data.raw import NUMBER, Dense, Sparse
-from dlrm_jax.data.readers import completed, reader_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.fitting import Fit, fitting
+from dlrm_jax.prepare.readers import array_files, arrays_reader, packed_streams
+from dlrm_jax.prepare.readers.formats import completed, reader_of
+from dlrm_jax.prepare.readers.reader import NUMBER
+from dlrm_jax.vocabulary.columns import Dense, Sparse
 
 N = 53
 SIZES = tuple(range(3, 29))
@@ -74,7 +75,7 @@ def test_npz_is_read_as_numpy_reads_it(
 ):
   # Less than a column at a time, and several pieces where they can be.
   monkeypatch.setattr(array_files, 'FRAME_ROWS', 10)
-  monkeypatch.setattr(reader_arrays, '_PIECE_ROWS', 20)
+  monkeypatch.setattr(arrays_reader, '_PIECE_ROWS', 20)
   arrays['X_int'], arrays['X_cat'] = map(
     order, (arrays['X_int'], arrays['X_cat'])
   )
@@ -122,7 +123,7 @@ def test_fb_ids_are_rows_and_counts_are_logged(arrays, tmp_path):
 def test_bin_is_read_in_pieces_with_counts_beside(
   arrays, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(reader_arrays, '_PIECE_ROWS', 20)
+  monkeypatch.setattr(arrays_reader, '_PIECE_ROWS', 20)
   path = write_bin(tmp_path / 'train_data.bin', arrays)
   assert read({'format': 'fb_bin'}, path)[0] == rows_of(arrays)
   said = completed({'format': 'fb_bin'}, [path])

@@ -7,11 +7,13 @@ import math
 import polars as pl
 import pytest
 
-from dlrm_jax.data import criteo_files, raw_text
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import NUMBER, Columns, Dense, Sparse
-from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.readers import lines as raw_text
+from dlrm_jax.prepare.readers import text_files
+from dlrm_jax.prepare.readers.formats import reader_of
+from dlrm_jax.prepare.readers.reader import NUMBER
+from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
 from tests.data.csv_log import GOOD, HEADER, IGNORE, NAMES, RAW, ROW, read
 
 
@@ -97,7 +99,7 @@ def test_pieces_make_the_same_rows_and_name_the_same_lines(write, monkeypatch):
   path = write(*({'user': str(i)} for i in range(500)), {'user': 'x'}, {})
   whole, _ = read(path, 'skip')
   monkeypatch.setattr(raw_text, 'PIECE_BYTES', 1000)
-  monkeypatch.setattr(criteo_files, 'CHUNK_BYTES', 300)
+  monkeypatch.setattr(text_files, 'CHUNK_BYTES', 300)
   assert len(reader_of(RAW).pieces(str(path))) > 10
   rows, bad = read(path, 'skip')
   assert rows == whole

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrm_jax.data import keys
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import NUMBER, Sparse
-from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.readers.formats import reader_of
+from dlrm_jax.prepare.readers.reader import NUMBER
+from dlrm_jax.vocabulary import keys
+from dlrm_jax.vocabulary.columns import Sparse
 
 IGNORE = bytes  # a digest
 SVM = {'format': 'libsvm'}

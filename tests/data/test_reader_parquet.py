@@ -5,11 +5,11 @@ import datetime
 import polars as pl
 import pytest
 
-from dlrm_jax.data import reader_parquet
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import NUMBER
-from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.readers import parquet_reader
+from dlrm_jax.prepare.readers.formats import reader_of
+from dlrm_jax.prepare.readers.reader import NUMBER
 
 RAW = {
   'format': 'parquet',
@@ -68,7 +68,7 @@ def test_pieces_and_row_groups_make_no_difference(tmp_path, monkeypatch):
   frame = pl.concat([pl.DataFrame(COLUMNS)] * 40)
   frame = frame.with_columns(user=pl.int_range(120))
   frame.write_parquet(path, row_group_size=50)
-  monkeypatch.setattr(reader_parquet, 'FRAME_ROWS', 33)
+  monkeypatch.setattr(parquet_reader, 'FRAME_ROWS', 33)
   rows, _, digests = read(path)
   assert [row[2] for row in rows] == list(range(120))
   assert len(set(digests)) == 4

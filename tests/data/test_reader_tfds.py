@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from dlrm_jax.data import reader_tfds
-from dlrm_jax.data.bad_rows import BadRows
-from dlrm_jax.data.raw import NUMBER
-from dlrm_jax.data.readers import reader_of
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.readers import tfds_reader
+from dlrm_jax.prepare.readers.formats import reader_of
+from dlrm_jax.prepare.readers.reader import NUMBER
 
 F = tfds.features
 N = 30
@@ -99,8 +99,8 @@ def test_rows_are_those_of_the_data_set(folder, monkeypatch):
   (kind, line) = bad.report()
   assert 'invalid UTF-8' in kind
   assert 'column word' in line
-  monkeypatch.setattr(reader_tfds, 'FRAME_ROWS', 8)
-  monkeypatch.setattr(reader_tfds, '_READ', 3)
+  monkeypatch.setattr(tfds_reader, 'FRAME_ROWS', 8)
+  monkeypatch.setattr(tfds_reader, '_READ', 3)
   rows, again, digests = read('clicks:train', data_dir=folder)
   assert rows == whole
   assert list(again.report()) == [kind, line]

@@ -7,9 +7,10 @@ import os
 import numpy as np
 import pytest
 
-from dlrm_jax.data import dealing, spreading
-from dlrm_jax.data.dealing import Use, deal
-from dlrm_jax.data.spreading import (
+from dlrm_jax.prepare.stages import deal as dealing
+from dlrm_jax.prepare.stages import spread as spreading
+from dlrm_jax.prepare.stages.deal import Use, deal
+from dlrm_jax.prepare.stages.spread import (
   by_pile,
   make_chunk,
   path_of,

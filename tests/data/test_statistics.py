@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dlrm_jax.data import statistics
-from dlrm_jax.data.statistics import Tally
+from dlrm_jax.inspect import statistics
+from dlrm_jax.inspect.statistics import Tally
 
 
 def drawn(n, seed, rows=5000):

@@ -8,11 +8,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.data.planted import Strength, plant
-from dlrm_jax.data.popularity import probabilities
 from dlrm_jax.data.schema import BLOCK_ROWS, join
-from dlrm_jax.data.synthetic import Synthetic, optimum
 from dlrm_jax.errors import InputError
+from dlrm_jax.synthetic.log import Synthetic, optimum
+from dlrm_jax.synthetic.planted import Strength, plant
+from dlrm_jax.traces.power_law import probabilities
 
 SPEC = Synthetic(train=10_000, validation=5_000, test=30_000)
 

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrm_jax import prepare
-from dlrm_jax import traces as command
 from dlrm_jax.batch import PAD
-from dlrm_jax.data import popularity
-from dlrm_jax.data.lru_stack import ids_at, stack_distances
 from dlrm_jax.data.schema import BLOCK_ROWS, Column, join
-from dlrm_jax.data.synthetic import Synthetic
-from dlrm_jax.data.trace_blocks import make_pattern
-from dlrm_jax.data.trace_files import load, read_dist_emb, save
-from dlrm_jax.data.trace_fit import fit, fit_source
-from dlrm_jax.data.traces import Trace, draw_distances, generate
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare import __main__ as prepare
+from dlrm_jax.synthetic.log import Synthetic
+from dlrm_jax.traces import __main__ as command
+from dlrm_jax.traces import power_law as popularity
+from dlrm_jax.traces.blocks import make_pattern
+from dlrm_jax.traces.fit import fit, fit_source
+from dlrm_jax.traces.lru_stack import ids_at, stack_distances
+from dlrm_jax.traces.trace import Trace, draw_distances, generate
+from dlrm_jax.traces.trace_files import load, read_dist_emb, save
 
 PUBLISHED = '4, 2, 9, 7, 5, 1\n0, 1, 3, 4, 5\n0.5, 0.6, 0.8, 0.9, 1.0\n'
 COLD = Trace(

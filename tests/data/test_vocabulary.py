@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_jax.data.vocabulary import Vocabulary, hashed_rows
+from dlrm_jax.vocabulary.hashing import Vocabulary, hashed_rows
 
 keys = st.none() | st.integers(0, 40) | st.integers(0, 2**32 - 1)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from dlrm_jax import build, compiled
+from dlrm_jax.build import run
 from dlrm_jax.embedding.capacity import capacity
 from dlrm_jax.embedding.layout import plan_layout
 from dlrm_jax.embedding.load import (
@@ -18,6 +18,7 @@ from dlrm_jax.embedding.load import (
   readers,
 )
 from dlrm_jax.embedding.table import Placement, Table
+from dlrm_jax.plan import compiled
 
 PLACEMENTS = {
   'row_wise': Placement(),
@@ -147,7 +148,7 @@ def test_bytes_sent_are_those_of_the_compiled_step(hotness, placement):
   config.data.expected.hotness = hotness
   config.model.bottom = config.model.top = (8,)
   config.tables.placement = placement
-  task = build.build_task(config, *build.open_schema(config))
+  task = run.build_task(config, *run.open_schema(config))
   step = compiled.compile_step(task, 1024, jax.devices())
   found = sum(
     c.bytes * c.count

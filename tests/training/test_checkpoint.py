@@ -10,6 +10,8 @@ import pytest
 import tensorstore as ts
 
 from dlrm_jax import sharding
+from dlrm_jax.checkpoint import checksums
+from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
@@ -18,8 +20,6 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
-from dlrm_jax.training import checksums
-from dlrm_jax.training.checkpoint import Checkpoints
 from dlrm_jax.training.state import Task, abstract_state, create_state
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlrm_jax import sharding
-from dlrm_jax.training import checksums
+from dlrm_jax.checkpoint import checksums
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ import pytest
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import Batch
+from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Composed, Plain, Projected
 from dlrm_jax.embedding.features import Feature
@@ -24,12 +25,11 @@ from dlrm_jax.embedding.operations import Mult, PathBased
 from dlrm_jax.embedding.partitions import QuotientRemainder
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.losses import binary_cross_entropy
-from dlrm_jax.metrics import summarize
+from dlrm_jax.metrics.binary import summarize
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
-from dlrm_jax.training.checkpoint import Checkpoints
-from dlrm_jax.training.evaluation import Evaluator
+from dlrm_jax.run.evaluation import Evaluator
 from dlrm_jax.training.state import Task, abstract_state, new_state
 from dlrm_jax.training.step import compiled_step
 from tests.training.test_moving import PLACEMENTS, assert_moved

@@ -6,7 +6,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.training.history import History, read_history
+from dlrm_jax.run.history import History, read_history
 
 
 def history(folder, step=10**6):

@@ -11,15 +11,16 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from dlrm_jax import build, sharding
+from dlrm_jax import sharding
+from dlrm_jax.build import run as build
+from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
 from dlrm_jax.evaluate import main as evaluate
-from dlrm_jax.prepare import main as prepare
-from dlrm_jax.training import loop, workdir
-from dlrm_jax.training.checkpoint import Checkpoints
-from dlrm_jax.training.history import read_history
-from dlrm_jax.training.signals import Signals
+from dlrm_jax.prepare.__main__ import main as prepare
+from dlrm_jax.run import loop, workdir
+from dlrm_jax.run.history import read_history
 from tests import small
 
 

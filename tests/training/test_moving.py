@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrm_jax import sharding
+from dlrm_jax.checkpoint.moving import move, rows_to_move
 from dlrm_jax.embedding.layout import Kind, from_json, plan_layout, to_json
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.rows import packed
-from dlrm_jax.training.moving import move, rows_to_move
 
 PLACEMENTS = {
   'row-wise': Placement(),

@@ -9,21 +9,18 @@ import optax
 import pytest
 from scipy.special import expit, logit
 
-from dlrm_jax import metrics, sharding
+from dlrm_jax import sharding
 from dlrm_jax.batch import Batch
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.losses import binary_cross_entropy
+from dlrm_jax.metrics import binary
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
-from dlrm_jax.training.evaluation import Evaluator, ensemble
-from dlrm_jax.training.nodes import (
-  compiled_average,
-  divergence,
-  node_count,
-)
+from dlrm_jax.run.evaluation import Evaluator, ensemble
+from dlrm_jax.training.nodes import compiled_average, divergence, node_count
 from dlrm_jax.training.state import Task, new_state
 from dlrm_jax.training.step import compiled_step, eval_step
 
@@ -68,7 +65,7 @@ def trained(devices, steps=3, average_after=None):
       if k == average_after:
         state = average(state)
     tallies = Evaluator(TASK).nodes(state, [make_batch(9), make_batch(10)])
-    scores = {k: metrics.summarize(t) for k, t in tallies.items()}
+    scores = {k: binary.summarize(t) for k, t in tallies.items()}
     return jax.device_get(state), scores, divergence(TASK, state)
 
 
@@ -106,7 +103,7 @@ def test_every_node_scores_with_its_own_tables(alone):
     of_node = dataclasses.replace(state, tables=tables)
     logits = np.concatenate([eval_step(plain, of_node, b) for b in batches])
     chances.append(expit(logits))
-    want = metrics.summarize(metrics.tally(logits, labels, ones))
+    want = binary.summarize(binary.tally(logits, labels, ones))
     np.testing.assert_allclose(
       scores[f'node {k}']['log_loss'], want['log_loss'], rtol=1e-5
     )
@@ -176,7 +173,7 @@ def test_the_ensemble_of_nodes_that_are_sure_is_sure_and_finite():
   )
   assert np.isfinite(together).all()
   assert 40 < together[1] < 90
-  metrics.tally(together, np.ones(5), np.ones(5))
+  binary.tally(together, np.ones(5), np.ones(5))
 
 
 def test_one_node_that_is_not_finite_is_seen_in_the_ensemble():

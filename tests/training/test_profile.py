@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dlrm_jax.training.parts import OTHER, PARTS, Span, divide, parts_of
+from dlrm_jax.run.parts import OTHER, PARTS, Span, divide, parts_of
 from tests import job
 
 HLO = """HloModule jit_train_step, is_scheduled=true

@@ -4,8 +4,9 @@ import re
 import numpy as np
 import pytest
 
-from dlrm_jax import metrics
-from dlrm_jax.training import report
+from dlrm_jax.metrics import binary
+from dlrm_jax.report import run_page
+from dlrm_jax.training import sizes
 
 VOID = {'meta', 'br', 'hr', 'link', 'img'}
 
@@ -40,7 +41,7 @@ def tally(n=3000, seed=0):
   rng = np.random.default_rng(seed)
   logits = rng.normal(-1, 1, n)
   labels = rng.random(n) < 1 / (1 + np.exp(-logits))
-  return metrics.tally(logits, labels, np.ones(n))
+  return binary.tally(logits, labels, np.ones(n))
 
 
 def history(steps=6000, every=10):
@@ -64,15 +65,15 @@ def write(path, **changes):
     'results': {'validation': tally(), 'test': tally(seed=1)},
     'history': history(),
     'tables': [
-      report.TableSize('small', ['C1'], 10, 16, 640),
-      report.TableSize('large', ['C2', 'C3'], 2**20, 16, 2**26),
+      sizes.TableSize('small', ['C1'], 10, 16, 640),
+      sizes.TableSize('large', ['C2', 'C3'], 2**20, 16, 2**26),
     ],
     'config': {'model': {'top': [64, 1]}, 'seed': 0, 'note': None},
     'environment': {'device': '1 x cpu'},
     'references': {'Bayes': {'auc': 0.8123, 'log_loss': 0.3}},
     'notes': ['Stopped early.'],
   }
-  report.write_report(path, **{**arguments, **changes})
+  run_page.write_report(path, **{**arguments, **changes})
   return path.read_text(encoding='utf-8')
 
 
@@ -106,7 +107,7 @@ def test_references_in_charts_point_to_ids_of_the_page(tmp_path):
 
 def test_it_holds_results_charts_tables_config_and_environment(tmp_path):
   text = write(tmp_path / 'report.html')
-  got = metrics.summarize(tally(seed=1))
+  got = binary.summarize(tally(seed=1))
   plain = words(text)
   error = f'± {got["auc_std_error"]:.5f}'
   assert f'AUC {got["auc"]:.5f} {error}, test' in plain
@@ -141,7 +142,7 @@ def test_tables_stand_by_size_with_their_total(tmp_path):
 
 
 def test_of_very_many_tables_the_largest_are_shown(tmp_path):
-  tables = [report.TableSize(f't{i}', [], i, 1, 4 * i) for i in range(150)]
+  tables = [sizes.TableSize(f't{i}', [], i, 1, 4 * i) for i in range(150)]
   plain = words(write(tmp_path / 'report.html', tables=tables))
   assert 't50 50 1' in plain
   assert 't49 49 1' not in plain
@@ -164,7 +165,7 @@ def test_what_came_from_outside_is_escaped(tmp_path):
     title=bad,
     results={bad: tally()},
     history=[{'step': 1, f'{bad}/auc': 0.7}],
-    tables=[report.TableSize(bad, [bad], 1, 1, 4)],
+    tables=[sizes.TableSize(bad, [bad], 1, 1, 4)],
     config={bad: {'x': bad}},
     environment={bad: bad},
     references={bad: {'auc': 0.8}},
@@ -196,9 +197,9 @@ def test_after_a_resumed_run_the_later_line_of_a_step_counts(tmp_path):
     {'references': None, 'notes': []},
     {'history': [{'step': 1, 'loss': 0.7}]},
     {'history': [{'step': 1, 'loss': float('nan')}, {'step': 2, 'loss': None}]},
-    {'results': {'test': metrics.empty()}},
-    {'results': {'test': metrics.tally([1.0, 2.0], [1, 1], [1, 1])}},
-    {'results': {'test': metrics.tally([-40.0], [0], [1])}},
+    {'results': {'test': binary.empty()}},
+    {'results': {'test': binary.tally([1.0, 2.0], [1, 1], [1, 1])}},
+    {'results': {'test': binary.tally([-40.0], [0], [1])}},
     {'config': {}, 'environment': {}},
   ],
 )
@@ -209,5 +210,5 @@ def test_what_is_missing_is_left_out(tmp_path, changes):
 
 
 def test_environment_names_device_and_versions():
-  found = report.environment()
+  found = run_page.environment()
   assert {'device', 'backend', 'python', 'jax', 'optax'} <= set(found)

@@ -6,9 +6,10 @@ import types
 import jax
 import pytest
 
-from dlrm_jax import build, sharding
+from dlrm_jax import sharding
+from dlrm_jax.build import run as build
 from dlrm_jax.errors import InputError
-from dlrm_jax.training import loop, room
+from dlrm_jax.run import loop, room
 from dlrm_jax.training.state import abstract_state
 from dlrm_jax.training.step import compiled_step, eval_step
 from tests import small

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dlrm_jax.training.signals import Signals
+from dlrm_jax.cluster.signals import Signals
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 START = """

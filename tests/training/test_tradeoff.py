@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from dlrm_jax.training.tradeoff import Point, Size, Study, markdown, write
-from dlrm_jax.training.tradeoff_picture import picture
+from dlrm_jax.tradeoff.picture import picture
+from dlrm_jax.tradeoff.study import Point, Size, Study, markdown, write
 
 
 def point(encoding, ratio, auc, losses):

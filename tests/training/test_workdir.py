@@ -11,10 +11,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dlrm_jax import build, build_evaluation, sharding
-from dlrm_jax.configs import criteo_kaggle, default
-from dlrm_jax.errors import InputError
-from dlrm_jax.kinds import (
+from dlrm_jax import sharding
+from dlrm_jax.build import restored
+from dlrm_jax.build import run as build
+from dlrm_jax.cluster.signals import Signals
+from dlrm_jax.config.kinds import (
   KINDS,
   Kind,
   changes,
@@ -23,10 +24,11 @@ from dlrm_jax.kinds import (
   kind_of,
   listed,
 )
-from dlrm_jax.training import loop, workdir
-from dlrm_jax.training.history import read_history
-from dlrm_jax.training.signals import Signals
-from dlrm_jax.unused import with_effect
+from dlrm_jax.config.unused import with_effect
+from dlrm_jax.configs import criteo_kaggle, default
+from dlrm_jax.errors import InputError
+from dlrm_jax.run import loop, workdir
+from dlrm_jax.run.history import read_history
 from tests import small
 
 DEFAULTS = default.get_config().to_dict()
@@ -286,7 +288,7 @@ def test_a_run_of_before_a_field_goes_on_and_is_evaluated(six):
   config, data = workdir.read(six, DEFAULTS)
   assert config['tables']['shards'] == 8
   assert config['table_optimizer']['name'] == 'sgd'
-  assert build_evaluation.trained(config, data).task
+  assert restored.trained(config, data).task
   with pytest.raises(InputError, match=r"table_optimizer.name was 'sgd', is"):
     start(six, train=False)
 

@@ -4,8 +4,8 @@ import pytest
 
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
-from dlrm_jax.training import workdir
-from dlrm_jax.training.workdir import Claim
+from dlrm_jax.run import workdir
+from dlrm_jax.run.workdir import Claim
 
 CONFIG = default.get_config().to_dict()
 CLAIM = Claim(config=CONFIG, data={'a': 1}, steps=5, defaults=CONFIG)

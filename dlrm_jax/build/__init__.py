@@ -1,0 +1,1 @@
+"""From a config and a schema to the frozen objects that run."""

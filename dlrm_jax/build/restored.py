@@ -1,0 +1,261 @@
+"""A run built again from its workdir, and what to evaluate it on."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from dlrm_jax.batch import Batch
+from dlrm_jax.build import run as build
+from dlrm_jax.cluster import agreement
+from dlrm_jax.data.folder import MARK
+from dlrm_jax.data.loader import Batches, evaluation_batches, stream_batches
+from dlrm_jax.data.prepared import Prepared, open_prepared
+from dlrm_jax.data.schema import Column, Scale, Schema
+from dlrm_jax.data.unknown import UnknownIds, unknown_rows
+from dlrm_jax.embedding.features import mean_pooled
+from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.run.description import Data
+from dlrm_jax.training.state import Task
+from dlrm_jax.vocabulary.policy import STOP
+
+
+class Trained(NamedTuple):
+  """A run as its workdir remembers it: config, `identity` of its data, task."""
+
+  config: ConfigDict
+  data: Mapping[str, Any]
+  task: Task
+
+  @property
+  def eval_batch_size(self) -> int:
+    """Examples of an evaluation's batch, as the config has it."""
+    return self.config.train.eval_batch_size
+
+
+def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
+  """A run, built again from what its workdir remembers (`workdir.read`)."""
+  schema = Schema(
+    tuple(data['dense']), tuple(Column(**column) for column in data['sparse'])
+  )
+  scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
+  fields = ConfigDict(config)
+  return Trained(fields, data, build.build_task(fields, schema, scale))
+
+
+class Examined(NamedTuple):
+  """Data to evaluate on.
+
+  Attributes:
+    name: the split, or the raw file.
+    batches: of it; this process's part of each.
+    report: what was met in the batches, once they are read; every process
+      asks.
+  """
+
+  name: str
+  batches: Iterable[Batch]
+  report: Callable[[], 'Met']
+
+
+class Met(NamedTuple):
+  """What was met in data.
+
+  Attributes:
+    skipped: lines about rows that were skipped, and values that were changed.
+    lines: all lines to print.
+    said: the same, as JSON can hold it.
+  """
+
+  skipped: list[str]
+  lines: list[str]
+  said: dict[str, Any]
+
+
+def examined(
+  run: Trained,
+  paths: Sequence[str] | None,
+  split: str | None,
+  batch_size: int,
+  on_bad_row: str,
+) -> Examined:
+  """What to evaluate a run on.
+
+  Args:
+    run: whose ids the data must have.
+    paths: a prepared set, or raw files of the kind that the run was trained
+      on, or folders of them; None: what it was trained on.
+    split: of a prepared set; None: test.
+    batch_size: examples of a global batch.
+    on_bad_row: 'stop' or 'skip', for a raw file.
+  """
+  if paths and not _is_set(paths):
+    if split:
+      raise InputError(
+        f'--split={split}: {paths[0]} is a raw file and has no splits'
+      )
+    return _raw(run, paths, batch_size, on_bad_row)
+  path = paths[0] if paths else run.config.data.dir or 'synthetic'
+  if not paths:
+    _check_there(run)
+  data = open_prepared(path) if paths else build.open_data(run.config)
+  if not split and 'test' not in data.splits:
+    raise InputError(
+      f'{path} has no split test; name another with --split: it has '
+      f'{", ".join(data.splits)}'
+    )
+  check_fits(data, {**run.data, 'values': kinds_of_run(run)})
+  split = split or 'test'
+  batches = evaluation_batches(
+    data.source(split),
+    batch_size,
+    jax.process_index(),
+    jax.process_count(),
+    name=f'{path}, split {split}',
+    out_of_range=_out_of_range(run),
+    means=mean_pooled(run.task.collection.features),
+  )
+  return _watched(split, batches, data, BadRows())
+
+
+def _check_there(run: Trained) -> None:
+  """Raises where the data of the training is not where it was."""
+  folder = run.config.data.dir
+  if run.config.data.kind == 'prepared' and not Path(folder).exists():
+    raise InputError(
+      f'{folder}: the set that the run was trained on is not there (seen from '
+      f'{Path.cwd()}); run this where training was started, or name the set '
+      'with --data=DIR'
+    )
+
+
+def kinds_of_run(run: Trained) -> Mapping[str, str]:
+  """The kinds of a run's values; of older runs what their config says."""
+  raw = ConfigDict(run.config.data.get('raw') or {}).to_dict()
+  if 'values' in run.data or raw.get('format') not in ('csv', 'parquet'):
+    return run.data.get('values', {})
+  from dlrm_jax.prepare.readers.formats import kinds_of
+
+  return kinds_of(raw)
+
+
+def _is_set(paths: Sequence[str]) -> bool:
+  """Whether a prepared set is named, or raw files."""
+  sets = [path for path in paths if (Path(path) / MARK).exists()]
+  if sets and len(paths) > 1:
+    raise InputError(
+      f'--data={" ".join(paths)}: {sets[0]} is a prepared set; expected one '
+      'such set, or raw files only'
+    )
+  return bool(sets)
+
+
+def _watched(name: str, batches: Batches, data: Data, bad: BadRows) -> Examined:
+  """Data whose unknown ids are counted, where the data says which they are."""
+  rows = unknown_rows(data) if isinstance(data, Prepared) else {}
+  unknown = UnknownIds(data.schema, rows)
+
+  def met() -> Met:
+    skipped = [*bad.report(), *_lines(batches)]
+    shares = unknown.shares()
+    rows = bad.to_json()
+    del rows['examples'], rows['labels']
+    said: dict[str, Any] = {'bad_rows': rows} if skipped else {}
+    if shares is None:
+      return Met(skipped, skipped, said)
+    said['unknown_ids'] = shares.to_json()
+    return Met(skipped, [*skipped, *shares.lines()], said)
+
+  return Examined(name, unknown.watch(batches), met)
+
+
+def _out_of_range(run: Trained) -> str:
+  """What becomes of ids out of range; runs of before the field stop."""
+  return run.config.data.get('out_of_range', STOP)
+
+
+def _lines(batches: Batches) -> list[str]:
+  """What was mapped, once all batches are read; every process asks."""
+  count = agreement.total(batches.out_of_range)
+  return [f'{count:,} ids out of range became the unknown row'] if count else []
+
+
+def _raw(
+  run: Trained, paths: Sequence[str], batch_size: int, on_bad_row: str
+) -> Examined:
+  path = paths[0]
+  if run.config.data.kind != 'prepared':
+    if not Path(path).exists():
+      raise InputError(f'--data={path}: there is no such file or folder')
+    raise InputError(
+      f'--data={path}: the model was trained on {run.config.data.kind} data, '
+      f'which has no raw files'
+    )
+  # Readers of raw files: training does without them.
+  from dlrm_jax.prepare.movielens import prepare
+  from dlrm_jax.prepare.rereading import read_raw
+
+  _check_there(run)
+  prepared = open_prepared(run.config.data.dir)
+  check_fits(prepared, run.data)
+  bad = BadRows(on_bad_row)
+  if prepared.details['kind'] == 'movielens':
+    if len(paths) > 1 or not Path(path).is_file():
+      raise InputError(
+        f'--data={" ".join(paths)}: expected a prepared set, or one archive of '
+        'MovieLens'
+      )
+    blocks = prepare.read_raw(prepared, path)
+  else:
+    blocks = read_raw(prepared, paths, on_bad_row, bad, _out_of_range(run))
+  batches = stream_batches(
+    blocks,
+    prepared.schema,
+    batch_size,
+    jax.process_index(),
+    jax.process_count(),
+    name=path,
+    out_of_range=_out_of_range(run),
+    means=mean_pooled(run.task.collection.features),
+  )
+  name = path if len(paths) == 1 else f'{path} and {len(paths) - 1} more'
+  return _watched(name, batches, prepared, bad)
+
+
+def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
+  """Raises `InputError` where ids of data are not those of the training.
+
+  Args:
+    data: what is to be evaluated.
+    trained_on: `identity` of the training's data.
+  """
+  found = build.identity(data)
+  for there, here in zip(trained_on['sparse'], found['sparse'], strict=False):
+    if there != here:
+      raise InputError(
+        f'feature {here["name"]} has {here["rows"]:,} rows and hotness '
+        f'{here["hotness"]} in the data; the model was trained with '
+        f'{there["name"]}, {there["rows"]:,} rows, hotness '
+        f'{there["hotness"]}. Prepared sets fit where both are hashed into '
+        f'as many rows; otherwise evaluate the raw file'
+      )
+  # Runs and sets of before kinds were kept say nothing of them.
+  kinds = trained_on.get('values', {})
+  for name, kind in found.get('values', {}).items():
+    if kinds.get(name, kind) != kind:
+      raise InputError(
+        f'feature {name} is made of values that are {kind} in the data; the '
+        f'model was trained on values that are {kinds[name]}, which have other '
+        f"rows. Prepare the data with 'values': {kinds[name]!r}, or evaluate "
+        f'the raw file'
+      )
+  for field in ('sparse', 'dense', 'ids'):
+    if trained_on[field] != found[field]:
+      raise InputError(
+        f'the data has other {field} than the model was trained with (same '
+        f'numbers, other meaning). Prepared sets fit where both are hashed '
+        f'into as many rows; otherwise evaluate the raw file'
+      )

@@ -1,0 +1,1 @@
+"""Checkpoints: written, restored, moved between layouts, checked."""

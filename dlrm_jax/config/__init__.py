@@ -1,0 +1,1 @@
+"""Configs: their fields, files, kinds of change, and the command line."""

@@ -1,0 +1,216 @@
+"""Loads a config from a user's file; mistakes in it end in one line.
+
+A config file is a program, `FILE.py` or `FILE.py:VARIANT`, whose `get_config`
+gives a `ConfigDict`. All may happen in it, so what happens is told with the
+line of the user's file where it did.
+"""
+
+import difflib
+import inspect
+import runpy
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dlrm_jax.config.kinds import OPEN, flat
+from dlrm_jax.errors import InputError
+
+_SYNONYMS = {
+  'lr': 'learning_rate',
+  'bs': 'batch_size',
+  'batch': 'batch_size',
+  'embedding_dim': 'dim',
+  'emb_dim': 'dim',
+  'num_epochs': 'epochs',
+  'num_steps': 'steps',
+  'optim': 'optimizer',
+}
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+  bool: ((bool,), 'True or False'),
+  int: ((int,), 'a whole number'),
+  float: ((int, float), 'a number'),
+  str: ((str,), 'text'),
+  tuple: ((list, tuple), 'a tuple, such as (64, 32)'),
+}
+"""Values that fit a default's type, and what they are in words."""
+
+
+def find(named: str) -> str:
+  """Returns the path of a config; those of the package need only a name.
+
+  Args:
+    named: FILE.py or FILE.py:VARIANT. Where FILE.py does not exist, NAME,
+      NAME.py and configs/NAME.py are configs that come with dlrm_jax.
+
+  Raises:
+    InputError: there is no such file, here or in the package.
+  """
+  file, *variant = named.split(':', 1)
+  if Path(file).is_file():
+    return named
+  folder = Path(__file__).parent / 'configs'
+  packaged = folder / f'{Path(file).stem}.py'
+  if str(Path(file).parent) in ('.', 'configs') and packaged.is_file():
+    return ':'.join([str(packaged), *variant])
+  names = (path.stem for path in folder.glob('[a-z]*.py'))
+  raise InputError(
+    f'--config={named}: no such file; with dlrm_jax come '
+    f'{", ".join(sorted(names))}'
+  )
+
+
+def load(name: str) -> ConfigDict:
+  """The config of FILE.py, or FILE.py:VARIANT.
+
+  Raises:
+    InputError: there is no such file, or it makes no config; names its line.
+  """
+  path, _, variant = find(name).partition(':')
+  where = f'--config={name}'
+  with _Told(where, path, variant):
+    made = runpy.run_path(path).get('get_config')
+  if not callable(made):
+    raise InputError(
+      f'{where}: the file has no function get_config; expected `def '
+      f'get_config():` that returns a ConfigDict'
+    )
+  _check_variant(where, made, variant)
+  with _Told(where, path, variant):
+    config = made(*([variant] if variant else []))
+  if not isinstance(config, ConfigDict):
+    what = 'None' if config is None else f'a {type(config).__name__}'
+    hint = ' (is a return missing?)' if config is None else ''
+    raise InputError(
+      f'{where}: get_config() returns {what}{hint}; expected a ConfigDict: '
+      f'begin with `config = default.get_config()` of configs/default.py, and '
+      f'return it'
+    )
+  return config
+
+
+def _check_variant(where: str, made: Callable[..., Any], variant: str) -> None:
+  parameters = inspect.signature(made).parameters.values()
+  if variant and not parameters:
+    raise InputError(
+      f'{where}: the file has no variants (get_config takes no argument); '
+      f'leave :{variant} out'
+    )
+  if not variant and any(
+    p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters
+  ):
+    raise InputError(f'{where}: expected a variant, {where}:VARIANT')
+
+
+class _Told:
+  """Whatever is raised within becomes one line."""
+
+  def __init__(self, where: str, path: str, variant: str) -> None:
+    self._where, self._path, self._variant = where, path, variant
+
+  def __enter__(self) -> None:
+    pass
+
+  def __exit__(self, kind: object, error: object, trace: object) -> None:
+    if not isinstance(error, Exception):
+      return
+    what = str(error)
+    if isinstance(error, (KeyError, AttributeError)):
+      # It may be quoted, line breaks in it, too.
+      what = what.strip('"\'').replace('\\n', ' ').replace("\\'", "'")
+    what = ' '.join(what.split())
+    if isinstance(error, ValueError) and self._variant in what.split("'"):
+      # The file says itself which variants there are.
+      raise InputError(f'{self._where}: {what}') from None
+    if isinstance(error, SyntaxError):
+      place, what = self._of_syntax(error)
+    else:
+      place, what = self._line(error), f'{type(error).__name__}: {what}'
+    if isinstance(error, ModuleNotFoundError) and error.name == 'configs':
+      what += '; expected: from dlrm_jax.configs import default'
+    raise InputError(f'{self._where}{place}: {what}') from None
+
+  def _of_syntax(self, error: SyntaxError) -> tuple[str, str]:
+    own = error.filename in (None, self._path)
+    file = '' if own else f', {error.filename}'
+    return f'{file}, line {error.lineno}', f'syntax error: {error.msg}'
+
+  def _line(self, error: Exception) -> str:
+    """The last line of the user's file on the way to an error."""
+    found = [
+      frame.lineno
+      for frame in traceback.extract_tb(error.__traceback__)
+      if frame.filename == self._path
+    ]
+    return f', line {found[-1]}' if found else ''
+
+
+def hint_for(name: str, section: str, known: Mapping[str, Any]) -> str:
+  """What may have been meant by a field that there is not.
+
+  Args:
+    name: of the field.
+    section: dotted, that it was looked for in; '' for the whole config.
+    known: a tree of all fields.
+  """
+  inner: Any = known
+  for part in section.split('.') if section else ():
+    inner = inner[part]
+  meant = _SYNONYMS.get(name, name)
+  if meant in inner:
+    return f'did you mean {meant}?'
+  if near := difflib.get_close_matches(name, inner, 1):
+    return f'did you mean {near[0]}?'
+  elsewhere = [f for f, _ in flat(known) if f.split('.')[-1] == meant]
+  if elsewhere:
+    return f'did you mean config.{" or config.".join(elsewhere)}?'
+  return 'see configs/default.py'
+
+
+def wrong_fields(
+  given: Mapping[str, Any], known: Mapping[str, Any]
+) -> Iterator[str]:
+  """What is wrong with the names and types of the fields of a config.
+
+  Args:
+    given: as a tree.
+    known: a tree of all the fields that a config has, with their defaults.
+  """
+  yield from _wrong(given, known, known, '')
+
+
+def _wrong(
+  given: Mapping[str, Any],
+  section: Mapping[str, Any],
+  known: Mapping[str, Any],
+  name: str,
+) -> Iterator[str]:
+  prefix = f'{name}.' if name else ''
+  for field in given:
+    if field not in section:
+      hint = hint_for(field, name, known)
+      yield f'config.{prefix}{field}: there is no field {field}; {hint}'
+  for field, default in section.items():
+    full = prefix + field
+    if field not in given:
+      yield (
+        f'config.{full} is not there; begin with `config = '
+        f'default.get_config()` of configs/default.py and change its fields'
+      )
+    elif isinstance(default, Mapping):
+      if not isinstance(given[field], Mapping):
+        yield f'config.{full} is {given[field]!r}; expected its fields'
+      elif full not in OPEN:
+        yield from _wrong(given[field], default, known, full)
+    else:
+      yield from _wrong_type(full, given[field], default)
+
+
+def _wrong_type(field: str, value: Any, default: Any) -> Iterator[str]:
+  types, expected = _KINDS[type(default)]
+  if not isinstance(value, types) or (
+    isinstance(value, bool) and not isinstance(default, bool)
+  ):
+    yield f'config.{field} is {value!r}; expected {expected}'

@@ -1,0 +1,1 @@
+"""Statistics of a prepared data set; `python -m dlrm_jax.inspect`."""

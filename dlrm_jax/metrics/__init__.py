@@ -1,0 +1,1 @@
+"""Metrics as tallies that can be added: AUC, log-loss, calibration."""

@@ -1,0 +1,286 @@
+"""What the training step costs on a TPU slice, without the slice.
+
+The compiler of TPUs runs anywhere (`pip install "jax[tpu]"`), and for a
+topology that it knows by name it compiles the very step that would run there.
+What it says is no model: memory of a chip, exchanges, operations. Nothing is
+run.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from dlrm_jax import hlo
+from dlrm_jax.batch import Batch
+from dlrm_jax.errors import InputError
+from dlrm_jax.sharding import SPLIT, make_mesh, sharding_of, use
+from dlrm_jax.text import human
+from dlrm_jax.training.state import Task, abstract_state
+from dlrm_jax.training.step import compiled_step
+
+_EXAMPLES = 'v5e:1x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4'
+# Nobody is asked which TPU this machine has, and nobody else is kept out: no
+# TPU is used.
+_ALONE = {
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-1',
+}
+
+
+class Memory(NamedTuple):
+  """Bytes of a chip.
+
+  Attributes:
+    arguments: state and batch.
+    temporaries: at the step's peak.
+    outputs: beyond the arguments that are written in place.
+    program: the code.
+  """
+
+  arguments: int
+  temporaries: int
+  outputs: int
+  program: int
+
+  @property
+  def total(self) -> int:
+    """All at once."""
+    return sum(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+  """A training step, compiled for a slice.
+
+  Attributes:
+    chips: of the slice.
+    memory: of each chip.
+    collectives: of the program, as `hlo.collectives` finds them.
+    flops: of each chip in a step.
+    seconds: that compilation took.
+    text: the program.
+  """
+
+  chips: int
+  memory: Memory
+  collectives: list[hlo.Collective]
+  flops: float
+  seconds: float
+  text: str
+
+
+class OutOfMemory(Exception):
+  """A step does not fit.
+
+  Attributes:
+    wanted: bytes of a chip, by the compiler's count; None if it gives none.
+    said: its first line.
+  """
+
+  def __init__(self, said: str) -> None:
+    """Reads the compiler's refusal."""
+    super().__init__(said)
+    self.said = said.splitlines()[0]
+    found = _found_size(r'\(([\d.]+[KMGT])\) exceeds available HBM', said)
+    self.wanted = found or _found_size(r'Used ([\d.]+[KMGT]) of', said)
+
+
+def _found_size(pattern: str, text: str) -> int | None:
+  """A size as the compiler writes it.
+
+  >>> _found_size('HBM .([0-9.]+[KMGT])', 'exceeds available HBM (15.75G)')
+  16911433728
+  """
+  found = re.search(pattern, text)
+  if found is None:
+    return None
+  size = found.group(1)
+  return round(float(size[:-1]) * 1024 ** (1 + 'KMGT'.index(size[-1])))
+
+
+def find_devices(topology: str) -> list[Any]:
+  """The chips of a slice that is not there.
+
+  Call it before anything else of jax runs: it is told not to look for TPUs.
+
+  Args:
+    topology: as libtpu names it: generation and chips in each direction.
+
+  Raises:
+    InputError: libtpu is not installed, or does not know the topology.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise InputError(
+      f'--compile={topology}: libtpu, the compiler of TPUs, is not installed; '
+      f'`pip install "jax[tpu]=={jax.__version__}"` (Linux; without a TPU, too)'
+    )
+  jax.config.update('jax_platforms', 'cpu')
+  for name, value in _ALONE.items():
+    os.environ.setdefault(name, value)
+  one_chip = set(re.findall(r'\d+', topology.partition(':')[2])) == {'1'}
+  options = {'chips_per_host_bounds': (1, 1, 1)} if one_chip else {}
+  try:
+    found = topologies.get_topology_desc(
+      platform='tpu', topology_name=topology, **options
+    )
+  except jax.errors.JaxRuntimeError as error:
+    said = str(error).splitlines()[0]
+    if 'INVALID_ARGUMENT' not in said:
+      raise
+    raise InputError(
+      f'--compile={topology}: libtpu knows no such slice ({said}); expected '
+      f'a generation and its chips, such as {_EXAMPLES}'
+    ) from None
+  return list(found.devices)
+
+
+def available(device: Any) -> int | None:
+  """Bytes of a chip that a program may use, by its compiler's refusal.
+
+  None where the compiler does not say, or 120 GiB fit.
+  """
+  where = jax.sharding.SingleDeviceSharding(device)
+  much = jax.ShapeDtypeStruct((120, 2**20, 256), jnp.float32, sharding=where)
+  try:
+    jax.jit(jnp.negative).lower(much).compile()
+  except jax.errors.JaxRuntimeError as error:
+    return _found_size(r'available HBM \(([\d.]+[KMGT])\)', str(error))
+  return None
+
+
+def _batch(task: Task, size: int) -> Batch:
+  """Shapes of a global batch on the mesh in use."""
+  hotness = sum(feature.hotness for feature in task.collection.features)
+  make = functools.partial(
+    jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=sharding_of(SPLIT)
+  )
+  return Batch(
+    dense=make((size, task.dense_features)),
+    ids=make((size, hotness), dtype=jnp.int32),
+    labels=make((size,)),
+    weights=make((size,)),
+  )
+
+
+def compile_step(
+  task: Task, batch_size: int, devices: list[Any]
+) -> CompiledStep:
+  """Compiles the training step; `devices` are of a topology, or real.
+
+  Args:
+    task: its shards are a multiple of the devices.
+    batch_size: examples of a step, of all devices together.
+    devices: of one kind.
+
+  Raises:
+    InputError: tables or batch can't be cut into equal parts.
+    OutOfMemory: the step does not fit into a chip.
+  """
+  shards = task.collection.layout.shards
+  if shards % len(devices):
+    raise InputError(
+      f'config.tables.shards is {shards}; expected a multiple of the '
+      f'{len(devices)} chips (--devices={len(devices)})'
+    )
+  if batch_size % len(devices):
+    raise InputError(
+      f'config.train.batch_size is {batch_size}; expected a multiple of the '
+      f'{len(devices)} chips'
+    )
+  with use(make_mesh(devices)):
+    step = compiled_step(task)
+    lowered = step.lower(abstract_state(task), _batch(task, batch_size))
+    start = time.monotonic()
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      raise OutOfMemory(str(error)) from None
+  return _described(compiled, len(devices), time.monotonic() - start)
+
+
+def _described(
+  compiled: jax.stages.Compiled, chips: int, seconds: float
+) -> CompiledStep:
+  memory: Any = compiled.memory_analysis()
+  costs: Any = compiled.cost_analysis()
+  try:
+    text = compiled.as_text() or ''
+  except jax.errors.JaxRuntimeError:
+    raise InputError(
+      f'libtpu {importlib.metadata.version("libtpu")} writes programs that jax '
+      f'{jax.__version__} can not read; `pip install "jax[tpu]=='
+      f'{jax.__version__}"` installs the one that fits'
+    ) from None
+  return CompiledStep(
+    chips=chips,
+    memory=Memory(
+      arguments=memory.argument_size_in_bytes,
+      temporaries=memory.temp_size_in_bytes,
+      outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+      program=memory.generated_code_size_in_bytes,
+    ),
+    collectives=hlo.collectives(text),
+    flops=costs.get('flops', math.nan),
+    seconds=seconds,
+    text=text,
+  )
+
+
+def _exchanges(step: CompiledStep) -> Iterator[str]:
+  """Bytes exchanged, all and by kind and shape."""
+  found = step.collectives
+  total = human(hlo.exchanged(found))
+  yield f'exchange  {total} sent by a chip each step, and as much received'
+  for c in found:
+    if not c.overflow and c.bytes * c.count >= 1e-3 * hlo.exchanged(found):
+      size = human(c.bytes * c.count)
+      yield f'          {c.kind:<20}{c.count:>3} x {size:>8}  {c.shape}'
+  more = sum(c.bytes * c.count for c in found if c.overflow)
+  if more:
+    yield (
+      f'          {human(more)} more in each round of overflow, which only '
+      f'skewed ids have'
+    )
+
+
+def report(task: Task, batch_size: int, topology: str) -> Iterator[str]:
+  """What the compiler says of a task's step on a slice, line by line.
+
+  Args:
+    task: its shards are a multiple of the chips, `len(find_devices(...))`.
+    batch_size: examples of a step, of all chips together.
+    topology: as libtpu names it, for example 'v5e:2x4'.
+  """
+  devices = find_devices(topology)
+  limit = available(devices[0])
+  room = '' if limit is None else f' of {human(limit)} that a chip has'
+  chips = f'{len(devices)} x {devices[0].device_kind}'
+  try:
+    step = compile_step(task, batch_size, devices)
+  except OutOfMemory as error:
+    wanted = '' if error.wanted is None else human(error.wanted)
+    yield f'compiled  {topology}, {chips}: DOES NOT FIT'
+    yield f'memory    {wanted or error.said} wanted{room}'
+    return
+  memory = step.memory
+  yield f'compiled  {topology}, {chips}, in {step.seconds:.1f} s: it fits'
+  yield f'memory    {human(memory.total)}{room}'
+  for name, size in memory._asdict().items():
+    yield f'          {name:<12}{human(size):>9}'
+  yield from _exchanges(step)
+  yield f'work      {step.flops / 1e9:,.3g} GFLOP of a chip each step'

@@ -1,0 +1,170 @@
+"""What a config asks of devices that need not be here, as text and as JSON."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dlrm_jax.embedding.load import (
+  Load,
+  Use,
+  imbalance,
+  load,
+  load_by_table,
+)
+from dlrm_jax.embedding.planner import placement_name
+from dlrm_jax.run.summary import saving_lines
+from dlrm_jax.text import human
+from dlrm_jax.training.memory import (
+  StepMemory,
+  layers_bytes,
+  row_state,
+  step_memory,
+)
+from dlrm_jax.training.sizes import saving
+from dlrm_jax.training.state import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+  """A task on devices.
+
+  Attributes:
+    task: with its tables placed.
+    whys: of the placements, by table.
+    batch: examples of a step, of all devices together.
+    devices: n; divides the shards.
+    budget: bytes of a device.
+    lanes: that must divide the batch, too.
+    notes: what the plan took for granted, and train.py will not.
+  """
+
+  task: Task
+  whys: Mapping[str, str]
+  batch: int
+  devices: int
+  budget: int
+  lanes: int
+  notes: tuple[str, ...]
+
+  @property
+  def use(self) -> Use:
+    """Who uses the layout."""
+    hotness = self.task.collection.hotness
+    state = row_state(self.task.table_tx)
+    return Use(hotness, self.batch, self.devices, state)
+
+  @property
+  def load(self) -> Load:
+    """Of all tables."""
+    return load(self.task.collection.layout, self.use)
+
+  @property
+  def memory(self) -> StepMemory:
+    """Of a device."""
+    return step_memory(self.task, self.task.collection.layout, self.use)
+
+  @property
+  def layers_sent(self) -> float:
+    """Bytes that a device sends to sum the gradients of the layers."""
+    return 2 * (1 - 1 / self.devices) * layers_bytes(self.task)
+
+  @property
+  def fits(self) -> bool:
+    """Whether a step fits into a device."""
+    return self.memory.total <= self.budget
+
+
+def _table_rows(forecast: Forecast) -> list[dict[str, Any]]:
+  """The tables, the largest first."""
+  collection, use = forecast.task.collection, forecast.use
+  loads = load_by_table(collection.layout, use)
+  return [
+    {
+      'name': t.name,
+      'features': collection.readers(t),
+      'rows': t.rows,
+      'dim': t.dim,
+      'hotness': use.hotness[t.name],
+      'bytes': t.rows * use.state.bytes(t.dim),
+      'placement': placement_name(t.placement, collection.layout.shards),
+      'why': forecast.whys[t.name],
+      'reads': float(loads[t.name].reads.sum()),
+      'sent': loads[t.name].sent,
+    }
+    for t in sorted(collection.tables, key=lambda t: -t.rows * t.dim)
+  ]
+
+
+def to_json(forecast: Forecast) -> dict[str, Any]:
+  """Numbers and notes, for machines."""
+  found, memory = forecast.load, forecast.memory
+  return {
+    'devices': forecast.devices,
+    'shards': forecast.task.collection.layout.shards,
+    'batch': forecast.batch,
+    'budget': forecast.budget,
+    'fits': forecast.fits,
+    'memory': {**memory._asdict(), 'total': memory.total},
+    'sent': {'tables': found.sent, 'layers': forecast.layers_sent},
+    'rows': [int(x) for x in found.rows],
+    'reads': [float(x) for x in found.reads],
+    'tables': _table_rows(forecast),
+    'encodings': saving(forecast.task)._asdict(),
+    'notes': list(forecast.notes),
+  }
+
+
+def _tables(forecast: Forecast) -> Iterator[str]:
+  rows = _table_rows(forecast)
+  total = sum(row['rows'] for row in rows)
+  size = human(sum(row['bytes'] for row in rows))
+  yield (
+    f"tables    {len(rows)}, {total:,} rows, {size} with the optimizer's state"
+  )
+  width = max(len(row['name']) for row in rows)
+  places = max(len(row['placement']) for row in rows)
+  for row in rows:
+    yield (
+      f'          {row["name"]:<{width}} {row["rows"]:>12,} x {row["dim"]:<4}'
+      f'{human(row["bytes"]):>8}  {row["placement"]:<{places}}  {row["why"]}'
+    )
+
+
+def _spread(name: str, counts: np.ndarray) -> str:
+  """A quantity of the devices; all of them where they are few."""
+  each = (
+    ' '.join(f'{x:,.0f}' for x in counts)
+    if len(counts) <= 8
+    else f'{counts.min():,.0f} / {counts.mean():,.0f} / {counts.max():,.0f}'
+    ' (least / mean / most)'
+  )
+  return f'          {name} {each}; imbalance {imbalance(counts):.2f}'
+
+
+def lines(forecast: Forecast) -> Iterator[str]:
+  """What goes where, and what it costs each device."""
+  found, memory = forecast.load, forecast.memory
+  shards = forecast.task.collection.layout.shards
+  local = forecast.use.local_batch
+  yield from _tables(forecast)
+  yield from saving_lines(forecast.task)
+  yield (
+    f'devices   {forecast.devices}, {shards} shards; batch '
+    f'{forecast.batch:,}, {local:,} examples a device'
+  )
+  yield _spread('rows held', found.rows)
+  yield _spread('rows read in a step, at most', found.reads)
+  yield (
+    f'exchange  {human(found.sent)} of rows and bags sent by a device in a '
+    f'step, {human(forecast.layers_sent)} of gradients of the layers'
+  )
+  yield (
+    f'memory    {human(memory.total)} of {human(forecast.budget)} of a device: '
+    f'{"it fits" if forecast.fits else "IT DOES NOT FIT"}'
+  )
+  for name, size in memory._asdict().items():
+    yield f'          {name:<10}{human(size):>8}'
+  for note in forecast.notes:
+    yield f'note      {note}'

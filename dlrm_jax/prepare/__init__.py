@@ -1,0 +1,1 @@
+"""From raw logs to prepared data sets; `python -m dlrm_jax.prepare`."""

@@ -1,0 +1,160 @@
+"""Rows that are not what their format says: the first stops, or all count."""
+
+import collections
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.readers.archives import DamagedError
+
+EXAMPLES = 3
+"""Bad rows of a kind that are shown."""
+
+
+class Fault(NamedTuple):
+  """What is wrong with a row.
+
+  Attributes:
+    kind: the sort of fault; what is counted.
+    column: where, or None for the row as a whole.
+    value: what is there.
+    expected: what should be.
+  """
+
+  kind: str
+  column: str | None
+  value: str
+  expected: str
+
+
+class BadRows:
+  """What to do with bad rows, and those met so far.
+
+  Attributes:
+    skip: go on without them; else the first one raises `InputError`.
+    counts: how many of each kind.
+    examples: the first few of each kind, described.
+    lost: files of which the rest was not read, described.
+    changed: how many values were changed to fit, by what was done to them.
+    labels: labels met that may mean "no click", '-1' and '0': where first.
+  """
+
+  def __init__(self, on_bad_row: str = 'stop') -> None:
+    if on_bad_row not in ('stop', 'skip'):
+      raise InputError(f'--on_bad_row={on_bad_row}: expected stop or skip')
+    self.skip = on_bad_row == 'skip'
+    self.counts: collections.Counter[str] = collections.Counter()
+    self.examples: dict[str, list[str]] = collections.defaultdict(list)
+    self.lost: list[str] = []
+    self.changed: collections.Counter[str] = collections.Counter()
+    self.labels: dict[str, str] = {}
+
+  def add(
+    self, path: str, number: int, fault: Fault, unit: str = 'line'
+  ) -> None:
+    """Takes note of a bad row; `number` counts lines (or rows) from 1."""
+    column = f', column {fault.column}' if fault.column else ''
+    # Without the folder: examples are kept with the prepared set.
+    name = Path(path).name if self.skip else path
+    where = f'{name}, {unit} {number:,}{column}'
+    text = f'{where}: {fault.kind}: {fault.value}; expected {fault.expected}'
+    if not self.skip:
+      raise InputError(
+        f'{text}. Correct the file, or skip bad rows with --on_bad_row=skip'
+      )
+    self.counts[fault.kind] += 1
+    if len(self.examples[fault.kind]) < EXAMPLES:
+      self.examples[fault.kind].append(text)
+
+  def lose(
+    self, path: str, number: int, kind: str, damage: DamagedError
+  ) -> None:
+    """Takes note that a file can't be read from a line on.
+
+    Args:
+      path: the file.
+      number: of the first line that is lost.
+      kind: of the packed file.
+      damage: what is wrong.
+    """
+    if not self.skip:
+      lines = 'all lines' if damage.anywhere else 'only the lines'
+      wrong = ', some of which may be wrong' if damage.anywhere else ''
+      raise InputError(
+        f'{path}, line {number:,}: damaged {kind}: {damage}; expected a whole '
+        f'file. Copy it again, or take {lines} before{wrong}, with '
+        '--on_bad_row=skip'
+      )
+    self.counts[f'damaged {kind}'] += 1
+    wrong = (
+      f' Any of the lines before it, 1 to {number - 1:,}, may be WRONG.'
+      if damage.anywhere
+      else ''
+    )
+    self.lost.append(
+      f'LOST: the rest of {Path(path).name}, all that follows line '
+      f'{number - 1:,} ({damage}); copy the file again.{wrong}'
+    )
+
+  def change(self, what: str, count: int) -> None:
+    """Takes note of values that were changed to fit."""
+    if count:
+      self.changed[what] += count
+
+  def meet(self, labels: Mapping[str, str]) -> None:
+    """Takes note of labels that may mean "no click" (see `labels`).
+
+    Raises:
+      InputError: there are -1 and 0, so one of them means something else.
+    """
+    self.labels = {**labels, **self.labels}
+    if len(self.labels) > 1:
+      raise InputError(
+        f'{self.labels["-1"]}: a label is -1, and in {self.labels["0"]} one is '
+        '0; expected 0 and 1, or -1 and 1. If -1 means no click, set '
+        "config.data.raw.label to 'COLUMN > 0' (LIBSVM: write 0 for -1); if "
+        'not, leave these rows out: config.data.raw.missing = [-1] and '
+        '--on_bad_row=skip'
+      )
+
+  def to_json(self) -> dict[str, Any]:
+    """What was met, as JSON can hold it."""
+    return {
+      'counts': dict(self.counts),
+      'examples': dict(self.examples),
+      'lost': self.lost,
+      'changed': dict(self.changed),
+      'labels': self.labels,
+    }
+
+  def merge(self, other: Mapping[str, Any]) -> None:
+    """Adds what `to_json` of rows that come later says."""
+    self.counts.update(other['counts'])
+    # A piece that an earlier version has read has none of these.
+    self.meet(other.get('labels', {}))
+    self.lost.extend(other.get('lost', ()))
+    self.changed.update(other.get('changed', {}))
+    for kind, examples in other['examples'].items():
+      kept = self.examples[kind]
+      kept.extend(examples[: EXAMPLES - len(kept)])
+
+  def report(self) -> Iterator[str]:
+    """Lines to show: how many of each kind, and the first ones."""
+    yield from self.lost
+    for what, count in self.changed.most_common():
+      yield f'{count:,} x {what}'
+    for kind, count in self.counts.most_common():
+      if kind not in self.examples:  # Of lost files all is said.
+        continue
+      yield f'skipped {count:,} x {kind}; first:'
+      yield from (f'  {example}' for example in self.examples[kind])
+
+
+def shorten(value: object, limit: int = 60) -> str:
+  """A value as a message shows it."""
+  value = value.to_list() if isinstance(value, pl.Series) else value
+  shown = 'nothing' if value is None else repr(value)
+  return shown if len(shown) <= limit else f'{shown[:limit]}...'

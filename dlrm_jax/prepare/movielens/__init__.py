@@ -1,0 +1,1 @@
+"""MovieLens ratings as a click log."""

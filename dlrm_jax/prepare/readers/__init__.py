@@ -1,0 +1,1 @@
+"""Readers of raw formats: files to pieces to frames of good rows."""

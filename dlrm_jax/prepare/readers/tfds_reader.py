@@ -1,0 +1,179 @@
+"""Any data set of TFDS, its features mapped as the columns of a CSV file are.
+
+    config.data.raw = {'format': 'tfds', 'label': 'user_rating >= 4', ...}
+    --input=movielens/100k-ratings:train
+
+With the key `name`, an input is a split: `--input=train --test_input=test`.
+Examples are parsed as the protocol buffers that they are stored as, a feature
+at a time: TFDS's own way takes longer.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dlrm_jax.prepare.bad_rows import BadRows, Fault, shorten
+from dlrm_jax.prepare.readers.reader import FRAME_ROWS, NUMBER, Piece, numbered
+from dlrm_jax.prepare.readers.tfds_source import (
+  Source,
+  open_source,
+  parse_input,
+)
+from dlrm_jax.prepare.values.raw_schema import (
+  FIELD,
+  KEYS,
+  RawSchema,
+  check_keys,
+  schema_of,
+  text,
+)
+from dlrm_jax.prepare.values.rules import Rules
+from dlrm_jax.prepare.values.sift import sift
+from dlrm_jax.vocabulary.columns import Columns
+
+_READ = 1 << 13
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsReader:
+  """Reads data sets of TFDS; a `Reader`.
+
+  Attributes:
+    schema: which feature is what; of nested ones, names are 'outer/inner'.
+    name: of the data set; '': inputs say it.
+    data_dir: where TFDS has its data sets; None: where it has by default.
+  """
+
+  schema: RawSchema
+  name: str = ''
+  data_dir: str | None = None
+
+  @property
+  def columns(self) -> Columns:
+    """What frames have."""
+    return self.schema.columns
+
+  def pieces(self, path: str) -> list[Piece]:
+    """Cuts a split in ranges of examples; prepares it where it is not yet."""
+    source = self._open(path)
+    Rules(self.schema, source.types, path)
+    rows = len(source.records)
+    return [
+      Piece(path, start, min(start + FRAME_ROWS, rows))
+      for start in range(0, rows, FRAME_ROWS)
+    ]
+
+  def about(self, path: str) -> int:
+    """How many rows a split has."""
+    return len(self._open(path).records)
+
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Number of a piece's first row, and 'row'."""
+    return piece.start + 1, 'row'
+
+  def read(
+    self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
+  ) -> Iterator[pl.DataFrame]:
+    """The good rows of a piece; `digest` takes its examples as stored."""
+    path, start, stop = piece
+    source = self._open(path)
+    rules = Rules(self.schema, source.types, path)
+    types = {name: source.types[name] for name in self.schema.names}
+    for first in range(start, stop, _READ):
+      records = source.read(first, min(first + _READ, stop))
+      digest(b''.join(records))
+      rows, numbers = _decoded(records, types, path, first, bad)
+      frame, faults = sift(rules.rules, rows)
+      for row, fault in faults:
+        bad.add(path, numbers[row], fault, 'row')
+      good = np.asarray(numbers, np.int64)[
+        frame.drop_in_place(NUMBER).to_numpy()
+      ]
+      frame = numbered(frame, good - start - 1)
+      if frame.height:
+        yield frame
+
+  def _open(self, path: str) -> Source:
+    name, split = (self.name, path) if self.name else parse_input(path)
+    source = open_source(name, split, self.data_dir)
+    self.schema.check(source.types, path)
+    return source
+
+
+def _decoded(
+  records: Sequence[bytes],
+  types: Mapping[str, pl.DataType],
+  path: str,
+  first: int,
+  bad: BadRows,
+) -> tuple[pl.DataFrame, list[int]]:
+  """Examples -> columns, and the number of each row, from 1."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  parse = tf_example_pb2.Example.FromString  # pyrefly: ignore
+  examples = [parse(record).features.feature for record in records]
+  numbers = list(range(first + 1, first + len(examples) + 1))
+  try:
+    return _frame(examples, types), numbers
+  except UnicodeDecodeError:
+    pass  # Now one by one.
+  good = []
+  for number, example in zip(numbers, examples, strict=True):
+    name = ''
+    try:
+      for name, dtype in types.items():
+        _series([example], name, dtype)
+      good.append((number, example))
+    except UnicodeDecodeError as error:
+      value = shorten(error.object)
+      fault = Fault('invalid UTF-8', name, value, 'UTF-8 text')
+      bad.add(path, number, fault, 'row')
+  frame = _frame([example for _, example in good], types)
+  return frame, [number for number, _ in good]
+
+
+def _frame(
+  examples: Sequence[Any], types: Mapping[str, pl.DataType]
+) -> pl.DataFrame:
+  return pl.DataFrame(
+    [_series(examples, name, dtype) for name, dtype in types.items()]
+  )
+
+
+def _series(
+  examples: Sequence[Any], name: str, dtype: pl.DataType
+) -> pl.Series:
+  """A feature of examples; null where a single value is not there."""
+  bags = isinstance(dtype, pl.List)
+  kind = dtype.inner if bags else dtype  # pyrefly: ignore
+  values: list[Any]
+  if kind == pl.Int64:
+    values = [example[name].int64_list.value for example in examples]
+  elif kind == pl.Float32:
+    values = [example[name].float_list.value for example in examples]
+  else:
+    values = [
+      [value.decode() for value in example[name].bytes_list.value]
+      for example in examples
+    ]
+  if bags:
+    return pl.Series(name, list(map(list, values)), dtype)
+  return pl.Series(name, [v[0] if v else None for v in values], dtype)
+
+
+def tfds_reader(raw: Mapping[str, Any]) -> TfdsReader:
+  """The reader that `config.data.raw` describes.
+
+  Raises:
+    InputError: a key is missing, unknown or of a wrong value.
+  """
+  check_keys(FIELD, raw, (*KEYS, 'name', 'data_dir'))
+  given = {
+    key: text(f'{FIELD}.{key}', raw[key])
+    for key in ('name', 'data_dir')
+    if raw.get(key) is not None
+  }
+  return TfdsReader(schema_of(raw, separated=False), **given)

@@ -1,0 +1,1 @@
+"""The stages of prepare, each a function and its units."""

@@ -1,0 +1,1 @@
+"""Raw values to numbers, ids, bags, labels and times, by a config's rules."""

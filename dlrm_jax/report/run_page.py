@@ -1,0 +1,205 @@
+"""The report of a run: one HTML file that opens without a network.
+
+Made of strings from small functions, one a section; `page` is how it looks,
+`charts` draws. Everything that came from outside (names, config, notes) is
+escaped.
+"""
+
+import html
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dlrm_jax import files
+from dlrm_jax.metrics import binary
+from dlrm_jax.report import charts, page
+from dlrm_jax.training.sizes import TableSize
+
+_METRICS = (
+  (
+    'auc',
+    'AUC',
+    'chance that a click ranks above a non-click; ± one standard error '
+    '(DeLong)',
+    '.5f',
+  ),
+  (
+    'auc_bin_bound',
+    'Bound of binning',
+    'what counting by bins may cost the AUC',
+    '.1e',
+  ),
+  ('pr_auc', 'PR-AUC', 'average precision', '.5f'),
+  ('log_loss', 'Log-loss', 'nats; less is better; ± as above', '.5f'),
+  ('ne', 'Normalised entropy', 'log-loss / entropy of the base rate', '.5f'),
+  ('accuracy', 'Accuracy', 'at probability 0.5', '.5f'),
+  ('calibration', 'Calibration', 'mean prediction / base rate', '.4f'),
+  ('base_rate', 'Base rate', 'clicks / examples', '.5f'),
+  ('mean_prediction', 'Mean prediction', 'of the click probability', '.5f'),
+  ('examples', 'Examples', '', ',.0f'),
+  ('clicks', 'Clicks', '', ',.0f'),
+)
+
+_MOST_TABLES = 100
+
+_LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def environment() -> dict[str, str]:
+  """Device and versions of this process."""
+  devices = jax.devices()
+  return {
+    'device': f'{len(devices)} x {devices[0].device_kind}',
+    'backend': jax.default_backend(),
+    'system': platform.platform(),
+    'python': platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+  }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
+  """Nested fields by dotted names, as the command line has them."""
+  fields = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping) and value:
+      fields |= _flat(value, f'{prefix}{key}.')
+    else:
+      text = value if isinstance(value, str) else json.dumps(value, default=str)
+      fields[f'{prefix}{key}'] = text
+  return fields
+
+
+def _cards(
+  summaries: Mapping[str, Mapping[str, float]], history: charts.History
+) -> str:
+  """The few numbers to see first: of the last split, and of the training."""
+  cards = []
+  for split, summary in list(summaries.items())[-1:]:
+    for key, label, _, form in _METRICS:
+      if key in ('auc', 'log_loss', 'ne', 'calibration'):
+        error = summary.get(f'{key}_std_error', 0)
+        note = f'± {error:.5f}, {split}' if error > 0 else split
+        cards.append((label, page.number(summary[key], form), note))
+  speed = charts.series(history, 'examples_per_second').values
+  if speed.size:
+    cards.append(('Examples/s', f'{np.median(speed):,.0f}', 'median, training'))
+  if history:
+    steps = max(row['step'] for row in history)
+    cards.append(('Steps', f'{steps:,}', 'training'))
+  return '<div class="cards">{}</div>'.format(
+    ''.join(
+      f'<div class="card"><small>{label}</small><b>{value}</b>'
+      f'<small>{html.escape(note)}</small></div>'
+      for label, value, note in cards
+    )
+  )
+
+
+def _results(
+  summaries: Mapping[str, Mapping[str, float]],
+  references: Mapping[str, Mapping[str, float]],
+) -> str:
+  """All metrics, a column a split and a reference."""
+  columns = {**summaries, **references}
+
+  def row(key: str, label: str, note: str, form: str) -> str:
+    cells = []
+    for column in columns.values():
+      text = page.number(column.get(key), form)
+      error = column.get(f'{key}_std_error', 0)
+      if error > 0:
+        text += f'<small>± {error:.5f}</small>'
+      cells.append(f'<td>{text}</td>')
+    return f'<th>{label}<small>{note}</small></th>{"".join(cells)}'
+
+  head = ['', *(html.escape(name) for name in columns)]
+  return page.table(head, (row(*metric) for metric in _METRICS))
+
+
+def _charts(drawn: Mapping[str, str]) -> str:
+  """Charts side by side."""
+  figures = (
+    f'<div class="card"><h3>{title}</h3>{svg}</div>'
+    for title, svg in drawn.items()
+  )
+  return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def _tables(tables: Sequence[TableSize]) -> str:
+  """Embedding tables by falling size, each with its bar; a line of totals."""
+  tables = sorted(tables, key=lambda t: -t.bytes)
+  largest = max((t.bytes for t in tables), default=0)
+
+  def row(t: TableSize) -> str:
+    features = html.escape(', '.join(t.features))
+    share = 100 * t.bytes / max(largest, 1)
+    return (
+      f'<th>{html.escape(t.name)}</th><td class="features">{features}</td>'
+      f'<td>{t.rows:,}</td><td>{t.dim:,}</td><td>{page.size(t.bytes)}</td>'
+      f'<td class="bar"><i style="width:{share:.2f}%"></i></td>'
+    )
+
+  rows = [row(t) for t in tables[:_MOST_TABLES]]
+  if len(tables) > _MOST_TABLES:
+    left = len(tables) - _MOST_TABLES
+    rows.append(f'<th>{left:,} smaller ones</th>' + '<td></td>' * 5)
+  height = sum(t.rows for t in tables)
+  size = page.size(sum(t.bytes for t in tables))
+  rows.append(
+    f'<th>{len(tables):,} in all</th><td></td>'
+    f'<td>{height:,}</td><td></td><td>{size}</td><td></td>'
+  )
+  head = ('Table', 'Features', 'Rows', 'Width', 'Size', '')
+  return page.table(head, rows, 'sum')
+
+
+def write_report(
+  path: str | os.PathLike[str],
+  *,
+  title: str,
+  results: Mapping[str, binary.Tally],
+  history: charts.History,
+  tables: Sequence[TableSize],
+  config: Mapping[str, Any],
+  environment: Mapping[str, str],
+  references: Mapping[str, Mapping[str, float]] | None = None,
+  notes: Sequence[str] = (),
+) -> None:
+  """Writes the report; equal arguments give an equal file.
+
+  Args:
+    path: the file, 'report.html'.
+    title: the heading.
+    results: tally of the finished model by split; the last one's numbers
+      stand on top.
+    history: the lines logged, in order: 'loss' and 'examples_per_second', or
+      'SPLIT/auc' and 'SPLIT/log_loss', each with its 'step'.
+    tables: embedding tables.
+    config: the run's settings, nested.
+    environment: names and values, as of `environment()`.
+    references: metrics to compare with, by name: {'Bayes': {'auc': 0.81}}.
+    notes: sentences under the heading.
+  """
+  references = references or {}
+  summaries = {name: binary.summarize(t) for name, t in results.items()}
+  drawn = charts.training(history, references) | charts.quality(results)
+  sections = {
+    'Results': _results(summaries, references) if summaries else '',
+    'Curves': _charts(drawn) if drawn else '',
+    'Embedding tables': _tables(tables) if tables else '',
+    'Configuration': page.pairs(_flat(config)),
+    'Environment': page.pairs(environment),
+  }
+  body = [f'<p class="soft">{html.escape(note)}</p>' for note in notes]
+  body.append(_cards(summaries, history))
+  for heading, section in sections.items():
+    if section:
+      body += [f'<h2>{heading}</h2>', section]
+  files.write_text(pathlib.Path(path), page.document(title, body))

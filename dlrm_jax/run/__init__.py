@@ -1,0 +1,1 @@
+"""A training run: workdir, loop, evaluation, history, what it prints."""

@@ -1,0 +1,68 @@
+"""Two runs on the same rows, as a table: is one better, or is it chance?"""
+
+from typing import Any, NamedTuple
+
+from dlrm_jax.metrics import binary, paired
+from dlrm_jax.run.scores import with_error
+
+_METRICS = {
+  'auc': ('AUC', 'paired DeLong', paired.auc_difference),
+  'log_loss': ('log-loss', 'paired', paired.log_loss_difference),
+}
+
+
+class Compared(NamedTuple):
+  """A run and what it says of the rows.
+
+  Attributes:
+    workdir: of the run.
+    step: of the checkpoint.
+    scored: the rows.
+  """
+
+  workdir: str
+  step: int
+  scored: paired.Scored
+
+  def scores(self) -> dict[str, float]:
+    """All metrics of it alone."""
+    return binary.summarize(binary.tally(*self.scored))
+
+
+def compare(
+  title: str, a: Compared, b: Compared
+) -> tuple[list[str], dict[str, Any]]:
+  """What tells two runs apart, in lines and as JSON can hold it.
+
+  Args:
+    title: of the data.
+    a: the one.
+    b: the other.
+
+  Raises:
+    InputError: they were not scored on the same rows.
+  """
+  paired.check_same(a.scored, b.scored)
+  found = {
+    metric: difference(a.scored, b.scored)
+    for metric, (_, _, difference) in _METRICS.items()
+  }
+  scores = a.scores(), b.scores()
+  lines = [
+    f'A         {a.workdir}, checkpoint of step {a.step:,}',
+    f'B         {b.workdir}, checkpoint of step {b.step:,}',
+    f'rows      {title}, {a.scored.labels.size:,}',
+    f'{"":<10}{"A":>20}{"B":>20}{"A less B":>22}',
+  ]
+  for metric, (name, method, _) in _METRICS.items():
+    value, error, *_ = difference = found[metric]
+    cells = [with_error(of, metric) for of in scores]
+    apart = with_error({'x': value, 'x_std_error': error}, 'x')
+    signed = f'+{apart}' if value > 0 else apart
+    lines.append(
+      f'{name:<10}{cells[0]:>20}{cells[1]:>20}{signed:>22}  '
+      f'{difference.in_words}, {method}'
+    )
+  of_b = {'workdir': b.workdir, 'step': b.step, 'metrics': scores[1]}
+  differences = {metric: found[metric]._asdict() for metric in _METRICS}
+  return lines, {'metrics': scores[0], 'compare': of_b | differences}

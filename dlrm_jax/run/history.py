@@ -1,0 +1,185 @@
+"""The log of a run: one JSON line a report, readable while it runs.
+
+Lines of training hold `step`, `loss`, `examples_per_second`; lines of
+evaluations `step` and `SPLIT/METRIC`. A checkpoint between two of them has a
+line with the sum of the losses since the last one. A resumed run forgets what
+was logged after its checkpoint; its lines, but for the speed, are those of a
+run that never stopped. Of the processes of a job the first one writes.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlrm_jax import files
+from dlrm_jax.cluster import agreement
+from dlrm_jax.errors import InputError
+from dlrm_jax.run.events import Events
+
+HISTORY = 'metrics.jsonl'
+_AUC = 'validation/auc'
+_UNLOGGED = 'unlogged_loss', 'unlogged_steps'
+OUT_OF_RANGE = 'out_of_range'
+"""Ids that became the unknown row, up to a checkpoint."""
+
+
+class History:
+  """Writes `metrics.jsonl` and TensorBoard's event files side by side."""
+
+  def __init__(self, workdir: Path, step: int) -> None:
+    """Opens the log of a run that goes on after `step`."""
+    self._path = workdir / HISTORY
+    rows, bad = _read(self._path)
+    self.rows = [row for row in rows if row['step'] <= step]
+    self._events: Events | None = None
+    if not agreement.first():
+      return
+    if bad:
+      _put_aside(self._path, bad)
+    if step and not self._path.exists():
+      print(f'{self._path} is missing; the log begins anew after step {step:,}')
+    lines = [files.to_json(row) + '\n' for row in self.rows]
+    files.write_text(self._path, ''.join(lines))
+    folder = workdir / 'tensorboard'
+    with files.writing(folder):
+      self._events = Events(folder, step)
+
+  def add(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds a line; it is on disk when this returns.
+
+    Raises:
+      InputError: it can't be written.
+    """
+    self._write(step, values)
+    if self._events is None:
+      return
+    with files.writing(self._path.parent / 'tensorboard'):
+      for name, value in values.items():
+        if math.isfinite(value):
+          self._events.add(name, value, step)
+      self._events.flush()
+
+  def add_unlogged(self, step: int, loss: float, steps: int) -> None:
+    """Keeps what no line tells yet at a checkpoint between two lines.
+
+    So the next line of a run that goes on from there is the one of a run
+    that never stopped.
+
+    Args:
+      step: the last one.
+      loss: sum of the losses since the last line.
+      steps: since then.
+    """
+    self._write(step, dict(zip(_UNLOGGED, (loss, steps), strict=True)))
+
+  def unlogged(self, step: int) -> tuple[float, int]:
+    """What `add_unlogged` kept at a step: sum of losses, steps."""
+    for row in self.rows:
+      if row['step'] == step and _UNLOGGED[0] in row:
+        return row[_UNLOGGED[0]], row[_UNLOGGED[1]]
+    return 0.0, 0
+
+  def evaluated(self, step: int) -> bool:
+    """Whether there is an evaluation of this step."""
+    return any(row['step'] == step and _AUC in row for row in self.rows)
+
+  def _write(self, step: int, values: Mapping[str, float]) -> None:
+    row = {'step': step, **values}
+    self.rows.append(row)
+    if self._events is None:
+      return
+    with files.writing(self._path), self._path.open('a') as file:
+      file.write(files.to_json(row) + '\n')
+      file.flush()
+      os.fsync(file.fileno())
+
+  def should_stop(self, patience: int, counts: Callable[[int], bool]) -> bool:
+    """Whether the last `patience` evaluations brought no better AUC.
+
+    An evaluation whose AUC is undefined is none of them.
+
+    Args:
+      patience: evaluations; 0: never.
+      counts: whether there is an evaluation at a step in a run that was as
+        long from its start. Where a shorter one ended there is one more.
+    """
+    aucs = _aucs(row for row in self.rows if counts(row['step']))
+    return 0 < patience < len(aucs) and (
+      max(aucs[-patience:]) <= max(aucs[:-patience])
+    )
+
+  def close(self) -> None:
+    """Closes TensorBoard's file."""
+    if self._events is not None:
+      with files.writing(self._path.parent / 'tensorboard'):
+        self._events.close()
+
+
+def _aucs(rows: Iterable[Mapping[str, Any]]) -> list[float]:
+  aucs = [row[_AUC] for row in rows if _AUC in row]
+  return [auc for auc in aucs if math.isfinite(auc)]
+
+
+def has_auc(rows: Iterable[Mapping[str, Any]]) -> bool:
+  """Whether the AUC of any evaluation is defined."""
+  return bool(_aucs(rows))
+
+
+def _row(line: bytes) -> dict[str, Any]:
+  """What a line says.
+
+  Raises:
+    ValueError: it is no line of a log.
+  """
+  row = json.loads(line)
+  if not isinstance(row, dict) or type(row.get('step')) is not int:
+    raise ValueError('no step')
+  for name, value in row.items():
+    if value is not None and type(value) not in (int, float):
+      raise ValueError(f'{name} is no number')
+  return {k: math.nan if v is None else v for k, v in row.items()}
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+  """Lines of a log, and the numbers of those that are damaged, from 1.
+
+  The last line may have been cut by a crash; then it was not written.
+  """
+  try:
+    *lines, cut = path.read_bytes().split(b'\n')
+  except FileNotFoundError:
+    return [], []
+  except OSError as error:
+    raise InputError(f'{path}: can not be read: {error.strerror}') from None
+  rows, bad = [], []
+  for number, line in enumerate(lines, 1):
+    try:
+      rows.append(_row(line))
+    except ValueError:
+      bad.append(number)
+  with contextlib.suppress(ValueError):
+    rows.append(_row(cut))
+  return rows, bad
+
+
+def _put_aside(path: Path, bad: Sequence[int]) -> None:
+  """Keeps a damaged log beside the one that goes on."""
+  kept = files.unfinished_name(path.with_name(f'{path.name}.damaged'))
+  with files.writing(path):
+    shutil.copyfile(path, kept)
+  lines = 'line' if len(bad) == 1 else 'lines'
+  named = ', '.join(map(str, bad[:3])) + (', ...' if len(bad) > 3 else '')
+  print(
+    f'{path}: {lines} {named} damaged and left out of log and report; the '
+    f'file as it was is {kept.name}'
+  )
+
+
+def read_history(workdir: Path) -> list[dict[str, Any]]:
+  """The lines of a run's log, but for those that are damaged."""
+  return _read(workdir / HISTORY)[0]

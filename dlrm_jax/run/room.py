@@ -1,0 +1,205 @@
+"""Whether there is room for a run, found out before anything is allocated.
+
+What is counted is needed in any case, whatever XLA fuses, computes twice or
+lets share memory: state, the batch, one copy of its vectors, the widest layer,
+the rows that are shuffled. So what fits is never refused; a run that is let
+through may need more.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlrm_jax.data.schema import BLOCK_ROWS
+from dlrm_jax.errors import InputError
+from dlrm_jax.machine import free_memory
+from dlrm_jax.rows import Pytree
+from dlrm_jax.run.description import Run
+from dlrm_jax.sharding import device_count, on_cpu
+from dlrm_jax.text import human
+from dlrm_jax.training.gradients import count_pieces
+from dlrm_jax.training.memory import kernels
+from dlrm_jax.training.state import Task, abstract_state
+
+_SURE = 0.9  # of what is counted
+_FLOAT = 4
+
+
+class Need(NamedTuple):
+  """Bytes: of a device, but for the rows that are shuffled on the host.
+
+  Attributes:
+    tables: with their optimizer's state.
+    layers: parameters and their optimizer's state.
+    step: the batch, its vectors and the widest layer's output.
+    evaluation: the same of an evaluation's batch.
+    windows: shuffled rows on the host.
+  """
+
+  tables: int
+  layers: int
+  step: int
+  evaluation: int
+  windows: int
+
+  @property
+  def device(self) -> int:
+    """Bytes of a device at the same time."""
+    return self.tables + self.layers + max(self.step, self.evaluation)
+
+  @property
+  def host(self) -> int:
+    """Bytes of the host, beside the devices."""
+    return self.windows
+
+
+_ADVICE = {
+  'tables': 'choose another config.tables.encoding, a lower config.model.dim, '
+  'or more devices',
+  'layers': 'lower config.model.bottom, config.model.top or config.model.dim',
+  'step': 'lower config.train.batch_size or widths of config.model',
+  'evaluation': 'lower config.train.eval_batch_size (of evaluate: '
+  '--batch_size) or config.model.dim',
+  'windows': 'lower config.data.window or config.data.lanes',
+}
+
+
+def held(tree: Pytree) -> int:
+  """Bytes of a device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _example(task: Task) -> int:
+  """Bytes of an example as it comes: dense features, ids, label, weight."""
+  ids = sum(feature.hotness for feature in task.collection.features)
+  return _FLOAT * (task.dense_features + ids + 2)
+
+
+def _gathered(task: Task) -> int:
+  """Bytes of what an example has of tables, or of its gradient.
+
+  An encoding may make a wide vector of narrow rows, or a narrow of wide ones.
+  """
+  return _FLOAT * sum(
+    min(f.encoding.dim, sum(table.dim for table in f.encoding.tables))
+    for f in task.collection.features
+  )
+
+
+def _widest(task: Task) -> int:
+  """Bytes of an example in the widest output of a layer."""
+  layers = kernels(task.model, task.dense_features, task.collection.features)
+  return _product(task) * max((width for _, width in layers), default=0)
+
+
+def _product(task: Task) -> int:
+  """Bytes of a number in the products of a model."""
+  return jnp.dtype(getattr(task.model, 'dtype', jnp.float32)).itemsize
+
+
+def _step(task: Task, examples: int) -> int:
+  """Bytes of a device to train on examples; layers see a piece at a time."""
+  piece = examples // count_pieces(examples, task.micro_batch)
+  each = _example(task) + _gathered(task)
+  return examples * each + piece * _widest(task)
+
+
+def _evaluation(task: Task, examples: int) -> int:
+  """Bytes of a device to score examples.
+
+  All vectors of the batch meet in one product, so they exist together, but
+  not with the outputs of later layers.
+  """
+  features = task.collection.features
+  vectors = _product(task) * len(features) * features[0].encoding.dim
+  return examples * (_example(task) + max(vectors, _widest(task)))
+
+
+def needs(run: Run) -> Need:
+  """What a run needs at least, on the mesh in use."""
+  task, devices = run.task, device_count()
+  state = abstract_state(task)
+  schema = run.data.schema
+  windows = run.reading.lanes * run.reading.window * BLOCK_ROWS
+  shuffled = min(run.data.splits['train'], windows) // jax.process_count()
+  evaluates = any(run.data.splits.get(x) for x in ('validation', 'test'))
+  batch = run.eval_batch_size if evaluates else 0
+  return Need(
+    tables=held((state.tables, state.table_state)),
+    layers=held((state.params, state.opt_state)),
+    step=_step(task, run.reading.batch_size // devices),
+    evaluation=_evaluation(task, batch // devices),
+    windows=shuffled * _FLOAT * (len(schema.dense) + schema.hotness),
+  )
+
+
+def _device_room() -> int | None:
+  """Bytes of a device that is no CPU; None where it does not say."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get('bytes_limit')
+
+
+def check_room(run: Run) -> None:
+  """Raises where a run can't fit into this machine.
+
+  Raises:
+    InputError: names what is needed, what there is, and what to lower.
+  """
+  _check_need(needs(run))
+
+
+def check_evaluation_room(task: Task, batch_size: int) -> None:
+  """Raises where batches of an evaluation can't fit into this machine.
+
+  Args:
+    task: that was trained.
+    batch_size: examples of a global batch.
+
+  Raises:
+    InputError: as `check_room`.
+  """
+  state = abstract_state(task)
+  need = Need(
+    tables=held(state.tables),
+    layers=held(state.params),
+    step=0,
+    evaluation=_evaluation(task, batch_size // device_count()),
+    windows=0,
+  )
+  _check_need(need)
+
+
+def _check_need(need: Need) -> None:
+  devices = device_count() // jax.process_count()
+  if on_cpu():
+    _check(need, need.device * devices + need.host, free_memory(), 'memory')
+    return
+  room = _device_room()
+  if room is not None:
+    _check(need, need.device, room, 'memory of a device')
+  _check(need, need.host, free_memory(), 'memory of the host')
+
+
+def _check(need: Need, size: int, room: int, what: str) -> None:
+  if size * _SURE <= room:
+    return
+  parts = need._asdict()
+  if what == 'memory of a device':
+    del parts['windows']
+  if what == 'memory of the host':
+    parts = {'windows': need.windows}
+  largest = max(parts, key=lambda name: parts[name])
+  said = ', '.join(
+    f'{name.replace("_", " ")} {human(part)}'
+    for name, part in parts.items()
+    if part
+  )
+  raise InputError(
+    f'it takes {human(size)} of {what} ({said}), and there are '
+    f'{human(room)}: {_ADVICE[largest]}'
+  )

@@ -1,0 +1,66 @@
+"""Metrics as text: a table beside references, a number with its error."""
+
+import math
+from collections.abc import Mapping
+
+ERROR = '_std_error'
+"""What the name of a metric's standard error ends in."""
+
+
+ERROR_NOTE = '± one standard error, of AUC by DeLong'
+
+
+def with_error(scores: Mapping[str, float], metric: str) -> str:
+  """A metric, and its standard error where that is known.
+
+  >>> with_error({'auc': 0.7605, 'auc_std_error': 0.0065}, 'auc')
+  '0.76050 ± 0.00650'
+  """
+  error = scores.get(f'{metric}{ERROR}', math.nan)
+  shown = _number(metric, scores[metric])
+  return shown if math.isnan(error) else f'{shown} ± {error:.5f}'
+
+
+def score_table(
+  title: str,
+  scores: Mapping[str, float],
+  references: Mapping[str, Mapping[str, float]],
+) -> str:
+  """Metrics as a small table, beside those to compare with.
+
+  >>> scores = {'auc': 0.5, 'auc_std_error': 0.01, 'ne': math.nan}
+  >>> print(score_table('test', scores, {'Bayes': {'auc': 0.8}}))
+  test                                             Bayes
+    auc                   0.50000 ± 0.01000      0.80000
+    ne                  undefined
+  ± one standard error, of AUC by DeLong
+  """
+  names = list(references)
+  errors = any(key.endswith(ERROR) for key in scores)
+  blank = ' ' * 10 if errors else ''
+  head = f'{title:<18}{"":>13}{blank}'
+  table = [head + ''.join(f'{name:>13}' for name in names)]
+  for key in scores:
+    if key.endswith(ERROR):
+      continue
+    error = scores.get(f'{key}{ERROR}', math.nan)
+    spread = blank if math.isnan(error) else f' ± {error:.5f}'
+    others = [
+      _number(key, reference[key]) if key in reference else ''
+      for reference in references.values()
+    ]
+    table.append(
+      f'  {key:<16}{_number(key, scores[key]):>13}{spread}'
+      + ''.join(f'{other:>13}' for other in others)
+    )
+  if errors:
+    table.append(ERROR_NOTE)
+  return '\n'.join(line.rstrip() for line in table)
+
+
+def _number(metric: str, value: float) -> str:
+  if math.isnan(value):
+    return 'undefined'
+  if metric == 'auc_bin_bound':
+    return f'{value:.1e}'
+  return f'{value:,.0f}' if metric in ('examples', 'clicks') else f'{value:.5f}'

@@ -1,0 +1,69 @@
+"""A split of a run, scored; and what is said where that can't be done."""
+
+from collections.abc import Callable
+
+import jax
+
+from dlrm_jax.data.loader import Batches, evaluation_batches
+from dlrm_jax.embedding.features import mean_pooled
+from dlrm_jax.errors import InputError
+from dlrm_jax.metrics import binary
+from dlrm_jax.run.description import Run
+from dlrm_jax.run.evaluation import Evaluator, never
+from dlrm_jax.run.meter import ADVICE
+from dlrm_jax.training.state import TrainState
+
+
+def batches_of(run: Run, split: str) -> Batches:
+  """Every example of a split once: this process's part of every batch."""
+  return evaluation_batches(
+    run.data.source(split),
+    run.eval_batch_size,
+    jax.process_index(),
+    jax.process_count(),
+    name=f'{run.data_name}, split {split}',
+    out_of_range=run.reading.out_of_range,
+    means=mean_pooled(run.task.collection.features),
+  )
+
+
+def score(
+  run: Run,
+  evaluate: Evaluator,
+  state: TrainState,
+  step: int,
+  batches: Batches,
+  stop: Callable[[], int | bool] = never,
+) -> binary.Tally:
+  """Evaluates the state of a step.
+
+  Args:
+    run: what is trained.
+    evaluate: scores.
+    state: of `step`.
+    step: updates made.
+    batches: of a split, by `batches_of`.
+    stop: as in `Evaluator`.
+
+  Raises:
+    InputError: the state gives logits that are not finite, or the split is
+      damaged.
+    Stopped: `stop` said so.
+  """
+  try:
+    return evaluate(state, batches, stop)
+  except binary.NotFinite as error:
+    raise InputError(
+      f'step {step}: evaluation: {error}: the update made parameters too '
+      f'large, though its loss was finite; {ADVICE}'
+    ) from None
+
+
+def undefined_line(split: str, examples: float, clicks: float) -> str:
+  """Why a split has no AUC, and what follows; '' where it has one.
+
+  >>> undefined_line('test', 20, 0)
+  'test has no clicks: AUC is undefined'
+  """
+  why = binary.lacking(examples, clicks)
+  return f'{split} has {why}: AUC is undefined' if why else ''

@@ -1,0 +1,95 @@
+"""What a run is going to do, printed before it does it."""
+
+import math
+from collections.abc import Iterator
+
+import jax
+
+from dlrm_jax.embedding.load import Use
+from dlrm_jax.embedding.planner import placement_name
+from dlrm_jax.run.description import Run
+from dlrm_jax.sharding import device_count
+from dlrm_jax.text import human
+from dlrm_jax.training.gradients import count_pieces
+from dlrm_jax.training.memory import row_state, step_memory
+from dlrm_jax.training.sizes import saving, table_sizes
+from dlrm_jax.training.state import Task, abstract_state
+
+
+def saving_lines(task: Task) -> Iterator[str]:
+  """What the encodings save, if any is not plain."""
+  found, count = saving(task), len(task.collection.features)
+  if found.features:
+    times = _times(found.plain / found.parameters)
+    yield (
+      f'encoded   {found.features} of {count} features: '
+      f'{found.parameters:,} parameters, {times} '
+      f'times fewer than {found.plain:,}'
+    )
+
+
+def _times(ratio: float) -> str:
+  return f'{ratio:,.0f}' if ratio >= 100 else f'{ratio:.3g}'
+
+
+def _bytes(tree: object) -> int:
+  return sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )
+
+
+def _placements(task: Task) -> dict[str, str]:
+  shards = task.collection.layout.shards
+  return {
+    table.name: placement_name(table.placement, shards)
+    for table in task.collection.tables
+  }
+
+
+def _memory(run: Run) -> int:
+  """Bytes of a device in a step."""
+  collection, state = run.task.collection, row_state(run.task.table_tx)
+  batch = run.reading.batch_size
+  use = Use(collection.hotness, batch, device_count(), state)
+  return step_memory(run.task, collection.layout, use).total
+
+
+def lines(run: Run) -> Iterator[str]:
+  """The plan, line by line."""
+  state = abstract_state(run.task)
+  sizes = table_sizes(run.task)
+  devices = jax.devices()
+  examples = ', '.join(f'{name} {n:,}' for name, n in run.data.splits.items())
+  batch_size = run.reading.batch_size
+  epochs = run.steps * batch_size / run.data.splits['train']
+  dense = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+  yield f'data      {run.data_name}'
+  yield f'examples  {examples}'
+  yield f'tables    {len(sizes)}, {human(sum(t.bytes for t in sizes))}'
+  width = max(len(t.name) for t in sizes)
+  places = _placements(run.task)
+  for t in sorted(sizes, key=lambda t: -t.bytes):
+    shared = '' if len(t.features) == 1 else f'  <- {", ".join(t.features)}'
+    yield (
+      f'          {t.name:<{width}} {t.rows:>12,} x {t.dim:<4}'
+      f'{human(t.bytes):>8}  {places[t.name]}{shared}'
+    )
+  yield from saving_lines(run.task)
+  optimizer = _bytes(state.opt_state) + _bytes(state.table_state)
+  yield f'model     {dense:,} dense parameters, {human(dense * 4)}'
+  yield (
+    f'memory    {human(_bytes(state))} of state, {human(optimizer)} of it the '
+    f'optimizers; {human(_memory(run))} of a device in a step'
+  )
+  shards = run.task.collection.layout.shards
+  yield (
+    f'devices   {len(devices)} x {devices[0].device_kind}; uses '
+    f'{device_count()}; tables in {shards} shards'
+  )
+  each = batch_size // device_count()
+  pieces = count_pieces(each, run.task.micro_batch)
+  cut = f'; {pieces} micro-batches of {each // pieces:,}' if pieces > 1 else ''
+  yield f'batch     {batch_size:,}, {each:,} a device{cut}'
+  yield f'steps     {run.steps:,} ({epochs:.3g} epochs)'
+  yield f'workdir   {run.workdir}'
+  yield from (f'note      {note}' for note in run.notes)

@@ -1,0 +1,278 @@
+"""The folder of a run: whose it is, and how files come into it.
+
+`config.json` and `data.json` say what the run was started with. The same
+command again goes on; another config in the same folder is refused, unless the
+kinds of the fields that differ (`kinds.py`) say that it is the same run: then
+it goes on with the new values. Fields without effect do not count. The
+processes of a job share the folder; the first one claims it for all.
+"""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from dlrm_jax import files
+from dlrm_jax.cluster import agreement
+from dlrm_jax.config.config_file import wrong_fields
+from dlrm_jax.config.kinds import Change, Kind, changes, completed, of_kind
+from dlrm_jax.config.unused import with_effect
+from dlrm_jax.errors import InputError
+
+_CONFIG, _DATA = 'config.json', 'data.json'
+_OWN = 'tables.features.'  # may follow from the other fields: auto
+_VERSION, _FORMAT = 'version', 1
+RESULTS = 'results.json'
+_LONG = 120  # letters of a difference that says something to a reader
+
+
+def _refuse(path: Path, found: Sequence[object], advice: str) -> None:
+  """Raises where a run would be another one."""
+  if found:
+    said = '; '.join(map(str, found))
+    raise InputError(f'{path.parent} was made by another run: {said}. {advice}')
+
+
+def _compare_configs(path: Path, found: Sequence[Change]) -> None:
+  """Raises where what is learned would be something else; says why."""
+  other = of_kind(found, Kind.IDENTITY)
+  # Fields of single features may follow from the others: auto.
+  given = [change for change in other if not change.field.startswith(_OWN)]
+  advice = 'Choose another --workdir, or the settings that it was made with'
+  _refuse(path, given or other, advice)
+
+
+def _compare_data(path: Path, now: Mapping[str, Any]) -> None:
+  """Raises where data differs in what was known of it then."""
+  then = _read(path)
+  found = changes(then, {k: v for k, v in now.items() if k in then})
+  short = [str(change) for change in found if len(str(change)) < _LONG]
+  _refuse(
+    path,
+    short or found,
+    'The data is another, or was prepared anew with other files or options: '
+    'choose another --workdir, or the config.data.dir that it was made with',
+  )
+
+
+def _trained(folder: Path) -> int:
+  """Steps of the last checkpoint."""
+  states = folder.glob('checkpoints/[0-9]*/state')
+  names = (path.parent.name for path in states)
+  return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _check_horizon(folder: Path, found: Sequence[Change], steps: int) -> None:
+  """Raises where fewer steps are asked for than there are already."""
+  trained = _trained(folder)
+  if of_kind(found, Kind.HORIZON) and steps < trained:
+    raise InputError(
+      f'{folder} has trained {trained:,} steps, and the config asks for '
+      f'{steps:,} (config.train.steps, config.train.epochs); nothing is '
+      f'changed: ask for {trained} or more, or choose another --workdir'
+    )
+
+
+def _report(
+  folder: Path, found: Sequence[Change], steps: int, patience: int
+) -> Iterator[str]:
+  """What changes from now on, as far as it can be seen in results."""
+
+  def said(some: Sequence[Change]) -> str:
+    return '; '.join(map(str, some))
+
+  if horizon := of_kind(found, Kind.HORIZON):
+    yield f'{folder}: trains to step {steps:,} from now on: {said(horizon)}'
+  if moved := of_kind(found, Kind.PLACE):
+    yield f'{folder}: tables live elsewhere from now on: {said(moved)}'
+  evaluates = [c for c in found if c.field == 'train.eval_every']
+  if patience and evaluates:
+    yield (
+      f'{folder}: {said(evaluates)}; train.patience={patience} counts '
+      f'evaluations, so it lasts longer or shorter from now on'
+    )
+
+
+def _agree(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+  """Raises where processes were started with other settings or other data."""
+  mine = {'config': config, 'data': data}
+  first = json.loads(agreement.text_of_first(json.dumps(mine)))
+  found = '; '.join(
+    f'{field} is {now!r} here, {then!r} on process 0'
+    for field, then, now in changes(first, mine)
+  )
+  others = [str(k) for k, x in enumerate(agreement.from_all(bool(found))) if x]
+  if others:
+    raise InputError(
+      f'process {", ".join(others)} of this job has another config or other '
+      f'data than process 0: {found or "its own message says which"}'
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+  try:
+    value = files.read_json(path)
+  except FileNotFoundError:
+    if path.name == _DATA and (path.parent / _CONFIG).exists():
+      raise InputError(f'{path} is missing; {_mend(path)}') from None
+    raise InputError(
+      f'{path.parent} is not the workdir of a run: no {path.name} in it'
+    ) from None
+  except OSError as error:
+    raise InputError(f'{path}: can not be read: {error.strerror}') from None
+  except ValueError as error:
+    raise InputError(
+      f'{path}: damaged: no JSON ({error}); {_mend(path)}'
+    ) from None
+  if not isinstance(value, dict):
+    raise InputError(
+      f'{path}: damaged: holds {str(value)[:40]}, expected a JSON object; '
+      f'{_mend(path)}'
+    )
+  return value
+
+
+def _mend(path: Path) -> str:
+  """What to do about a file without which nobody knows what was trained."""
+  if any(path.parent.glob('checkpoints/[0-9]*')):
+    return 'put back a copy of it, or choose another --workdir'
+  return (
+    f'nothing is trained there yet: remove {_CONFIG} and {_DATA}, and start '
+    f'again'
+  )
+
+
+def _config(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
+  """A config as this version would have written it."""
+  config = _read(path)
+  version = config.pop(_VERSION, 0)
+  if version != 0 and version != _FORMAT:
+    raise InputError(
+      f'{path}: {_VERSION} is {version!r}; this version of dlrm_jax reads '
+      f'{_FORMAT} and those before: use the one that wrote it'
+    )
+  found = completed(config, defaults, path)
+  if wrong := next(wrong_fields(found, defaults), None):
+    raise InputError(f'{path}: {wrong}')
+  return found
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+  """Makes a folder, or sees that no other process works in it."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / '.lock').open('w')
+  except OSError as error:
+    raise InputError(
+      f'workdir {folder}: {error.strerror}; choose another --workdir'
+    ) from None
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise InputError(
+        f'workdir {folder}: another process is training in it; wait for it, '
+        f'or choose another --workdir'
+      ) from None
+    yield
+
+
+class Claim(NamedTuple):
+  """Whose a folder is to be.
+
+  Attributes:
+    config: all settings.
+    data: what identifies the data.
+    steps: that are to be trained.
+    defaults: of all fields, for configs of earlier versions.
+  """
+
+  config: Mapping[str, Any]
+  data: Mapping[str, Any]
+  steps: int
+  defaults: Mapping[str, Any]
+
+
+def started(folder: Path) -> bool:
+  """Whether a run was started in a folder before."""
+  return (folder / _CONFIG).exists()
+
+
+def _claim(folder: Path, claim: Claim) -> None:
+  path = folder / _CONFIG
+  written = {_VERSION: _FORMAT, **claim.config}
+  if not path.exists():
+    if any(folder.glob('checkpoints/[0-9]*')):
+      raise InputError(
+        f'{folder} has checkpoints but no {_CONFIG} that says how they were '
+        f'made; put it back, or choose another --workdir'
+      )
+    files.write_json(folder / _DATA, claim.data)
+    files.write_json(path, written)
+    return
+  then = _config(path, claim.defaults)
+  changed = changes(then, claim.config)
+  found = with_effect(changed, then, claim.config, claim.defaults)
+  _compare_configs(path, found)
+  _compare_data(folder / _DATA, claim.data)
+  _check_horizon(folder, found, claim.steps)
+  patience = claim.config['train']['patience']
+  for line in _report(folder, found, claim.steps, patience):
+    print(line)
+  if of_kind(found, Kind.HORIZON):
+    # Those of a run that was not so long.
+    (folder / RESULTS).unlink(missing_ok=True)
+  if changed:
+    files.write_json(path, written)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, claim: Claim) -> Iterator[None]:
+  """Makes the folder of a run, or sees that it belongs to this very run.
+
+  No other job can claim it meanwhile; the end of this one frees it.
+
+  Args:
+    folder: made if it is not there.
+    claim: the run that it must be of.
+
+  Raises:
+    InputError: the folder can't be made, another process trains in it, or
+      it was made with another config or on other data; or a process of this
+      job has another config, other data or another folder. Names the fields
+      that differ.
+  """
+  _agree(claim.config, claim.data)
+  if agreement.first():
+    with _locked(folder):
+      _claim(folder, claim)
+      agreement.from_first(1)  # now the others may look
+      yield
+    return
+  agreement.from_first(0)
+  if not (folder / _CONFIG).exists():
+    raise InputError(
+      f'workdir {folder}: process {jax.process_index()} does not see the '
+      f'files of process 0 there; it must be one folder that all hosts share'
+    )
+  yield
+
+
+def read(
+  folder: Path, defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """What a run was started with: its config, and what identifies its data.
+
+  Args:
+    folder: of the run.
+    defaults: of all fields; the config has those that it did not have then.
+
+  Raises:
+    InputError: the folder is not that of a run.
+  """
+  return _config(folder / _CONFIG, defaults), _read(folder / _DATA)

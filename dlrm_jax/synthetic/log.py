@@ -1,0 +1,253 @@
+"""A click log made on the fly, whose best possible metrics are known.
+
+Clicks are drawn from planted probabilities (see `planted`), so the metrics of
+those are the best that any model can reach. A block is a function of the
+spec, the split and its number alone: nothing is stored, any thread may make
+any block, and a training run can be started anywhere.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Scale, Schema
+from dlrm_jax.errors import InputError
+from dlrm_jax.metrics import binary
+from dlrm_jax.synthetic.ids import Ids
+from dlrm_jax.synthetic.planted import Logits, Strength, Truth, logits_of, plant
+from dlrm_jax.traces import power_law, trace_files
+
+SPLITS = ('train', 'validation', 'test')
+
+_DRAWN = 'ids drawn in float64'
+"""A run of before goes on with other ids only; its fingerprint lacks this."""
+
+
+class Optimum(NamedTuple):
+  """How good a model of a split can be.
+
+  Attributes:
+    metrics: of the true probabilities, on the clicks that were drawn; as
+      `metrics.summarize` names them. No model's are better, up to chance.
+    entropy: the expectation of that log-loss over the clicks, in nats.
+    additive_auc: AUC of the logits without their interactions, about the best
+      of a model without interactions.
+  """
+
+  metrics: dict[str, float]
+  entropy: float
+  additive_auc: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthetic:
+  """A synthetic click log; has what a prepared set has.
+
+  >>> log = Synthetic(train=10_000)
+  >>> log.source('train')[0].ids.shape
+  (4096, 13)
+
+  Attributes:
+    train: examples of that split.
+    validation: examples of that split.
+    test: examples of that split.
+    dense: number of dense features, standard normal.
+    tables: vocabulary of each sparse feature; feature 2k interacts with
+      2k + 1.
+    hotness: ids an example of each feature at most. Above one, the length of
+      a bag is uniform in 0 ... hotness.
+    strength: of the planted effects.
+    seed: of everything.
+    exponent: of the power law of ids; the effects are planted for one.
+    trace: file of traces (see `trace_files`), whose features take the place
+      of `tables` and `hotness`; empty: ids are drawn one by one.
+  """
+
+  train: int = 12_582_912
+  validation: int = 131_072
+  test: int = 524_288
+  dense: int = 4
+  tables: tuple[int, ...] = (2000, 1000, 1000, 500, 500, 200, 200, 100)
+  hotness: tuple[int, ...] = (1, 1, 1, 4, 1, 1, 1, 3)
+  strength: Strength = dataclasses.field(default_factory=Strength)
+  seed: int = 0
+  # Not in the repr, hence not in the fingerprint of specs without them.
+  exponent: float = dataclasses.field(default=1.0, repr=False)
+  trace: str = dataclasses.field(default='', repr=False)
+
+  def __post_init__(self) -> None:
+    if len(self.tables) != len(self.hotness):
+      raise InputError(
+        f'synthetic data: {len(self.tables)} tables but {len(self.hotness)} '
+        'hotness; give one hotness a table'
+      )
+    if self.strength.rank < 1 or not 0 <= self.seed < 2**63:
+      raise InputError(
+        f'synthetic data: rank is {self.strength.rank}, seed {self.seed}; '
+        'expected a rank of 1 or more, a seed in 0 ... 2^63 - 1'
+      )
+    # A table must not have fewer ids than planted numbers.
+    least = {'dense': 0, 'tables': self.strength.rank + 2}
+    for field in ('dense', 'tables', 'hotness', *SPLITS):
+      value, bound = getattr(self, field), least.get(field, 1)
+      if np.min(value, initial=bound) < bound:
+        raise InputError(
+          f'synthetic data: {field} is {value}; expected {bound} or more'
+        )
+    self._check_law(least['tables'])
+
+  def _check_law(self, least: int) -> None:
+    if not 0 <= self.exponent <= power_law.STEEPEST:
+      raise InputError(
+        f'synthetic data: exponent is {self.exponent}; expected 0 ... '
+        f'{power_law.STEEPEST}'
+      )
+    if self.trace and self.exponent != 1:
+      raise InputError(
+        f'synthetic data: exponent is {self.exponent}, but {self.trace} says '
+        'how popular ids are; leave one of them out'
+      )
+    for column in self.ids.columns:
+      if column.rows < least:
+        raise InputError(
+          f'{self.trace}, feature {column.name}: rows is {column.rows}; '
+          f'synthetic data needs {least} or more'
+        )
+
+  @functools.cached_property
+  def ids(self) -> Ids:
+    """Where ids come from."""
+    if self.trace:
+      traces = trace_files.load(self.trace)
+      sizes = {name: (t.rows, t.hotness) for name, t in traces.items()}
+    else:
+      traces = {}
+      both = enumerate(zip(self.tables, self.hotness, strict=True), 1)
+      sizes = {f'C{f}': size for f, size in both}
+    columns = tuple(Column(name, *size) for name, size in sizes.items())
+    return Ids(columns, self.seed, self.exponent, traces)
+
+  @property
+  def schema(self) -> Schema:
+    """Dense I1 ..., sparse C1 ... (as in Criteo's logs) or the traces'."""
+    dense = tuple(f'I{n + 1}' for n in range(self.dense))
+    return Schema(dense, self.ids.columns)
+
+  @property
+  def splits(self) -> dict[str, int]:
+    """Examples of each split."""
+    return {split: getattr(self, split) for split in SPLITS}
+
+  @property
+  def clicks(self) -> dict[str, int]:
+    """None are known before they are drawn."""
+    return {}
+
+  @property
+  def scale(self) -> Scale:
+    """Dense features are standard normal."""
+    return Scale((0.0,) * self.dense, (1.0,) * self.dense)
+
+  @property
+  def details(self) -> dict[str, Any]:
+    """The spec, as JSON can hold it; `ids`: a digest of what ids mean."""
+    spec = dataclasses.asdict(self)
+    return {'kind': 'synthetic', 'ids': self._digest, **spec}
+
+  @property
+  def fingerprint(self) -> str:
+    """Equal for equal data."""
+    return f'{self._digest}, {_DRAWN}'
+
+  @property
+  def _digest(self) -> str:
+    """Of the spec and its traces."""
+    spec = repr(self)
+    if self.trace or self.exponent != 1:
+      spec += repr((self.exponent, self.ids.traces))
+    return hashlib.sha256(spec.encode()).hexdigest()[:16]
+
+  @functools.cached_property
+  def truth(self) -> Truth:
+    """What the logits are made of."""
+    columns = self.ids.columns
+    tables = [column.rows for column in columns]
+    hotness = [column.hotness for column in columns]
+    return plant(self.strength, self.dense, tables, hotness, self.seed)
+
+  def counts(self, feature: str) -> np.ndarray:
+    """How often split train has each id, f64[R]: expected."""
+    return self.ids.counts(feature, self.train)
+
+  def count_pieces(self, feature: str) -> list[np.ndarray]:
+    """The counts, as a prepared set gives them."""
+    return [self.counts(feature)]
+
+  def source(self, split: str) -> 'SyntheticSource':
+    """The blocks of a split.
+
+    Raises:
+      InputError: there is no such split.
+    """
+    if split not in SPLITS:
+      raise InputError(
+        f'synthetic data has no split {split!r}; it has {", ".join(SPLITS)}'
+      )
+    return SyntheticSource(self, split)
+
+
+class SyntheticSource:
+  """The blocks of one split; a `Source`."""
+
+  def __init__(self, spec: Synthetic, split: str) -> None:
+    self.schema = spec.schema
+    self.examples = spec.splits[split]
+    self._ids = spec.ids
+    self._truth = spec.truth
+    self._split = SPLITS.index(split)
+    self._key = np.array([spec.seed, self._split], np.uint64)
+
+  def __len__(self) -> int:
+    return -(-self.examples // BLOCK_ROWS)
+
+  def __getitem__(self, block: int) -> Block:
+    return self.draw(block)[0]
+
+  def draw(self, block: int) -> tuple[Block, Logits]:
+    """A block, and the logits from which its clicks were drawn."""
+    if not 0 <= block < len(self):
+      raise IndexError(f'there are {len(self)} blocks; asked for {block}')
+    n = min(BLOCK_ROWS, self.examples - block * BLOCK_ROWS)
+    rng = np.random.Generator(
+      np.random.Philox(key=self._key, counter=[0, 0, 0, block])
+    )
+    dense = rng.standard_normal((n, len(self.schema.dense)), np.float32)
+    bags = self._ids.draw(rng, n, self._split, block)
+    logits = logits_of(self._truth, dense, bags)
+    odds = np.exp(-logits.additive - logits.interaction)
+    clicks = rng.random(n, np.float32) * (1 + odds) < 1
+    ids = np.ascontiguousarray(np.concatenate(bags).T)
+    return Block(dense, ids, clicks.astype(np.float32)), logits
+
+
+def optimum(source: SyntheticSource) -> Optimum:
+  """What the true probabilities reach on a split, from all its examples."""
+  whole, additive = binary.empty(), binary.empty()
+  entropy = 0.0
+  for number in range(len(source)):
+    block, logits = source.draw(number)
+    logit = logits.additive + logits.interaction
+    ones = np.ones_like(block.labels)
+    whole = binary.tally(logit, block.labels, ones, into=whole)
+    additive = binary.tally(logits.additive, block.labels, ones, into=additive)
+    # Of a coin with odds e^z: log(1 + e^z) - z p.
+    p = 1 / (1 + np.exp(-logit, dtype=np.float64))
+    entropy += float(np.sum(np.logaddexp(0, logit) - logit * p))
+  return Optimum(
+    metrics=binary.summarize(whole),
+    entropy=entropy / source.examples,
+    additive_auc=binary.summarize(additive)['auc'],
+  )

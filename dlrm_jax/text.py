@@ -1,0 +1,13 @@
+"""Numbers as people read them."""
+
+import math
+
+
+def human(count: float) -> str:
+  """A size in bytes, three digits.
+
+  >>> human(2_160_000_000)
+  '2.16 GB'
+  """
+  power = min(max(math.floor(math.log10(max(count, 1)) / 3), 0), 4)
+  return f'{count / 1000**power:.3g} {("B", "kB", "MB", "GB", "TB")[power]}'

@@ -1,0 +1,1 @@
+"""Traces of ids: fitted to a data set, stored, generated at any size."""

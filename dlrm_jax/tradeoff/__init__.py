@@ -1,0 +1,1 @@
+"""Quality against table size, by encoding; `python -m dlrm_jax.tradeoff`."""
