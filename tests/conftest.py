@@ -24,7 +24,7 @@ for _number in (signal.SIGHUP, signal.SIGINT):
   if signal.getsignal(_number) == signal.SIG_IGN:
     signal.signal(_number, signal.SIG_DFL)
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def _folder(variable: str, default: pathlib.Path) -> pathlib.Path:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   # Most of the time of these short jobs goes into their compilation.

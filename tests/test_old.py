@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 ARCHIVE = ROOT / 'tests' / 'old' / 'written_by_9396860.tar.gz'
 
 

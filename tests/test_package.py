@@ -15,7 +15,7 @@ import pytest
 from dlrm_jax.config import config_file
 from dlrm_jax.errors import InputError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from dlrm_jax.run.history import read_history
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {
   'JAX_PLATFORMS': 'cpu',
   'XLA_FLAGS': '',

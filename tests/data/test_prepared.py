@@ -236,7 +236,7 @@ def test_tensorflow_and_jax_are_not_imported(tmp_path):
     f'open_prepared({str(tmp_path / "set")!r}).source("train")[0]; '
     'assert not {"tensorflow", "jax"} & set(sys.modules)'
   )
-  root = Path(__file__).parents[2]
+  root = Path(__file__).resolve().parents[2]
   subprocess.run([sys.executable, '-c', code], check=True, cwd=root)
 
 

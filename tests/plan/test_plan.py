@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A platform that does not exist: whoever asks for a device fails.
 ENVIRONMENT = os.environ | {'JAX_PLATFORMS': 'nowhere', 'XLA_FLAGS': ''}
 

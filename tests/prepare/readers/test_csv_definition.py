@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.values import raw_bags
 from dlrm_jax.vocabulary import keys
-from tests.data.csv_log import GOOD, NAMES, read
+from tests.prepare.readers.csv_log import GOOD, NAMES, read
 
 MISSING = ('', '-', '?', '\\n', 'nan', '-nan', 'nat', '<na>', 'na', 'n/a')
 MISSING += ('#n/a', 'null', 'none')

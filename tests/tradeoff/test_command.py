@@ -19,7 +19,7 @@ from dlrm_jax.tradeoff import __main__ as tradeoff
 from dlrm_jax.tradeoff import runs, study
 from tests import small
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
 STUDY = '--encodings=hashed', '--ratios=2', '--seeds=2'
 RUNS = ['hashed-2-0', 'hashed-2-1', 'plain-1-0', 'plain-1-1']

@@ -291,7 +291,7 @@ def test_a_name_without_ratings_is_told(name, tmp_path):
 
 
 def test_the_genuine_archive(tmp_path):
-  root = Path(__file__).parents[2]
+  root = Path(__file__).resolve().parents[2]
   data = Path(os.environ.get('DLRM_JAX_TEST_DATA', root.parent / 'shared/data'))
   path = data / 'movielens/ml-latest-small.zip'
   if not path.exists():

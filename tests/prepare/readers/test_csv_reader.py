@@ -14,7 +14,15 @@ from dlrm_jax.prepare.readers import text_files
 from dlrm_jax.prepare.readers.formats import reader_of
 from dlrm_jax.prepare.readers.reader import NUMBER
 from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
-from tests.data.csv_log import GOOD, HEADER, IGNORE, NAMES, RAW, ROW, read
+from tests.prepare.readers.csv_log import (
+  GOOD,
+  HEADER,
+  IGNORE,
+  NAMES,
+  RAW,
+  ROW,
+  read,
+)
 
 
 @pytest.fixture

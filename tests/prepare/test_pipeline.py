@@ -35,7 +35,7 @@ from dlrm_jax.prepare.stages.parse import Slice
 from dlrm_jax.vocabulary import coder
 from dlrm_jax.vocabulary.coder import Values
 from dlrm_jax.vocabulary.columns import Sparse
-from tests.data.test_criteo import make_rows, save
+from tests.prepare.test_criteo_sets import make_rows, save
 
 MEMORY = 2 << 30
 

@@ -18,7 +18,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.synthetic.log import Synthetic
 from dlrm_jax.training.sizes import saving
 from tests import job
-from tests.test_build import load
+from tests.build.test_build import load
 
 DATA = Synthetic(tables=(3000, 3000, 400, 90), hotness=(1, 3, 1, 1))
 

@@ -29,7 +29,7 @@ from dlrm_jax.embedding.partitions import (
 from dlrm_jax.errors import InputError
 from dlrm_jax.training.state import abstract_state
 from dlrm_jax.training.step import train_step
-from tests.test_build import small
+from tests.build.test_build import small
 
 DIM = 16
 SCHEMA = Schema(

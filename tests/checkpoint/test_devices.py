@@ -32,9 +32,9 @@ from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.run.evaluation import Evaluator
 from dlrm_jax.training.state import Task, abstract_state, new_state
 from dlrm_jax.training.step import compiled_step
-from tests.training.test_moving import PLACEMENTS, assert_moved
+from tests.checkpoint.test_moving import PLACEMENTS, assert_moved
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZES = 40, 7, 25
 OPTIMIZERS = {
   'sgd': optax.identity,
@@ -266,7 +266,7 @@ import pathlib, sys, threading, time
 import jax
 address, process, folder = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(process))
-from tests.training.test_devices import *
+from tests.checkpoint.test_devices import *
 
 def resident():
   pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])

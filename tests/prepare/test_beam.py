@@ -12,7 +12,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.prepare import beam
 from dlrm_jax.prepare.__main__ import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 HERE = '--runner=FnApiRunner'
 PROCESSES = (
   # With the last option, the DirectRunner does not look for a program, Prism,

@@ -13,7 +13,7 @@ import pytest
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.prepare.__main__ import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ROW = '\t'.join(['1', *['5'] * 13, *['0a1b2c3d'] * 26])
 GOOD = f'{ROW}\n'.encode() * 50
 
