@@ -19,8 +19,8 @@ from dlrm_jax.batch import Batch
 from dlrm_jax.build import run
 from dlrm_jax.data.loader import Reading, training_batches
 from dlrm_jax.embedding.collection import EmbeddingCollection
-from dlrm_jax.embedding.layout import Kind
-from dlrm_jax.embedding.load import Use, imbalance, load
+from dlrm_jax.embedding.layout import StackKind
+from dlrm_jax.embedding.load import Workload, imbalance, layout_load
 from dlrm_jax.training.memory import row_state
 
 
@@ -33,7 +33,7 @@ def served(
     stack = collection.layout.stacks[name]
     rows = np.asarray(bags.rows)
     for asker, part in enumerate(np.split(rows, devices)):
-      if stack.kind in (Kind.REPLICATED, Kind.INDEPENDENT):
+      if stack.kind in (StackKind.REPLICATED, StackKind.INDEPENDENT):
         ids[asker] += np.sum(part >= 0)
         continue
       each = stack.rows // devices
@@ -66,7 +66,7 @@ def main() -> None:
     for batch in itertools.islice(batches, arguments.steps):
       more = served(collection, batch, arguments.devices)
       ids, distinct = ids + more[0], distinct + more[1]
-    use = Use(
+    use = Workload(
       collection.hotness, size, arguments.devices, row_state(task.table_tx)
     )
     copied = sum(t.placement.replicated for t in collection.tables)
@@ -74,7 +74,7 @@ def main() -> None:
       {
         'batch': size,
         'replicated tables': copied,
-        'rows held': f'{imbalance(load(collection.layout, use).rows):.3f}',
+        'rows held': f'{imbalance(layout_load(collection.layout, use).rows):.3f}',
         'ids read': f'{imbalance(ids):.3f}',
         'distinct rows read': f'{imbalance(distinct):.3f}',
       }

@@ -16,10 +16,10 @@ from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.load import (
   RowState,
-  Use,
+  Workload,
   copies_memory,
   exchange_memory,
-  load,
+  layout_load,
 )
 from dlrm_jax.rows import Pytree
 from dlrm_jax.training.gradients import AT_ONCE
@@ -131,7 +131,7 @@ def layers_bytes(task: Task) -> int:
   return _bytes(abstract_params(task))
 
 
-def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
+def step_memory(task: Task, layout: Layout, use: Workload) -> StepMemory:
   """What a device needs to train.
 
   Args:
@@ -145,7 +145,7 @@ def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
   shape = task.dense_features, features, use.local_batch, task.micro_batch
   layers = layers_memory(task.model, *shape)
   return StepMemory(
-    tables=load(layout, use).bytes,
+    tables=layout_load(layout, use).bytes,
     copies=copies_memory(layout, use),
     dense=2 * _bytes(parameters) + _bytes(state),
     program=_PROGRAM,
