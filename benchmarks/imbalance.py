@@ -69,12 +69,13 @@ def main() -> None:
     use = Workload(
       collection.hotness, size, arguments.devices, row_state(task.table_tx)
     )
+    held = layout_load(collection.layout, use).rows
     copied = sum(t.placement.replicated for t in collection.tables)
     table.append(
       {
         'batch': size,
         'replicated tables': copied,
-        'rows held': f'{imbalance(layout_load(collection.layout, use).rows):.3f}',
+        'rows held': f'{imbalance(held):.3f}',
         'ids read': f'{imbalance(ids):.3f}',
         'distinct rows read': f'{imbalance(distinct):.3f}',
       }

@@ -139,7 +139,8 @@ def build_tables(
   tables = {t.name: t for f in features for t in f.encoding.tables}
   memory = size('tables.memory', config.tables.memory)
   batch = count(config, 'train.batch_size', 1)
-  budget = PlacementBudget(shards, batch, max(memory - layers(features), 0), state)
+  memory = max(memory - layers(features), 0)
+  budget = PlacementBudget(shards, batch, memory, state)
   hotness = bag_lengths(features)
   chosen = choose(tables.values(), hotness, _fixed(readers), budget)
 

@@ -107,9 +107,7 @@ class EmbeddingCollection:
   def specs(self) -> dict[str, Pytree]:
     """How each array of every stack is cut over the devices."""
     return {
-      name: jax.tree.map(
-        lambda _, spec=_spec(stack): spec, stack.storage.leaves(stack.dim)
-      )
+      name: _for_each_array(stack, _spec(stack))
       for name, stack in self.layout.stacks.items()
     }
 
@@ -344,3 +342,7 @@ class EmbeddingCollection:
 
 def _spec(stack: Stack) -> PartitionSpec:
   return COPIED if stack.kind is StackKind.REPLICATED else SPLIT
+
+
+def _for_each_array(stack: Stack, spec: PartitionSpec) -> Pytree:
+  return jax.tree.map(lambda _: spec, stack.storage.leaves(stack.dim))

@@ -122,6 +122,12 @@ class Layout:
     address = shard * stack.shard_rows + block.offset + row
     return where(rows < 0, PAD, address)
 
+  @property
+  def in_float32(self) -> 'Layout':
+    """The layout of optimizer state, which is kept in float32."""
+    stacks = {k: s._replace(storage=FLOAT32) for k, s in self.stacks.items()}
+    return dataclasses.replace(self, stacks=stacks)
+
   def in_stack(self, stack: str) -> list[tuple[str, Address]]:
     """Blocks of a stack with the names of their tables."""
     return [

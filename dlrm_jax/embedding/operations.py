@@ -101,7 +101,7 @@ class Concat(Operation):
     """Equal parts of D."""
     if dim % parts:
       raise InputError(
-        f'width {dim} (config.model.dim) can not be cut into {parts} equal '
+        f'width {dim} (config.model.dim) cannot be cut into {parts} equal '
         f'parts to concatenate; change config.tables.parts, or combine by mult'
       )
     return (dim // parts,) * parts

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dlrm_jax.embedding.bag_placement import (
   Chosen,
   PlacementBudget,
+  choose_for_bags,
   load_and_bytes,
   with_placement,
-  choose_for_bags,
 )
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError

@@ -47,7 +47,8 @@ class Storage(abc.ABC):
   def decode(self, rows: Pytree, dim: int) -> jax.Array:
     """Kept rows, arrays [..., width], to their values f32[..., dim].
 
-    Kept rows of zeros must decode to zeros: rows that do not exist read so.
+    Kept rows of zeros must decode to zeros, as rows that do not exist read.
+    Arrays are JAX's, or NumPy's where a checkpoint moves to another layout.
     """
 
   @abc.abstractmethod

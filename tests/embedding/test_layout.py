@@ -127,7 +127,7 @@ def test_tables_on_one_shard_are_spread_by_size():
   ('placement', 'message'),
   [
     (Placement(spread=9), 'table t0: dealt over 9 shards, but there are 8'),
-    (Placement(columns=3), 'table t0: width 8 can not be cut into 3'),
+    (Placement(columns=3), 'table t0: width 8 cannot be cut into 3'),
   ],
 )
 def test_an_impossible_placement_names_the_table(placement, message):

@@ -11,11 +11,11 @@ from dlrm_jax.embedding.layout_plan import plan_layout
 from dlrm_jax.embedding.load import (
   RowState,
   Workload,
+  bag_specs,
   copies_memory,
   imbalance,
   layout_load,
   load_by_table,
-  readers,
 )
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.plan import compiled
@@ -80,28 +80,28 @@ def test_independent_tables_send_nothing():
 
 def test_rows_are_sent_with_ids_both_ways():
   layout, hot = laid_out(Placement(), hotness=(1, 1, 1))
-  use = Workload(hot, 64, 8, RowState())
-  (of_stack,) = readers(layout, use).values()
-  rows = capacity(layout, of_stack, 8, 8).rows
-  assert layout_load(layout, use).sent == 7 * rows * (4 + 8 * 8)
+  work = Workload(hot, 64, 8, RowState())
+  (specs,) = bag_specs(layout, work).values()
+  rows = capacity(layout, specs, 8, 8).rows
+  assert layout_load(layout, work).sent == 7 * rows * (4 + 8 * 8)
 
 
 def test_bags_are_sent_as_sums():
   layout, hot = laid_out(Placement(1), hotness=(4, 4, 4))
-  use = Workload(hot, 64, 8, RowState())
-  (of_stack,) = readers(layout, use).values()
-  room = capacity(layout, of_stack, 8, 8)
-  sent = layout_load(layout, use).sent
+  work = Workload(hot, 64, 8, RowState())
+  (specs,) = bag_specs(layout, work).values()
+  room = capacity(layout, specs, 8, 8)
+  sent = layout_load(layout, work).sent
   assert sent == 7 * (4 * room.rows + 8 * 8 * room.bags)
 
 
 def test_a_small_replicated_stack_is_summed_a_large_one_gathered():
   small, hot = laid_out(PLACEMENTS['replicated'], rows=(5, 5, 5))
-  use = Workload(hot, 256, 4, RowState())
+  work = Workload(hot, 256, 4, RowState())
   assert small.stacks['replicated_8'].rows == 128  # 15 and padding
-  assert layout_load(small, use).sent == 2 * 3 / 4 * 128 * 36
+  assert layout_load(small, work).sent == 2 * 3 / 4 * 128 * 36
   large, _ = laid_out(PLACEMENTS['replicated'], rows=(5, 5, 50_000))
-  assert layout_load(large, use).sent == 3 * 64 * 6 * 36
+  assert layout_load(large, work).sent == 3 * 64 * 6 * 36
 
 
 def test_bytes_hold_padding_and_the_state_of_the_optimizer():
@@ -117,8 +117,11 @@ def test_bytes_hold_padding_and_the_state_of_the_optimizer():
 
 def test_tables_add_up_to_the_whole():
   layout, hot = laid_out(PLACEMENTS['grid'])
-  use = Workload(hot, 64, 8, RowState(1, 0))
-  whole, tables = layout_load(layout, use), load_by_table(layout, use).values()
+  work = Workload(hot, 64, 8, RowState(1, 0))
+  whole, tables = (
+    layout_load(layout, work),
+    load_by_table(layout, work).values(),
+  )
   assert sum(t.sent for t in tables) == pytest.approx(whole.sent)
   assert sum(t.reads for t in tables).tolist() == whole.reads.tolist()
   assert sum(t.moved for t in tables).tolist() == whole.moved.tolist()
@@ -137,8 +140,8 @@ def test_a_table_of_one_shard_is_an_imbalance():
 )
 def test_only_rows_that_do_not_fit_lanes_are_copied(dim, lanes):
   layout = plan_layout([Table('t', 2**16, dim)], 1, {'t': (1,)})
-  use = Workload({'t': (1,)}, 8, 1, RowState(1, 0))
-  assert copies_memory(layout, use) == 2 * 2**16 * lanes * 4
+  work = Workload({'t': (1,)}, 8, 1, RowState(1, 0))
+  assert copies_memory(layout, work) == 2 * 2**16 * lanes * 4
 
 
 @pytest.mark.parametrize('hotness', [(1, 1), (4, 6)])
@@ -157,5 +160,5 @@ def test_bytes_sent_are_those_of_the_compiled_step(hotness, placement):
     for c in step.collectives
     if c.kind == 'all-to-all' and not c.overflow
   )
-  use = Workload(task.collection.hotness, 1024, 8, RowState())
-  assert layout_load(task.collection.layout, use).sent == pytest.approx(found)
+  work = Workload(task.collection.hotness, 1024, 8, RowState())
+  assert layout_load(task.collection.layout, work).sent == pytest.approx(found)

@@ -38,9 +38,9 @@ def plan(rows, hotness, budget=BUDGET, fixed=None, dim=64):
     dataclasses.replace(t, placement=chosen[t.name].placement) for t in tables
   ]
   layout = plan_layout(placed, budget.shards, hot)
-  use = Workload(hot, budget.batch, budget.shards, budget.state)
+  work = Workload(hot, budget.batch, budget.shards, budget.state)
   names = [placement_name(c.placement, budget.shards) for c in chosen.values()]
-  return names, layout_load(layout, use), layout, chosen
+  return names, layout_load(layout, work), layout, chosen
 
 
 def row_wise(rows, hotness):
@@ -71,9 +71,9 @@ def test_with_little_memory_no_more_is_needed_than_row_wise(hotness):
       dataclasses.replace(t, placement=chosen[t.name].placement) for t in tables
     ]
     layout = plan_layout(placed, budget.shards, hot)
-    use = Workload(hot, budget.batch, budget.shards, budget.state)
-    moving = copies_memory(layout, use) + exchange_memory(layout, use)
-    return layout_load(layout, use).bytes + moving
+    work = Workload(hot, budget.batch, budget.shards, budget.state)
+    moving = copies_memory(layout, work) + exchange_memory(layout, work)
+    return layout_load(layout, work).bytes + moving
 
   least = needs(BUDGET, fixed)
   for memory in [1, least // 2, least, 10**8, least + 64 * 10**6]:

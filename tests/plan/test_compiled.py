@@ -51,7 +51,9 @@ def test_memory_is_as_planned_and_nothing_has_the_size_of_a_table(
   task = make_task(HOTNESS[name], len(devices), cells // dim, dim)
   step = compiled.compile_step(task, batch, devices)
   collection = task.collection
-  use = Workload(collection.hotness, batch, len(devices), row_state(task.table_tx))
+  use = Workload(
+    collection.hotness, batch, len(devices), row_state(task.table_tx)
+  )
   planned = step_memory(task, collection.layout, use).total
   assert planned == pytest.approx(step.memory.total, rel=0.1)
   table = cells * 4  # bytes of a chip's part of one
