@@ -1,4 +1,4 @@
-"""Checkpoints: the state as Orbax writes it, the last few and the best by AUC.
+"""Checkpoints: the state as Orbax writes it, the last few and the best.
 
 A checkpoint is a folder named by its step, and has that name only when it is
 complete, so a run killed while it saves resumes from the checkpoint before.
@@ -42,8 +42,10 @@ from dlrm_jax.checkpoint.stored import (
 from dlrm_jax.cluster import agreement
 from dlrm_jax.embedding.layout import Layout, layout_to_json
 from dlrm_jax.errors import InputError
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.training.state import TrainState
 
+_AUC = Objective('auc', higher=True)
 _LEAST = 2**20  # bytes of a piece, at least; Orbax refuses smaller ones
 _UNFINISHED = '.orbax-checkpoint-tmp'  # in Orbax's names of such folders
 _REMOVED = '.removed'  # suffix of a checkpoint that is being deleted
@@ -59,6 +61,10 @@ def _in_pieces(x: jax.Array) -> ocp.SaveArgs:
   )
 
 
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+  return {k: v for k, v in metrics.items() if math.isfinite(v)}
+
+
 class _Repeated(logging.Filter):
   """Drops log messages of Orbax about errors, which `wait` raises anyway."""
 
@@ -70,7 +76,11 @@ class Checkpoints:
   """The checkpoints of one run, numbered by step."""
 
   def __init__(
-    self, folder: Path, layout: Layout, keep: int | None = None
+    self,
+    folder: Path,
+    layout: Layout,
+    keep: int | None = None,
+    objective: Objective = _AUC,
   ) -> None:
     """Opens a folder of checkpoints.
 
@@ -79,7 +89,9 @@ class Checkpoints:
       layout: layout of the tables that are saved and wanted.
       keep: number of last checkpoints to keep beside the best; None opens the
         folder for reading only: nothing in it is changed.
+      objective: the metric that decides which checkpoint is the best.
     """
+    self._objective = objective
     self._folder = folder
     self._layout = layout
     self._keep = keep
@@ -150,36 +162,36 @@ class Checkpoints:
 
   @property
   def best(self) -> int | None:
-    """The step of the best validation AUC; the last where none has one."""
+    """The step of the best objective; the last where none has one."""
     scored = [
-      (auc, step)
+      (gain, step)
       for step in self.steps
-      if (auc := self._auc(step)) is not None and math.isfinite(auc)
+      if (gain := self._gain(step)) is not None and math.isfinite(gain)
     ]
     return max(scored)[1] if scored else self.latest
 
-  def _auc(self, step: int) -> float | None:
-    """The AUC of a checkpoint; None: it has none; infinite: unreadable."""
+  def _gain(self, step: int) -> float | None:
+    """The objective, higher is better; None: undefined; inf: unreadable."""
     folder = self._folder / str(step)
     try:
-      auc = read_metrics(folder).get('auc')
+      value = self._objective.value(read_metrics(folder))
     except (Damaged, OSError) as error:
       if folder.exists():
         self._say(f'{folder}: not taken for the best, as {error}')
       return math.inf
-    known = isinstance(auc, int | float) and math.isfinite(auc)
-    return float(auc) if known else None
+    return None if value is None else self._objective.gain(value)
 
   def save(
-    self, step: int, state: TrainState, metrics: Mapping[str, float] | None
+    self, step: int, state: TrainState, metrics: Mapping[str, float]
   ) -> None:
     """Starts to save and returns: the state is copied, then written.
 
     Args:
       step: number of updates so far.
       state: the whole state; every process writes its part.
-      metrics: metrics of this state, if it was evaluated; without a finite
-        AUC the checkpoint cannot be the best.
+      metrics: metrics of this state, {} if it was not evaluated. Those that
+        are not finite are left out; without a finite objective the checkpoint
+        cannot be the best.
     """
     assert self._writer is not None, 'opened for reading only'
     self.wait()
@@ -194,8 +206,8 @@ class Checkpoints:
       LAYOUT: ocp.args.JsonSave(layout),
       CHECKSUMS: ocp.args.JsonSave(noted),
     }
-    if metrics is not None:
-      items[METRICS] = ocp.args.JsonSave(with_checksum(metrics))
+    if known := _finite(metrics):
+      items[METRICS] = ocp.args.JsonSave(with_checksum(known))
     here = (self._folder / str(step)).absolute()
     self._saving = step
     with self._writing():
@@ -209,13 +221,13 @@ class Checkpoints:
       step: step of the checkpoint.
       metrics: metrics of its state.
     """
-    here = self._folder / str(step)
-    if agreement.first() and not (here / METRICS).exists():
+    here, known = self._folder / str(step), _finite(metrics)
+    if agreement.first() and known and not (here / METRICS).exists():
       self._saving = step
       with self._writing(), tempfile.TemporaryDirectory(dir=here) as work:
         folder = Path(work) / METRICS
         folder.mkdir()
-        files.write_json(folder / METRICS, with_checksum(metrics))
+        files.write_json(folder / METRICS, with_checksum(known))
         files.publish(folder, here / METRICS)
       self._saving = None
     agreement.from_first(step)  # the others go on once it is written
@@ -242,13 +254,13 @@ class Checkpoints:
       files.sync_all(folder)
 
   def _prune(self) -> None:
-    """Removes all but the last, the best, and those with unreadable AUC."""
+    """Removes all but the last, the best, and the unreadable checkpoints."""
     if self._keep is None or not agreement.first():
       return
     steps = self.steps
     kept = {*steps[-self._keep :], self.best}
     for step in steps:
-      if step not in kept and self._auc(step) != math.inf:
+      if step not in kept and self._gain(step) != math.inf:
         removed = self._folder / f'{step}{_REMOVED}'
         (self._folder / str(step)).rename(removed)
         shutil.rmtree(removed, ignore_errors=True)
