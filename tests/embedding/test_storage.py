@@ -29,11 +29,16 @@ STORAGES = FLOAT32, Halves(), Codes()
 
 
 def make_collection():
-  """Every storage in every placement, read by one id and by bags of three."""
+  """Both storages in every placement, read by one id or by bags of three.
+
+  Beside them is a table in float32.
+  """
   features = []
   for storage in STORAGES:
-    for place, placement in PLACEMENTS.items():
-      for hotness in (1, 3):
+    for k, (place, placement) in enumerate(PLACEMENTS.items()):
+      if storage == FLOAT32 and place != 'row':
+        continue
+      for hotness in (1, 3) if place in ('row', 'column') else (1 + k % 2 * 2,):
         name = f'{storage.name} {place} {hotness}'
         table = Table(
           name, ROWS, DIM, placement=placement, bound=1.0, storage=storage
@@ -66,15 +71,16 @@ def by_stack(collection, of_features):
   return found
 
 
-def bits(collection, name, row, column, key, node):
-  """The noise of a cell, by definition."""
+def bits(collection, name, columns, key, node):
+  """The noise of some columns of a table, by definition."""
+  number = list(collection.layout.rows).index(name)
   with np.errstate(over='ignore'):
-    number = list(collection.layout.rows).index(name)
     seed = mix32(mix32(np.uint32(key)) + np.uint32(number))
     if node is not None:
       seed = mix32(seed + np.uint32(node))
-    step = np.uint32(column) * np.uint32(0x9E3779B9)
-    return mix32(mix32(mix32(np.uint32(row)) ^ seed) + step)
+    rows = mix32(mix32(np.arange(ROWS, dtype=np.uint32)) ^ seed)
+    steps = columns.astype(np.uint32) * np.uint32(0x9E3779B9)
+    return mix32(rows[:, None] + steps[None])
 
 
 class Reference:
@@ -83,31 +89,26 @@ class Reference:
   def __init__(self, collection, table, values, optimizer, node):
     self.collection, self.table, self.node = collection, table, node
     self.values, self.optimizer = np.array(values), optimizer
-    self.sums = np.zeros((table.rows, table.placement.columns))
+    self.sums = np.zeros((ROWS, table.placement.columns))
 
   def look_up(self, ids):
     return sum((self.values[i] for i in ids if i >= 0), np.zeros(DIM))
 
   def learn(self, grads, key):
-    """Moves rows by a dict from row to its summed gradient."""
-    width = DIM // self.table.placement.columns
-    for row, g in grads.items():
-      for k, start in enumerate(range(0, DIM, width)):
-        columns = np.arange(start, start + width)
-        part = g[columns]
-        if self.optimizer == 'rowwise_adagrad':
-          self.sums[row, k] += np.mean(part * part)
-          part = part / (np.sqrt(self.sums[row, k]) + 1e-10)
-        new = (self.values[row, columns] - RATE * part).astype(np.float32)
-        noise = np.array(
-          [
-            bits(self.collection, self.table.name, row, c, key, self.node)
-            for c in columns
-          ]
-        )
-        storage = self.table.storage
-        kept = storage.encode(jnp.array(new), jnp.array(noise))
-        self.values[row, columns] = storage.decode(kept, width)
+    """Moves rows by gradients f64[R, D], of which most are zero."""
+    width, touched = DIM // self.table.placement.columns, grads.any(1)
+    for k, start in enumerate(range(0, DIM, width)):
+      columns = np.arange(start, start + width)
+      part = grads[:, columns]
+      if self.optimizer == 'rowwise_adagrad':
+        self.sums[:, k] += np.mean(part * part, 1)
+        part = part / (np.sqrt(self.sums[:, k]) + 1e-10)[:, None]
+      new = (self.values[:, columns] - RATE * part).astype(np.float32)
+      noise = bits(self.collection, self.table.name, columns, key, self.node)
+      storage = self.table.storage
+      kept = storage.encode(jnp.array(new), jnp.array(noise))
+      found = np.asarray(storage.decode(kept, width))
+      self.values[np.ix_(touched, columns)] = found[touched]
 
 
 OPTIMIZERS = {
@@ -158,11 +159,11 @@ def learned(collection, references, ids, grads, key):
     for node, examples in zip(
       nodes, np.split(np.arange(BATCH), len(nodes)), strict=True
     ):
-      one, sums = references[table.name, node], {}
+      one, sums = references[table.name, node], np.zeros((ROWS, DIM))
       for x in examples:
         vectors[x, f] = one.look_up(of_feature[x])
-        for row in of_feature[x][of_feature[x] >= 0]:
-          sums[row] = sums.get(row, 0) + grads[x, f] * len(nodes)
+        present = of_feature[x][of_feature[x] >= 0]
+        np.add.at(sums, present, grads[x, f] * len(nodes))
       one.learn(sums, key)
   return vectors
 
@@ -174,7 +175,7 @@ def check_tables(collection, references, tables):
     same = np.isclose(found, one.values, 1e-4, 1e-5)
     assert same.mean() > 0.97, name
     np.testing.assert_allclose(found, one.values, 2**-6, 0.1, err_msg=name)
-    one.values = found  # for the next step
+    one.values = np.array(found)  # for the next step
 
 
 def compiled(collection, tx, batch):
