@@ -1,6 +1,5 @@
 """How commands end: a user's mistake in one line, a signal with its status."""
 
-import argparse
 import contextlib
 import functools
 import os
@@ -100,14 +99,6 @@ def _raising() -> Iterator[None]:
   finally:
     for number, handler in old.items():
       signal.signal(number, handler)
-
-
-class Parser(argparse.ArgumentParser):
-  """Reads flags; a mistake in them is one line and status 1, as all others."""
-
-  def error(self, message: str) -> NoReturn:
-    """Raises what was wrong."""
-    raise InputError(f'{message} (see {self.prog} --help)')
 
 
 def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -158,6 +158,8 @@ def hint_for(name: str, section: str, known: Mapping[str, Any]) -> str:
   inner: Any = known
   for part in section.split('.') if section else ():
     inner = inner[part]
+  if not isinstance(inner, Mapping):
+    return 'see configs/default.py'
   meant = _SYNONYMS.get(name, name)
   if meant in inner:
     return f'did you mean {meant}?'
