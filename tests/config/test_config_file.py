@@ -233,6 +233,7 @@ NO_EFFECT = {
     'optimizer__decay_steps': 0,
     'optimizer__decay_power': 2.0,
   },
+  'optimizer.b1': {'optimizer__b1': 0.8, 'optimizer__name': 'sgd'},
   'train.epochs': {'train__epochs': 4.0},
   'data.dir': {'data__dir': 'somewhere'},
 }
