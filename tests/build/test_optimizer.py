@@ -1,5 +1,6 @@
 """Optimizers of a config: Adam's numbers, and what is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,6 +18,8 @@ def adam(**fields):
   return build_optimizer('optimizer', section)
 
 
+# Optax's Adam itself relies on promotion.
+@jax.numpy_dtype_promotion('standard')
 @pytest.mark.parametrize('fields', [{}, {'b1': 0.5, 'b2': 0.9, 'eps': 0.1}])
 def test_adam_is_that_of_optax_with_the_numbers_of_the_config(fields):
   tx, expected = adam(**fields), optax.adam(0.1, **fields)
