@@ -99,7 +99,7 @@ def _leave(message: str, status: int = 1) -> NoReturn:
 
 
 @contextlib.contextmanager
-def leaving_at_once() -> Iterator[None]:
+def exiting_on_error() -> Iterator[None]:
   """Context in which an error ends this process, and thereby the others.
 
   Objects that wait for the other processes when they close (checkpoints) must
@@ -111,7 +111,7 @@ def leaving_at_once() -> Iterator[None]:
     if jax.process_count() == 1:
       raise
     with _LEAVING:
-      message = _farewell(error)
+      message = _last_message(error)
       if agreement.first():
         # JAX aborts the others when process 0 ends: let them print first.
         time.sleep(_LAST_WORDS)
@@ -122,16 +122,16 @@ def leaving_at_once() -> Iterator[None]:
 
 def _lost(process: int) -> None:
   """Ends this process because another one died."""
-  message = _alone(f'process {process} is gone')
+  message = _peer_gone(f'process {process} is gone')
   if agreement.first():
     # The same error may reach the main thread, with a better message.
     time.sleep(_LAST_WORDS)
-    message = '\n' + message  # a progress bar may stand in the line
+    message = '\n' + message  # a progress bar may stand on the line
   with _LEAVING:
     _leave(message)
 
 
-def _alone(reason: str) -> str:
+def _peer_gone(reason: str) -> str:
   return (
     f'error: process {jax.process_index()}: another process of this job has '
     f'ended or is out of reach; its log says why. Start the job again: it '
@@ -139,7 +139,7 @@ def _alone(reason: str) -> str:
   )
 
 
-def _farewell(error: BaseException) -> str:
+def _last_message(error: BaseException) -> str:
   text = str(error).strip()
   if isinstance(error, InputError):
     return f'error: {text}'
@@ -151,7 +151,7 @@ def _farewell(error: BaseException) -> str:
     _LOST.match(text) if isinstance(error, RuntimeError | ValueError) else None
   )
   if lost or isinstance(error, TimeoutError):
-    return _alone(lost[2] if lost else text)
+    return _peer_gone(lost[2] if lost else text)
   return ''.join(traceback.format_exception(error)).rstrip()
 
 
@@ -273,7 +273,7 @@ def joined(flags: argparse.Namespace) -> Iterator[None]:
   if job.coordinator:
     host, _ = _host_and_port(job.coordinator)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(leaving_at_once())
+    stack.enter_context(exiting_on_error())
     stack.enter_context(watch.watched(host, _lost))
     if not agreement.first():
       null = stack.enter_context(open(os.devnull, 'w'))

@@ -242,7 +242,7 @@ def _fit(
       signals.hold()
       meter.add(step, told)
       bar.update(size)
-      ends, scores = signals.of_any() > 0, {}
+      ends, scores = signals.poll() > 0, {}
       evaluates = run.evaluates(step)
       saves = ends or evaluates or step % run.checkpoint_every == 0
       logs = evaluates or step % run.log_every == 0
@@ -256,7 +256,7 @@ def _fit(
         )
       if evaluates and not ends:
         try:
-          scores = validate(state, step, signals.of_any)
+          scores = validate(state, step, signals.poll)
         except Stopped:
           ends = True
         meter.restart()
@@ -271,7 +271,7 @@ def _fit(
       if evaluates and _should_stop(run, history):
         bar.write(f'stopped early: no better AUC in {run.patience} evaluations')
         break
-    return state, step, signals.of_any_by_now()
+    return state, step, signals.wait()
 
 
 def choose_mesh(run: Run) -> Mesh:
@@ -313,7 +313,7 @@ def train(run: Run, signals: Signals) -> int:
     contextlib.closing(
       Checkpoints(run.workdir / 'checkpoints', layout, run.keep)
     ) as checkpoints,
-    job.leaving_at_once(),
+    job.exiting_on_error(),
   ):
     if agreement.first():
       check_writable(run)
