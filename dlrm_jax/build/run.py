@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from dlrm_jax import losses
 from dlrm_jax.build.auto import settle
 from dlrm_jax.build.optimizer import build_optimizer
-from dlrm_jax.build.tables import MOST_SHARDS, Tables, build_tables
+from dlrm_jax.build.tables import MOST_SHARDS, PlacedFeatures, build_tables
 from dlrm_jax.build.wanted import options_of
 from dlrm_jax.config.fields import (
   at_least,
@@ -157,7 +157,7 @@ class Planned(NamedTuple):
   """
 
   task: Task
-  tables: Tables
+  tables: PlacedFeatures
   batch: int
   memory: int
 
