@@ -158,8 +158,12 @@ def get_config() -> ConfigDict:
   config.train.eval_every = 10_240
   config.train.eval_batch_size = 16_384
   config.train.checkpoint_every = 10_240
+  # The validation metric that chooses the best checkpoint and stops early: auc,
+  # pr_auc, accuracy (higher is better), log_loss or ne (lower is better). Data
+  # with several labels: LABEL/METRIC.
+  config.train.objective = 'auc'
   config.train.keep = 2  # number of last checkpoints kept, beside the best one
-  # Training stops after this many evaluations without a better AUC; 0: it never
-  # stops early.
+  # Training stops after this many evaluations without a better objective; 0:
+  # it never stops early.
   config.train.patience = 0
   return config

@@ -44,28 +44,27 @@ def _defaults() -> dict[str, Any]:
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
   """Joins the other processes, builds the run; trains it or profiles it."""
+  flags = command_line.read_flags(_parser(), argv, _defaults())
   from dlrm_jax import sharding
-  from dlrm_jax.build import run as build
+  from dlrm_jax.build.data import identity, open_data
+  from dlrm_jax.build.run import build_run
   from dlrm_jax.cluster.signals import Signals
   from dlrm_jax.run import loop, profile, room, summary, workdir
 
-  flags = command_line.read_flags(_parser(), argv, _defaults())
   heap.keep_freed_memory()
   config, folder = flags.config, Path(flags.workdir)
   notes = command_line.notes_of_unused(
     argv, config, _defaults(), workdir.started(folder)
   )
   with job.joined(flags), Signals() as signals:
-    data = build.open_data(config)
-    run = build.build_run(config, data, folder)
+    data = open_data(config)
+    run = build_run(config, data, folder)
     with sharding.use(loop.choose_mesh(run)):
       room.check_room(run)
       if flags.profile is not None:
         profile.profile(run, flags.profile)
         return 0
-      claim = workdir.Claim(
-        run.config, build.identity(data), run.steps, _defaults()
-      )
+      claim = workdir.Claim(run.config, identity(data), run.steps, _defaults())
       with workdir.claimed(folder, claim):
         lines = [*summary.lines(run), *(f'note      {x}' for x in notes)]
         print(*lines, sep='\n', flush=True)

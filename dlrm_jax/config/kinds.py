@@ -78,6 +78,7 @@ KINDS: dict[str, FieldKind] = {
       'train.loss',
       'train.batch_size',
       'train.fresh_tables',
+      'train.objective',
     ),
     # Whether the data is the same is decided by its fingerprint.
     FieldKind.FREE: (

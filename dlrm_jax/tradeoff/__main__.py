@@ -90,13 +90,11 @@ def _defaults() -> dict[str, Any]:
 @contextlib.contextmanager
 def _claimed(job: 'Job') -> Iterator[None]:
   """Within it the folder of a run is ours."""
-  from dlrm_jax.build import run as build
+  from dlrm_jax.build.data import identity
   from dlrm_jax.run import workdir
 
   run = job.run
-  claim = workdir.Claim(
-    run.config, build.identity(run.data), run.steps, _defaults()
-  )
+  claim = workdir.Claim(run.config, identity(run.data), run.steps, _defaults())
   with workdir.claimed(run.workdir, claim):
     yield
 
@@ -233,14 +231,14 @@ def _left(seconds: Sequence[float], runs: int) -> str:
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
   """Builds all runs, prints the plan, trains what is not done, draws."""
-  from dlrm_jax.build import run as build
+  from dlrm_jax.build.data import open_data
   from dlrm_jax.cluster.signals import Signals
   from dlrm_jax.run.scores import with_error
   from dlrm_jax.tradeoff import study as tradeoff
   from dlrm_jax.tradeoff.runs import build_jobs, find_split
 
   flags = command_line.read_flags(_parser(), argv, _defaults())
-  folder, data = Path(flags.workdir), build.open_data(flags.config)
+  folder, data = Path(flags.workdir), open_data(flags.config)
   split = find_split(data)
   jobs, notes = build_jobs(flags.config, data, folder, vars(flags))
   tradeoff.check_writable(folder)
