@@ -1,10 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers as text for people."""
 
 import math
 
 
 def human(count: float) -> str:
-  """A size in bytes, three digits.
+  """A number of bytes with a decimal unit and three digits.
 
   >>> human(2_160_000_000)
   '2.16 GB'

@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from dlrm_jax.config.command_line import spread
-from dlrm_jax.errors import Parser, exit_cleanly
+from dlrm_jax.config.parser import Parser, split_values
+from dlrm_jax.errors import exit_cleanly
 
 _FILES = ('--input', '--validation_input', '--test_input')
 
@@ -143,8 +143,6 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog='python -m dlrm_jax.prepare',
     description='Prepares a click log for training, once.',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
   helps = []
@@ -153,9 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     ('raw', _add_raw, 'CSV, Parquet, libsvm, ...: what config.data.raw says'),
     ('movielens', _add_movielens, 'MovieLens ratings, through TFDS'),
   ):
-    kind = kinds.add_parser(
-      name, help=about, description=f'{about}.', allow_abbrev=False
-    )
+    kind = kinds.add_parser(name, help=about, description=f'{about}.')
     add(kind)
     kind.add_argument('--output', required=True, help='folder to make')
     kind.add_argument(
@@ -204,7 +200,7 @@ def _summary(output: str, config: str, seconds: float) -> None:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Makes the set that the flags ask for, and says what is in it."""
-  flags = _parser().parse_args(spread(argv, _FILES))
+  flags = _parser().parse_args(split_values(argv, _FILES))
   # Imported here: --help needs none of it.
   from dlrm_jax.prepare.work import check_output
 

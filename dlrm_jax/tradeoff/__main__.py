@@ -21,16 +21,15 @@ with more encodings, ratios or seeds it adds those.
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-from ml_collections import config_flags
-
 from dlrm_jax import files
 from dlrm_jax.config import command_line
+from dlrm_jax.config.parser import Parser
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly, status_of
 
@@ -57,18 +56,31 @@ Scores = dict[str, float]
 """Metrics of a run on the split that quality is measured on."""
 
 
-def _define_flags() -> None:
-  config_flags.DEFINE_config_file(
-    'config', None, 'File of configs/: FILE.py, or FILE.py:VARIANT.'
+def _names(text: str) -> list[str]:
+  return [name.strip() for name in text.split(',')] if text else []
+
+
+def _parser() -> Parser:
+  parser = Parser(prog='python -m dlrm_jax.tradeoff', description=__doc__)
+  command_line.add_config(parser)
+  parser.add_required('--workdir', 'DIR', 'folder for the runs and the picture')
+  add = parser.add_argument
+  add(
+    '--encodings',
+    type=_names,
+    default=_ENCODINGS,
+    metavar='NAME,NAME,...',
+    help='ENCODING or ENCODING:COMBINE; plain is added',
   )
-  flags.DEFINE_string('workdir', None, 'Folder for the runs and the picture.')
-  flags.DEFINE_list(
-    'encodings', _ENCODINGS, 'ENCODING or ENCODING:COMBINE; plain is added.'
+  add(
+    '--ratios',
+    type=_names,
+    default=['4', '16', '64'],
+    metavar='RATIO,RATIO,...',
+    help='how many times fewer parameters than plain tables',
   )
-  flags.DEFINE_list(
-    'ratios', ['4', '16', '64'], 'Times fewer parameters than plain tables.'
-  )
-  flags.DEFINE_integer('seeds', 3, 'Runs of each encoding and ratio.')
+  add('--seeds', type=int, default=3, help='runs of each encoding and ratio')
+  return parser
 
 
 def _defaults() -> dict[str, Any]:
@@ -225,11 +237,10 @@ def main(argv: Sequence[str]) -> int:
   from dlrm_jax.tradeoff import study as tradeoff
   from dlrm_jax.tradeoff.runs import build_jobs, find_split
 
-  del argv
-  given = flags.FLAGS.flag_values_dict()
-  folder, data = Path(given['workdir']), open_data(given['config'])
+  flags = command_line.read_flags(_parser(), argv, _defaults())
+  folder, data = Path(flags.workdir), open_data(flags.config)
   split = find_split(data)
-  jobs, notes = build_jobs(given['config'], data, folder, given)
+  jobs, notes = build_jobs(flags.config, data, folder, vars(flags))
   tradeoff.check_writable(folder)
   results = {j.run.workdir: s for j in jobs if (s := _result(j, split))}
   study = _study(jobs, results, split)
@@ -259,11 +270,10 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def run() -> None:
+def run() -> int:
   """The command."""
-  needed = {'config': 'FILE', 'workdir': 'DIR'}
-  command_line.run(main, _define_flags, needed, _defaults())
+  return main(sys.argv[1:])
 
 
 if __name__ == '__main__':
-  run()
+  sys.exit(run())

@@ -1,5 +1,6 @@
 """Jobs of several real processes: equal to one, stopped, killed, resumed."""
 
+import argparse
 import json
 import re
 import signal
@@ -160,15 +161,15 @@ def test_killed_while_saving_it_takes_the_others_along(tmp_path, killed):
   ],
 )
 def test_flags_of_a_job_that_cannot_be_are_refused(flags, message):
-  options = cluster.Options(False, *flags)
+  given = cluster.JobFlags(False, *flags)
   with pytest.raises(InputError, match=message):
-    cluster.joined(options._asdict()).__enter__()
+    cluster.joined(argparse.Namespace(**given._asdict())).__enter__()
 
 
 def test_a_cluster_is_known_or_named_not_both():
-  options = cluster.Options(True, 'localhost:80', 2, 0)
+  given = cluster.JobFlags(True, 'localhost:80', 2, 0)
   with pytest.raises(InputError, match='expected one of them'):
-    cluster.joined(options._asdict()).__enter__()
+    cluster.joined(argparse.Namespace(**given._asdict())).__enter__()
 
 
 def test_who_does_not_come_is_missed_after_a_while(tmp_path):
