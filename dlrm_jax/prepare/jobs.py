@@ -140,7 +140,8 @@ def raw_log(flags: argparse.Namespace) -> Asked:
   data = _load(flags.config).data
   raw = data.raw.to_dict()
   inputs = _inputs(flags, raw.get('format', ''))
-  raw = formats.completed(raw, [f for files in inputs.values() for f in files])
+  files = [file for split in inputs.values() for file in split]
+  raw = formats.with_table_sizes(raw, files)
   least = 1 if flags.min_count is None else flags.min_count
   if least < 1:
     raise InputError(f'--min_count={least}: expected 1 or more')
