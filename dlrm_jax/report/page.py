@@ -74,17 +74,6 @@ def number(value: float | None, form: str) -> str:
   return 'undefined' if math.isnan(value) else format(value, form)
 
 
-def size(count: float) -> str:
-  """Bytes for people.
-
-  >>> size(12), size(1536), size(3 * 2**30)
-  ('12 B', '1.5 KiB', '3.0 GiB')
-  """
-  power = min(int(math.log2(max(count, 1)) // 10), 5)
-  unit = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')[power]
-  return f'{count / 1024**power:,.{1 if power else 0}f} {unit}'
-
-
 def table(head: Iterable[str], rows: Iterable[str], kind: str = '') -> str:
   """A table that scrolls sideways where it is too wide.
 

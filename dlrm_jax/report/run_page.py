@@ -20,6 +20,7 @@ import numpy as np
 from dlrm_jax import files
 from dlrm_jax.metrics import binary
 from dlrm_jax.report import charts, page
+from dlrm_jax.text import human
 from dlrm_jax.training.sizes import TableSize
 
 _METRICS = (
@@ -142,7 +143,7 @@ def _tables(tables: Sequence[TableSize]) -> str:
     share = 100 * t.bytes / max(largest, 1)
     return (
       f'<th>{html.escape(t.name)}</th><td class="features">{features}</td>'
-      f'<td>{t.rows:,}</td><td>{t.dim:,}</td><td>{page.size(t.bytes)}</td>'
+      f'<td>{t.rows:,}</td><td>{t.dim:,}</td><td>{human(t.bytes)}</td>'
       f'<td class="bar"><i style="width:{share:.2f}%"></i></td>'
     )
 
@@ -151,7 +152,7 @@ def _tables(tables: Sequence[TableSize]) -> str:
     left = len(tables) - _MOST_TABLES
     rows.append(f'<th>{left:,} smaller ones</th>' + '<td></td>' * 5)
   height = sum(t.rows for t in tables)
-  size = page.size(sum(t.bytes for t in tables))
+  size = human(sum(t.bytes for t in tables))
   rows.append(
     f'<th>{len(tables):,} in all</th><td></td>'
     f'<td>{height:,}</td><td></td><td>{size}</td><td></td>'
