@@ -231,7 +231,7 @@ def _references(data: Data, split: str) -> dict[str, dict[str, float]]:
   """Metrics that are known without a model, to compare with."""
   if not isinstance(data, Synthetic):
     return {}
-  return {'Bayes': optimum(data.source(split)).metrics}
+  return {'Bayes': optimum(data.source(split))}
 
 
 def _batch_size(config: ConfigDict) -> int:

@@ -172,7 +172,8 @@ def _summary(output: str, config: str, seconds: float) -> None:
 
   prepared = open_prepared(output)
   total = sum(prepared.splits.values())
-  print(f'{total:,} rows in {duration(seconds)} ({total / seconds:,.0f} rows/s)')
+  rate = f'{total / seconds:,.0f} rows/s'
+  print(f'{total:,} rows in {duration(seconds)} ({rate})')
   for line in prepared.details.get('skipped', ()):
     print(line)
   for split, count in prepared.splits.items():
