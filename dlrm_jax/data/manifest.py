@@ -4,7 +4,6 @@ It names every file with its size, and its digest, the origin, is stamped on
 every block: a file that is missing, cut, or of another set is found.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -73,7 +72,7 @@ def origin_of(
     splits: examples of each split.
     details: what its maker says of it.
   """
-  said = [dataclasses.asdict(schema), dict(splits), dict(details)]
+  said = [schema.to_json(), dict(splits), dict(details)]
   digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
   return int.from_bytes(digest[:8], 'little', signed=True)
 
@@ -136,7 +135,7 @@ def describe(
   }
   said = {
     'format': FORMAT,
-    'schema': dataclasses.asdict(schema),
+    'schema': schema.to_json(),
     'splits': {k: v._asdict() for k, v in splits.items()},
     'scale': scale._asdict(),
     'details': dict(details),

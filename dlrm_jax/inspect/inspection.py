@@ -114,7 +114,8 @@ class _SampledRows:
   def add(self, block: Block) -> None:
     """Adds the examples of a block."""
     self._dense.append(block.dense)
-    self._labels.append(block.labels)
+    labels = block.labels[:, 0]
+    self._labels.append(labels)
     start = 0
     for number, column in enumerate(self._columns):
       ids = block.ids[:, start : start + column.hotness]
@@ -123,8 +124,7 @@ class _SampledRows:
       lengths = present.sum(1)
       self.lengths[number] += np.bincount(lengths, minlength=column.hotness + 1)
       waiting = self._waiting[number]
-      labels = np.repeat(block.labels, lengths)
-      waiting.append(IdCounts.of(ids[present], labels))
+      waiting.append(IdCounts.of(ids[present], np.repeat(labels, lengths)))
       later = sum(len(counts.ids) for counts in waiting[1:])
       if later > max(_PENDING, len(waiting[0].ids)):
         waiting[:] = [statistics.merge_counts(waiting)]

@@ -213,7 +213,7 @@ class SyntheticSource:
     odds = np.exp(-logits.additive - logits.interaction)
     clicks = rng.random(n, np.float32) * (1 + odds) < 1
     ids = np.ascontiguousarray(np.concatenate(bags).T)
-    return Block(dense, ids, clicks.astype(np.float32)), logits
+    return Block(dense, ids, clicks.astype(np.float32)[:, None]), logits
 
 
 def optimum(source: SyntheticSource) -> dict[str, float]:
@@ -225,6 +225,6 @@ def optimum(source: SyntheticSource) -> dict[str, float]:
   for number in range(len(source)):
     block, logits = source.draw(number)
     logit = logits.additive + logits.interaction
-    ones = np.ones_like(block.labels)
-    total = binary.tally(logit, block.labels, ones, into=total)
+    labels = block.labels[:, 0]
+    total = binary.tally(logit, labels, np.ones_like(labels), into=total)
   return binary.summarize(total)

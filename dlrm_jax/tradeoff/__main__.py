@@ -119,7 +119,7 @@ def _left(seconds: Sequence[float], runs: int) -> str:
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
   """Builds all runs, prints the plan, trains what is not done, draws."""
-  from dlrm_jax.build import run as build
+  from dlrm_jax.build.data import open_data
   from dlrm_jax.cluster.signals import Signals
   from dlrm_jax.run.scores import with_error
   from dlrm_jax.tradeoff.runs import build_runs, find_split
@@ -127,7 +127,7 @@ def main(argv: Sequence[str]) -> int:
 
   del argv
   given = flags.FLAGS.flag_values_dict()
-  folder, data = Path(given['workdir']), build.open_data(given['config'])
+  folder, data = Path(given['workdir']), open_data(given['config'])
   split = find_split(data)
   runs, notes = build_runs(given['config'], data, folder, given)
   make_folder(folder)

@@ -45,10 +45,13 @@ _STYLE = {
 def _lines(study: Study) -> dict[str, list[Point]]:
   """Points with a finished run, by encoding and falling size; no plain ones."""
   lines: dict[str, list[Point]] = {}
-  for point in sorted(study.points[1:], key=lambda p: -p.bytes):
+  for point in study.points[1:]:
     if point.scores:
       lines.setdefault(point.encoding, []).append(point)
-  return lines
+  return {
+    name: sorted(points, key=lambda p: -p.bytes)
+    for name, points in lines.items()
+  }
 
 
 def _bar(deviation: float) -> float:

@@ -10,7 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from dlrm_jax import files, sharding
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity
+from dlrm_jax.build.run import build_run
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
@@ -57,8 +58,7 @@ class StudyRun(NamedTuple):
       InputError: a run of another config made the folder.
     """
     run, defaults = self.run, default.get_config().to_dict()
-    identity = build.identity(run.data)
-    claim = workdir.Claim(run.config, identity, run.steps, defaults)
+    claim = workdir.Claim(run.config, identity(run.data), run.steps, defaults)
     with workdir.claimed(run.workdir, claim):
       yield
 
@@ -153,7 +153,7 @@ def _build_variant(
       StudyRun(
         variant,
         seed,
-        build.build_run(
+        build_run(
           _config_of(config, variant, seed),
           data,
           folder / 'runs' / f'{name}-{seed}',

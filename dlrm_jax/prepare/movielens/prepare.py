@@ -70,7 +70,7 @@ class Log(NamedTuple):
       columns = [ids[part, None] for ids in self.ids.values()]
       bags = self.genres[self.movies[part]]
       ids = np.concatenate([*columns, bags], axis=1)
-      yield Block(self.dense[part], ids, self.labels[part])
+      yield Block(self.dense[part], ids, self.labels[part, None])
 
 
 def in_time_order(ratings: Ratings) -> pl.DataFrame:

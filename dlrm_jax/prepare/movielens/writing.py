@@ -51,7 +51,7 @@ def write(
       and places.
     weighted: whether the blocks have `id_weights`.
   """
-  fields = Fields.of(schema, weighted)
+  fields = Fields.of(schema, id_weights=weighted)
   sizes = {name: split.examples for name, split in splits.items()}
   origin = manifest.origin_of(schema, sizes, details)
   tallies = {name: _Tally(len(schema.dense)) for name in splits}
