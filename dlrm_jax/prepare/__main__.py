@@ -164,10 +164,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _summary(output: str, config: str, seconds: float) -> None:
   from dlrm_jax.data.prepared import open_prepared
+  from dlrm_jax.text import duration
 
   prepared = open_prepared(output)
   total = sum(prepared.splits.values())
-  print(f'{total:,} rows in {seconds:.1f} s ({total / seconds:,.0f} rows/s)')
+  rate = f'{total / seconds:,.0f} rows/s'
+  print(f'{total:,} rows in {duration(seconds)} ({rate})')
   for line in prepared.details.get('skipped', ()):
     print(line)
   for split, count in prepared.splits.items():

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dlrm_jax import machine
 from dlrm_jax.errors import InputError
+from dlrm_jax.text import human
 
 _BASE = 300 << 20
 """Of the main process, about."""
@@ -48,8 +49,8 @@ def budget(memory: int, row_bytes: int, cores: int | None = None) -> Budget:
   least = _BASE + worker + (64 << 20)
   if memory < least:
     raise InputError(
-      f'--memory={memory / 1e9:.2g}GB: too little for one worker; expected '
-      f'{least / 1e9:.2g}GB or more'
+      f'--memory: {human(memory)} is too little for one worker; expected '
+      f'{human(least)} or more'
     )
   # A quarter is for lookup tables, where there are workers enough.
   if cores is None:
@@ -78,6 +79,6 @@ def check_disk(folder: Path, need: int) -> None:
   free = shutil.disk_usage(folder).free
   if free < need:
     raise InputError(
-      f'{folder}: about {need / 1e9:,.3g} GB are needed while the set is made, '
-      f'{free / 1e9:,.3g} GB are free; make room, or choose another --output'
+      f'{folder}: about {human(need)} are needed while the set is made, '
+      f'{human(free)} are free; make room, or choose another --output'
     )

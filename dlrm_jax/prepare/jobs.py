@@ -20,6 +20,7 @@ from dlrm_jax.prepare.splits import DEFAULT, parse_splits
 from dlrm_jax.prepare.stages import multi_hot
 from dlrm_jax.prepare.stages.number import Numbering
 from dlrm_jax.prepare.units import Stage
+from dlrm_jax.text import human
 from dlrm_jax.vocabulary.policy import STOP
 
 _NUMBERING = (
@@ -140,7 +141,8 @@ def raw_log(flags: argparse.Namespace) -> Asked:
   data = _load(flags.config).data
   raw = data.raw.to_dict()
   inputs = _inputs(flags, raw.get('format', ''))
-  raw = formats.completed(raw, [f for files in inputs.values() for f in files])
+  files = [file for split in inputs.values() for file in split]
+  raw = formats.with_table_sizes(raw, files)
   least = 1 if flags.min_count is None else flags.min_count
   if least < 1:
     raise InputError(f'--min_count={least}: expected 1 or more')
@@ -217,11 +219,11 @@ def run(flags: argparse.Namespace, asked: Asked) -> None:
   for part, files in job.inputs.items():
     sizes = [os.path.getsize(f) if os.path.isfile(f) else 0 for f in files]
     for file, size in zip(files[:_SHOWN], sizes, strict=False):
-      print(f'{part:<12}{file} ({size / 1e6:,.1f} MB)')
+      print(f'{part:<12}{file} ({human(size)})')
     if more := sizes[_SHOWN:]:
       print(
         f'{part:<12}and {len(more):,} more files, in this order to '
-        f'{files[-1]} ({sum(more) / 1e6:,.1f} MB)'
+        f'{files[-1]} ({human(sum(more))})'
       )
   print(f'{"rows":<12}about {job.rows:,}')
   options = job.options
@@ -234,8 +236,8 @@ def run(flags: argparse.Namespace, asked: Asked) -> None:
   else:
     print(f'{"order":<12}kept')
   print(f'{"bad rows":<12}{options.on_bad_row}')
-  print(f'{"memory":<12}{memory / 1e9:.1f} GB: {by}')
-  print(f'{"disk":<12}about {job.disk / 1e9:,.2f} GB while it is made')
+  print(f'{"memory":<12}{human(memory)}: {by}')
+  print(f'{"disk":<12}about {human(job.disk)} while it is made')
   print(f'{"output":<12}{flags.output}', flush=True)
   pipeline.run(job, flags.output, memory, flags.overwrite, stage)
 

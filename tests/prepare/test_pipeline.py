@@ -375,7 +375,7 @@ def test_a_disk_without_room_is_told_before_anything_is_made(
   files = inputs(tmp_path)
   job = criteo.job({'all': files}, Options())
   job = job._replace(rows=10**12)
-  with pytest.raises(InputError, match=r'GB are needed .* GB are free'):
+  with pytest.raises(InputError, match=r'B are needed .*B are free'):
     pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
   assert not list(tmp_path.glob('set*'))
 
