@@ -109,7 +109,7 @@ def shard_paths(folder: Path, split: str, lengths: Sequence[int]) -> list[Path]:
   return [folder / shards.shard_name(split, i, count) for i in range(count)]
 
 
-def describe(
+def write_manifest(
   folder: Path,
   schema: Schema,
   fields: Fields,
@@ -128,7 +128,7 @@ def describe(
     details: what its maker says of it.
   """
   lengths = {k: shard_lengths(fields, v.examples) for k, v in splits.items()}
-  shards.describe(folder, fields, lengths)
+  shards.write_tfds_metadata(folder, fields, lengths)
   sizes = {name: split.examples for name, split in splits.items()}
   files = {
     name: [p.stat().st_size for p in shard_paths(folder, name, lengths[name])]

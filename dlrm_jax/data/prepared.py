@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dlrm_jax.data.folder import MARK
+from dlrm_jax.data.folder import MARK, VOCABULARIES
 from dlrm_jax.data.manifest import (
   FORMAT,
   TFDS_FILES,
@@ -32,7 +32,6 @@ from dlrm_jax.data.manifest import (
 )
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Scale, Schema
 from dlrm_jax.errors import InputError
-from dlrm_jax.vocabulary.hashing import FOLDER
 
 
 def _allow_files(files: int) -> None:
@@ -155,7 +154,7 @@ class Prepared:
     Rows before the first value's, whose counts are not kept (unknown values),
     count as the first value.
     """
-    path = Path(self.directory) / FOLDER / f'{feature}.parquet'
+    path = Path(self.directory) / VOCABULARIES / f'{feature}.parquet'
     said = self.details.get('format', {})
     made = said.get('multi_hot') or said.get('num_embeddings')
     if made or not path.exists():

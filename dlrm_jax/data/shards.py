@@ -126,7 +126,7 @@ def blocks_of(
     yield unpack(fields, rows[order[start : start + BLOCK_ROWS]])
 
 
-def describe(
+def write_tfds_metadata(
   folder: Path, fields: Fields, splits: Mapping[str, Sequence[int]]
 ) -> None:
   """Writes what TFDS needs to read a folder of shards.

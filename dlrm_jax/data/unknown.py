@@ -13,9 +13,9 @@ import polars as pl
 
 from dlrm_jax.batch import PAD, Batch
 from dlrm_jax.cluster import agreement
+from dlrm_jax.data.folder import VOCABULARIES
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.schema import Schema
-from dlrm_jax.vocabulary.hashing import FOLDER
 
 _MOST, _ABOVE = 0.5, 0.25
 """A warning is given for a share above the first, and so much above that of
@@ -44,7 +44,8 @@ def unknown_rows(prepared: Prepared) -> dict[str, UnknownRow]:
   Hashed ids do not, nor those taken modulo a number, nor rows of tables.
   """
   details = prepared.details
-  if details.get('kind') == 'movielens':
+  if details.get('kind') == 'movielens' and 'columns' not in details:
+    # Prepared by an earlier version, which counted every training value.
     return {
       column.name: UnknownRow(0, 1, 0)
       for column in prepared.schema.sparse
@@ -71,7 +72,7 @@ def _total(prepared: Prepared, name: str, counted: Mapping[str, Any]) -> int:
   if 'total' in counted:
     return counted['total']
   # Sets of earlier versions do not say it.
-  path = Path(prepared.directory) / FOLDER / f'{name}.parquet'
+  path = Path(prepared.directory) / VOCABULARIES / f'{name}.parquet'
   known = pl.scan_parquet(path).select(pl.col('count').sum()).collect()
   return int(known.item()) + counted['unknown']
 

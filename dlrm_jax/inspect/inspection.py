@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
+from dlrm_jax.data.folder import VOCABULARIES
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, take
 from dlrm_jax.inspect import statistics
 from dlrm_jax.inspect.statistics import Tally
-from dlrm_jax.vocabulary.hashing import FOLDER
 
 TOP = (1, 10, 100, 1000)
 """Numbers of most frequent ids whose coverage is told; and a tenth of all."""
@@ -183,7 +183,7 @@ def _counts(prepared: Prepared, name: str) -> tuple[np.ndarray, float] | None:
   if counts is None:
     return None
   said = prepared.details.get('columns', {}).get(name)
-  path = Path(prepared.directory) / FOLDER / f'{name}.parquet'
+  path = Path(prepared.directory) / VOCABULARIES / f'{name}.parquet'
   keys = pl.scan_parquet(path)
   first = len(counts) - keys.select(pl.len()).collect().item()
   counts[:first] = 0

@@ -14,6 +14,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.prepare import beam, budget, pipeline, rereading, work
 from dlrm_jax.prepare.criteo import options as criteo
 from dlrm_jax.prepare.criteo.criteo_rows import SPARSE
+from dlrm_jax.prepare.movielens import movielens_reader as movielens
 from dlrm_jax.prepare.pipeline import Job
 from dlrm_jax.prepare.readers import formats
 from dlrm_jax.prepare.splits import DEFAULT, parse_splits
@@ -98,7 +99,7 @@ def _splits(
   return DEFAULT if flags.splits is None else flags.splits
 
 
-def criteo_log(flags: argparse.Namespace) -> Asked:
+def _criteo_log(flags: argparse.Namespace) -> Asked:
   """A Criteo log."""
   if flags.vocabulary is not None:
     return _known(flags)
@@ -129,7 +130,7 @@ def criteo_log(flags: argparse.Namespace) -> Asked:
   return Asked(criteo.job(inputs, options), options.described)
 
 
-def raw_log(flags: argparse.Namespace) -> Asked:
+def _raw_log(flags: argparse.Namespace) -> Asked:
   """A log of which a config says what its columns are."""
   if flags.vocabulary is not None:
     return _known(flags)
@@ -141,12 +142,10 @@ def raw_log(flags: argparse.Namespace) -> Asked:
   raw = data.raw.to_dict()
   inputs = _inputs(flags, raw.get('format', ''))
   raw = formats.completed(raw, [f for files in inputs.values() for f in files])
-  least = 1 if flags.min_count is None else flags.min_count
-  if least < 1:
-    raise InputError(f'--min_count={least}: expected 1 or more')
+  numbering = _numbering(flags.min_count)
   options = pipeline.Options(
     splits=_splits(flags, inputs),
-    numbering=Numbering(min_count=least),
+    numbering=numbering,
     shuffle=not flags.keep_order,
     seed=flags.seed or 0,
     on_bad_row=flags.on_bad_row,
@@ -161,7 +160,30 @@ def raw_log(flags: argparse.Namespace) -> Asked:
   if all(column.ids != 'vocabulary' for column in job.reader.columns.sparse):
     why = 'no feature there has a vocabulary; leave it out'
     _refuse(flags, ['min_count'], f'--config={flags.config}', why)
-  return Asked(job, f'as {flags.config} says, seen {least} times or more')
+  seen = f'seen {numbering.min_count} times or more'
+  return Asked(job, f'as {flags.config} says, {seen}')
+
+
+def _movielens_log(flags: argparse.Namespace) -> Asked:
+  """Ratings of MovieLens, in the order of time."""
+  said = movielens.format_of(flags.name)
+  options = pipeline.Options(
+    splits=flags.splits or movielens.SPLITS,
+    numbering=_numbering(flags.min_count),
+    shuffle=False,
+  )
+  file = flags.input or movielens.downloaded(flags.name)
+  reader = movielens.movielens_reader(said)
+  job = pipeline.job_of(reader, {'all': [file]}, options, said)
+  return Asked(job, f'seen {options.numbering.min_count} times or more')
+
+
+def _numbering(min_count: int | None) -> Numbering:
+  """By frequency, of the values that occur in enough rows."""
+  least = 1 if min_count is None else min_count
+  if least < 1:
+    raise InputError(f'--min_count={least}: expected 1 or more')
+  return Numbering(min_count=least)
 
 
 def _load(name: str) -> ConfigDict:
@@ -189,10 +211,11 @@ def _known(flags: argparse.Namespace) -> Asked:
     _refuse(flags, ('keep_order', 'seed'), beside, why)
   known = open_prepared(flags.vocabulary)
   kind = known.details['kind']
-  if (kind == 'criteo') != (flags.kind == 'criteo'):
+  command = kind if kind in ('criteo', movielens.FORMAT) else 'raw'
+  if command != flags.kind:
     raise InputError(
       f'--vocabulary={flags.vocabulary}: made of {kind}, so other logs do not '
-      f'fit; use prepare {"criteo" if kind == "criteo" else "raw"}'
+      f'fit; use prepare {command}'
     )
   inputs = _inputs(flags, known.details.get('format', {}).get('format', ''))
   if made == ('test',):
@@ -208,6 +231,12 @@ def _known(flags: argparse.Namespace) -> Asked:
   if flags.kind == 'raw' and flags.config:
     out_of_range = _load(flags.config).data.get('out_of_range', STOP)
   return Asked(rereading.job(known, inputs, options, out_of_range), rows)
+
+
+def asked(flags: argparse.Namespace) -> Asked:
+  """What the flags of a kind ask for."""
+  kinds = {'criteo': _criteo_log, 'raw': _raw_log, 'movielens': _movielens_log}
+  return kinds[flags.kind](flags)
 
 
 def run(flags: argparse.Namespace, asked: Asked) -> None:

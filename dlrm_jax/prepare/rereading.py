@@ -16,6 +16,7 @@ from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.prepare.budget import budget, default_memory
 from dlrm_jax.prepare.criteo.criteo_reader import CriteoReader
 from dlrm_jax.prepare.fitting import fit_of, fitting
+from dlrm_jax.prepare.movielens import earlier, movielens_reader
 from dlrm_jax.prepare.pipeline import Job, Options, job_of
 from dlrm_jax.prepare.readers.formats import files_of
 from dlrm_jax.prepare.readers.formats import reader_of as reader_of_raw
@@ -39,6 +40,8 @@ def reader_of(prepared: Prepared) -> Reader:
       'so a raw log does not fit it'
     )
   said = dict(prepared.details['format'])
+  if said['format'] == movielens_reader.FORMAT:
+    return movielens_reader.movielens_reader(said)
   if said['format'] != 'criteo':
     return reader_of_raw(said)
   del said['format']
@@ -137,6 +140,9 @@ def read_raw(
   Raises:
     InputError: the set is of another kind, or a file or a row is wrong.
   """
+  details = prepared.details
+  if details['kind'] == movielens_reader.FORMAT and 'format' not in details:
+    prepared = earlier.with_details(prepared)
   reader = reader_of(prepared)
   files = files_of(prepared.details['format']['format'], files)
   pieces = [piece for name in files for piece in reader.pieces(name)]

@@ -532,7 +532,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
   pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
   (tmp_path / 'a' / 'notes.md').touch()
-  with pytest.raises(InputError, match=r'notes\.md is not of the prepared set'):
+  with pytest.raises(InputError, match=r'notes\.md is no file of the'):
     pipeline.run(job, str(tmp_path / 'a'), MEMORY, True, stage=units.here)
 
 

@@ -53,7 +53,7 @@ class CriteoReader:
       ),
     )
 
-  def describe(self) -> Mapping[str, Any]:
+  def to_json(self) -> Mapping[str, Any]:
     """The format, as JSON can hold it."""
     return {'format': 'criteo', **dataclasses.asdict(self)}
 

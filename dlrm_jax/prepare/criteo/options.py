@@ -167,7 +167,7 @@ def job(inputs: Mapping[str, Sequence[str]], options: Options) -> Job:
       seed=options.seed,
       on_bad_row=options.on_bad_row,
     ),
-    options.reader.describe(),
+    options.reader.to_json(),
   )
 
 

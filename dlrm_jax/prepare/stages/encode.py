@@ -11,13 +11,13 @@ import numpy as np
 
 from dlrm_jax.data.manifest import (
   Written,
-  describe,
   joined,
   origin_of,
   scale_of,
   shard_lengths,
   shard_paths,
   split_stamp,
+  write_manifest,
 )
 from dlrm_jax.data.records import Fields
 from dlrm_jax.data.schema import BLOCK_ROWS, Column, Scale, Schema
@@ -149,7 +149,7 @@ def write(
   stage('write', gather, gathered)
   remove_unfinished(work / 'set')
   written, found = _summary(mixed)
-  describe(
+  write_manifest(
     work / 'set', log.schema, log.fields, written, scale or found, details
   )
 

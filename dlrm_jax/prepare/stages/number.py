@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from dlrm_jax.data.folder import VOCABULARIES
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.errors import InputError
 from dlrm_jax.files import read_json, replacing
@@ -23,7 +24,6 @@ from dlrm_jax.prepare.stages.parse import Slice
 from dlrm_jax.prepare.units import Stage, mend
 from dlrm_jax.vocabulary.coder import Coder, Values, share_of
 from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
-from dlrm_jax.vocabulary.hashing import FOLDER
 from dlrm_jax.vocabulary.lookup import BUILD_BYTES, TABLE_BYTES, Lookup
 
 
@@ -153,7 +153,7 @@ def make(
   wanted = tuple(c for c in columns.sparse if c.ids == 'vocabulary')
   if not wanted:
     return {}
-  for name in ('counts', 'merged', f'set/{FOLDER}'):
+  for name in ('counts', 'merged', f'set/{VOCABULARIES}'):
     (work / name).mkdir(exist_ok=True)
   parts = [s for s in slices if numbering.everything or s.split == 'train']
   places = numbering.order == 'appearance'
@@ -192,7 +192,7 @@ def make(
 def copy(known: Prepared, folder: Path) -> dict[str, dict[str, Any]]:
   """Gives a set the vocabularies of another; what was counted for them."""
   counted = known.details['columns']
-  (folder / FOLDER).mkdir(exist_ok=True)
+  (folder / VOCABULARIES).mkdir(exist_ok=True)
   for name in counted:
     there = vocabulary_path(Path(known.directory), name)
     if not there.exists():
@@ -205,7 +205,7 @@ def copy(known: Prepared, folder: Path) -> dict[str, dict[str, Any]]:
 
 def vocabulary_path(folder: Path, column: str) -> Path:
   """Where a set has the vocabulary of a column."""
-  return folder / FOLDER / f'{column}.parquet'
+  return folder / VOCABULARIES / f'{column}.parquet'
 
 
 def ids_digest(
