@@ -392,7 +392,7 @@ def damaged(folder, change, digest=True):
   said = json.loads(path.read_text())
   change(said)
   if digest:
-    said['digest'] = manifest.digest_of(said)
+    said['digest'] = manifest.manifest_digest(said)
   path.write_text(json.dumps(said))
 
 

@@ -19,7 +19,7 @@ from dlrm_jax.files import read_json, replacing
 from dlrm_jax.prepare.stages.parse import Slice
 from dlrm_jax.prepare.units import marked, sizes_of, write_mark
 from dlrm_jax.vocabulary.coder import Values
-from dlrm_jax.vocabulary.columns import Sparse, flat
+from dlrm_jax.vocabulary.columns import Sparse, flat_values
 from dlrm_jax.vocabulary.keys import keys_of
 
 RUN_ROWS = 1 << 20
@@ -142,7 +142,7 @@ def count(unit: Count) -> None:
   data = unit.output.with_suffix('.run')
   with replacing(data, synced=False) as work, work.open('wb') as file:
     for number, column in enumerate(unit.columns):
-      values = unit.prepare.of(flat(column, once_a_row(column, frame)))
+      values = unit.prepare.of(flat_values(column, once_a_row(column, frame)))
       first = unit.number << 32 if unit.places else None
       texts = data.with_name(f'{data.stem}-{number}.arrow')
       runs[column.name] = _save(file, texts, values, first)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dlrm_jax.data.manifest import (
   Written,
-  joined,
+  coarser,
   origin_of,
   scale_of,
   shard_lengths,
@@ -251,7 +251,7 @@ def _summary(mixed: Sequence[Mix]) -> tuple[dict[str, Written], Scale]:
     written[split] = Written(
       examples=sum(part['rows'] for part in parts),
       clicks=sum(part['clicks'] for part in parts),
-      timeline=joined(timeline),
+      timeline=coarser(timeline),
     )
   train = [part for name, part in found if name == 'train'] or [
     part for _, part in found

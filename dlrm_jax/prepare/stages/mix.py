@@ -22,7 +22,7 @@ from dlrm_jax.prepare.stages.spread import Pile, Stretch, by_pile
 from dlrm_jax.prepare.stages.transforms import transform
 from dlrm_jax.prepare.units import marked, size_is, write_mark
 from dlrm_jax.vocabulary.coder import Coder, padded
-from dlrm_jax.vocabulary.columns import Columns, flat
+from dlrm_jax.vocabulary.columns import Columns, flat_values
 
 Group = tuple[tuple[int, ...], ...]
 """Of lookup tables: which of each column's are in memory."""
@@ -92,7 +92,7 @@ class Mix(NamedTuple):
 
 def _values(coder: Coder, frame: pl.DataFrame) -> pl.Series:
   """All values of a column, as they are looked up."""
-  return coder.prepare.of(flat(coder.column, frame))
+  return coder.prepare.of(flat_values(coder.column, frame))
 
 
 def _found(
@@ -108,7 +108,7 @@ def _found(
     if not coder.tables:
       found.append(None)
       continue
-    places = coder.found(_values(coder, frame), tables)
+    places = coder.places_of(_values(coder, frame), tables)
     if before is not None:
       np.maximum(places, before[coder.column.name], out=places)
     found.append(places)

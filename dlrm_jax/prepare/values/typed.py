@@ -245,7 +245,9 @@ def integer(typed: Typed, words: Words, quick: bool = False) -> Made | None:
 def wide(x: pl.Expr) -> pl.Expr:
   """Integers of any width, or as text; null where they exceed 64 bits."""
   signed = x.cast(pl.Int64, strict=False)
-  return pl.coalesce(signed, keys.beyond(x.cast(pl.UInt64, strict=False)))
+  return pl.coalesce(
+    signed, keys.column_as_int64(x.cast(pl.UInt64, strict=False))
+  )
 
 
 def _limit(dtype: pl.DataType) -> int:
