@@ -195,7 +195,7 @@ def _raw(
       f'which has no raw files'
     )
   # Readers of raw files: training does without them.
-  from dlrm_jax.prepare.rereading import read_raw
+  from dlrm_jax.prepare.known_ids import read_raw
 
   _check_there(run)
   prepared = open_prepared(run.config.data.dir)

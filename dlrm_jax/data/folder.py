@@ -15,6 +15,11 @@ _OWN = {MARK, 'dataset_info.json', 'features.json', VOCABULARIES}
 _SHARD = re.compile(r'click_log-\w+\.array_record-')
 
 
+def vocabulary_path(folder: Path, feature: str) -> Path:
+  """The vocabulary of a feature in the folder of a set."""
+  return folder / VOCABULARIES / f'{feature}.parquet'
+
+
 def check_free(target: Path, overwrite: bool) -> None:
   """Raises `InputError` if `target` holds something that must stay.
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dlrm_jax.data.folder import MARK, VOCABULARIES
+from dlrm_jax.data.folder import MARK, vocabulary_path
 from dlrm_jax.data.manifest import (
   FORMAT,
   TFDS_FILES,
@@ -158,7 +158,7 @@ class Prepared:
       The pieces; None if the feature has no vocabulary or if its ids are not
       rows of the vocabulary (`multi_hot`, `num_embeddings`).
     """
-    path = Path(self.directory) / VOCABULARIES / f'{feature}.parquet'
+    path = vocabulary_path(Path(self.directory), feature)
     log = self.details.get('format', {})
     mapped = log.get('multi_hot') or log.get('num_embeddings')
     if mapped or not path.exists():

@@ -13,7 +13,7 @@ import polars as pl
 
 from dlrm_jax.batch import PAD, Batch
 from dlrm_jax.cluster import agreement
-from dlrm_jax.data.folder import VOCABULARIES
+from dlrm_jax.data.folder import vocabulary_path
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.schema import Schema
 
@@ -74,7 +74,7 @@ def _total(prepared: Prepared, name: str, counted: Mapping[str, Any]) -> int:
   if 'total' in counted:
     return counted['total']
   # Sets of earlier versions do not have the total.
-  path = Path(prepared.directory) / VOCABULARIES / f'{name}.parquet'
+  path = vocabulary_path(Path(prepared.directory), name)
   known = pl.scan_parquet(path).select(pl.col('count').sum()).collect()
   return int(known.item()) + counted['unknown']
 

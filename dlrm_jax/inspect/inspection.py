@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from dlrm_jax.data.folder import VOCABULARIES
+from dlrm_jax.data.folder import vocabulary_path
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, take
 from dlrm_jax.inspect import statistics
@@ -183,7 +183,7 @@ def _counts(prepared: Prepared, name: str) -> tuple[np.ndarray, float] | None:
   if counts is None:
     return None
   said = prepared.details.get('columns', {}).get(name)
-  path = Path(prepared.directory) / VOCABULARIES / f'{name}.parquet'
+  path = vocabulary_path(Path(prepared.directory), name)
   keys = pl.scan_parquet(path)
   first = len(counts) - keys.select(pl.len()).collect().item()
   counts[:first] = 0

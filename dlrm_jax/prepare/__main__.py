@@ -1,4 +1,4 @@
-"""Raw click logs -> a prepared set on disk, once; training reads that.
+"""Prepares raw click logs, once: a set on disk, which training reads.
 
 python -m dlrm_jax.prepare criteo --input=train.txt --output=data/criteo
 python -m dlrm_jax.prepare movielens --output=data/movielens
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from dlrm_jax.config.command_line import spread
 from dlrm_jax.errors import Parser, exit_cleanly
+from dlrm_jax.prepare.splits import DEFAULT, MOVIELENS_DEFAULT
 
 _FILES = ('--input', '--validation_input', '--test_input')
 
 
 def _add_log(kind: argparse.ArgumentParser) -> None:
-  """Adds the options of logs that users bring as files."""
+  """Adds the options of logs that users have as files."""
   add = kind.add_argument
   files = {'nargs': '+', 'action': 'extend', 'metavar': 'FILE', 'default': None}
   add('--input', required=True, help='logs in time order', **files)
@@ -40,6 +41,7 @@ def _add_log(kind: argparse.ArgumentParser) -> None:
     default='stop',
     help='stop at a bad row (default), or skip and count it',
   )
+  _add_common(kind, DEFAULT)
 
 
 def _add_common(kind: argparse.ArgumentParser, splits: str) -> None:
@@ -127,6 +129,7 @@ def _add_movielens(kind: argparse.ArgumentParser) -> None:
   kind.add_argument(
     '--input', metavar='ZIP', help='the archive; without it TFDS downloads it'
   )
+  _add_common(kind, MOVIELENS_DEFAULT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,23 +141,15 @@ def _parser() -> argparse.ArgumentParser:
   )
   kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
   helps = []
-  by_file = 'train=6/7,validation=1/14,test=1/14'
-  by_time = 'train=0.8,validation=0.1,test=0.1'
-  for name, add, about, splits in (
-    ('criteo', _add_criteo, 'Criteo display-advertising logs', by_file),
-    (
-      'raw',
-      _add_raw,
-      'CSV, Parquet, libsvm, ...: what config.data.raw says',
-      by_file,
-    ),
-    ('movielens', _add_movielens, 'MovieLens ratings, through TFDS', by_time),
+  for name, add, about in (
+    ('criteo', _add_criteo, 'Criteo display-advertising logs'),
+    ('raw', _add_raw, 'CSV, Parquet, libsvm, ...: what config.data.raw says'),
+    ('movielens', _add_movielens, 'MovieLens ratings, through TFDS'),
   ):
     kind = kinds.add_parser(
       name, help=about, description=f'{about}.', allow_abbrev=False
     )
     add(kind)
-    _add_common(kind, splits)
     helps.append(kind.format_help())
   parser.epilog = '\n'.join(helps)
   return parser
@@ -197,16 +192,16 @@ def _summary(output: str, config: str, seconds: float) -> None:
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
-  """Makes the set that the flags ask for, and says what is in it."""
-  flags = _parser().parse_args(spread(argv, _FILES))
-  # Imported here: --help needs none of it.
-  from dlrm_jax.prepare import jobs
+  """Prepares the set that the options ask for, and prints a summary."""
+  options = _parser().parse_args(spread(argv, _FILES))
+  # Imported here, because --help needs neither.
+  from dlrm_jax.prepare import flags
   from dlrm_jax.prepare.work import check_output
 
-  check_output(flags.output, flags.overwrite)
+  check_output(options.output, options.overwrite)
   start = time.monotonic()
-  jobs.run(flags, jobs.asked(flags))
-  _summary(flags.output, flags.config, time.monotonic() - start)
+  flags.run_request(options, flags.request_of(options))
+  _summary(options.output, options.config, time.monotonic() - start)
 
 
 def run() -> int:

@@ -21,11 +21,11 @@ from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.unknown import unknown_rows
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.__main__ import main
+from dlrm_jax.prepare.known_ids import read_raw
 from dlrm_jax.prepare.movielens import archive as movielens_archive
 from dlrm_jax.prepare.movielens import movielens_reader
 from dlrm_jax.prepare.movielens.archive import url_of
 from dlrm_jax.prepare.movielens.movielens_reader import in_time_order
-from dlrm_jax.prepare.rereading import read_raw
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -31,7 +31,7 @@ def url_of(name: str) -> str:
   return str(configs[name].download_url)
 
 
-def check(archive: str, url: str) -> None:
+def verify(archive: str, url: str) -> None:
   """Compares an archive with the checksum that TFDS has registered.
 
   Raises:

@@ -6,11 +6,12 @@ from typing import Any
 
 import polars as pl
 
+from dlrm_jax.data.folder import vocabulary_path
 from dlrm_jax.data.prepared import Prepared
-from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.movielens.movielens_reader import FORMAT
-from dlrm_jax.prepare.stages.merge import Digest
-from dlrm_jax.prepare.stages.number import Numbering, vocabulary_path
+from dlrm_jax.prepare.stages.merge import VocabularyDigest
+from dlrm_jax.prepare.stages.number import Numbering
+from dlrm_jax.prepare.stages.tables import damaged
 
 
 def with_details(prepared: Prepared) -> Prepared:
@@ -21,7 +22,7 @@ def with_details(prepared: Prepared) -> Prepared:
   """
   details = prepared.details
   names = [column.name for column in prepared.schema.sparse]
-  said = {
+  description = {
     'format': FORMAT,
     'name': details['source']['tfds'].split('/')[1],
     'people': [n for n in names if n in ('gender', 'age', 'occupation')],
@@ -34,20 +35,17 @@ def with_details(prepared: Prepared) -> Prepared:
     if name != 'genres'
   }
   options = {'numbering': dataclasses.asdict(Numbering())}
-  more = {'format': said, 'columns': counted, 'options': options}
+  more = {'format': description, 'columns': counted, 'options': options}
   return dataclasses.replace(prepared, details={**details, **more})
 
 
 def _counted(vocabulary: Path) -> dict[str, Any]:
-  """What later versions note of a vocabulary when they make it."""
-  digest = Digest()
+  """Facts on a vocabulary that later versions note when they write it."""
+  digest = VocabularyDigest()
   try:
     digest.add(pl.read_parquet(vocabulary, columns=['key'])['key'])
   except (OSError, pl.exceptions.PolarsError) as error:
-    raise InputError(
-      f'{vocabulary}: damaged ({str(error).splitlines()[0]}); prepare the set '
-      'again'
-    ) from error
+    raise damaged(vocabulary, str(error).splitlines()[0]) from error
   return {
     'kept': digest.rows,
     'digest': digest.hexdigest,

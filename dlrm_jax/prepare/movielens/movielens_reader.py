@@ -24,7 +24,6 @@ from dlrm_jax.prepare.readers.reader import FRAME_ROWS, Piece, numbered
 from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
 
 FORMAT = 'movielens'
-SPLITS = 'train=0.8,validation=0.1,test=0.1'
 
 _CLICK = 4.0
 """The lowest rating that is a click."""
@@ -63,9 +62,9 @@ class MovieLensReader:
     Raises:
       InputError: the file is not the archive that TFDS knows.
     """
-    from dlrm_jax.prepare.movielens.archive import check, url_of
+    from dlrm_jax.prepare.movielens.archive import url_of, verify
 
-    check(path, url_of(self.name))
+    verify(path, url_of(self.name))
     return [Piece(path, 0, 1)]
 
   def about(self, path: str) -> int:
@@ -83,13 +82,13 @@ class MovieLensReader:
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
     """The ratings in frames; `digest` takes the bytes of the archive."""
-    from dlrm_jax.prepare.movielens.ratings import load
+    from dlrm_jax.prepare.movielens.ratings import read_archive
 
     del bad  # An archive with the right checksum has no bad rows.
     with open(piece.path, 'rb') as file:
       while chunk := file.read(1 << 24):
         digest(chunk)
-    loaded = load(self.name, piece.path)
+    loaded = read_archive(self.name, piece.path)
     ratings = in_time_order(loaded.ratings)
     movies = loaded.movies.select(
       'movie',

@@ -77,7 +77,7 @@ def _parser(name: str, packed: zipfile.ZipFile) -> Callable[[str], Any]:
   return getattr(module, config.parsing_fn.__name__)
 
 
-def load(name: str, archive: str) -> Ratings:
+def read_archive(name: str, archive: str) -> Ratings:
   """Reads an archive that has been verified.
 
   Args:

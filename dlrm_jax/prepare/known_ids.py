@@ -1,4 +1,4 @@
-"""Raw logs in the vocabularies of a prepared set, nothing written."""
+"""Raw logs with the ids of a prepared set: prepared, or read as blocks."""
 
 import dataclasses
 import tempfile
@@ -13,106 +13,106 @@ from dlrm_jax.data.schema import Block
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare import units
 from dlrm_jax.prepare.bad_rows import BadRows
-from dlrm_jax.prepare.budget import budget, default_memory
 from dlrm_jax.prepare.criteo.criteo_reader import CriteoReader
 from dlrm_jax.prepare.fitting import fit_of, fitting
 from dlrm_jax.prepare.movielens import earlier, movielens_reader
-from dlrm_jax.prepare.pipeline import Job, Options, job_of
-from dlrm_jax.prepare.readers.formats import files_of
-from dlrm_jax.prepare.readers.formats import reader_of as reader_of_raw
+from dlrm_jax.prepare.preparation import (
+  Preparation,
+  Settings,
+  preparation_of,
+)
+from dlrm_jax.prepare.readers.formats import files_of, reader_of
 from dlrm_jax.prepare.readers.reader import Reader
-from dlrm_jax.prepare.stages import number
-from dlrm_jax.prepare.stages.mix import encode_frame
+from dlrm_jax.prepare.resources import default_memory, divided
+from dlrm_jax.prepare.stages.encode import encode_frame
 from dlrm_jax.prepare.stages.multi_hot import with_bags
+from dlrm_jax.prepare.stages.number import coders_without_tables, numbering_of
+from dlrm_jax.prepare.stages.tables import with_tables
 from dlrm_jax.vocabulary.coder import Coder, closed_of
 from dlrm_jax.vocabulary.policy import STOP
 
 
-def reader_of(prepared: Prepared) -> Reader:
-  """The reader of the logs that a set was made of.
+def reader_of_set(prepared: Prepared) -> Reader:
+  """The reader of the raw files of a set.
 
   Raises:
-    InputError: it was not made of raw logs.
+    InputError: the set was not prepared from raw files.
   """
   if 'format' not in prepared.details:
     raise InputError(
       f'{prepared.directory} was prepared from {prepared.details.get("kind")}, '
       'so a raw log does not fit it'
     )
-  said = dict(prepared.details['format'])
-  if said['format'] == movielens_reader.FORMAT:
-    return movielens_reader.movielens_reader(said)
-  if said['format'] != 'criteo':
-    return reader_of_raw(said)
-  del said['format']
-  for name in ('multi_hot', 'num_embeddings'):  # JSON has no tuples
-    said[name] = tuple(said.get(name, ()))
-  return CriteoReader(**said)
+  description = dict(prepared.details['format'])
+  if description['format'] == movielens_reader.FORMAT:
+    return movielens_reader.movielens_reader(description)
+  if description['format'] != 'criteo':
+    return reader_of(description)
+  del description['format']
+  for name in ('multi_hot', 'num_embeddings'):  # JSON has no tuples.
+    description[name] = tuple(description.get(name, ()))
+  return CriteoReader(**description)
 
 
-def job(
+def preparation_with(
   prepared: Prepared,
   inputs: Mapping[str, Sequence[str]],
-  options: Options,
+  settings: Settings,
   out_of_range: str = STOP,
-) -> Job:
-  """What is to be done to prepare files with the ids of a set.
+) -> Preparation:
+  """A preparation that uses the vocabularies of a set.
 
   Args:
-    prepared: a set made of raw logs; its vocabularies are used.
-    inputs: raw logs of the same format by split, or of one part that is cut
-      by `options.splits`.
-    options: of rows; how values are numbered is taken from the set.
+    prepared: a set prepared from raw files.
+    inputs: raw files of the same format by split, or those of one part, which
+      `settings.splits` cuts.
+    settings: the settings, whose numbering is replaced by that of the set.
     out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
 
   Raises:
     InputError: the set is of another kind, or a file is wrong.
   """
-  numbering = number.numbering_of(prepared.details)
-  return job_of(
-    reader_of(prepared),
+  numbering = numbering_of(prepared.details)
+  return preparation_of(
+    reader_of_set(prepared),
     inputs,
-    dataclasses.replace(options, numbering=numbering),
+    dataclasses.replace(settings, numbering=numbering),
     prepared.details['format'],
     prepared,
     out_of_range,
   )
 
 
-def coders_of(
-  prepared: Prepared, work: Path, out_of_range: str = STOP
+def _coders(
+  prepared: Prepared, reader: Reader, work: Path, out_of_range: str
 ) -> tuple[Coder, ...]:
-  """How the values of a set's columns became rows.
-
-  Args:
-    prepared: a set made of raw logs.
-    work: folder for lookup tables.
-    out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
+  """The coders of a set; their lookup tables are built in `work`.
 
   Raises:
-    InputError: its vocabularies are damaged.
+    InputError: a vocabulary is damaged.
   """
-  details = prepared.details
-  values = number.numbering_of(details).values
-  hotness = {c.name: c.hotness for c in prepared.schema.sparse}
-  coders = number.coders_of(
-    reader_of(prepared).columns, details['columns'], hotness, values
+  counted = prepared.details['columns']
+  coders = coders_without_tables(
+    reader.columns,
+    counted,
+    {column.name: column.hotness for column in prepared.schema.sparse},
+    numbering_of(prepared.details).values,
   )
   coders = tuple(
     dataclasses.replace(coder, out_of_range=out_of_range) for coder in coders
   )
-  share = budget(max(default_memory(), 2 << 30), 0)
+  resources = divided(max(default_memory(), 2 << 30), 0)
   folder = Path(prepared.directory)
   try:
-    coders, _ = number.with_tables(
-      units.here, work, folder, coders, details['columns'], share
+    coders, _ = with_tables(
+      units.in_process, work, folder, coders, counted, resources
     )
   except (OSError, pl.exceptions.PolarsError) as error:
     raise InputError(
       f'{folder}: damaged vocabulary ({str(error).splitlines()[0]}); prepare '
       'the set again'
     ) from error
-  return with_bags(units.here, work, coders)
+  return with_bags(units.in_process, work, coders)
 
 
 def read_raw(
@@ -122,20 +122,20 @@ def read_raw(
   bad: BadRows | None = None,
   out_of_range: str = STOP,
 ) -> Iterator[Block]:
-  """Raw logs in the vocabularies of a prepared set.
+  """Reads raw files with the vocabularies of a set; writes nothing.
 
-  Values that its training rows do not have go to the row for unknown ones; of
-  a bag that is longer than all of training, the first ids are kept.
+  Values that the training rows do not have get the row of unknown values. Of
+  a bag that is longer than all training bags, the first ids are kept.
 
   Args:
-    prepared: a set made of logs of the same format.
-    files: raw logs, folders of them, or globs.
+    prepared: a set prepared from raw files of the same format.
+    files: raw files, folders of them, or globs.
     on_bad_row: 'stop' or 'skip'.
-    bad: where to count bad rows, for who wants to report them.
+    bad: counter of bad rows, for a report; None: a new one.
     out_of_range: 'stop', or 'unknown': a value without a row gets row 0.
 
   Yields:
-    Blocks of `BLOCK_ROWS` examples, but for the last.
+    Blocks of `BLOCK_ROWS` examples; the last one may be shorter.
 
   Raises:
     InputError: the set is of another kind, or a file or a row is wrong.
@@ -143,12 +143,12 @@ def read_raw(
   details = prepared.details
   if details['kind'] == movielens_reader.FORMAT and 'format' not in details:
     prepared = earlier.with_details(prepared)
-  reader = reader_of(prepared)
+  reader = reader_of_set(prepared)
   files = files_of(prepared.details['format']['format'], files)
   pieces = [piece for name in files for piece in reader.pieces(name)]
   bad = bad or BadRows(on_bad_row)
   with tempfile.TemporaryDirectory() as work:
-    coders = coders_of(prepared, Path(work), out_of_range)
+    coders = _coders(prepared, reader, Path(work), out_of_range)
     fit = fit_of(
       reader.columns, prepared.schema, closed_of(coders), out_of_range
     )
