@@ -27,7 +27,7 @@ from dlrm_jax.prepare.criteo.settings import CriteoSettings
 from dlrm_jax.prepare.known_ids import preparation_with
 from dlrm_jax.prepare.preparation import Settings
 from dlrm_jax.prepare.readers import lines
-from dlrm_jax.prepare.stages import encode, multi_hot, spread
+from dlrm_jax.prepare.stages import multi_hot, spread, write
 from dlrm_jax.prepare.stages import number as vocabularies
 from dlrm_jax.prepare.stages.count import Count, count_values, mark_of
 from dlrm_jax.prepare.stages.deal import Purpose
@@ -301,7 +301,7 @@ def test_files_that_a_loss_of_power_cut_are_made_again(
       raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-      patch.setattr(encode, 'describe', fail)
+      patch.setattr(write, 'write_manifest', fail)
       with pytest.raises(KeyboardInterrupt):
         pipeline.prepare_set(job, str(tmp_path / 'cut'), MEMORY, stage=stopped)
     for kind in KINDS:
