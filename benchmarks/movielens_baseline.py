@@ -40,7 +40,7 @@ def examples(prepared: Prepared, split: str) -> Examples:
   """Users and movies of a split, one-hot, without the unknown row 0."""
   source = prepared.source(split)
   blocks = [source[i] for i in range(len(source))]
-  labels = np.concatenate([block.labels for block in blocks])
+  labels = np.concatenate([block.labels[:, 0] for block in blocks])
   ids = np.concatenate([block.ids for block in blocks])
   parts, start = [], 0
   for column in prepared.schema.sparse:

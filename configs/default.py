@@ -115,6 +115,9 @@ def get_config() -> ConfigDict:
   config.train.eval_every = 10_240
   config.train.eval_batch_size = 16_384
   config.train.checkpoint_every = 10_240
-  config.train.keep = 2  # last checkpoints, beside the best by AUC
+  # The validation metric that chooses the best checkpoint and stops early:
+  # auc, pr_auc, accuracy (higher is better), log_loss or ne (lower is).
+  config.train.objective = 'auc'
+  config.train.keep = 2  # last checkpoints, beside the best by the objective
   config.train.patience = 0  # evaluations without gain; 0: no early stop
   return config

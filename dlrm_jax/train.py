@@ -44,7 +44,8 @@ def _defaults() -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
   """Joins the other processes, builds the run; trains it or profiles it."""
   from dlrm_jax import sharding
-  from dlrm_jax.build import run as build
+  from dlrm_jax.build.data import identity, open_data
+  from dlrm_jax.build.run import build_run
   from dlrm_jax.cluster.signals import Signals
   from dlrm_jax.run import loop, profile, room, summary, workdir
 
@@ -56,16 +57,14 @@ def main(argv: Sequence[str]) -> int:
     sys.argv, config, _defaults(), workdir.started(folder)
   )
   with job.joined(given), Signals() as signals:
-    data = build.open_data(config)
-    run = build.build_run(config, data, folder)
+    data = open_data(config)
+    run = build_run(config, data, folder)
     with sharding.use(loop.choose_mesh(run)):
       room.check_room(run)
       if given['profile'] is not None:
         profile.profile(run, given['profile'])
         return 0
-      claim = workdir.Claim(
-        run.config, build.identity(data), run.steps, _defaults()
-      )
+      claim = workdir.Claim(run.config, identity(data), run.steps, _defaults())
       with workdir.claimed(folder, claim):
         lines = [*summary.lines(run), *(f'note      {x}' for x in notes)]
         print(*lines, sep='\n', flush=True)

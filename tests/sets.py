@@ -12,7 +12,7 @@ def write_set(folder, schema, splits, details=None):
   """Writes a set whose splits are one block each, by name; opens it."""
   details = details or {'kind': 'test'}
   weighted = any(block.id_weights is not None for block in splits.values())
-  fields = Fields.of(schema, weighted)
+  fields = Fields.of(schema, id_weights=weighted)
   rows = {name: len(block.labels) for name, block in splits.items()}
   origin = manifest.origin_of(schema, rows, details)
   folder.mkdir()

@@ -12,7 +12,7 @@ import pytest
 
 from dlrm_jax import evaluate
 from dlrm_jax.build import restored
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare import notes, pipeline
@@ -155,7 +155,7 @@ def test_ids_hashed_of_other_kinds_of_values_do_not_fit(old):
     prepared('sevens.csv', name, kind)
     for name, kind in (('a', 'string'), ('b', 'integer'), ('c', 'string'))
   )
-  known = build.identity(text)
+  known = identity(text)
   restored.check_fits(again, known)
   with pytest.raises(
     InputError, match=r'site .* integer .* trained on .*string'

@@ -75,6 +75,7 @@ KINDS: dict[str, Kind] = {
       'train.loss',
       'train.batch_size',
       'train.fresh_tables',
+      'train.objective',
     ),
     # The data's own fingerprint says whether it is the same.
     Kind.FREE: (

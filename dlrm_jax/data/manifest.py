@@ -5,7 +5,6 @@ stamped on every block. So files that are missing, cut or of another set are
 found.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -81,7 +80,7 @@ def origin_of(
     splits: number of examples of each split.
     details: options, source files and counts (see `Prepared.details`).
   """
-  said = [dataclasses.asdict(schema), dict(splits), dict(details)]
+  said = [schema.to_json(), dict(splits), dict(details)]
   digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
   return int.from_bytes(digest[:8], 'little', signed=True)
 
@@ -144,7 +143,7 @@ def write_manifest(
   }
   metadata = {
     'format': FORMAT,
-    'schema': dataclasses.asdict(schema),
+    'schema': schema.to_json(),
     'splits': {k: v._asdict() for k, v in splits.items()},
     'scale': scale._asdict(),
     'details': dict(details),

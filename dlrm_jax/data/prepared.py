@@ -30,7 +30,7 @@ from dlrm_jax.data.manifest import (
   shard_paths,
   split_stamp,
 )
-from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Scale, Schema
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, Scale, Schema
 from dlrm_jax.errors import InputError
 
 
@@ -85,7 +85,7 @@ class _Blocks:
       return Block(
         record['dense'],
         record['ids'],
-        labels,
+        labels.reshape(len(labels), -1),
         record.get('id_weights'),
         record.get('weights'),
       )
@@ -209,10 +209,7 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
     metadata = json.loads(text)
     if metadata['format'] != FORMAT:
       raise ValueError(f'format {metadata["format"]}, not {FORMAT}')
-    schema = Schema(
-      tuple(metadata['schema']['dense']),
-      tuple(Column(**column) for column in metadata['schema']['sparse']),
-    )
+    schema = Schema.from_json(metadata['schema'])
     splits = metadata['splits']
     prepared = Prepared(
       directory=str(folder),

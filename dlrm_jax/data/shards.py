@@ -50,13 +50,18 @@ def shard_name(split: str, number: int, count: int) -> str:
   return f'{_NAME}-{split}.array_record-{number:05}-of-{count:05}'
 
 
+def _label_shape(fields: Fields) -> tuple[int | None, ...]:
+  """Stored shape of the labels; a single one has no axis of its own."""
+  return (None,) if fields.labels == 1 else (None, fields.labels)
+
+
 def _features(fields: Fields) -> Any:
   import tensorflow_datasets as tfds
 
   array = functools.partial(tfds.features.Tensor, encoding='bytes')
   features: dict[str, Any] = {
     'ids': array(shape=(None, fields.hotness), dtype=np.int32),
-    'labels': array(shape=(None,), dtype=np.float32),
+    'labels': array(shape=_label_shape(fields), dtype=np.float32),
     'stamp': tfds.features.Tensor(shape=(3,), dtype=np.int64),
   }
   if fields.dense:  # TFDS cannot read arrays of width 0.
@@ -101,6 +106,8 @@ def write_shard(
   with replacing(path) as work:
     writer = array_record_module.ArrayRecordWriter(os.fspath(work), _OPTIONS)
     for number, block in enumerate(blocks, first.block):
+      if fields.labels == 1:
+        block = block._replace(labels=block.labels[:, 0])
       arrays = {k: v for k, v in block._asdict().items() if k in features}
       stamp = np.array(first._replace(block=number), np.int64)
       writer.write(serialized({**arrays, 'stamp': stamp}))

@@ -142,7 +142,7 @@ class UnknownIds:
   def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same batches."""
     for batch in batches:
-      ids = np.asarray(batch.ids)
+      ids = np.asarray(batch.inputs.ids)
       self._counts[0] += np.count_nonzero(ids == self._unknown, axis=0)
       self._counts[1] += np.count_nonzero(ids != PAD, axis=0)
       yield batch

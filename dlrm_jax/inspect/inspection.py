@@ -111,7 +111,8 @@ class _Part:
   def add(self, block: Block) -> None:
     """Counts examples."""
     self._dense.append(block.dense)
-    self._labels.append(block.labels)
+    labels = block.labels[:, 0]
+    self._labels.append(labels)
     start = 0
     for number, column in enumerate(self._columns):
       ids = block.ids[:, start : start + column.hotness]
@@ -120,7 +121,7 @@ class _Part:
       many = there.sum(1)
       self.lengths[number] += np.bincount(many, minlength=column.hotness + 1)
       waiting = self._waiting[number]
-      waiting.append(Tally.of(ids[there], np.repeat(block.labels, many)))
+      waiting.append(Tally.of(ids[there], np.repeat(labels, many)))
       later = sum(len(tally.ids) for tally in waiting[1:])
       if later > max(_PENDING, len(waiting[0].ids)):
         waiting[:] = [statistics.joined(waiting)]

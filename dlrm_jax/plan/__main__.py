@@ -26,7 +26,7 @@ from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
-  from dlrm_jax.build.run import Planned
+  from dlrm_jax.build.task import Planned
   from dlrm_jax.plan.advice import Flags, Suggestion
   from dlrm_jax.plan.forecast import Forecast
 
@@ -107,7 +107,9 @@ def _forecast(
   config: ConfigDict, devices: int | None, memory: str | None
 ) -> 'Forecast':
   """The plan of these flags; the config stays as it is."""
-  from dlrm_jax.build import run as build
+  from dlrm_jax.build.data import open_schema
+  from dlrm_jax.build.run import settled
+  from dlrm_jax.build.task import build_plan
   from dlrm_jax.plan.forecast import Forecast
 
   config = config.copy_and_resolve_references()
@@ -115,8 +117,8 @@ def _forecast(
   if memory:
     config.tables.memory = memory
   notes = list(_spread_over(config, devices))
-  config = build.settled(config)
-  planned = build.build_plan(config, *build.open_schema(config))
+  config = settled(config)
+  planned = build_plan(config, *open_schema(config))
   devices = devices or planned.tables.shards
   notes += [*_memory_note(changed, planned), *_uneven(config, devices)]
   return Forecast(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from dlrm_jax import hlo
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.errors import InputError
 from dlrm_jax.sharding import SPLIT, make_mesh, sharding_of, use
 from dlrm_jax.text import human
@@ -163,14 +163,16 @@ def available(device: Any) -> int | None:
 
 def _batch(task: Task, size: int) -> Batch:
   """Shapes of a global batch on the mesh in use."""
-  hotness = sum(feature.hotness for feature in task.collection.features)
   make = functools.partial(
     jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=sharding_of(SPLIT)
   )
+  network = task.network
   return Batch(
-    dense=make((size, task.dense_features)),
-    ids=make((size, hotness), dtype=jnp.int32),
-    labels=make((size,)),
+    Inputs(
+      dense=make((size, network.dense_features)),
+      ids=make((size, network.ids), dtype=jnp.int32),
+    ),
+    labels=make((size, len(task.heads))),
     weights=make((size,)),
   )
 

@@ -230,7 +230,7 @@ class SyntheticSource:
     odds = np.exp(-logits.additive - logits.interaction)
     clicks = rng.random(n, np.float32) * (1 + odds) < 1
     ids = np.ascontiguousarray(np.concatenate(bags).T)
-    return Block(dense, ids, clicks.astype(np.float32)), logits
+    return Block(dense, ids, clicks.astype(np.float32)[:, None]), logits
 
 
 def optimum(source: SyntheticSource) -> Optimum:
@@ -240,9 +240,10 @@ def optimum(source: SyntheticSource) -> Optimum:
   for number in range(len(source)):
     block, logits = source.draw(number)
     logit = logits.additive + logits.interaction
-    ones = np.ones_like(block.labels)
-    whole = binary.tally(logit, block.labels, ones, into=whole)
-    additive = binary.tally(logits.additive, block.labels, ones, into=additive)
+    labels = block.labels[:, 0]
+    ones = np.ones_like(labels)
+    whole = binary.tally(logit, labels, ones, into=whole)
+    additive = binary.tally(logits.additive, labels, ones, into=additive)
     # Of a coin with odds e^z: log(1 + e^z) - z p.
     p = 1 / (1 + np.exp(-logit, dtype=np.float64))
     entropy += float(np.sum(np.logaddexp(0, logit) - logit * p))

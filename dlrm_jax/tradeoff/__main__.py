@@ -78,13 +78,11 @@ def _defaults() -> dict[str, Any]:
 @contextlib.contextmanager
 def _claimed(job: 'Job') -> Iterator[None]:
   """Within it the folder of a run is ours."""
-  from dlrm_jax.build import run as build
+  from dlrm_jax.build.data import identity
   from dlrm_jax.run import workdir
 
   run = job.run
-  claim = workdir.Claim(
-    run.config, build.identity(run.data), run.steps, _defaults()
-  )
+  claim = workdir.Claim(run.config, identity(run.data), run.steps, _defaults())
   with workdir.claimed(run.workdir, claim):
     yield
 
@@ -221,7 +219,7 @@ def _left(seconds: Sequence[float], runs: int) -> str:
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
   """Builds all runs, prints the plan, trains what is not done, draws."""
-  from dlrm_jax.build import run as build
+  from dlrm_jax.build.data import open_data
   from dlrm_jax.cluster.signals import Signals
   from dlrm_jax.run.scores import with_error
   from dlrm_jax.tradeoff import study as tradeoff
@@ -229,7 +227,7 @@ def main(argv: Sequence[str]) -> int:
 
   del argv
   given = flags.FLAGS.flag_values_dict()
-  folder, data = Path(given['workdir']), build.open_data(given['config'])
+  folder, data = Path(given['workdir']), open_data(given['config'])
   split = find_split(data)
   jobs, notes = build_jobs(given['config'], data, folder, given)
   tradeoff.check_writable(folder)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from dlrm_jax.build import run as build
+from dlrm_jax.build.run import build_run
 from dlrm_jax.errors import InputError
 from dlrm_jax.run.description import Data, Run
 
@@ -97,7 +97,7 @@ def build_jobs(
       for seed in seeds:
         own = _config_of(config, variant, seed)
         place = folder / 'runs' / f'{short}-{seed}'
-        found.append(Job(variant, seed, build.build_run(own, data, place)))
+        found.append(Job(variant, seed, build_run(own, data, place)))
     except InputError as error:
       if variant == _PLAIN:
         raise

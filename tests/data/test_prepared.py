@@ -25,7 +25,7 @@ def _block(rows, seed=0, weighted=False):
   return Block(
     rng.standard_normal((rows, 2)).astype(np.float32),
     rng.integers(-1, 9, (rows, 4)).astype(np.int32),
-    (rng.random(rows) < 0.3).astype(np.float32),
+    (rng.random((rows, 1)) < 0.3).astype(np.float32),
     rng.random((rows, 4)).astype(np.float32) if weighted else None,
   )
 
@@ -69,7 +69,7 @@ def test_order_holds_over_many_files(tmp_path, monkeypatch):
   rows = 300 * BLOCK_ROWS + 5
   # Two words an example: two files.
   monkeypatch.setattr(shards, 'SHARD_BYTES', 8 * 256 * BLOCK_ROWS)
-  labels = np.zeros(rows, np.float32)
+  labels = np.zeros((rows, 1), np.float32)
   schema = Schema((), (Column('x', rows),))
   ids = np.arange(rows, dtype=np.int32)[:, None]
   block = Block(np.empty((rows, 0), np.float32), ids, labels)

@@ -21,7 +21,7 @@ def made(folder, splits, weighted=False):
     ids[: n // 4, 1:] = -1
     dense = rng.normal(size=(n, 1)).astype(np.float32)
     weights = np.ones_like(ids, np.float32) if weighted else None
-    return Block(dense, ids, (dense[:, 0] > 0).astype(np.float32), weights)
+    return Block(dense, ids, (dense > 0).astype(np.float32), weights)
 
   schema = Schema(('I<1>',), (Column('C1', 1000), Column('bag', 100, 3)))
   write_set(folder, schema, {name: block(name, n) for name, n in splits})
@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line(capsys, flags, why):
 def test_a_feature_that_alone_tells_the_label_is_warned_of(tmp_path, capsys):
   def block(n):
     ids = np.random.default_rng(n).integers(0, 7, (n, 2), np.int32)
-    labels = (ids[:, 0] == 3).astype(np.float32)
+    labels = (ids[:, :1] == 3).astype(np.float32)
     return Block(np.zeros((n, 0), np.float32), ids, labels)
 
   schema = Schema((), (Column('leak', 7), Column('good', 7)))

@@ -63,7 +63,9 @@ def vocabulary(train, column, min_count=1):
 
 
 def check(block, rows, vocabularies):
-  np.testing.assert_array_equal(block.labels, [float(row[0]) for row in rows])
+  np.testing.assert_array_equal(
+    block.labels[:, 0], [float(row[0]) for row in rows]
+  )
   dense = [[math.log(max(int(x or 0), 0) + 1) for x in r[1:14]] for r in rows]
   np.testing.assert_allclose(block.dense, dense, rtol=2e-7)
   ids = [

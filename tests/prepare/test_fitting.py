@@ -265,7 +265,7 @@ LABELS = {
 def test_minus_1_is_0_where_no_other_label_is(tmp_path, kind):
   write_labels(tmp_path, [-1, 1, -1.0, 1])
   made = prepared(tmp_path, LABELS[kind], str(tmp_path / f'log.{kind}'))
-  assert made.source('train')[0].labels.tolist() == [0, 1, 0, 1]
+  assert made.source('train')[0].labels[:, 0].tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize('kind', LABELS)

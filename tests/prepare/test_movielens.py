@@ -163,7 +163,9 @@ def column(prepared, split, name):
 def test_ratings_become_clicks_in_time_order(made, kind):
   prepared = made(kind)
   assert prepared.splits == {'train': 8, 'validation': 1, 'test': 1}
-  labels = [prepared.source(s)[0].labels.tolist() for s in prepared.splits]
+  labels = [
+    prepared.source(s)[0].labels[:, 0].tolist() for s in prepared.splits
+  ]
   assert labels == [[1, 0, 1, 1, 0, 0, 1, 1], [0], [1]]
   assert 'tensorflow' not in sys.modules
 

@@ -12,7 +12,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from dlrm_jax import sharding
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity, open_data
+from dlrm_jax.build.run import build_run
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
@@ -44,10 +45,10 @@ def config(**train):
 
 def train(folder, fields):
   """Trains, or goes on; the number of the signal that stopped it, or 0."""
-  data = build.open_data(fields)
-  run = build.build_run(fields, data, folder)
+  data = open_data(fields)
+  run = build_run(fields, data, folder)
   defaults = default.get_config().to_dict()
-  claim = workdir.Claim(run.config, build.identity(data), run.steps, defaults)
+  claim = workdir.Claim(run.config, identity(data), run.steps, defaults)
   with (
     Signals() as signals,
     sharding.use(sharding.make_mesh(jax.devices()[:1])),
@@ -183,7 +184,7 @@ def test_a_signal_stops_an_evaluation_which_is_made_up_for(
   assert train(folder, config()) == 0
   assert by_step(lines(folder)) == by_step(lines(whole))
   assert results(folder) == results(whole)
-  run = build.build_run(config(), build.open_data(config()), folder)
+  run = build_run(config(), open_data(config()), folder)
   found = Checkpoints(folder / 'checkpoints', run.task.collection.layout)
   assert found.best == results(whole)['step']
 

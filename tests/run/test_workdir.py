@@ -13,7 +13,8 @@ import pytest
 
 from dlrm_jax import sharding
 from dlrm_jax.build import restored
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity, open_data
+from dlrm_jax.build.run import build_run
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.config.kinds import (
   KINDS,
@@ -57,9 +58,9 @@ def settings(**fields):
 def start(folder, train=True, **fields):
   """What train.py does; or only whether it would go on."""
   config = settings(**fields)
-  data = build.open_data(config)
-  run = build.build_run(config, data, folder)
-  claim = workdir.Claim(run.config, build.identity(data), run.steps, DEFAULTS)
+  data = open_data(config)
+  run = build_run(config, data, folder)
+  claim = workdir.Claim(run.config, identity(data), run.steps, DEFAULTS)
   with (
     sharding.use(loop.choose_mesh(run)),
     workdir.claimed(folder, claim),
@@ -343,10 +344,9 @@ def test_a_set_may_be_moved_and_evaluation_finds_it(old, monkeypatch):
   config.train.keep = 9
   for directory in (old / 'moved', 'moved'):
     config.data.dir = str(directory)
-    data = build.open_data(config)
-    run = build.build_run(config, data, old / 'unfinished')
-    identity = build.identity(data)
-    claim = workdir.Claim(run.config, identity, run.steps, DEFAULTS)
+    data = open_data(config)
+    run = build_run(config, data, old / 'unfinished')
+    claim = workdir.Claim(run.config, identity(data), run.steps, DEFAULTS)
     with workdir.claimed(run.workdir, claim):
       pass
     remembered, _ = workdir.read(old / 'unfinished', DEFAULTS)

@@ -137,9 +137,11 @@ def test_optimum_is_that_of_the_true_probabilities():
   p = 1 / (1 + np.exp(-logits.astype(np.float64)))
   best = optimum(source)
   assert best.metrics['auc'] == pytest.approx(
-    roc_auc_score(block.labels, p), abs=1e-4
+    roc_auc_score(block.labels[:, 0], p), abs=1e-4
   )
-  assert best.metrics['log_loss'] == pytest.approx(log_loss(block.labels, p))
+  assert best.metrics['log_loss'] == pytest.approx(
+    log_loss(block.labels[:, 0], p)
+  )
   entropy = -np.mean(p * np.log(p) + (1 - p) * np.log1p(-p))
   assert best.entropy == pytest.approx(entropy)
   assert best.metrics['log_loss'] == pytest.approx(best.entropy, abs=0.01)
@@ -163,7 +165,7 @@ def test_a_model_without_interactions_is_far_from_the_optimum():
     block, _ = whole(spec.source(split))
     one_hot = [np.eye(30)[block.ids[:, 0]], np.eye(20)[block.ids[:, 1]]]
     dense = [block.dense, np.abs(block.dense), np.sin(2 * block.dense)]
-    return np.concatenate(one_hot + dense, axis=1), block.labels
+    return np.concatenate(one_hot + dense, axis=1), block.labels[:, 0]
 
   model = LogisticRegression(C=10.0, max_iter=300).fit(*features('train'))
   x, labels = features('test')

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity, open_data
+from dlrm_jax.build.run import build_run
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
 from dlrm_jax.tradeoff import __main__ as tradeoff
@@ -225,10 +226,10 @@ DAMAGED = {
 @pytest.mark.parametrize('text', DAMAGED.values(), ids=DAMAGED)
 def test_results_that_are_damaged_are_none(tmp_path, text):
   config = small.get_config()
-  run = build.build_run(config, build.open_data(config), tmp_path)
+  run = build_run(config, open_data(config), tmp_path)
   job = runs.Job(('plain', 1), 0, run)
   known = config.to_dict()
-  claim = workdir.Claim(run.config, build.identity(run.data), run.steps, known)
+  claim = workdir.Claim(run.config, identity(run.data), run.steps, known)
   with workdir.claimed(tmp_path, claim):
     path = tmp_path / 'results.json'
   path.write_text('{"splits": {"test": {"auc": 0.75, "log_loss": null}}}')

@@ -164,7 +164,7 @@ def _encoded(
   return Block(
     dense=transform(columns.dense, frame),
     ids=np.concatenate(ids, axis=1, dtype=np.int32),
-    labels=frame['label'].cast(pl.Float32).to_numpy(),
+    labels=frame['label'].cast(pl.Float32).to_numpy()[:, None],
     id_weights=np.concatenate(id_weights, axis=1) if weighted else None,
     weights=frame['weight'].to_numpy() if columns.weight else None,
   )

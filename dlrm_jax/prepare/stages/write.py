@@ -72,7 +72,9 @@ class ParsedLog(NamedTuple):
   def fields(self) -> Fields:
     """Fields of an encoded example."""
     weighted = any(coder.column.weighted for coder in self.coders)
-    return Fields.of(self.schema, weighted, self.columns.weight)
+    return Fields.of(
+      self.schema, id_weights=weighted, weights=self.columns.weight
+    )
 
   @property
   def splits(self) -> dict[str, list[Slice]]:
