@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal(
   small = ['bash', '-c', 'ulimit -f 10; exec "$@"', 'bash']  # files of 10 kB
   done = run([*small, *command(workdir)], status=1)
   last = done.stderr.splitlines()[-1]
-  assert last.startswith(f'error: {workdir}/checkpoints/5: can not be written')
+  assert last.startswith(f'error: {workdir}/checkpoints/5: cannot be written')
   assert 'Traceback' not in done.stderr
   run(command(workdir))
   assert_bit_equal(final_state(workdir), final_state(finished[0]))
