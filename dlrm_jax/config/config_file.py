@@ -51,7 +51,7 @@ def find(named: str) -> str:
   file, *variant = named.split(':', 1)
   if Path(file).is_file():
     return named
-  folder = Path(__file__).parent / 'configs'
+  folder = Path(__file__).parents[1] / 'configs'
   packaged = folder / f'{Path(file).stem}.py'
   if str(Path(file).parent) in ('.', 'configs') and packaged.is_file():
     return ':'.join([str(packaged), *variant])
