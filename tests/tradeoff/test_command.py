@@ -120,7 +120,7 @@ def test_killed_it_goes_on_in_the_run_it_was_in(finished, tmp_path):
   with Command(command(workdir, *one_seed), before=dies) as process:
     assert process.end().status == -signal.SIGKILL
   first = workdir / 'runs' / 'plain-1-0'
-  assert checkpoints(first) == {4}
+  assert max(checkpoints(first)) < 8
   run(command(workdir, *one_seed))
   assert 'resuming from the checkpoint' in (first / 'log.txt').read_text()
   for ours, whole in zip(
