@@ -148,7 +148,7 @@ class PathBased(Operation):
   """z = M_k(... M_2(v_1)): partitions after the first choose MLPs.
 
   An MLP is D -> hidden -> D with ReLU between; a partition has one for each of
-  its buckets. MLPs are layers, which the optimizer of layers moves. Source:
+  its buckets. MLPs are layers, trained by the optimizer of the layers. Source:
   arXiv 1909.02107, section 4.1.
 
   Attributes:

@@ -101,5 +101,5 @@ def test_the_compilers_refusal_is_read():
   )
   error = compiled.OutOfMemory(said)
   assert error.wanted == round(19.10 * 2**30)
-  assert 'See more' not in error.said
+  assert 'See more' not in error.summary
   assert compiled.OutOfMemory('RESOURCE_EXHAUSTED').wanted is None
