@@ -69,18 +69,15 @@ SEPARABLE = {
   'adabelief', 'adadelta', 'adagrad', 'adam', 'adamax', 'adamw', 'adan',
   'add_decayed_weights', 'amsgrad', 'centralize', 'chain', 'clip', 'ema',
   'identity', 'lion', 'nadam', 'ours adagrad', 'ours rowwise_adagrad',
-  'per row', 'radam', 'rmsprop', 'rprop', 'schedule', 'sgd',
-  'sign', 'sign_sgd', 'trace', 'yogi',
+  'per row', 'radam', 'rmsprop', 'rprop', 'schedule', 'sgd', 'sign',
+  'sign_sgd', 'trace', 'yogi',
 }  # fmt: skip
-NOT_FAST = {
-  'adafactor', 'adam', 'centralize', 'clip_by_global_norm', 'lamb', 'lion',
-  'number of rows', 'ours rowwise_adagrad', 'partition', 'radam',
-}  # fmt: skip
-SEPARABLE = {
+NOT_SEPARABLE = {
   'adafactor', 'adaptive_grad_clip', 'add_noise', 'apply_if_finite',
   'chain with a norm', 'clip_by_block_rms', 'clip_by_global_norm', 'fromage',
   'lamb', 'lars', 'mean of rows', 'noisy_sgd', 'normalize', 'novograd',
-  'number of rows', 'partition', 'scale_by_factored_rms', 'scale_by_trust_ratio', 'sm3',
+  'number of rows', 'partition', 'scale_by_factored_rms',
+  'scale_by_trust_ratio', 'sm3',
 }  # fmt: skip
 
 
