@@ -176,7 +176,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   """Restores, evaluates, prints."""
   from dlrm_jax import sharding
   from dlrm_jax.run.evaluation import ENSEMBLE, Evaluator
-  from dlrm_jax.run.scores import by_head, score_table, scores_of
+  from dlrm_jax.run.scores import (
+    by_head,
+    flat_scores,
+    named,
+    score_table,
+    scores_of,
+  )
   from dlrm_jax.run.scoring import undefined_line
   from dlrm_jax.training.nodes import divergence, node_count, node_table
 
@@ -189,21 +195,23 @@ def _evaluate(arguments: argparse.Namespace) -> None:
       of_nodes = evaluate.nodes(state, batches)
       apart = divergence(run.task, state)
       nodes = {node: scores_of(t) for node, t in of_nodes.items()}
-      tallies = of_nodes[ENSEMBLE]
+      of_heads = by_head(of_nodes[ENSEMBLE])
       tables = [node_table(nodes, apart)]
       result |= {'nodes': nodes, 'divergence': apart}
     else:
-      tallies = evaluate(state, batches)
-      heads = by_head(name, tallies).items()
-      tables = [score_table(head, scores, {}) for head, scores in heads]
+      of_heads = by_head(evaluate(state, batches))
+      tables = [
+        score_table(title, scores, {})
+        for title, scores in named(name, of_heads).items()
+      ]
   met = run.examined.report()
-  for head, scores in by_head(name, tallies).items():
-    _check_scored(scores, head, met.skipped)
-    if line := undefined_line(head, scores['examples'], scores['clicks']):
+  for title, scores in named(name, of_heads).items():
+    _check_scored(scores, title, met.skipped)
+    if line := undefined_line(title, scores['examples'], scores['clicks']):
       tables.append(line)
   print(*met.lines, f'{run.folder}, checkpoint of step {run.step:,}', sep='\n')
   print(*tables, sep='\n')
-  scores = scores_of(tallies)
+  scores = flat_scores(of_heads)
   _print_json(result | met.said | {'metrics': scores}, arguments.json)
 
 
