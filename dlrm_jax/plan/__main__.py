@@ -1,12 +1,11 @@
-"""What would go where on devices that need not be here, and whether it fits.
+"""Plans a config for any devices: placement, memory and traffic of its tables.
 
   python -m dlrm_jax.plan --config=configs/criteo_mlperf.py --devices=64
   python -m dlrm_jax.plan --config=configs/criteo_kaggle.py --memory=8GB
 
-No device is touched and no example is read: sizes come from a prepared set
-(--config.data.dir) or from what the config expects. With --compile=v5e:2x4
-the real training step is compiled for a TPU slice, which need not be here
-either.
+No device is used and no example is read: sizes come from a prepared set
+(--config.data.dir) or from config.data.expected. With --compile=v5e:2x4 the
+training step is compiled for a TPU slice, without the slice.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
   from dlrm_jax.build.task import Planned
-  from dlrm_jax.plan.advice import Flags, Suggestion
+  from dlrm_jax.plan.advice import Flags, Hint
   from dlrm_jax.plan.forecast import Forecast
 
 
@@ -53,20 +52,22 @@ def _parser() -> Parser:
     help='TPU slice to compile the step for, as in v5e:2x4',
   )
   add(
-    '--json', metavar='FILE', help='file to write numbers, notes and advice to'
+    '--json',
+    metavar='FILE',
+    help='file for numbers, notes and the hint',
   )
   return parser
 
 
 def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
-  """Makes the shards fit the devices, and says so."""
+  """Sets the shards to the devices, unless these divide them; yields a note."""
   if devices is None:
     return
   if devices < 1:
     raise InputError(f'--devices={devices}: expected 1 or more')
   if config.tables.shards % devices:
     yield (
-      f'{config.tables.shards} shards can not be cut over {devices} devices: '
+      f'{config.tables.shards} shards cannot be cut over {devices} devices: '
       f'planned for --config.tables.shards={devices}; give that to train.py, '
       f'too'
     )
@@ -74,7 +75,7 @@ def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
 
 
 def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
-  """Notes of batches that train.py will refuse."""
+  """Notes of batch sizes that train.py refuses on these devices."""
   units = {
     'train.batch_size': math.lcm(devices, count(config, 'data.lanes', 1)),
     'train.eval_batch_size': devices,
@@ -90,18 +91,18 @@ def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
       )
 
 
-def _memory_note(given: str | None, planned: 'Planned') -> Iterator[str]:
-  """That tables were placed for a memory which the config does not have."""
+def _memory_note(memory: str | None, planned: 'Planned') -> Iterator[str]:
+  """A note where placements depend on a memory that is not in the config."""
   chosen = planned.tables.chosen.values()
-  if given and any(choice.why != 'given' for choice in chosen):
+  if memory and any(choice.why != 'given' for choice in chosen):
     yield (
-      f'tables are placed for --memory={given}; give '
-      f'--config.tables.memory={given} to train.py, too'
+      f'tables are placed for --memory={memory}; give '
+      f'--config.tables.memory={memory} to train.py, too'
     )
 
 
 def _chips(topology: str, devices: int | None) -> int:
-  """Chips of a slice, for which then is planned, too."""
+  """Number of chips of a slice; refuses another number of devices."""
   from dlrm_jax.plan import compiled
 
   chips = len(compiled.find_devices(topology))
@@ -115,7 +116,7 @@ def _chips(topology: str, devices: int | None) -> int:
 def _forecast(
   config: ConfigDict, devices: int | None, memory: str | None
 ) -> 'Forecast':
-  """The plan of these flags; the config stays as it is."""
+  """Plans a copy of the config."""
   from dlrm_jax.build.data import open_schema
   from dlrm_jax.build.run import settled
   from dlrm_jax.build.task import build_plan
@@ -136,20 +137,17 @@ def _forecast(
     batch=planned.batch,
     devices=devices,
     budget=planned.memory,
-    lanes=config.data.lanes,
     notes=tuple(notes),
   )
 
 
-def _advice(
-  forecast: 'Forecast',
-  config: ConfigDict,
-  options: argparse.Namespace,
-) -> 'list[Suggestion]':
-  """What to add to the flags."""
-  from dlrm_jax.plan.advice import advice
+def _hint(
+  forecast: 'Forecast', config: ConfigDict, options: argparse.Namespace
+) -> 'Hint | None':
+  """Flags to add so that the config fits."""
+  from dlrm_jax.plan.advice import find_hint
 
-  def retry(flags: 'Flags') -> 'Forecast | None':
+  def replan(flags: 'Flags') -> 'Forecast | None':
     changed = config.copy_and_resolve_references()
     fields = {
       name.removeprefix('config.'): value
@@ -163,11 +161,11 @@ def _advice(
     except InputError:
       return None
 
-  return advice(forecast, retry, more_devices=not options.compile)
+  return find_hint(forecast, replan, more_devices=not options.compile)
 
 
 def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
-  """What the compiler says, if it is asked."""
+  """Lines about the compiled step, if --compile is given."""
   if not topology:
     return []
   from dlrm_jax.plan import compiled
@@ -177,8 +175,9 @@ def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
-  """Plans, prints, and compiles if asked to."""
-  from dlrm_jax.plan import advice, forecast
+  """Plans, prints, and compiles with --compile."""
+  from dlrm_jax.plan.advice import hint_lines
+  from dlrm_jax.plan.forecast import forecast_json, forecast_lines
 
   known = default.get_config().to_dict()
   options = command_line.read_flags(_parser(), argv, known)
@@ -190,16 +189,16 @@ def main(argv: Sequence[str]) -> None:
   if options.compile:
     devices = _chips(options.compile, devices)
   notes = command_line.notes_of_unused(argv, config, known)
-  found = _forecast(config, devices, options.memory)
-  found = dataclasses.replace(found, notes=(*found.notes, *notes))
-  suggested = _advice(found, config, options)
-  print(*forecast.lines(found), *advice.lines(found, suggested), sep='\n')
-  compiled = _compiled(found, options.compile)
+  planned = _forecast(config, devices, options.memory)
+  planned = dataclasses.replace(planned, notes=(*planned.notes, *notes))
+  hint = _hint(planned, config, options)
+  print(*forecast_lines(planned), *hint_lines(planned, hint), sep='\n')
+  compiled = _compiled(planned, options.compile)
   if compiled:
     print(*compiled, sep='\n')
   if options.json:
-    result = forecast.to_json(found) | {
-      'suggestions': [s._asdict() for s in suggested],
+    result = forecast_json(planned) | {
+      'suggestions': [hint._asdict()] if hint else [],
       'compiled': compiled,
     }
     files.write_json(Path(options.json), result)
