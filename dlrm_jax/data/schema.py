@@ -6,6 +6,7 @@ thousands of examples, so that no Python code runs for a single one.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -58,7 +59,8 @@ class Schema:
     So sets of one label have the digests that they had before labels had
     names.
     """
-    fields = dataclasses.asdict(self)
+    # Lists, as they are read back: both are compared.
+    fields = json.loads(json.dumps(dataclasses.asdict(self)))
     if self.labels == LABELS:
       del fields['labels']
     return fields
