@@ -209,22 +209,13 @@ def _raw(
       f'which has no raw files'
     )
   # Readers of raw files: training does without them.
-  from dlrm_jax.prepare.movielens import prepare
-  from dlrm_jax.prepare.rereading import read_raw
+  from dlrm_jax.prepare.known_ids import read_raw
 
   _check_there(run)
   prepared = open_prepared(run.config.data.dir)
   check_fits(prepared, run.data)
   bad = BadRows(on_bad_row)
-  if prepared.details['kind'] == 'movielens':
-    if len(paths) > 1 or not Path(path).is_file():
-      raise InputError(
-        f'--data={" ".join(paths)}: expected a prepared set, or one archive of '
-        'MovieLens'
-      )
-    blocks = prepare.read_raw(prepared, path)
-  else:
-    blocks = read_raw(prepared, paths, on_bad_row, bad, _out_of_range(run))
+  blocks = read_raw(prepared, paths, on_bad_row, bad, _out_of_range(run))
   batches = stream_batches(
     blocks,
     prepared.schema,

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm_jax import files
-from dlrm_jax.errors import InputError, Parser, exit_cleanly
+from dlrm_jax.config.parser import Parser
+from dlrm_jax.errors import InputError, exit_cleanly
 
 _BLOCKS = 250  # About a million rows.
 
@@ -21,8 +22,6 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog='python -m dlrm_jax.inspect',
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   add = parser.add_argument
   add('data', metavar='DATA', help='a prepared set')

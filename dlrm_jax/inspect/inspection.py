@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
+from dlrm_jax.data.folder import vocabulary_path
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, take
 from dlrm_jax.inspect import statistics
 from dlrm_jax.inspect.statistics import IdCounts
-from dlrm_jax.vocabulary.hashing import FOLDER
 
 TOP = (1, 10, 100, 1000)
 """Numbers of most frequent ids whose coverage is reported."""
@@ -192,7 +192,7 @@ def _counts(prepared: Prepared, name: str) -> tuple[np.ndarray, float] | None:
   if counts is None:
     return None
   column = prepared.details.get('columns', {}).get(name)
-  path = Path(prepared.directory) / FOLDER / f'{name}.parquet'
+  path = vocabulary_path(Path(prepared.directory), name)
   keys = pl.scan_parquet(path)
   first = len(counts) - keys.select(pl.len()).collect().item()
   counts[:first] = 0

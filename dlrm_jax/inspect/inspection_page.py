@@ -43,14 +43,14 @@ def _timeline(prepared: Prepared) -> str:
         prepared.timelines[split], _STRETCHES
       )
       middles = first + (np.append(0, ends[:-1]) + ends) / 2
-      color = charts._COLORS[number % len(charts._COLORS)]
+      color = charts.COLORS[number % len(charts.COLORS)]
       axes.plot(middles, rates, '.-', color=color, markersize=4, label=split)
       first += rows
     axes.set(xlabel='rows, split after split', ylabel='click rate')
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
     axes.legend()
 
-  return charts._chart('clicks', 'Click rate over time', draw)
+  return charts.chart('clicks', 'Click rate over time', draw)
 
 
 def _curves(sparse: Sequence[SparseReport]) -> str:
@@ -62,15 +62,15 @@ def _curves(sparse: Sequence[SparseReport]) -> str:
   def draw(axes: 'Axes') -> None:
     for s in sparse:
       if s not in largest:
-        axes.plot(*s.curve, color=charts._INK, alpha=0.25, linewidth=0.8)
-    for color, s in zip(charts._COLORS, largest, strict=False):
+        axes.plot(*s.curve, color=charts.INK, alpha=0.25, linewidth=0.8)
+    for color, s in zip(charts.COLORS, largest, strict=False):
       axes.plot(*s.curve, color=color, label=s.name)
     axes.set(xlabel='most frequent ids', ylabel='share of all', xscale='log')
     axes.set_ylim(0, 1.02)
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
     axes.legend()
 
-  return charts._chart('coverage', 'Coverage of the most frequent ids', draw)
+  return charts.chart('coverage', 'Coverage of the most frequent ids', draw)
 
 
 def _bag(number: int, s: SparseReport) -> str:
@@ -78,11 +78,11 @@ def _bag(number: int, s: SparseReport) -> str:
 
   def draw(axes: 'Axes') -> None:
     share = np.array(s.lengths) / max(sum(s.lengths), 1)
-    axes.bar(np.arange(len(share)), share, color=charts._COLORS[0])
+    axes.bar(np.arange(len(share)), share, color=charts.COLORS[0])
     axes.set(xlabel='ids an example', ylabel='share of examples')
 
   name = html.escape(s.name, quote=True)
-  return charts._chart(f'bag{number}', f'Ids an example, {name}', draw)
+  return charts.chart(f'bag{number}', f'Ids an example, {name}', draw)
 
 
 def _drawn(prepared: Prepared, inspection: Inspection) -> dict[str, str]:
@@ -113,11 +113,13 @@ def _bars(
     f'<th>{html.escape(f.name)}</th>{cells(f)}{_bar(value(f), most)}'
     for f in found
   )
-  return page.table((*head, ''), rows)
+  return page.html_table((*head, ''), rows)
 
 
 def _td(*values: float, form: str = '.3f') -> str:
-  return ''.join(f'<td>{page.number(value, form)}</td>' for value in values)
+  return ''.join(
+    f'<td>{page.number_text(value, form)}</td>' for value in values
+  )
 
 
 def _drift(inspection: Inspection) -> str:
@@ -143,7 +145,7 @@ def _ids(sparse: Sequence[SparseReport]) -> str:
 
   tops = ('Top 1', '10', '100', '1,000', '10 %')
   head = ('Feature', 'Rows', 'Ids', *tops, 'Missing', 'Unknown', 'Unseen', '')
-  return page.table(head, map(row, sparse))
+  return page.html_table(head, map(row, sparse))
 
 
 def _dense(dense: Sequence[DenseReport]) -> str:
@@ -153,26 +155,24 @@ def _dense(dense: Sequence[DenseReport]) -> str:
     for d in dense
   )
   quantiles = ('Least', '1 %', '25 %', 'Median', '75 %', '99 %', 'Greatest')
-  return page.table(('Feature', 'Zeros', *quantiles), rows)
+  return page.html_table(('Feature', 'Zeros', *quantiles), rows)
 
 
 def _cards(prepared: Prepared) -> str:
-  cards = ''.join(
-    f'<div class="card"><small>{html.escape(split)}</small><b>{rows:,}</b>'
-    f'<small>rows, click rate {prepared.clicks[split] / rows:.4f}</small></div>'
+  return page.html_cards(
+    (
+      split,
+      f'{rows:,}',
+      f'rows, click rate {prepared.clicks[split] / rows:.4f}',
+    )
     for split, rows in prepared.splits.items()
   )
-  return f'<div class="cards">{cards}</div>'
 
 
 def _sections(prepared: Prepared, inspection: Inspection) -> Mapping[str, str]:
-  figures = ''.join(
-    f'<div class="card"><h3>{title}</h3>{svg}</div>'
-    for title, svg in _drawn(prepared, inspection).items()
-  )
   features = [*inspection.dense, *inspection.sparse]
   return {
-    'Plots': f'<div class="charts">{figures}</div>',
+    'Plots': page.html_charts(_drawn(prepared, inspection)),
     'Sparse features': _ids(inspection.sparse) if inspection.sparse else '',
     'Dense features': _dense(inspection.dense) if inspection.dense else '',
     'Train against test': _drift(inspection) if features else '',
@@ -187,4 +187,4 @@ def page_of(prepared: Prepared, inspection: Inspection) -> str:
     if section:
       body += [f'<h2>{heading}</h2>', section]
   body += [f'<p class="soft">{html.escape(note)}</p>' for note in notes]
-  return page.document(f'Data set {prepared.directory}', body)
+  return page.html_page(f'Data set {prepared.directory}', body)

@@ -48,7 +48,7 @@ def _splits(prepared: Prepared) -> Iterator[str]:
 
 
 def _cells(*values: float) -> str:
-  return ''.join(f'{page.number(value, ".3f"):>7}' for value in values)
+  return ''.join(f'{page.number_text(value, ".3f"):>7}' for value in values)
 
 
 def _dense_row(d: DenseReport) -> str:

@@ -8,19 +8,20 @@ No device is used and no example is read: sizes come from a prepared set
 training step is compiled for a TPU slice, without the slice.
 """
 
+import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from dlrm_jax import files
 from dlrm_jax.config import command_line
 from dlrm_jax.config.fields import count, read_size
+from dlrm_jax.config.parser import Parser
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly
 
@@ -30,22 +31,32 @@ if TYPE_CHECKING:
   from dlrm_jax.plan.forecast import Forecast
 
 
-def _define_flags() -> None:
-  config_flags.DEFINE_config_file(
-    'config', None, 'File of configs/: FILE.py, or FILE.py:VARIANT.'
+def _parser() -> Parser:
+  parser = Parser(prog='python -m dlrm_jax.plan', description=__doc__)
+  command_line.add_config(parser)
+  add = parser.add_argument
+  add(
+    '--devices',
+    type=int,
+    metavar='N',
+    help='number of devices (default: config.tables.shards)',
   )
-  flags.DEFINE_integer(
-    'devices', None, 'Number of devices; default: config.tables.shards.'
+  add(
+    '--memory',
+    metavar='SIZE',
+    help='memory of a device, as in 16GB; sets config.tables.memory',
   )
-  flags.DEFINE_string(
-    'memory', None, 'Memory of a device, as 16GB; sets config.tables.memory.'
+  add(
+    '--compile',
+    metavar='SLICE',
+    help='TPU slice to compile the step for, as in v5e:2x4',
   )
-  flags.DEFINE_string(
-    'compile', None, 'A TPU slice to compile the step for, as v5e:2x4.'
+  add(
+    '--json',
+    metavar='FILE',
+    help='file for numbers, notes and the hint',
   )
-  flags.DEFINE_string(
-    'json', None, 'File to write numbers, notes and the hint to.'
-  )
+  return parser
 
 
 def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
@@ -131,7 +142,7 @@ def _forecast(
 
 
 def _hint(
-  forecast: 'Forecast', config: ConfigDict, given: Mapping[str, Any]
+  forecast: 'Forecast', config: ConfigDict, options: argparse.Namespace
 ) -> 'Hint | None':
   """Flags to add so that the config fits."""
   from dlrm_jax.plan.advice import find_hint
@@ -146,11 +157,11 @@ def _hint(
     changed.update_from_flattened_dict(fields)
     devices: Any = flags.get('devices', forecast.devices)
     try:
-      return _forecast(changed, devices, given['memory'])
+      return _forecast(changed, devices, options.memory)
     except InputError:
       return None
 
-  return find_hint(forecast, replan, more_devices=not given['compile'])
+  return find_hint(forecast, replan, more_devices=not options.compile)
 
 
 def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
@@ -168,38 +179,35 @@ def main(argv: Sequence[str]) -> None:
   from dlrm_jax.plan.advice import hint_lines
   from dlrm_jax.plan.forecast import forecast_json, forecast_lines
 
-  del argv
-  given = flags.FLAGS.flag_values_dict()
-  config, devices = given['config'], given['devices']
-  if given['json']:
-    files.check_writable(Path(given['json']), f'--json={given["json"]}')
-  if given['memory']:
-    read_size('--memory', given['memory'])
-  if given['compile']:
-    devices = _chips(given['compile'], devices)
-  defaults = default.get_config().to_dict()
-  notes = command_line.notes_of_unused(sys.argv, config, defaults)
-  planned = _forecast(config, devices, given['memory'])
+  known = default.get_config().to_dict()
+  options = command_line.read_flags(_parser(), argv, known)
+  config, devices = options.config, options.devices
+  if options.json:
+    files.check_writable(Path(options.json), f'--json={options.json}')
+  if options.memory:
+    read_size('--memory', options.memory)
+  if options.compile:
+    devices = _chips(options.compile, devices)
+  notes = command_line.notes_of_unused(argv, config, known)
+  planned = _forecast(config, devices, options.memory)
   planned = dataclasses.replace(planned, notes=(*planned.notes, *notes))
-  hint = _hint(planned, config, given)
+  hint = _hint(planned, config, options)
   print(*forecast_lines(planned), *hint_lines(planned, hint), sep='\n')
-  compiled = _compiled(planned, given['compile'])
+  compiled = _compiled(planned, options.compile)
   if compiled:
     print(*compiled, sep='\n')
-  if given['json']:
+  if options.json:
     result = forecast_json(planned) | {
       'suggestions': [hint._asdict()] if hint else [],
       'compiled': compiled,
     }
-    files.write_json(Path(given['json']), result)
+    files.write_json(Path(options.json), result)
 
 
-def run() -> None:
+def run() -> int:
   """The command."""
-  needed = {'config': 'FILE'}
-  known = default.get_config().to_dict()
-  command_line.run(main, _define_flags, needed, known)
+  return main(sys.argv[1:])
 
 
 if __name__ == '__main__':
-  run()
+  sys.exit(run())

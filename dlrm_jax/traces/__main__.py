@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrm_jax import files
-from dlrm_jax.errors import InputError, Parser, exit_cleanly
+from dlrm_jax.config.parser import Parser
+from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
   from dlrm_jax.traces.trace import Trace
@@ -28,8 +29,6 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog='python -m dlrm_jax.traces',
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   add = parser.add_argument
   what = parser.add_mutually_exclusive_group(required=True)

@@ -17,15 +17,14 @@ output of train.py in log.txt. The same command again continues; with more
 encodings, ratios or seeds it adds their runs.
 """
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from absl import flags
-from ml_collections import config_flags
+from typing import TYPE_CHECKING, Any
 
 from dlrm_jax.config import command_line
+from dlrm_jax.config.parser import Parser
 from dlrm_jax.configs import default
 from dlrm_jax.errors import exit_cleanly, status_of
 from dlrm_jax.text import duration, human
@@ -48,18 +47,35 @@ _ENCODINGS = [
 ]
 
 
-def _define_flags() -> None:
-  config_flags.DEFINE_config_file(
-    'config', None, 'File of configs/: FILE.py, or FILE.py:VARIANT.'
+def _defaults() -> dict[str, Any]:
+  return default.get_config().to_dict()
+
+
+def _names(text: str) -> list[str]:
+  return [name.strip() for name in text.split(',')] if text else []
+
+
+def _parser() -> Parser:
+  parser = Parser(prog='python -m dlrm_jax.tradeoff', description=__doc__)
+  command_line.add_config(parser)
+  parser.add_required('--workdir', 'DIR', 'folder for the runs and the picture')
+  add = parser.add_argument
+  add(
+    '--encodings',
+    type=_names,
+    default=_ENCODINGS,
+    metavar='NAME,NAME,...',
+    help='ENCODING or ENCODING:COMBINE; plain is added',
   )
-  flags.DEFINE_string('workdir', None, 'Folder for the runs and the picture.')
-  flags.DEFINE_list(
-    'encodings', _ENCODINGS, 'ENCODING or ENCODING:COMBINE; plain is added.'
+  add(
+    '--ratios',
+    type=_names,
+    default=['4', '16', '64'],
+    metavar='RATIO,RATIO,...',
+    help='how many times fewer parameters than plain tables',
   )
-  flags.DEFINE_list(
-    'ratios', ['4', '16', '64'], 'Times fewer parameters than plain tables.'
-  )
-  flags.DEFINE_integer('seeds', 3, 'Runs of each encoding and ratio.')
+  add('--seeds', type=int, default=3, help='runs of each encoding and ratio')
+  return parser
 
 
 def _study(
@@ -125,11 +141,10 @@ def main(argv: Sequence[str]) -> int:
   from dlrm_jax.tradeoff.runs import build_runs, find_split
   from dlrm_jax.tradeoff.study import make_folder, write_study
 
-  del argv
-  given = flags.FLAGS.flag_values_dict()
-  folder, data = Path(given['workdir']), open_data(given['config'])
+  flags = command_line.read_flags(_parser(), argv, _defaults())
+  folder, data = Path(flags.workdir), open_data(flags.config)
   split = find_split(data)
-  runs, notes = build_runs(given['config'], data, folder, given)
+  runs, notes = build_runs(flags.config, data, folder, vars(flags))
   make_folder(folder)
   results = {r.run.workdir: s for r in runs if (s := r.scores(split))}
   study = _study(runs, results, split)
@@ -159,12 +174,10 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def run() -> None:
+def run() -> int:
   """The command."""
-  needed = {'config': 'FILE', 'workdir': 'DIR'}
-  known = default.get_config().to_dict()
-  command_line.run(main, _define_flags, needed, known)
+  return main(sys.argv[1:])
 
 
 if __name__ == '__main__':
-  run()
+  sys.exit(run())

@@ -254,7 +254,9 @@ def wide(x: pl.Expr) -> pl.Expr:
   Null where an integer has more than 64 bits.
   """
   signed = x.cast(pl.Int64, strict=False)
-  return pl.coalesce(signed, keys.beyond(x.cast(pl.UInt64, strict=False)))
+  return pl.coalesce(
+    signed, keys.column_as_int64(x.cast(pl.UInt64, strict=False))
+  )
 
 
 def _limit(dtype: pl.DataType) -> int:
