@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -262,7 +263,7 @@ def test_streamed_blocks_are_padded_to_batches():
 
 def test_batches_are_float32_and_int32():
   batch = next(training_batches(Numbered(100, True), Reading(8)))
-  assert [x.dtype for x in batch] == [
+  assert [x.dtype for x in jax.tree.leaves(batch)] == [
     np.float32, np.int32, np.float32, np.float32, np.float32
   ]  # fmt: skip
 
