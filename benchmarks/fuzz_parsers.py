@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=['dlrm_jax.data']):
   from dlrm_jax.prepare.criteo import text as criteo_parse
   from dlrm_jax.prepare.criteo.criteo_reader import CriteoReader
   from dlrm_jax.prepare.criteo.text import parse_lines, sift_lines
-  from dlrm_jax.prepare.readers.archives import kind_of
+  from dlrm_jax.prepare.readers.archives import file_format
   from dlrm_jax.prepare.readers.reader import NUMBER, Piece
 
 Row = tuple[int | None, ...]
@@ -122,7 +122,7 @@ def _check_files(text: bytes, rows: list[Row], bad: int, cut: int) -> None:
   with tempfile.TemporaryDirectory(dir=_memory()) as folder:
     file = Path(folder) / 'log'
     file.write_bytes(text)
-    if kind_of(str(file)) or text.startswith(codecs.BOM_UTF8):
+    if file_format(str(file)) or text.startswith(codecs.BOM_UTF8):
       with contextlib.suppress(InputError):
         read(file)  # Damaged, and no crash is all there is to say.
     else:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlrm_jax import files, heap
 from dlrm_jax.cluster import job
-from dlrm_jax.config.command_line import spread
-from dlrm_jax.errors import InputError, Parser, exit_cleanly
+from dlrm_jax.config.parser import Parser, split_values
+from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
   from jax.sharding import Mesh
@@ -30,13 +30,9 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = Parser(
-    prog='python -m dlrm_jax.evaluate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = Parser(prog='python -m dlrm_jax.evaluate', description=__doc__)
+  parser.add_required('--workdir', 'DIR', 'folder of the training run')
   add = parser.add_argument
-  add('--workdir', required=True, help='folder of the training run')
   add(
     '--data',
     nargs='+',
@@ -214,14 +210,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes, if there are any, and evaluates."""
-  arguments = _parser().parse_args(spread(argv, ('--data',)))
+  arguments = _parser().parse_args(split_values(argv, ('--data',)))
   if arguments.json:
     files.check_writable(Path(arguments.json), f'--json={arguments.json}')
   heap.keep_freed_memory()
   if arguments.compare:
     _compare(arguments)
     return
-  with job.joined(vars(arguments)):
+  with job.joined(arguments):
     _evaluate(arguments)
 
 

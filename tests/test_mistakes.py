@@ -7,16 +7,14 @@ have: where it is, what was found, what to do.
 import gzip
 import importlib
 import json
-import os
-import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-ENVIRONMENT = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+from tests import commands
+
 GOOD = '\t'.join(['1', *['3'] * 13, *['68fd1e64'] * 26])
 
 
@@ -86,23 +84,23 @@ def place(tmp_path_factory):
 
 
 def prepare(*flags):
-  return [sys.executable, '-m', 'dlrm_jax.prepare', 'criteo', *flags]
+  return ['-m', 'dlrm_jax.prepare', 'criteo', *flags]
 
 
 def train(*flags):
-  return [sys.executable, 'train.py', *flags]
+  return ['train.py', *flags]
 
 
 def evaluate(*flags):
-  return [sys.executable, '-m', 'dlrm_jax.evaluate', *flags]
+  return ['-m', 'dlrm_jax.evaluate', *flags]
 
 
 def plan(*flags):
-  return [sys.executable, '-m', 'dlrm_jax.plan', *flags]
+  return ['-m', 'dlrm_jax.plan', *flags]
 
 
 def tradeoff(*flags):
-  return [sys.executable, '-m', 'dlrm_jax.tradeoff', *flags]
+  return ['-m', 'dlrm_jax.tradeoff', *flags]
 
 
 SMALL = (
@@ -462,25 +460,23 @@ CASES = {
 
 
 def ok(command, folder):
-  done = execute(command, folder)
-  assert done.returncode == 0, done.stderr
+  assert execute(command, folder).status == 0
+
+
+def filled(command, place):
+  return [part.replace('{place}', str(place)) for part in command]
 
 
 def execute(command, place):
-  return subprocess.run(
-    [part.replace('{place}', str(place)) for part in command],
-    cwd=ROOT,
-    env=ENVIRONMENT,
-    capture_output=True,
-    text=True,
-  )
+  with commands.Command(filled(command, place)) as running:
+    return running.end()
 
 
 @pytest.mark.parametrize('name', CASES)
 def test_ends_in_one_clear_line(name, place):
   command, words = CASES[name]
   done = execute(command, place)
-  assert done.returncode not in (0, None)
+  assert done.status > 0
   assert 'Traceback' not in done.stderr
   message = done.stderr.splitlines()
   assert len(message) == 1, done.stderr
@@ -491,18 +487,41 @@ def test_ends_in_one_clear_line(name, place):
   assert not (place / 'new' / 'checkpoints').exists()
 
 
-def test_there_are_at_least_thirty():
-  assert len(CASES) >= 30
+@pytest.mark.parametrize(
+  'name',
+  [
+    'wrong number of columns',
+    'unknown field',
+    'evaluate without a workdir',
+    'a plan without a config',
+    'unknown field in the file of a comparison',
+  ],
+)
+def test_python_runs_a_command_as_the_forked_processes_do(name, place):
+  command, _ = CASES[name]
+  typed = subprocess.run(
+    [sys.executable, *filled(command, place)],
+    cwd=commands.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert execute(command, place) == (
+    typed.returncode,
+    typed.stdout,
+    typed.stderr,
+  )
 
 
 def test_a_refused_command_changes_nothing(place):
   before = json.loads((place / 'run' / 'config.json').read_text())
-  execute(train(*SMALL, '--workdir={place}/run', '--config.seed=9'), place)
+  changed = train(*SMALL, '--workdir={place}/run', '--config.seed=9')
+  assert execute(changed, place).status == 1
   assert json.loads((place / 'run' / 'config.json').read_text()) == before
 
 
 @pytest.mark.parametrize(
-  'command', ['evaluate', 'inspect', 'prepare', 'traces']
+  'command',
+  ['evaluate', 'inspect.__main__', 'prepare.__main__', 'traces.__main__'],
 )
 def test_wrong_usage_has_the_status_of_every_other_mistake(command, capsys):
   main = importlib.import_module(f'dlrm_jax.{command}').main

@@ -7,10 +7,6 @@ on `set` as it was after step 12 and after its last step, `auto` is a run on
 """
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 import tarfile
 
 import jax
@@ -18,7 +14,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from tests import commands
+from tests.commands import ROOT
+
 ARCHIVE = ROOT / 'tests' / 'old' / 'written_by_9396860.tar.gz'
 
 
@@ -29,17 +27,8 @@ def old(tmp_path):
   return tmp_path
 
 
-def run(folder, *arguments):
-  done = subprocess.run(
-    [sys.executable, *arguments],
-    cwd=folder,
-    env=os.environ
-    | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
-  return done
+def run(folder, *arguments, status=0):
+  return commands.run(arguments, status, folder)
 
 
 def state(workdir, step):
@@ -56,7 +45,7 @@ def same_metrics(got, want):
 
 def test_an_old_run_goes_on_and_ends_as_it_would_have(old):
   run(
-    old, str(ROOT / 'train.py'), '--config=config.py', '--config.data.dir=set',
+    old, ROOT / 'train.py', '--config=config.py', '--config.data.dir=set',
     '--config.train.keep=9', '--workdir=unfinished',
   )  # fmt: skip
   jax.tree.map(
@@ -99,16 +88,8 @@ def test_an_old_set_lends_its_vocabularies(old):
 
 def test_a_run_whose_data_is_elsewhere_says_how_to_evaluate_it(old):
   (old / 'set').rename(old / 'moved')
-  done = subprocess.run(
-    [sys.executable, '-m', 'dlrm_jax.evaluate', '--workdir=finished'],
-    cwd=old,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 1
+  lost = '-m', 'dlrm_jax.evaluate', '--workdir=finished'
+  done = run(old, *lost, status=1)
   assert 'set: the set that the run was trained on is not there' in done.stderr
   assert '--data=DIR' in done.stderr
-  run(
-    old, '-m', 'dlrm_jax.evaluate', '--workdir=finished', '--data=moved'
-  )  # fmt: skip
+  run(old, *lost, '--data=moved')

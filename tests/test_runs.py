@@ -1,7 +1,7 @@
 """Whole runs through the command line: train, be killed, resume, evaluate."""
 
+import functools
 import json
-import os
 import pathlib
 import random
 import re
@@ -16,32 +16,22 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dlrm_jax.run.history import read_history
+from tests.commands import (
+  ROOT,
+  Command,
+  checkpoints,
+  run,
+  signal_itself,
+  wait_until,
+)
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-ENVIRONMENT = os.environ | {
-  'JAX_PLATFORMS': 'cpu',
-  'XLA_FLAGS': '',
-  'PYTHONPATH': str(ROOT),
-}
+LAST = 55  # step of the last checkpoint before the end
 
 
 def command(workdir, *flags):
   return [
-    sys.executable, str(ROOT / 'train.py'), '--config=tests/small.py',
-    f'--workdir={workdir}', *flags,
+    'train.py', '--config=tests/small.py', f'--workdir={workdir}', *flags
   ]  # fmt: skip
-
-
-def run(arguments, status=0):
-  done = subprocess.run(
-    arguments,
-    cwd=ROOT,
-    env=ENVIRONMENT,
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == status, done.stderr
-  return done
 
 
 def final_state(workdir, step=60):
@@ -71,7 +61,7 @@ def test_the_plan_is_printed_before_the_first_step(finished):
   ):
     assert line in out
   assert re.search(r'C1 +50 x 4', out)
-  assert out.index('steps ') < out.index('AUC' if 'AUC' in out else 'auc')
+  assert out.index('workdir   ') < out.lower().index('auc')
 
 
 def test_progress_shows_step_loss_rate_and_validation(finished):
@@ -98,18 +88,19 @@ def test_report_and_event_files_are_there(finished):
   assert list((finished[0] / 'tensorboard').glob('events*'))
 
 
-def test_killed_at_any_moment_it_resumes_bit_equal(finished, tmp_path):
-  draw = random.Random(0)
+@pytest.mark.parametrize('kills', [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_resumes_bit_equal(finished, tmp_path, kills):
+  draw = random.Random(kills)
   workdir = tmp_path / 'killed'
-  for _ in range(5):
-    with (tmp_path / 'log').open('a') as log:
-      process = subprocess.Popen(
-        command(workdir), cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log
-      )
-      wait_for_progress(workdir, process)
-      time.sleep(draw.random() * 0.5)
-      process.send_signal(signal.SIGKILL)
-      process.wait()
+  # On a machine however fast it is still there to be killed.
+  waits = functools.partial(signal_itself, signal.SIGSTOP, LAST)
+  for _ in range(kills):
+    known = checkpoints(workdir)
+    with Command(command(workdir), before=waits) as process:
+      if LAST - 5 not in known:
+        wait_until(lambda: checkpoints(workdir) - known, process)
+      time.sleep(draw.random() * 0.3)
+      process.kill()
   run(command(workdir))
   assert_bit_equal(final_state(workdir), final_state(finished[0]))
   assert evaluations(workdir) == evaluations(finished[0])
@@ -119,26 +110,17 @@ def evaluations(workdir):
   return [row for row in read_history(workdir) if 'validation/auc' in row]
 
 
-def wait_for_progress(workdir, process):
-  """Returns when a new checkpoint has come, or the process has ended."""
-  folder = workdir / 'checkpoints'
-  before = set(os.listdir(folder)) if folder.exists() else set()
-  while process.poll() is None:
-    now = set(os.listdir(folder)) if folder.exists() else set()
-    if any(name.isdigit() for name in now - before):
-      return
-    time.sleep(0.005)
-
-
-def start(workdir, *flags):
-  return subprocess.Popen(
-    command(workdir, *flags),
-    cwd=ROOT,
-    env=ENVIRONMENT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+def test_killed_before_a_checkpoint_and_after_it_it_resumes_bit_equal(
+  finished, tmp_path
+):
+  workdir = tmp_path / 'killed'
+  for step in (5, 20, 40):
+    dies = functools.partial(signal_itself, signal.SIGKILL, step)
+    with Command(command(workdir), before=dies) as process:
+      assert process.end().status == -signal.SIGKILL
+    assert max(checkpoints(workdir), default=0) < step
+  run(command(workdir))
+  assert_bit_equal(final_state(workdir), final_state(finished[0]))
 
 
 @pytest.mark.parametrize(
@@ -146,19 +128,19 @@ def start(workdir, *flags):
 )
 def test_a_signal_saves_and_ends_with_its_status(tmp_path, number, status):
   workdir = tmp_path / 'run'
-  process = start(workdir, '--config.train.steps=10000000')
-  wait_for_progress(workdir, process)
-  process.send_signal(number)
-  out, err = process.communicate()
-  assert process.returncode == status
+  with Command(command(workdir, '--config.train.steps=10000000')) as process:
+    wait_until(lambda: checkpoints(workdir), process)
+    process.send(number)
+    done = process.end()
+  assert done.status == status
   last = re.fullmatch(
     rf'{number.name}: saved step ([\d,]+) of 10,000,000; the same command goes '
     r'on from there',
-    out.splitlines()[-1],
+    done.stdout.splitlines()[-1],
   )
   assert last
-  assert (workdir / 'checkpoints' / last[1].replace(',', '')).is_dir()
-  assert 'Traceback' not in err
+  assert int(last[1].replace(',', '')) in checkpoints(workdir)
+  assert 'Traceback' not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -171,14 +153,15 @@ def test_before_the_first_step_a_signal_ends_it_at_once(
 
   Many layers take long to compile, so the signal comes before the first step.
   """
-  process = start(tmp_path / 'run', f'--config.model.top={(8,) * 100}')
-  while 'workdir' not in process.stdout.readline():  # the plan's last line
-    assert process.poll() is None
-  process.send_signal(number)
-  _, err = process.communicate(timeout=60)
-  assert process.returncode == status
-  assert f'{number.name}: nothing that was trained is lost' in err
-  assert 'Traceback' not in err
+  many = f'--config.model.top={(8,) * 100}'
+  with Command(command(tmp_path / 'run', many)) as process:
+    plan_is_out = lambda: 'workdir   ' in process.stdout.read_text()
+    wait_until(plan_is_out, process)
+    process.send(number)
+    done = process.end()
+  assert done.status == status
+  assert f'{number.name}: nothing that was trained is lost' in done.stderr
+  assert 'Traceback' not in done.stderr
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal(
@@ -186,9 +169,15 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal(
 ):
   workdir = tmp_path / 'full'
   small = ['bash', '-c', 'ulimit -f 10; exec "$@"', 'bash']  # files of 10 kB
-  done = run([*small, *command(workdir)], status=1)
+  done = subprocess.run(
+    [*small, sys.executable, *command(workdir)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
   last = done.stderr.splitlines()[-1]
-  assert last.startswith(f'error: {workdir}/checkpoints/5: can not be written')
+  assert last.startswith(f'error: {workdir}/checkpoints/5: cannot be written')
   assert 'Traceback' not in done.stderr
   run(command(workdir))
   assert_bit_equal(final_state(workdir), final_state(finished[0]))
@@ -239,9 +228,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(tmp_path):
 
 
 def evaluate(*flags, status=0):
-  return run(
-    [sys.executable, '-m', 'dlrm_jax.evaluate', *map(str, flags)], status
-  )
+  return run(['-m', 'dlrm_jax.evaluate', *flags], status)
 
 
 def test_evaluate_gives_the_numbers_of_the_run(finished, tmp_path):

@@ -95,4 +95,4 @@ def references(data: Data, split: str) -> dict[str, dict[str, float]]:
   """Metrics of a split that are known without a model, to compare with."""
   if not isinstance(data, Synthetic):
     return {}
-  return {'Bayes': optimum(data.source(split)).metrics}
+  return {'Bayes': optimum(data.source(split))}

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dlrm_jax.build.tables import MOST_SHARDS, Tables, build_tables
+from dlrm_jax.build.tables import MOST_SHARDS, PlacedFeatures, build_tables
 from dlrm_jax.config.fields import by_value, choose_one, whole, widths
 from dlrm_jax.data.schema import Scale, Schema
 from dlrm_jax.embedding.collection import EmbeddingCollection
@@ -50,7 +50,7 @@ class PlannedNetwork(NamedTuple):
   """A network, and why its tables are placed as they are."""
 
   network: Network
-  tables: Tables
+  tables: PlacedFeatures
 
 
 def build_model(config: ConfigDict, outputs: int) -> DLRM:

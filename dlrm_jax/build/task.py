@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from dlrm_jax import losses
 from dlrm_jax.build.network import Training, plan_network
 from dlrm_jax.build.optimizer import build_optimizer
-from dlrm_jax.build.tables import MOST_SHARDS, Tables
+from dlrm_jax.build.tables import MOST_SHARDS, PlacedFeatures
 from dlrm_jax.config.fields import choose_one, count, size, whole
 from dlrm_jax.data.schema import Scale, Schema
 from dlrm_jax.embedding.features import Feature
@@ -35,7 +35,7 @@ class Planned(NamedTuple):
   """
 
   task: Task
-  tables: Tables
+  tables: PlacedFeatures
   batch: int
   memory: int
 

@@ -84,7 +84,7 @@ class Network:
       ids=jnp.full((1, self.ids), PAD, jnp.int32),
     )
     vectors = self.collection.empty_vectors()
-    return self._module.init(key, inputs, vectors, False)['params']
+    return self._module.init(key, inputs, vectors, False).get('params', {})
 
   def apply(
     self, params: Pytree, inputs: Inputs, vectors: Vectors, *, train: bool

@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from dlrm_jax.config.command_line import spread
-from dlrm_jax.errors import Parser, exit_cleanly
+from dlrm_jax.config.parser import Parser, split_values
+from dlrm_jax.errors import exit_cleanly
 from dlrm_jax.prepare.splits import DEFAULT, MOVIELENS_DEFAULT
 
 _FILES = ('--input', '--validation_input', '--test_input')
@@ -136,8 +136,6 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog='python -m dlrm_jax.prepare',
     description='Prepares a click log for training, once.',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
   helps = []
@@ -146,9 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     ('raw', _add_raw, 'CSV, Parquet, libsvm, ...: what config.data.raw says'),
     ('movielens', _add_movielens, 'MovieLens ratings, through TFDS'),
   ):
-    kind = kinds.add_parser(
-      name, help=about, description=f'{about}.', allow_abbrev=False
-    )
+    kind = kinds.add_parser(name, help=about, description=f'{about}.')
     add(kind)
     helps.append(kind.format_help())
   parser.epilog = '\n'.join(helps)
@@ -157,10 +153,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _summary(output: str, config: str, seconds: float) -> None:
   from dlrm_jax.data.prepared import open_prepared
+  from dlrm_jax.text import duration
 
   prepared = open_prepared(output)
   total = sum(prepared.splits.values())
-  print(f'{total:,} rows in {seconds:.1f} s ({total / seconds:,.0f} rows/s)')
+  rate = f'{total / seconds:,.0f} rows/s'
+  print(f'{total:,} rows in {duration(seconds)} ({rate})')
   for line in prepared.details.get('skipped', ()):
     print(line)
   for split, count in prepared.splits.items():
@@ -193,7 +191,7 @@ def _summary(output: str, config: str, seconds: float) -> None:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Prepares the set that the options ask for, and prints a summary."""
-  options = _parser().parse_args(spread(argv, _FILES))
+  options = _parser().parse_args(split_values(argv, _FILES))
   # Imported here, because --help needs neither.
   from dlrm_jax.prepare import flags
   from dlrm_jax.prepare.work import check_output

@@ -25,6 +25,7 @@ from dlrm_jax.prepare.splits import DEFAULT, MOVIELENS_DEFAULT, parse_splits
 from dlrm_jax.prepare.stages.multi_hot import MAX_HOTNESS, numbers_by_feature
 from dlrm_jax.prepare.stages.number import MAX_ROWS, Numbering
 from dlrm_jax.prepare.units import Stage
+from dlrm_jax.text import human
 from dlrm_jax.vocabulary.policy import STOP
 
 _NUMBERING = (
@@ -143,7 +144,9 @@ def _raw_log(flags: argparse.Namespace) -> Request:
   data = _load(flags.config).data
   raw = data.raw.to_dict()
   inputs = _inputs(flags, raw.get('format', ''))
-  raw = formats.completed(raw, [f for files in inputs.values() for f in files])
+  raw = formats.with_table_sizes(
+    raw, [f for files in inputs.values() for f in files]
+  )
   numbering = _numbering(flags.min_count)
   settings = Settings(
     splits=_splits(flags, inputs),
@@ -253,11 +256,11 @@ def run_request(flags: argparse.Namespace, request: Request) -> None:
   for part, files in preparation.inputs.items():
     sizes = [os.path.getsize(f) if os.path.isfile(f) else 0 for f in files]
     for file, size in zip(files[:_SHOWN], sizes, strict=False):
-      print(f'{part:<12}{file} ({size / 1e6:,.1f} MB)')
+      print(f'{part:<12}{file} ({human(size)})')
     if more := sizes[_SHOWN:]:
       print(
         f'{part:<12}and {len(more):,} more files, in this order to '
-        f'{files[-1]} ({sum(more) / 1e6:,.1f} MB)'
+        f'{files[-1]} ({human(sum(more))})'
       )
   print(f'{"rows":<12}about {preparation.rows:,}')
   settings = preparation.settings
@@ -270,8 +273,8 @@ def run_request(flags: argparse.Namespace, request: Request) -> None:
   else:
     print(f'{"order":<12}kept')
   print(f'{"bad rows":<12}{settings.on_bad_row}')
-  print(f'{"memory":<12}{memory / 1e9:.1f} GB: {by}')
-  print(f'{"disk":<12}about {preparation.disk / 1e9:,.2f} GB while it is made')
+  print(f'{"memory":<12}{human(memory)}: {by}')
+  print(f'{"disk":<12}about {human(preparation.disk)} while it is made')
   print(f'{"output":<12}{flags.output}', flush=True)
   pipeline.prepare_set(
     preparation, flags.output, memory, flags.overwrite, stage

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dlrm_jax import machine
 from dlrm_jax.errors import InputError
+from dlrm_jax.text import human
 
 _BASE = 300 << 20
 """Approximate bytes of memory of the main process."""
@@ -80,6 +81,6 @@ def check_disk(folder: Path, need: int) -> None:
   free = shutil.disk_usage(folder).free
   if free < need:
     raise InputError(
-      f'{folder}: about {need / 1e9:,.3g} GB are needed while the set is made, '
-      f'{free / 1e9:,.3g} GB are free; make room, or choose another --output'
+      f'{folder}: about {human(need)} are needed while the set is made, '
+      f'{human(free)} are free; make room, or choose another --output'
     )

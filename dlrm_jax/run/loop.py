@@ -165,7 +165,7 @@ def _fit(
       meter.add(step, metrics)
       bar.update(run.reading.batch_size)
       due, scores = run.due(step), {}
-      stopping = signals.of_any() > 0
+      stopping = signals.poll() > 0
       if due.log:
         meter.settle()
         line = meter.read()
@@ -177,7 +177,7 @@ def _fit(
       if due.evaluation and not stopping:
         # Before the checkpoint, which keeps the scores of its state.
         try:
-          scores = validate(state, step, signals.of_any)
+          scores = validate(state, step, signals.poll)
         except Stopped:
           stopping = True
         meter.restart()
@@ -197,7 +197,7 @@ def _fit(
           f'evaluations'
         )
         break
-    return state, step, signals.of_any_by_now()
+    return state, step, signals.wait()
 
 
 def choose_mesh(run: Run) -> Mesh:
@@ -239,7 +239,7 @@ def train(run: Run, signals: Signals) -> int:
     contextlib.closing(
       Checkpoints(run.workdir / 'checkpoints', layout, run.keep, run.objective)
     ) as checkpoints,
-    job.leaving_at_once(),
+    job.exiting_on_error(),
   ):
     if agreement.first():
       check_writable(run)

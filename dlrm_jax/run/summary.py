@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import jax
 
-from dlrm_jax.embedding.load import Use
+from dlrm_jax.embedding.load import Workload
 from dlrm_jax.embedding.planner import placement_name
 from dlrm_jax.run.description import Run
 from dlrm_jax.sharding import device_count
@@ -50,7 +50,7 @@ def _memory(run: Run) -> int:
   """Bytes of a device in a step."""
   collection, state = run.task.collection, row_state(run.task.table_tx)
   batch = run.reading.batch_size
-  use = Use(collection.hotness, batch, device_count(), state)
+  use = Workload(collection.hotness, batch, device_count(), state)
   return step_memory(run.task, collection.layout, use).total
 
 

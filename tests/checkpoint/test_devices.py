@@ -3,12 +3,7 @@
 import dataclasses
 import itertools
 import json
-import os
-import pathlib
 import shutil
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -24,6 +19,7 @@ from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.operations import Mult, PathBased
 from dlrm_jax.embedding.partitions import QuotientRemainder
+from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.metrics.binary import summarize
@@ -34,9 +30,9 @@ from dlrm_jax.run.evaluation import Evaluator
 from dlrm_jax.training.heads import Head
 from dlrm_jax.training.state import Task, abstract_state, new_state
 from dlrm_jax.training.step import compiled_step
+from tests import commands, job
 from tests.checkpoint.test_moving import PLACEMENTS, assert_moved
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZES = 40, 7, 25
 OPTIMIZERS = {
   'sgd': optax.identity,
@@ -46,13 +42,22 @@ OPTIMIZERS = {
 }
 
 
-def make_task(placements, shards, optimizer='rowwise_adagrad'):
+def make_task(
+  placements,
+  shards,
+  optimizer='rowwise_adagrad',
+  storages=(FLOAT32, FLOAT32, FLOAT32),
+):
   """Three tables, the last one read by bags of two."""
-  features = tuple(
-    Feature(name, Plain(Table(name, rows, 4, placement=placement)), hotness)
-    for name, rows, placement, hotness in zip(
-      'abc', SIZES, placements, (1, 1, 2), strict=True
+  tables = [
+    Table(name, rows, 4, placement=placement, storage=storage)
+    for name, rows, placement, storage in zip(
+      'abc', SIZES, placements, storages, strict=True
     )
+  ]
+  features = tuple(
+    Feature(table.name, Plain(table), hotness)
+    for table, hotness in zip(tables, (1, 1, 2), strict=True)
   )
   return Task(
     network=Network(
@@ -271,10 +276,10 @@ def test_tables_of_parts_move_and_are_scored_on_one_device(tmp_path):
 
 
 JOB = """
-import pathlib, sys, threading, time
+import os, pathlib, sys, threading, time
 import jax
-address, process, folder = sys.argv[1:]
-jax.distributed.initialize(address, 2, int(process))
+folder, address, processes, process = [x.split('=')[-1] for x in sys.argv[1:]]
+jax.distributed.initialize(address, int(processes), int(process))
 from tests.checkpoint.test_devices import *
 
 def resident():
@@ -330,26 +335,11 @@ def large_task(shards):
   )
 
 
+@pytest.mark.slow
 def test_processes_write_and_read_their_parts_only(tmp_path):
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    address = f'localhost:{free.getsockname()[1]}'
-  pipe = subprocess.PIPE
-  processes = [
-    subprocess.Popen(
-      [sys.executable, '-c', JOB, address, str(process), str(tmp_path)],
-      cwd=ROOT,
-      env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
-      stdout=pipe,
-      stderr=pipe,
-      text=True,
-    )
-    for process in range(2)
-  ]
-  said = [process.communicate(timeout=300) for process in processes]
-  for process, (words, errors) in zip(processes, said, strict=True):
-    assert process.returncode == 0, errors
-    part, grown = map(int, words.split()[-2:])
+  done = job.run(['-c', JOB, tmp_path], 2)
+  for process in done.values():
+    part, grown = map(int, process.stdout.split()[-2:])
     assert 2**27 < part < 1.01 * 2**27
     # Its part on the host and on the device, and what is on its way.
     assert part < grown < 3 * part
@@ -357,16 +347,7 @@ def test_processes_write_and_read_their_parts_only(tmp_path):
 
 def command(devices, *arguments):
   """Runs a command on so many devices; returns what it printed."""
-  flags = f'--xla_force_host_platform_device_count={devices}'
-  done = subprocess.run(
-    [sys.executable, *map(str, arguments)],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
-  return done.stdout
+  return commands.run(arguments, environment=commands.devices(devices)).stdout
 
 
 def results(workdir):

@@ -13,7 +13,7 @@ from dlrm_jax.cluster.signals import Signals
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 START = """
 import os, signal, time
-from dlrm_jax.training.signals import Signals
+from dlrm_jax.cluster.signals import Signals
 with Signals() as signals:
   {}
   print('ready', flush=True)

@@ -1,38 +1,28 @@
 """The plan command: no device, no data; what fits and what would."""
 
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-# A platform that does not exist: whoever asks for a device fails.
-ENVIRONMENT = os.environ | {'JAX_PLATFORMS': 'nowhere', 'XLA_FLAGS': ''}
+from tests import commands
 
 
-def run(*flags):
-  return subprocess.run(
-    [sys.executable, '-m', 'dlrm_jax.plan', *flags],
-    cwd=ROOT,
-    env=ENVIRONMENT,
-    capture_output=True,
-    text=True,
+def run(*flags, status=0):
+  # A platform that does not exist: a plan that asks for a device fails.
+  nowhere = {'JAX_PLATFORMS': 'nowhere'}
+  return commands.run(
+    ['-m', 'dlrm_jax.plan', *flags], status, environment=nowhere
   )
 
 
 def plan(*flags):
-  done = run(*flags)
-  assert done.returncode == 0, done.stderr
-  return done.stdout
+  return run(*flags).stdout
 
 
 def suggestions(text):
   """Flags and sizes that a plan says would fit."""
-  return re.findall(r'^(?:to fit|or) +(--.*): (.*) a device$', text, re.M)
+  return re.findall(r'^to fit +(--.*): (.*) a device$', text, re.M)
 
 
 @pytest.fixture(scope='module')
@@ -54,23 +44,24 @@ def test_what_can_not_fit_is_said_with_what_would(multihot):
   text, found = multihot
   assert 'IT DOES NOT FIT' in text
   assert not found['fits']
-  assert '--devices=16' in text
-  assert 'rowwise_adagrad' in text
-  assert '--config.tables.rows=' in text
+  assert 'to fit    --devices=16: ' in text
 
 
 def test_json_has_numbers_notes_and_suggestions(multihot):
-  text, found = multihot
-  assert len(found['suggestions']) == len(suggestions(text)) > 2
-  assert all(s['total'] <= found['budget'] for s in found['suggestions'])
-  assert found['suggestions'][0]['flags'] == {'devices': 16}
+  _, found = multihot
+  (hint,) = found['suggestions']
+  assert hint['flags'] == {'devices': 16}
+  assert hint['total'] <= found['budget']
   assert ['--memory=20GB' in note for note in found['notes']] == [True]
   assert found['compiled'] == []
   assert sum(t['rows'] for t in found['tables']) == 204_184_588
   assert sum(sum(t['hotness']) for t in found['tables']) == 214
   assert len(found['rows']) == len(found['reads']) == 8
   assert found['memory']['total'] > found['budget'] == 20e9
-  assert all(t['why'] for t in found['tables'])
+  assert all(
+    t['why'].startswith('one id' if t['hotness'] == [1] else 'bags')
+    for t in found['tables']
+  )
 
 
 FOLLOWED = {
@@ -90,6 +81,11 @@ FOLLOWED = {
     '--devices=4',
     '--memory=1GB',
   ),
+  'no more devices': (
+    '--config=configs/criteo_kaggle.py',
+    '--devices=128',
+    '--memory=25MB',
+  ),
   'a batch that few counts divide': (
     '--config=configs/criteo_kaggle.py',
     '--config.train.batch_size=120',
@@ -99,7 +95,14 @@ FOLLOWED = {
 }
 
 
-@pytest.mark.parametrize('name', FOLLOWED)
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('replicated', 'fewer devices than shards'),
+    pytest.param('hashed, little memory', marks=pytest.mark.slow),
+    pytest.param('a batch that few counts divide', marks=pytest.mark.slow),
+  ],
+)
 def test_suggestions_fit_when_they_are_followed(name):
   asked = FOLLOWED[name]
   found = suggestions(plan(*asked))
@@ -186,6 +189,5 @@ MISTAKES = [
 
 @pytest.mark.parametrize(('flags', 'message'), MISTAKES)
 def test_mistakes_end_in_one_line(flags, message):
-  done = run(*flags)
-  assert done.returncode == 1
+  done = run(*flags, status=1)
   assert done.stderr == f'error: {message}\n'

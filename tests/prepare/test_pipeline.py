@@ -418,7 +418,7 @@ def test_a_disk_without_room_is_told_before_anything_is_made(
   files = inputs(tmp_path)
   job = criteo.criteo_preparation({'all': files}, CriteoSettings())
   job = job._replace(rows=10**12)
-  with pytest.raises(InputError, match=r'GB are needed .* GB are free'):
+  with pytest.raises(InputError, match=r'B are needed .*B are free'):
     pipeline.prepare_set(
       job, str(tmp_path / 'set'), MEMORY, stage=units.in_process
     )

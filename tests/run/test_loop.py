@@ -122,7 +122,7 @@ def send(number):
 
   def act():
     os.kill(os.getpid(), number)
-    while ENTERED[-1].of_any_by_now() != number:
+    while ENTERED[-1].wait() != number:
       time.sleep(0.001)
 
   return act
@@ -136,9 +136,9 @@ def test_while_steps_are_made_a_signal_is_noted(number):
   with Signals() as signals:
     ENTERED.append(signals)
     signals.hold()
-    assert signals.of_any() == 0
+    assert signals.poll() == 0
     send(number)()
-    assert signals.of_any() == signals.of_any_by_now() == number
+    assert signals.poll() == signals.wait() == number
   assert signal.getsignal(number) == before
 
 

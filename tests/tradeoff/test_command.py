@@ -1,14 +1,12 @@
 """The command that compares encodings: whole studies, as they are typed."""
 
+import functools
 import json
 import math
 import os
-import pathlib
+import shutil
 import signal
 import statistics
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -16,30 +14,21 @@ from dlrm_jax.build.data import identity, open_data
 from dlrm_jax.build.run import build_run
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
-from dlrm_jax.tradeoff import __main__ as tradeoff
-from dlrm_jax.tradeoff import runs, study
+from dlrm_jax.tradeoff.runs import StudyRun
+from dlrm_jax.tradeoff.study import make_folder
 from tests import small
+from tests.commands import Command, checkpoints, run, signal_itself, wait_until
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
 STUDY = '--encodings=hashed', '--ratios=2', '--seeds=2'
 RUNS = ['hashed-2-0', 'hashed-2-1', 'plain-1-0', 'plain-1-1']
 
 
 def command(workdir, *arguments):
   return [
-    *(sys.executable, '-m', 'dlrm_jax.tradeoff', '--config=tests/small.py'),
+    *('-m', 'dlrm_jax.tradeoff', '--config=tests/small.py'),
     *(f'--workdir={workdir}', '--config.tables.threshold=0'),
     *('--config.train.steps=12', '--config.train.eval_every=4', *arguments),
   ]
-
-
-def run(arguments, status=0):
-  done = subprocess.run(
-    arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
-  )
-  assert done.returncode == status, done.stderr
-  return done
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +106,7 @@ def test_the_same_command_again_trains_nothing_and_draws(finished):
 
 def test_more_of_a_study_trains_only_what_is_new(finished, tmp_path):
   # In a copy, as other tests look at the runs of this one.
-  run(['cp', '-r', str(finished[0]), str(tmp_path / 'more')])
+  shutil.copytree(finished[0], tmp_path / 'more')
   more = '--encodings=hashed', '--ratios=2,3', '--seeds=1'
   out = run(command(tmp_path / 'more', *more)).stdout
   assert '; 2 done' in out
@@ -128,18 +117,11 @@ def test_more_of_a_study_trains_only_what_is_new(finished, tmp_path):
 
 def test_killed_it_goes_on_in_the_run_it_was_in(finished, tmp_path):
   workdir, one_seed = tmp_path / 'killed', (*STUDY, '--seeds=1')
-  process = subprocess.Popen(
-    command(workdir, *one_seed),
-    cwd=ROOT,
-    env=ENVIRONMENT,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  )
+  dies = functools.partial(signal_itself, signal.SIGKILL, 8)
+  with Command(command(workdir, *one_seed), before=dies) as process:
+    assert process.end().status == -signal.SIGKILL
   first = workdir / 'runs' / 'plain-1-0'
-  while not (first / 'checkpoints' / '4').exists() and process.poll() is None:
-    time.sleep(0.005)
-  process.send_signal(signal.SIGKILL)
-  process.wait()
+  assert max(checkpoints(first)) < 8
   run(command(workdir, *one_seed))
   assert 'resuming from the checkpoint' in (first / 'log.txt').read_text()
   for ours, whole in zip(
@@ -149,19 +131,13 @@ def test_killed_it_goes_on_in_the_run_it_was_in(finished, tmp_path):
 
 
 def test_interrupted_it_says_so_to_a_shell(tmp_path):
-  process = subprocess.Popen(
-    command(tmp_path, *STUDY, '--config.train.steps=1000000'),
-    cwd=ROOT,
-    env=ENVIRONMENT,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  first = tmp_path / 'runs' / 'plain-1-0'
-  while not list(first.glob('checkpoints/[1-9]*')) and process.poll() is None:
-    time.sleep(0.005)
-  process.send_signal(signal.SIGINT)
-  assert 'stopped; the same command' in process.communicate()[0]
-  assert process.returncode == 130
+  endless = command(tmp_path, *STUDY, '--config.train.steps=1000000')
+  with Command(endless) as process:
+    wait_until(lambda: checkpoints(tmp_path / 'runs' / 'plain-1-0'), process)
+    process.send(signal.SIGINT)
+    done = process.end()
+  assert 'stopped; the same command' in done.stdout
+  assert done.status == 130
 
 
 def test_runs_of_another_config_are_refused_by_field(finished):
@@ -205,12 +181,12 @@ def test_what_is_impossible_is_said_before_the_first_run(
   assert not (tmp_path / 'none').exists()
 
 
-def test_files_that_can_not_be_written_are_told_before_the_first_run(tmp_path):
+def test_files_that_cannot_be_written_are_told_before_the_first_run(tmp_path):
   (tmp_path / 'tradeoff.md').mkdir()
   with pytest.raises(InputError, match=r'tradeoff\.md is a folder') as error:
-    study.check_writable(tmp_path)
+    make_folder(tmp_path)
   assert '--workdir' in str(error.value)
-  study.check_writable(tmp_path / 'new' / 'folder')
+  make_folder(tmp_path / 'new' / 'folder')
   assert list((tmp_path / 'new' / 'folder').iterdir()) == []
 
 
@@ -227,17 +203,17 @@ DAMAGED = {
 def test_results_that_are_damaged_are_none(tmp_path, text):
   config = small.get_config()
   run = build_run(config, open_data(config), tmp_path)
-  job = runs.Job(('plain', 1), 0, run)
+  study_run = StudyRun(('plain', 1), 0, run)
   known = config.to_dict()
   claim = workdir.Claim(run.config, identity(run.data), run.steps, known)
   with workdir.claimed(tmp_path, claim):
     path = tmp_path / 'results.json'
   path.write_text('{"splits": {"test": {"auc": 0.75, "log_loss": null}}}')
-  found = tradeoff._result(job, 'test')
-  assert found['auc'] == 0.75
-  assert math.isnan(found['log_loss'])
+  scores = study_run.scores('test')
+  assert scores['auc'] == 0.75
+  assert math.isnan(scores['log_loss'])
   path.write_text(text)
-  assert tradeoff._result(job, 'test') is None
+  assert study_run.scores('test') is None
 
 
 def test_ratios_with_the_same_tables_are_trained_once(tmp_path):
