@@ -182,6 +182,6 @@ def test_the_config_of_an_older_run_says_the_kinds_of_its_values(old, refused):
 
 def test_parts_of_other_kinds_of_values_are_not_one_set():
   parts = [{'parts': [{'types': {'u': t}}]} for t in ('Int64', 'String')]
-  assert notes.value_kinds(parts[:1] * 2) == {'u': 'integer'}
+  assert notes.column_kinds(parts[:1] * 2) == {'u': 'integer'}
   with pytest.raises(InputError, match=r'u: .* integer in one .* string in'):
-    notes.value_kinds(parts)
+    notes.column_kinds(parts)
