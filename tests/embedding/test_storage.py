@@ -22,7 +22,7 @@ from dlrm_jax.optim.adagrad import scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.rows import RowGrads, mix32
 from tests.embedding.storages import Codes, Halves
-from tests.embedding.test_placements import PLACEMENTS, QUICKLY, send
+from tests.embedding.test_placements import PLACEMENTS, send
 
 SHARDS, BATCH, DIM, RATE, ROWS = 8, 32, 8, 0.25, 21
 STORAGES = FLOAT32, Halves(), Codes()
@@ -182,7 +182,7 @@ def compiled(collection, tx, batch):
   where = jax.tree.map(sharding.sharding_of, collection.specs)
   key = jax.random.key(0)
   init = jax.jit(collection.init, out_shardings=where).lower(key)
-  tables = init.compile(QUICKLY)(key)
+  tables = init.compile()(key)
   state = collection.init_state(tx, tables)
   state_where = jax.tree.map(
     sharding.sharding_of, collection.state_specs(tx, state)
@@ -199,7 +199,7 @@ def compiled(collection, tx, batch):
   batch = send((ids, by_stack(collection, grads)))
   run = jax.jit(step, out_shardings=(where, state_where, None))
   lowered = run.lower(tables, state, batch, jnp.int32(0))
-  return tables, state, lowered.compile(QUICKLY)
+  return tables, state, lowered.compile()
 
 
 def test_stacks_are_apart_by_storage_and_named_by_it():
