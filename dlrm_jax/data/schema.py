@@ -58,7 +58,7 @@ class Schema:
     So sets of one label have the digests that they had before labels had
     names.
     """
-    fields = dataclasses.asdict(self)
+    fields = {k: list(v) for k, v in dataclasses.asdict(self).items()}
     if self.labels == LABELS:
       del fields['labels']
     return fields
