@@ -173,7 +173,7 @@ def test_the_config_of_an_older_run_says_the_kinds_of_its_values(old, refused):
   described = json.loads((old / 'set' / 'metadata.json').read_text())
   assert 'values' not in described['details']
   defaults = default.get_config().to_dict()
-  run = restored.trained(*workdir.read(old / 'finished', defaults))
+  run = restored.trained(*workdir.read_settings(old / 'finished', defaults))
   assert restored.kinds_of_run(run)['site'] == 'string'
   assert restored.kinds_of_run(run)['item'] == 'integer'
 
