@@ -217,7 +217,7 @@ def _look_up(
   stage: Stage, work: Path, log: ParsedLog, slices: Sequence[Slice]
 ) -> dict[Slice, Path]:
   """Files of places found in all groups of tables but the last, by slice."""
-  found: dict[Slice, Path] = {}
+  places: dict[Slice, Path] = {}
   wanted = set(slices)  # The spool has no other slices any more.
   folder = None
   for number in range(len(log.groups) - 1):
@@ -231,7 +231,7 @@ def _look_up(
         slice=part,
         coders=log.coders,
         group=log.groups[number],
-        earlier=found.get(part),
+        earlier=places.get(part),
         output=folder / f'{index:06}.npz',
       )
       for index, part in enumerate(log.slices)
@@ -239,10 +239,10 @@ def _look_up(
     ]
     discard_broken(units)
     stage(f'look up, {number + 1} of {len(log.groups)}', look_up, units)
-    found = {unit.slice: unit.output for unit in units}
+    places = {unit.slice: unit.output for unit in units}
     if before is not None:
       shutil.rmtree(before)
-  return found
+  return places
 
 
 def _summary(encoded: Sequence[Encode]) -> tuple[dict[str, Written], Scale]:
