@@ -139,7 +139,7 @@ def assert_same(before, old, after, new):
 
 def saved(folder, task, state):
   checkpoints = Checkpoints(folder, task.collection.layout, keep=1)
-  checkpoints.save(1, state, None)
+  checkpoints.save(1, state, {})
   checkpoints.close()
 
 
