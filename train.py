@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 # Nothing is to be saved yet: Ctrl-C ends the process at once, in an import too.
 if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
@@ -10,4 +11,4 @@ if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
 from dlrm_jax import train
 
 if __name__ == '__main__':
-  train.run()
+  sys.exit(train.run())

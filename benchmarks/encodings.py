@@ -8,10 +8,11 @@ minutes of a shared machine; the ratio is the median over rounds.
 """
 
 import argparse
+import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -21,12 +22,12 @@ import numpy as np
 
 from benchmarks import machine
 from configs import synthetic
-from dlrm_jax.batch import Batch
-from dlrm_jax.build import run
-from dlrm_jax.embedding.encoder import Recommender
+from dlrm_jax.batch import Inputs
+from dlrm_jax.build.data import open_data
+from dlrm_jax.build.task import build_task
 from dlrm_jax.traces.power_law import power_law
 from dlrm_jax.training.sizes import saving
-from dlrm_jax.training.state import Task, first_params
+from dlrm_jax.training.state import Task
 
 ENCODINGS: dict[str, dict[str, Any]] = {
   'plain': {'encoding': 'plain'},
@@ -63,10 +64,12 @@ class Vectors(nn.Module):
   """The model that gives back what it sees."""
 
   @nn.compact
-  def __call__(self, dense: jax.Array, vectors: jax.Array) -> jax.Array:
+  def __call__(
+    self, dense: jax.Array, vectors: Mapping[str, jax.Array], train: bool
+  ) -> jax.Array:
     """f32[B, F, D]."""
-    del dense
-    return vectors
+    del dense, train
+    return vectors['vectors']
 
 
 def make_task(arguments: argparse.Namespace, fields: dict[str, Any]) -> Task:
@@ -80,8 +83,8 @@ def make_task(arguments: argparse.Namespace, fields: dict[str, Any]) -> Task:
   config.model.dim, config.tables.shards = arguments.dim, 1
   config.train.batch_size = arguments.batch_size
   config.tables.update(fields)
-  data = run.open_data(config)
-  return run.build_task(config, data.schema, data.scale)
+  data = open_data(config)
+  return build_task(config, data.schema, data.scale)
 
 
 def make_lookup(
@@ -89,10 +92,10 @@ def make_lookup(
 ) -> Callable[[], jax.Array]:
   """A compiled lookup, of the next of some batches each time."""
   collection = task.collection
-  encoder = Recommender(collection, Vectors())
+  network = dataclasses.replace(task.network, model=Vectors())
   params = {
     name: values
-    for name, values in first_params(task, jax.random.key(1)).items()
+    for name, values in network.init(jax.random.key(1)).items()
     if name != 'model'
   }
   tables = jax.jit(collection.init)(jax.random.key(0))
@@ -106,17 +109,10 @@ def make_lookup(
 
   @jax.jit
   def lookup(tables: Any, params: Any, ids: jax.Array) -> Any:
-    batch = batch_of(ids)
-    vectors = collection.lookup(tables, collection.rows(ids))
-    return encoder.apply({'params': params}, batch, vectors)
+    inputs = Inputs(jnp.zeros((len(ids), 0)), ids)
+    return network.outputs(params, tables, inputs)
 
   return lambda: lookup(tables, params, next(batches))
-
-
-def batch_of(ids: jax.Array) -> Batch:
-  """A batch of these ids and nothing else."""
-  nothing = jnp.zeros(len(ids))
-  return Batch(jnp.zeros((len(ids), 0)), ids, nothing, nothing)
 
 
 def seconds(lookup: Callable[[], jax.Array], repeats: int) -> float:

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from benchmarks import machine
 from configs import criteo_mlperf
-from dlrm_jax.build import run
+from dlrm_jax.build.data import open_schema
+from dlrm_jax.build.task import build_task
 from dlrm_jax.hlo import exchanged
 from dlrm_jax.plan.compiled import CompiledStep, compile_step
 from dlrm_jax.training.state import Task
@@ -100,7 +101,7 @@ def main() -> None:
     ('v3.0', 'multihot', 1),
   ):
     config = _config(variant, fewer)
-    task = run.build_task(config, *run.open_schema(config))
+    task = build_task(config, *open_schema(config))
     for devices in DEVICES:
       step = compile_step(task, BATCH, jax.devices()[:devices])
       rows.append(_row(name, task, step))

@@ -21,7 +21,8 @@ from benchmarks import machine
 from configs import criteo_kaggle
 from dlrm_jax import sharding
 from dlrm_jax.batch import Batch
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import open_data
+from dlrm_jax.build.run import build_run
 from dlrm_jax.data.loader import training_batches
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.meter import Meter
@@ -57,7 +58,7 @@ class _Trainer:
 def _run(data: str, size: int) -> Run:
   config = criteo_kaggle.get_config()
   config.data.dir, config.train.batch_size = data, size
-  return build.build_run(config, build.open_data(config), Path())
+  return build_run(config, open_data(config), Path())
 
 
 def _measure(data: str, size: int, steps: int, rounds: int) -> dict[str, str]:

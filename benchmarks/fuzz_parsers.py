@@ -24,8 +24,8 @@ with atheris.instrument_imports(include=['dlrm_jax.data']):
   from dlrm_jax.prepare.bad_rows import BadRows
   from dlrm_jax.prepare.criteo import text as criteo_parse
   from dlrm_jax.prepare.criteo.criteo_reader import CriteoReader
-  from dlrm_jax.prepare.criteo.text import parse, sift
-  from dlrm_jax.prepare.readers.archives import kind_of
+  from dlrm_jax.prepare.criteo.text import parse_lines, sift_lines
+  from dlrm_jax.prepare.readers.archives import file_format
   from dlrm_jax.prepare.readers.reader import NUMBER, Piece
 
 Row = tuple[int | None, ...]
@@ -101,7 +101,7 @@ def check(data: bytes) -> None:
   _check_parse(whole, found)
   for number, line in enumerate(whole.split(b'\n')[:-1]):
     _check_parse(line + b'\n', found[number : number + 1])
-  good, bad = sift(whole)
+  good, bad = sift_lines(whole)
   assert good.rows() == rows
   assert [n for n, _ in bad] == [n for n, x in enumerate(found) if x is None]
   # Files take longest.
@@ -110,7 +110,7 @@ def check(data: bytes) -> None:
 
 
 def _check_parse(lines: bytes, rows: list[Row | None]) -> None:
-  frame = parse(lines)
+  frame = parse_lines(lines)
   if frame is None:
     # Good lines never need the slow path.
     assert None in rows
@@ -122,7 +122,7 @@ def _check_files(text: bytes, rows: list[Row], bad: int, cut: int) -> None:
   with tempfile.TemporaryDirectory(dir=_memory()) as folder:
     file = Path(folder) / 'log'
     file.write_bytes(text)
-    if kind_of(str(file)) or text.startswith(codecs.BOM_UTF8):
+    if file_format(str(file)) or text.startswith(codecs.BOM_UTF8):
       with contextlib.suppress(InputError):
         read(file)  # Damaged, and no crash is all there is to say.
     else:

@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks import machine
 from dlrm_jax.batch import Batch
-from dlrm_jax.build import run
+from dlrm_jax.build.data import open_data
+from dlrm_jax.build.task import build_task
 from dlrm_jax.data.loader import Reading, training_batches
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.layout import Kind
@@ -29,7 +30,7 @@ def served(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Ids and distinct rows that each device reads for a batch, i64[n] each."""
   ids, distinct = np.zeros((2, devices), np.int64)
-  for name, bags in collection.rows(batch.ids).items():
+  for name, bags in collection.rows(batch.inputs.ids).items():
     stack = collection.layout.stacks[name]
     rows = np.asarray(bags.rows)
     for asker, part in enumerate(np.split(rows, devices)):
@@ -56,10 +57,10 @@ def main() -> None:
   name, *variant = arguments.config.split(':')
   config = importlib.import_module(f'configs.{name}').get_config(*variant)
   config.data.dir, config.tables.shards = arguments.data, arguments.devices
-  data, table = run.open_data(config), []
+  data, table = open_data(config), []
   for size in arguments.batch_sizes:
     config.train.batch_size = size
-    task = run.build_task(config, data.schema, data.scale)
+    task = build_task(config, data.schema, data.scale)
     collection = task.collection
     batches = training_batches(data.source('train'), Reading(size))
     ids, distinct = np.zeros((2, arguments.devices), np.int64)

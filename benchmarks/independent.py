@@ -24,13 +24,15 @@ from ml_collections import ConfigDict
 from benchmarks import machine
 from configs import criteo_kaggle
 from dlrm_jax import sharding
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import open_data, open_schema
+from dlrm_jax.build.run import build_run
+from dlrm_jax.build.task import build_task
 from dlrm_jax.data.loader import evaluation_batches, training_batches
 from dlrm_jax.hlo import collectives, exchanged
-from dlrm_jax.metrics import binary
 from dlrm_jax.plan.compiled import compile_step
 from dlrm_jax.run.description import Data, Run
 from dlrm_jax.run.evaluation import Evaluator
+from dlrm_jax.run.scores import scores_of
 from dlrm_jax.training.nodes import compiled_average, divergence, node_count
 from dlrm_jax.training.state import Task, TrainState, abstract_state, new_state
 from dlrm_jax.training.step import compiled_step
@@ -93,15 +95,15 @@ class _Trainer:
 
   def __init__(self, config: ConfigDict, data: Data) -> None:
     self._config, self._data = config, data
-    self._task = build.build_task(config, data.schema, data.scale)
+    self._task = build_task(config, data.schema, data.scale)
     self._update = compiled_step(self._task)
-    self._average = compiled_average(self._task)
+    self._average = compiled_average(self._task, keep=False)
     self._evaluate = Evaluator(self._task)
 
   def __call__(self, seed: int) -> Learned:
     """One epoch of the split train; what it learned for the split test."""
     self._config.seed = seed
-    run = build.build_run(self._config, self._data, Path())
+    run = build_run(self._config, self._data, Path())
     state = new_state(self._task, jax.random.key(seed))
     batches = training_batches(self._data.source('train'), run.reading)
     for step, batch in enumerate(itertools.islice(batches, run.steps), 1):
@@ -115,10 +117,10 @@ class _Trainer:
       self._data.source('test'), run.eval_batch_size, 0, 1
     )
     if not node_count(self._task):
-      score = binary.summarize(self._evaluate(state, batches))
+      score = scores_of(self._evaluate(state, batches))
       return Learned([score], score, score, {})
     tallies = self._evaluate.nodes(state, batches)
-    scores = {name: binary.summarize(t) for name, t in tallies.items()}
+    scores = {name: scores_of(t) for name, t in tallies.items()}
     return Learned(
       mean=scores.pop('mean of tables'),
       ensemble=scores.pop('ensemble'),
@@ -146,7 +148,7 @@ def sent(mode: Mode, batch: int, data: str = '') -> float:
   """
   config = _config(mode, 'SGD')
   config.data.dir, config.train.batch_size = data, batch
-  task = build.build_task(config, *build.open_schema(config))
+  task = build_task(config, *open_schema(config))
   step = compile_step(task, batch, jax.devices()[: mode.nodes])
   total = float(exchanged(step.collectives))
   return total + (
@@ -287,9 +289,7 @@ def main() -> None:
   config = criteo_kaggle.get_config()
   config.data.dir = arguments.data
   results = []
-  for result in _results(
-    build.open_data(config), arguments.data, arguments.seeds
-  ):
+  for result in _results(open_data(config), arguments.data, arguments.seeds):
     print(_row(result), flush=True)
     results.append(result)
   machine.show('independent', [_row(result) for result in results])

@@ -17,8 +17,8 @@ from pathlib import Path
 import jax
 
 from benchmarks import machine, our_run, peers
-from benchmarks.our_step import build_task
-from dlrm_jax.batch import Batch
+from benchmarks.our_step import task_of
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.training.state import abstract_state
 
 _BATCH, _STEPS = 2048, 60
@@ -53,16 +53,17 @@ def held(kind: str, batch: int) -> int:
   """Bytes of the state of the Kaggle shape, and of a batch.
 
   Args:
-    kind: as `our_step.build_task` takes it.
+    kind: as `our_step.task_of` takes it.
     batch: B.
   """
-  task = build_task(batch, kind)
-  features = sum(f.hotness for f in task.collection.features)
+  task = task_of(batch, kind)
   one = jax.eval_shape(
     lambda: Batch(
-      jax.numpy.zeros((batch, task.dense_features)),
-      jax.numpy.zeros((batch, features), jax.numpy.int32),
-      jax.numpy.zeros(batch),
+      Inputs(
+        jax.numpy.zeros((batch, task.network.dense_features)),
+        jax.numpy.zeros((batch, task.network.ids), jax.numpy.int32),
+      ),
+      jax.numpy.zeros((batch, 1)),
       jax.numpy.zeros(batch),
     )
   )

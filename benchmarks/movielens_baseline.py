@@ -40,7 +40,7 @@ def examples(prepared: Prepared, split: str) -> Examples:
   """Users and movies of a split, one-hot, without the unknown row 0."""
   source = prepared.source(split)
   blocks = [source[i] for i in range(len(source))]
-  labels = np.concatenate([block.labels for block in blocks])
+  labels = np.concatenate([block.labels[:, 0] for block in blocks])
   ids = np.concatenate([block.ids for block in blocks])
   parts, start = [], 0
   for column in prepared.schema.sparse:
@@ -54,6 +54,18 @@ def examples(prepared: Prepared, split: str) -> Examples:
       )
     start += column.hotness
   return Examples(scipy.sparse.csr_matrix(scipy.sparse.hstack(parts)), labels)
+
+
+def unseen(prepared: Prepared, split: str) -> dict[str, float]:
+  """Shares of the examples whose user or movie has the unknown row 0."""
+  source = prepared.source(split)
+  ids = np.concatenate([source[i].ids for i in range(len(source))])
+  # Each has one id, and they come before the bags.
+  names = [column.name for column in prepared.schema.sparse]
+  return {
+    name: round(float(np.mean(ids[:, names.index(name)] == 0)), 4)
+    for name in ('user', 'movie')
+  }
 
 
 def bias_baseline(prepared: Prepared) -> dict[str, float]:
@@ -86,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   prepared = open_prepared(parser.parse_args(argv).directory)
   about = {
     'benchmark': 'movielens_baseline',
-    'data': prepared.details['source']['tfds'],
-    'unseen': prepared.details['unseen']['test'],
+    'data': prepared.details['format']['source']['tfds'],
+    'unseen': unseen(prepared, 'test'),
     'scikit-learn': sklearn.__version__,
   }
   print(json.dumps(about | bias_baseline(prepared)))

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import kaggle
-from benchmarks.our_step import build_task
+from benchmarks.our_step import task_of
 from benchmarks.serving import serve
 from dlrm_jax import heap
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.training.gradients import gradients
-from dlrm_jax.training.state import first_params
 
 _TIMES = 3
 """A program runs so often in a measurement."""
@@ -35,14 +34,14 @@ def _copy(size: int) -> Callable[[], Any]:
 
 def _layers(batch: int, dtype: str) -> Callable[[], Any]:
   """The step's layers and interaction, forward and backward."""
-  task = build_task(batch, dtype)
+  task = task_of(batch, dtype)
   (b,) = kaggle.draw(batch, 1)
   dense, ids, labels = map(jnp.array, b)
-  made = Batch(dense, ids, labels, jnp.ones(batch))
+  made = Batch(Inputs(dense, ids), labels[:, None], jnp.ones(batch))
   vectors = jax.tree.map(
     lambda x: jnp.ones((batch, *x.shape[1:])), task.collection.empty_vectors()
   )
-  params = first_params(task, jax.random.key(0))
+  params = task.network.init(jax.random.key(0))
   return functools.partial(
     jax.jit(functools.partial(gradients, task)), params, made, vectors
   )

@@ -8,12 +8,11 @@ import numpy as np
 
 from benchmarks import kaggle
 from benchmarks.latency import quantiles
-from benchmarks.our_step import build_task
+from benchmarks.our_step import task_of
 from benchmarks.serving import serve
 from dlrm_jax import heap
-from dlrm_jax.batch import Batch
-from dlrm_jax.training.state import new_state
-from dlrm_jax.training.step import eval_step
+from dlrm_jax.batch import Inputs
+from dlrm_jax.training.state import TrainState, new_state
 
 
 def main() -> None:
@@ -23,18 +22,18 @@ def main() -> None:
   parser.add_argument('--batch', type=int, required=True)
   parser.add_argument('--calls', type=int, required=True)
   arguments = parser.parse_args()
-  task = build_task(arguments.batch)
+  task = task_of(arguments.batch)
   state = new_state(task, jax.random.key(0))
-  score = jax.jit(lambda *given: jax.nn.sigmoid(eval_step(task, *given)))
-  ones = np.ones(arguments.batch, np.float32)
-  inputs = [
-    (b.dense, b.ids, b.labels) for b in kaggle.draw(arguments.batch, 64)
-  ]
 
-  def call(
-    dense: np.ndarray, ids: np.ndarray, labels: np.ndarray
-  ) -> np.ndarray:
-    return np.asarray(score(state, Batch(dense, ids, labels, ones)))
+  @jax.jit
+  def score(state: TrainState, inputs: Inputs) -> jax.Array:
+    logits = task.network.outputs(state.params, state.tables, inputs)
+    return jax.nn.sigmoid(logits)
+
+  inputs = [(b.dense, b.ids) for b in kaggle.draw(arguments.batch, 64)]
+
+  def call(dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    return np.asarray(score(state, Inputs(dense, ids)))
 
   measure = functools.partial(quantiles, call, inputs, arguments.calls)
   measure()

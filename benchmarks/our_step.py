@@ -12,13 +12,14 @@ from benchmarks import kaggle
 from benchmarks.serving import serve
 from configs import criteo_kaggle
 from dlrm_jax import heap
-from dlrm_jax.batch import Batch
-from dlrm_jax.build import run
+from dlrm_jax.batch import Batch, Inputs
+from dlrm_jax.build.data import open_schema
+from dlrm_jax.build.task import build_task
 from dlrm_jax.training.state import Task, new_state
 from dlrm_jax.training.step import compiled_step
 
 
-def build_task(batch: int, kind: str = 'float32') -> Task:
+def task_of(batch: int, kind: str = 'float32') -> Task:
   """The Kaggle config with the tables that all contenders have.
 
   Args:
@@ -32,7 +33,7 @@ def build_task(batch: int, kind: str = 'float32') -> Task:
     config.table_optimizer.name = 'rowwise_adagrad'
   else:
     config.model.compute_dtype = kind
-  return run.build_task(config, *run.open_schema(config))
+  return build_task(config, *open_schema(config))
 
 
 def stepper(task: Task, batches: list[kaggle.Drawn]) -> Callable[[int], None]:
@@ -41,7 +42,11 @@ def stepper(task: Task, batches: list[kaggle.Drawn]) -> Callable[[int], None]:
   ones = jnp.ones(len(batches[0].labels))
   sent = itertools.cycle(
     [
-      Batch(jnp.array(b.dense), jnp.array(b.ids), jnp.array(b.labels), ones)
+      Batch(
+        Inputs(jnp.array(b.dense), jnp.array(b.ids)),
+        jnp.array(b.labels)[:, None],
+        ones,
+      )
       for b in batches
     ]
   )
@@ -65,7 +70,7 @@ def main() -> None:
   arguments = parser.parse_args()
   batches = kaggle.draw(arguments.batch, 8)
   steppers = {
-    kind: stepper(build_task(arguments.batch, kind), batches)
+    kind: stepper(task_of(arguments.batch, kind), batches)
     for kind in arguments.kinds.split(',')
   }
 

@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks import machine
 from dlrm_jax.data.records import Fields
 from dlrm_jax.prepare.stages import spread
-from dlrm_jax.prepare.stages.deal import Use
-from dlrm_jax.prepare.stages.mix import Gather, gather
+from dlrm_jax.prepare.stages.deal import Purpose
+from dlrm_jax.prepare.stages.encode import Gather, gather
 
 _PART_ROWS = 600
 """Of a part that is really made."""
@@ -42,9 +42,11 @@ def _before(parts: int, shards: int) -> dict[str, float]:
   }
 
 
-def _after(plan: spread.Plan, fields: Fields) -> dict[str, float]:
+def _after(plan: spread.Spread, fields: Fields) -> dict[str, float]:
   units = [
-    Gather(source, fields, (Use.SHARD, 0, 0, i), (0, 0, 0), 9, Path('/data/i'))
+    Gather(
+      source, fields, (Purpose.SHARD, 0, 0, i), (0, 0, 0), 9, Path('/data/i')
+    )
     for i, source in enumerate(plan.sources)
   ]
   piles = [chunk.source for chunk in plan.chunks]
@@ -62,7 +64,7 @@ def _after(plan: spread.Plan, fields: Fields) -> dict[str, float]:
   }
 
 
-def _really_read(plan: spread.Plan, parts: int) -> float:
+def _really_read(plan: spread.Spread, parts: int) -> float:
   """Makes parts of one word a row, chunks, and reads shards; reads."""
   found: collections.Counter[Path] = collections.Counter()
   read = spread.read_rows
@@ -76,7 +78,7 @@ def _really_read(plan: spread.Plan, parts: int) -> float:
   try:
     for part in range(parts):
       rows = np.full((_PART_ROWS, 1), part, np.int32)
-      seed = (Use.PART, 0, 0, part)
+      seed = (Purpose.PART, 0, 0, part)
       rows = spread.by_pile(rows, plan.bounds, part, seed)
       rows.tofile(spread.path_of(plan.folder, part))
     for chunk in plan.chunks:
@@ -96,7 +98,7 @@ def main() -> None:
     sizes = np.diff(np.arange(shards + 1) * total // shards)
     with tempfile.TemporaryDirectory() as folder:
       start = time.perf_counter()
-      plan = spread.plan(
+      plan = spread.plan_spread(
         Path(folder), 'train', [_PART_ROWS] * parts, sizes.tolist(), 1, (0, 0)
       )
       seconds = time.perf_counter() - start

@@ -18,7 +18,7 @@ from dlrm_jax.synthetic.log import Synthetic
 from dlrm_jax.traces.fit import fit, read_ids
 from dlrm_jax.traces.lru_stack import stack_distances
 from dlrm_jax.traces.trace import generate
-from dlrm_jax.traces.trace_files import save
+from dlrm_jax.traces.trace_files import write_traces
 
 _SIZES = (64, 1024, 16384)
 
@@ -71,7 +71,7 @@ def main() -> None:
     row['top 1000'] = f'{_top(ids):.3f} / {_top(made):.3f}'
     rows.append(row)
   machine.show('traces', rows)
-  save(traces, arguments.trace)
+  write_traces(traces, arguments.trace)
   rates = [{k: f'{total / s:,.0f} ids/s' for k, s in seconds.items()}]
   blocks = _block_rate(arguments.trace, 100)
   machine.show('rates', [{**rates[0], 'blocks': f'{blocks:,.0f} examples/s'}])

@@ -1,8 +1,10 @@
-"""Every field there is, with what it means; other configs change a few.
+"""All fields of a config, with their meaning and their default.
 
-Not a config to train with: `data.dir` is empty. Any field can be set on the
-command line: `--config.train.batch_size=2048`. A new field needs its kind in
-`dlrm_jax/kinds.py`: what its change means to a run that goes on.
+Other configs change a few of these fields. This one cannot be trained with,
+since `data.dir` is empty. Any field can be set on the command line:
+`--config.train.batch_size=2048`. A new field also needs an entry in
+`dlrm_jax/config/kinds.py`, which says what a change of it means to a run that
+is continued.
 """
 
 import dataclasses
@@ -12,20 +14,28 @@ from ml_collections import ConfigDict
 from dlrm_jax.synthetic.log import Synthetic
 
 
-def _optimizer(name: str, learning_rate: float) -> ConfigDict:
+def _optimizer_fields(name: str, learning_rate: float) -> ConfigDict:
   return ConfigDict(
     {
-      # sgd; adagrad (torch's: from 0, epsilon outside of the root);
-      # optax_adagrad (from 0.1, inside); adam (lazy for tables); and for
-      # tables only rowwise_adagrad.
+      # sgd; adagrad (of torch: sums start at 0, eps outside of the root);
+      # optax_adagrad (sums start at 0.1, eps inside of the root); adam (for
+      # tables: only rows in the batch are updated); rowwise_adagrad (tables
+      # only).
       'name': name,
       'learning_rate': learning_rate,
-      # The schedule of MLPerf's DLRM: linear warm-up, hold, and from update
-      # decay_start a polynomial decay to 0. 0 steps: none.
+      # Schedule: the rate rises linearly in the first warmup_steps updates
+      # (0: no warm-up), then stays, then falls as a polynomial from update
+      # decay_start on and is 0 decay_steps updates later (decay_steps 0: no
+      # decay).
       'warmup_steps': 0,
       'decay_start': 0,
       'decay_steps': 0,
       'decay_power': 2.0,
+      # adam: decay of the means of gradients and of their squares, and the
+      # number that is added to the root.
+      'b1': 0.9,
+      'b2': 0.999,
+      'eps': 1e-8,
     }
   )
 
@@ -33,88 +43,127 @@ def _optimizer(name: str, learning_rate: float) -> ConfigDict:
 def get_config() -> ConfigDict:
   """All fields with their defaults."""
   config = ConfigDict()
-  config.seed = 0  # of the first values and of the shuffle
+  config.seed = 0  # of the initial values and of the order of examples
 
   config.data = ConfigDict()
-  config.data.kind = 'prepared'  # or 'synthetic'
-  config.data.dir = ''  # prepared: what `dlrm_jax.prepare` wrote
-  # synthetic: fields of dlrm_jax.synthetic.log.Synthetic. exponent: of the
-  # power law of ids; or trace: a file of `python -m dlrm_jax.traces`.
+  config.data.kind = 'prepared'  # or synthetic
+  config.data.dir = ''  # prepared: folder that `dlrm_jax.prepare` wrote
+  # synthetic: sizes and seed, see dlrm_jax.synthetic.log.Synthetic. `exponent`
+  # is that of the power law of ids. `trace` is a file that `python -m
+  # dlrm_jax.traces` wrote: its ids are imitated; empty: none.
   config.data.synthetic = ConfigDict(dataclasses.asdict(Synthetic()))
-  # What the columns of a raw log are, for `dlrm_jax.prepare raw`: docs/raw.md.
+  # The columns of a raw log, for `dlrm_jax.prepare raw`; see docs/raw.md.
   config.data.raw = ConfigDict()
-  config.data.lanes = 8  # parts read independently; divide the batch sizes
-  config.data.window = 16  # blocks of 4,096 shuffled together, a lane
-  # Ids that their tables do not have: stop with an error, or unknown: they
-  # become row 0, the unknown one, and are counted.
+  # An epoch is cut into this many equal parts; a batch takes equally many
+  # examples from each. train.batch_size must be a multiple of it.
+  config.data.lanes = 8
+  config.data.window = 16  # blocks of 4,096 examples shuffled together, a lane
+  # What happens with ids that are not in their table: stop with an error, or
+  # unknown: they become row 0, the unknown id, and are counted.
   config.data.out_of_range = 'stop'
-  # Sizes of the full data set, for plans made without it: dense features, and
-  # of every sparse feature rows and hotness (empty: 1 id each).
+  # Sizes of the full data set, for plans without it: number of dense features;
+  # rows of each sparse feature, and ids an example of each (empty: 1 each).
   config.data.expected = ConfigDict({'dense': 0, 'rows': (), 'hotness': ()})
 
   config.model = ConfigDict()
   config.model.dim = 16  # D, the width of all vectors
-  config.model.bottom = (512, 256, 64)  # hidden layers; D follows
-  config.model.top = (512, 256)  # hidden layers; the logit follows
-  config.model.dense_scaling = 'none'  # or standard: mean 0, deviation 1
-  config.model.interaction = 'dot'  # dot, dot_itself or cat
+  # Widths of the hidden layers of the MLP of dense features; its output has
+  # width D.
+  config.model.bottom = (512, 256, 64)
+  # Widths of the hidden layers of the MLP after the interaction; its output is
+  # the logit.
+  config.model.top = (512, 256)
+  # Dense features as they are (none), or with mean 0, deviation 1 (standard).
+  config.model.dense_scaling = 'none'
+  # dot: inner products of all pairs of vectors; dot_itself: those of each
+  # vector with itself, too; cat: the vectors side by side.
+  config.model.interaction = 'dot'
   config.model.compute_dtype = 'float32'  # of matrix products; or bfloat16
 
   config.tables = ConfigDict()
-  # How ids become vectors; docs/encodings.md has pictures. plain (a row an
-  # id), hashed, quotient_remainder, chinese_remainder, partitions (yours),
-  # tensor_train, robe, mixed_dims, or auto: chosen by how often ids are seen.
+  # How an id becomes a vector: plain (each id has a row), hashed,
+  # quotient_remainder, chinese_remainder, partitions (your own), tensor_train,
+  # robe, mixed_dims, or auto (by the frequency of ids). docs/encodings.md
+  # explains each. The fields down to multi_hot have an effect only under the
+  # encodings named beside them.
   config.tables.encoding = 'plain'
-  # Vectors of parts become one: mult, add, concat, or path (MLPs).
+  # hashed, *_remainder, partitions: how the vectors of the parts become one:
+  # mult, add, concat, or path (parts choose small MLPs; not for hashed).
   config.tables.combine = 'mult'
-  config.tables.compression = 4.0  # times fewer parameters than plain
-  config.tables.rows = 0  # or as many parameters as so many plain rows
-  config.tables.threshold = 200  # tables of so many ids, or fewer, stay plain
-  config.tables.parts = 0  # partitions, hashes, cores; 0: the usual number
-  config.tables.buckets = ()  # of each partition; one may be 0: what it takes
-  config.tables.hidden = 16  # path: width of the MLPs
-  config.tables.rank = 8  # tensor_train: at most
-  config.tables.alpha = 0.0  # mixed_dims: power of the law; 0: solved
-  config.tables.partitions = ''  # MODULE:FUNCTION, FILE.csv or FILE.npy
-  # Bags of several ids, mult only: or pool_then_combine, as the reference.
+  # Size, all but plain and partitions: how many times fewer parameters than
+  # plain tables have.
+  config.tables.compression = 4.0
+  # Size, instead of compression: as many parameters as this number of rows of
+  # width D has. 0: compression decides.
+  config.tables.rows = 0
+  # Tables with at most this many ids stay plain under every encoding; 0: none.
+  config.tables.threshold = 200
+  # Number of hashes, remainders, partitions, tensor-train cores or pieces of a
+  # robe vector. 0: 1 hash, 2 remainders, 3 cores, 2 pieces.
+  config.tables.parts = 0
+  # *_remainder, instead of compression: number of rows of each part. One of
+  # them may be 0: as many rows as are needed to tell all ids apart. Empty:
+  # rows or compression decide.
+  config.tables.buckets = ()
+  config.tables.hidden = 16  # combine=path: width of the hidden layer of an MLP
+  config.tables.rank = 8  # tensor_train: the rank is at most this
+  # mixed_dims: a table of n ids has width D * (smallest n / n) ** alpha. 0: the
+  # least alpha whose tables are as small as compression or rows say.
+  config.tables.alpha = 0.0
+  config.tables.partitions = ''  # partitions: MODULE:FUNCTION, or .csv, .npy
+  # Bags of several ids, if rows are combined by mult: each id's vector is
+  # combined and then pooled (combine_then_pool), or the rows of each part are
+  # pooled and then combined (pool_then_combine, as facebookresearch/dlrm).
   config.tables.multi_hot = 'combine_then_pool'
-  config.tables.pooling = 'sum'  # of bags; or mean
-  config.tables.init_scale = 1.0  # of the first values, U(+-scale sqrt(1/R))
-  config.tables.shards = 8  # S, parts of the tables; devices divide it
-  # Where tables live: auto (chosen by cost), row_wise (rows dealt over all
-  # shards), table_wise (on one), table_row_wise (over `spread` of them),
-  # column_wise (`columns` blocks, each on one), grid (each over `spread`),
-  # replicated (a copy on every device), independent (a table of its own for
-  # every shard, which learns from its part of the batches only).
+  config.tables.pooling = 'sum'  # of the vectors of a bag; or mean
+  # Initial values of a table with R rows: uniform in +-init_scale / sqrt(R).
+  config.tables.init_scale = 1.0
+  # S, the number of parts that tables are cut into; the number of devices must
+  # divide it.
+  config.tables.shards = 8
+  # Where a table lives: auto (chosen by cost), row_wise (its rows dealt over
+  # all shards), table_wise (whole, on one shard), table_row_wise (its rows
+  # dealt over `spread` shards), column_wise (`columns` blocks of columns, each
+  # on one shard), grid (`columns` blocks, each dealt over `spread` shards),
+  # replicated (a copy on every device), or independent (a table for every
+  # shard, which learns from the shard's part of the batches only).
   config.tables.placement = 'auto'
-  config.tables.spread = 2
-  config.tables.columns = 2
-  config.tables.memory = '16GB'  # of a device, for auto
-  # independent: steps between averages of all shards' tables; 0: never.
+  config.tables.spread = 2  # table_row_wise, grid: number of shards
+  config.tables.columns = 2  # column_wise, grid: number of blocks
+  config.tables.memory = '16GB'  # memory of a device: the limit of auto
+  # independent: after each so many steps the tables of all shards are replaced
+  # by their mean. 0: never.
   config.tables.average_every = 0
-  # By feature: {'C3': {'encoding': ..., 'rows': ...}}: all fields from
-  # encoding to columns, and table: features that name one table share it.
+  # Fields of single features: {'C3': {'encoding': 'hashed', 'rows': 1000}}. A
+  # feature may have the fields from encoding to pooling, placement, spread,
+  # columns, and `table`: features that name the same table share it.
   config.tables.features = ConfigDict(allow_dotted_keys=True)
 
-  config.optimizer = _optimizer('sgd', 0.1)
-  config.table_optimizer = _optimizer('sgd', 0.1)
+  config.optimizer = _optimizer_fields('sgd', 0.1)  # of the layers
+  config.table_optimizer = _optimizer_fields('sgd', 0.1)  # of table rows
 
   config.train = ConfigDict()
-  config.train.loss = 'bce'  # or mse, of the probability
+  config.train.loss = 'bce'  # cross entropy; or mse, squared error of clicks
   config.train.batch_size = 128
   # Examples that a device computes at a time, a divisor of its part of a
-  # batch; 0: on a CPU pieces of about 1,024, elsewhere all at once. The result
-  # is the same to rounding, the memory of activations is not.
+  # batch. Results are equal to rounding; fewer examples need less memory. 0:
+  # about 1,024 on a CPU, the whole part on other devices.
   config.train.micro_batch = 0
   config.train.epochs = 1.0
-  config.train.steps = 0  # 0: as many as the epochs have
-  # Each epoch starts with new tables, and the layers it has (MEDA, arXiv
-  # 2305.19531): tables overfit from the second epoch on, layers do not.
+  config.train.steps = 0  # number of updates; 0: as many as the epochs have
+  # Whether each epoch starts with new tables and keeps the layers (MEDA, arXiv
+  # 2305.19531): from the second epoch on tables overfit, layers do not.
   config.train.fresh_tables = False
-  config.train.log_every = 100
+  config.train.log_every = 100  # steps, as all that end in _every
   config.train.eval_every = 10_240
   config.train.eval_batch_size = 16_384
   config.train.checkpoint_every = 10_240
-  config.train.keep = 2  # last checkpoints, beside the best by AUC
-  config.train.patience = 0  # evaluations without gain; 0: no early stop
+  # The validation metric that chooses the best checkpoint and stops early: auc,
+  # pr_auc, accuracy (higher is better), log_loss or ne (lower is better). Data
+  # with several labels: LABEL/METRIC.
+  config.train.objective = 'auc'
+  config.train.keep = 2  # number of last checkpoints kept, beside the best one
+  # Training stops after this many evaluations without a better objective; 0:
+  # it never stops early.
+  config.train.patience = 0
   return config

@@ -1,6 +1,5 @@
-"""How commands end: a user's mistake in one line, a signal with its status."""
+"""How commands end: mistakes of a user in one line, signals with a status."""
 
-import argparse
 import contextlib
 import functools
 import os
@@ -17,13 +16,17 @@ from absl import logging
 class InputError(ValueError):
   """A user's file, option or config is wrong.
 
-  The message is one line (or a short list) that names the file, line, table
-  or key, the value found, what was expected, and what to do about it.
+  The message is one line (or a short list). It names the file, line, table or
+  key, the value found, the value expected, and the remedy.
   """
 
 
 class Ended(KeyboardInterrupt):
-  """A signal ends the command; raised where it came, so that files close."""
+  """A signal ends the command; raised in the main thread, so that files close.
+
+  Attributes:
+    number: number of the signal.
+  """
 
   def __init__(self, number: int) -> None:
     super().__init__(signal.Signals(number).name)
@@ -34,15 +37,16 @@ UNDONE = (
   'ended before the work was done; the same command goes on where that can be, '
   'else it begins anew'
 )
+"""Last words of a command that a signal ended."""
 
 
 def number_of(error: KeyboardInterrupt) -> int:
-  """The signal that came; SIGINT, where Python raised by itself."""
+  """Number of the signal behind an error; SIGINT if Python itself raised it."""
   return error.number if isinstance(error, Ended) else signal.SIGINT
 
 
 def status_of(number: int) -> int:
-  """The exit status of a command that a signal ended, as shells have it.
+  """The exit status of a command that a signal ended, as in shells.
 
   >>> status_of(signal.SIGTERM), status_of(signal.SIGINT)
   (143, 130)
@@ -51,20 +55,20 @@ def status_of(number: int) -> int:
 
 
 def leave(number: int, message: str) -> NoReturn:
-  """Ends this process now, with a last line, because of a signal.
+  """Ends this process at once because of a signal, with a last line.
 
-  An orderly end would wait for threads, and those of XLA, where they still
-  compile, crash then.
+  An orderly exit would wait for threads; those of XLA crash if they are still
+  compiling.
   """
   line = f'{signal.Signals(number).name}: {message}\n'
   if os.isatty(2):
-    line = f'\n{line}'  # a bar of progress may stand in the line
+    line = f'\n{line}'  # a progress bar may stand on the line
   os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
   os._exit(status_of(number))
 
 
 def end_at_once() -> None:
-  """From now on SIGTERM and Ctrl-C end this process: nothing is to be saved."""
+  """Lets SIGTERM and Ctrl-C end this process at once, without saving."""
 
   def end(number: int, frame: FrameType | None) -> NoReturn:
     del frame
@@ -75,16 +79,17 @@ def end_at_once() -> None:
 
 
 def heard(*numbers: int) -> list[int]:
-  """Those of some signals that whoever started this process did not ignore.
+  """The signals, of those given, that are not ignored.
 
-  `nohup` ignores SIGHUP, and a script's `command &` SIGINT: they stay so.
+  `nohup` makes a process ignore SIGHUP, and a script's `command &` makes it
+  ignore SIGINT; both must stay ignored.
   """
   return [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
 
 
 @contextlib.contextmanager
 def _raising() -> Iterator[None]:
-  """Within it SIGTERM, SIGHUP and Ctrl-C raise `Ended`."""
+  """Context in which SIGTERM, SIGHUP and Ctrl-C raise `Ended`."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return
@@ -102,20 +107,13 @@ def _raising() -> Iterator[None]:
       signal.signal(number, handler)
 
 
-class Parser(argparse.ArgumentParser):
-  """Reads flags; a mistake in them is one line and status 1, as all others."""
-
-  def error(self, message: str) -> NoReturn:
-    """Raises what was wrong."""
-    raise InputError(f'{message} (see {self.prog} --help)')
-
-
 def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
-  """Wraps a command's `main`: an `InputError` is printed, status 1, no trace.
+  """Wraps a command's `main`, which then returns the exit status.
 
-  Every other exception is a defect of the program and keeps its traceback.
-  A signal ends the command with one line and 128 plus its number. What the
-  libraries log below errors is for their authors, and left out.
+  An `InputError` is printed in one line, and the status is 1. Every other
+  exception is a defect of the program and keeps its traceback. A signal ends
+  the command with one line and the status 128 plus its number. Libraries log
+  errors only.
 
   >>> @exit_cleanly
   ... def main():

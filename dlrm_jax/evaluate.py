@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlrm_jax import files, heap
 from dlrm_jax.cluster import job
-from dlrm_jax.config.command_line import spread
-from dlrm_jax.errors import InputError, Parser, exit_cleanly
+from dlrm_jax.config.parser import Parser, split_values
+from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
   from jax.sharding import Mesh
@@ -30,13 +30,9 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = Parser(
-    prog='python -m dlrm_jax.evaluate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = Parser(prog='python -m dlrm_jax.evaluate', description=__doc__)
+  parser.add_required('--workdir', 'DIR', 'folder of the training run')
   add = parser.add_argument
-  add('--workdir', required=True, help='folder of the training run')
   add(
     '--data',
     nargs='+',
@@ -46,7 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     'was trained on',
   )
   add('--split', help='of prepared data; default: test')
-  add('--checkpoint', default='best', help='best (by AUC), latest, or a step')
+  add(
+    '--checkpoint',
+    default='best',
+    help='best (by the objective), latest, or a step',
+  )
   add('--batch_size', type=int, help='default: the one of the config')
   add('--on_bad_row', choices=('stop', 'skip'), default='stop')
   add('--json', metavar='FILE', help='write the JSON there, too')
@@ -118,7 +118,9 @@ def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
   size = arguments.batch_size
   if size is None:
     size = trained.eval_batch_size
-  checkpoints = Checkpoints(folder / 'checkpoints', layout)
+  checkpoints = Checkpoints(
+    folder / 'checkpoints', layout, objective=trained.objective
+  )
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
   step = agreement.from_first(step)  # a run that goes on may make better ones
   examined = restored.examined(
@@ -173,9 +175,8 @@ def _print_json(result: Mapping[str, Any], file: str | None) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
   """Restores, evaluates, prints."""
   from dlrm_jax import sharding
-  from dlrm_jax.metrics import binary
   from dlrm_jax.run.evaluation import ENSEMBLE, Evaluator
-  from dlrm_jax.run.scores import score_table
+  from dlrm_jax.run.scores import by_head, score_table, scores_of
   from dlrm_jax.run.scoring import undefined_line
   from dlrm_jax.training.nodes import divergence, node_count, node_table
 
@@ -185,35 +186,38 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   with sharding.use(run.mesh):
     state, evaluate = run.state(), Evaluator(run.task)
     if node_count(run.task):
-      tallies = evaluate.nodes(state, batches)
+      of_nodes = evaluate.nodes(state, batches)
       apart = divergence(run.task, state)
-      nodes = {name: binary.summarize(t) for name, t in tallies.items()}
-      scores = nodes[ENSEMBLE]
-      table = node_table(nodes, apart)
+      nodes = {node: scores_of(t) for node, t in of_nodes.items()}
+      tallies = of_nodes[ENSEMBLE]
+      tables = [node_table(nodes, apart)]
       result |= {'nodes': nodes, 'divergence': apart}
     else:
-      scores = binary.summarize(evaluate(state, batches))
-      table = score_table(name, scores, {})
+      tallies = evaluate(state, batches)
+      heads = by_head(name, tallies).items()
+      tables = [score_table(head, scores, {}) for head, scores in heads]
   met = run.examined.report()
-  _check_scored(scores, name, met.skipped)
+  for head, scores in by_head(name, tallies).items():
+    _check_scored(scores, head, met.skipped)
+    if line := undefined_line(head, scores['examples'], scores['clicks']):
+      tables.append(line)
   print(*met.lines, f'{run.folder}, checkpoint of step {run.step:,}', sep='\n')
-  print(table)
-  if line := undefined_line(name, scores['examples'], scores['clicks']):
-    print(line)
+  print(*tables, sep='\n')
+  scores = scores_of(tallies)
   _print_json(result | met.said | {'metrics': scores}, arguments.json)
 
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes, if there are any, and evaluates."""
-  arguments = _parser().parse_args(spread(argv, ('--data',)))
+  arguments = _parser().parse_args(split_values(argv, ('--data',)))
   if arguments.json:
     files.check_writable(Path(arguments.json), f'--json={arguments.json}')
   heap.keep_freed_memory()
   if arguments.compare:
     _compare(arguments)
     return
-  with job.joined(vars(arguments)):
+  with job.joined(arguments):
     _evaluate(arguments)
 
 

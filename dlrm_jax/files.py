@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, even after a loss of power.
+"""Files that exist whole or not at all, even after a loss of power.
 
-A file is written under a temporary name, synced, renamed, and the folder is
-synced, in this order: so a file that has its name has its content.
+A file is written under a temporary name and synced; then it is renamed and its
+folder is synced. So a file that has its final name has its whole content.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ _UNFINISHED = re.compile(r'\.[0-9a-f]{12}$')
 
 
 def remove_unfinished(folder: Path) -> None:
-  """Removes what killed processes were writing, in a folder and all in it.
+  """Removes temporary files of killed processes from a folder and its folders.
 
-  Workers of a killed process may live a moment longer: what they still write
-  is lost with them.
+  Workers of a killed process may live a moment longer; what they still write
+  is lost.
   """
   for here, folders, names in os.walk(folder, topdown=False):
     for name in filter(_UNFINISHED.search, folders):
@@ -41,7 +41,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-  """Waits until a file, or the names in a folder, are on the disk."""
+  """Waits until a file, or the list of names in a folder, is on the disk."""
   number = os.open(path, os.O_RDONLY)
   try:
     os.fsync(number)
@@ -50,7 +50,7 @@ def sync(path: Path) -> None:
 
 
 def sync_all(folder: Path) -> None:
-  """Waits until a folder, with all that is in it, is on the disk."""
+  """Waits until a folder and everything in it is on the disk."""
   for here, _, names in os.walk(folder):
     for name in names:
       sync(Path(here) / name)
@@ -58,14 +58,15 @@ def sync_all(folder: Path) -> None:
 
 
 def publish(work: Path, path: Path, synced: bool = True) -> None:
-  """Gives a finished file or folder its name, which then survives a crash.
+  """Renames a finished file or folder, so that it survives a crash.
 
   Args:
-    work: what was written; of a folder, all files in it.
-    path: its name from now on. A file replaces another; a folder does not.
-    synced: False where a loss of power may cut the file, because who reads it
-      compares its size, and can make it again. Waiting for the disk costs
-      more than making many small files.
+    work: the finished file or folder under its temporary name.
+    path: the final name. A file replaces an older file of this name; a folder
+      replaces nothing.
+    synced: whether to wait for the disk, which takes longer than writing a
+      small file. False is for files whose readers compare their size, and can
+      write them again if a loss of power has cut them.
   """
   if not synced:
     work.replace(path)
@@ -92,18 +93,18 @@ def replacing(path: Path, synced: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-  """What the system refuses within it is told in one line.
+  """Turns errors of the system within the body into one-line messages.
 
   Raises:
-    InputError: the disk is full, a right was lost, or the like.
+    InputError: the disk is full, a permission is missing, or the like.
   """
   try:
     yield
   except OSError as error:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    mend = '; make room, and the same command goes on' if full else ''
+    advice = '; make room, and the same command goes on' if full else ''
     raise InputError(
-      f'{path}: can not be written: {error.strerror or error}{mend}'
+      f'{path}: cannot be written: {error.strerror or error}{advice}'
     ) from error
 
 
@@ -111,7 +112,7 @@ def write_bytes(path: Path, content: bytes) -> None:
   """Writes a file, whole or not at all.
 
   Raises:
-    InputError: it can't be written.
+    InputError: the file cannot be written.
   """
   with writing(path), replacing(path) as work:
     work.write_bytes(content)
@@ -123,14 +124,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path, option: str) -> None:
-  """Raises before the work where its result could not be written after it.
+  """Raises an error if a result could not be written to `path` later.
 
   Args:
-    path: of a file, to be made or replaced.
-    option: that says where, for the message.
+    path: file to be created or replaced.
+    option: the command-line option that names the file, for the message.
 
   Raises:
-    InputError: a folder has its name, or it can't be made in its folder.
+    InputError: `path` is a folder, or its folder is missing or not writable.
   """
   folder = path.absolute().parent
   if path.is_dir():
@@ -147,20 +148,20 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-  """JSON text, in which a number that is not finite is null.
+  """JSON text of a value; numbers that are not finite become null.
 
   >>> to_json({'auc': math.nan})
   '{"auc": null}'
   """
 
-  def known(x: Any) -> Any:
+  def finite(x: Any) -> Any:
     if isinstance(x, Mapping):
-      return {k: known(v) for k, v in x.items()}
+      return {k: finite(v) for k, v in x.items()}
     if isinstance(x, list | tuple):
-      return [known(v) for v in x]
+      return [finite(v) for v in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
-  return json.dumps(known(value), indent=indent)
+  return json.dumps(finite(value), indent=indent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -172,7 +173,7 @@ def read_json(path: Path) -> Any:
   """The value in a JSON file.
 
   Raises:
-    OSError: the file can't be read.
-    ValueError: it does not hold JSON.
+    OSError: the file cannot be read.
+    ValueError: the file does not hold JSON.
   """
   return json.loads(path.read_bytes())

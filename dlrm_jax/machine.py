@@ -1,7 +1,8 @@
-"""Memory and cores that this process may use, in a container or out of one.
+"""Memory and cores that this process may use, inside or outside a container.
 
-Linux containers (Docker, Kubernetes, Slurm) limit both by control groups. The
-limits of all groups around the process hold, of version 1 and version 2.
+Linux containers (Docker, Kubernetes, Slurm) limit both by control groups. A
+process is bound by the limits of every group around it, in versions 1 and 2
+of control groups alike.
 """
 
 import math
@@ -15,12 +16,13 @@ _MEMINFO = Path('/proc/meminfo')
 
 
 def _groups(controller: str, root: Path, listing: Path) -> Iterator[Path]:
-  """Folders of the groups around this process, the innermost first.
+  """Folders of the control groups around this process, innermost first.
 
   Args:
-    controller: of version 1; version 2 has all controllers in one folder.
-    root: where control groups are mounted.
-    listing: a line `number:controllers:path` for each hierarchy.
+    controller: name of the controller in version 1; version 2 has all
+      controllers in one folder.
+    root: mount point of control groups.
+    listing: file with a line `number:controllers:path` for each hierarchy.
   """
   try:
     lines = listing.read_text().splitlines()
@@ -34,7 +36,7 @@ def _groups(controller: str, root: Path, listing: Path) -> Iterator[Path]:
     if not top.is_dir():
       top = root / controller
     inner = top / path.lstrip('/')
-    # In a container the path may be the host's: then its root is the group.
+    # A container may see a path of the host; then its root is the group.
     for folder in (inner, *inner.parents) if inner.is_dir() else (top,):
       yield folder
       if folder == top:
@@ -42,7 +44,7 @@ def _groups(controller: str, root: Path, listing: Path) -> Iterator[Path]:
 
 
 def _number(path: Path, word: int = 0) -> float:
-  """A number in a file of a control group; infinity where there is none."""
+  """A number in a file of a control group; infinity if it has none."""
   try:
     return float(path.read_text().split()[word])
   except (OSError, ValueError, IndexError):
@@ -50,7 +52,7 @@ def _number(path: Path, word: int = 0) -> float:
 
 
 def _free_in_groups(root: Path, listing: Path) -> float:
-  """Bytes that the tightest control group leaves; infinity without a limit."""
+  """Bytes that the tightest control group leaves; infinity without limits."""
   free = math.inf
   for folder in _groups('memory', root, listing):
     for limit, used in (
@@ -58,27 +60,27 @@ def _free_in_groups(root: Path, listing: Path) -> float:
       ('memory.limit_in_bytes', 'memory.usage_in_bytes'),
     ):
       most = _number(folder / limit)
-      if most < 1 << 60:  # version 1 writes a huge number for "no limit"
+      if most < 1 << 60:  # Version 1 writes a huge number for "no limit".
         held = _number(folder / used)
         if not math.isfinite(held):
-          held = 0.0  # the kernel does not say
+          held = 0.0  # The kernel does not report it.
         kept = max(0.0, held - _reclaimable(folder / 'memory.stat'))
         free = min(free, max(0.0, most - kept))
   return free
 
 
 def _reclaimable(stat: Path) -> float:
-  """Bytes of a group that the kernel takes back when memory is asked for.
+  """Bytes of a group that the kernel frees when memory is needed.
 
-  Files that were read stay in memory, and in version 1 those of inner groups
-  are in the sums that begin with `total_`.
+  These are mostly cached files. In version 1, sums that include inner groups
+  have names that begin with `total_`.
   """
   try:
     lines = stat.read_text().splitlines()
   except OSError:
     return 0
   values = {
-    name.removeprefix('total_'): float(value)  # the sums come last
+    name.removeprefix('total_'): float(value)  # The sums come last.
     for name, value in (line.split() for line in lines)
   }
   names = 'inactive_file', 'active_file', 'slab_reclaimable'
@@ -98,29 +100,29 @@ def _free_on_host(meminfo: Path) -> float:
 def free_memory(
   root: Path = _CGROUPS, listing: Path = _OF_PROCESS, meminfo: Path = _MEMINFO
 ) -> int:
-  """Bytes of memory that this process can still get.
+  """Bytes of memory that this process can still allocate.
 
   Args:
-    root: where control groups are mounted.
-    listing: names the groups of this process.
+    root: mount point of control groups.
+    listing: file that names the groups of this process.
     meminfo: the kernel's table of the host's memory.
   """
   return int(min(_free_on_host(meminfo), _free_in_groups(root, listing)))
 
 
 def cores(root: Path = _CGROUPS, listing: Path = _OF_PROCESS) -> int:
-  """Processor cores that this process may use, at least 1.
+  """Number of processor cores that this process may use, at least 1.
 
-  A share of a core that is granted counts as a whole one.
+  A granted fraction of a core counts as a whole core.
   """
-  found: float = os.cpu_count() or 1
+  available: float = os.cpu_count() or 1
   if hasattr(os, 'sched_getaffinity'):
-    found = len(os.sched_getaffinity(0))
+    available = len(os.sched_getaffinity(0))
   for folder in _groups('cpu', root, listing):
     quota, period = _number(folder / 'cpu.max'), _number(folder / 'cpu.max', 1)
     if not math.isfinite(quota):
       quota = _number(folder / 'cpu.cfs_quota_us')
       period = _number(folder / 'cpu.cfs_period_us')
     if 0 < quota < math.inf and 0 < period < math.inf:
-      found = min(found, math.ceil(quota / period))
-  return max(1, int(found))
+      available = min(available, math.ceil(quota / period))
+  return max(1, int(available))

@@ -6,16 +6,16 @@ on one device there is no mesh, and the same code runs without collectives.
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dlrm_jax.batch import Batch
 from dlrm_jax.errors import InputError
 
 AXIS = 'devices'
+Arrays = TypeVar('Arrays')
 SPLIT = PartitionSpec(AXIS)
 """Cut on axis 0, a part for each device."""
 COPIED = PartitionSpec()
@@ -114,8 +114,12 @@ def sharding_of(spec: PartitionSpec) -> jax.sharding.Sharding:
   return NamedSharding(mesh, spec)
 
 
-def send(batch: Batch) -> Batch:
-  """A process's part of a global batch -> the global batch on the devices."""
+def send(batch: Arrays) -> Arrays:
+  """Turns this process's part of a global batch into arrays on all devices.
+
+  Args:
+    batch: a `Batch` or `Inputs` of NumPy arrays with examples on axis 0.
+  """
   where = sharding_of(SPLIT)
   if isinstance(where, NamedSharding):
     return jax.tree.map(

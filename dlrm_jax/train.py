@@ -13,27 +13,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
 from dlrm_jax import heap
 from dlrm_jax.cluster import job
 from dlrm_jax.config import command_line
+from dlrm_jax.config.parser import Parser
 from dlrm_jax.configs import default
 from dlrm_jax.errors import end_at_once, exit_cleanly, status_of
 
 
-def _define_flags() -> None:
-  config_flags.DEFINE_config_file(
-    'config', None, 'File of configs/: FILE.py, or FILE.py:VARIANT.'
+def _parser() -> Parser:
+  parser = Parser(prog='python train.py', description=__doc__)
+  command_line.add_config(parser)
+  parser.add_required(
+    '--workdir', 'DIR', 'folder for checkpoints, logs and the report'
   )
-  flags.DEFINE_string(
-    'workdir', None, 'Folder for checkpoints, logs and the report.'
+  parser.add_argument(
+    '--profile',
+    type=int,
+    metavar='STEPS',
+    help='trace this many steps and time their parts; no run is changed',
   )
-  flags.DEFINE_integer(
-    'profile', None, 'Trace so many steps, time their parts; changes no run.'
-  )
-  job.define_flags()
+  job.add_arguments(parser)
+  return parser
 
 
 def _defaults() -> dict[str, Any]:
@@ -43,29 +44,27 @@ def _defaults() -> dict[str, Any]:
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
   """Joins the other processes, builds the run; trains it or profiles it."""
+  flags = command_line.read_flags(_parser(), argv, _defaults())
   from dlrm_jax import sharding
-  from dlrm_jax.build import run as build
+  from dlrm_jax.build.data import identity, open_data
+  from dlrm_jax.build.run import build_run
   from dlrm_jax.cluster.signals import Signals
   from dlrm_jax.run import loop, profile, room, summary, workdir
 
-  del argv
   heap.keep_freed_memory()
-  given = flags.FLAGS.flag_values_dict()
-  config, folder = given['config'], Path(given['workdir'])
+  config, folder = flags.config, Path(flags.workdir)
   notes = command_line.notes_of_unused(
-    sys.argv, config, _defaults(), workdir.started(folder)
+    argv, config, _defaults(), workdir.started(folder)
   )
-  with job.joined(given), Signals() as signals:
-    data = build.open_data(config)
-    run = build.build_run(config, data, folder)
+  with job.joined(flags), Signals() as signals:
+    data = open_data(config)
+    run = build_run(config, data, folder)
     with sharding.use(loop.choose_mesh(run)):
       room.check_room(run)
-      if given['profile'] is not None:
-        profile.profile(run, given['profile'])
+      if flags.profile is not None:
+        profile.profile(run, flags.profile)
         return 0
-      claim = workdir.Claim(
-        run.config, build.identity(data), run.steps, _defaults()
-      )
+      claim = workdir.Claim(run.config, identity(data), run.steps, _defaults())
       with workdir.claimed(folder, claim):
         lines = [*summary.lines(run), *(f'note      {x}' for x in notes)]
         print(*lines, sep='\n', flush=True)
@@ -73,12 +72,11 @@ def main(argv: Sequence[str]) -> int:
   return status_of(stopped_by) if stopped_by else 0
 
 
-def run() -> None:
+def run() -> int:
   """The command."""
   end_at_once()
-  needed = {'config': 'FILE', 'workdir': 'DIR'}
-  command_line.run(main, _define_flags, needed, _defaults())
+  return main(sys.argv[1:])
 
 
 if __name__ == '__main__':
-  run()
+  sys.exit(run())

@@ -12,13 +12,14 @@ import pytest
 
 from dlrm_jax import evaluate
 from dlrm_jax.build import restored
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare import findings, pipeline
-from dlrm_jax.prepare.budget import default_memory
+from dlrm_jax.prepare import notes, pipeline
+from dlrm_jax.prepare.preparation import Settings, preparation_of
 from dlrm_jax.prepare.readers import formats
 from dlrm_jax.prepare.readers.formats import reader_of
+from dlrm_jax.prepare.resources import default_memory
 
 ARCHIVE = pathlib.Path(__file__).parent / 'old/written_by_9396860.tar.gz'
 
@@ -142,9 +143,9 @@ def prepared(log, output, site, splits='train=1/2,test=1/2'):
     'label': 'click',
     'sparse': {'site': {'ids': 'hashed', 'rows': 16, 'values': site}},
   }
-  options = pipeline.Options(splits)
-  job = pipeline.job_of(reader_of(raw), {'all': [log]}, options, raw)
-  pipeline.run(job, output, default_memory())
+  options = Settings(splits)
+  job = preparation_of(reader_of(raw), {'all': [log]}, options, raw)
+  pipeline.prepare_set(job, output, default_memory())
   return open_prepared(output)
 
 
@@ -154,7 +155,7 @@ def test_ids_hashed_of_other_kinds_of_values_do_not_fit(old):
     prepared('sevens.csv', name, kind)
     for name, kind in (('a', 'string'), ('b', 'integer'), ('c', 'string'))
   )
-  known = build.identity(text)
+  known = identity(text)
   restored.check_fits(again, known)
   with pytest.raises(
     InputError, match=r'site .* integer .* trained on .*string'
@@ -181,6 +182,6 @@ def test_the_config_of_an_older_run_says_the_kinds_of_its_values(old, refused):
 
 def test_parts_of_other_kinds_of_values_are_not_one_set():
   parts = [{'parts': [{'types': {'u': t}}]} for t in ('Int64', 'String')]
-  assert findings.kinds_of(parts[:1] * 2) == {'u': 'integer'}
+  assert notes.value_kinds(parts[:1] * 2) == {'u': 'integer'}
   with pytest.raises(InputError, match=r'u: .* integer in one .* string in'):
-    findings.kinds_of(parts)
+    notes.value_kinds(parts)

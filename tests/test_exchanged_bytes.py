@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.exchanged_bytes import least_bytes
 from configs import default
-from dlrm_jax.build import run
+from dlrm_jax.build.data import open_schema
+from dlrm_jax.build.task import build_task
 from dlrm_jax.hlo import exchanged
 from dlrm_jax.plan.compiled import compile_step
 
@@ -28,7 +29,7 @@ def compile_for(devices, times=1, kind='rows'):
   config.model.bottom = (16,)
   config.model.top = (16,)
   config.tables.placement = 'row_wise'
-  task = run.build_task(config, *run.open_schema(config))
+  task = build_task(config, *open_schema(config))
   return compile_step(task, BATCH, jax.devices()[:devices])
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from dlrm_jax.batch import PAD, Batch
+from dlrm_jax.batch import PAD, Batch, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.operations import Add, Mult
 from dlrm_jax.embedding.partitions import QuotientRemainder
 from dlrm_jax.embedding.table import Table
@@ -22,8 +23,9 @@ from dlrm_jax.losses import binary_cross_entropy, squared_error
 from dlrm_jax.models.dlrm import DLRM, Interaction
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
+from dlrm_jax.training.heads import Head
 from dlrm_jax.training.state import Task, TrainState, create_state
-from dlrm_jax.training.step import eval_step, train_step
+from dlrm_jax.training.step import train_step
 
 FOLDER = pathlib.Path(
   os.environ.get('DLRM_JAX_GOLDENS', pathlib.Path(__file__).parent / 'goldens')
@@ -71,7 +73,11 @@ def batch_of(golden, step, hotness):
   dense = golden[f'step{step}/dense']
   labels = golden[f'step{step}/labels'].reshape(-1)
   ids = [bags(golden, step, t, h) for t, h in enumerate(hotness)]
-  return Batch(dense, np.concatenate(ids, 1), labels, np.ones_like(labels))
+  return Batch(
+    Inputs(dense, np.concatenate(ids, 1)),
+    labels[:, None],
+    np.ones_like(labels),
+  )
 
 
 def params_of(golden, prefix, params):
@@ -101,14 +107,16 @@ def task_of(golden, meta, steps):
   )
   tx, table_tx = optimizers(meta)
   return Task(
-    collection=EmbeddingCollection(features),
-    model=DLRM(
-      bottom=tuple(meta['bottom'][1:]),
-      top=tuple(meta['top'][1:-1]),
-      interaction=Interaction(interaction),
+    network=Network(
+      collection=EmbeddingCollection(features),
+      model=DLRM(
+        bottom=tuple(meta['bottom'][1:]),
+        top=tuple(meta['top'][1:-1]),
+        interaction=Interaction(interaction),
+      ),
+      dense_features=meta['bottom'][0],
     ),
-    dense_features=meta['bottom'][0],
-    loss=LOSSES[meta['loss']],
+    heads=(Head(LOSSES[meta['loss']]),),
     tx=tx,
     table_tx=table_tx,
   ), hotness
@@ -154,7 +162,8 @@ def test_losses_and_weights_are_those_of_the_reference(name):
   step = jax.jit(functools.partial(train_step, task))
   for k, loss in enumerate(losses):
     batch = batch_of(golden, k, hotness)
-    probabilities = jax.nn.sigmoid(eval_step(task, state, batch))
+    outputs = task.network.outputs(state.params, state.tables, batch.inputs)
+    probabilities = jax.nn.sigmoid(outputs[:, 0])
     np.testing.assert_allclose(
       probabilities, golden['predictions'][k].reshape(-1), rtol=1e-5, atol=1e-6
     )

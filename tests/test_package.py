@@ -80,6 +80,7 @@ def test_an_installed_command_trains_with_a_config_of_the_package(
     tmp_path,
   )
   assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'run' / 'report.html').exists()
   assert (tmp_path / 'run' / 'results.json').exists()
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from configs import criteo_kaggle
 from dlrm_jax import sharding
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import open_data
+from dlrm_jax.build.run import build_run
 from dlrm_jax.data.loader import training_batches
 from dlrm_jax.prepare import __main__ as prepare
 from dlrm_jax.training.state import new_state
@@ -30,8 +31,8 @@ def run(real_data, tmp_path_factory):
   config = criteo_kaggle.get_config()
   config.data.dir = str(folder / 'set')
   config.model.bottom = config.model.top = (32,)
-  data = build.open_data(config)
-  return build.build_run(config, data, pathlib.Path('unused'))
+  data = open_data(config)
+  return build_run(config, data, pathlib.Path('unused'))
 
 
 def losses(run, devices):

@@ -1,12 +1,13 @@
-"""What a config leaves open, settled before a run: so that it remembers it.
+"""Replaces open choices of a config by definite ones, which a run stores.
 
-`encoding='auto'`: quality is lost where examples meet, so rows go to the ids
-that examples have: over all tables, every id that training saw more than t
-times has a row of its own, for the least t that the budget allows.
-Vocabularies are sorted by falling count, so these are the first rows of each;
-the other ids share them, told apart by a quotient.
+`encoding='auto'` becomes 'plain' or 'quotient_remainder'. Sharing a row costs
+quality in proportion to the examples that share it. So each id that training
+saw more than t times has a row of its own, with the least t, over all tables,
+that the budget allows. Vocabularies are sorted by falling count, so these are
+the first rows of each table; the other ids share them and are distinguished by
+a quotient.
 
-A user's partitions get the digest of what they are now.
+The name of a user's partitions gets the digest of their present buckets.
 """
 
 import functools
@@ -27,7 +28,7 @@ _PLAIN = {'encoding': 'plain'}
 
 
 def _seen(data: Data, features: list[str]) -> Seen:
-  """How often training saw each id of the table that features share."""
+  """How often training saw each id of a table that these features share."""
   return functools.reduce(operator.add, [_seen_by(data, f) for f in features])
 
 
@@ -51,7 +52,7 @@ def _seen_by(data: Data, feature: str) -> Seen:
 
 
 def _cost(wanted: Wanted, rows: int) -> int:
-  """Parameters of a table with so many rows, and of its quotients."""
+  """Parameters of a table with `rows` rows and of its table of quotients."""
   if rows >= wanted.ids:
     return wanted.dim * wanted.ids
   return wanted.dim * (rows + -(-wanted.ids // rows))
@@ -60,8 +61,13 @@ def _cost(wanted: Wanted, rows: int) -> int:
 def _by_frequency(
   wanted: list[Wanted], seen: list[Seen]
 ) -> list[dict[str, Any]]:
-  """Fields of each table, of which all have more ids than their threshold."""
-  # With fewer rows, quotients would take more than remainders.
+  """The definite fields of each table, in the order of `wanted`.
+
+  Args:
+    wanted: tables that have more ids than their threshold.
+    seen: how often training saw the ids of each table.
+  """
+  # With fewer rows than this, there would be more quotients than rows.
   fewest = [math.isqrt(w.ids - 1) + 1 for w in wanted]
 
   def kept(i: int, rows: int) -> int:
@@ -73,39 +79,39 @@ def _by_frequency(
   budget = sum(w.budget for w in wanted)
   if not any(w.options['rows'] for w in wanted):
     budget = max(budget, sum(cost(i, 1) for i in range(len(wanted))))
-  words: list[dict[str, Any]] = []
+  fields: list[dict[str, Any]] = []
   for i, rows in enumerate(frequent_rows(seen, budget, cost)):
     own, plain = kept(i, rows), wanted[i].ids * wanted[i].dim
     if _cost(wanted[i], own) >= plain:
-      words.append(_PLAIN)
+      fields.append(_PLAIN)
     else:
-      words.append(
+      fields.append(
         {
           'encoding': 'quotient_remainder',
           'combine': 'mult',
           'buckets': (own, 0),
         }
       )
-  return words
+  return fields
 
 
 def _auto(
   wanted: list[Wanted], data: Data, readers: Mapping[str, list[str]]
 ) -> dict[str, dict[str, Any]]:
-  """Fields of each table that has 'auto', by its name."""
+  """The definite fields of each table whose encoding is auto, by its name."""
   auto = [w for w in wanted if w.options['encoding'] == 'auto']
-  found = {w.name: _PLAIN for w in auto}
+  definite = {w.name: _PLAIN for w in auto}
   large = [w for w in auto if not w.small]
   if large:
     seen = [_seen(data, readers[w.name]) for w in large]
-    words = _by_frequency(large, seen)
-    found |= {w.name: word for w, word in zip(large, words, strict=True)}
-  return found
+    fields = _by_frequency(large, seen)
+    definite |= {w.name: own for w, own in zip(large, fields, strict=True)}
+  return definite
 
 
 def _partitions(wanted: list[Wanted]) -> dict[str, dict[str, Any]]:
-  """Fields of each table that has partitions of a user's, by its name."""
-  found = {}
+  """The field `partitions` with its digest, by name of the table."""
+  definite = {}
   for w in wanted:
     source = str(w.options['partitions'])
     if w.options['encoding'] == 'partitions' and not w.small:
@@ -115,16 +121,16 @@ def _partitions(wanted: list[Wanted]) -> dict[str, dict[str, Any]]:
         raise InputError(
           f'config.tables.partitions (feature {w.feature}): {error}'
         ) from None
-      found[w.name] = {'partitions': f'{source.partition("#")[0]}#{digest}'}
-  return found
+      definite[w.name] = {'partitions': f'{source.partition("#")[0]}#{digest}'}
+  return definite
 
 
 def settle(config: ConfigDict, data: Data) -> ConfigDict:
-  """The config with the fields of single features that follow from the data.
+  """A copy of the config without open choices.
 
   Args:
-    config: left as it is.
-    data: whose counts decide.
+    config: the config, which is not changed.
+    data: the data, whose counts of ids decide.
 
   Raises:
     InputError: the data has no counts, or the budget is too small.
@@ -134,11 +140,11 @@ def settle(config: ConfigDict, data: Data) -> ConfigDict:
   for feature, own in options.items():
     readers.setdefault(own['table'], []).append(feature)
   wanted = wanted_tables(config, data.schema)
-  words = _auto(wanted, data, readers) | _partitions(wanted)
-  given = config.tables.features.to_dict()
+  definite = _auto(wanted, data, readers) | _partitions(wanted)
+  features = config.tables.features.to_dict()
   settled = config.copy_and_resolve_references()
   with settled.unlocked():
-    for name, word in words.items():
+    for name, fields in definite.items():
       for feature in readers[name]:
-        settled.tables.features[feature] = given.get(feature, {}) | word
+        settled.tables.features[feature] = features.get(feature, {}) | fields
   return settled

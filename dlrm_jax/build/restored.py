@@ -8,15 +8,18 @@ import jax
 from ml_collections import ConfigDict
 
 from dlrm_jax.batch import Batch
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity, open_data
+from dlrm_jax.build.run import build_objective
+from dlrm_jax.build.task import build_task
 from dlrm_jax.cluster import agreement
 from dlrm_jax.data.folder import MARK
 from dlrm_jax.data.loader import Batches, evaluation_batches, stream_batches
 from dlrm_jax.data.prepared import Prepared, open_prepared
-from dlrm_jax.data.schema import Column, Scale, Schema
+from dlrm_jax.data.schema import Scale, Schema
 from dlrm_jax.data.unknown import UnknownIds, unknown_rows
 from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.run.description import Data
 from dlrm_jax.training.state import Task
@@ -24,11 +27,19 @@ from dlrm_jax.vocabulary.policy import STOP
 
 
 class Trained(NamedTuple):
-  """A run as its workdir remembers it: config, `identity` of its data, task."""
+  """A run, built again from its workdir.
+
+  Attributes:
+    config: its settings.
+    data: the `identity` of its data.
+    task: what was trained.
+    objective: the metric that chose the best checkpoint.
+  """
 
   config: ConfigDict
   data: Mapping[str, Any]
   task: Task
+  objective: Objective
 
   @property
   def eval_batch_size(self) -> int:
@@ -38,12 +49,15 @@ class Trained(NamedTuple):
 
 def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
   """A run, built again from what its workdir remembers (`workdir.read`)."""
-  schema = Schema(
-    tuple(data['dense']), tuple(Column(**column) for column in data['sparse'])
-  )
+  schema = Schema.from_json(data)
   scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
   fields = ConfigDict(config)
-  return Trained(fields, data, build.build_task(fields, schema, scale))
+  return Trained(
+    fields,
+    data,
+    build_task(fields, schema, scale),
+    build_objective(fields, schema),
+  )
 
 
 class Examined(NamedTuple):
@@ -101,7 +115,7 @@ def examined(
   path = paths[0] if paths else run.config.data.dir or 'synthetic'
   if not paths:
     _check_there(run)
-  data = open_prepared(path) if paths else build.open_data(run.config)
+  data = open_prepared(path) if paths else open_data(run.config)
   if not split and 'test' not in data.splits:
     raise InputError(
       f'{path} has no split test; name another with --split: it has '
@@ -137,9 +151,9 @@ def kinds_of_run(run: Trained) -> Mapping[str, str]:
   raw = ConfigDict(run.config.data.get('raw') or {}).to_dict()
   if 'values' in run.data or raw.get('format') not in ('csv', 'parquet'):
     return run.data.get('values', {})
-  from dlrm_jax.prepare.readers.formats import kinds_of
+  from dlrm_jax.prepare.readers.formats import value_kinds
 
-  return kinds_of(raw)
+  return value_kinds(raw)
 
 
 def _is_set(paths: Sequence[str]) -> bool:
@@ -195,22 +209,13 @@ def _raw(
       f'which has no raw files'
     )
   # Readers of raw files: training does without them.
-  from dlrm_jax.prepare.movielens import prepare
-  from dlrm_jax.prepare.rereading import read_raw
+  from dlrm_jax.prepare.known_ids import read_raw
 
   _check_there(run)
   prepared = open_prepared(run.config.data.dir)
   check_fits(prepared, run.data)
   bad = BadRows(on_bad_row)
-  if prepared.details['kind'] == 'movielens':
-    if len(paths) > 1 or not Path(path).is_file():
-      raise InputError(
-        f'--data={" ".join(paths)}: expected a prepared set, or one archive of '
-        'MovieLens'
-      )
-    blocks = prepare.read_raw(prepared, path)
-  else:
-    blocks = read_raw(prepared, paths, on_bad_row, bad, _out_of_range(run))
+  blocks = read_raw(prepared, paths, on_bad_row, bad, _out_of_range(run))
   batches = stream_batches(
     blocks,
     prepared.schema,
@@ -232,7 +237,7 @@ def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
     data: what is to be evaluated.
     trained_on: `identity` of the training's data.
   """
-  found = build.identity(data)
+  found = identity(data)
   for there, here in zip(trained_on['sparse'], found['sparse'], strict=False):
     if there != here:
       raise InputError(

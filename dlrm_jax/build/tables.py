@@ -17,11 +17,11 @@ from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 
 MOST_SHARDS = 1 << 16
-"""Plans look at every shard; no machine has so many devices."""
+"""Most shards allowed; the planner looks at every one."""
 
-_MOST_COLUMNS = 1024  # blocks of a table; plans look at every one
+_MOST_COLUMNS = 1024  # blocks of a table; the planner looks at every one
 
-# From spread and columns; None: the planner chooses.
+# Placement as a function of spread and columns; None: the planner chooses.
 _PLACEMENTS: dict[str, Callable[[int, int], Placement] | None] = {
   'auto': None,
   'row_wise': lambda spread, columns: Placement(),
@@ -34,13 +34,13 @@ _PLACEMENTS: dict[str, Callable[[int, int], Placement] | None] = {
 }
 
 
-class Tables(NamedTuple):
-  """The sparse features, and why their tables are placed as they are.
+class PlacedFeatures(NamedTuple):
+  """The sparse features and the placement of their tables.
 
   Attributes:
-    features: in the order of the schema.
-    shards: S.
-    chosen: placement of every table, by its name.
+    features: features in the order of the schema; their tables are placed.
+    shards: S, the number of shards.
+    chosen: placement of every table and its reason, by name of the table.
   """
 
   features: tuple[Feature, ...]
@@ -48,21 +48,23 @@ class Tables(NamedTuple):
   chosen: Mapping[str, Chosen]
 
 
-def _given(
+def _fixed_placement(
   column: str, options: Mapping[str, Any], widths: list[int], shards: int
 ) -> Placement | None:
-  """The placement that a feature names, or None for auto."""
+  """The placement that the fields of a feature name; None: auto."""
   name = options['placement']
-  make = choose_one(f'tables.placement (feature {column})', name, _PLACEMENTS)
-  if make is None:
+  placement_of = choose_one(
+    f'tables.placement (feature {column})', name, _PLACEMENTS
+  )
+  if placement_of is None:
     return None
   spread, columns = options['spread'], options['columns']
   if name in ('table_row_wise', 'grid'):
     whole(f'tables.spread (feature {column})', spread, 1)
     if spread > shards:
       raise InputError(
-        f'config.tables.spread (feature {column}) is {spread}; a table can '
-        f'not be dealt over more shards than there are '
+        f'config.tables.spread (feature {column}) is {spread}; a table '
+        f'cannot be dealt over more shards than there are '
         f'(config.tables.shards={shards})'
       )
   if name in ('column_wise', 'grid'):
@@ -71,51 +73,53 @@ def _given(
       if dim % columns:
         raise InputError(
           f'config.tables.columns (feature {column}) is {columns}; the width '
-          f'{dim} of its table can not be cut into so many equal blocks'
+          f'{dim} of its table cannot be cut into so many equal blocks'
         )
-  return make(spread, columns)
+  return placement_of(spread, columns)
 
 
-class _Reader(NamedTuple):
-  """A feature whose tables have no place yet.
+class _Unplaced(NamedTuple):
+  """A feature whose tables are not placed yet.
 
   Attributes:
-    feature: with its encoding.
-    given: the placement that it names, or None for auto.
+    feature: the feature with its encoding.
+    fixed: the placement that the config names; None: auto.
   """
 
   feature: Feature
-  given: Placement | None
+  fixed: Placement | None
 
 
-def _readers(config: ConfigDict, schema: Schema, shards: int) -> list[_Reader]:
+def _unplaced(
+  config: ConfigDict, schema: Schema, shards: int
+) -> list[_Unplaced]:
   options = options_of(config, schema)
   encodings = build_encodings(wanted_tables(config, schema))
-  found = []
+  features = []
   for column in schema.sparse:
-    given = options[column.name]
-    encoding = encodings[given['table']]
-    pooling = choose_one('tables.pooling', given['pooling'], by_value(Pooling))
+    own = options[column.name]
+    encoding = encodings[own['table']]
+    pooling = choose_one('tables.pooling', own['pooling'], by_value(Pooling))
     feature = Feature(column.name, encoding, column.hotness, pooling)
     widths = [table.dim for table in encoding.tables]
-    placement = _given(column.name, given, widths, shards)
-    found.append(_Reader(feature, placement))
-  return found
+    fixed = _fixed_placement(column.name, own, widths, shards)
+    features.append(_Unplaced(feature, fixed))
+  return features
 
 
-def _fixed(readers: list[_Reader]) -> dict[str, Placement]:
-  """Placements that are given, by table."""
-  found: dict[str, _Reader] = {}
-  for reader in readers:
-    for table in reader.feature.encoding.tables:
-      first = found.setdefault(table.name, reader)
-      if first.given != reader.given:
+def _fixed_placements(unplaced: list[_Unplaced]) -> dict[str, Placement]:
+  """The placements that the config names, by name of the table."""
+  first: dict[str, _Unplaced] = {}
+  for this in unplaced:
+    for table in this.feature.encoding.tables:
+      other = first.setdefault(table.name, this)
+      if other.fixed != this.fixed:
         raise InputError(
-          f'config.tables.features: {first.feature.name} and '
-          f'{reader.feature.name} share the table {table.name}, but place it '
+          f'config.tables.features: {other.feature.name} and '
+          f'{this.feature.name} share the table {table.name}, but place it '
           f'differently; give both the same placement'
         )
-  return {name: r.given for name, r in found.items() if r.given is not None}
+  return {name: u.fixed for name, u in first.items() if u.fixed is not None}
 
 
 def build_tables(
@@ -123,32 +127,32 @@ def build_tables(
   schema: Schema,
   state: RowState,
   layers: Callable[[tuple[Feature, ...]], int],
-) -> Tables:
+) -> PlacedFeatures:
   """The features of a schema, with their tables placed.
 
   Args:
-    config: all of it.
-    schema: the columns.
-    state: of the optimizer of the tables.
-    layers: bytes of a device that a step with these features needs beside
-      the tables, where every shard is a device.
+    config: the whole config.
+    schema: the columns of the data.
+    state: what the optimizer of the tables keeps for each row.
+    layers: function from features to the bytes that a step needs on a device
+      beside the tables, if every shard is a device.
   """
   shards = whole('tables.shards', config.tables.shards, 1, MOST_SHARDS)
-  readers = _readers(config, schema, shards)
-  features = tuple(r.feature for r in readers)
+  unplaced = _unplaced(config, schema, shards)
+  features = tuple(u.feature for u in unplaced)
   tables = {t.name: t for f in features for t in f.encoding.tables}
   memory = size('tables.memory', config.tables.memory)
   batch = count(config, 'train.batch_size', 1)
   budget = Budget(shards, batch, max(memory - layers(features), 0), state)
   hotness = bag_lengths(features)
-  chosen = choose(tables.values(), hotness, _fixed(readers), budget)
+  chosen = choose(tables.values(), hotness, _fixed_placements(unplaced), budget)
 
   def placed(table: Table) -> Table:
     placement = chosen[table.name].placement
     return dataclasses.replace(table, placement=placement)
 
   moved = {e: e.placed(placed) for e in {f.encoding for f in features}}
-  return Tables(
+  return PlacedFeatures(
     tuple(dataclasses.replace(f, encoding=moved[f.encoding]) for f in features),
     shards,
     chosen,

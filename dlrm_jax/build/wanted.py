@@ -1,7 +1,8 @@
-"""What is asked for of every table: the fields of a config, put together.
+"""The fields of a config that describe the encoding of each table.
 
-A feature has its own fields, or those of all; features that share a table
-must ask for the same.
+A field of `config.tables.features.NAME` replaces the common one of
+`config.tables` for that feature. Features that share a table must have equal
+fields.
 """
 
 import math
@@ -30,21 +31,31 @@ FIELDS = (
   'partitions',
   'multi_hot',
 )
-"""Fields of config.tables, and of each feature, that encodings are made of."""
+"""Fields of config.tables, and of single features, that encodings depend on."""
 
-_FIELDS = (*FIELDS, 'columns', 'placement', 'pooling', 'spread', 'table')
+_MOST_PARTS = 16
+
+# All fields that a single feature may have.
+_FEATURE_FIELDS = (
+  *FIELDS,
+  'columns',
+  'placement',
+  'pooling',
+  'spread',
+  'table',
+)
 
 
 class Wanted(NamedTuple):
-  """What is asked for of a table.
+  """The request of a config for the encoding of one table.
 
   Attributes:
-    name: of the table.
-    feature: one that reads it, for messages.
-    ids: n.
-    dim: D.
-    bound: of the plain table's first values.
-    options: the fields.
+    name: name of the table.
+    feature: name of a feature that reads the table, for messages.
+    ids: n, the number of ids.
+    dim: D, the width of vectors.
+    bound: largest magnitude of the initial values of a plain table.
+    options: the values of `FIELDS`.
   """
 
   name: str
@@ -55,28 +66,28 @@ class Wanted(NamedTuple):
   options: Mapping[str, Any]
 
   def whole(self, field: str, least: int) -> int:
-    """A field that is a whole number."""
+    """The whole number in a field, which must be at least `least`."""
     where = f'tables.{field} (feature {self.feature})'
     return whole(where, self.options[field], least)
 
   def choose(self, field: str, choices: Mapping[str, Any]) -> Any:
-    """What the word of a field stands for."""
+    """The choice that the word in a field names."""
     where = f'tables.{field} (feature {self.feature})'
     return choose_one(where, self.options[field], choices)
 
   @property
   def plain(self) -> Plain:
-    """A row an id."""
+    """The encoding with a row for each id."""
     return Plain(self.table('', self.ids, self.dim, self.bound))
 
   @property
   def small(self) -> bool:
-    """Whether it is left plain in any case."""
+    """Whether the table stays plain under every encoding."""
     return self.ids <= self.whole('threshold', 0)
 
   @property
   def budget(self) -> int:
-    """Parameters that are asked for."""
+    """The number of parameters that `rows` or `compression` allows."""
     rows = self.whole('rows', 0)
     if rows:
       return rows * self.dim
@@ -90,29 +101,43 @@ class Wanted(NamedTuple):
 
   @property
   def buckets(self) -> tuple[int, ...]:
-    """Sizes that are asked for, if any."""
+    """The value of `buckets`; empty where they follow from the budget."""
     asked = self.options['buckets']
     if not isinstance(asked, list | tuple) or not all(
       type(m) is int and 0 <= m < 2**31 for m in asked
     ):
       raise InputError(
         f'config.tables.buckets (feature {self.feature}) is {asked!r}; '
-        f'expected whole numbers, such as (1000, 0): 0 is as many as it takes'
+        f'expected whole numbers, such as (1000, 0): 0 is as many as are needed'
       )
     return tuple(asked)
 
   def at_least(self, least: int) -> int:
-    """The budget; or the least possible, where a ratio asks for too much."""
+    """The budget, raised to `least` where `compression` is impossibly high.
+
+    Raises:
+      InputError: `rows` allows fewer parameters than `least`.
+    """
     rows, budget = self.options['rows'], self.budget
     if rows and budget < least:
       raise InputError(
-        f'rows={rows}, a budget of {budget:,} parameters is too small: it '
-        f'takes rows={-(-least // self.dim)} or more'
+        f'rows={rows}, a budget of {budget:,} parameters is too small: '
+        f'expected rows={-(-least // self.dim)} or more'
       )
     return max(budget, least)
 
+  def parts(self, usual: int, least: int) -> int:
+    """The number of parts: the field `parts`, or `usual` where that is 0."""
+    parts = self.whole('parts', 0)
+    if parts and not least <= parts <= _MOST_PARTS:
+      raise InputError(
+        f'config.tables.parts (feature {self.feature}) is {parts}; expected '
+        f'{least} to {_MOST_PARTS}, or 0 for {usual}'
+      )
+    return parts or usual
+
   def table(self, part: str, rows: int, dim: int, bound: float) -> Table:
-    """A table for a part of the encoding."""
+    """A table of the encoding; `part` is its suffix, '' for an only table."""
     name = f'{self.name}.{part}' if part else self.name
     return Table(name, rows, dim, uniform_by_cells, bound=bound)
 
@@ -130,18 +155,18 @@ def _check_overrides(overrides: Mapping[str, Any], schema: Schema) -> None:
         f'config.tables.features.{name} is {given!r}; expected fields, such '
         f"as {{'encoding': 'hashed', 'rows': 1000}}"
       )
-    for field in given.keys() - set(_FIELDS):
+    for field in given.keys() - set(_FEATURE_FIELDS):
       raise InputError(
         f'config.tables.features.{name}.{field}: no such field; expected '
-        f'one of {", ".join(_FIELDS)}'
+        f'one of {", ".join(_FEATURE_FIELDS)}'
       )
 
 
 def options_of(config: ConfigDict, schema: Schema) -> dict[str, dict[str, Any]]:
-  """The fields of every feature, its own or those of all."""
+  """The fields of each feature, by its name: its own or the common ones."""
   fields, overrides = config.tables, config.tables.features.to_dict()
   _check_overrides(overrides, schema)
-  common = {name: fields[name] for name in _FIELDS if name != 'table'}
+  common = {name: fields[name] for name in _FEATURE_FIELDS if name != 'table'}
   return {
     c.name: common | {'table': c.name} | overrides.get(c.name, {})
     for c in schema.sparse
@@ -149,7 +174,7 @@ def options_of(config: ConfigDict, schema: Schema) -> dict[str, dict[str, Any]]:
 
 
 def wanted_tables(config: ConfigDict, schema: Schema) -> list[Wanted]:
-  """What is asked for of every table, whoever reads it."""
+  """The request for each table, in the order of the features."""
   options = options_of(config, schema)
   scale = at_least(config, 'tables.init_scale', 0)
   dim = whole('model.dim', config.model.dim, 1)

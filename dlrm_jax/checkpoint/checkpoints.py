@@ -1,4 +1,4 @@
-"""Checkpoints: the state as Orbax writes it, the last few and the best by AUC.
+"""Checkpoints: the state as Orbax writes it, the last few and the best.
 
 A checkpoint is a folder named by its step, and has that name only when it is
 complete, so a run killed while it saves resumes from the one before. It
@@ -38,8 +38,10 @@ from dlrm_jax.checkpoint.stored import (
 from dlrm_jax.cluster import agreement
 from dlrm_jax.embedding.layout import Layout, to_json
 from dlrm_jax.errors import InputError
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.training.state import TrainState
 
+_AUC = Objective('auc', higher=True)
 _LEAST = 2**20  # bytes of a piece; what Orbax takes for too small
 _UNFINISHED = '.orbax-checkpoint-tmp'  # Orbax has it in names of such folders
 _REMOVED = '.removed'  # ends the name of what is about to be deleted
@@ -55,6 +57,10 @@ def _in_pieces(x: jax.Array) -> ocp.SaveArgs:
   )
 
 
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+  return {k: v for k, v in metrics.items() if math.isfinite(v)}
+
+
 class _Repeated(logging.Filter):
   """Leaves out what Orbax logs of errors: `wait` raises them, too."""
 
@@ -66,7 +72,11 @@ class Checkpoints:
   """The checkpoints of one run, numbered by step."""
 
   def __init__(
-    self, folder: Path, layout: Layout, keep: int | None = None
+    self,
+    folder: Path,
+    layout: Layout,
+    keep: int | None = None,
+    objective: Objective = _AUC,
   ) -> None:
     """Opens a folder of checkpoints.
 
@@ -75,7 +85,9 @@ class Checkpoints:
       layout: of the tables that are saved and wanted.
       keep: the last `keep` are kept beside the best; None opens the folder
         for reading only: nothing in it is changed.
+      objective: the metric that decides which checkpoint is the best.
     """
+    self._objective = objective
     self._folder = folder
     self._layout = layout
     self._keep = keep
@@ -146,36 +158,36 @@ class Checkpoints:
 
   @property
   def best(self) -> int | None:
-    """The step of the best validation AUC; the last where none has one."""
+    """The step of the best objective; the last where none has one."""
     scored = [
-      (auc, step)
+      (gain, step)
       for step in self.steps
-      if (auc := self._auc(step)) is not None and math.isfinite(auc)
+      if (gain := self._gain(step)) is not None and math.isfinite(gain)
     ]
     return max(scored)[1] if scored else self.latest
 
-  def _auc(self, step: int) -> float | None:
-    """None where there is no AUC, infinite where nobody knows any more."""
+  def _gain(self, step: int) -> float | None:
+    """The objective, higher is better; None: undefined; inf: unreadable."""
     folder = self._folder / str(step)
     try:
-      auc = read_metrics(folder).get('auc')
+      value = self._objective.value(read_metrics(folder))
     except (Damaged, OSError) as error:
       if folder.exists():
         self._say(f'{folder}: not taken for the best, as {error}')
       return math.inf
-    known = isinstance(auc, int | float) and math.isfinite(auc)
-    return float(auc) if known else None
+    return None if value is None else self._objective.gain(value)
 
   def save(
-    self, step: int, state: TrainState, metrics: Mapping[str, float] | None
+    self, step: int, state: TrainState, metrics: Mapping[str, float]
   ) -> None:
     """Starts to save and returns: the state is copied, then written.
 
     Args:
       step: updates made.
       state: all of it; every process writes what it holds.
-      metrics: of an evaluation of this very state, if there was one; without
-        an AUC that is a finite number it can't be the best.
+      metrics: scores of an evaluation of this state, {} if there was none.
+        Those that are not finite are left out; without a finite objective
+        the checkpoint can't be the best.
     """
     assert self._writer is not None, 'opened for reading only'
     self.wait()
@@ -187,8 +199,8 @@ class Checkpoints:
       LAYOUT: ocp.args.JsonSave(layout),
       CHECKSUMS: ocp.args.JsonSave(noted),
     }
-    if metrics is not None:
-      items[METRICS] = ocp.args.JsonSave(with_checksum(metrics))
+    if known := _finite(metrics):
+      items[METRICS] = ocp.args.JsonSave(with_checksum(known))
     here = (self._folder / str(step)).absolute()
     self._saving = step
     with self._writing():
@@ -202,13 +214,13 @@ class Checkpoints:
       step: which.
       metrics: of an evaluation of this very state.
     """
-    here = self._folder / str(step)
-    if agreement.first() and not (here / METRICS).exists():
+    here, known = self._folder / str(step), _finite(metrics)
+    if agreement.first() and known and not (here / METRICS).exists():
       self._saving = step
       with self._writing(), tempfile.TemporaryDirectory(dir=here) as work:
         folder = Path(work) / METRICS
         folder.mkdir()
-        files.write_json(folder / METRICS, with_checksum(metrics))
+        files.write_json(folder / METRICS, with_checksum(known))
         files.publish(folder, here / METRICS)
       self._saving = None
     agreement.from_first(step)  # the others look when it is there
@@ -235,13 +247,13 @@ class Checkpoints:
       files.sync_all(folder)
 
   def _prune(self) -> None:
-    """Removes all but the last ones, the best, and those of unknown AUC."""
+    """Removes all but the last ones, the best, and those not readable."""
     if self._keep is None or not agreement.first():
       return
     steps = self.steps
     kept = {*steps[-self._keep :], self.best}
     for step in steps:
-      if step not in kept and self._auc(step) != math.inf:
+      if step not in kept and self._gain(step) != math.inf:
         removed = self._folder / f'{step}{_REMOVED}'
         (self._folder / str(step)).rename(removed)
         shutil.rmtree(removed, ignore_errors=True)

@@ -1,9 +1,10 @@
-"""What one process of a job knows, told to all.
+"""Shares values between the processes of a job, so that all decide alike.
 
-All processes must take the same decisions at the same step. Scores and losses
-are the same on each anyway; what only one sees (files, signals, its part of
-the examples) goes through here. Each function is a collective: all processes
-call it, or none. In a job of one process they do nothing.
+All processes must take the same decision at the same step. Scores and losses
+are equal on all processes; values that only one process has (files, signals,
+its part of the examples) are exchanged by these functions. Each function is a
+collective: all processes call it, or none. In a job of one process it returns
+its argument.
 """
 
 import functools
@@ -19,31 +20,31 @@ from dlrm_jax.sharding import SPLIT, sharding_of
 
 
 def first() -> bool:
-  """Whether this is the process that prints and writes the logs."""
+  """Whether this is process 0, which prints and writes the logs."""
   return jax.process_index() == 0
 
 
 def _of_first(array: np.ndarray) -> np.ndarray:
-  """An array as process 0 has it, bit for bit.
+  """The array of process 0, bit for bit.
 
   Args:
-    array: of the same shape and dtype on every process, of a multiple of four
-      bytes.
+    array: array with the same shape and dtype on every process; its bytes are
+      a multiple of four.
   """
   if jax.process_count() == 1:
     return array
   words = np.frombuffer(array.tobytes(), np.uint32)
-  told = np.asarray(multihost_utils.broadcast_one_to_all(words))
-  return np.frombuffer(told.tobytes(), array.dtype).reshape(array.shape)
+  received = np.asarray(multihost_utils.broadcast_one_to_all(words))
+  return np.frombuffer(received.tobytes(), array.dtype).reshape(array.shape)
 
 
 def from_first(number: int) -> int:
-  """A number as process 0 has it; all processes come here, or none."""
+  """The number of process 0; also a barrier for all processes."""
   return int(_of_first(np.array(number, np.int64)))
 
 
 def text_of_first(text: str) -> str:
-  """A text as process 0 has it."""
+  """The text of process 0."""
   data = text.encode()
   size = from_first(len(data))
   padded = np.zeros(-(-size // 4) * 4, np.uint8)
@@ -53,16 +54,19 @@ def text_of_first(text: str) -> str:
 
 
 def from_all(number: int) -> list[int]:
-  """The numbers i32 of all processes, in order."""
+  """The numbers of all processes, i32, in the order of processes."""
   if jax.process_count() == 1:
     return [number]
-  told = multihost_utils.process_allgather(np.int32(number))
-  return [int(x) for x in told]
+  numbers = multihost_utils.process_allgather(np.int32(number))
+  return [int(x) for x in numbers]
 
 
 @functools.cache
 def _reduction(how: str) -> tuple[Mesh, jax.stages.Wrapped]:
-  """A device of each process, and what reduces arrays [processes, ...]."""
+  """A mesh of one device of each process, and a jitted reduction over it.
+
+  The reduction takes arrays [processes, ...] and reduces axis 0.
+  """
   devices = {device.process_index: device for device in jax.devices()}
   line = [devices[process] for process in sorted(devices)]
   mesh = Mesh(np.array(line), ('processes',), axis_types=(AxisType.Auto,))
@@ -74,12 +78,14 @@ def _reduction(how: str) -> tuple[Mesh, jax.stages.Wrapped]:
 
 
 def reduced(arrays: Sequence[np.ndarray], how: str) -> list[np.ndarray]:
-  """Arrays of all processes, reduced element by element on their devices.
+  """Reduces the arrays of all processes element by element.
 
-  One collective, whose time and memory do not grow with the processes.
+  It is one collective, on the devices; its time and memory do not grow with
+  the number of processes.
 
   Args:
-    arrays: of the same shapes and dtypes, 64 bits included, on every process.
+    arrays: arrays with the same shapes and dtypes on every process; 64-bit
+      dtypes are allowed.
     how: 'sum', 'min' or 'max'.
   """
   if jax.process_count() == 1:
@@ -99,15 +105,15 @@ def total(number: int) -> int:
 
 
 def total_of(numbers: np.ndarray) -> np.ndarray:
-  """The sums of i64 arrays of all processes, of one shape."""
+  """The sum of the i64 arrays of all processes, which have one shape."""
   return reduced([numbers], 'sum')[0]
 
 
 class Largest:
-  """The largest number that any process named, one call later.
+  """The largest number of all processes, one call later.
 
-  A step needs no more of it than an addition on the devices: the answer is
-  looked at when the next question has been asked.
+  A call does not wait: it starts a reduction on the devices and returns the
+  result of the reduction that the call before started.
   """
 
   def __init__(self) -> None:
@@ -115,11 +121,11 @@ class Largest:
     self._largest = jax.jit(lambda numbers: numbers.max())
 
   def __call__(self, number: int) -> int:
-    """Names a number; all processes call this equally often.
+    """Gives this process's number; all processes call this equally often.
 
     Returns:
-      The largest of those named by the call before; 0 at first. In a job of
-      one process, `number`.
+      The largest number given at the previous call, 0 at the first call. In a
+      job of one process, `number`.
     """
     if jax.process_count() == 1:
       return number

@@ -1,14 +1,13 @@
-"""A job of several processes: how they find each other, and end together.
+"""A job of several processes: how they find each other and end together.
 
 Every process runs the same program on its own part of every batch; process 0
-also prints and writes the logs. `joined` around everything that a command
-does is all there is to set up. Without flags there is one process, and
-nothing happens here.
+also prints and writes the logs. A command runs all of its work within
+`joined`. Without flags there is one process, and `joined` does nothing.
 
-Who dies takes the others along. A collective that lost a peer fails (gloo) or
-hangs; who hangs is ended by the watch of `peers`. What that cannot see, a host
-without power, JAX's coordination service finds when a process has not been
-heard of for `_HEARTBEAT` seconds.
+If one process dies, the others exit. A collective whose peer died fails
+(gloo) or hangs; the watch of `cluster.watch` ends processes that hang. It does
+not see a host that loses its power: then JAX's coordination service ends the
+others after `_HEARTBEAT` seconds without a sign of life.
 """
 
 import argparse
@@ -21,33 +20,33 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn
 
 import jax
-from absl import flags
 
 from dlrm_jax.cluster import agreement, watch
 from dlrm_jax.errors import UNDONE, InputError, number_of, status_of
 
 _HEARTBEAT = 30  # seconds
 _LAST_WORDS = 2  # seconds
-# Whoever ends this process first, main thread or watch, has the only word.
+# The main thread and the watch may both want to end this process; only the
+# first one prints its message.
 _LEAVING = threading.Lock()
 _LOST = re.compile(
   '(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): (.*)'
 )
 
 
-class Options(NamedTuple):
-  """What a user says of the cluster: the flags, by name.
+class JobFlags(NamedTuple):
+  """The flags that describe a job.
 
   Attributes:
     distributed: whether JAX finds the other processes by itself.
     coordinator: HOST:PORT of process 0, on which it listens.
-    processes: how many there are.
-    process: the number of this one, from 0 on.
-    wait: seconds until all must have come.
+    processes: number of processes.
+    process: number of this process, from 0 on.
+    wait: seconds to wait until all processes are there.
   """
 
   distributed: bool = False
@@ -57,52 +56,54 @@ class Options(NamedTuple):
   wait: int = 300
 
 
-_HELP = {
-  'distributed': 'Join the other processes of a cluster that JAX knows: Slurm, '
-  'Open MPI, Kubernetes, Cloud TPU.',
-  'coordinator': 'HOST:PORT of process 0, where JAX does not know the cluster.',
-  'processes': 'With --coordinator: how many processes there are.',
-  'process': 'With --coordinator: the number of this process, from 0 on.',
-  'wait': 'Seconds to wait for all processes to come.',
-}
-
-
-def define_flags() -> None:
-  """Defines the fields of `Options` as absl's flags."""
-  for name, default in Options._field_defaults.items():
-    if name == 'distributed':
-      flags.DEFINE_bool(name, default, _HELP[name])
-    elif name == 'coordinator':
-      flags.DEFINE_string(name, default, _HELP[name])
-    else:
-      flags.DEFINE_integer(name, default, _HELP[name], lower_bound=0)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the fields of `Options` to a parser."""
-  for name, default in Options._field_defaults.items():
-    if name == 'distributed':
-      parser.add_argument(f'--{name}', action='store_true', help=_HELP[name])
-    else:
-      kind = str if name == 'coordinator' else int
-      parser.add_argument(
-        f'--{name}', type=kind, default=default, help=_HELP[name]
-      )
+  """Adds the flags of `JobFlags` to a parser."""
+  add = parser.add_argument
+  add(
+    '--distributed',
+    action='store_true',
+    help='join the other processes of a cluster that JAX knows: Slurm, Open '
+    'MPI, Kubernetes, Cloud TPU',
+  )
+  add(
+    '--coordinator',
+    metavar='HOST:PORT',
+    help='address of process 0, where JAX does not know the cluster',
+  )
+  add(
+    '--processes',
+    type=int,
+    metavar='N',
+    help='with --coordinator: number of processes',
+  )
+  add(
+    '--process',
+    type=int,
+    metavar='K',
+    help='with --coordinator: number of this process, from 0 on',
+  )
+  add(
+    '--wait',
+    type=int,
+    default=JobFlags().wait,
+    metavar='SECONDS',
+    help='how long to wait for all processes (default: %(default)s)',
+  )
 
 
 def _leave(message: str, status: int = 1) -> NoReturn:
-  """Ends this process now: to wait for the others could be for ever."""
+  """Ends this process without waiting for the others, which may hang."""
   sys.stdout.flush()
   print(message, file=sys.stderr, flush=True)
   os._exit(status)
 
 
 @contextlib.contextmanager
-def leaving_at_once() -> Iterator[None]:
-  """Within it, an error ends this process, and so the others that wait for it.
+def exiting_on_error() -> Iterator[None]:
+  """Context in which an error ends this process, and thereby the others.
 
-  What closes on an error by waiting for the other processes (checkpoints) is
-  opened around this.
+  Objects that wait for the other processes when they close (checkpoints) must
+  be opened outside of this context.
   """
   try:
     yield
@@ -110,9 +111,9 @@ def leaving_at_once() -> Iterator[None]:
     if jax.process_count() == 1:
       raise
     with _LEAVING:
-      message = _farewell(error)
+      message = _last_message(error)
       if agreement.first():
-        # Its end makes JAX abort the others: they have their last word before.
+        # JAX aborts the others when process 0 ends: let them print first.
         time.sleep(_LAST_WORDS)
       if isinstance(error, KeyboardInterrupt):
         _leave(message, status_of(number_of(error)))
@@ -121,16 +122,16 @@ def leaving_at_once() -> Iterator[None]:
 
 def _lost(process: int) -> None:
   """Ends this process because another one died."""
-  message = _alone(f'process {process} is gone')
+  message = _peer_gone(f'process {process} is gone')
   if agreement.first():
-    # The error that ended the other may come here too, and says more.
+    # The same error may reach the main thread, with a better message.
     time.sleep(_LAST_WORDS)
-    message = '\n' + message  # a bar of progress may stand in the line
+    message = '\n' + message  # a progress bar may stand on the line
   with _LEAVING:
     _leave(message)
 
 
-def _alone(reason: str) -> str:
+def _peer_gone(reason: str) -> str:
   return (
     f'error: process {jax.process_index()}: another process of this job has '
     f'ended or is out of reach; its log says why. Start the job again: it '
@@ -138,25 +139,27 @@ def _alone(reason: str) -> str:
   )
 
 
-def _farewell(error: BaseException) -> str:
+def _last_message(error: BaseException) -> str:
   text = str(error).strip()
   if isinstance(error, InputError):
     return f'error: {text}'
   if isinstance(error, KeyboardInterrupt):
     return f'{signal.Signals(number_of(error)).name}: {UNDONE}'
-  # JAX raises the status of its runtime in more than one way; Orbax, that
-  # nobody came to a barrier.
+  # A lost peer is a RuntimeError or ValueError of JAX, or a TimeoutError of
+  # Orbax, whose barrier was not reached.
   lost = (
     _LOST.match(text) if isinstance(error, RuntimeError | ValueError) else None
   )
   if lost or isinstance(error, TimeoutError):
-    return _alone(lost[2] if lost else text)
+    return _peer_gone(lost[2] if lost else text)
   return ''.join(traceback.format_exception(error)).rstrip()
 
 
-def _checked(options: Options) -> Options:
-  """Raises `InputError` where the flags do not fit together."""
-  _, coordinator, processes, process, _ = options
+def _checked(flags: JobFlags) -> JobFlags:
+  """Returns the flags; raises `InputError` where they contradict each other."""
+  _, coordinator, processes, process, wait = flags
+  if wait < 0:
+    raise InputError(f'--wait={wait}: expected 0 or more')
   given = [x for x in (coordinator, processes, process) if x is not None]
   if given and len(given) < 3:
     raise InputError(
@@ -164,8 +167,8 @@ def _checked(options: Options) -> Options:
       'where JAX knows the cluster, --distributed alone'
     )
   if coordinator is None or processes is None or process is None:
-    return options
-  if options.distributed:
+    return flags
+  if flags.distributed:
     raise InputError(
       '--distributed and --coordinator: expected one of them; --distributed '
       'is for clusters that JAX knows'
@@ -184,7 +187,7 @@ def _checked(options: Options) -> Options:
       f'--process={process}: expected 0 to {processes - 1}, one less than '
       f'--processes={processes}'
     )
-  return options
+  return flags
 
 
 def _host_and_port(coordinator: str) -> tuple[str, str]:
@@ -201,42 +204,42 @@ def _answers(coordinator: str) -> bool:
   return True
 
 
-def _absent(options: Options) -> str:
-  coordinator, wait = options.coordinator, options.wait
-  if coordinator and options.process and not _answers(coordinator):
+def _absent(flags: JobFlags) -> str:
+  coordinator, wait = flags.coordinator, flags.wait
+  if coordinator and flags.process and not _answers(coordinator):
     return (
       f'error: no process 0 at --coordinator={coordinator}: nothing answers '
       f'there in {wait} seconds (--wait)'
     )
   return (
-    f'error: not all {options.processes or ""} processes of this job came in '
+    f'error: not all {flags.processes or ""} processes of this job came in '
     f'{wait} seconds (--wait); each needs its own --process and the same '
     f'--coordinator and --processes, or --distributed in a cluster'
   )
 
 
-def _initialize(options: Options) -> None:
+def _initialize(flags: JobFlags) -> None:
   """Returns when all processes are there."""
-  # JAX would abort with a stack of C++, so this gives up before JAX does, and
-  # process 0 last, as its end ends the others.
-  patience = options.wait * (1.0 if options.process else 1.1)
+  # This gives up before JAX does, which would abort with a C++ stack trace.
+  # Process 0 gives up last, since its end aborts the others.
+  patience = flags.wait * (1.0 if flags.process else 1.1)
   listening = signal.getsignal(signal.SIGTERM)
-  timer = threading.Timer(patience, lambda: _leave(_absent(options)))
+  timer = threading.Timer(patience, lambda: _leave(_absent(flags)))
   timer.daemon = True
   timer.start()
   try:
     jax.distributed.initialize(
-      options.coordinator,
-      options.processes,
-      options.process,
-      initialization_timeout=10 * options.wait + 60,
+      flags.coordinator,
+      flags.processes,
+      flags.process,
+      initialization_timeout=10 * flags.wait + 60,
       heartbeat_timeout_seconds=_HEARTBEAT,
     )
   except (ValueError, RuntimeError) as error:
     line = str(error).strip().splitlines()[0]
-    if options.coordinator:
+    if flags.coordinator:
       raise InputError(
-        f'--coordinator={options.coordinator}: {line}; a free port of the host '
+        f'--coordinator={flags.coordinator}: {line}; a free port of the host '
         f'of process 0 is needed'
       ) from None
     raise InputError(
@@ -245,34 +248,35 @@ def _initialize(options: Options) -> None:
     ) from None
   finally:
     timer.cancel()
-  # JAX notes SIGTERM for a service of its own, and nothing else would come.
+  # JAX has installed a handler of SIGTERM; put back the earlier one.
   signal.signal(signal.SIGTERM, listening)
 
 
 @contextlib.contextmanager
-def joined(values: Mapping[str, Any]) -> Iterator[None]:
-  """Within it this process is one of a job; only process 0 prints.
+def joined(flags: argparse.Namespace) -> Iterator[None]:
+  """Context in which this process is part of its job; only process 0 prints.
 
   Args:
-    values: of all flags of a command, by name; those of `Options` are read.
+    flags: flags of the command, those of `JobFlags` among them.
 
   Raises:
-    InputError: the flags do not fit together, or JAX finds no cluster. Where
-      a process does not come, this one ends with a message.
+    InputError: the flags contradict each other, or JAX finds no cluster.
+      Where another process does not appear in time, this process ends with a
+      message.
   """
-  options = _checked(Options(**{k: values[k] for k in Options._fields}))
-  if not (options.distributed or options.coordinator):
+  job = _checked(JobFlags(*(getattr(flags, f) for f in JobFlags._fields)))
+  if not (job.distributed or job.coordinator):
     yield
     return
-  _initialize(options)
+  _initialize(job)
   host = socket.gethostname()
-  if options.coordinator:
-    host, _ = _host_and_port(options.coordinator)
+  if job.coordinator:
+    host, _ = _host_and_port(job.coordinator)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(leaving_at_once())
+    stack.enter_context(exiting_on_error())
     stack.enter_context(watch.watched(host, _lost))
     if not agreement.first():
-      nowhere = stack.enter_context(open(os.devnull, 'w'))
-      stack.enter_context(contextlib.redirect_stdout(nowhere))
+      null = stack.enter_context(open(os.devnull, 'w'))
+      stack.enter_context(contextlib.redirect_stdout(null))
     yield
     jax.distributed.shutdown()

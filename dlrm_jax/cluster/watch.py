@@ -1,10 +1,10 @@
-"""Who dies is noticed at once: every process holds a connection to process 0.
+"""Notices at once when a process of the job dies.
 
-Nothing is said on it but a farewell at the end. The system closes the
-connections of a process that dies, whatever it was doing, and a thread at the
-other end only waits for that: also while the main thread of its process waits
-in a collective, or for a checkpoint. Of a host that loses its power nothing
-comes; JAX's heartbeat is there for that.
+Every process holds a connection to process 0, on which nothing is sent but a
+farewell at the end. When a process dies, the system closes its connections. A
+thread at the other end waits for that, even while the main thread of its
+process waits in a collective or for a checkpoint. A host that loses its power
+closes no connection; JAX's heartbeat finds that.
 """
 
 import contextlib
@@ -19,17 +19,18 @@ import jax
 from dlrm_jax.cluster import agreement
 
 _WELCOME, _FAREWELL = b'w', b'f'
-_PATIENCE = 10  # seconds, to be connected
+_PATIENCE = 10  # seconds until a connection must stand
 
 
 class _Watch(NamedTuple):
-  """What the threads of this process share.
+  """State shared by the threads of this process.
 
   Attributes:
-    token: who connects says it, so strangers are not taken for processes.
-    lost: called with the number of a process that died.
-    connections: to the processes that are watched.
-    over: set as soon as the others may go.
+    token: secret that a process of the job sends when it connects; other
+      programs that connect do not know it.
+    lost: function called with the number of a process that died.
+    connections: connections to the watched processes.
+    over: set when the other processes may end.
   """
 
   token: str
@@ -39,23 +40,26 @@ class _Watch(NamedTuple):
 
 
 def _received(connection: socket.socket, size: int) -> bytes:
-  """So many bytes, or fewer from one who is gone."""
+  """Receives `size` bytes, or fewer if the other process has died."""
   with contextlib.suppress(OSError):
     return connection.recv(size, socket.MSG_WAITALL)
   return b''
 
 
 def _wait(watch: _Watch, connection: socket.socket, process: int) -> None:
-  """Waits for the end of a process."""
+  """Waits for the end of a process; calls `lost` if it had no farewell."""
   if _received(connection, 1) != _FAREWELL and not watch.over.is_set():
     watch.lost(process)
 
 
 def _receive(watch: _Watch, connection: socket.socket) -> None:
-  """Lets one process in, and waits for its end; strangers are sent off."""
+  """Accepts one process of the job, and waits for its end.
+
+  A connection without the token is closed.
+  """
   hello = _hello(watch.token, 0)
-  said = _received(connection, len(hello))
-  token, _, process = said.decode(errors='replace').partition(' ')
+  received = _received(connection, len(hello))
+  token, _, process = received.decode(errors='replace').partition(' ')
   if not secrets.compare_digest(token.encode(), watch.token.encode()):
     connection.close()
     return
@@ -79,7 +83,7 @@ def _accept(watch: _Watch, listener: socket.socket) -> None:
 
 
 def _listener() -> socket.socket:
-  """Listens on a free port of every address of this host."""
+  """A socket that listens on a free port of every address of this host."""
   if socket.has_dualstack_ipv6():
     return socket.create_server(
       ('', 0), family=socket.AF_INET6, dualstack_ipv6=True
@@ -98,16 +102,16 @@ def _connect(watch: _Watch, host: str, port: int) -> None:
 
 @contextlib.contextmanager
 def watched(host: str, lost: Callable[[int], None]) -> Iterator[None]:
-  """Within it the end of another process is noticed; all come here, or none.
+  """Context in which the end of another process is noticed; a collective.
 
-  Process 0 watches all, the others watch process 0. A process that cannot
-  connect goes on without. Leave it without an error only when all processes
-  have done their work.
+  Process 0 watches all others, and they watch process 0. A process that cannot
+  connect continues without a watch. The context must be left without an error
+  only when all processes have finished their work.
 
   Args:
-    host: where the others reach process 0; only its own word counts.
+    host: address at which the others reach process 0; that of process 0 counts.
     lost: called in a thread of its own with the number of a process that died;
-      ends this one.
+      it must end this process.
   """
   listener, text = None, ''
   if agreement.first():

@@ -1,238 +1,199 @@
-"""Flags of commands that take a config; mistakes in them end in one line."""
+"""Flags of commands that take a config: --config=FILE, --config.FIELD=VALUE."""
 
+import argparse
 import ast
 import re
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from absl import app, flags
 from ml_collections import ConfigDict
 
 from dlrm_jax.config import config_file
 from dlrm_jax.config.kinds import OPEN
+from dlrm_jax.config.parser import Parser
 from dlrm_jax.config.unused import unused
 from dlrm_jax.errors import InputError
 
-_EXPECTED = {
-  'invalid literal for int': 'expected a whole number',
-  'could not convert string to float': 'expected a number',
-  '.*Non-boolean argument': 'expected true or false',
-}
-_FEATURES = 'config.tables.features.'
+_FEATURES = 'tables.features.'
+_BOOLEANS = dict.fromkeys(('true', 't', '1'), True)
+_BOOLEANS |= dict.fromkeys(('false', 'f', '0'), False)
 
 
-def _split(argv: Sequence[str]) -> Iterator[tuple[str, str | None, list[str]]]:
-  """Flags with their values, each with the words that it was made of."""
-  words = list(argv)
+class _FieldFlag(NamedTuple):
+  """A flag that sets a field of the config.
+
+  Attributes:
+    field: dotted name of the field.
+    value: text of the value; None: the flag has no value.
+  """
+
+  field: str
+  value: str | None
+
+
+def _split_fields(argv: Sequence[str]) -> tuple[list[_FieldFlag], list[str]]:
+  """Flags of fields, `--config.FIELD=VALUE`, apart from all other words."""
+  words, fields, others = list(argv), [], []
   while words:
     word = words.pop(0)
-    name, equals, value = word.partition('=')
-    if not name.startswith('-') or equals:
-      found = value if equals else None
-      yield (name.lstrip('-') if name.startswith('-') else ''), found, [word]
-    elif name.lstrip('-').split('.')[0] == 'config' and (
-      words and not words[0].startswith('-')
-    ):
-      yield name.lstrip('-'), words[0], [word, words.pop(0)]
-    else:
-      yield name.lstrip('-'), None, [word]
-
-
-def _with_paths(argv: Sequence[str]) -> list[str]:
-  """`argv`, its configs replaced by what `config_file.find` finds."""
-  found = list(argv)
-  for i, arg in enumerate(found):
-    name, equals, value = arg.partition('=')
-    if name not in ('--config', '-config'):
+    if not word.startswith('--config.'):
+      others.append(word)
       continue
-    if equals and value:
-      found[i] = f'{name}={config_file.find(value)}'
-    elif not equals and i + 1 < len(found):
-      found[i + 1] = config_file.find(found[i + 1])
-  return found
+    field, equals, value = word.removeprefix('--config.').partition('=')
+    if not equals and words and not words[0].startswith('--'):
+      equals, value = '=', words.pop(0)
+    fields.append(_FieldFlag(field, value if equals else None))
+  return fields, others
 
 
-def spread(argv: Sequence[str], names: Collection[str]) -> list[str]:
-  """Arguments for argparse, which takes --input=A, but not A of --input=A B.
-
-  Args:
-    argv: as the program got it.
-    names: flags that take several values.
-  """
-  parts: list[str] = []
-  for arg in argv:
-    split = arg.startswith(tuple(f'{name}=' for name in names))
-    parts.extend(arg.split('=', 1) if split else [arg])
-  return parts
+def _literal(text: str) -> Any:
+  """The Python literal that a text is, or else the text."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
 
 
-def _config_file(argv: Sequence[str]) -> str:
-  """What --config names: FILE.py, or FILE.py:VARIANT."""
-  named = [value or '' for name, value, _ in _split(argv) if name == 'config']
-  if len(named) > 1:
+def _boolean(text: str) -> bool:
+  value = _BOOLEANS.get(text.lower())
+  if value is None:
+    raise ValueError
+  return value
+
+
+def _tuple(text: str) -> tuple[Any, ...]:
+  """A tuple; `64,32` and `(64, 32)` are two numbers, `a,b` two texts."""
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return tuple(text.split(',')) if text else ()
+  return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _dict(text: str) -> ConfigDict:
+  value = _literal(text)
+  if not isinstance(value, dict):
+    raise ValueError
+  return ConfigDict(value, allow_dotted_keys=True)
+
+
+_READERS: dict[type, tuple[Callable[[str], Any], str]] = {
+  bool: (_boolean, 'true or false'),
+  int: (lambda text: int(text, 0), 'a whole number'),
+  float: (float, 'a number'),
+  str: (str, 'a text'),
+  tuple: (_tuple, 'a tuple, such as (64, 32)'),
+  ConfigDict: (_dict, "fields, such as {'NAME': VALUE}"),
+}
+"""How the text of a value is read, and what is expected, by type of field."""
+
+
+def _set_feature(config: ConfigDict, flag: _FieldFlag) -> None:
+  """Sets a field of one feature, whose name may have dots."""
+  name = flag.field.removeprefix(_FEATURES)
+  feature, _, field = name.rpartition('.')
+  if not feature or flag.value is None:
     raise InputError(
-      f'--config is given {len(named)} times ({", ".join(named)}); expected '
-      f'one file, whose fields flags can change'
+      f'--config.{flag.field}: expected '
+      f'--config.{_FEATURES}FEATURE.FIELD=VALUE, such as '
+      f'--config.{_FEATURES}C3.placement=table_wise'
     )
-  return named[0] if named else ''
+  features = config.tables.features
+  old = features.get(feature, {})
+  old = old.to_dict() if isinstance(old, ConfigDict) else old
+  with features.unlocked():
+    features[feature] = {**old, field: _literal(flag.value)}
 
 
-def _unknown_field(
-  argv: Sequence[str], error: Exception, known: Mapping[str, Any]
-) -> str | None:
-  """The flag that names a field which the config does not have.
+def _no_such_field(
+  flag: _FieldFlag, section: str, name: str, known: Mapping[str, Any]
+) -> InputError:
+  """The error of a flag whose field does not exist.
 
   Args:
-    argv: as the program got it.
-    error: its text names the part of the dotted name that is wrong.
+    flag: the flag.
+    section: dotted name of the innermost section that exists.
+    name: name that is not in it.
     known: a tree of all fields.
   """
-  text = str(error).replace('\\', '')
-  if looked_up := re.search(r'Attempting to lookup: ([\w.]+)', text):
-    return f'--config.{looked_up[1]}: there is no such field'
-  named = re.search(r"'(\w+)'", text)
-  for option, _, _ in _split(argv):
-    first, *parts = option.split('.')
-    if first == 'config' and named and named[1] in parts:
-      section = '.'.join(parts[: parts.index(named[1])])
-      if section in OPEN:
-        hint = f'give all of it, as in --config.{section}="{{\'NAME\': ...}}"'
-      else:
-        hint = config_file.hint_for(named[1], section, known)
-      return f'--{option}: there is no field {named[1]}; {hint}'
-  return None
+  if section.startswith(OPEN):
+    hint = f'give all of it, as in --config.{section}="{{\'NAME\': ...}}"'
+  else:
+    hint = config_file.hint_for(name, section, known)
+  return InputError(f'--config.{flag.field}: there is no field {name}; {hint}')
 
 
-def _message(
-  argv: Sequence[str], error: Exception, known: Mapping[str, Any]
-) -> str:
-  """A mistake in one line."""
-  found = None
-  if isinstance(error, (KeyError, AttributeError)):
-    found = _unknown_field(argv, error, known)
-  if found is not None:
-    return found
-  last = (str(error).strip().splitlines() or [repr(error)])[-1].strip()
-  for python, expected in _EXPECTED.items():
-    last = re.sub(rf'(: )\(?.?{python}.*', rf'\1{expected}', last)
-  return re.sub(r'^flag ', '', last)
-
-
-def _feature_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-  """Flags that set a field of a feature, apart from the others."""
-  others, found = [], {}
-  for name, value, words in _split(argv):
-    if not name.startswith(_FEATURES):
-      others += words
-      continue
-    parts = name.removeprefix(_FEATURES).rsplit('.', 1)
-    if len(parts) != 2 or value is None:
-      raise InputError(
-        f'{words[0]}: expected --{_FEATURES}FEATURE.FIELD=VALUE, such as '
-        f'--{_FEATURES}C3.placement=table_wise'
-      )
-    try:
-      found[tuple(parts)] = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-      found[tuple(parts)] = value
-  return others, found
-
-
-def _set_features(config: ConfigDict, given: Mapping[str, Any]) -> None:
-  features = config.tables.features
-  with features.unlocked():
-    for (feature, field), value in given.items():
-      old = features.get(feature, {})
-      old = old.to_dict() if isinstance(old, ConfigDict) else old
-      features[feature] = {**old, field: value}
-
-
-def _set_texts(config: ConfigDict, argv: Sequence[str]) -> None:
-  """Cuts lists of texts: `--config.data.raw.sparse=a,b` are two."""
-  for name, value, _ in _split(argv):
-    first, *parts = name.split('.')
-    if name.startswith(_FEATURES):
-      continue  # set by ourselves; their names may have dots
-    if first == 'config' and parts and value and ',' in value:
-      *sections, last = parts
-      inner: Any = config
-      for section in sections:
-        inner = inner[section]
-      if inner[last] == (value,):
-        inner[last] = tuple(value.split(','))
-
-
-class _Loaded(flags.ArgumentParser):
-  """Gives the flag what was loaded from its file, which so runs only once."""
-
-  def __init__(self, config: ConfigDict) -> None:
-    self._config = config.lock()
-
-  def parse(self, argument: str) -> ConfigDict:
-    """The config, whose fields other flags change."""
-    del argument
-    return self._config
-
-
-def parse(
-  argv: Sequence[str], needed: Mapping[str, str], known: Mapping[str, Any]
-) -> Sequence[str]:
-  """Reads the flags; what is wrong with them is a user's mistake.
-
-  Args:
-    argv: as the program got it.
-    needed: flags that must have a value, and what it is; 'config' among them.
-    known: a tree of all the fields that a config may have.
-  """
-  try:
-    argv = _with_paths(argv)
-    if file := _config_file(argv):
-      # By ourselves: flags tell mistakes of the file without its lines.
-      given = config_file.load(file)
-      wrong = next(config_file.wrong_fields(given.to_dict(), known), None)
-      if wrong:
-        raise InputError(f'--config={file}: {wrong}')
-      flags.FLAGS['config'].parser = _Loaded(given)
-    others, of_features = _feature_flags(argv)
-    sys.argv = others  # where the library looks for fields of the config
-    rest = flags.FLAGS(others)
-    values: dict[str, Any] = flags.FLAGS.flag_values_dict()
-    missing = [f'--{k}={what}' for k, what in needed.items() if not values[k]]
-    if missing:
-      raise InputError(f'{" and ".join(missing)} must be given; see --help')
-    if rest[1:]:
-      raise InputError(f'{rest[1]!r} is no flag; flags begin with --')
-    _set_features(values['config'], of_features)
-    _set_texts(values['config'], argv)
-    return rest
-  except InputError as error:
-    sys.exit(f'error: {error}')
-  except Exception as error:
-    sys.exit(f'error: {_message(argv, error, known)}')
-
-
-def run(
-  main: Callable[[Sequence[str]], int],
-  define_flags: Callable[[], None],
-  needed: Mapping[str, str],
-  known: Mapping[str, Any],
+def _set_field(
+  config: ConfigDict, flag: _FieldFlag, known: Mapping[str, Any]
 ) -> None:
-  """Runs a command whose flags are absl's, and exits with its status.
+  """Sets a field to a value of its type."""
+  section: Any = config
+  names = flag.field.split('.')
+  for depth, name in enumerate(names):
+    if not isinstance(section, ConfigDict) or name not in section:
+      raise _no_such_field(flag, '.'.join(names[:depth]), name, known)
+    if depth < len(names) - 1:
+      section = section[name]
+  field_type = section.get_type(names[-1])
+  text = flag.value
+  if text is None:
+    if field_type is not bool:
+      raise InputError(f'--config.{flag.field}: expected a value')
+    text = 'true'
+  read, expected = _READERS.get(field_type, (_literal, ''))
+  try:
+    section[names[-1]] = read(text)
+  except (ValueError, TypeError):
+    raise InputError(
+      f'--config.{flag.field}={text}: expected {expected}'
+    ) from None
+
+
+def add_config(parser: Parser) -> None:
+  """Adds --config to the flags of a command; `read_flags` parses them."""
+  parser.add_required(
+    '--config',
+    'FILE',
+    'file of configs/: FILE.py, or FILE.py:VARIANT; --config.FIELD=VALUE sets '
+    'a field of it',
+  )
+
+
+def read_flags(
+  parser: Parser, argv: Sequence[str], known: Mapping[str, Any]
+) -> argparse.Namespace:
+  """Parses flags, loads the config and sets the fields that flags name.
 
   Args:
-    main: what it does; --help prints the docstring of its module.
-    define_flags: defines its flags; --help lists them.
-    needed: as for `parse`.
-    known: as for `parse`.
+    parser: parser of the other flags; `add_config` was called with it.
+    argv: arguments of the program.
+    known: a tree of all the fields that a config may have.
+
+  Returns:
+    All flags; `config` is a locked ConfigDict.
+
+  Raises:
+    InputError: a flag, the config file or a field of it is wrong.
   """
-  before = set(flags.FLAGS)
-  define_flags()
-  for name in set(flags.FLAGS) - before:
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-  module = sys.modules[main.__module__]
-  sys.modules['__main__'].__doc__ = module.__doc__
-  app.run(main, flags_parser=lambda argv: parse(argv, needed, known))
+  fields, others = _split_fields(argv)
+  flags = parser.parse_args(others)
+  files = [word for word in others if re.match('--config(=|$)', word)]
+  if len(files) > 1:
+    raise InputError(
+      f'--config is given {len(files)} times; expected one file, whose fields '
+      f'flags can change'
+    )
+  config = config_file.load(flags.config)
+  wrong = next(config_file.wrong_fields(config.to_dict(), known), None)
+  if wrong:
+    raise InputError(f'--config={flags.config}: {wrong}')
+  for flag in fields:
+    if flag.field.startswith(_FEATURES):
+      _set_feature(config, flag)
+    else:
+      _set_field(config, flag, known)
+  flags.config = config.lock()
+  return flags
 
 
 def notes_of_unused(
@@ -241,24 +202,24 @@ def notes_of_unused(
   known: Mapping[str, Any],
   started: bool = False,
 ) -> list[str]:
-  """Fields whose values have no effect, a line each.
+  """Notes of fields whose values have no effect, a line each.
 
   Args:
-    argv: as the program got it.
-    config: with flags.
+    argv: arguments of the program.
+    config: the config with the fields that flags set.
     known: a tree of all fields, with their defaults.
-    started: whether the run was started before, maybe by a version that took
-      such fields: then none is refused.
+    started: whether the run was started before. An earlier version may have
+      accepted such fields, so none is refused then.
 
   Raises:
-    InputError: such a field is given by a flag, or for a single feature.
+    InputError: a flag sets such a field, or a single feature has it.
   """
-  by_flag = {name.removeprefix('config.') for name, _, _ in _split(argv)}
+  set_by_flag = {flag.field for flag in _split_fields(argv)[0]}
   notes = []
-  for found in unused(config.to_dict(), known):
-    asked = found.of_feature or found.field in by_flag
-    if asked and not started:
-      raise InputError(f'{found}; leave it out')
-    if asked or not found.usual:
-      notes.append(str(found))
+  for field in unused(config.to_dict(), known):
+    explicit = field.of_feature or field.field in set_by_flag
+    if explicit and not started:
+      raise InputError(f'{field}; leave it out')
+    if explicit or not field.usual:
+      notes.append(str(field))
   return notes

@@ -1,8 +1,8 @@
-"""Loads a config from a user's file; mistakes in it end in one line.
+"""Loads a config from a user's file; mistakes in it are one-line errors.
 
-A config file is a program, `FILE.py` or `FILE.py:VARIANT`, whose `get_config`
-gives a `ConfigDict`. All may happen in it, so what happens is told with the
-line of the user's file where it did.
+A config file is a Python program, `FILE.py` or `FILE.py:VARIANT`, whose
+function `get_config` returns a `ConfigDict`. Any exception of the program
+becomes an `InputError` that names the line of the user's file.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dlrm_jax.config.kinds import OPEN, flat
+from dlrm_jax.config.kinds import OPEN, flatten
 from dlrm_jax.errors import InputError
 
 _SYNONYMS = {
@@ -28,25 +28,25 @@ _SYNONYMS = {
   'num_steps': 'steps',
   'optim': 'optimizer',
 }
-_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+_TYPES: dict[type, tuple[tuple[type, ...], str]] = {
   bool: ((bool,), 'True or False'),
   int: ((int,), 'a whole number'),
   float: ((int, float), 'a number'),
   str: ((str,), 'text'),
   tuple: ((list, tuple), 'a tuple, such as (64, 32)'),
 }
-"""Values that fit a default's type, and what they are in words."""
+"""Types of values allowed for a field, and their name, by type of default."""
 
 
 def find(named: str) -> str:
-  """Returns the path of a config; those of the package need only a name.
+  """The path of a config file, with its variant.
 
   Args:
-    named: FILE.py or FILE.py:VARIANT. Where FILE.py does not exist, NAME,
-      NAME.py and configs/NAME.py are configs that come with dlrm_jax.
+    named: FILE.py or FILE.py:VARIANT. If FILE.py does not exist, NAME, NAME.py
+      and configs/NAME.py mean the config NAME that comes with dlrm_jax.
 
   Raises:
-    InputError: there is no such file, here or in the package.
+    InputError: neither the file nor a config of the package exists.
   """
   file, *variant = named.split(':', 1)
   if Path(file).is_file():
@@ -63,23 +63,23 @@ def find(named: str) -> str:
 
 
 def load(name: str) -> ConfigDict:
-  """The config of FILE.py, or FILE.py:VARIANT.
+  """The config that FILE.py or FILE.py:VARIANT returns.
 
   Raises:
-    InputError: there is no such file, or it makes no config; names its line.
+    InputError: the file does not exist, fails or returns no config.
   """
   path, _, variant = find(name).partition(':')
   where = f'--config={name}'
-  with _Told(where, path, variant):
-    made = runpy.run_path(path).get('get_config')
-  if not callable(made):
+  with _FileErrors(where, path, variant):
+    get_config = runpy.run_path(path).get('get_config')
+  if not callable(get_config):
     raise InputError(
       f'{where}: the file has no function get_config; expected `def '
       f'get_config():` that returns a ConfigDict'
     )
-  _check_variant(where, made, variant)
-  with _Told(where, path, variant):
-    config = made(*([variant] if variant else []))
+  _check_variant(where, get_config, variant)
+  with _FileErrors(where, path, variant):
+    config = get_config(*([variant] if variant else []))
   if not isinstance(config, ConfigDict):
     what = 'None' if config is None else f'a {type(config).__name__}'
     hint = ' (is a return missing?)' if config is None else ''
@@ -91,8 +91,10 @@ def load(name: str) -> ConfigDict:
   return config
 
 
-def _check_variant(where: str, made: Callable[..., Any], variant: str) -> None:
-  parameters = inspect.signature(made).parameters.values()
+def _check_variant(
+  where: str, get_config: Callable[..., Any], variant: str
+) -> None:
+  parameters = inspect.signature(get_config).parameters.values()
   if variant and not parameters:
     raise InputError(
       f'{where}: the file has no variants (get_config takes no argument); '
@@ -104,8 +106,8 @@ def _check_variant(where: str, made: Callable[..., Any], variant: str) -> None:
     raise InputError(f'{where}: expected a variant, {where}:VARIANT')
 
 
-class _Told:
-  """Whatever is raised within becomes one line."""
+class _FileErrors:
+  """Context that turns exceptions of a config file into an `InputError`."""
 
   def __init__(self, where: str, path: str, variant: str) -> None:
     self._where, self._path, self._variant = where, path, variant
@@ -118,11 +120,11 @@ class _Told:
       return
     what = str(error)
     if isinstance(error, (KeyError, AttributeError)):
-      # It may be quoted, line breaks in it, too.
+      # The text may be quoted, with escaped line breaks.
       what = what.strip('"\'').replace('\\n', ' ').replace("\\'", "'")
     what = ' '.join(what.split())
     if isinstance(error, ValueError) and self._variant in what.split("'"):
-      # The file says itself which variants there are.
+      # The file itself names the variants that exist.
       raise InputError(f'{self._where}: {what}') from None
     if isinstance(error, SyntaxError):
       place, what = self._of_syntax(error)
@@ -138,32 +140,34 @@ class _Told:
     return f'{file}, line {error.lineno}', f'syntax error: {error.msg}'
 
   def _line(self, error: Exception) -> str:
-    """The last line of the user's file on the way to an error."""
-    found = [
+    """The innermost line of the user's file in the error's trace."""
+    lines = [
       frame.lineno
       for frame in traceback.extract_tb(error.__traceback__)
       if frame.filename == self._path
     ]
-    return f', line {found[-1]}' if found else ''
+    return f', line {lines[-1]}' if lines else ''
 
 
 def hint_for(name: str, section: str, known: Mapping[str, Any]) -> str:
-  """What may have been meant by a field that there is not.
+  """A hint which field may be meant by a name that is no field.
 
   Args:
-    name: of the field.
-    section: dotted, that it was looked for in; '' for the whole config.
+    name: the unknown name.
+    section: dotted name of the section it stands in; '' for the whole config.
     known: a tree of all fields.
   """
   inner: Any = known
   for part in section.split('.') if section else ():
     inner = inner[part]
+  if not isinstance(inner, Mapping):
+    return 'see configs/default.py'
   meant = _SYNONYMS.get(name, name)
   if meant in inner:
     return f'did you mean {meant}?'
   if near := difflib.get_close_matches(name, inner, 1):
     return f'did you mean {near[0]}?'
-  elsewhere = [f for f, _ in flat(known) if f.split('.')[-1] == meant]
+  elsewhere = [f for f, _ in flatten(known) if f.split('.')[-1] == meant]
   if elsewhere:
     return f'did you mean config.{" or config.".join(elsewhere)}?'
   return 'see configs/default.py'
@@ -172,10 +176,10 @@ def hint_for(name: str, section: str, known: Mapping[str, Any]) -> str:
 def wrong_fields(
   given: Mapping[str, Any], known: Mapping[str, Any]
 ) -> Iterator[str]:
-  """What is wrong with the names and types of the fields of a config.
+  """Messages about fields of a config whose name or type is wrong.
 
   Args:
-    given: as a tree.
+    given: the tree of the config.
     known: a tree of all the fields that a config has, with their defaults.
   """
   yield from _wrong(given, known, known, '')
@@ -209,7 +213,7 @@ def _wrong(
 
 
 def _wrong_type(field: str, value: Any, default: Any) -> Iterator[str]:
-  types, expected = _KINDS[type(default)]
+  types, expected = _TYPES[type(default)]
   if not isinstance(value, types) or (
     isinstance(value, bool) and not isinstance(default, bool)
   ):

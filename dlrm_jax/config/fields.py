@@ -1,4 +1,4 @@
-"""Reading the fields of a config, each with a message that names it."""
+"""Reads and checks fields of a config; errors name the field."""
 
 import enum
 import re
@@ -11,12 +11,21 @@ from dlrm_jax.errors import InputError
 
 Choice = TypeVar('Choice')
 
-_MOST = 2**31 - 1  # of int32
+_MOST = 2**31 - 1  # largest int32
 _UNITS = {'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
 
 
 def choose_one(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
-  """What a field's word stands for."""
+  """The choice that the word in a field names.
+
+  Args:
+    field: dotted name, for the message.
+    value: the word.
+    choices: all choices by their words.
+
+  Raises:
+    InputError: the value is none of the words.
+  """
   if not isinstance(value, str) or value not in choices:
     raise InputError(
       f'config.{field} is {value!r}; expected one of {", ".join(choices)}'
@@ -25,12 +34,12 @@ def choose_one(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
 
 
 def by_value(kind: type[enum.Enum]) -> dict[str, Any]:
-  """Members of an enum by the words of a config."""
+  """The members of an enum by their values, as choices of `choose_one`."""
   return {member.value: member for member in kind}
 
 
-def read(config: ConfigDict, field: str) -> Any:
-  """A field by its dotted name."""
+def field_value(config: ConfigDict, field: str) -> Any:
+  """The value of a field, which may have a dotted name."""
   value: Any = config
   for name in field.split('.'):
     value = value[name]
@@ -38,8 +47,8 @@ def read(config: ConfigDict, field: str) -> Any:
 
 
 def at_least(config: ConfigDict, field: str, least: float) -> Any:
-  """A number that must not be less."""
-  value = read(config, field)
+  """The number in a field, which must be at least `least`."""
+  value = field_value(config, field)
   if not isinstance(value, int | float) or not least <= value < 2**63:
     raise InputError(
       f'config.{field} is {value!r}; expected a number of at least {least}'
@@ -48,7 +57,14 @@ def at_least(config: ConfigDict, field: str, least: float) -> Any:
 
 
 def whole(field: str, value: Any, least: int, most: int = _MOST) -> int:
-  """A whole number within bounds."""
+  """Returns a value that must be a whole number from `least` to `most`.
+
+  Args:
+    field: dotted name, for the message.
+    value: value of the field.
+    least: smallest number allowed.
+    most: largest number allowed.
+  """
   if type(value) is not int or not least <= value <= most:
     too_many = isinstance(value, int) and value > most
     bounds = f'at least {least}' + (f' and at most {most:,}' * too_many)
@@ -59,27 +75,26 @@ def whole(field: str, value: Any, least: int, most: int = _MOST) -> int:
 
 
 def count(config: ConfigDict, field: str, least: int) -> int:
-  """A field that is a whole number and must not be less."""
-  return whole(field, read(config, field), least)
+  """The whole number in a field, which must be at least `least`."""
+  return whole(field, field_value(config, field), least)
 
 
 def widths(config: ConfigDict, field: str) -> tuple[int, ...]:
-  """Widths of layers."""
-  value = read(config, field)
-  found = tuple(value)
-  if not all(type(w) is int and 0 < w <= _MOST for w in found):
+  """The widths of hidden layers in a field."""
+  value = field_value(config, field)
+  if not all(type(w) is int and 0 < w <= _MOST for w in value):
     raise InputError(
       f'config.{field} is {value!r}; expected widths of hidden layers, '
       f'positive whole numbers'
     )
-  return found
+  return tuple(value)
 
 
 def read_size(option: str, value: Any) -> int:
-  """A size in bytes.
+  """The bytes of a size with its unit.
 
   Args:
-    option: that has the value, for the message.
+    option: flag or field that has the value, for the message.
     value: a number with its unit.
 
   >>> read_size('--memory', '16GB')
@@ -96,5 +111,5 @@ def read_size(option: str, value: Any) -> int:
 
 
 def size(field: str, value: Any) -> int:
-  """A field that is a size in bytes."""
+  """The bytes of the size in a field."""
   return read_size(f'config.{field}', value)

@@ -1,8 +1,8 @@
-"""What a change of each field of the config means to a run that goes on.
+"""What a change of each field of a config means to a run that is continued.
 
-Every field of `configs/default.py` stands here once; a field that is added
-there must be added here, too, and where runs of before did something else
-than its default says, to `_BEFORE`.
+Every field of `configs/default.py` has an entry in `KINDS`; so must each new
+field. If runs of earlier versions did something else than its default says,
+the field also needs an entry in `_EARLIER_VALUES`.
 """
 
 import enum
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from dlrm_jax.errors import InputError
 
 
-class Kind(enum.Enum):
-  """What follows when a run is started again with another value.
+class FieldKind(enum.Enum):
+  """What happens when a run is continued with another value of a field.
 
   Attributes:
-    IDENTITY: it would be another run; refused.
-    FREE: taken as given; what is learned does not depend on it.
-    PLACE: the same, for where tables live: their rows are moved.
-    HORIZON: how long is trained; more is trained, or less.
+    IDENTITY: the run is refused, since it would be another run.
+    FREE: the new value is used; what is learned does not depend on it.
+    PLACE: the rows of the tables are moved to where the new value puts them.
+    HORIZON: the run becomes longer or shorter.
   """
 
   IDENTITY = 'identity'
@@ -36,13 +36,16 @@ _OPTIMIZER = (
   'decay_start',
   'decay_steps',
   'decay_power',
+  'b1',
+  'b2',
+  'eps',
 )
 _TABLE_PLACE = ('placement', 'spread', 'columns')
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, FieldKind] = {
   field: kind
   for kind, fields in {
-    Kind.IDENTITY: (
+    FieldKind.IDENTITY: (
       'seed',
       'data.kind',
       'data.synthetic',
@@ -75,14 +78,15 @@ KINDS: dict[str, Kind] = {
       'train.loss',
       'train.batch_size',
       'train.fresh_tables',
+      'train.objective',
     ),
-    # The data's own fingerprint says whether it is the same.
-    Kind.FREE: (
+    # Whether the data is the same is decided by its fingerprint.
+    FieldKind.FREE: (
       'data.dir',
       'data.synthetic.trace',
       'data.raw',
       'data.expected',
-      # Until now there was none, or it was row 0 from the start.
+      # Until the change the data had no such id, or the id became row 0.
       'data.out_of_range',
       'train.micro_batch',
       'train.log_every',
@@ -91,80 +95,85 @@ KINDS: dict[str, Kind] = {
       'train.checkpoint_every',
       'train.keep',
     ),
-    Kind.PLACE: (
+    FieldKind.PLACE: (
       'tables.shards',
       'tables.memory',
       *(f'tables.{name}' for name in _TABLE_PLACE),
       *(f'tables.features.*.{name}' for name in _TABLE_PLACE),
     ),
-    Kind.HORIZON: ('train.steps', 'train.epochs', 'train.patience'),
+    FieldKind.HORIZON: ('train.steps', 'train.epochs', 'train.patience'),
   }.items()
   for field in fields
 }
-"""Fields, or all below one, that are of a kind; `*` is any name."""
+"""The kind of a field, or of all fields of a section; `*` is any name."""
 
 OPEN = ('data.raw', 'tables.features')
-"""Fields whose own fields differ from config to config."""
+"""Sections whose fields differ from config to config."""
 
-_BEFORE: dict[str, Any] = {
+_EARLIER_VALUES: dict[str, Any] = {
   # Tables of any size were hashed.
   'tables.threshold': 0,
 }
-"""What runs did that were started before a field was there, if not its
-default."""
+"""What runs of versions without a field did, where it is not the default."""
 
 
-def listed(field: str) -> str | None:
-  """The entry of `KINDS` that says the kind of a field; None: there is none.
+def kind_entry(field: str) -> str | None:
+  """The key of `KINDS` that covers a field, or None.
 
-  >>> listed('tables.features.C1.spread'), listed('data.synthetic.seed')
+  >>> kind_entry('tables.features.C1.spread'), kind_entry('data.synthetic.seed')
   ('tables.features.*.spread', 'data.synthetic')
   """
   names = field.split('.')
   if field.startswith('tables.features.'):
     names[2:-1] = '*'  # a name of a feature may have dots
   for length in range(len(names), 0, -1):
-    found = '.'.join(names[:length])
-    if found in KINDS:
-      return found
+    entry = '.'.join(names[:length])
+    if entry in KINDS:
+      return entry
   return None
 
 
-def kind_of(field: str) -> Kind:
-  """The kind of a field; one that is nowhere is part of the identity."""
-  return KINDS.get(listed(field) or '', Kind.IDENTITY)
+def field_kind(field: str) -> FieldKind:
+  """The kind of a field; IDENTITY where `KINDS` has no entry."""
+  return KINDS.get(kind_entry(field) or '', FieldKind.IDENTITY)
 
 
-def flat(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  """The values of a tree by their dotted names."""
+def flatten(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  """The (dotted name, value) pairs of a nested mapping."""
   if isinstance(tree, Mapping):
     for key, value in tree.items():
-      yield from flat(value, f'{prefix}.{key}' if prefix else str(key))
+      yield from flatten(value, f'{prefix}.{key}' if prefix else str(key))
   else:
     yield prefix, tree
 
 
 class Change(NamedTuple):
-  """A field whose value is not what it was."""
+  """A field whose value differs between two configs.
+
+  Attributes:
+    field: dotted name.
+    then: value in the earlier config.
+    now: value in the later config.
+  """
 
   field: str
   then: Any
   now: Any
 
   def __str__(self) -> str:
-    return f'{self.field} was {_said(self.then)}, is {_said(self.now)}'
+    return f'{self.field} was {_text(self.then)}, is {_text(self.now)}'
 
 
 _ABSENT = object()
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
   return "'(absent)'" if value is _ABSENT else repr(value)
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-  """Fields of which two trees have other values, by name."""
-  a, b = (dict(flat(json.loads(json.dumps(tree)))) for tree in (then, now))
+  """The fields whose values differ between two trees, by name."""
+  a, b = (dict(flatten(json.loads(json.dumps(tree)))) for tree in (then, now))
   return [
     Change(field, a.get(field, _ABSENT), b.get(field, _ABSENT))
     for field in sorted(a.keys() | b.keys())
@@ -172,26 +181,26 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
   ]
 
 
-def of_kind(found: Iterable[Change], kind: Kind) -> list[Change]:
-  """The changes of fields of a kind."""
-  return [change for change in found if kind_of(change.field) is kind]
+def of_kind(changed: Iterable[Change], kind: FieldKind) -> list[Change]:
+  """The changes whose fields are of a kind."""
+  return [change for change in changed if field_kind(change.field) is kind]
 
 
 def completed(
   config: Mapping[str, Any], defaults: Mapping[str, Any], where: object
 ) -> dict[str, Any]:
-  """A config of an earlier version, with the fields that it did not have.
+  """A config of an earlier version, completed with the fields added since.
 
   Args:
-    config: all fields that there were.
-    defaults: all fields that there are.
-    where: the config was read, for messages.
+    config: a tree of all fields of the earlier version.
+    defaults: a tree of all fields of this version.
+    where: file that the config was read from, for messages.
 
   Raises:
-    InputError: it has a field that there is no more, or not yet.
+    InputError: the config has a field that this version does not have.
   """
-  known = dict(flat(json.loads(json.dumps(defaults))))
-  for field, value in flat(config):
+  known = dict(flatten(json.loads(json.dumps(defaults))))
+  for field, value in flatten(config):
     if field not in known and not field.startswith(
       tuple(f'{x}.' for x in OPEN)
     ):
@@ -199,16 +208,16 @@ def completed(
         f'{where}: {field} is {value!r}, and this version of dlrm_jax has no '
         f'such field; use the version that wrote it'
       )
-  found = json.loads(json.dumps(config))
-  there = dict(flat(config))
+  complete = json.loads(json.dumps(config))
+  earlier = dict(flatten(config))
   for field, default in known.items():
-    if field not in there:
+    if field not in earlier:
       *sections, name = field.split('.')
-      inner = found
+      inner = complete
       for section in sections:
         inner = inner.setdefault(section, {})
-      inner[name] = _BEFORE.get(field, default)
+      inner[name] = _EARLIER_VALUES.get(field, default)
   for section in OPEN:
     outer, name = section.split('.')
-    found[outer].setdefault(name, {})
-  return found
+    complete[outer].setdefault(name, {})
+  return complete

@@ -1,4 +1,4 @@
-"""Fields of a config that say nothing, given what its other fields say."""
+"""Finds fields of a config that have no effect beside its other fields."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -33,23 +33,24 @@ _ENCODINGS: dict[str, set[str]] = {
   'alpha': {'mixed_dims'},
   'partitions': {'partitions'},
 }
-"""Fields of tables, and the encodings that read them."""
+"""Encodings that read a field of config.tables, by field."""
 _PLACEMENTS: dict[str, set[str]] = {
   'spread': {'table_row_wise', 'grid'},
   'columns': {'column_wise', 'grid'},
 }
-"""Fields of tables, and the placements that read them."""
+"""Placements that read a field of config.tables, by field."""
 
 
 class Unused(NamedTuple):
   """A field whose value has no effect.
 
   Attributes:
-    field: dotted.
-    value: of it.
-    why: what makes it so.
-    of_feature: whether it is given for a single feature.
-    usual: whether configs have it in passing: others are set over it.
+    field: dotted name.
+    value: value of the field.
+    why: the reason.
+    of_feature: whether the field is that of a single feature.
+    usual: whether such fields are common: a config is often changed by flags
+      that make other fields of it useless.
   """
 
   field: str
@@ -63,24 +64,26 @@ class Unused(NamedTuple):
 
 
 def _why(field: str, options: Mapping[str, Any]) -> str | None:
-  """Why a field of a table has no effect; None where it has one."""
-  word, of = options['encoding'], 'placement'
-  if field in _PLACEMENTS:
-    readers, found = _PLACEMENTS[field], options['placement']
-  elif field in _ENCODINGS:
-    readers, found, of = _ENCODINGS[field], word, 'encoding'
-  else:
-    return None
-  if found not in readers:
-    return f'the {of} is {found}, and it is for {", ".join(sorted(readers))}'
-  if field == 'combine' and word == 'hashed' and options['parts'] < 2:
+  """Why a field of config.tables has no effect; None where it has one."""
+  encoding = options['encoding']
+  for choice, all_readers in (
+    ('placement', _PLACEMENTS),
+    ('encoding', _ENCODINGS),
+  ):
+    readers = all_readers.get(field)
+    if readers is not None and options[choice] not in readers:
+      return (
+        f'the {choice} is {options[choice]}, and it is for '
+        f'{", ".join(sorted(readers))}'
+      )
+  if field == 'combine' and encoding == 'hashed' and options['parts'] < 2:
     return f'parts={options["parts"]}: one hash is combined with nothing'
   if field == 'hidden' and options['combine'] != 'path':
     return f'combine is {options["combine"]}, and it is for path'
   if field in ('rows', 'compression'):
-    if options['buckets'] and word in _ENCODINGS['buckets']:
+    if options['buckets'] and encoding in _ENCODINGS['buckets']:
       return f'buckets={options["buckets"]!r} says how many rows there are'
-    if options['alpha'] and word == 'mixed_dims':
+    if options['alpha'] and encoding == 'mixed_dims':
       return f'alpha={options["alpha"]} says how wide rows are'
   if field == 'compression' and options['rows']:
     return f'rows={options["rows"]} says how many parameters there are'
@@ -97,7 +100,7 @@ def _of_tables(
   }
   for name, own in features.items():
     for field, value in own.items():
-      # What a feature names itself; else the reason may be the others' field.
+      # Only fields that the feature itself sets are checked here.
       if value != defaults.get(field) and (
         why := _why(field, {**tables, **own})
       ):
@@ -118,17 +121,18 @@ def _of_tables(
 
 
 def _of_optimizer(
-  name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
+  section: str, fields: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[Unused]:
-  if not given['decay_steps']:
-    for field in ('decay_start', 'decay_power'):
-      if given[field] != defaults[field]:
-        yield Unused(
-          f'{name}.{field}',
-          given[field],
-          f'{name}.decay_steps is 0, so there is no decay',
-          usual=True,
-        )
+  no_decay = f'{section}.decay_steps is 0, so there is no decay'
+  no_adam = f'{section}.name is {fields["name"]}, and it is for adam'
+  for dead, names, why in (
+    (not fields['decay_steps'], ('decay_start', 'decay_power'), no_decay),
+    (fields['name'] != 'adam', ('b1', 'b2', 'eps'), no_adam),
+  ):
+    for field in names:
+      if dead and fields[field] != defaults[field]:
+        usual = why is no_decay
+        yield Unused(f'{section}.{field}', fields[field], why, usual=usual)
 
 
 def _of_data(
@@ -148,7 +152,7 @@ def _of_data(
       )
   for field, value in data['expected'].items() if data['dir'] else ():
     if value:
-      why = f'data.dir={data["dir"]} says what sizes there are'
+      why = f'the set in data.dir={data["dir"]} has its own sizes'
       yield Unused(f'data.expected.{field}', value, why, usual=True)
 
 
@@ -159,12 +163,12 @@ def unused(
 
   Args:
     config: a tree of all fields.
-    defaults: the same.
+    defaults: a tree of all fields with their defaults.
   """
   yield from _of_data(config['data'], defaults['data'])
   yield from _of_tables(config['tables'], defaults['tables'])
-  for name in ('optimizer', 'table_optimizer'):
-    yield from _of_optimizer(name, config[name], defaults[name])
+  for section in ('optimizer', 'table_optimizer'):
+    yield from _of_optimizer(section, config[section], defaults[section])
   train = config['train']
   if train['steps'] and train['epochs'] != defaults['train']['epochs']:
     why = f'train.steps={train["steps"]} says how long is trained'
@@ -172,25 +176,26 @@ def unused(
 
 
 def with_effect(
-  found: Iterable[Change],
+  changed: Iterable[Change],
   then: Mapping[str, Any],
   now: Mapping[str, Any],
   defaults: Mapping[str, Any],
 ) -> list[Change]:
-  """The changes that change anything.
+  """The changes of fields that have an effect.
 
-  A field that has no effect in one config has one in the other only if a
-  field that makes it so differs, too; that one stays.
+  A change is left out where its field has no effect in either config. If the
+  field has an effect in the other one, then so has another changed field (such
+  as the encoding), whose change remains.
 
   Args:
-    found: between the two configs.
-    then: a tree of all fields.
-    now: the same.
-    defaults: the same.
+    changed: all changes between the two configs.
+    then: a tree of all fields of the earlier config.
+    now: a tree of all fields of the later config.
+    defaults: a tree of all fields with their defaults.
   """
-  dead = tuple(
+  without_effect = tuple(
     f'{field.field}.'
     for tree in (then, now)
     for field in unused(tree, defaults)
   )
-  return [c for c in found if not f'{c.field}.'.startswith(dead)]
+  return [c for c in changed if not f'{c.field}.'.startswith(without_effect)]

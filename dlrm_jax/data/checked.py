@@ -1,9 +1,8 @@
-"""Blocks that are what they should be: complete, with ids of their tables.
+"""Checks of blocks: all examples are there, and ids are rows of their tables.
 
-A gather on a device takes any number for a row, so an id out of range would
-train a wrong row in silence. Ids are looked at on the host, a block or a batch
-at a time: those out of range end the run, or become the unknown row and are
-counted.
+A gather on a device accepts any number as a row, so an id out of range would
+silently train a wrong row. Ids are checked on the host, a block or a batch at
+a time. An id out of range ends the run, or becomes row 0 and is counted.
 """
 
 import dataclasses
@@ -20,14 +19,14 @@ _UNKNOWN_ROW = 0
 
 @dataclasses.dataclass(frozen=True)
 class Checker:
-  """What ids may be.
+  """The ids that are allowed.
 
   Attributes:
     schema: the columns; an id is 0 ... rows - 1 of its column, or PAD.
-    name: of the data set and split, for messages.
-    out_of_range: 'stop', or 'unknown': such ids become row 0.
-    means: features whose bags are pooled by their mean, so that weights of
-      their ids must not be negative: they could cancel.
+    name: name of the data set and split, for messages.
+    out_of_range: 'stop': another id is an error; 'unknown': it becomes row 0.
+    means: features with mean pooling; weights of their ids must not be
+      negative, because their sum could be 0.
   """
 
   schema: Schema
@@ -42,15 +41,15 @@ class Checker:
       )
 
   def check(self, block: Block, number: int) -> Block:
-    """The block, all ids of which are in range or will be made so.
+    """The same block, if nothing in it is an error.
 
     Args:
-      block: as it was read.
-      number: of the block, for messages.
+      block: block of a source.
+      number: number of the block, for messages.
 
     Raises:
-      InputError: names data set, split, block, feature, and the id and its
-        bound, or its weight.
+      InputError: an id is out of range and `out_of_range` is 'stop', or a
+        weight is negative.
     """
     self._check_weights(block, number)
     if self.out_of_range == UNKNOWN:
@@ -88,7 +87,14 @@ class Checker:
     )
 
   def mend(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids i32[k, B, H] -> all in range, and how many were not, i64[k]."""
+    """Maps ids out of range to row 0 if `out_of_range` is 'unknown'.
+
+    Args:
+      ids: ids of k batches, i32[k, B, H].
+
+    Returns:
+      Ids that are all in range, and the number of mapped ids, i64[k].
+    """
     counts = np.zeros(len(ids), np.int64)
     if self.out_of_range == STOP:
       return ids, counts
@@ -108,7 +114,7 @@ class Checker:
 
 
 class Checked:
-  """Blocks of a source, each looked at when it is read."""
+  """The blocks of a source, checked when they are read."""
 
   def __init__(self, source: Source, checker: Checker) -> None:
     self._source, self._checker = source, checker
@@ -119,11 +125,11 @@ class Checked:
 
   def __getitem__(self, number: int) -> Block:
     block = self._source[number]
-    found = len(block.labels)
+    rows = len(block.labels)
     expected = min(BLOCK_ROWS, self.examples - number * BLOCK_ROWS)
-    if found != expected:
+    if rows != expected:
       raise InputError(
-        f'{self._checker.name}, block {number}: {found} examples, expected '
+        f'{self._checker.name}, block {number}: {rows} examples, expected '
         f'{expected}; prepare the data again'
       )
     return self._checker.check(block, number)

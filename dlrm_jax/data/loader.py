@@ -1,13 +1,13 @@
-"""From blocks to batches: made ahead in a thread, checked, counted.
+"""The loader: batches from blocks, prepared ahead in a thread, and checked.
 
-`training_batches` gives shuffled batches for ever, `evaluation_batches` every
-example once in order, `stream_batches` does the same for blocks that come one
-after the other. Batch number `step` is a function of its number, see
-`shuffled`. Small batches are made many at a time, so that neither numpy nor a
-change of threads costs anything a batch.
+`training_batches` gives shuffled batches without end, `evaluation_batches`
+every example once in order; `stream_batches` does the same for blocks that
+can be read only once. A training batch is a function of its number (see
+`shuffled`). Small batches are made many at a time, so that the cost of calls
+and of changes between threads is small.
 
-Grain does the rest: the thread, prefetching, order. What goes wrong in the
-thread is raised where its batch would have come, and no batch comes after it.
+Grain runs the thread, prefetches and keeps the order. An error in the thread
+is raised in place of its batch, and no batch follows it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import grain
 import numpy as np
 
-from dlrm_jax.batch import PAD, Batch
+from dlrm_jax.batch import PAD, Batch, Inputs
 from dlrm_jax.data.checked import Checked, Checker
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import (
@@ -27,21 +27,20 @@ from dlrm_jax.data.schema import (
   join,
   take,
 )
-from dlrm_jax.data.shuffled import Reading as Reading
-from dlrm_jax.data.shuffled import Shuffled
+from dlrm_jax.data.shuffled import Reading, Shuffled
 from dlrm_jax.errors import InputError
 from dlrm_jax.vocabulary.policy import STOP
 
-_EXAMPLES_AT_ONCE = 8192  # by one call, where batches are smaller
-_AHEAD = 8  # results of calls that wait, while all lanes read their windows
+_EXAMPLES_AT_ONCE = 8192  # examples of one call, where batches are smaller
+_AHEAD = 8  # calls made ahead, to have batches while lanes read their windows
 
 
 class Batches:
-  """Batches one after the other, and what was found in those handed out.
+  """An iterator of batches that counts ids out of range.
 
   Attributes:
-    out_of_range: ids that were mapped to the unknown row, in all batches so
-      far; batches that were made ahead do not count.
+    out_of_range: number of ids that were mapped to the unknown row, in the
+      batches so far; batches that wait in the thread do not count.
   """
 
   def __init__(self, made: Iterator[tuple[Batch, int]]) -> None:
@@ -58,7 +57,7 @@ class Batches:
 
 
 class _InOrder:
-  """Every example once, in file order; the last batch padded."""
+  """Batches with every example once, in file order; the last one padded."""
 
   def __init__(
     self, source: Checked, batch_size: int, process: int, processes: int
@@ -90,19 +89,19 @@ class _InOrder:
     return _padded(join(parts), self._share)
 
   def _block(self, number: int) -> Block:
-    """Remembers the block that was read last: batches walk through it."""
+    """Reads a block, and keeps it: the next batches are within it."""
     if self._held is None or self._held[0] != number:
       self._held = number, self._source[number]
     return self._held[1]
 
 
 def _stacked(blocks: list[Block]) -> Block:
-  """Blocks of equal size on one more axis."""
+  """Stacks blocks of equal size on a new first axis."""
   return join([each(block, lambda x: x[None]) for block in blocks])
 
 
 def _padded(block: Block, size: int) -> Block:
-  """`size` examples; those that are added have weight 0 and no ids."""
+  """Pads a block to `size` examples by examples of weight 0 without ids."""
   missing = size - len(block.labels)
   if missing == 0:
     return block._replace(weights=_weights(block))
@@ -121,24 +120,26 @@ def _padded(block: Block, size: int) -> Block:
 
 
 def _weights(block: Block) -> np.ndarray:
-  """Of the examples; 1 where they have none."""
+  """Weights of the examples; ones where the block has none."""
   if block.weights is None:
-    return np.ones(block.labels.shape, np.float32)
+    return np.ones(block.labels.shape[:-1], np.float32)
   return block.weights
 
 
 def _finished(made: Block, checker: Checker) -> list[tuple[Batch, int]]:
-  """Batches [k, B, ...], and how many of their ids were out of range."""
+  """Cuts [k, B, ...] into k batches, each with its ids out of range."""
   ids, out_of_range = checker.mend(made.ids)
   weights, id_weights = _weights(made), made.id_weights
   return [
     (
       Batch(
-        made.dense[k],
-        ids[k],
+        Inputs(
+          made.dense[k],
+          ids[k],
+          None if id_weights is None else id_weights[k],
+        ),
         made.labels[k],
         weights[k],
-        None if id_weights is None else id_weights[k],
       ),
       int(out_of_range[k]),
     )
@@ -149,7 +150,7 @@ def _finished(made: Block, checker: Checker) -> list[tuple[Batch, int]]:
 def _prefetched(
   make: Callable[[range], Block], steps: range, at_once: int, checker: Checker
 ) -> Iterator[tuple[Batch, int]]:
-  """Batches of these numbers in order, made ahead in a thread of Grain's."""
+  """Batches of these numbers in order, prefetched by a thread of Grain."""
 
   def several(first: int) -> list[tuple[Batch, int]]:
     numbers = range(first, min(first + at_once, steps.stop))
@@ -162,7 +163,7 @@ def _prefetched(
 
 
 def _at_once(batch_size: int, examples: int) -> int:
-  """How many batches one call makes: of a small set not many epochs."""
+  """Number of batches of one call; of a small set not several epochs."""
   return max(1, min(_EXAMPLES_AT_ONCE, examples) // batch_size)
 
 

@@ -1,10 +1,10 @@
-"""What a prepared set says of itself: metadata.json, written last.
+"""The description of a prepared set: metadata.json, which is written last.
 
-It names every file with its size, and its digest, the origin, is stamped on
-every block: a file that is missing, cut, or of another set is found.
+It lists every file with its size. A digest of its content, the origin, is
+stamped on every block. So files that are missing, cut or of another set are
+found.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,21 @@ from dlrm_jax.files import sync, write_json
 FORMAT = 2
 
 TFDS_FILES = ('dataset_info.json', 'features.json')
-"""What TFDS reads before the shards."""
+"""Files that TFDS reads before the shards."""
 
 _STRETCHES = 200
-"""Of a timeline, at most."""
+"""Maximum number of stretches of a timeline."""
 
 
 class Written(NamedTuple):
-  """What is known of a split once it is written.
+  """Counts of a split that has been written.
 
   Attributes:
-    examples: how many.
-    clicks: with label 1.
-    timeline: of stretches of rows in the order of the raw files: examples,
-      clicks, and where known the first and the last time.
+    examples: number of examples.
+    clicks: number of examples with label 1.
+    timeline: a list for each stretch of rows, in the order of the raw files:
+      number of examples, number of clicks and, if the log has times, the
+      first and the last time.
   """
 
   examples: int
@@ -43,21 +44,27 @@ class Written(NamedTuple):
   timeline: Sequence[Sequence[int]]
 
 
-def joined(timeline: Sequence[Sequence[int]]) -> list[list[int]]:
-  """Neighbours together, until there are few stretches."""
+def coarser(timeline: Sequence[Sequence[int]]) -> list[list[int]]:
+  """A timeline whose neighbours are merged until few stretches are left."""
   size = max(1, -(-len(timeline) // _STRETCHES))
-  found = []
+  merged = []
   for start in range(0, len(timeline), size):
     part = timeline[start : start + size]
     stretch = [sum(s[0] for s in part), sum(s[1] for s in part)]
     if len(part[0]) > 2:
       stretch += [min(s[2] for s in part), max(s[3] for s in part)]
-    found.append(stretch)
-  return found
+    merged.append(stretch)
+  return merged
 
 
 def scale_of(rows: int, sums: np.ndarray, squares: np.ndarray) -> Scale:
-  """Mean and deviation from f64[N] sums of values and of their squares."""
+  """Mean and deviation of N features.
+
+  Args:
+    rows: number of examples.
+    sums: sums of the values of each feature, f64[N].
+    squares: sums of their squares, f64[N].
+  """
   mean = sums / rows
   variance = np.maximum(squares / rows - mean**2, 0)
   return Scale(tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()))
@@ -66,38 +73,38 @@ def scale_of(rows: int, sums: np.ndarray, squares: np.ndarray) -> Scale:
 def origin_of(
   schema: Schema, splits: Mapping[str, int], details: Mapping[str, Any]
 ) -> int:
-  """Digest of all that a set is made of, i64.
+  """Digest of the content of a set, i64.
 
   Args:
     schema: the columns.
-    splits: examples of each split.
-    details: what its maker says of it.
+    splits: number of examples of each split.
+    details: options, source files and counts (see `Prepared.details`).
   """
-  said = [dataclasses.asdict(schema), dict(splits), dict(details)]
+  said = [schema.to_json(), dict(splits), dict(details)]
   digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
   return int.from_bytes(digest[:8], 'little', signed=True)
 
 
-def digest_of(said: Mapping[str, Any]) -> str:
-  """Of a description, but for its own digest."""
-  rest = {name: value for name, value in said.items() if name != 'digest'}
+def manifest_digest(metadata: Mapping[str, Any]) -> str:
+  """Digest of a description, without its field `digest`."""
+  rest = {name: value for name, value in metadata.items() if name != 'digest'}
   text = json.dumps(rest, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-  """Of a small file."""
+  """Digest of a small file."""
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def split_stamp(split: str) -> int:
-  """A split's name as a number, i64."""
+  """The name of a split as a number, i64."""
   digest = hashlib.sha256(split.encode()).digest()
   return int.from_bytes(digest[:8], 'little', signed=True)
 
 
 def shard_lengths(fields: Fields, examples: int) -> list[int]:
-  """Blocks in each file of a split."""
+  """Number of blocks in each file of a split."""
   blocks = -(-examples // BLOCK_ROWS)
   full = shards.shard_blocks(fields)
   return [min(full, blocks - start) for start in range(0, blocks, full)]
@@ -109,7 +116,7 @@ def shard_paths(folder: Path, split: str, lengths: Sequence[int]) -> list[Path]:
   return [folder / shards.shard_name(split, i, count) for i in range(count)]
 
 
-def describe(
+def write_manifest(
   folder: Path,
   schema: Schema,
   fields: Fields,
@@ -117,26 +124,26 @@ def describe(
   scale: Scale,
   details: Mapping[str, Any],
 ) -> None:
-  """Describes a folder whose shards are all written.
+  """Describes a folder whose shards have all been written.
 
   Args:
-    folder: of the set.
+    folder: folder of the set.
     schema: the columns.
-    fields: what examples have.
-    splits: what was written.
-    scale: of the dense features of the training examples.
-    details: what its maker says of it.
+    fields: fields of an example.
+    splits: counts of each split.
+    scale: mean and deviation of the dense features in the training examples.
+    details: options, source files and counts (see `Prepared.details`).
   """
   lengths = {k: shard_lengths(fields, v.examples) for k, v in splits.items()}
-  shards.describe(folder, fields, lengths)
+  shards.write_tfds_metadata(folder, fields, lengths)
   sizes = {name: split.examples for name, split in splits.items()}
   files = {
     name: [p.stat().st_size for p in shard_paths(folder, name, lengths[name])]
     for name in splits
   }
-  said = {
+  metadata = {
     'format': FORMAT,
-    'schema': dataclasses.asdict(schema),
+    'schema': schema.to_json(),
     'splits': {k: v._asdict() for k, v in splits.items()},
     'scale': scale._asdict(),
     'details': dict(details),
@@ -144,6 +151,7 @@ def describe(
     'files': files,
     'tfds': {name: file_digest(folder / name) for name in TFDS_FILES},
   }
-  for name in TFDS_FILES:  # which TFDS has written
+  for name in TFDS_FILES:  # TFDS does not sync them.
     sync(folder / name)
-  write_json(folder / MARK, {**said, 'digest': digest_of(said)})
+  digest = manifest_digest(metadata)
+  write_json(folder / MARK, {**metadata, 'digest': digest})

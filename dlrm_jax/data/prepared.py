@@ -1,8 +1,8 @@
 """A prepared click log on disk: written once, opened fast, read by block.
 
 The folder is a TFDS data set (dataset_info.json, features.json and
-array_record files), plus metadata.json (`manifest`) and what its maker adds,
-such as vocabularies. It appears under its name only when it is complete.
+array_record files) with metadata.json (see `manifest`) and vocabularies. It
+gets its name only when it is complete.
 
     prepared = open_prepared('out')
     prepared.source('train')[0]  # Block
@@ -21,30 +21,29 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dlrm_jax.data.folder import MARK
+from dlrm_jax.data.folder import MARK, vocabulary_path
 from dlrm_jax.data.manifest import (
   FORMAT,
   TFDS_FILES,
-  digest_of,
   file_digest,
+  manifest_digest,
   shard_paths,
   split_stamp,
 )
-from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Scale, Schema
+from dlrm_jax.data.schema import BLOCK_ROWS, Block, Scale, Schema
 from dlrm_jax.errors import InputError
-from dlrm_jax.vocabulary.hashing import FOLDER
 
 
 def _allow_files(files: int) -> None:
-  """Lets this process have so many more files open, if it may."""
+  """Raises the limit of open files by about `files`, where that is allowed."""
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   if files < soft // 4 or soft == resource.RLIM_INFINITY:
     return
   wanted = soft + 2 * files
   if hard != resource.RLIM_INFINITY:
     wanted = min(wanted, hard)
-  # macOS has further limits and refuses; where these are too few files, the
-  # one that can't be opened says so.
+  # macOS has further limits and may refuse. If the limit is then too low, the
+  # first file that cannot be opened raises an error.
   with contextlib.suppress(OSError, ValueError):
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, soft), hard))
 
@@ -86,7 +85,7 @@ class _Blocks:
       return Block(
         record['dense'],
         record['ids'],
-        labels,
+        labels.reshape(len(labels), -1),
         record.get('id_weights'),
         record.get('weights'),
       )
@@ -103,18 +102,18 @@ class Prepared:
   """A prepared set on disk.
 
   Attributes:
-    directory: its folder.
+    directory: folder of the set.
     schema: the columns.
-    splits: examples a split, in the order of writing.
-    clicks: examples with label 1 a split.
-    scale: of the dense features in split train.
-    details: what its maker said of it: options, source files, counts.
-    timelines: of each split, stretches of rows in the order of the raw log:
-      examples, clicks, and where known the first and the last time.
-    files: of each split, how many.
-    origin: digest of schema, sizes and details, with which blocks are stamped.
-    fingerprint: the same, for people, of all but the files: equal for two sets
-      with the same content.
+    splits: number of examples of each split, in the order of writing.
+    clicks: number of examples with label 1 of each split.
+    scale: mean and deviation of the dense features in split train.
+    details: the set's account of its making: options, source files, counts.
+    timelines: timeline of each split (see `manifest.Written`).
+    files: number of files of each split.
+    origin: digest of schema, sizes and details; every block is stamped with
+      it.
+    fingerprint: digest of the description without the sizes of files, as hex
+      digits; sets with equal content have equal fingerprints.
   """
 
   directory: str
@@ -142,33 +141,37 @@ class Prepared:
     return _Blocks(self, split)
 
   def counts(self, feature: str) -> np.ndarray | None:
-    """Rows of split train that have each id, i64[R]; see `count_pieces`."""
+    """Number of rows in split train that have each id, i64[R].
+
+    See `count_pieces`.
+    """
     pieces = self.count_pieces(feature)
     return None if pieces is None else np.concatenate(list(pieces))
 
   def count_pieces(self, feature: str) -> Iterator[np.ndarray] | None:
-    """In how many rows of split train each id occurs: i64[n], in pieces.
+    """Number of rows in split train that have each id: i64[n], in pieces.
 
-    None without a vocabulary, and where ids are not its rows: taken modulo a
-    number, or with others in made-up bags (`multi_hot`).
+    Counts of ids before the first value's (unknown values) are not stored;
+    they are given as the count of the first value.
 
-    Rows before the first value's, whose counts are not kept (unknown values),
-    count as the first value.
+    Returns:
+      The pieces; None if the feature has no vocabulary or if its ids are not
+      rows of the vocabulary (`multi_hot`, `num_embeddings`).
     """
-    path = Path(self.directory) / FOLDER / f'{feature}.parquet'
-    said = self.details.get('format', {})
-    made = said.get('multi_hot') or said.get('num_embeddings')
-    if made or not path.exists():
+    path = vocabulary_path(Path(self.directory), feature)
+    log = self.details.get('format', {})
+    mapped = log.get('multi_hot') or log.get('num_embeddings')
+    if mapped or not path.exists():
       return None
     column = next(c for c in self.schema.sparse if c.name == feature)
     return _count_pieces(path, column.rows)
 
 
-_PIECE = 1 << 22  # counts that are read at a time
+_PIECE = 1 << 22  # Counts that are read at a time.
 
 
 def _count_pieces(path: Path, rows: int) -> Iterator[np.ndarray]:
-  """The counts of a vocabulary, and before them those of the other rows."""
+  """Counts of all rows of a table; those before the vocabulary come first."""
   try:
     column = pl.scan_parquet(path).select('count')
     known = column.select(pl.len()).collect().item()
@@ -189,10 +192,10 @@ def _broken(what: object, why: object) -> InputError:
 
 
 def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
-  """Opens a prepared set; reads its description only.
+  """Opens a prepared set, reading only its description.
 
   Raises:
-    InputError: no prepared set there, or an incomplete one.
+    InputError: the folder has no prepared set, or a damaged one.
   """
   folder = Path(directory)
   try:
@@ -206,10 +209,7 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
     metadata = json.loads(text)
     if metadata['format'] != FORMAT:
       raise ValueError(f'format {metadata["format"]}, not {FORMAT}')
-    schema = Schema(
-      tuple(metadata['schema']['dense']),
-      tuple(Column(**column) for column in metadata['schema']['sparse']),
-    )
+    schema = Schema.from_json(metadata['schema'])
     splits = metadata['splits']
     prepared = Prepared(
       directory=str(folder),
@@ -224,7 +224,7 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
       fingerprint=_fingerprint(metadata),
     )
     sizes = metadata['files']
-    if digest_of(metadata) != metadata['digest']:
+    if manifest_digest(metadata) != metadata['digest']:
       raise ValueError(f'{MARK} contradicts itself')
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise _broken(folder, error) from error
@@ -234,7 +234,7 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
 
 
 def _check_tfds(folder: Path, digests: Mapping[str, str]) -> None:
-  """Compares what TFDS reads with what was noted when it was written."""
+  """Compares the files that TFDS reads with their noted digests."""
   for name in TFDS_FILES:
     path = folder / name
     if not path.exists():
@@ -245,15 +245,15 @@ def _check_tfds(folder: Path, digests: Mapping[str, str]) -> None:
 
 def _fingerprint(metadata: Mapping[str, Any]) -> str:
   # Sizes of files depend on the versions of libraries.
-  said = {
+  content = {
     k: v for k, v in metadata.items() if k not in ('files', 'tfds', 'digest')
   }
-  digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+  digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
   return digest.hexdigest()[:16]
 
 
 def _check_files(folder: Path, sizes: Mapping[str, Sequence[int]]) -> None:
-  """Compares the files with what was noted when they were written."""
+  """Compares the files with their noted sizes."""
   there = {entry.name: entry for entry in os.scandir(folder)}
   for split, expected in sizes.items():
     for path, size in zip(

@@ -1,7 +1,7 @@
-"""Examples as rows of one matrix of 32-bit words, to be moved as they are.
+"""Examples as rows of one matrix of 32-bit words.
 
-A row is label, dense features, ids, and where the set has them weights of the
-ids and of the example. Floats keep their bits.
+A row has the labels, dense features, ids, and where the set has them the
+weights of the ids and of the example. Floats keep their bits.
 """
 
 import dataclasses
@@ -13,41 +13,49 @@ from dlrm_jax.data.schema import Block, Schema
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-  """What an example of a set has.
+  """The fields of an example of a set.
 
   Attributes:
-    dense: number of dense features, N.
-    hotness: ids an example, H.
+    dense: N, the number of dense features.
+    hotness: H, the number of ids.
     id_weights: whether ids have weights.
     weights: whether examples have weights.
+    labels: T, the number of labels.
   """
 
   dense: int
   hotness: int
   id_weights: bool = False
   weights: bool = False
+  labels: int = 1
 
   @classmethod
   def of(
-    cls, schema: Schema, id_weights: bool = False, weights: bool = False
+    cls, schema: Schema, *, id_weights: bool = False, weights: bool = False
   ) -> 'Fields':
     """The fields of a set with these columns."""
-    return cls(len(schema.dense), schema.hotness, id_weights, weights)
+    return cls(
+      dense=len(schema.dense),
+      hotness=schema.hotness,
+      id_weights=id_weights,
+      weights=weights,
+      labels=len(schema.labels),
+    )
 
   @property
   def width(self) -> int:
-    """Words an example, W."""
+    """W, the number of words an example."""
     ids = self.hotness * (2 if self.id_weights else 1)
-    return 1 + self.dense + ids + self.weights
+    return self.labels + self.dense + ids + self.weights
 
 
 def pack(fields: Fields, block: Block) -> np.ndarray:
-  """Examples, n of them -> i32[n, W]."""
+  """Packs the n examples of a block into i32[n, W]."""
   packed = np.empty((len(block.labels), fields.width), np.int32)
   floats = packed.view(np.float32)
-  floats[:, 0] = block.labels
-  end = 1 + fields.dense
-  floats[:, 1:end] = block.dense
+  floats[:, : fields.labels] = block.labels
+  end = fields.labels + fields.dense
+  floats[:, fields.labels : end] = block.dense
   packed[:, end : end + fields.hotness] = block.ids
   end += fields.hotness
   if fields.id_weights:
@@ -60,12 +68,13 @@ def pack(fields: Fields, block: Block) -> np.ndarray:
 def unpack(fields: Fields, packed: np.ndarray) -> Block:
   """The inverse of `pack`: i32[n, W] -> n examples."""
   floats = packed.view(np.float32)
-  start, end = 1 + fields.dense, 1 + fields.dense + fields.hotness
+  start = fields.labels + fields.dense
+  end = start + fields.hotness
   weights = floats[:, end : end + fields.hotness]
   return Block(
-    dense=np.ascontiguousarray(floats[:, 1:start]),
+    dense=np.ascontiguousarray(floats[:, fields.labels : start]),
     ids=np.ascontiguousarray(packed[:, start:end]),
-    labels=floats[:, 0].copy(),
+    labels=floats[:, : fields.labels].copy(),
     id_weights=np.ascontiguousarray(weights) if fields.id_weights else None,
     weights=floats[:, -1].copy() if fields.weights else None,
   )

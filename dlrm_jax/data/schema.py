@@ -1,28 +1,31 @@
-"""What a click log looks like: its columns, its blocks of rows, a source.
+"""The columns of a click log, its blocks of rows, and sources of blocks.
 
-Readers turn raw files into `Block`s, a `Source` hands blocks out by number,
-the loader cuts them into batches. A block is the unit of storage and of
-reading: thousands of examples, so that no Python runs for a single one.
+Readers turn raw files into `Block`s, a `Source` gives blocks by number, the
+loader cuts them into batches. A block is the unit of storage and of reading:
+thousands of examples, so that no Python code runs for a single one.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
 BLOCK_ROWS = 4096
 """Examples in a block; only the last block of a split has fewer."""
 
+LABELS = ('click',)
+"""The label of a log that has one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """One sparse feature.
+  """A sparse column.
 
   Attributes:
-    name: the feature's name, for example 'C1'.
-    rows: vocabulary size; ids are 0 ... rows - 1.
-    hotness: ids an example can have at most; shorter bags end in PAD.
+    name: name of the column, for example 'C1'.
+    rows: size of its vocabulary; ids are 0 ... rows - 1.
+    hotness: most ids that an example can have; shorter bags end in PAD.
   """
 
   name: str
@@ -35,25 +38,47 @@ class Schema:
   """The columns of a click log, in the order that they have in a block.
 
   Attributes:
-    dense: names of the dense features.
-    sparse: the sparse features.
+    dense: names of the dense columns.
+    sparse: the sparse columns.
+    labels: names of the labels, one for each task.
   """
 
   dense: tuple[str, ...]
   sparse: tuple[Column, ...]
+  labels: tuple[str, ...] = LABELS
 
   @property
   def hotness(self) -> int:
-    """Ids an example: `H`."""
+    """H, the number of ids an example."""
     return sum(column.hotness for column in self.sparse)
+
+  def to_json(self) -> dict[str, Any]:
+    """The schema as JSON can hold it; one label is left out.
+
+    So sets of one label have the digests that they had before labels had
+    names.
+    """
+    fields = dataclasses.asdict(self)
+    if self.labels == LABELS:
+      del fields['labels']
+    return fields
+
+  @classmethod
+  def from_json(cls, fields: Mapping[str, Any]) -> Self:
+    """The inverse of `to_json`."""
+    return cls(
+      tuple(fields['dense']),
+      tuple(Column(**column) for column in fields['sparse']),
+      tuple(fields.get('labels', LABELS)),
+    )
 
 
 class Scale(NamedTuple):
-  """What the dense features of the training examples are like.
+  """Mean and deviation of the dense features of the training examples.
 
   Attributes:
-    mean: of each, N numbers.
-    deviation: standard deviation of each, N numbers.
+    mean: mean of each feature, N numbers.
+    deviation: standard deviation of each feature, N numbers.
   """
 
   mean: tuple[float, ...]
@@ -61,12 +86,12 @@ class Scale(NamedTuple):
 
 
 class Block(NamedTuple):
-  """Consecutive examples of a click log; `n` of them.
+  """`n` consecutive examples of a click log.
 
   Attributes:
     dense: f32[n, N], transformed.
     ids: i32[n, H], PAD where a bag has no more ids.
-    labels: f32[n], 0 or 1.
+    labels: f32[n, T], 0 or 1; NaN where an example has no label for a task.
     id_weights: f32[n, H], or None: every id counts once.
     weights: f32[n], or None: every example counts once.
   """
@@ -79,7 +104,7 @@ class Block(NamedTuple):
 
 
 def each(block: Block, change: Callable[[np.ndarray], np.ndarray]) -> Block:
-  """A block of what `change` makes of each of its arrays."""
+  """Applies a function to each array of a block."""
 
   def of(array: np.ndarray | None) -> np.ndarray | None:
     return None if array is None else change(array)
@@ -91,12 +116,12 @@ def each(block: Block, change: Callable[[np.ndarray], np.ndarray]) -> Block:
 
 
 def take(block: Block, rows: np.ndarray | slice) -> Block:
-  """Examples of a block, by number or slice."""
+  """Selects examples of a block, by number or slice."""
   return each(block, lambda array: array[rows])
 
 
 def join(blocks: list[Block]) -> Block:
-  """Blocks one after the other; at least one."""
+  """Concatenates blocks; at least one."""
   if len(blocks) == 1:
     return blocks[0]
 
@@ -114,12 +139,12 @@ def join(blocks: list[Block]) -> Block:
 
 
 class Source(Protocol):
-  """Blocks of one split by number; any number of threads may read.
+  """Blocks of a split by number; any number of threads may read.
 
   Attributes:
     schema: the columns.
-    examples: examples in all blocks together. Every block has `BLOCK_ROWS`
-      examples, but the last, which has the rest.
+    examples: number of examples in all blocks. Every block has `BLOCK_ROWS`
+      examples, except the last, which has the rest.
   """
 
   schema: Schema

@@ -1,9 +1,9 @@
 """The files of a prepared set: blocks as records of a TFDS data set.
 
-A record is a block of examples, so TFDS describes and stores and never
-handles a single one. Every record is stamped with the set that it belongs to
-and its number, so a file of another set, or in another place, is found when
-it is read; array_record finds bytes that have changed.
+A record is a block of examples, so TFDS describes and stores examples without
+handling single ones. Every record is stamped with the set that it belongs to
+and its number, so files of another set or in a wrong place are found when
+they are read. array_record finds changed bytes.
 """
 
 import functools
@@ -20,19 +20,19 @@ from dlrm_jax.data.schema import BLOCK_ROWS, Block
 from dlrm_jax.files import replacing
 
 SHARD_BYTES = 128 << 20
-"""Of the examples in a file, before compression, about."""
+"""Approximate bytes of the examples in a file, before compression."""
 
 _OPTIONS = 'group_size:1,zstd:1'
 _NAME = 'click_log'
 
 
 class Stamp(NamedTuple):
-  """What a record says of itself.
+  """The identity of a record.
 
   Attributes:
-    origin: digest of all that the set was made of.
+    origin: digest of the content of the set.
     split: digest of the split's name.
-    block: number in the split.
+    block: number of the block in the split.
   """
 
   origin: int
@@ -41,13 +41,18 @@ class Stamp(NamedTuple):
 
 
 def shard_blocks(fields: Fields) -> int:
-  """Blocks in a file of a set with these fields."""
+  """Number of blocks in a file, for examples with these fields."""
   return max(1, SHARD_BYTES // (4 * fields.width * BLOCK_ROWS))
 
 
 def shard_name(split: str, number: int, count: int) -> str:
-  """As TFDS names files."""
+  """Name of a file, as TFDS requires."""
   return f'{_NAME}-{split}.array_record-{number:05}-of-{count:05}'
+
+
+def _label_shape(fields: Fields) -> tuple[int | None, ...]:
+  """Stored shape of the labels; a single one has no axis of its own."""
+  return (None,) if fields.labels == 1 else (None, fields.labels)
 
 
 def _features(fields: Fields) -> Any:
@@ -56,10 +61,10 @@ def _features(fields: Fields) -> Any:
   array = functools.partial(tfds.features.Tensor, encoding='bytes')
   features: dict[str, Any] = {
     'ids': array(shape=(None, fields.hotness), dtype=np.int32),
-    'labels': array(shape=(None,), dtype=np.float32),
+    'labels': array(shape=_label_shape(fields), dtype=np.float32),
     'stamp': tfds.features.Tensor(shape=(3,), dtype=np.int64),
   }
-  if fields.dense:  # TFDS reads no array of width 0
+  if fields.dense:  # TFDS cannot read arrays of width 0.
     features['dense'] = array(shape=(None, fields.dense), dtype=np.float32)
   if fields.id_weights:
     features['id_weights'] = array(
@@ -71,7 +76,7 @@ def _features(fields: Fields) -> Any:
 
 
 def _serializer(features: Any) -> Callable[[Mapping[str, Any]], bytes]:
-  """As `serialize_example`, with the same bytes in every run."""
+  """TFDS's `serialize_example`, but with equal bytes in every run."""
   from tensorflow_datasets.core import example_serializer
 
   serializer = example_serializer.ExampleSerializer(
@@ -88,19 +93,21 @@ def _serializer(features: Any) -> Callable[[Mapping[str, Any]], bytes]:
 def write_shard(
   path: Path, fields: Fields, blocks: Iterable[Block], first: Stamp
 ) -> None:
-  """Writes one file, under another name until it is whole.
+  """Writes one file, under a temporary name until it is whole.
 
   Args:
     path: the file.
-    fields: what examples have.
-    blocks: of `BLOCK_ROWS` examples, but for the last of a split.
-    first: the stamp of the first block.
+    fields: fields of an example.
+    blocks: blocks of `BLOCK_ROWS` examples; the last one may be shorter.
+    first: stamp of the first block.
   """
   features = _features(fields)
   serialized = _serializer(features)
   with replacing(path) as work:
     writer = array_record_module.ArrayRecordWriter(os.fspath(work), _OPTIONS)
     for number, block in enumerate(blocks, first.block):
+      if fields.labels == 1:
+        block = block._replace(labels=block.labels[:, 0])
       arrays = {k: v for k, v in block._asdict().items() if k in features}
       stamp = np.array(first._replace(block=number), np.int64)
       writer.write(serialized({**arrays, 'stamp': stamp}))
@@ -108,33 +115,33 @@ def write_shard(
 
 
 def is_whole(path: Path, blocks: int) -> bool:
-  """Whether a file that is there can be read and has so many blocks."""
+  """Whether a file can be read and has `blocks` blocks."""
   try:
     reader = array_record_module.ArrayRecordReader(os.fspath(path))
-    found = reader.num_records()
+    records = reader.num_records()
     reader.close()
   except (OSError, ValueError, RuntimeError):
     return False
-  return found == blocks
+  return records == blocks
 
 
 def blocks_of(
   fields: Fields, rows: np.ndarray, order: np.ndarray
 ) -> Iterator[Block]:
-  """Packed rows i32[n, W], in an order i64[n], as blocks."""
+  """Packed rows i32[n, W] -> blocks, in the order of the row numbers i64[n]."""
   for start in range(0, len(rows), BLOCK_ROWS):
     yield unpack(fields, rows[order[start : start + BLOCK_ROWS]])
 
 
-def describe(
+def write_tfds_metadata(
   folder: Path, fields: Fields, splits: Mapping[str, Sequence[int]]
 ) -> None:
-  """Writes what TFDS needs to read a folder of shards.
+  """Writes the files that TFDS needs to read a folder of shards.
 
   Args:
-    folder: has the files.
-    fields: what examples have.
-    splits: blocks of each file of each split.
+    folder: folder of the shards.
+    fields: fields of an example.
+    splits: number of blocks of each file, by split.
   """
   import tensorflow_datasets as tfds
 

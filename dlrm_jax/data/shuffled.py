@@ -1,18 +1,18 @@
-"""Batches of shuffled examples: which examples batch number `step` has.
+"""Shuffled batches: the examples of a batch follow from its number `step`.
 
-The examples of an epoch are its blocks, in an order drawn from (seed, epoch),
-one after the other. That line is cut into `lanes` of equal length; a lane
-draws its examples from a window that holds a few blocks and is shuffled as a
-whole. A batch takes an equal share from every lane, and runs on into the
-next epoch where one ends. So
+An epoch is the sequence of all examples, whose blocks are in an order drawn
+from (seed, epoch). The sequence is cut into `lanes` of equal length. A lane is
+read in windows of a few blocks, whose examples are shuffled together. A batch
+has an equal number of examples from every lane, and continues with the next
+epoch where one ends. So
 
-* any batch is made without the ones before it: training resumes at a step;
-* a process reads only its own lanes, and the global batch is the same for
-  any number of processes that divides the lanes;
-* with a window of all blocks the shuffle is complete.
+* a batch does not depend on earlier batches: training resumes at any step;
+* a process reads only its own lanes, and the global batch is the same for any
+  number of processes that divides the lanes;
+* a window of all blocks is a complete shuffle.
 
-A window is shuffled once, while it is copied together; what batches take from
-it are slices, and several batches are taken at a time.
+A window is shuffled once, while its blocks are copied into it. Batches are
+slices of it, and several batches are cut at a time.
 """
 
 import dataclasses
@@ -29,15 +29,16 @@ from dlrm_jax.vocabulary.policy import STOP
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """How a source is cut into batches.
+  """The way a source is cut into batches.
 
   Attributes:
-    batch_size: examples of a global batch.
-    lanes: parts that are read independently; a multiple of the processes.
-    window: blocks of a lane that are shuffled together.
-    seed: of the shuffle.
-    out_of_range: what becomes of ids that their tables do not have: 'stop'
-      is an error, 'unknown' maps them to row 0 and counts them.
+    batch_size: number of examples in a global batch.
+    lanes: number of parts that are read independently; a multiple of the
+      number of processes.
+    window: number of blocks of a lane that are shuffled together.
+    seed: seed of the shuffle.
+    out_of_range: 'stop': an id that its table does not have is an error;
+      'unknown': it becomes row 0 and is counted.
   """
 
   batch_size: int
@@ -57,12 +58,12 @@ class Reading:
 
 
 class _Order:
-  """The blocks of an epoch in their order, and where each of them ends."""
+  """The order of the blocks of an epoch, and the position where each ends."""
 
   def __init__(self, seed: int, examples: int, epoch: int) -> None:
     count = -(-examples // BLOCK_ROWS)
-    # NumPy takes this seed for that of the first window of lane 0. Permutations
-    # of other things, so it does no harm, and unfinished runs need it as it is.
+    # For NumPy, this seed equals that of the first window of lane 0. The two
+    # permute different things, and unfinished runs depend on the seed.
     self.blocks = np.random.default_rng((seed, epoch)).permutation(count)
     sizes = np.full(count, BLOCK_ROWS, np.int64)
     sizes[-1] = examples - BLOCK_ROWS * (count - 1)
@@ -70,7 +71,7 @@ class _Order:
 
 
 class _Lane:
-  """One lane: its examples by position, in an endless row of epochs."""
+  """The examples of a lane by position, in an endless sequence of epochs."""
 
   def __init__(
     self,
@@ -102,12 +103,12 @@ class _Lane:
   def _window(self, epoch: int, number: int) -> Block:
     key = (epoch, number)
     if self._held is None or self._held[0] != key:
-      self._held = None  # its memory is needed for the next one
+      self._held = None  # Frees its memory for the next window.
       self._held = key, self._load(epoch, number)
     return self._held[1]
 
   def _load(self, epoch: int, number: int) -> Block:
-    """A window, shuffled: every block is read, and goes to its places."""
+    """A shuffled window: examples of every block are copied to their places."""
     length = self._reading.window * BLOCK_ROWS
     start = self._start + number * length
     stop = min(start + length, self._stop)
@@ -143,7 +144,7 @@ def _put(into: Block, where: np.ndarray | tuple, block: Block) -> None:
 
 
 class Shuffled:
-  """Endless shuffled batches by number; this process's part of each."""
+  """Endless shuffled batches by number: this process's part of each."""
 
   def __init__(
     self, source: Checked, reading: Reading, process: int, processes: int
@@ -169,7 +170,7 @@ class Shuffled:
     self._size = reading.batch_size // reading.lanes
 
   def make(self, steps: range) -> Block:
-    """Batches of consecutive numbers, on one more axis: [k, B, ...]."""
+    """Batches of k consecutive numbers, stacked: arrays [k, B, ...]."""
     count, size, lanes = len(steps), self._size, len(self._lanes)
     made = None
     for k, lane in enumerate(self._lanes):

@@ -1,7 +1,7 @@
-"""How many ids a model does not know: those that have the unknown row.
+"""Counts of ids with the unknown row, which no training value has.
 
-A log of another kind, or one whose values are written in another way, is read
-without a fault, and nearly all of its ids are unknown.
+A log of another kind, or with values that are spelled in another way, can be
+read without an error; then nearly all of its ids are unknown.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,24 +13,25 @@ import polars as pl
 
 from dlrm_jax.batch import PAD, Batch
 from dlrm_jax.cluster import agreement
+from dlrm_jax.data.folder import vocabulary_path
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.schema import Schema
-from dlrm_jax.vocabulary.hashing import FOLDER
 
 _MOST, _ABOVE = 0.5, 0.25
-"""A warning is given for a share above the first, and so much above that of
-training. Later days of a log stay far below: new users of MovieLens make .4."""
+"""A share of unknown ids is warned of if it is above the first number and above
+the share in training by the second. Later rows of a log stay far below: new
+users of MovieLens make a share of 0.4."""
 
 _SHOWN = 4
 
 
 class UnknownRow(NamedTuple):
-  """Of a feature.
+  """The row of a feature's unknown values, and its count in training.
 
   Attributes:
-    row: that values get which are not in the vocabulary.
-    ids: of the rows that the vocabulary was made of.
-    unknown: how many of these got the row.
+    row: row of the values that are not in the vocabulary.
+    ids: number of ids in the rows that were counted for the vocabulary.
+    unknown: number of these ids that have the row.
   """
 
   row: int
@@ -39,19 +40,21 @@ class UnknownRow(NamedTuple):
 
 
 def unknown_rows(prepared: Prepared) -> dict[str, UnknownRow]:
-  """Of the features whose ids say whether a value is known.
+  """The unknown row of each feature that has one.
 
-  Hashed ids do not, nor those taken modulo a number, nor rows of tables.
+  Features without a vocabulary (hashed values, rows of tables) have none, nor
+  has a vocabulary whose rows are taken modulo a number.
   """
   details = prepared.details
-  if details.get('kind') == 'movielens':
+  if details.get('kind') == 'movielens' and 'columns' not in details:
+    # Prepared by an earlier version, which counted every training value.
     return {
       column.name: UnknownRow(0, 1, 0)
       for column in prepared.schema.sparse
       if column.name != 'genres'
     }
-  said = details.get('format', {})
-  if said.get('multi_hot') or said.get('num_embeddings'):
+  log = details.get('format', {})
+  if log.get('multi_hot') or log.get('num_embeddings'):
     return {}
   columns = details.get('columns', {})
   some = any(counted['unknown'] for counted in columns.values())
@@ -67,22 +70,22 @@ def unknown_rows(prepared: Prepared) -> dict[str, UnknownRow]:
 
 
 def _total(prepared: Prepared, name: str, counted: Mapping[str, Any]) -> int:
-  """How often a column's values were counted, for its vocabulary."""
+  """Number of values of a column that were counted for its vocabulary."""
   if 'total' in counted:
     return counted['total']
-  # Sets of earlier versions do not say it.
-  path = Path(prepared.directory) / FOLDER / f'{name}.parquet'
+  # Sets of earlier versions do not have the total.
+  path = vocabulary_path(Path(prepared.directory), name)
   known = pl.scan_parquet(path).select(pl.col('count').sum()).collect()
   return int(known.item()) + counted['unknown']
 
 
 class Shares(NamedTuple):
-  """Shares of unknown ids, and of them in training.
+  """Shares of unknown ids in the examined rows and in training.
 
   Attributes:
-    now: of all ids of the features that are counted.
-    training: the same, of the rows that the vocabularies were made of.
-    features: of each feature, most unknown first: now, and in training.
+    now: share of all ids in the examined rows.
+    training: share of all ids in the rows that were counted in training.
+    features: both shares of each feature, highest share first.
   """
 
   now: float
@@ -90,7 +93,7 @@ class Shares(NamedTuple):
   features: Mapping[str, tuple[float, float]]
 
   def to_json(self) -> dict[str, Any]:
-    """As JSON can hold it."""
+    """The shares as a JSON value."""
     return {
       'share': self.now,
       'training': self.training,
@@ -101,7 +104,7 @@ class Shares(NamedTuple):
     }
 
   def lines(self) -> Iterator[str]:
-    """What to print: a line, and a warning."""
+    """Lines to print: the shares, and a warning if they are high."""
     most = [
       f'{name} {_percent(now)} ({_percent(before)})'
       for name, (now, before) in self.features.items()
@@ -125,12 +128,12 @@ def _percent(share: float) -> str:
 
 
 class UnknownIds:
-  """Counts the unknown ids of batches while they go by."""
+  """Counts the unknown ids of batches that pass through `watch`."""
 
   def __init__(self, schema: Schema, rows: Mapping[str, UnknownRow]) -> None:
     self._rows = rows
     self._names = [c.name for c in schema.sparse for _ in range(c.hotness)]
-    # Of features that are not counted, no id is this one.
+    # No id has the value that stands for features without an unknown row.
     self._unknown = np.array(
       [rows[n].row if n in rows else PAD - 1 for n in self._names], np.int64
     )
@@ -139,13 +142,16 @@ class UnknownIds:
   def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same batches."""
     for batch in batches:
-      ids = np.asarray(batch.ids)
+      ids = np.asarray(batch.inputs.ids)
       self._counts[0] += np.count_nonzero(ids == self._unknown, axis=0)
       self._counts[1] += np.count_nonzero(ids != PAD, axis=0)
       yield batch
 
   def shares(self) -> Shares | None:
-    """Of the batches of all processes, which all ask; None: nothing counts."""
+    """Shares over the batches of all processes; every process must call it.
+
+    None if no feature has an unknown row.
+    """
     if not self._rows:
       return None
     unknown, ids = agreement.total_of(self._counts)
@@ -154,7 +160,7 @@ class UnknownIds:
       for name in self._rows
       for at in [[n == name for n in self._names]]
     }
-    found = {
+    shares = {
       name: (
         float(count[0] / max(1, count[1])),
         self._rows[name].unknown / max(1, self._rows[name].ids),
@@ -166,5 +172,5 @@ class UnknownIds:
     return Shares(
       float(total[0] / max(1, total[1])),
       float(before[1] / max(1, before[0])),
-      dict(sorted(found.items(), key=lambda item: -item[1][0])),
+      dict(sorted(shares.items(), key=lambda item: -item[1][0])),
     )

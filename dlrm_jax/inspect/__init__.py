@@ -1,1 +1,1 @@
-"""Statistics of a prepared data set; `python -m dlrm_jax.inspect`."""
+"""Statistics of a prepared set; `python -m dlrm_jax.inspect`."""

@@ -1,9 +1,9 @@
-"""Looks at a prepared set: clicks over time, ids, missing values, drift.
+"""Statistics of a prepared set: clicks over time, ids, missing values, drift.
 
   python -m dlrm_jax.inspect data/kaggle --output=kaggle.html
 
-Prints a line a feature; --output writes a page with plots. What the set does
-not say of itself is measured on blocks that are drawn at random.
+Prints a line for each feature; --output writes a page with plots. Statistics
+that the set does not contain are measured on a random sample of its blocks.
 """
 
 import argparse
@@ -12,34 +12,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm_jax import files
-from dlrm_jax.errors import InputError, Parser, exit_cleanly
+from dlrm_jax.config.parser import Parser
+from dlrm_jax.errors import InputError, exit_cleanly
 
-_BLOCKS = 250  # about a million rows
+_BLOCKS = 250  # About a million rows.
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog='python -m dlrm_jax.inspect',
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   add = parser.add_argument
   add('data', metavar='DATA', help='a prepared set')
-  add('--output', metavar='FILE.html', help='page with plots to write')
-  add('--json', metavar='FILE', help='all numbers, to write')
+  add('--output', metavar='FILE.html', help='write a page with plots')
+  add('--json', metavar='FILE', help='write all numbers')
   add(
     '--sample',
     type=int,
     default=_BLOCKS,
     metavar='BLOCKS',
-    help='of 4,096 rows to read of a split (default: %(default)s)',
+    help='blocks of 4,096 rows to read of each split (default: %(default)s)',
   )
   return parser
 
 
 def _check(flags: argparse.Namespace) -> None:
-  """Raises before the work is done, not after."""
+  """Checks the flags before the work."""
   for name in ('output', 'json'):
     path = getattr(flags, name)
     if path:
@@ -50,7 +49,7 @@ def _check(flags: argparse.Namespace) -> None:
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
-  """Reads, prints and writes."""
+  """Measures, prints and writes."""
   flags = _parser().parse_args(argv)
   _check(flags)
   from dlrm_jax.data.prepared import open_prepared
@@ -60,14 +59,14 @@ def main(argv: Sequence[str]) -> None:
   prepared = open_prepared(flags.data)
   rows = sum(prepared.splits.values())
   print(f'{flags.data}: {rows:,} rows; at most {flags.sample} blocks a split')
-  found = inspect(prepared, flags.sample)
-  print(*inspection_table.lines(prepared, found), sep='\n')
+  inspection = inspect(prepared, flags.sample)
+  print(*inspection_table.inspection_lines(prepared, inspection), sep='\n')
   if flags.json:
-    content = inspection_table.content(prepared, found)
+    content = inspection_table.inspection_json(prepared, inspection)
     files.write_text(Path(flags.json), files.to_json(content) + '\n')
     print(f'see {flags.json}')
   if flags.output:
-    page = inspection_page.page_of(prepared, found)
+    page = inspection_page.page_of(prepared, inspection)
     files.write_text(Path(flags.output), page)
     print(f'see {flags.output}')
 

@@ -1,9 +1,9 @@
-"""What a prepared set is like: a sample of its blocks, and its vocabularies.
+"""Statistics of a prepared set, from a sample of blocks and its vocabularies.
 
-Memory does not grow with the set: blocks are drawn at random, each becomes
-tallies, and vocabularies are read one at a time. Split train is read in two
-halves: what one half says of ids is tried on the other and on split test, so
-that a difference between those is not the work of chance.
+Memory does not grow with the set: a fixed number of random blocks is read, and
+one vocabulary at a time. The train blocks are divided into two halves. Bins of
+ids come from the first; drift is measured between the second and split test,
+so that rare ids of the first half do not look like drift.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,38 +14,40 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
+from dlrm_jax.data.folder import vocabulary_path
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, take
 from dlrm_jax.inspect import statistics
-from dlrm_jax.inspect.statistics import Tally
-from dlrm_jax.vocabulary.hashing import FOLDER
+from dlrm_jax.inspect.statistics import IdCounts
 
 TOP = (1, 10, 100, 1000)
-"""Numbers of most frequent ids whose coverage is told; and a tenth of all."""
+"""Numbers of most frequent ids whose coverage is reported."""
 
 _QUANTILES = (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1)
-_PENDING = 1 << 20  # entries of tallies that wait to be joined
-_NOT_KNOWN = float('nan')
+_PENDING = 1 << 20  # Entries of counts that wait to be merged.
+_UNKNOWN = float('nan')
 
 
-class Sparse(NamedTuple):
-  """A sparse feature; shares are nan where they can't be known.
+class SparseReport(NamedTuple):
+  """Statistics of a sparse feature; unknown shares are nan.
 
   Attributes:
-    name: of the feature.
-    rows: of its table.
-    hotness: ids an example at most.
-    ids: different ids in the counts that coverage is of.
-    counted: whether those are of all examples counted for the vocabulary.
-    coverage: share of the most frequent 1, 10, 100, 1,000, 10 % of ids.
-    curve: number of most frequent ids, and their share.
-    missing: share of missing values; of bags, of examples without an id.
+    name: name of the feature.
+    rows: rows of its table.
+    hotness: largest number of ids of an example.
+    ids: number of different ids.
+    counted: whether `ids` and `coverage` come from the counts of the
+      vocabulary, else from the sampled train rows.
+    coverage: share of all occurrences that the most frequent 1, 10, 100, 1,000
+      and 10 % of ids have.
+    curve: numbers of most frequent ids, and the share of each number.
+    missing: share of missing values; for bags, of examples without ids.
     unknown: share of test ids in the rows for unknown values.
-    unseen: share of test ids that the train sample does not have.
+    unseen: share of test ids that are not in the train sample.
     psi: drift of ids from train to test.
-    noise: what that is by chance.
-    auc: on test, of the feature alone.
-    lengths: examples of train by number of ids.
+    noise: expected `psi` without drift.
+    auc: AUC on test of this feature alone.
+    lengths: number of train examples by number of ids.
   """
 
   name: str
@@ -64,16 +66,16 @@ class Sparse(NamedTuple):
   lengths: list[int]
 
 
-class Dense(NamedTuple):
-  """A dense feature, as training sees it; of train but for drift and AUC.
+class DenseReport(NamedTuple):
+  """Statistics of a dense feature, after its transform.
 
   Attributes:
-    name: of the feature.
-    zeros: share of zeros; a missing value is one.
-    quantiles: least, 1 %, 25 %, 50 %, 75 %, 99 %, greatest.
+    name: name of the feature.
+    zeros: share of zeros in train; missing values are zeros.
+    quantiles: minimum, 1 %, 25 %, 50 %, 75 %, 99 % and maximum in train.
     psi: drift from train to test.
-    noise: what that is by chance.
-    auc: on test, of the feature alone.
+    noise: expected `psi` without drift.
+    auc: AUC on test of this feature alone.
   """
 
   name: str
@@ -85,65 +87,67 @@ class Dense(NamedTuple):
 
 
 class Inspection(NamedTuple):
-  """What was found.
+  """Statistics of a prepared set.
 
   Attributes:
-    read: of each split that was read: its blocks, those read, their rows.
+    read: for each split that was read: its number of blocks, the number of
+      blocks read, and their number of rows.
     dense: the dense features.
     sparse: the sparse features.
   """
 
   read: dict[str, tuple[int, int, int]]
-  dense: list[Dense]
-  sparse: list[Sparse]
+  dense: list[DenseReport]
+  sparse: list[SparseReport]
 
 
-class _Part:
-  """What is kept of some examples: dense values, and tallies of ids."""
+class _SampledRows:
+  """Sampled examples: their dense values, labels, and counts of ids."""
 
   def __init__(self, columns: tuple[Column, ...]) -> None:
     self._columns = columns
-    self._waiting: list[list[Tally]] = [[] for _ in columns]
+    self._waiting: list[list[IdCounts]] = [[] for _ in columns]
     self._dense: list[np.ndarray] = []
     self._labels: list[np.ndarray] = []
     self.lengths = [np.zeros(c.hotness + 1, np.int64) for c in columns]
 
   def add(self, block: Block) -> None:
-    """Counts examples."""
+    """Adds the examples of a block."""
     self._dense.append(block.dense)
-    self._labels.append(block.labels)
+    labels = block.labels[:, 0]
+    self._labels.append(labels)
     start = 0
     for number, column in enumerate(self._columns):
       ids = block.ids[:, start : start + column.hotness]
       start += column.hotness
-      there = ids >= 0
-      many = there.sum(1)
-      self.lengths[number] += np.bincount(many, minlength=column.hotness + 1)
+      present = ids >= 0
+      lengths = present.sum(1)
+      self.lengths[number] += np.bincount(lengths, minlength=column.hotness + 1)
       waiting = self._waiting[number]
-      waiting.append(Tally.of(ids[there], np.repeat(block.labels, many)))
-      later = sum(len(tally.ids) for tally in waiting[1:])
+      waiting.append(IdCounts.of(ids[present], np.repeat(labels, lengths)))
+      later = sum(len(counts.ids) for counts in waiting[1:])
       if later > max(_PENDING, len(waiting[0].ids)):
-        waiting[:] = [statistics.joined(waiting)]
+        waiting[:] = [statistics.merge_counts(waiting)]
 
   @property
   def dense(self) -> np.ndarray:
-    """f32[n, N]."""
+    """Dense features, f32[n, N]."""
     return np.concatenate(self._dense)
 
   @property
   def labels(self) -> np.ndarray:
-    """f32[n]."""
+    """Labels, f32[n]."""
     return np.concatenate(self._labels)
 
-  def tally(self, number: int) -> Tally:
-    """Of a sparse feature."""
-    return statistics.joined(self._waiting[number])
+  def counts(self, number: int) -> IdCounts:
+    """Counts of the ids of a sparse feature."""
+    return statistics.merge_counts(self._waiting[number])
 
 
 def _blocks(
   prepared: Prepared, split: str, sample: int
 ) -> tuple[np.ndarray, Iterator[Block]]:
-  """Numbers of blocks drawn at random, and the blocks in that order."""
+  """Random numbers of blocks, and the blocks in that order."""
   source = prepared.source(split)
   order = np.random.default_rng(0).permutation(len(source))[:sample]
   bar = tqdm(order, f'read {split}', unit=' blocks', disable=None, leave=False)
@@ -151,45 +155,50 @@ def _blocks(
 
 
 def _rows(prepared: Prepared, split: str, order: np.ndarray) -> int:
+  """Number of rows of the blocks with these numbers."""
   ends = np.minimum((order + 1) * BLOCK_ROWS, prepared.splits[split])
   return int(np.sum(ends - order * BLOCK_ROWS))
 
 
 def _read(
   prepared: Prepared, split: str, sample: int, parts: int
-) -> tuple[list[_Part], tuple[int, int, int]]:
-  """A split in parts of about equal size, and what was read."""
-  found = [_Part(prepared.schema.sparse) for _ in range(parts)]
+) -> tuple[list[_SampledRows], tuple[int, int, int]]:
+  """A split in parts of equal size; and its blocks, blocks read, rows read."""
+  samples = [_SampledRows(prepared.schema.sparse) for _ in range(parts)]
   order, blocks = _blocks(prepared, split, sample)
   rows, seen = _rows(prepared, split, order), 0
   bounds = [rows * k // parts for k in range(parts + 1)]
   for block in blocks:
-    for part, first, last in zip(found, bounds[:-1], bounds[1:], strict=True):
-      mine = slice(max(first - seen, 0), max(last - seen, 0))
-      part.add(take(block, mine))
+    for part, first, last in zip(samples, bounds[:-1], bounds[1:], strict=True):
+      part.add(take(block, slice(max(first - seen, 0), max(last - seen, 0))))
     seen += len(block.labels)
   total = -(-prepared.splits[split] // BLOCK_ROWS)
-  return found, (total, len(order), rows)
+  return samples, (total, len(order), rows)
 
 
-def _share(tally: Tally, chosen: np.ndarray) -> float:
-  """Of the occurrences."""
-  return float(tally.counts[chosen].sum() / tally.total) if tally.total else 0.0
+def _share(counts: IdCounts, chosen: np.ndarray) -> float:
+  """Share of the occurrences that chosen ids have."""
+  if not counts.total:
+    return 0.0
+  return float(counts.counts[chosen].sum() / counts.total)
 
 
 def _counts(prepared: Prepared, name: str) -> tuple[np.ndarray, float] | None:
-  """Counts of a vocabulary's rows, and the share of missing values."""
+  """Counts of a vocabulary's rows, and the share of missing values.
+
+  None for a feature without a vocabulary.
+  """
   counts = prepared.counts(name)
   if counts is None:
     return None
-  said = prepared.details.get('columns', {}).get(name)
-  path = Path(prepared.directory) / FOLDER / f'{name}.parquet'
+  column = prepared.details.get('columns', {}).get(name)
+  path = vocabulary_path(Path(prepared.directory), name)
   keys = pl.scan_parquet(path)
   first = len(counts) - keys.select(pl.len()).collect().item()
   counts[:first] = 0
-  if said:
-    counts[:first] = said['unknown']
-    missing = said['missing']
+  if column:
+    counts[:first] = column['unknown']
+    missing = column['missing']
   else:
     null = keys.filter(pl.col('key').is_null()).select(pl.col('count').sum())
     missing = null.collect().item()
@@ -197,15 +206,15 @@ def _counts(prepared: Prepared, name: str) -> tuple[np.ndarray, float] | None:
 
 
 def _first_row(prepared: Prepared, name: str) -> int:
-  """Of the values of a vocabulary; rows before it are for unknown ones."""
-  said: Mapping[str, Any] = prepared.details.get('columns', {}).get(name, {})
-  return said.get('first_row', 1)
+  """First row of a known value; the rows before are for unknown values."""
+  column: Mapping[str, Any] = prepared.details.get('columns', {}).get(name, {})
+  return column.get('first_row', 1)
 
 
 def _popularity(
-  prepared: Prepared, column: Column, train: Tally, lengths: np.ndarray
+  prepared: Prepared, column: Column, train: IdCounts, lengths: np.ndarray
 ) -> dict[str, Any]:
-  """Coverage and missing share, of the vocabulary if there is one."""
+  """Coverage and missing values, from the vocabulary if there is one."""
   known = _counts(prepared, column.name)
   counts = train.counts if known is None else known[0]
   ids = int(np.count_nonzero(counts))
@@ -215,7 +224,7 @@ def _popularity(
   if column.hotness == 1 and known is not None:
     missing = known[1]
   elif column.hotness == 1 and not lengths[0]:
-    missing = _NOT_KNOWN  # hashed with the others
+    missing = _UNKNOWN  # Missing values are hashed like others.
   return {
     'ids': ids,
     'counted': known is not None,
@@ -226,25 +235,29 @@ def _popularity(
 
 
 def _sparse(
-  prepared: Prepared, number: int, halves: list[_Part], test: _Part | None
-) -> Sparse:
-  """One sparse feature."""
+  prepared: Prepared,
+  number: int,
+  halves: list[_SampledRows],
+  test: _SampledRows | None,
+) -> SparseReport:
+  """Statistics of a sparse feature."""
   column = prepared.schema.sparse[number]
-  rule, rest = (half.tally(number) for half in halves)
-  train = statistics.joined([rule, rest])
+  first, second = (half.counts(number) for half in halves)
+  train = statistics.merge_counts([first, second])
   lengths = halves[0].lengths[number] + halves[1].lengths[number]
-  unknown = unseen = auc = _NOT_KNOWN
-  drift = statistics.Drift(_NOT_KNOWN, _NOT_KNOWN)
-  said = _popularity(prepared, column, train, lengths)
+  unknown = unseen = auc = _UNKNOWN
+  drift = statistics.Drift(_UNKNOWN, _UNKNOWN)
+  popularity = _popularity(prepared, column, train, lengths)
   if test is not None:
-    tally = test.tally(number)
-    unseen = _share(tally, statistics.found(train, tally.ids) == len(train.ids))
-    if said['counted']:
-      unknown = _share(tally, tally.ids < _first_row(prepared, column.name))
-    drift = statistics.id_drift(rule, rest, tally)
+    later = test.counts(number)
+    new = statistics.positions(train, later.ids) == len(train.ids)
+    unseen = _share(later, new)
+    if popularity['counted']:
+      unknown = _share(later, later.ids < _first_row(prepared, column.name))
+    drift = statistics.id_drift(first, second, later)
     if column.hotness == 1:
-      auc = statistics.auc_alone(train, tally)
-  return Sparse(
+      auc = statistics.auc_alone(train, later)
+  return SparseReport(
     name=column.name,
     rows=column.rows,
     hotness=column.hotness,
@@ -254,38 +267,46 @@ def _sparse(
     noise=drift.noise,
     auc=auc,
     lengths=lengths.tolist(),
-    **said,
+    **popularity,
   )
 
 
 def _dense(
   name: str, values: np.ndarray, labels: np.ndarray, test: Any
-) -> Dense:
-  """One dense feature: f32[n] and labels of train, the same of test."""
-  drift, auc = statistics.Drift(_NOT_KNOWN, _NOT_KNOWN), _NOT_KNOWN
+) -> DenseReport:
+  """Statistics of a dense feature.
+
+  Args:
+    name: name of the feature.
+    values: values in train, f32[n].
+    labels: labels in train, f32[n].
+    test: values and labels in test, f32[m] each, or None.
+  """
+  drift, auc = statistics.Drift(_UNKNOWN, _UNKNOWN), _UNKNOWN
   if test is not None:
     edges = statistics.quantile_bins(values)
     train, after = (
-      Tally.of(np.searchsorted(edges, x), y)
+      IdCounts.of(np.searchsorted(edges, x), y)
       for x, y in ((values, labels), test)
     )
     bins = np.arange(len(edges) + 1)
     before, later = (
-      np.append(t.counts, 0)[statistics.found(t, bins)] for t in (train, after)
+      np.append(counts.counts, 0)[statistics.positions(counts, bins)]
+      for counts in (train, after)
     )
     drift = statistics.drift(before, later)
     auc = statistics.auc_alone(train, after)
   quantiles = np.quantile(values, _QUANTILES).tolist()
   zeros = float(np.mean(values == 0))
-  return Dense(name, zeros, quantiles, drift.psi, drift.noise, auc)
+  return DenseReport(name, zeros, quantiles, drift.psi, drift.noise, auc)
 
 
 def inspect(prepared: Prepared, sample: int) -> Inspection:
-  """Looks at a set.
+  """Measures a prepared set.
 
   Args:
     prepared: the set.
-    sample: blocks to read of a split at most.
+    sample: largest number of blocks to read of each split.
 
   Raises:
     InputError: a block or vocabulary is damaged, or there is no split train.

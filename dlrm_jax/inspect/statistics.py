@@ -1,8 +1,7 @@
-"""What the ids and values of a log are like, in numbers; pure NumPy.
+"""Statistics of ids and values: coverage, drift, AUC of a feature alone.
 
-Everything is read off a `Tally`: which ids there are, how often, with how
-many clicks. Dense features become tallies of bins, so that drift and AUC have
-one definition for both.
+All of them are computed from `IdCounts`, in NumPy. Dense values are cut into
+bins, whose numbers are then treated as ids.
 """
 
 from typing import NamedTuple
@@ -10,18 +9,18 @@ from typing import NamedTuple
 import numpy as np
 
 BINS = 20
-"""That a feature's values are cut in to measure drift, and one for new ids."""
+"""Number of bins of a feature for drift; ids have one more, for new ids."""
 
-_PRIOR = 20  # examples of the base rate that an id's click rate starts from
+_PRIOR = 20  # Examples of the base rate that are added to each id.
 
 
-class Tally(NamedTuple):
-  """Occurrences of ids.
+class IdCounts(NamedTuple):
+  """Counts of ids.
 
   Attributes:
-    ids: i32[n], rising, each once.
-    counts: i64[n].
-    clicks: i64[n], of the examples that have the id.
+    ids: the ids, ascending and distinct, i32[n].
+    counts: number of occurrences of each id, i64[n].
+    clicks: number of occurrences in clicked examples, i64[n].
   """
 
   ids: np.ndarray
@@ -29,8 +28,8 @@ class Tally(NamedTuple):
   clicks: np.ndarray
 
   @classmethod
-  def of(cls, ids: np.ndarray, labels: np.ndarray) -> 'Tally':
-    """Counts i32[n] with their labels f32[n]."""
+  def of(cls, ids: np.ndarray, labels: np.ndarray) -> 'IdCounts':
+    """Counts ids, i32[n], with the labels of their examples, f32[n]."""
     ids, place = np.unique(ids, return_inverse=True)
     clicks = np.bincount(place, labels, len(ids))
     counts = np.bincount(place, minlength=len(ids))
@@ -38,12 +37,12 @@ class Tally(NamedTuple):
 
   @property
   def total(self) -> int:
-    """Occurrences of all ids."""
+    """Number of occurrences of all ids."""
     return int(self.counts.sum())
 
 
-def joined(tallies: list[Tally]) -> Tally:
-  """Tallies of several parts as one; at least one."""
+def merge_counts(tallies: list[IdCounts]) -> IdCounts:
+  """Adds counts of several parts, one or more."""
   if len(tallies) == 1:
     return tallies[0]
   ids, place = np.unique(
@@ -53,24 +52,24 @@ def joined(tallies: list[Tally]) -> Tally:
     np.rint(np.bincount(place, np.concatenate(parts), len(ids)))
     for parts in ([t.counts for t in tallies], [t.clicks for t in tallies])
   )
-  return Tally(ids, counts.astype(np.int64), clicks.astype(np.int64))
+  return IdCounts(ids, counts.astype(np.int64), clicks.astype(np.int64))
 
 
-def found(tally: Tally, ids: np.ndarray) -> np.ndarray:
-  """Where a tally has ids, i64[n]; its length where it has not."""
-  if not len(tally.ids):
+def positions(counts: IdCounts, ids: np.ndarray) -> np.ndarray:
+  """Position of each id in `counts.ids`, i64[n]; its length for absent ids."""
+  if not len(counts.ids):
     return np.zeros(len(ids), np.intp)
-  place = np.searchsorted(tally.ids, ids)
-  inside = np.minimum(place, len(tally.ids) - 1)
-  return np.where(tally.ids[inside] == ids, inside, len(tally.ids))
+  place = np.searchsorted(counts.ids, ids)
+  inside = np.minimum(place, len(counts.ids) - 1)
+  return np.where(counts.ids[inside] == ids, inside, len(counts.ids))
 
 
 def coverage(counts: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-  """Share of occurrences that are of the most frequent ids, f64[n].
+  """Share of all occurrences that the most frequent ids have, f64[n].
 
   Args:
-    counts: i64[ids], in any order.
-    ranks: how many ids, i64[n].
+    counts: occurrences of each id, in any order, i64[ids].
+    ranks: numbers of most frequent ids, i64[n].
   """
   falling = np.cumsum(np.sort(counts)[::-1])
   if not len(falling) or not falling[-1]:
@@ -78,30 +77,31 @@ def coverage(counts: np.ndarray, ranks: np.ndarray) -> np.ndarray:
   return falling[np.clip(ranks, 1, len(falling)) - 1] / falling[-1]
 
 
-def frequency_bins(tally: Tally) -> np.ndarray:
-  """The bin of each id: about equal occurrences, frequent ids first, i64[n].
+def frequency_bins(counts: IdCounts) -> np.ndarray:
+  """Bin of each id, i64[n]; bins have about equal numbers of occurrences.
 
-  An id that has more than a bin's share has a bin to itself.
+  Frequent ids come first. An id with more occurrences than a bin's share has a
+  bin of its own.
   """
-  order = np.argsort(-tally.counts, kind='stable')
-  before = np.cumsum(tally.counts[order]) - tally.counts[order]
+  order = np.argsort(-counts.counts, kind='stable')
+  before = np.cumsum(counts.counts[order]) - counts.counts[order]
   bins = np.empty(len(order), np.int64)
-  bins[order] = before * BINS // max(tally.total, 1)
+  bins[order] = before * BINS // max(counts.total, 1)
   return np.unique(bins, return_inverse=True)[1].reshape(-1)
 
 
 def quantile_bins(values: np.ndarray) -> np.ndarray:
-  """Upper edges of bins of about equal counts; equal values stay together."""
+  """Upper edges of bins of about equal counts; equal values share a bin."""
   edges = np.quantile(values, np.arange(1, BINS) / BINS, method='higher')
   return np.unique(edges)
 
 
 class Drift(NamedTuple):
-  """How far two distributions are apart.
+  """Difference of two distributions.
 
   Attributes:
     psi: population stability index.
-    noise: its expectation where both are samples of one distribution.
+    noise: expected index of two samples of one distribution.
   """
 
   psi: float
@@ -113,10 +113,10 @@ def drift(before: np.ndarray, after: np.ndarray) -> Drift:
 
   PSI = sum over bins of (p - q) log(p / q), p and q being the shares before
   and after (Siddiqi, "Credit Risk Scorecards", 2006; the divergence of
-  Kullback and Leibler, 1951, eq. 2.6). Without drift it is near (bins - 1)
-  (1/n + 1/m), the mean of its chi-squared law (Yurdakul, "Statistical
-  properties of population stability index", 2018). Half an occurrence is
-  added to each bin, so that empty ones do not make it infinite.
+  Kullback and Leibler, 1951, eq. 2.6). Without drift its mean is about
+  (bins - 1) (1/n + 1/m), that of its chi-squared law (Yurdakul, "Statistical
+  properties of population stability index", 2018). Half an occurrence is added
+  to each bin, so that empty bins do not make it infinite.
 
   >>> round(drift(np.array([50, 50]), np.array([25, 75])).psi, 3)
   0.269
@@ -128,33 +128,36 @@ def drift(before: np.ndarray, after: np.ndarray) -> Drift:
   return Drift(float(np.sum((p - q) * np.log(p / q))), float(noise))
 
 
-def id_drift(rule: Tally, before: Tally, after: Tally) -> Drift:
+def id_drift(sample: IdCounts, before: IdCounts, after: IdCounts) -> Drift:
   """Drift of ids between `before` and `after`.
 
-  Bins are those of `rule`, and one for ids that it does not have. It must be
-  another sample than `before`: a sample has all of its own rare ids, which no
-  other one has, and that would look like drift.
+  Args:
+    sample: ids that define the bins; other ids have one more bin. It must be
+      independent of `before`: a sample has all of its own rare ids, while other
+      samples lack many of them, which would look like drift.
+    before: counts before.
+    after: counts after.
   """
-  bins = np.append(frequency_bins(rule), BINS)
+  bins = np.append(frequency_bins(sample), BINS)
 
-  def histogram(tally: Tally) -> np.ndarray:
-    place = bins[found(rule, tally.ids)]
-    return np.bincount(place, tally.counts, BINS + 1).astype(np.int64)
+  def histogram(counts: IdCounts) -> np.ndarray:
+    place = bins[positions(sample, counts.ids)]
+    return np.bincount(place, counts.counts, BINS + 1).astype(np.int64)
 
   return drift(histogram(before), histogram(after))
 
 
-def auc_alone(train: Tally, test: Tally) -> float:
-  """AUC on test where an id is scored by its click rate in train.
+def auc_alone(train: IdCounts, test: IdCounts) -> float:
+  """AUC on test, where ids are scored by their click rates in train.
 
-  Rates are drawn towards the base rate, as if each id had `_PRIOR` examples
-  more. Ties count one half; nan where test has not both labels.
+  Rates are smoothed as if each id had `_PRIOR` more examples of the base rate.
+  Ties count one half. The AUC is nan if test does not have both labels.
   """
   if not train.total or not test.total:
     return float('nan')
   base = train.clicks.sum() / train.total
   rates = (train.clicks + _PRIOR * base) / (train.counts + _PRIOR)
-  scores = np.append(rates, base)[found(train, test.ids)]
+  scores = np.append(rates, base)[positions(train, test.ids)]
   _, place = np.unique(scores, return_inverse=True)
   clicks = np.bincount(place, test.clicks)
   others = np.bincount(place, test.counts - test.clicks)

@@ -1,1 +1,1 @@
-"""Metrics as tallies that can be added: AUC, log-loss, calibration."""
+"""Metrics of predictions, on the host."""

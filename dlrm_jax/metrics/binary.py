@@ -1,17 +1,15 @@
-"""Metrics of click probabilities: streamed, exact or with a bound.
+"""Metrics of click probabilities, computed in a stream of batches.
 
-An evaluation never keeps its examples. Each batch becomes a `Tally`: weights
-of clicks and of non-clicks over 2^18 bins of the logit, and a few sums.
-Tallies add up, over batches and processes, and every metric is read off the
-total. Ranking metrics see logits through the bins: `auc_bin_bound` bounds what
-that may cost the AUC. What chance does to a metric is another thing and much
-larger: its standard error. All in numpy on the host; sums are float64.
+An evaluation does not keep its examples. Each batch is added to a `Tally`:
+histograms of the logits of clicks and non-clicks with 2^18 bins, and a few
+sums. Tallies of batches and processes are added up, and all metrics are
+computed from the total, in NumPy on the host with float64 sums. Binning may
+change the AUC by at most `auc_bin_bound`, much less than its standard error.
 
-Standard errors are those of a sample of independent examples. Of the AUC it is
-the estimate of DeLong et al. 1988 (Biometrics 44), which needs of each example
-only the share of the other class that lies below it, and so no more than the
-bins. Weights say how much an example matters, not how often it was seen: a
-class counts as (sum of weights)^2 / (sum of squared weights) examples (Kish).
+Standard errors assume independent examples. That of the AUC is the estimate of
+DeLong et al. 1988 (Biometrics 44), which needs for each example only the share
+of the other class below it. Weights are importances, not repetitions: a class
+counts as (sum of weights)^2 / (sum of squared weights) examples (Kish).
 """
 
 from typing import Any, NamedTuple
@@ -21,30 +19,30 @@ import numpy as np
 from dlrm_jax.errors import InputError
 
 BINS = 1 << 18
-"""Bins of the logit, of equal width; the first and the last are open."""
+"""Number of bins of the logit, of equal width; the outer two are unbounded."""
 
 LIMIT = 16.0
-"""The bins span the logits from -LIMIT to LIMIT."""
+"""The bins cover logits from -LIMIT to LIMIT."""
 
 
 class NotFinite(InputError):
-  """A logit is NaN or infinite: the parameters that made it are broken."""
+  """A logit is NaN or infinite, so the parameters of the model are broken."""
 
 
 class Tally(NamedTuple):
-  """What an evaluation remembers of the examples that it saw.
+  """Sums over the examples of an evaluation.
 
   Attributes:
-    clicks: f64[BINS], weight of the clicks by bin of the logit.
-    others: f64[BINS], the same of the examples that are not clicks.
-    low: f32[BINS], the least logit in a bin, inf in an empty one.
-    high: f32[BINS], the greatest, -inf in an empty one.
-    loss: sum of the log-losses, in nats.
-    probability: sum of the predicted probabilities.
-    correct: weight of the examples that were predicted correctly.
+    clicks: total weight of the clicks in each bin of the logit, f64[BINS].
+    others: total weight of the non-clicks in each bin, f64[BINS].
+    low: smallest logit in each bin, inf in an empty bin, f32[BINS].
+    high: largest logit in each bin, -inf in an empty bin, f32[BINS].
+    loss: weighted sum of the log-losses, in nats.
+    probability: weighted sum of the predicted probabilities.
+    correct: total weight of the correctly predicted examples.
     loss_squares: weighted sum of the squared log-losses.
     click_squares: sum of the squared weights of the clicks.
-    other_squares: the same of the examples that are not clicks.
+    other_squares: sum of the squared weights of the non-clicks.
   """
 
   clicks: np.ndarray
@@ -60,7 +58,7 @@ class Tally(NamedTuple):
 
 
 def _checked(logits: Any, labels: Any, weights: Any) -> list[np.ndarray]:
-  """The examples of weight above 0, f32[n] each; raises on a bad one."""
+  """The examples of nonzero weight, f32[n] each; raises for bad values."""
   arrays = [np.asarray(a, np.float32) for a in (logits, labels, weights)]
   if not (arrays[0].ndim == 1 and len({a.shape for a in arrays}) == 1):
     shapes = ', '.join(str(a.shape) for a in arrays)
@@ -101,35 +99,36 @@ def empty() -> Tally:
 def tally(
   logits: Any, labels: Any, weights: Any, into: Tally | None = None
 ) -> Tally:
-  """Counts one batch.
+  """Adds a batch to a tally.
 
   Args:
-    logits: f32[B].
-    labels: f32[B], 0 or 1.
-    weights: f32[B]; an example of weight 0 is not looked at.
-    into: a tally to go on with. Its arrays are written to, as new ones of
-      this size would cost more than the counting: use the result instead.
+    logits: logits, f32[B].
+    labels: labels, 0 or 1, f32[B].
+    weights: weights, f32[B]; examples of weight 0 are ignored.
+    into: the tally to add to; None: an empty one. Its arrays are overwritten,
+      since new arrays of this size cost more than the counting, so use only
+      the result afterwards.
 
   Returns:
-    The tally of the batch, and of what was in `into`.
+    The tally of the batch and of `into`.
 
   Raises:
-    NotFinite: how many logits are not finite.
-    InputError: how many labels are not 0 or 1, or weights are negative. In
-      both cases `into` is as it was.
+    NotFinite: a logit is not finite; `into` is unchanged.
+    InputError: a label is not 0 or 1, or a weight is negative or infinite;
+      `into` is unchanged.
   """
   logits, labels, weights = _checked(logits, labels, weights)
   total = empty() if into is None else into
   x = logits.astype(np.float64)
   w = weights.astype(np.float64)
-  # Exact in float64 but for one monotone rounding: order is never inverted.
+  # float64 rounds once and monotonically, so the order of logits is kept.
   position = (x + LIMIT) * (BINS / (2 * LIMIT))
   bins = np.clip(position, 0, BINS - 1).astype(np.intp)
   np.add.at(total.clicks, bins, w * labels)
   np.add.at(total.others, bins, w * (1 - labels))
   np.minimum.at(total.low, bins, logits)
   np.maximum.at(total.high, bins, logits)
-  # e <= 1 for either sign, so nothing overflows and nothing cancels.
+  # e <= 1 for both signs, so nothing overflows or cancels.
   e = np.exp(-np.abs(x))
   loss = np.log1p(e) + np.maximum(x, 0) - labels * x
   probability = np.where(x < 0, e, 1.0) / (1 + e)
@@ -145,17 +144,17 @@ def tally(
 
 
 def _ratio(a: float, b: float) -> float:
-  """Division in which a denominator of 0 gives nan, silently."""
+  """The quotient a / b; nan, without a warning, where b is 0."""
   return float(a / b) if b else float('nan')
 
 
 def _entropy(p: float) -> float:
-  """Entropy of a coin, nats; 0 at 0 and 1, nan of nan."""
+  """Entropy of a click of probability p, in nats."""
   return 0.0 if p in (0, 1) else -p * np.log(p) - (1 - p) * np.log1p(-p)
 
 
 class _Auc(NamedTuple):
-  """Area under the ROC curve, its standard error, the bound of binning."""
+  """Area under the ROC curve, its standard error, and the bound of binning."""
 
   area: float
   std_error: float
@@ -168,7 +167,7 @@ def _auc(t: Tally) -> _Auc:
   if not pairs:
     return _Auc(*[float('nan')] * 3)
   together = t.clicks * t.others
-  # Of a click the share of others below it, of an other that of clicks above.
+  # Share of others below each click, and of clicks above each other.
   below = (np.cumsum(t.others) - t.others / 2) / others
   above = 1 - (np.cumsum(t.clicks) - t.clicks / 2) / clicks
   won = np.sum(t.clicks * (np.cumsum(t.others) - t.others)) + together.sum() / 2
@@ -191,9 +190,9 @@ def variance_of_mean(spread: float, weight: float, squares: float) -> float:
     squares: sum of the squared weights.
 
   Returns:
-    nan where there are not two examples.
+    The variance; nan where there are fewer than two examples.
   """
-  count = _ratio(weight * weight, squares)  # how many of equal weight
+  count = _ratio(weight * weight, squares)  # number of examples, by Kish
   return _ratio(max(spread, 0.0) / weight, count - 1) if count > 1 else np.nan
 
 
@@ -208,7 +207,7 @@ def _log_loss(t: Tally, examples: float) -> tuple[float, float]:
 
 
 def _average_precision(t: Tally) -> float:
-  """Mean over the clicks of the precision at their logit (scikit-learn's)."""
+  """Mean precision at the logits of the clicks, defined as in scikit-learn."""
   clicks = np.cumsum(t.clicks[::-1])
   all_ = np.cumsum((t.clicks + t.others)[::-1])
   precision = clicks / np.maximum(all_, np.finfo(np.float64).tiny)
@@ -216,12 +215,13 @@ def _average_precision(t: Tally) -> float:
 
 
 def roc_curve(t: Tally, points: int = 500) -> tuple[np.ndarray, np.ndarray]:
-  """False and true positive rate at falling thresholds, at most `points`.
+  """False and true positive rates at falling thresholds.
 
-  Points are thinned evenly along the curve; (0, 0) and (1, 1) are among them.
+  At most `points` points are kept, evenly along the curve, with (0, 0) and
+  (1, 1).
 
   Returns:
-    `fpr`, `tpr`, f64[P] each; empty where clicks or non-clicks are missing.
+    `fpr` and `tpr`, f64[P] each; empty without clicks or without non-clicks.
   """
   if not (t.clicks.any() and t.others.any()):
     return np.empty(0), np.empty(0)
@@ -235,12 +235,13 @@ def roc_curve(t: Tally, points: int = 500) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Calibration(NamedTuple):
-  """Groups of examples of like predictions, in rising order.
+  """Groups of examples of similar predictions, in rising order.
 
   Attributes:
-    predicted: f64[P], mean predicted probability, up to the bins' width.
-    observed: f64[P], share of clicks.
-    count: f64[P], weight of the examples.
+    predicted: mean predicted probability of each group, up to the width of a
+      bin, f64[P].
+    observed: share of clicks, f64[P].
+    count: total weight of the examples, f64[P].
   """
 
   predicted: np.ndarray
@@ -249,14 +250,15 @@ class Calibration(NamedTuple):
 
 
 def calibration_curve(t: Tally, bins: int = 20) -> Calibration:
-  """Mean prediction against click rate in `bins` groups of equal counts.
+  """Mean predictions and click rates of `bins` groups of equal size.
 
-  Examples of one logit stay together: then groups are fewer and less equal.
+  Examples of one bin of the logit stay in one group, which may make groups
+  fewer and less equal.
   """
   filled = t.low <= t.high
   clicks, count = t.clicks[filled], (t.clicks + t.others)[filled]
   middle = (t.low[filled].astype(np.float64) + t.high[filled]) / 2
-  # Beyond +-100 a float64 probability does not change any more.
+  # Beyond +-100 a float64 probability no longer changes.
   probability = 1 / (1 + np.exp(-np.clip(middle, -100, 100)))
   rank = np.cumsum(count) - count / 2
   group = (rank / count.sum() * bins).astype(np.intp)
@@ -269,31 +271,35 @@ def calibration_curve(t: Tally, bins: int = 20) -> Calibration:
   return Calibration(predicted[kept] / total, observed[kept] / total, total)
 
 
-def lacking(examples: float, clicks: float) -> str:
-  """Why examples of so much weight have no AUC; '' where they have one.
+def lacking(examples: float, clicks: float) -> str | None:
+  """The reason why the AUC is undefined; None where it is defined.
 
   >>> lacking(20, 0), lacking(20, 5)
-  ('no clicks', '')
+  ('no clicks', None)
+
+  Args:
+    examples: total weight of the examples.
+    clicks: total weight of the clicks.
   """
   if not examples:
     return 'no example of a weight above 0'
   if not clicks:
     return 'no clicks'
-  return 'nothing but clicks' if clicks == examples else ''
+  return 'nothing but clicks' if clicks == examples else None
 
 
 def summarize(t: Tally) -> dict[str, float]:
-  """All metrics by name; one that is not defined is nan.
+  """All metrics by name; undefined ones are nan.
 
-  `auc`: chance that a click has a higher logit than a non-click; a pair in
-    one bin, tied or not, is credited one half.
-  `auc_std_error`: standard error of `auc` by DeLong; with clicks and
-    non-clicks in thousands, 19 of 20 samples of the same size have an AUC
-    within 2 of it.
-  `auc_bin_bound`: half the share of the (click, non-click) pairs that share a
-    bin in which not all logits are equal. The exact AUC (ties one half) is
-    within `auc` +- `auc_bin_bound`.
-  `pr_auc`: average precision, a bin being one threshold.
+  `auc`: chance that a click has a higher logit than a non-click; pairs in one
+    bin count one half.
+  `auc_std_error`: standard error of `auc` by DeLong. With thousands of clicks
+    and of non-clicks, 19 of 20 samples of the same size have an AUC within two
+    standard errors.
+  `auc_bin_bound`: half the share of the (click, non-click) pairs in a bin with
+    different logits. The exact AUC, with ties counted one half, is within
+    `auc` +- `auc_bin_bound`.
+  `pr_auc`: average precision; each bin is one threshold.
   `log_loss`: mean, in nats.
   `log_loss_std_error`: its standard error.
   `ne`: log-loss over the entropy of the base rate (He et al. 2014, eq. 1).

@@ -1,10 +1,10 @@
-"""Two models on the same examples: is their difference more than chance?
+"""Differences of two models on the same examples, with standard errors.
 
-What chance does to one model it does in large part to the other, too, as the
-examples are the same; so the difference is known much better than either. The
-AUC by the paired method of DeLong et al. 1988 (Biometrics 44), with the ranks
-of Sun and Xu 2014 (IEEE Signal Processing Letters 21), in the time of sorting;
-the log-loss as a mean of differences. Weights as in `metrics`.
+Chance affects both models alike, since the examples are the same, so their
+difference has a smaller standard error than either metric. AUCs are compared
+by the paired method of DeLong et al. 1988 (Biometrics 44), with the ranks of
+Sun and Xu 2014 (IEEE Signal Processing Letters 21); log-losses by the mean of
+their differences. Weights are those of `binary`.
 """
 
 import math
@@ -18,12 +18,12 @@ from dlrm_jax.metrics import binary
 
 
 class Scored(NamedTuple):
-  """Examples and what a model says of them.
+  """Predictions of a model, with their examples.
 
   Attributes:
-    logits: f32[n] or f64[n].
-    labels: f32[n], 0 or 1.
-    weights: f32[n], all above 0.
+    logits: logits, f32[n] or f64[n].
+    labels: labels, 0 or 1, f32[n].
+    weights: weights above 0, f32[n].
   """
 
   logits: np.ndarray
@@ -32,13 +32,14 @@ class Scored(NamedTuple):
 
 
 class Difference(NamedTuple):
-  """The metric of the first model less that of the second.
+  """The metric of the first model minus that of the second.
 
   Attributes:
-    value: nan where one class is missing.
-    std_error: of the value; nan where a class has less than two examples.
-    z: value / std_error; 0 where both models rank all alike.
-    p: chance of a |z| as large, were the models equally good.
+    value: the difference; nan without clicks or without non-clicks.
+    std_error: standard error of the difference; nan where a class has fewer
+      than two examples.
+    z: value / std_error; 0 where the difference is 0.
+    p: probability of a |z| as large if the models were equally good.
   """
 
   value: float
@@ -48,7 +49,7 @@ class Difference(NamedTuple):
 
   @property
   def in_words(self) -> str:
-    """Whether it may be chance.
+    """Whether the difference may be chance, as text.
 
     >>> Difference(0.002, 0.001, 2.0, 0.0456).in_words
     'beyond noise at 95 % (z = +2.00, p = 0.046)'
@@ -67,7 +68,7 @@ def _difference(value: float, variance: float) -> Difference:
 
 
 def _shares_below(x: np.ndarray, w: np.ndarray, at: np.ndarray) -> np.ndarray:
-  """Share of the weight of x below each value of `at`, ties one half."""
+  """Share of the weights w of x below each value of `at`; ties count half."""
   order = np.argsort(x)
   x, total = x[order], np.concatenate([[0.0], np.cumsum(w[order])])
   below, upto = (total[np.searchsorted(x, at, side)] for side in _SIDES)
@@ -77,14 +78,14 @@ def _shares_below(x: np.ndarray, w: np.ndarray, at: np.ndarray) -> np.ndarray:
 _SIDES = ('left', 'right')
 
 
-def _placements(of: Scored) -> tuple[np.ndarray, np.ndarray]:
-  """Share of the other class that each example is ranked right against.
+def _placements(scored: Scored) -> tuple[np.ndarray, np.ndarray]:
+  """For each example, the share of the other class that it is ranked right to.
 
   Returns:
-    f64 of the clicks, and of the others; the mean of either is the AUC.
+    Shares of the clicks and of the others, f64; the mean of each is the AUC.
   """
-  clicks = of.labels == 1
-  x, w = of.logits, of.weights.astype(np.float64)
+  clicks = scored.labels == 1
+  x, w = scored.logits, scored.weights.astype(np.float64)
   return (
     _shares_below(x[~clicks], w[~clicks], x[clicks]),
     1 - _shares_below(x[clicks], w[clicks], x[~clicks]),
@@ -92,7 +93,7 @@ def _placements(of: Scored) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-  """A weighted mean, and its variance."""
+  """A weighted mean, and the variance of this estimate."""
   w = weights.astype(np.float64)
   total = w.sum()
   mean = float(np.sum(w * values) / total)
@@ -101,7 +102,7 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
 
 
 def auc_difference(a: Scored, b: Scored) -> Difference:
-  """AUC of a less that of b, on the same examples."""
+  """AUC of a minus that of b, on the same examples."""
   clicks = a.labels == 1
   if clicks.all() or not clicks.any():
     return Difference(*[math.nan] * 4)
@@ -112,20 +113,20 @@ def auc_difference(a: Scored, b: Scored) -> Difference:
   return _difference(value, variance + _mean(of_others, a.weights[~clicks])[1])
 
 
-def _losses(of: Scored) -> np.ndarray:
-  x = of.logits.astype(np.float64)
-  return np.logaddexp(0, x) - of.labels * x
+def _losses(scored: Scored) -> np.ndarray:
+  x = scored.logits.astype(np.float64)
+  return np.logaddexp(0, x) - scored.labels * x
 
 
 def log_loss_difference(a: Scored, b: Scored) -> Difference:
-  """Log-loss of a less that of b, on the same examples."""
+  """Log-loss of a minus that of b, on the same examples."""
   if not a.labels.size:
     return Difference(*[math.nan] * 4)
   return _difference(*_mean(_losses(a) - _losses(b), a.weights))
 
 
 def check_same(a: Scored, b: Scored) -> None:
-  """Raises `InputError` where the examples differ."""
+  """Raises an `InputError` if the examples of two models differ."""
   sizes = a.labels.size, b.labels.size
   if sizes[0] != sizes[1]:
     raise InputError(
@@ -136,10 +137,10 @@ def check_same(a: Scored, b: Scored) -> None:
     ('labels', a.labels, b.labels),
     ('weights', a.weights, b.weights),
   ):
-    differ = int(np.sum(x != y))
-    if differ:
+    different = int(np.sum(x != y))
+    if different:
       raise InputError(
-        f'{differ:,} of {x.size:,} examples have other {what} in one run than '
-        f'in the other; expected the same rows in the same order: compare on '
-        f'--data=FILE, a log that both read'
+        f'{different:,} of {x.size:,} examples have other {what} in one run '
+        'than in the other; expected the same rows in the same order: compare '
+        'on --data=FILE, a log that both read'
       )

@@ -1,11 +1,11 @@
 """DLRM: bottom MLP, explicit interaction, top MLP, a logit.
 
 Source: Naumov et al., "Deep Learning Recommendation Model for
-Personalization and Recommendation Systems", arXiv 1906.00091. The model sees
-vectors: which tables they came from is not its business.
+Personalization and Recommendation Systems", arXiv 1906.00091.
 """
 
 import enum
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -14,10 +14,16 @@ from jax.typing import DTypeLike
 
 from dlrm_jax.models.interaction import cat_interaction, dot_interaction
 from dlrm_jax.models.mlp import MLP
+from dlrm_jax.models.shapes import Shapes
 
 
 class Interaction(enum.Enum):
-  """How vectors meet."""
+  """What is computed from pairs of vectors.
+
+  DOT: inner products of all pairs of different vectors.
+  DOT_ITSELF: also those of each vector with itself.
+  CAT: nothing; the vectors are concatenated.
+  """
 
   DOT = 'dot'
   DOT_ITSELF = 'dot_itself'
@@ -28,41 +34,76 @@ class DLRM(nn.Module):
   """Deep learning recommendation model.
 
   Attributes:
-    bottom: widths of the MLP over dense features, ReLU after each; for a dot
-      interaction the last one is D.
-    top: widths of the hidden layers of the MLP over interactions; a single
-      logit follows.
-    interaction: dot, dot with the products of vectors with themselves, or
-      concatenation.
-    dtype: of matrix products, float32 or bfloat16; sums, activations and
-      parameters are float32.
+    bottom: widths of the MLP over the dense features, with ReLU after each
+      layer; the last one must be D where dense features interact.
+    top: widths of the hidden layers of the MLP over the interactions; a
+      layer of the logits follows.
+    interaction: the interaction of the vectors.
+    dtype: dtype of the operands of matrix products, float32 or bfloat16;
+      sums, activations and parameters are float32.
+    outputs: T, the number of logits.
   """
 
   bottom: tuple[int, ...]
   top: tuple[int, ...]
   interaction: Interaction = Interaction.DOT
   dtype: DTypeLike = jnp.float32
+  outputs: int = 1
+
+  def misfit(self, shapes: Shapes) -> str:
+    """Why the model can't take such inputs; '' where it can.
+
+    The reason begins with the field of `config.model` that is to blame.
+    """
+    if self.interaction is Interaction.CAT:
+      return ''
+    count, width = shapes.vectors['vectors']
+    if count + bool(shapes.dense) < 2:
+      return (
+        f'interaction is {self.interaction.value}, but the data has one '
+        'feature, which has nothing to interact with; set it to cat'
+      )
+    if shapes.dense and self.bottom[-1] != width:
+      return (
+        f'bottom ends in width {self.bottom[-1]}; expected {width}, the width '
+        'of the vectors that its output interacts with'
+      )
+    return ''
 
   @nn.compact
-  def __call__(self, dense: jax.Array, vectors: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    dense: jax.Array,
+    vectors: Mapping[str, jax.Array],
+    train: bool = False,
+  ) -> jax.Array:
     """Scores a batch.
 
     Args:
       dense: f32[B, N]; without dense features (N = 0) there is no bottom MLP.
-      vectors: f32[B, F, D].
+      vectors: those of role 'vectors', f32[B, F, D].
+      train: without effect, as no layer differs in training.
 
     Returns:
-      Logits f32[B].
+      Logits f32[B, T].
     """
+    del train
+    embedded = vectors['vectors']
     has_dense = dense.shape[1] > 0
     x = dense
     if has_dense:
-      x = MLP(self.bottom, True, self.dtype, name='bottom')(dense)
+      bottom = MLP(
+        self.bottom, activate_last=True, dtype=self.dtype, name='bottom'
+      )
+      x = bottom(dense)
     if self.interaction is Interaction.CAT:
-      joined = jnp.concatenate([x, cat_interaction(vectors)], 1)
+      joined = jnp.concatenate([x, cat_interaction(embedded)], 1)
     else:
-      both = jnp.concatenate([x[:, None], vectors], 1) if has_dense else vectors
+      if has_dense:
+        embedded = jnp.concatenate([x[:, None], embedded], 1)
       itself = self.interaction is Interaction.DOT_ITSELF
-      products = dot_interaction(both, itself, self.dtype)
+      products = dot_interaction(embedded, itself, self.dtype)
       joined = jnp.concatenate([x, products], 1)
-    return MLP((*self.top, 1), False, self.dtype, name='top')(joined)[:, 0]
+    widths = (*self.top, self.outputs)
+    top = MLP(widths, activate_last=False, dtype=self.dtype, name='top')
+    return top(joined)

@@ -1,1 +1,1 @@
-"""What a config needs and moves, before it runs; `python -m dlrm_jax.plan`."""
+"""Memory and traffic of a config, before it runs; `python -m dlrm_jax.plan`."""

@@ -1,63 +1,73 @@
-"""What would go where on devices that need not be here, and whether it fits.
+"""Plans a config for any devices: placement, memory and traffic of its tables.
 
   python -m dlrm_jax.plan --config=configs/criteo_mlperf.py --devices=64
   python -m dlrm_jax.plan --config=configs/criteo_kaggle.py --memory=8GB
 
-No device is touched and no example is read: sizes come from a prepared set
-(--config.data.dir) or from what the config expects. With --compile=v5e:2x4
-the real training step is compiled for a TPU slice, which need not be here
-either.
+No device is used and no example is read: sizes come from a prepared set
+(--config.data.dir) or from config.data.expected. With --compile=v5e:2x4 the
+training step is compiled for a TPU slice, without the slice.
 """
 
+import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from dlrm_jax import files
 from dlrm_jax.config import command_line
 from dlrm_jax.config.fields import count, read_size
+from dlrm_jax.config.parser import Parser
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
-  from dlrm_jax.build.run import Planned
-  from dlrm_jax.plan.advice import Flags, Suggestion
+  from dlrm_jax.build.task import Planned
+  from dlrm_jax.plan.advice import Flags, Hint
   from dlrm_jax.plan.forecast import Forecast
 
 
-def _define_flags() -> None:
-  config_flags.DEFINE_config_file(
-    'config', None, 'File of configs/: FILE.py, or FILE.py:VARIANT.'
+def _parser() -> Parser:
+  parser = Parser(prog='python -m dlrm_jax.plan', description=__doc__)
+  command_line.add_config(parser)
+  add = parser.add_argument
+  add(
+    '--devices',
+    type=int,
+    metavar='N',
+    help='number of devices (default: config.tables.shards)',
   )
-  flags.DEFINE_integer(
-    'devices', None, 'Devices; default: config.tables.shards.'
+  add(
+    '--memory',
+    metavar='SIZE',
+    help='memory of a device, as in 16GB; sets config.tables.memory',
   )
-  flags.DEFINE_string(
-    'memory', None, 'Of a device, as 16GB; sets config.tables.memory.'
+  add(
+    '--compile',
+    metavar='SLICE',
+    help='TPU slice to compile the step for, as in v5e:2x4',
   )
-  flags.DEFINE_string(
-    'compile', None, 'A TPU slice to compile the step for, as v5e:2x4.'
+  add(
+    '--json',
+    metavar='FILE',
+    help='file for numbers, notes and the hint',
   )
-  flags.DEFINE_string(
-    'json', None, 'File to write numbers, notes and advice to.'
-  )
+  return parser
 
 
 def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
-  """Makes the shards fit the devices, and says so."""
+  """Sets the shards to the devices, unless these divide them; yields a note."""
   if devices is None:
     return
   if devices < 1:
     raise InputError(f'--devices={devices}: expected 1 or more')
   if config.tables.shards % devices:
     yield (
-      f'{config.tables.shards} shards can not be cut over {devices} devices: '
+      f'{config.tables.shards} shards cannot be cut over {devices} devices: '
       f'planned for --config.tables.shards={devices}; give that to train.py, '
       f'too'
     )
@@ -65,7 +75,7 @@ def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
 
 
 def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
-  """Notes of batches that train.py will refuse."""
+  """Notes of batch sizes that train.py refuses on these devices."""
   units = {
     'train.batch_size': math.lcm(devices, count(config, 'data.lanes', 1)),
     'train.eval_batch_size': devices,
@@ -81,18 +91,18 @@ def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
       )
 
 
-def _memory_note(given: str | None, planned: 'Planned') -> Iterator[str]:
-  """That tables were placed for a memory which the config does not have."""
+def _memory_note(memory: str | None, planned: 'Planned') -> Iterator[str]:
+  """A note where placements depend on a memory that is not in the config."""
   chosen = planned.tables.chosen.values()
-  if given and any(choice.why != 'given' for choice in chosen):
+  if memory and any(choice.why != 'given' for choice in chosen):
     yield (
-      f'tables are placed for --memory={given}; give '
-      f'--config.tables.memory={given} to train.py, too'
+      f'tables are placed for --memory={memory}; give '
+      f'--config.tables.memory={memory} to train.py, too'
     )
 
 
 def _chips(topology: str, devices: int | None) -> int:
-  """Chips of a slice, for which then is planned, too."""
+  """Number of chips of a slice; refuses another number of devices."""
   from dlrm_jax.plan import compiled
 
   chips = len(compiled.find_devices(topology))
@@ -106,8 +116,10 @@ def _chips(topology: str, devices: int | None) -> int:
 def _forecast(
   config: ConfigDict, devices: int | None, memory: str | None
 ) -> 'Forecast':
-  """The plan of these flags; the config stays as it is."""
-  from dlrm_jax.build import run as build
+  """Plans a copy of the config."""
+  from dlrm_jax.build.data import open_schema
+  from dlrm_jax.build.run import settled
+  from dlrm_jax.build.task import build_plan
   from dlrm_jax.plan.forecast import Forecast
 
   config = config.copy_and_resolve_references()
@@ -115,8 +127,8 @@ def _forecast(
   if memory:
     config.tables.memory = memory
   notes = list(_spread_over(config, devices))
-  config = build.settled(config)
-  planned = build.build_plan(config, *build.open_schema(config))
+  config = settled(config)
+  planned = build_plan(config, *open_schema(config))
   devices = devices or planned.tables.shards
   notes += [*_memory_note(changed, planned), *_uneven(config, devices)]
   return Forecast(
@@ -125,20 +137,17 @@ def _forecast(
     batch=planned.batch,
     devices=devices,
     budget=planned.memory,
-    lanes=config.data.lanes,
     notes=tuple(notes),
   )
 
 
-def _advice(
-  forecast: 'Forecast',
-  config: ConfigDict,
-  given: Mapping[str, Any],
-) -> 'list[Suggestion]':
-  """What to add to the flags."""
-  from dlrm_jax.plan.advice import advice
+def _hint(
+  forecast: 'Forecast', config: ConfigDict, options: argparse.Namespace
+) -> 'Hint | None':
+  """Flags to add so that the config fits."""
+  from dlrm_jax.plan.advice import find_hint
 
-  def retry(flags: 'Flags') -> 'Forecast | None':
+  def replan(flags: 'Flags') -> 'Forecast | None':
     changed = config.copy_and_resolve_references()
     fields = {
       name.removeprefix('config.'): value
@@ -148,15 +157,15 @@ def _advice(
     changed.update_from_flattened_dict(fields)
     devices: Any = flags.get('devices', forecast.devices)
     try:
-      return _forecast(changed, devices, given['memory'])
+      return _forecast(changed, devices, options.memory)
     except InputError:
       return None
 
-  return advice(forecast, retry, more_devices=not given['compile'])
+  return find_hint(forecast, replan, more_devices=not options.compile)
 
 
 def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
-  """What the compiler says, if it is asked."""
+  """Lines about the compiled step, if --compile is given."""
   if not topology:
     return []
   from dlrm_jax.plan import compiled
@@ -166,41 +175,39 @@ def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
-  """Plans, prints, and compiles if asked to."""
-  from dlrm_jax.plan import advice, forecast
+  """Plans, prints, and compiles with --compile."""
+  from dlrm_jax.plan.advice import hint_lines
+  from dlrm_jax.plan.forecast import forecast_json, forecast_lines
 
-  del argv
-  given = flags.FLAGS.flag_values_dict()
-  config, devices = given['config'], given['devices']
-  if given['json']:
-    files.check_writable(Path(given['json']), f'--json={given["json"]}')
-  if given['memory']:
-    read_size('--memory', given['memory'])
-  if given['compile']:
-    devices = _chips(given['compile'], devices)
-  defaults = default.get_config().to_dict()
-  notes = command_line.notes_of_unused(sys.argv, config, defaults)
-  found = _forecast(config, devices, given['memory'])
-  found = dataclasses.replace(found, notes=(*found.notes, *notes))
-  suggested = _advice(found, config, given)
-  print(*forecast.lines(found), *advice.lines(found, suggested), sep='\n')
-  compiled = _compiled(found, given['compile'])
+  known = default.get_config().to_dict()
+  options = command_line.read_flags(_parser(), argv, known)
+  config, devices = options.config, options.devices
+  if options.json:
+    files.check_writable(Path(options.json), f'--json={options.json}')
+  if options.memory:
+    read_size('--memory', options.memory)
+  if options.compile:
+    devices = _chips(options.compile, devices)
+  notes = command_line.notes_of_unused(argv, config, known)
+  planned = _forecast(config, devices, options.memory)
+  planned = dataclasses.replace(planned, notes=(*planned.notes, *notes))
+  hint = _hint(planned, config, options)
+  print(*forecast_lines(planned), *hint_lines(planned, hint), sep='\n')
+  compiled = _compiled(planned, options.compile)
   if compiled:
     print(*compiled, sep='\n')
-  if given['json']:
-    result = forecast.to_json(found) | {
-      'suggestions': [s._asdict() for s in suggested],
+  if options.json:
+    result = forecast_json(planned) | {
+      'suggestions': [hint._asdict()] if hint else [],
       'compiled': compiled,
     }
-    files.write_json(Path(given['json']), result)
+    files.write_json(Path(options.json), result)
 
 
-def run() -> None:
+def run() -> int:
   """The command."""
-  needed = {'config': 'FILE'}
-  known = default.get_config().to_dict()
-  command_line.run(main, _define_flags, needed, known)
+  return main(sys.argv[1:])
 
 
 if __name__ == '__main__':
-  run()
+  sys.exit(run())

@@ -1,9 +1,8 @@
-"""What the training step costs on a TPU slice, without the slice.
+"""Memory, traffic and operations of a training step on a TPU slice.
 
-The compiler of TPUs runs anywhere (`pip install "jax[tpu]"`), and for a
-topology that it knows by name it compiles the very step that would run there.
-What it says is no model: memory of a chip, exchanges, operations. Nothing is
-run.
+libtpu, the compiler of TPUs (`pip install "jax[tpu]"`), runs without TPUs. It
+compiles the step that would run on a slice with a known name. The numbers are
+those of the compiled program, not of a model; nothing is executed.
 """
 
 import dataclasses
@@ -22,16 +21,15 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from dlrm_jax import hlo
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.errors import InputError
 from dlrm_jax.sharding import SPLIT, make_mesh, sharding_of, use
-from dlrm_jax.text import human
+from dlrm_jax.text import duration, human
 from dlrm_jax.training.state import Task, abstract_state
 from dlrm_jax.training.step import compiled_step
 
 _EXAMPLES = 'v5e:1x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4'
-# Nobody is asked which TPU this machine has, and nobody else is kept out: no
-# TPU is used.
+# Compile only: skip the discovery of TPUs, and do not lock libtpu.
 _ALONE = {
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   'TPU_SKIP_MDS_QUERY': '1',
@@ -41,13 +39,13 @@ _ALONE = {
 
 
 class Memory(NamedTuple):
-  """Bytes of a chip.
+  """Memory of a chip, in bytes.
 
   Attributes:
-    arguments: state and batch.
-    temporaries: at the step's peak.
-    outputs: beyond the arguments that are written in place.
-    program: the code.
+    arguments: bytes of state and batch.
+    temporaries: bytes of temporaries at the peak of the step.
+    outputs: bytes of the outputs that do not replace an argument.
+    program: bytes of the code.
   """
 
   arguments: int
@@ -57,7 +55,7 @@ class Memory(NamedTuple):
 
   @property
   def total(self) -> int:
-    """All at once."""
+    """Sum of all parts."""
     return sum(self)
 
 
@@ -66,12 +64,12 @@ class CompiledStep:
   """A training step, compiled for a slice.
 
   Attributes:
-    chips: of the slice.
-    memory: of each chip.
-    collectives: of the program, as `hlo.collectives` finds them.
-    flops: of each chip in a step.
-    seconds: that compilation took.
-    text: the program.
+    chips: number of chips of the slice.
+    memory: memory of each chip.
+    collectives: collectives of the program.
+    flops: floating-point operations of each chip in a step.
+    seconds: duration of the compilation.
+    text: the program as HLO.
   """
 
   chips: int
@@ -83,41 +81,40 @@ class CompiledStep:
 
 
 class OutOfMemory(Exception):
-  """A step does not fit.
+  """A step does not fit into the memory of a chip.
 
   Attributes:
-    wanted: bytes of a chip, by the compiler's count; None if it gives none.
-    said: its first line.
+    wanted: bytes that the step needs on a chip, or None if unknown.
+    summary: first line of the compiler's message.
   """
 
-  def __init__(self, said: str) -> None:
-    """Reads the compiler's refusal."""
-    super().__init__(said)
-    self.said = said.splitlines()[0]
-    found = _found_size(r'\(([\d.]+[KMGT])\) exceeds available HBM', said)
-    self.wanted = found or _found_size(r'Used ([\d.]+[KMGT]) of', said)
+  def __init__(self, message: str) -> None:
+    super().__init__(message)
+    self.summary = message.splitlines()[0]
+    size = _find_size(r'\(([\d.]+[KMGT])\) exceeds available HBM', message)
+    self.wanted = size or _find_size(r'Used ([\d.]+[KMGT]) of', message)
 
 
-def _found_size(pattern: str, text: str) -> int | None:
-  """A size as the compiler writes it.
+def _find_size(pattern: str, text: str) -> int | None:
+  """A size in a message of the compiler, in bytes.
 
-  >>> _found_size('HBM .([0-9.]+[KMGT])', 'exceeds available HBM (15.75G)')
+  >>> _find_size('HBM .([0-9.]+[KMGT])', 'exceeds available HBM (15.75G)')
   16911433728
   """
-  found = re.search(pattern, text)
-  if found is None:
+  match = re.search(pattern, text)
+  if match is None:
     return None
-  size = found.group(1)
+  size = match.group(1)
   return round(float(size[:-1]) * 1024 ** (1 + 'KMGT'.index(size[-1])))
 
 
 def find_devices(topology: str) -> list[Any]:
-  """The chips of a slice that is not there.
+  """The chips of a slice, without the slice.
 
-  Call it before anything else of jax runs: it is told not to look for TPUs.
+  Call it before any other use of JAX, which must not look for TPUs.
 
   Args:
-    topology: as libtpu names it: generation and chips in each direction.
+    topology: libtpu's name: generation, and chips in each direction.
 
   Raises:
     InputError: libtpu is not installed, or does not know the topology.
@@ -133,44 +130,46 @@ def find_devices(topology: str) -> list[Any]:
   one_chip = set(re.findall(r'\d+', topology.partition(':')[2])) == {'1'}
   options = {'chips_per_host_bounds': (1, 1, 1)} if one_chip else {}
   try:
-    found = topologies.get_topology_desc(
+    slice_ = topologies.get_topology_desc(
       platform='tpu', topology_name=topology, **options
     )
   except jax.errors.JaxRuntimeError as error:
-    said = str(error).splitlines()[0]
-    if 'INVALID_ARGUMENT' not in said:
+    summary = str(error).splitlines()[0]
+    if 'INVALID_ARGUMENT' not in summary:
       raise
     raise InputError(
-      f'--compile={topology}: libtpu knows no such slice ({said}); expected '
+      f'--compile={topology}: libtpu knows no such slice ({summary}); expected '
       f'a generation and its chips, such as {_EXAMPLES}'
     ) from None
-  return list(found.devices)
+  return list(slice_.devices)
 
 
 def available(device: Any) -> int | None:
-  """Bytes of a chip that a program may use, by its compiler's refusal.
+  """Bytes of a chip that a program may use, from the compiler's refusal.
 
-  None where the compiler does not say, or 120 GiB fit.
+  None if the compiler does not say, or if a program of 129 GB fits.
   """
-  where = jax.sharding.SingleDeviceSharding(device)
-  much = jax.ShapeDtypeStruct((120, 2**20, 256), jnp.float32, sharding=where)
+  place = jax.sharding.SingleDeviceSharding(device)
+  large = jax.ShapeDtypeStruct((120, 2**20, 256), jnp.float32, sharding=place)
   try:
-    jax.jit(jnp.negative).lower(much).compile()
+    jax.jit(jnp.negative).lower(large).compile()
   except jax.errors.JaxRuntimeError as error:
-    return _found_size(r'available HBM \(([\d.]+[KMGT])\)', str(error))
+    return _find_size(r'available HBM \(([\d.]+[KMGT])\)', str(error))
   return None
 
 
 def _batch(task: Task, size: int) -> Batch:
-  """Shapes of a global batch on the mesh in use."""
-  hotness = sum(feature.hotness for feature in task.collection.features)
+  """Shapes of a global batch, split over the mesh in use."""
   make = functools.partial(
     jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=sharding_of(SPLIT)
   )
+  network = task.network
   return Batch(
-    dense=make((size, task.dense_features)),
-    ids=make((size, hotness), dtype=jnp.int32),
-    labels=make((size,)),
+    Inputs(
+      dense=make((size, network.dense_features)),
+      ids=make((size, network.ids), dtype=jnp.int32),
+    ),
+    labels=make((size, len(task.heads))),
     weights=make((size,)),
   )
 
@@ -178,15 +177,15 @@ def _batch(task: Task, size: int) -> Batch:
 def compile_step(
   task: Task, batch_size: int, devices: list[Any]
 ) -> CompiledStep:
-  """Compiles the training step; `devices` are of a topology, or real.
+  """Compiles the training step.
 
   Args:
-    task: its shards are a multiple of the devices.
-    batch_size: examples of a step, of all devices together.
-    devices: of one kind.
+    task: the task, whose number of shards is a multiple of the devices.
+    batch_size: examples of a step on all devices together.
+    devices: devices of one kind, of a topology or real.
 
   Raises:
-    InputError: tables or batch can't be cut into equal parts.
+    InputError: the devices do not divide the shards or the batch.
     OutOfMemory: the step does not fit into a chip.
   """
   shards = task.collection.layout.shards
@@ -223,7 +222,7 @@ def _described(
   except jax.errors.JaxRuntimeError:
     raise InputError(
       f'libtpu {importlib.metadata.version("libtpu")} writes programs that jax '
-      f'{jax.__version__} can not read; `pip install "jax[tpu]=='
+      f'{jax.__version__} cannot read; `pip install "jax[tpu]=='
       f'{jax.__version__}"` installs the one that fits'
     ) from None
   return CompiledStep(
@@ -242,15 +241,15 @@ def _described(
 
 
 def _exchanges(step: CompiledStep) -> Iterator[str]:
-  """Bytes exchanged, all and by kind and shape."""
-  found = step.collectives
-  total = human(hlo.exchanged(found))
-  yield f'exchange  {total} sent by a chip each step, and as much received'
-  for c in found:
-    if not c.overflow and c.bytes * c.count >= 1e-3 * hlo.exchanged(found):
+  """Bytes exchanged, in all and by kind and shape."""
+  collectives, total = step.collectives, hlo.exchanged(step.collectives)
+  size = human(total)
+  yield f'exchange  {size} sent by a chip each step, and as much received'
+  for c in collectives:
+    if not c.overflow and c.bytes * c.count >= 1e-3 * total:
       size = human(c.bytes * c.count)
       yield f'          {c.kind:<20}{c.count:>3} x {size:>8}  {c.shape}'
-  more = sum(c.bytes * c.count for c in found if c.overflow)
+  more = sum(c.bytes * c.count for c in collectives if c.overflow)
   if more:
     yield (
       f'          {human(more)} more in each round of overflow, which only '
@@ -259,12 +258,12 @@ def _exchanges(step: CompiledStep) -> Iterator[str]:
 
 
 def report(task: Task, batch_size: int, topology: str) -> Iterator[str]:
-  """What the compiler says of a task's step on a slice, line by line.
+  """Compiles a task's step for a slice; yields lines about the program.
 
   Args:
-    task: its shards are a multiple of the chips, `len(find_devices(...))`.
-    batch_size: examples of a step, of all chips together.
-    topology: as libtpu names it, for example 'v5e:2x4'.
+    task: the task, whose number of shards is a multiple of the chips.
+    batch_size: examples of a step on all chips together.
+    topology: libtpu's name, for example 'v5e:2x4'.
   """
   devices = find_devices(topology)
   limit = available(devices[0])
@@ -275,10 +274,10 @@ def report(task: Task, batch_size: int, topology: str) -> Iterator[str]:
   except OutOfMemory as error:
     wanted = '' if error.wanted is None else human(error.wanted)
     yield f'compiled  {topology}, {chips}: DOES NOT FIT'
-    yield f'memory    {wanted or error.said} wanted{room}'
+    yield f'memory    {wanted or error.summary} wanted{room}'
     return
   memory = step.memory
-  yield f'compiled  {topology}, {chips}, in {step.seconds:.1f} s: it fits'
+  yield f'compiled  {topology}, {chips}, in {duration(step.seconds)}: it fits'
   yield f'memory    {human(memory.total)}{room}'
   for name, size in memory._asdict().items():
     yield f'          {name:<12}{human(size):>9}'

@@ -1,4 +1,4 @@
-"""What a config asks of devices that need not be here, as text and as JSON."""
+"""Memory and traffic of a planned task on its devices, as text and as JSON."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -31,13 +31,12 @@ class Forecast:
   """A task on devices.
 
   Attributes:
-    task: with its tables placed.
-    whys: of the placements, by table.
-    batch: examples of a step, of all devices together.
-    devices: n; divides the shards.
-    budget: bytes of a device.
-    lanes: that must divide the batch, too.
-    notes: what the plan took for granted, and train.py will not.
+    task: the task, with its tables placed.
+    whys: reason for the placement of each table, by its name.
+    batch: examples of a step on all devices together.
+    devices: number of devices, which divides the shards.
+    budget: memory of a device, in bytes.
+    notes: assumptions of the plan that train.py does not make.
   """
 
   task: Task
@@ -45,39 +44,38 @@ class Forecast:
   batch: int
   devices: int
   budget: int
-  lanes: int
   notes: tuple[str, ...]
 
   @property
   def use(self) -> Use:
-    """Who uses the layout."""
+    """Inputs of the cost model besides the layout."""
     hotness = self.task.collection.hotness
     state = row_state(self.task.table_tx)
     return Use(hotness, self.batch, self.devices, state)
 
   @property
   def load(self) -> Load:
-    """Of all tables."""
+    """Rows, reads and traffic of all tables."""
     return load(self.task.collection.layout, self.use)
 
   @property
   def memory(self) -> StepMemory:
-    """Of a device."""
+    """Memory of a device in a training step."""
     return step_memory(self.task, self.task.collection.layout, self.use)
 
   @property
   def layers_sent(self) -> float:
-    """Bytes that a device sends to sum the gradients of the layers."""
+    """Bytes that a device sends in a step to sum the layers' gradients."""
     return 2 * (1 - 1 / self.devices) * layers_bytes(self.task)
 
   @property
   def fits(self) -> bool:
-    """Whether a step fits into a device."""
+    """Whether a step fits into the memory of a device."""
     return self.memory.total <= self.budget
 
 
 def _table_rows(forecast: Forecast) -> list[dict[str, Any]]:
-  """The tables, the largest first."""
+  """Numbers of each table, the largest table first."""
   collection, use = forecast.task.collection, forecast.use
   loads = load_by_table(collection.layout, use)
   return [
@@ -97,9 +95,9 @@ def _table_rows(forecast: Forecast) -> list[dict[str, Any]]:
   ]
 
 
-def to_json(forecast: Forecast) -> dict[str, Any]:
-  """Numbers and notes, for machines."""
-  found, memory = forecast.load, forecast.memory
+def forecast_json(forecast: Forecast) -> dict[str, Any]:
+  """All numbers and notes, as JSON values."""
+  tables, memory = forecast.load, forecast.memory
   return {
     'devices': forecast.devices,
     'shards': forecast.task.collection.layout.shards,
@@ -107,9 +105,9 @@ def to_json(forecast: Forecast) -> dict[str, Any]:
     'budget': forecast.budget,
     'fits': forecast.fits,
     'memory': {**memory._asdict(), 'total': memory.total},
-    'sent': {'tables': found.sent, 'layers': forecast.layers_sent},
-    'rows': [int(x) for x in found.rows],
-    'reads': [float(x) for x in found.reads],
+    'sent': {'tables': tables.sent, 'layers': forecast.layers_sent},
+    'rows': [int(x) for x in tables.rows],
+    'reads': [float(x) for x in tables.reads],
     'tables': _table_rows(forecast),
     'encodings': saving(forecast.task)._asdict(),
     'notes': list(forecast.notes),
@@ -133,19 +131,19 @@ def _tables(forecast: Forecast) -> Iterator[str]:
 
 
 def _spread(name: str, counts: np.ndarray) -> str:
-  """A quantity of the devices; all of them where they are few."""
-  each = (
+  """A quantity of each device, or its range where there are many devices."""
+  numbers = (
     ' '.join(f'{x:,.0f}' for x in counts)
     if len(counts) <= 8
     else f'{counts.min():,.0f} / {counts.mean():,.0f} / {counts.max():,.0f}'
     ' (least / mean / most)'
   )
-  return f'          {name} {each}; imbalance {imbalance(counts):.2f}'
+  return f'          {name} {numbers}; imbalance {imbalance(counts):.2f}'
 
 
-def lines(forecast: Forecast) -> Iterator[str]:
-  """What goes where, and what it costs each device."""
-  found, memory = forecast.load, forecast.memory
+def forecast_lines(forecast: Forecast) -> Iterator[str]:
+  """Placements, memory and traffic, for a terminal."""
+  tables, memory = forecast.load, forecast.memory
   shards = forecast.task.collection.layout.shards
   local = forecast.use.local_batch
   yield from _tables(forecast)
@@ -154,10 +152,10 @@ def lines(forecast: Forecast) -> Iterator[str]:
     f'devices   {forecast.devices}, {shards} shards; batch '
     f'{forecast.batch:,}, {local:,} examples a device'
   )
-  yield _spread('rows held', found.rows)
-  yield _spread('rows read in a step, at most', found.reads)
+  yield _spread('rows held', tables.rows)
+  yield _spread('rows read in a step, at most', tables.reads)
   yield (
-    f'exchange  {human(found.sent)} of rows and bags sent by a device in a '
+    f'exchange  {human(tables.sent)} of rows and bags sent by a device in a '
     f'step, {human(forecast.layers_sent)} of gradients of the layers'
   )
   yield (

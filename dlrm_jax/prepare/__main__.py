@@ -1,4 +1,4 @@
-"""Raw click logs -> a prepared set on disk, once; training reads that.
+"""Prepares raw click logs, once: a set on disk, which training reads.
 
 python -m dlrm_jax.prepare criteo --input=train.txt --output=data/criteo
 python -m dlrm_jax.prepare movielens --output=data/movielens
@@ -9,46 +9,20 @@ import sys
 import time
 from collections.abc import Sequence
 
-from dlrm_jax.config.command_line import spread
-from dlrm_jax.errors import Parser, exit_cleanly
+from dlrm_jax.config.parser import Parser, split_values
+from dlrm_jax.errors import exit_cleanly
+from dlrm_jax.prepare.splits import DEFAULT, MOVIELENS_DEFAULT
 
 _FILES = ('--input', '--validation_input', '--test_input')
 
 
-def _log(flags: argparse.Namespace) -> None:
-  from dlrm_jax.prepare import jobs
-
-  ask = {'criteo': jobs.criteo_log, 'raw': jobs.raw_log}
-  jobs.run(flags, ask[flags.kind](flags))
-
-
-def _movielens(flags: argparse.Namespace) -> None:
-  from dlrm_jax.prepare.movielens import prepare
-
-  print(f'{"data set":<12}movielens/{flags.name}')
-  print(f'{"input":<12}{flags.input or "downloaded"}')
-  print(f'{"output":<12}{flags.output}', flush=True)
-  prepare.prepare(flags.name, flags.output, flags.input, flags.overwrite)
-
-
 def _add_log(kind: argparse.ArgumentParser) -> None:
-  """What all raw logs have."""
+  """Adds the options of logs that users have as files."""
   add = kind.add_argument
   files = {'nargs': '+', 'action': 'extend', 'metavar': 'FILE', 'default': None}
   add('--input', required=True, help='logs in time order', **files)
   for name in ('validation', 'test'):
     add(f'--{name}_input', help=f'logs of {name}; --input is train', **files)
-  add(
-    '--splits',
-    metavar='NAME=SHARE,...',
-    help='shares in file order (default: train=6/7,validation=1/14,test=1/14)',
-  )
-  add(
-    '--min_count',
-    type=int,
-    metavar='T',
-    help='ids in fewer than T of the counted rows share a row (default: 1)',
-  )
   add(
     '--vocabulary',
     metavar='DIR',
@@ -62,6 +36,29 @@ def _add_log(kind: argparse.ArgumentParser) -> None:
   )
   add('--seed', type=int, help='of the shuffle (default: 0)')
   add(
+    '--on_bad_row',
+    choices=('stop', 'skip'),
+    default='stop',
+    help='stop at a bad row (default), or skip and count it',
+  )
+  _add_common(kind, DEFAULT)
+
+
+def _add_common(kind: argparse.ArgumentParser, splits: str) -> None:
+  """Adds the options that all kinds have."""
+  add = kind.add_argument
+  add(
+    '--splits',
+    metavar='NAME=SHARE,...',
+    help=f'shares in file order (default: {splits})',
+  )
+  add(
+    '--min_count',
+    type=int,
+    metavar='T',
+    help='ids in fewer than T of the counted rows share a row (default: 1)',
+  )
+  add(
     '--memory',
     metavar='SIZE',
     help='to use, all workers together, as in 2GB (default: half of the free); '
@@ -74,16 +71,12 @@ def _add_log(kind: argparse.ArgumentParser) -> None:
     'its runner in one string, as in --beam="--runner=FlinkRunner '
     '--flink_master=HOST:8081"',
   )
-  add(
-    '--on_bad_row',
-    choices=('stop', 'skip'),
-    default='stop',
-    help='stop at a bad row (default), or skip and count it',
-  )
+  add('--output', required=True, help='folder to make')
+  add('--overwrite', action='store_true', help='replace a prepared set there')
 
 
 def _add_criteo(kind: argparse.ArgumentParser) -> None:
-  kind.set_defaults(make=_log, config='configs/criteo_kaggle.py')
+  kind.set_defaults(config='configs/criteo_kaggle.py')
   _add_log(kind)
   kind.add_argument(
     '--mode',
@@ -117,7 +110,6 @@ def _add_criteo(kind: argparse.ArgumentParser) -> None:
 
 
 def _add_raw(kind: argparse.ArgumentParser) -> None:
-  kind.set_defaults(make=_log)
   kind.add_argument(
     '--config',
     default='',
@@ -128,23 +120,22 @@ def _add_raw(kind: argparse.ArgumentParser) -> None:
 
 
 def _add_movielens(kind: argparse.ArgumentParser) -> None:
-  kind.set_defaults(make=_movielens, config='configs/movielens.py')
+  kind.set_defaults(config='configs/movielens.py')
   kind.add_argument(
     '--name',
     default='latest-small-ratings',
     help='name within TFDS (default: %(default)s)',
   )
   kind.add_argument(
-    '--input', metavar='ZIP', help='the archive; without it TFDS downloads'
+    '--input', metavar='ZIP', help='the archive; without it TFDS downloads it'
   )
+  _add_common(kind, MOVIELENS_DEFAULT)
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog='python -m dlrm_jax.prepare',
     description='Prepares a click log for training, once.',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
   helps = []
@@ -153,14 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     ('raw', _add_raw, 'CSV, Parquet, libsvm, ...: what config.data.raw says'),
     ('movielens', _add_movielens, 'MovieLens ratings, through TFDS'),
   ):
-    kind = kinds.add_parser(
-      name, help=about, description=f'{about}.', allow_abbrev=False
-    )
+    kind = kinds.add_parser(name, help=about, description=f'{about}.')
     add(kind)
-    kind.add_argument('--output', required=True, help='folder to make')
-    kind.add_argument(
-      '--overwrite', action='store_true', help='replace a prepared set there'
-    )
     helps.append(kind.format_help())
   parser.epilog = '\n'.join(helps)
   return parser
@@ -168,10 +153,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _summary(output: str, config: str, seconds: float) -> None:
   from dlrm_jax.data.prepared import open_prepared
+  from dlrm_jax.text import duration
 
   prepared = open_prepared(output)
   total = sum(prepared.splits.values())
-  print(f'{total:,} rows in {seconds:.1f} s ({total / seconds:,.0f} rows/s)')
+  rate = f'{total / seconds:,.0f} rows/s'
+  print(f'{total:,} rows in {duration(seconds)} ({rate})')
   for line in prepared.details.get('skipped', ()):
     print(line)
   for split, count in prepared.splits.items():
@@ -203,15 +190,16 @@ def _summary(output: str, config: str, seconds: float) -> None:
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
-  """Makes the set that the flags ask for, and says what is in it."""
-  flags = _parser().parse_args(spread(argv, _FILES))
-  # Imported here: --help needs none of it.
+  """Prepares the set that the options ask for, and prints a summary."""
+  options = _parser().parse_args(split_values(argv, _FILES))
+  # Imported here, because --help needs neither.
+  from dlrm_jax.prepare import flags
   from dlrm_jax.prepare.work import check_output
 
-  check_output(flags.output, flags.overwrite)
+  check_output(options.output, options.overwrite)
   start = time.monotonic()
-  flags.make(flags)
-  _summary(flags.output, flags.config, time.monotonic() - start)
+  flags.run_request(options, flags.request_of(options))
+  _summary(options.output, options.config, time.monotonic() - start)
 
 
 def run() -> int:

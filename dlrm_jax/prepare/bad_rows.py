@@ -1,4 +1,4 @@
-"""Rows that are not what their format says: the first stops, or all count."""
+"""Rows that violate their format: they stop the run, or are counted."""
 
 import collections
 from collections.abc import Iterator, Mapping
@@ -11,17 +11,17 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.readers.archives import DamagedError
 
 EXAMPLES = 3
-"""Bad rows of a kind that are shown."""
+"""Number of bad rows that are shown of each kind."""
 
 
 class Fault(NamedTuple):
-  """What is wrong with a row.
+  """A fault in a row.
 
   Attributes:
-    kind: the sort of fault; what is counted.
-    column: where, or None for the row as a whole.
-    value: what is there.
-    expected: what should be.
+    kind: kind of fault; bad rows are counted by kind.
+    column: name of the column; None: the row as a whole.
+    value: the value that was found.
+    expected: description of a good value.
   """
 
   kind: str
@@ -31,15 +31,16 @@ class Fault(NamedTuple):
 
 
 class BadRows:
-  """What to do with bad rows, and those met so far.
+  """A counter of bad rows.
 
   Attributes:
-    skip: go on without them; else the first one raises `InputError`.
-    counts: how many of each kind.
-    examples: the first few of each kind, described.
-    lost: files of which the rest was not read, described.
-    changed: how many values were changed to fit, by what was done to them.
-    labels: labels met that may mean "no click", '-1' and '0': where first.
+    skip: whether bad rows are skipped; else the first one raises `InputError`.
+    counts: number of bad rows of each kind.
+    examples: descriptions of the first bad rows of each kind.
+    lost: descriptions of files of which the rest could not be read.
+    changed: number of values that were changed to fit, by kind of change.
+    labels: the labels '-1' and '0', which may mean "no click", and the place
+      where each occurred first.
   """
 
   def __init__(self, on_bad_row: str = 'stop') -> None:
@@ -55,9 +56,19 @@ class BadRows:
   def add(
     self, path: str, number: int, fault: Fault, unit: str = 'line'
   ) -> None:
-    """Takes note of a bad row; `number` counts lines (or rows) from 1."""
+    """Counts a bad row.
+
+    Args:
+      path: the file.
+      number: number of the line or row, from 1.
+      fault: its fault.
+      unit: 'line' or 'row'.
+
+    Raises:
+      InputError: bad rows are not skipped.
+    """
     column = f', column {fault.column}' if fault.column else ''
-    # Without the folder: examples are kept with the prepared set.
+    # Without the folder, because the prepared set stores the examples.
     name = Path(path).name if self.skip else path
     where = f'{name}, {unit} {number:,}{column}'
     text = f'{where}: {fault.kind}: {fault.value}; expected {fault.expected}'
@@ -72,13 +83,16 @@ class BadRows:
   def lose(
     self, path: str, number: int, kind: str, damage: DamagedError
   ) -> None:
-    """Takes note that a file can't be read from a line on.
+    """Notes that the rest of a file is lost.
 
     Args:
       path: the file.
-      number: of the first line that is lost.
-      kind: of the packed file.
-      damage: what is wrong.
+      number: number of the first lost line.
+      kind: kind of the packed file.
+      damage: the damage.
+
+    Raises:
+      InputError: bad rows are not skipped.
     """
     if not self.skip:
       lines = 'all lines' if damage.anywhere else 'only the lines'
@@ -100,15 +114,15 @@ class BadRows:
     )
 
   def change(self, what: str, count: int) -> None:
-    """Takes note of values that were changed to fit."""
+    """Counts values that were changed to fit."""
     if count:
       self.changed[what] += count
 
   def meet(self, labels: Mapping[str, str]) -> None:
-    """Takes note of labels that may mean "no click" (see `labels`).
+    """Notes labels that may mean "no click" (see `labels`).
 
     Raises:
-      InputError: there are -1 and 0, so one of them means something else.
+      InputError: labels are both -1 and 0, so one of them means another thing.
     """
     self.labels = {**labels, **self.labels}
     if len(self.labels) > 1:
@@ -121,7 +135,7 @@ class BadRows:
       )
 
   def to_json(self) -> dict[str, Any]:
-    """What was met, as JSON can hold it."""
+    """The counter as a JSON value."""
     return {
       'counts': dict(self.counts),
       'examples': dict(self.examples),
@@ -131,9 +145,9 @@ class BadRows:
     }
 
   def merge(self, other: Mapping[str, Any]) -> None:
-    """Adds what `to_json` of rows that come later says."""
+    """Adds the counter of later rows, as `to_json` gives it."""
     self.counts.update(other['counts'])
-    # A piece that an earlier version has read has none of these.
+    # Earlier versions did not write these fields.
     self.meet(other.get('labels', {}))
     self.lost.extend(other.get('lost', ()))
     self.changed.update(other.get('changed', {}))
@@ -142,12 +156,12 @@ class BadRows:
       kept.extend(examples[: EXAMPLES - len(kept)])
 
   def report(self) -> Iterator[str]:
-    """Lines to show: how many of each kind, and the first ones."""
+    """Lines to show: the number of each kind, and the first examples."""
     yield from self.lost
     for what, count in self.changed.most_common():
       yield f'{count:,} x {what}'
     for kind, count in self.counts.most_common():
-      if kind not in self.examples:  # Of lost files all is said.
+      if kind not in self.examples:  # Lost files are described above.
         continue
       yield f'skipped {count:,} x {kind}; first:'
       yield from (f'  {example}' for example in self.examples[kind])

@@ -1,9 +1,9 @@
-"""Units done by Apache Beam: with any of its runners, on many machines.
+"""Units run by Apache Beam: with any of its runners, on many machines.
 
-A stage is a pipeline whose elements say which units are left. A worker does
-one as a process of this machine would, by the same function, and leaves the
-same file in the folder of the work, which all machines share. So the result
-does not depend on the runner, and a pipeline that was stopped goes on.
+A stage is a pipeline whose elements name the undone units. A worker runs a
+unit by the same function as a process of this machine, and writes the same
+file to the work folder, which all machines share. So the result does not
+depend on the runner, and a pipeline that was stopped continues.
 """
 
 import contextlib
@@ -22,39 +22,39 @@ from typing import Any
 from tqdm import tqdm
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare.units import Stage, bar, do, left
+from dlrm_jax.prepare.units import Stage, do_unit, progress_bar, undone
 
 _OPTIONS = (
-  # What workers tell of a failure is in the error that comes back.
+  # A worker's account of a failure is in the error that comes back.
   '--default_sdk_harness_log_level=CRITICAL',
-  # Each unit may take all the memory that a worker has.
+  # A unit may use all memory of a worker.
   '--number_of_worker_harness_threads=1',
 )
-"""Where the user's say nothing else."""
+"""Options of Beam that the user's options may override."""
 
 _PATIENCE = 90
-"""Seconds; clients of NFS look for new files once a minute."""
+"""Seconds to wait for files of workers: NFS clients look once a minute."""
 
-_TOLD = r'dlrm_jax\.errors\.InputError: (.*?)(?: \[while running .*)?$'
-_LACKS = r"No module named '[^']*'"
+_REFUSED = r'dlrm_jax\.errors\.InputError: (.*?)(?: \[while running .*)?$'
+_LACKING = r"No module named '[^']*'"
 
 _ROOM = 4096
-"""Bytes for a message, taken before a disk can be full."""
+"""Bytes for a message, reserved before the disk can be full."""
 
 Place = tuple[str, int, int]
-"""Where a unit is pickled: file, first byte, bytes."""
+"""Place of a pickled unit: file, first byte, number of bytes."""
 
 
-def _wrong(path: str | Path) -> Path:
-  """The file for the first mistake, beside the file of the units."""
+def _error_file(path: str | Path) -> Path:
+  """The file for the first error, beside the file of the units."""
   return Path(f'{path}.wrong')
 
 
 def _keep(
   path: Path, function: Callable[[Any], None], units: Sequence[Any]
 ) -> list[Place]:
-  """Writes units for the workers; a pipeline has no room for all of them."""
-  _wrong(path).write_text(' ' * _ROOM)
+  """Writes units to a file, because they may exceed a pipeline's limits."""
+  _error_file(path).write_text(' ' * _ROOM)
   places = []
   with path.open('wb') as file:
     for unit in units:
@@ -72,42 +72,45 @@ def _absent(error: FileNotFoundError) -> InputError:
 
 
 def _do(place: Place) -> None:
-  """Does a unit in a worker, unless something was wrong already."""
-  # Runners start a worker a core. Polars reads this once, when it is loaded.
+  """Runs a unit in a worker, unless another unit has failed already."""
+  # Runners start a worker for each core. Polars reads this when it is loaded.
   os.environ.setdefault('POLARS_MAX_THREADS', '1')
   path, start, length = place
   try:
-    wrong = _wrong(path).open('rb+')
+    errors = _error_file(path).open('rb+')
   except FileNotFoundError as error:
     raise _absent(error) from None
-  with wrong:
-    if wrong.read().strip():
+  with errors:
+    if errors.read().strip():
       return
     with open(path, 'rb') as file:
       file.seek(start)
       function, unit = pickle.loads(file.read(length))
     try:
-      do(function, unit)
+      do_unit(function, unit)
     except (InputError, FileNotFoundError) as error:
-      if unit.output.exists():  # twice at once: the other has cleaned up
+      if unit.output.exists():  # Another worker ran it, and cleaned up.
         return
       # Not raised: runners would try again, and log a page each time.
-      told = error if isinstance(error, InputError) else _absent(error)
-      wrong.seek(0)
-      wrong.write(str(told).encode()[:_ROOM].ljust(_ROOM))
+      refused = error if isinstance(error, InputError) else _absent(error)
+      errors.seek(0)
+      errors.write(str(refused).encode()[:_ROOM].ljust(_ROOM))
 
 
 @contextlib.contextmanager
-def _watched(shown: tqdm, units: Sequence[Any]) -> Iterator[None]:
-  """Shows what is done while the body runs: runners tell it in no one way."""
+def _watched(progress: tqdm, units: Sequence[Any]) -> Iterator[None]:
+  """Shows the number of outputs while the body runs.
+
+  Runners have no common way to report progress.
+  """
   ended = threading.Event()
 
   def watch() -> None:
     while not ended.wait(2):
-      shown.update(len(units) - len(left(units)) - shown.n)
+      progress.update(len(units) - len(undone(units)) - progress.n)
 
   watcher = threading.Thread(target=watch, daemon=True)
-  if not shown.disable:
+  if not progress.disable:
     watcher.start()
   try:
     yield
@@ -131,11 +134,11 @@ def _run(pipeline: Any) -> None:
       result.cancel()
       raise
   except Exception as error:
-    # Runners hand on what a worker raised inside of other text.
+    # Runners wrap the error of a worker in other text.
     text = ''.join(traceback.format_exception_only(error))
-    if told := re.search(_TOLD, text, re.M):
-      raise InputError(told[1]) from None
-    if lacks := re.search(_LACKS, text):
+    if refused := re.search(_REFUSED, text, re.M):
+      raise InputError(refused[1]) from None
+    if lacks := re.search(_LACKING, text):
       raise InputError(
         f'a worker of Beam: {lacks[0]}; install dlrm_jax with all that it '
         'needs where the workers run'
@@ -143,10 +146,10 @@ def _run(pipeline: Any) -> None:
     raise
 
 
-def _check(name: str, units: Sequence[Any]) -> None:
-  """Raises `InputError` where the workers' files do not arrive here."""
+def _await_outputs(name: str, units: Sequence[Any]) -> None:
+  """Raises `InputError` if the workers' files do not appear here in time."""
   end = time.monotonic() + _PATIENCE
-  while missing := left(units):
+  while missing := undone(units):
     if time.monotonic() > end:
       raise InputError(
         f'{name}: the workers of Beam are done, but {missing[0].output} is not '
@@ -156,29 +159,34 @@ def _check(name: str, units: Sequence[Any]) -> None:
 
 
 def _options(beam: Any, flags: str) -> Any:
-  """The options of pipelines; the runner is tried now, not hours later."""
-  options = beam.options.pipeline_options.PipelineOptions
-  said = io.StringIO()
+  """The options of pipelines, after a try of the runner.
+
+  Raises:
+    InputError: an option is wrong.
+  """
+  printed = io.StringIO()
   try:
-    with contextlib.redirect_stderr(said):
-      made = options([*_OPTIONS, *flags.split()])
-      made.get_all_options()
-      beam.Pipeline(options=made)
-  except SystemExit:  # by argparse
-    why = said.getvalue().rsplit('error: ', 1)[-1].strip()
+    with contextlib.redirect_stderr(printed):
+      options = beam.options.pipeline_options.PipelineOptions(
+        [*_OPTIONS, *flags.split()]
+      )
+      options.get_all_options()
+      beam.Pipeline(options=options)
+  except SystemExit:  # Raised by argparse.
+    why = printed.getvalue().rsplit('error: ', 1)[-1].strip()
     raise InputError(f'--beam={flags!r}: {why}') from None
   except (ImportError, AttributeError, ValueError) as error:
     first = str(error).splitlines()[0]
     raise InputError(f'--beam={flags!r}: {first}') from None
-  return made
+  return options
 
 
-def running(flags: str, folder: Path) -> Stage:
-  """A `Stage` by pipelines of Apache Beam.
+def by_beam(flags: str, folder: Path) -> Stage:
+  """A `Stage` that runs pipelines of Apache Beam.
 
   Args:
     flags: options of Beam and of its runner, as on a command line.
-    folder: of the work, which all machines share; it need not be there yet.
+    folder: the work folder, which all machines share; it may be missing yet.
 
   Raises:
     InputError: Beam is not installed, or an option is wrong.
@@ -194,19 +202,20 @@ def running(flags: str, folder: Path) -> Stage:
   def stage(
     name: str, function: Callable[[Any], None], units: Sequence[Any]
   ) -> None:
-    todo = left(units)
-    with bar(name, units, len(todo)) as shown, _watched(shown, units):
+    todo = undone(units)
+    progress = progress_bar(name, len(units), len(units) - len(todo))
+    with progress, _watched(progress, units):
       if not todo:
         return
       path = folder / f'{name}.units'
       places = _keep(path, function, todo)
       pipeline = beam.Pipeline(options=options)
       # Without a shuffle, runners fuse the steps, and one worker does all.
-      made = pipeline | beam.Create(places) | beam.Reshuffle()
-      _ = made | name >> beam.Map(_do)
+      elements = pipeline | beam.Create(places) | beam.Reshuffle()
+      _ = elements | name >> beam.Map(_do)
       _run(pipeline)
-      if told := _wrong(path).read_text().strip():
-        raise InputError(told)
-      _check(name, todo)
+      if refused := _error_file(path).read_text().strip():
+        raise InputError(refused)
+      _await_outputs(name, todo)
 
   return stage

@@ -1,8 +1,7 @@
-"""Rows that fit their tables, or are bad rows: the last look at a parsed row.
+"""The last check of parsed rows: ids must have rows, numbers logarithms.
 
-A reader knows its format; what a value must be so that a row of a table, or a
-logarithm, can be made of it is looked at here, for all formats alike. So the
-stages after this one find nothing to refuse.
+A reader checks what its format demands. This check is the same for all
+formats; the stages after it can encode every row.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,22 +18,22 @@ from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
 from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
 
 _LEAST = {'log3': -3}
-"""Values of a dense column must be above, by its transform."""
+"""Values of a dense column must be above this number, by its transform."""
 
 _SURELY_NEGATIVE = -(2**32)
-"""Ids below may be 2^63 or more (see `keys`)."""
+"""Ids below may stand for ids of 2^63 or more (see `keys`)."""
 
 
 class Fit(NamedTuple):
-  """What rows must be.
+  """Conditions on rows.
 
   Attributes:
-    columns: of the log.
-    longest: ids that a bag may have, by feature; the others are cut off.
-    closed: says which values, bool[n], have no row: of the columns whose
-      vocabulary has no row for a value that it does not have.
-    out_of_range: 'stop': a value without a row makes a bad row; 'unknown': it
-      gets row 0.
+    columns: columns of the log.
+    longest: maximum number of ids in a bag, by feature; more are cut off.
+    closed: functions values -> bool[n], true for values without a row, by
+      column: those whose vocabulary has no row for unknown values.
+    out_of_range: 'stop': a value without a row makes its row a bad row;
+      'unknown': it gets row 0.
   """
 
   columns: Columns
@@ -49,12 +48,12 @@ def fit_of(
   closed: Mapping[str, Callable[[pl.Series], np.ndarray]],
   out_of_range: str,
 ) -> Fit:
-  """What rows must be for a set.
+  """The conditions on the rows of a set.
 
   Args:
-    columns: of the log.
-    known: columns of a set that is there, whose bags may not become longer;
-      None: the set is made of this log.
+    columns: columns of the log.
+    known: columns of the set whose vocabularies are used, which limits the
+      length of bags; None: vocabularies are counted in this log.
     closed: as in `Fit`.
     out_of_range: as in `Fit`.
   """
@@ -68,13 +67,13 @@ def fit_of(
 
 
 class _Check(NamedTuple):
-  """A check of one column.
+  """The result of a check of one column.
 
   Attributes:
-    column: its name.
+    column: name of the column.
     wrong: which rows fail, bool[n].
-    kind: of fault.
-    expected: what should be there.
+    kind: kind of fault, for the count of bad rows.
+    expected: description of a good value.
   """
 
   column: str
@@ -93,21 +92,22 @@ def fitting(
   """The rows of a piece that fit, in their order, without `NUMBER`.
 
   Args:
-    reader: of the format.
-    piece: what to read.
-    bad: what to do with bad rows, of the format and of the tables.
+    reader: reader of the format.
+    piece: the piece to read.
+    bad: counter of bad rows.
     digest: as in `Reader.read`.
-    fit: what rows must be.
+    fit: conditions on the rows.
 
   Raises:
-    InputError: a bad row, unless `bad` skips; labels that are -1 and 0.
+    InputError: a row is bad and `bad` does not skip, or labels are both -1 and
+      0.
   """
   first, unit = 0, ''
   for frame in reader.read(piece, bad, digest):
-    frame = _known(frame, fit, bad)
+    frame = _with_row_0(frame, fit, bad)
     checks = [check for check in _checks(frame, fit) if check.wrong.any()]
     if checks:
-      if not unit:  # To count lines takes time.
+      if not unit:  # Only once: counting lines takes time.
         first, unit = reader.place(piece)
       wrong = np.any([check.wrong.to_numpy() for check in checks], axis=0)
       for row in np.flatnonzero(wrong).tolist():
@@ -125,7 +125,7 @@ def fitting(
 def _mend_labels(
   frame: pl.DataFrame, path: str, column: str, bad: BadRows
 ) -> None:
-  """Labels -1, 0 and 1 -> 0 and 1; not both -1 and 0 may be there."""
+  """Labels -1 and 1 -> 0 and 1; labels must not be both -1 and 0."""
   where = f'{path}, column {column}' if column else path
   labels = frame['label']
   bad.meet({f'{n}': where for n in (-1, 0) if (labels == n).any()})
@@ -134,7 +134,7 @@ def _mend_labels(
 
 
 def _fault(frame: pl.DataFrame, checks: list[_Check], row: int) -> Fault:
-  """The first thing that is wrong with a row."""
+  """The first fault of a row."""
   check = next(check for check in checks if check.wrong[row])
   value = frame[check.column][row]
   hexadecimal = frame[check.column].dtype == pl.UInt32
@@ -143,7 +143,7 @@ def _fault(frame: pl.DataFrame, checks: list[_Check], row: int) -> Fault:
 
 
 def _as_written(value: Any) -> Any:
-  """What a file may have for an id: a large one is kept as a negative one."""
+  """An id as the file may have it: ids of 2^63 or more are stored negative."""
   if isinstance(value, pl.Series):
     return [_as_written(x) for x in value]
   if isinstance(value, int) and value < _SURELY_NEGATIVE:
@@ -185,7 +185,7 @@ def _without_row(column: Sparse, value: pl.Expr) -> pl.Expr:
 
 
 def _out_of_range(values: pl.Series, column: Sparse) -> pl.Series:
-  """Which rows have an id, or in a bag one or more, that is no row."""
+  """Which rows have an id that is no row of the table, bool[n]."""
   value = pl.col(column.name)
   wrong = _without_row(column, value)
   if column.bag:
@@ -193,11 +193,12 @@ def _out_of_range(values: pl.Series, column: Sparse) -> pl.Series:
   return values.to_frame().select(wrong.fill_null(False)).to_series()
 
 
-def _known(frame: pl.DataFrame, fit: Fit, bad: BadRows) -> pl.DataFrame:
-  """Where ids without a row get row 0: makes it so, and counts them."""
+def _with_row_0(frame: pl.DataFrame, fit: Fit, bad: BadRows) -> pl.DataFrame:
+  """Counts ids without a row, and replaces them by 0, if `fit` allows them."""
   if fit.out_of_range != UNKNOWN:
     return frame
-  for name, lacks in fit.closed.items():  # Coders do it: no value says row 0.
+  # Values of a vocabulary are only counted: coders give them row 0.
+  for name, lacks in fit.closed.items():
     bad.change(_became_unknown(name), int(lacks(frame[name]).sum()))
   for column in fit.columns.sparse:
     if column.ids != 'rows':
@@ -225,7 +226,7 @@ def _became_unknown(name: str) -> str:
 def _cut(
   frame: pl.DataFrame, longest: Mapping[str, int], bad: BadRows
 ) -> pl.DataFrame:
-  """Bags with the first so many ids, and their weights."""
+  """Cuts bags, and their weights, to their first ids."""
   for name, most in longest.items():
     count = int((frame[name].list.len() > most).sum())
     if not count:

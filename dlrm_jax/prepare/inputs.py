@@ -1,4 +1,4 @@
-"""What a user names as input -> files: folders of part files, and globs."""
+"""Names of an input -> files: folders of part files, and globs."""
 
 import glob
 import os
@@ -11,7 +11,7 @@ from dlrm_jax.errors import InputError
 
 
 def _in_order(names: Sequence[str]) -> list[str]:
-  """In the order of names, numbers in them by value: day_2 before day_10."""
+  """Sorts names, and numbers in them by value: day_2 before day_10."""
 
   def key(name: str) -> list[tuple[int, str]]:
     return [
@@ -22,10 +22,10 @@ def _in_order(names: Sequence[str]) -> list[str]:
   return sorted(names, key=lambda name: (key(name), name))
 
 
-def _counts(path: str, is_log: Callable[[str], bool]) -> bool:
-  """Whether what was not named itself is read; empty files are not.
+def _belongs(path: str, is_log: Callable[[str], bool]) -> bool:
+  """Whether a path in a folder or of a glob is read; empty files are not.
 
-  A broken link is, so that its reader says so.
+  Broken links are, so that their reader reports them.
   """
   if os.path.isfile(path) and not os.path.getsize(path):
     return False
@@ -33,19 +33,19 @@ def _counts(path: str, is_log: Callable[[str], bool]) -> bool:
 
 
 def _part_files(folder: str, is_log: Callable[[str], bool]) -> list[str]:
-  """The files of a folder, as Spark and its kin write it.
+  """The files of a folder that Spark or the like has written.
 
-  Names that begin with a dot or an underscore (_SUCCESS) and empty files are
-  not of the log.
+  Files whose names begin with a dot or an underscore (_SUCCESS) and empty
+  files are left out.
 
   Raises:
-    InputError: it has folders, or no files.
+    InputError: the folder has folders, or no files.
   """
   if (Path(folder) / MARK).exists():
     raise InputError(
       f'{folder}: a prepared set; expected raw files, or a folder of them'
     )
-  found, within = [], []
+  files, within = [], []
   try:
     entries = list(os.scandir(folder))
   except OSError as error:
@@ -55,30 +55,30 @@ def _part_files(folder: str, is_log: Callable[[str], bool]) -> list[str]:
       continue
     if entry.is_dir():
       within.append(entry.name)
-    elif _counts(entry.path, is_log):
-      found.append(entry.path)
+    elif _belongs(entry.path, is_log):
+      files.append(entry.path)
   if within:
     raise InputError(
       f'{folder}: has folders within ({", ".join(sorted(within)[:3])}), whose '
       'names may say what rows lack; expected files only: name the folders '
       'that have them'
     )
-  if not found:
+  if not files:
     raise InputError(
       f'{folder}: a folder without files of a log; expected some'
     )
-  return _in_order(found)
+  return _in_order(files)
 
 
 def expanded(
   names: Sequence[str], is_log: Callable[[str], bool] = lambda path: True
 ) -> list[str]:
-  """Files, with those of each folder and each glob in its place.
+  """Replaces each folder and each glob by its files.
 
   Args:
-    names: of files, folders of part files, or globs ('day_*') that no shell
-      has replaced.
-    is_log: whether a file that was not named itself is of the log.
+    names: names of files, folders of part files, or globs ('day_*') that the
+      shell has left.
+    is_log: whether a file in a folder or of a glob is a file of the log.
 
   Raises:
     InputError: a folder or a glob gives no files.
@@ -87,7 +87,7 @@ def expanded(
   for name in names:
     paths = [name]
     if glob.has_magic(name) and not os.path.exists(name):
-      paths = _in_order([p for p in glob.glob(name) if _counts(p, is_log)])
+      paths = _in_order([p for p in glob.glob(name) if _belongs(p, is_log)])
       if not paths:
         raise InputError(f'{name}: no such file, and nothing matches it')
     for path in paths:

@@ -1,4 +1,4 @@
-"""Splits in time (file) order: from '1/2'-like shares to row numbers."""
+"""Splits in the order of the files: shares such as '6/7' -> row numbers."""
 
 import itertools
 import math
@@ -9,20 +9,22 @@ from fractions import Fraction
 from dlrm_jax.errors import InputError
 
 DEFAULT = 'train=6/7,validation=1/14,test=1/14'
+MOVIELENS_DEFAULT = 'train=0.8,validation=0.1,test=0.1'
 
 _NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*', re.ASCII)
 _TOLERANCE = Fraction(1, 10**6)
 
 
 def parse_splits(text: str, train: bool = True) -> dict[str, Fraction]:
-  """Shares by name, in order.
+  """Reads the option --splits: shares by name, in order.
 
   Args:
-    text: as of --splits.
-    train: whether one must be named train.
+    text: value of the option.
+    train: whether a split must be named train.
 
   Raises:
-    InputError: a name or a share is wrong, no train, or the sum is not 1.
+    InputError: a name or a share is wrong, split train is missing, or the sum
+      is not 1.
 
   >>> parse_splits('train=0.9,test=1/10')
   {'train': Fraction(9, 10), 'test': Fraction(1, 10)}
@@ -59,10 +61,13 @@ def _share(text: str, name: str, share: str) -> Fraction:
   return value
 
 
-def bounds(rows: int, shares: Mapping[str, Fraction]) -> dict[str, range]:
-  """Row numbers of each split: cut at ceil(rows * cumulative share).
+def rows_of_splits(
+  rows: int, shares: Mapping[str, Fraction]
+) -> dict[str, range]:
+  """Row numbers of each split, cut at ceil(rows * cumulative share).
 
-  >>> {k: len(v) for k, v in bounds(45840617, parse_splits(DEFAULT)).items()}
+  >>> splits = rows_of_splits(45840617, parse_splits(DEFAULT))
+  >>> {name: len(rows) for name, rows in splits.items()}
   {'train': 39291958, 'validation': 3274330, 'test': 3274329}
   """
   total = sum(shares.values())

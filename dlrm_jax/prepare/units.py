@@ -1,14 +1,15 @@
-"""Units of work whose output is a file: done where it exists, in any order.
+"""Units of work: a unit is done when its output file exists.
 
-A stage is a function and its units. Every unit writes its file under another
-name and renames it last, so a file that is there is whole, a killed stage
-goes on with the units that are left, and it does not matter who does a unit,
-or whether two do. So a stage can be run here, by processes, or by a cluster.
+A stage is a function and its units, which can run in any order: in this
+process, in worker processes, or on the machines of a cluster. A unit writes
+its output under a temporary name and renames it at the end, so an output that
+exists is whole. A killed stage continues with the units that have no output,
+and a unit that two workers run at once does no harm.
 
-After a loss of power, files can be cut that were never waited for. Waiting for
-the disk at each of them makes the whole a tenth to a half slower; so units
-know the sizes of their files, and `mend` finds those to be made again. Waited
-for are shards, and encoded rows, since what they were made of is removed.
+A loss of power can cut files that were not synced. Syncing every file would
+make `prepare` a tenth to a half slower; instead, units know the sizes of their
+files, and `discard_broken` removes the outputs of units whose files are cut.
+Only shards and encoded rows are synced, because their sources are deleted.
 """
 
 import concurrent.futures
@@ -33,57 +34,57 @@ from dlrm_jax.files import read_json, replacing
 
 
 class Unit(Protocol):
-  """A unit of work: a picklable tuple of what its function needs."""
+  """A unit of work: a picklable tuple of the arguments of its function."""
 
   @property
   def output(self) -> Path:
-    """The file that says that it is done."""
+    """The file whose existence marks the unit as done."""
     ...
 
   def sound(self) -> bool:
-    """Whether all that it made is whole, where its output is there."""
+    """Whether all files of the unit are whole, given that its output exists."""
     ...
 
 
 AnyUnit = TypeVar('AnyUnit', bound=Unit)
 Stage = Callable[[str, Callable[[Any], None], Sequence[Any]], None]
-"""Runs a named stage: a function of a module, and its units."""
+"""Runs a stage: its name, a function at the top of a module, and its units."""
 
 
 def sizes_of(paths: Iterable[Path]) -> dict[str, int]:
-  """Bytes of files by name, as the mark of a unit says them."""
+  """Bytes of files by name, for the mark of a unit."""
   return {path.name: path.stat().st_size for path in paths}
 
 
 def size_is(path: Path, size: int) -> bool:
-  """Whether a file is there and has so many bytes."""
+  """Whether a file exists and has `size` bytes."""
   return path.exists() and path.stat().st_size == size
 
 
-def write_mark(path: Path, said: Mapping[str, Any]) -> None:
-  """Writes what a unit says of its work, for `marked`."""
+def write_mark(path: Path, notes: Mapping[str, Any]) -> None:
+  """Writes the mark of a unit: a JSON file with notes on its work."""
   with replacing(path, synced=False) as work:
-    work.write_text(json.dumps(said, indent=1) + '\n')
+    work.write_text(json.dumps(notes, indent=1) + '\n')
 
 
-def marked(mark: Path) -> dict[str, Any] | None:
-  """What a unit's JSON file says; None where it is not whole.
+def read_mark(path: Path) -> dict[str, Any] | None:
+  """The notes of a unit; None if its mark or its files are not whole.
 
   Args:
-    mark: the file. `files` in it, if it is there, gives the bytes of files
-      beside it, which must have them.
+    path: the mark. Its field `files`, if there is one, has the bytes of files
+      beside it.
   """
   try:
-    said = read_json(mark)
+    notes = read_json(path)
   except (OSError, ValueError):
     return None
-  files = said.get('files', {}).items()
-  whole = all(size_is(mark.parent / name, size) for name, size in files)
-  return said if whole else None
+  files = notes.get('files', {}).items()
+  whole = all(size_is(path.parent / name, size) for name, size in files)
+  return notes if whole else None
 
 
-def left(units: Sequence[AnyUnit]) -> list[AnyUnit]:
-  """Those that are not done; every folder is listed once."""
+def undone(units: Sequence[AnyUnit]) -> list[AnyUnit]:
+  """The units that have no output yet."""
   done = {
     path
     for folder in {unit.output.parent for unit in units}
@@ -92,21 +93,19 @@ def left(units: Sequence[AnyUnit]) -> list[AnyUnit]:
   return [unit for unit in units if unit.output not in done]
 
 
-def mend(units: Sequence[AnyUnit]) -> list[AnyUnit]:
-  """Removes outputs of units that are not whole; the units that are left."""
-  undone = {unit.output for unit in left(units)}
+def discard_broken(units: Sequence[AnyUnit]) -> list[AnyUnit]:
+  """Removes outputs of units whose files are cut; returns all undone units."""
+  outputs = {unit.output for unit in undone(units)}
   for unit in units:
-    if unit.output not in undone and not unit.sound():
+    if unit.output not in outputs and not unit.sound():
       unit.output.unlink(missing_ok=True)
-      undone.add(unit.output)
-  return [unit for unit in units if unit.output in undone]
+      outputs.add(unit.output)
+  return [unit for unit in units if unit.output in outputs]
 
 
-def bar(name: str, units: Sequence[AnyUnit], undone: int) -> tqdm:
-  """Progress of a stage, on a terminal only; what was done before counts."""
-  return tqdm(
-    desc=name, total=len(units), initial=len(units) - undone, disable=None
-  )
+def progress_bar(name: str, total: int, done: int) -> tqdm:
+  """Progress of a stage in units, shown on a terminal only."""
+  return tqdm(desc=name, total=total, initial=done, disable=None)
 
 
 _FULL = re.compile(
@@ -115,14 +114,15 @@ _FULL = re.compile(
 
 
 @contextlib.contextmanager
-def room(folder: Path) -> Iterator[None]:
-  """A full disk is a user's mistake, whichever library meets it."""
+def refusing_full_disk(folder: Path) -> Iterator[None]:
+  """Turns errors about a full disk, of any library, into an `InputError`."""
   try:
     yield
   except InputError:
     raise
   except Exception as error:
-    # NumPy tells only how much it wrote, Polars and array_record only words.
+    # NumPy has no error number but the bytes written; Polars and array_record
+    # have only words.
     number = getattr(error, 'errno', None)
     if number not in (errno.ENOSPC, errno.EDQUOT) and not _FULL.search(
       str(error)
@@ -134,27 +134,28 @@ def room(folder: Path) -> Iterator[None]:
     ) from None
 
 
-def do(function: Callable[[AnyUnit], None], unit: AnyUnit) -> None:
-  """Does a unit unless somebody has."""
+def do_unit(function: Callable[[AnyUnit], None], unit: AnyUnit) -> None:
+  """Runs a unit, unless its output exists."""
   if not unit.output.exists():
-    with room(unit.output.parent):
+    with refusing_full_disk(unit.output.parent):
       function(unit)
 
 
-def here(
+def in_process(
   name: str, function: Callable[[Any], None], units: Sequence[Any]
 ) -> None:
   """A `Stage` in this process, one unit after the other."""
-  todo = left(units)
-  with bar(name, units, len(todo)) as shown:
+  todo = undone(units)
+  with progress_bar(name, len(units), len(units) - len(todo)) as progress:
     for unit in todo:
-      do(function, unit)
-      shown.update()
+      do_unit(function, unit)
+      progress.update()
 
 
-def _begin(parent: int) -> None:
-  """Leaves signals to the parent; ends when that has, however it came."""
-  for number in (signal.SIGINT, signal.SIGHUP):  # SIGTERM is how a pool ends it
+def _begin_worker(parent: int) -> None:
+  """Ignores signals meant for the parent; exits when the parent has ended."""
+  # Not SIGTERM, by which a pool ends its workers.
+  for number in (signal.SIGINT, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 
   def watch() -> None:
@@ -166,11 +167,11 @@ def _begin(parent: int) -> None:
 
 
 _WORKER = {
-  # Each worker is one core's: libraries must not start a thread a core.
+  # A worker has one core, so libraries must not start a thread for each core.
   'POLARS_MAX_THREADS': '1',
   'OMP_NUM_THREADS': '1',
-  # Arrays come and go: glibc keeps their memory for the next ones. Given back
-  # and asked for again, page by page, it costs a third of the time.
+  # glibc keeps the memory of freed arrays for the next ones. Returning it to
+  # the kernel and requesting it again, page by page, takes a third of the time.
   'MALLOC_MMAP_THRESHOLD_': str(1 << 30),
   'MALLOC_TRIM_THRESHOLD_': str(1 << 30),
   'MALLOC_TOP_PAD_': str(1 << 26),
@@ -191,19 +192,19 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ[name] = value
 
 
-def _run(
+def _run_in(
   pool: concurrent.futures.Executor,
   name: str,
   function: Callable[[Any], None],
   units: Sequence[Any],
 ) -> None:
-  todo = left(units)
-  with bar(name, units, len(todo)) as shown:
-    waiting = [pool.submit(do, function, unit) for unit in todo]
+  todo = undone(units)
+  with progress_bar(name, len(units), len(units) - len(todo)) as progress:
+    waiting = [pool.submit(do_unit, function, unit) for unit in todo]
     try:
       for future in concurrent.futures.as_completed(waiting):
         future.result()
-        shown.update()
+        progress.update()
     except BrokenProcessPool:
       raise InputError(
         f'{name}: a worker was killed, maybe for want of memory; give a '
@@ -216,14 +217,14 @@ def _run(
 
 @contextlib.contextmanager
 def processes(workers: int) -> Iterator[Stage]:
-  """A `Stage` in so many processes, which end with this one."""
+  """A `Stage` in worker processes, which end with this one."""
   with (
     _environment(_WORKER),
     concurrent.futures.ProcessPoolExecutor(
       workers,
       multiprocessing.get_context('spawn'),
-      initializer=_begin,
+      initializer=_begin_worker,
       initargs=(os.getpid(),),
     ) as pool,
   ):
-    yield lambda name, function, units: _run(pool, name, function, units)
+    yield lambda name, function, units: _run_in(pool, name, function, units)

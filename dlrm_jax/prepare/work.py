@@ -1,7 +1,7 @@
-"""The folder of an unfinished prepare: `OUTPUT.unfinished`.
+"""The work folder of `prepare`: `OUTPUT.unfinished`.
 
-What is done stays in it when a run is killed, and the same command goes on. A
-lock keeps a second run out; a plan says what the work is for.
+A killed run leaves its finished units there, and the same command continues.
+A lock keeps other runs out. A plan has everything that determines the result.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _OPTIONS = 'options'
 
 
 LAYOUT = 2
-"""Version of what lies in the folder; plans say it."""
+"""Version of the layout of the folder, which plans name."""
 
 
 def _target_of(output: str) -> Path:
@@ -34,20 +34,20 @@ def _target_of(output: str) -> Path:
 
 
 def folder_of(output: str) -> Path:
-  """Where the work for an output is."""
+  """The work folder of an output."""
   target = _target_of(output)
   return target.with_name(f'{target.name}.unfinished')
 
 
 def check_output(output: str, overwrite: bool) -> None:
-  """Looks whether a set can be made, before anything is read or made.
+  """Checks that a set can be written, before anything is read.
 
   Args:
-    output: the folder to make.
-    overwrite: replace a set that is there.
+    output: folder of the set.
+    overwrite: whether to replace a prepared set.
 
   Raises:
-    InputError: something else is there, or nothing can be made there.
+    InputError: the folder holds something else, or cannot be created.
   """
   target = _target_of(output)
   if target.is_mount():
@@ -55,17 +55,17 @@ def check_output(output: str, overwrite: bool) -> None:
       f'{output}: a file system is mounted here, which a set cannot replace; '
       f'choose a folder in it, such as --output={os.path.join(output, "set")}'
     )
-  if not folder_of(output).exists():  # else a killed run may have made it
+  if not folder_of(output).exists():  # A killed run may have written the set.
     check_free(target, overwrite)
-  there = next(path for path in target.parents if os.path.lexists(path))
-  if not there.is_dir():
+  parent = next(path for path in target.parents if os.path.lexists(path))
+  if not parent.is_dir():
     raise InputError(
-      f'{output}: cannot be made here: {there} is not a folder; choose another '
-      '--output'
+      f'{output}: cannot be made here: {parent} is not a folder; choose '
+      'another --output'
     )
-  if not os.access(there, os.W_OK | os.X_OK):
+  if not os.access(parent, os.W_OK | os.X_OK):
     raise InputError(
-      f'{output}: cannot be made here: {there} may not be written to; choose '
+      f'{output}: cannot be made here: {parent} may not be written to; choose '
       'another --output'
     )
 
@@ -74,20 +74,22 @@ def check_output(output: str, overwrite: bool) -> None:
 def unfinished(
   output: str, plan: Mapping[str, Any], overwrite: bool
 ) -> Iterator[Path | None]:
-  """The folder to work in, locked; what an equal plan has done is there.
+  """The locked work folder, with the units that an equal plan has finished.
 
-  The body makes the set in the folder `set` within, which then becomes
-  `output`. Yields None where a run that was killed at its very end has
-  nothing left to do.
+  The body writes the set to the folder `set` in it, which becomes `output`
+  after the body.
 
   Args:
-    output: the folder to make.
-    plan: all that the result depends on, as JSON can hold it.
-    overwrite: replace a set that is there, forget work of another plan.
+    output: folder of the set.
+    plan: everything that determines the result, as a JSON value.
+    overwrite: whether to replace a prepared set, and work of another plan.
+
+  Yields:
+    The folder; None if a killed run had finished the set.
 
   Raises:
-    InputError: output is there already, another run is at work, or work of
-      another plan is there.
+    InputError: the output exists already, another run holds the lock, or the
+      folder has work of another plan.
   """
   target = _target_of(output)
   work = folder_of(output)
@@ -116,10 +118,10 @@ def unfinished(
     try:
       yield work
     except BaseException:
-      if not any(work.glob('spool/*.json')):  # nothing to go on with
+      if not any(work.glob('spool/*.json')):  # Nothing is worth keeping.
         shutil.rmtree(work)
       raise
-    _put(work, target)
+    _publish_set(work, target)
 
 
 @contextlib.contextmanager
@@ -138,7 +140,7 @@ def _locked(work: Path) -> Iterator[None]:
 
 
 def _finished(work: Path, target: Path, plan: Mapping[str, Any]) -> bool:
-  """Whether only the removal of the folder is missing."""
+  """Whether the set is at its place, and only this folder remains."""
   return (
     not (work / _SET).exists()
     and (work / 'done').exists()
@@ -148,7 +150,7 @@ def _finished(work: Path, target: Path, plan: Mapping[str, Any]) -> bool:
 
 
 def _plan_of(work: Path) -> Any:
-  """What the work is for; None where that is not known."""
+  """The plan in a work folder; None if it is missing or damaged."""
   try:
     return read_json(work / _PLAN)
   except (OSError, ValueError):
@@ -156,8 +158,9 @@ def _plan_of(work: Path) -> Any:
 
 
 def _begin(work: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
+  """Keeps the units of an equal plan, and removes those of another one."""
   before = _plan_of(work)
-  if before is None:  # it was about to be removed, or is damaged
+  if before is None:  # The folder was being removed, or is damaged.
     _clear(work, {'lock'})
     before = plan
   if before.get('layout') != plan.get('layout') and not overwrite:
@@ -167,7 +170,7 @@ def _begin(work: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
     )
   names = [name for name in plan if plan[name] != before.get(name)]
   if names == [_OPTIONS] and not (work / 'mixed').exists():
-    _clear(work, {'spool', 'lock'})  # what is parsed is the same
+    _clear(work, {'spool', 'lock'})  # Options do not change the spool.
   elif names and not overwrite:
     raise InputError(
       f'{work} has unfinished work with other {", ".join(names)} '
@@ -191,20 +194,19 @@ def _clear(work: Path, keep: set[str]) -> None:
 
 
 def _differences(before: Any, now: Any, name: str = '') -> list[str]:
-  """What differs, at most three of it."""
+  """At most three differences between plans, in words."""
   if isinstance(before, dict) and isinstance(now, dict):
-    found = []
+    differences = []
     for key in now:
-      found += _differences(before.get(key), now[key], key)
-    return found[:3]
+      differences += _differences(before.get(key), now[key], key)
+    return differences[:3]
   if before == now:
     return []
-  there, here = (str(value)[:80] for value in (before, now))
-  return [f'{name}: {there} there, {here} now']
+  return [f'{name}: {str(before)[:80]} there, {str(now)[:80]} now']
 
 
-def _put(work: Path, target: Path) -> None:
-  """Gives the set its name. Killed at any moment, it is done again."""
+def _publish_set(work: Path, target: Path) -> None:
+  """Moves the set to its place; may be killed at any moment, and run again."""
   write_bytes(work / 'done', b'')
   if target.exists():
     shutil.rmtree(work / _OLD, ignore_errors=True)
@@ -214,6 +216,6 @@ def _put(work: Path, target: Path) -> None:
 
 
 def _remove(work: Path) -> None:
-  """Removes the folder; what says that it is done comes last."""
+  """Removes a work folder; the marks that the set is finished go last."""
   _clear(work, {'lock', 'done', _PLAN})
   shutil.rmtree(work)

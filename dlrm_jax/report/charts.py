@@ -1,8 +1,7 @@
-"""Charts of a report: from numbers to pieces of inline SVG.
+"""Charts of a report, as inline SVG.
 
-Text stays text and ink takes the colour of the page around it, so that one
-chart serves a light page, a dark one and a printed one. Equal numbers give
-equal bytes.
+Text stays text, and lines have the text colour of the page, so that one chart
+fits a light page, a dark page and paper. Equal numbers give equal bytes.
 """
 
 import io
@@ -18,23 +17,27 @@ from dlrm_jax.metrics import binary
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
 
-_INK = '#010203'  # stands for the page's own text colour
-_COLORS = ('#3b82f6', '#f97316', '#10b981', '#a855f7')
+INK = '#010203'
+"""Placeholder that `chart` replaces by the text colour of the page."""
+
+COLORS = ('#3b82f6', '#f97316', '#10b981', '#a855f7')
+"""Colours of the series of a chart, in order."""
+
 _STYLE = {
   'svg.fonttype': 'none',
-  'font.family': 'DejaVu Sans',  # comes with matplotlib: measures everywhere
+  'font.family': 'DejaVu Sans',  # part of matplotlib: equal widths everywhere
   'font.size': 8,
   'axes.spines.top': False,
   'axes.spines.right': False,
   'axes.linewidth': 0.6,
-  'axes.edgecolor': _INK,
-  'axes.labelcolor': _INK,
-  'xtick.color': _INK,
-  'ytick.color': _INK,
-  'text.color': _INK,
+  'axes.edgecolor': INK,
+  'axes.labelcolor': INK,
+  'xtick.color': INK,
+  'ytick.color': INK,
+  'text.color': INK,
   'text.parse_math': False,
   'axes.grid': True,
-  'grid.color': _INK,
+  'grid.color': INK,
   'grid.alpha': 0.12,
   'grid.linewidth': 0.6,
   'axes.axisbelow': True,
@@ -45,30 +48,41 @@ _BLOCKS = 60
 _DOTS = 400
 
 History = Sequence[Mapping[str, Any]]
-"""What a run logged: {'step': 100, 'loss': 0.5, ...} a line."""
+"""Logged lines of a run: {'step': 100, 'loss': 0.5, ...} each."""
 
 
 class Series(NamedTuple):
-  """A quantity over steps: f64[P] each, steps rising."""
+  """A quantity over steps.
+
+  Attributes:
+    steps: f64[P], rising.
+    values: f64[P].
+  """
 
   steps: np.ndarray
   values: np.ndarray
 
 
 def series(history: History, key: str) -> Series:
-  """A quantity over steps. Where a run was resumed, the later line counts."""
-  found = {
+  """The finite values of a key; of two lines of one step the later counts."""
+  by_step = {
     row['step']: float(row[key])
     for row in history
     if row.get(key) is not None and math.isfinite(row[key])
   }
-  steps = sorted(found)
-  values = [found[step] for step in steps]
+  steps = sorted(by_step)
+  values = [by_step[step] for step in steps]
   return Series(np.array(steps, float), np.array(values, float))
 
 
-def _chart(name: str, label: str, draw: Callable[['Axes'], None]) -> str:
-  """An <svg> of what `draw` puts on the axes; ids in it start with `name`."""
+def chart(name: str, label: str, draw: Callable[['Axes'], None]) -> str:
+  """The <svg> of a chart.
+
+  Args:
+    name: prefix of the ids in the SVG; unique on a page.
+    label: description for screen readers.
+    draw: draws on the axes.
+  """
   import matplotlib as mpl
   from matplotlib.figure import Figure
 
@@ -80,7 +94,7 @@ def _chart(name: str, label: str, draw: Callable[['Axes'], None]) -> str:
     figure.savefig(file, format='svg', transparent=True, metadata=blank)
   svg = file.getvalue()
   body = svg[svg.index('>', svg.index('<svg')) + 1 :].replace(
-    _INK, 'currentColor'
+    INK, 'currentColor'
   )
   body = re.sub(r'(\bid="|url\(#|href="#)', rf'\1{name}-', body)
   (box,) = re.findall(r'<svg[^>]*viewBox="([^"]*)"', svg)
@@ -92,7 +106,7 @@ def _chart(name: str, label: str, draw: Callable[['Axes'], None]) -> str:
 
 
 def _step_axis(axes: 'Axes') -> None:
-  """Steps as 0, 10k, 20k ..."""
+  """Labels the x axis with steps: 0, 10k, 20k ..."""
   from matplotlib.ticker import EngFormatter, MaxNLocator
 
   axes.set_xlabel('step')
@@ -101,28 +115,28 @@ def _step_axis(axes: 'Axes') -> None:
 
 
 def _block_means(values: np.ndarray) -> np.ndarray:
-  """At most `_BLOCKS` means of neighbours."""
+  """Means of at most `_BLOCKS` blocks of neighbouring values."""
   blocks = np.array_split(values, min(_BLOCKS, len(values)))
   return np.array([block.mean() for block in blocks])
 
 
 def _noisy(name: str, label: str, data: Series) -> str:
-  """What is logged often: dots, and a line through the means of blocks."""
+  """A chart of a noisy quantity: dots, and a line through means of blocks."""
   from matplotlib.ticker import EngFormatter
 
   def draw(axes: 'Axes') -> None:
     steps, values = data
-    axes.plot(_block_means(steps), _block_means(values), color=_COLORS[0])
+    axes.plot(_block_means(steps), _block_means(values), color=COLORS[0])
     if len(values) > _BLOCKS:
       thin = np.unique(np.linspace(0, len(values) - 1, _DOTS).astype(int))
-      dots = {'color': _COLORS[0], 'alpha': 0.5, 'markeredgewidth': 0}
+      dots = {'color': COLORS[0], 'alpha': 0.5, 'markeredgewidth': 0}
       axes.plot(steps[thin], values[thin], '.', markersize=3, **dots)
     axes.set_ylabel(label)
     if np.max(np.abs(values)) >= 1000:
       axes.yaxis.set_major_formatter(EngFormatter(sep=''))
     _step_axis(axes)
 
-  return _chart(name, f'{label} over steps', draw)
+  return chart(name, f'{label} over steps', draw)
 
 
 def _evaluations(
@@ -132,10 +146,10 @@ def _evaluations(
   references: Mapping[str, float],
   best: Callable[[np.ndarray], np.intp],
 ) -> str:
-  """A metric over steps, its best value marked, references as levels."""
+  """A chart of a metric: best values marked, references as dashed lines."""
 
   def draw(axes: 'Axes') -> None:
-    for color, (split, data) in zip(_COLORS, splits.items(), strict=False):
+    for color, (split, data) in zip(COLORS, splits.items(), strict=False):
       i = best(data.values)
       step, value = data.steps[i], data.values[i]
       text = f'{split}, best {value:.5f} at step {step:,.0f}'
@@ -145,33 +159,33 @@ def _evaluations(
       ('--', ':', '-.'), references.items(), strict=False
     ):
       text = f'{reference} {value:.5f}'
-      axes.axhline(value, color=_INK, linestyle=dash, linewidth=1, label=text)
+      axes.axhline(value, color=INK, linestyle=dash, linewidth=1, label=text)
     axes.set_ylabel(label)
     axes.legend()
     _step_axis(axes)
 
-  return _chart(name, f'{label} over steps', draw)
+  return chart(name, f'{label} over steps', draw)
 
 
 def _roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-  """False against true positive rate, a curve a split."""
+  """A chart of the ROC curves of splits: (false, true positive rates)."""
 
   def draw(axes: 'Axes') -> None:
-    axes.plot([0, 1], [0, 1], '--', color=_INK, linewidth=0.8, alpha=0.5)
-    for color, (split, curve) in zip(_COLORS, curves.items(), strict=False):
+    axes.plot([0, 1], [0, 1], '--', color=INK, linewidth=0.8, alpha=0.5)
+    for color, (split, curve) in zip(COLORS, curves.items(), strict=False):
       axes.plot(*curve, color=color, label=split)
     axes.set(xlabel='false positive rate', ylabel='true positive rate')
     axes.set(xlim=(0, 1), ylim=(0, 1.005))
     axes.legend(loc='lower right')
 
-  return _chart('roc', 'ROC curve', draw)
+  return chart('roc', 'ROC curve', draw)
 
 
 def _calibration(curves: Mapping[str, binary.Calibration]) -> str:
-  """Mean prediction against click rate, with 95 % intervals of the rate."""
+  """A chart of click rate over mean prediction, with 95 % intervals."""
 
   def draw(axes: 'Axes') -> None:
-    for color, (split, curve) in zip(_COLORS, curves.items(), strict=False):
+    for color, (split, curve) in zip(COLORS, curves.items(), strict=False):
       predicted, rate, count = curve
       spread = 1.96 * np.sqrt(rate * (1 - rate) / count)
       style = {'markersize': 3, 'linewidth': 1, 'elinewidth': 0.8}
@@ -181,18 +195,18 @@ def _calibration(curves: Mapping[str, binary.Calibration]) -> str:
     top = 1.05 * max(
       max(c.predicted.max(), c.observed.max()) for c in curves.values()
     )
-    axes.plot([0, top], [0, top], '--', color=_INK, linewidth=0.8, alpha=0.5)
+    axes.plot([0, top], [0, top], '--', color=INK, linewidth=0.8, alpha=0.5)
     axes.set(xlabel='mean prediction', ylabel='click rate')
     axes.set(xlim=(0, top), ylim=(0, top))
     axes.legend(loc='upper left')
 
-  return _chart('calibration', 'Calibration', draw)
+  return chart('calibration', 'Calibration', draw)
 
 
 def training(
   history: History, references: Mapping[str, Mapping[str, float]]
 ) -> dict[str, str]:
-  """Charts over steps by title: loss, metrics by split, speed."""
+  """Charts over steps, by title: loss, metrics by split, speed."""
   drawn = {}
   loss = series(history, 'loss')
   if loss.steps.size:
@@ -220,7 +234,7 @@ def training(
 
 
 def quality(results: Mapping[str, binary.Tally]) -> dict[str, str]:
-  """Charts of the finished model by title: ROC and calibration."""
+  """Charts of the finished model, by title: ROC and calibration."""
   drawn = {}
   roc = {split: binary.roc_curve(t) for split, t in results.items()}
   roc = {split: curve for split, curve in roc.items() if curve[0].size}

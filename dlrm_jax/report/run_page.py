@@ -1,8 +1,7 @@
 """The report of a run: one HTML file that opens without a network.
 
-Made of strings from small functions, one a section; `page` is how it looks,
-`charts` draws. Everything that came from outside (names, config, notes) is
-escaped.
+Each section is a string from one function. `page` has the layout, `charts`
+draws. Text from outside (names, config, notes) is escaped.
 """
 
 import html
@@ -20,6 +19,7 @@ import numpy as np
 from dlrm_jax import files
 from dlrm_jax.metrics import binary
 from dlrm_jax.report import charts, page
+from dlrm_jax.text import human
 from dlrm_jax.training.sizes import TableSize
 
 _METRICS = (
@@ -53,7 +53,7 @@ _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def environment() -> dict[str, str]:
-  """Device and versions of this process."""
+  """Device of this process and versions of the libraries, by name."""
   devices = jax.devices()
   return {
     'device': f'{len(devices)} x {devices[0].device_kind}',
@@ -64,12 +64,12 @@ def environment() -> dict[str, str]:
   }
 
 
-def _flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
-  """Nested fields by dotted names, as the command line has them."""
+def _settings(config: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
+  """The text of each field's value, by the dotted name of the field."""
   fields = {}
   for key, value in config.items():
     if isinstance(value, Mapping) and value:
-      fields |= _flat(value, f'{prefix}{key}.')
+      fields |= _settings(value, f'{prefix}{key}.')
     else:
       text = value if isinstance(value, str) else json.dumps(value, default=str)
       fields[f'{prefix}{key}'] = text
@@ -79,40 +79,34 @@ def _flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
 def _cards(
   summaries: Mapping[str, Mapping[str, float]], history: charts.History
 ) -> str:
-  """The few numbers to see first: of the last split, and of the training."""
+  """Cards of the most important numbers of the last split and of training."""
   cards = []
   for split, summary in list(summaries.items())[-1:]:
     for key, label, _, form in _METRICS:
       if key in ('auc', 'log_loss', 'ne', 'calibration'):
         error = summary.get(f'{key}_std_error', 0)
         note = f'± {error:.5f}, {split}' if error > 0 else split
-        cards.append((label, page.number(summary[key], form), note))
+        cards.append((label, page.number_text(summary[key], form), note))
   speed = charts.series(history, 'examples_per_second').values
   if speed.size:
     cards.append(('Examples/s', f'{np.median(speed):,.0f}', 'median, training'))
   if history:
     steps = max(row['step'] for row in history)
     cards.append(('Steps', f'{steps:,}', 'training'))
-  return '<div class="cards">{}</div>'.format(
-    ''.join(
-      f'<div class="card"><small>{label}</small><b>{value}</b>'
-      f'<small>{html.escape(note)}</small></div>'
-      for label, value, note in cards
-    )
-  )
+  return page.html_cards(cards)
 
 
 def _results(
   summaries: Mapping[str, Mapping[str, float]],
   references: Mapping[str, Mapping[str, float]],
 ) -> str:
-  """All metrics, a column a split and a reference."""
+  """A table of all metrics, with a column for each split and reference."""
   columns = {**summaries, **references}
 
   def row(key: str, label: str, note: str, form: str) -> str:
     cells = []
     for column in columns.values():
-      text = page.number(column.get(key), form)
+      text = page.number_text(column.get(key), form)
       error = column.get(f'{key}_std_error', 0)
       if error > 0:
         text += f'<small>± {error:.5f}</small>'
@@ -120,20 +114,11 @@ def _results(
     return f'<th>{label}<small>{note}</small></th>{"".join(cells)}'
 
   head = ['', *(html.escape(name) for name in columns)]
-  return page.table(head, (row(*metric) for metric in _METRICS))
-
-
-def _charts(drawn: Mapping[str, str]) -> str:
-  """Charts side by side."""
-  figures = (
-    f'<div class="card"><h3>{title}</h3>{svg}</div>'
-    for title, svg in drawn.items()
-  )
-  return f'<div class="charts">{"".join(figures)}</div>'
+  return page.html_table(head, (row(*metric) for metric in _METRICS))
 
 
 def _tables(tables: Sequence[TableSize]) -> str:
-  """Embedding tables by falling size, each with its bar; a line of totals."""
+  """A table of the embedding tables, largest first, and of their totals."""
   tables = sorted(tables, key=lambda t: -t.bytes)
   largest = max((t.bytes for t in tables), default=0)
 
@@ -142,7 +127,7 @@ def _tables(tables: Sequence[TableSize]) -> str:
     share = 100 * t.bytes / max(largest, 1)
     return (
       f'<th>{html.escape(t.name)}</th><td class="features">{features}</td>'
-      f'<td>{t.rows:,}</td><td>{t.dim:,}</td><td>{page.size(t.bytes)}</td>'
+      f'<td>{t.rows:,}</td><td>{t.dim:,}</td><td>{human(t.bytes)}</td>'
       f'<td class="bar"><i style="width:{share:.2f}%"></i></td>'
     )
 
@@ -151,13 +136,13 @@ def _tables(tables: Sequence[TableSize]) -> str:
     left = len(tables) - _MOST_TABLES
     rows.append(f'<th>{left:,} smaller ones</th>' + '<td></td>' * 5)
   height = sum(t.rows for t in tables)
-  size = page.size(sum(t.bytes for t in tables))
+  size = human(sum(t.bytes for t in tables))
   rows.append(
     f'<th>{len(tables):,} in all</th><td></td>'
     f'<td>{height:,}</td><td></td><td>{size}</td><td></td>'
   )
   head = ('Table', 'Features', 'Rows', 'Width', 'Size', '')
-  return page.table(head, rows, 'sum')
+  return page.html_table(head, rows, 'sum')
 
 
 def write_report(
@@ -175,15 +160,15 @@ def write_report(
   """Writes the report; equal arguments give an equal file.
 
   Args:
-    path: the file, 'report.html'.
+    path: file to write, 'report.html'.
     title: the heading.
-    results: tally of the finished model by split; the last one's numbers
-      stand on top.
-    history: the lines logged, in order: 'loss' and 'examples_per_second', or
+    results: tallies of the finished model by split; the numbers of the last
+      split stand on top.
+    history: logged lines, in order: 'loss' and 'examples_per_second', or
       'SPLIT/auc' and 'SPLIT/log_loss', each with its 'step'.
-    tables: embedding tables.
-    config: the run's settings, nested.
-    environment: names and values, as of `environment()`.
+    tables: the embedding tables.
+    config: all fields of the run's config, nested.
+    environment: result of `environment()`.
     references: metrics to compare with, by name: {'Bayes': {'auc': 0.81}}.
     notes: sentences under the heading.
   """
@@ -192,14 +177,14 @@ def write_report(
   drawn = charts.training(history, references) | charts.quality(results)
   sections = {
     'Results': _results(summaries, references) if summaries else '',
-    'Curves': _charts(drawn) if drawn else '',
+    'Curves': page.html_charts(drawn) if drawn else '',
     'Embedding tables': _tables(tables) if tables else '',
-    'Configuration': page.pairs(_flat(config)),
-    'Environment': page.pairs(environment),
+    'Configuration': page.html_pairs(_settings(config)),
+    'Environment': page.html_pairs(environment),
   }
   body = [f'<p class="soft">{html.escape(note)}</p>' for note in notes]
   body.append(_cards(summaries, history))
   for heading, section in sections.items():
     if section:
       body += [f'<h2>{heading}</h2>', section]
-  files.write_text(pathlib.Path(path), page.document(title, body))
+  files.write_text(pathlib.Path(path), page.html_page(title, body))

@@ -1,14 +1,15 @@
-"""A training run, described: what is trained, on what, how long, where."""
+"""The description of a training run: network, data, length, folder."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.schema import Scale, Schema, Source
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.training.state import Task
 
 
@@ -17,11 +18,12 @@ class Data(Protocol):
 
   Attributes:
     schema: the columns.
-    splits: examples of each split.
-    clicks: of each split; nothing where they are not known before.
-    scale: of the dense features in split train.
-    details: how it was made; 'ids' is equal where ids mean the same.
-    fingerprint: equal for equal data only.
+    splits: number of examples of each split.
+    clicks: number of clicks of each split; empty where they are not known
+      before the data is read.
+    scale: mean and deviation of the dense features in split train.
+    details: how the data was made; 'ids' is equal where ids mean the same.
+    fingerprint: a digest that is equal for equal data only.
   """
 
   @property
@@ -45,8 +47,22 @@ class Data(Protocol):
   def source(self, split: str) -> Source: ...  # noqa: D102
 
   def count_pieces(self, feature: str) -> Iterable[np.ndarray] | None:
-    """How often split train has each id, in pieces; None: nobody knows."""
+    """Counts of each id in split train, in pieces; None: they are unknown."""
     ...
+
+
+class Due(NamedTuple):
+  """What is due after a step.
+
+  Attributes:
+    log: a line of the log.
+    evaluation: an evaluation of split validation.
+    checkpoint: a checkpoint.
+  """
+
+  log: bool
+  evaluation: bool
+  checkpoint: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,24 +71,28 @@ class Run:
 
   Attributes:
     task: what is trained.
-    data: what it is trained on; split 'train', and 'validation' to evaluate.
-    data_name: where the data is, for people.
-    reading: how batches are cut from it.
-    workdir: where everything is written.
-    steps: updates.
-    steps_per_epoch: not a whole number: batches run across its end.
+    data: the data; it has a split 'train', and 'validation' to evaluate.
+    data_name: name of the data for people.
+    reading: how batches are cut from the data.
+    workdir: the folder that everything is written to.
+    steps: number of updates.
+    steps_per_epoch: steps of an epoch, not a whole number: batches run across
+      its end.
     fresh_tables: whether each epoch starts with new tables.
+    objective: the metric that chooses the best checkpoint.
     eval_every: steps between evaluations; there is one at the end, too.
-    eval_batch_size: examples of an evaluation's batch.
-    checkpoint_every: steps between checkpoints beside those of evaluations.
-    keep: how many of the last checkpoints are kept beside the best.
-    patience: evaluations without a better AUC after which to stop; 0: never.
+    eval_batch_size: number of examples of an evaluation's batch.
+    checkpoint_every: steps between checkpoints; evaluations save one, too.
+    keep: number of the last checkpoints that are kept beside the best.
+    patience: number of evaluations without a better objective after which
+      training stops; None: it does not stop early.
     log_every: steps between lines of the log.
-    average_every: steps between averages of independent tables; 0: never.
-    seed: of the first state.
-    config: all settings, 'auto' encodings replaced by what was chosen.
-    references: split -> name -> metrics to compare with.
-    notes: what is odd about it, a line each.
+    average_every: steps between averages of independent tables; None: they
+      are not averaged.
+    seed: seed of the first state.
+    config: all settings, 'auto' encodings replaced by the chosen ones.
+    references: gives for a split metrics to compare with, by name.
+    notes: lines about what is unusual in the run.
   """
 
   task: Task
@@ -83,13 +103,14 @@ class Run:
   steps: int
   steps_per_epoch: float
   fresh_tables: bool
+  objective: Objective
   eval_every: int
   eval_batch_size: int
   checkpoint_every: int
   keep: int
-  patience: int
+  patience: int | None
   log_every: int
-  average_every: int
+  average_every: int | None
   seed: int
   config: Mapping[str, Any]
   references: Callable[[str], Mapping[str, Mapping[str, float]]]
@@ -98,6 +119,15 @@ class Run:
   def evaluates(self, step: int) -> bool:
     """Whether there is an evaluation after this step."""
     return step % self.eval_every == 0 or step == self.steps
+
+  def due(self, step: int) -> Due:
+    """What is due after this step; an evaluation is logged and saved."""
+    evaluation = self.evaluates(step)
+    return Due(
+      log=evaluation or step % self.log_every == 0,
+      evaluation=evaluation,
+      checkpoint=evaluation or step % self.checkpoint_every == 0,
+    )
 
   def begins_epoch(self, step: int) -> bool:
     """Whether the update after `step` is the first of a later epoch."""

@@ -1,111 +1,143 @@
-"""Evaluation: every example once, scored, tallied.
+"""Evaluation: scores every example once and tallies labels and logits.
 
-Each process reads and tallies its own part of every batch; what comes out is
-the tally of all, the same on every process.
+Each process reads and tallies its own part of every batch. The result is the
+tally of all parts, the same on every process.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import log_expit, logsumexp
 
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.cluster import agreement
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary, paired
 from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
+from dlrm_jax.training.heads import Head
 from dlrm_jax.training.nodes import compiled_average, node_count
 from dlrm_jax.training.state import Task, TrainState
-from dlrm_jax.training.step import eval_step
+
+Tallies = dict[str, binary.Tally]
+"""The tally of each head, by its name."""
 
 ENSEMBLE = 'ensemble'
-"""All nodes together: the mean of their probabilities."""
+"""Name of all nodes together: the mean of their probabilities."""
 
 
 MOST_KEPT = 50_000_000
-"""Examples whose logits are kept at most: some 60 bytes each at the end."""
+"""Most examples whose logits are kept; each takes some 60 bytes at the end."""
 
 
 class Stopped(Exception):
-  """An evaluation was told to stop before its last batch."""
+  """An evaluation was stopped before its last batch."""
 
 
 def never() -> bool:
-  """No reason to stop."""
+  """Says that there is no reason to stop."""
   return False
+
+
+def tally_heads(
+  heads: Sequence[Head],
+  logits: np.ndarray,
+  batch: Batch,
+  into: Mapping[str, binary.Tally] | None = None,
+) -> Tallies:
+  """Tallies one batch for every head.
+
+  Args:
+    heads: the tasks, one a column of logits and labels.
+    logits: f32[B, T].
+    batch: labels and weights; a label that is NaN does not count.
+    into: tallies to add to; use the result instead afterwards.
+
+  Raises:
+    NotFinite: a logit is NaN or infinite.
+  """
+  tallies = {}
+  for i, head in enumerate(heads):
+    labels = np.asarray(batch.labels)[:, i]
+    weights = np.where(np.isnan(labels), 0, batch.weights)
+    before = None if into is None else into[head.name]
+    tallies[head.name] = binary.tally(logits[:, i], labels, weights, before)
+  return tallies
 
 
 class Evaluator:
   """Scores batches of examples; compiles once for one size of batch.
 
-  Make it within `sharding.use` of the devices that score.
+  It must be created within `sharding.use` of the devices that score.
   """
 
   def __init__(self, task: Task) -> None:
     self._task = task
-    self._step = jax.jit(
-      functools.partial(eval_step, task), out_shardings=sharding_of(SPLIT)
-    )
+
+    def score(
+      state: TrainState, inputs: Inputs, node: jax.Array | None = None
+    ) -> jax.Array:
+      return task.network.outputs(state.params, state.tables, inputs, node)
+
+    self._score = jax.jit(score, out_shardings=sharding_of(SPLIT))
 
   def __call__(
     self,
     state: TrainState,
     batches: Iterable[Batch],
     stop: Callable[[], int | bool] = never,
-  ) -> binary.Tally:
-    """Tallies batches; examples of weight 0 do not count.
+  ) -> Tallies:
+    """Tallies all batches; examples of weight 0 do not count.
 
     Args:
-      state: scored with; only its parameters and tables are read.
-      batches: of equal size; this process's part of them.
-      stop: asked before every batch, equally often on every process, whether
-        to stop there.
+      state: the state to score with; only parameters and tables are read.
+      batches: batches of equal size, this process's part of each.
+      stop: called before every batch, equally often on every process; a true
+        result stops the evaluation.
 
     Raises:
       NotFinite: a logit is NaN or infinite.
-      Stopped: `stop` said so.
+      Stopped: `stop` gave a true result.
     """
-    total = binary.empty()
+    heads = self._task.heads
+    totals = {head.name: binary.empty() for head in heads}
     for batch, logits in self._scored(state, batches, stop):
-      total = binary.tally(logits, batch.labels, batch.weights, into=total)
-    return _of_all(total)
+      totals = tally_heads(heads, logits, batch, totals)
+    return _of_all_processes(totals)
 
   def nodes(
     self, state: TrainState, batches: Iterable[Batch]
-  ) -> dict[str, binary.Tally]:
-    """Tallies of every node's tables, of their mean, and of the ensemble.
+  ) -> dict[str, Tallies]:
+    """Tallies of each node, of the mean of their tables, of the ensemble.
 
     Every node scores every example. The ensemble's probability is the mean
-    of the nodes'.
+    of the nodes' probabilities.
 
     Args:
-      state: with independent tables.
-      batches: of equal size; this process's part of them.
+      state: a state with independent tables.
+      batches: batches of equal size, this process's part of each.
 
     Raises:
       NotFinite: a logit is NaN or infinite.
     """
-    totals: dict[str, binary.Tally] = {}
+    totals: dict[str, Tallies] = {}
     mean = compiled_average(self._task, keep=True)(state)
     for batch in batches:
-      sent = send(batch)
-      logits = self._of_nodes(state, sent)
-      # All nodes' tables are equal here, so each scores where it is.
-      logits['mean of tables'] = local_part(self._step(mean, sent))
+      inputs = send(batch.inputs)
+      logits = self._of_nodes(state, inputs)
+      # All nodes' tables are equal here, so each node scores its own part.
+      logits['mean of tables'] = local_part(self._score(mean, inputs))
       logits[ENSEMBLE] = logits.pop(ENSEMBLE)  # the last line of the table
       for name, x in logits.items():
-        totals[name] = binary.tally(
-          x, batch.labels, batch.weights, into=totals.get(name)
-        )
-    return {name: _of_all(total) for name, total in totals.items()}
+        totals[name] = tally_heads(self._task.heads, x, batch, totals.get(name))
+    return {name: _of_all_processes(total) for name, total in totals.items()}
 
   def keep(self, state: TrainState, batches: Iterable[Batch]) -> paired.Scored:
-    """Every example of weight above 0 with its logit, of one process.
+    """Labels, weights and logits of the first head, of one process.
 
-    Independent tables score as their ensemble.
+    Examples of weight 0 or without that label are left out. Independent
+    tables score as their ensemble.
 
     Raises:
       InputError: there are more than `MOST_KEPT` examples.
@@ -113,8 +145,9 @@ class Evaluator:
     """
     parts, count = [paired.Scored(*[np.empty(0, np.float32)] * 3)], 0
     for batch, logits in self._scored_by_all(state, batches):
-      counts = np.asarray(batch.weights) > 0
-      kept = (logits, batch.labels, batch.weights)
+      labels = np.asarray(batch.labels)[:, 0]
+      counts = (np.asarray(batch.weights) > 0) & ~np.isnan(labels)
+      kept = (logits[:, 0], labels, batch.weights)
       parts.append(paired.Scored(*(np.asarray(x)[counts] for x in kept)))
       count += int(counts.sum())
       if count > MOST_KEPT:
@@ -131,17 +164,19 @@ class Evaluator:
   def _scored_by_all(
     self, state: TrainState, batches: Iterable[Batch]
   ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Batches and their logits, those of the ensemble where there are nodes."""
+    """Batches and their logits; those of the ensemble where nodes differ."""
     if not node_count(self._task):
       yield from self._scored(state, batches)
       return
     for batch in batches:
-      yield batch, self._of_nodes(state, send(batch))[ENSEMBLE]
+      yield batch, self._of_nodes(state, send(batch.inputs))[ENSEMBLE]
 
-  def _of_nodes(self, state: TrainState, batch: Batch) -> dict[str, np.ndarray]:
-    """Logits f32[B] of every node, and of the ensemble."""
+  def _of_nodes(
+    self, state: TrainState, inputs: Inputs
+  ) -> dict[str, np.ndarray]:
+    """Logits f32[B, T] of every node, and of the ensemble."""
     logits = {
-      f'node {k}': local_part(self._step(state, batch, jnp.int32(k)))
+      f'node {k}': local_part(self._score(state, inputs, jnp.int32(k)))
       for k in range(node_count(self._task))
     }
     return logits | {ENSEMBLE: ensemble(np.stack(list(logits.values())))}
@@ -152,12 +187,12 @@ class Evaluator:
     batches: Iterable[Batch],
     stop: Callable[[], int | bool] = never,
   ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Batches and their logits, fetched one batch late."""
+    """Batches and their logits, each fetched while the next is scored."""
     waiting: list[tuple[Batch, jax.Array]] = []
     for batch in batches:
       if stop():
         raise Stopped
-      waiting.append((batch, self._step(state, send(batch))))
+      waiting.append((batch, self._score(state, send(batch.inputs))))
       if len(waiting) > 1:
         late, logits = waiting.pop(0)
         yield late, local_part(logits)
@@ -166,23 +201,28 @@ class Evaluator:
 
 
 def ensemble(logits: np.ndarray) -> np.ndarray:
-  """Logits f64[B] of the mean probability of several models.
+  """Logits f64[B, T] of the mean probability of several models.
 
-  Sums of logarithms: a probability itself is 1 from a logit of 17 (float32)
-  or 37 (float64) on, and the logit of that is infinite.
+  Computed by sums of logarithms: a probability is rounded to 1 from a logit
+  of 17 (float32) or 37 (float64) on, and the logit of 1 is infinite.
 
   Args:
-    logits: f32[models, B]. One that is not finite gives one that is not.
+    logits: f32[models, B, T]; where one is not finite, the result is NaN.
   """
   x = logits.astype(np.float64)
   mean = logsumexp(log_expit(x), 0) - logsumexp(log_expit(-x), 0)
   return np.where(np.isfinite(x).all(0), mean, np.nan)
 
 
-def _of_all(tally: binary.Tally) -> binary.Tally:
-  """The tallies of all processes, merged."""
+def _of_all_processes(tallies: Tallies) -> Tallies:
+  """Adds up the tallies of all processes."""
   if jax.process_count() == 1:
-    return tally
+    return tallies
+  return {name: _added(tally) for name, tally in tallies.items()}
+
+
+def _added(tally: binary.Tally) -> binary.Tally:
+  """The sum of the tallies that all processes have."""
   clicks, others, low, high, *sums = tally
   (low,) = agreement.reduced([low], 'min')
   (high,) = agreement.reduced([high], 'max')

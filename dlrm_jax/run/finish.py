@@ -1,4 +1,4 @@
-"""The end of a run: its best checkpoint scored, results and report written."""
+"""The end of a run: scores its best checkpoint, writes results and report."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,8 +10,13 @@ from dlrm_jax.metrics import binary
 from dlrm_jax.report import run_page
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator
-from dlrm_jax.run.history import HISTORY, OUT_OF_RANGE, has_auc, read_history
-from dlrm_jax.run.scores import score_table
+from dlrm_jax.run.history import (
+  HISTORY,
+  OUT_OF_RANGE,
+  read_history,
+  values_of,
+)
+from dlrm_jax.run.scores import named, score_table, scores_of
 from dlrm_jax.run.scoring import batches_of, score, undefined_line
 from dlrm_jax.training.nodes import divergence, node_count, node_table
 from dlrm_jax.training.sizes import table_sizes
@@ -28,7 +33,7 @@ def check_writable(run: Run) -> None:
 
 
 class _Nodes(NamedTuple):
-  """What nodes with tables of their own have learned: scores, divergence."""
+  """Scores of nodes with independent tables, and their tables' divergence."""
 
   scores: dict[str, dict[str, float]]
   divergence: dict[str, float]
@@ -37,22 +42,23 @@ class _Nodes(NamedTuple):
 def _nodes(
   run: Run, evaluate: Evaluator, state: TrainState, splits: list[str]
 ) -> _Nodes | None:
-  """Of the last split, where there are such nodes."""
+  """Scores of the nodes on the last split; None where there are no nodes."""
   if not splits or not node_count(run.task):
     return None
   tallies = evaluate.nodes(state, batches_of(run, splits[-1]))
   return _Nodes(
-    {name: binary.summarize(tally) for name, tally in tallies.items()},
+    {name: scores_of(of_node) for name, of_node in tallies.items()},
     divergence(run.task, state),
   )
 
 
 def _which(run: Run, history: list[dict[str, Any]], best: int) -> str:
-  """Which checkpoint the results are those of, and why that one."""
-  if has_auc(history):
-    why = 'the best by validation AUC'
+  """Names the checkpoint of the results, and the reason to choose it."""
+  label = run.objective.label
+  if values_of(run.objective, history):
+    why = f'the best by validation {label}'
   elif run.data.splits.get('validation'):
-    why = 'the last one, as validation AUC is undefined'
+    why = f'the last one, as validation {label} is undefined'
   else:
     why = 'the last one, as the data has no split validation'
   return f'checkpoint of step {best:,}, {why}'
@@ -66,9 +72,20 @@ def _report(
   best: int,
   out_of_range: Mapping[str, int],
 ) -> None:
-  """Writes results.json and report.html, prints the metrics."""
+  """Writes results.json and report.html, and prints the metrics.
+
+  Args:
+    run: the run.
+    results: tallies by split, or `SPLIT/HEAD`.
+    nodes: scores of its nodes, where there are any.
+    step: the last step.
+    best: the step of the checkpoint that was scored.
+    out_of_range: ids of each split that became the unknown row.
+  """
   summaries = {split: binary.summarize(t) for split, t in results.items()}
-  references = {split: run.references(split) for split in results}
+  references = {
+    name: run.references(name.partition('/')[0]) for name in results
+  }
   history = read_history(run.workdir)
   which = _which(run, history, best)
   extras: dict[str, Any] = {} if nodes is None else {'nodes': nodes._asdict()}
@@ -119,11 +136,11 @@ def finish(
   """Scores the best checkpoint on validation and test, and reports.
 
   Args:
-    run: whose training is over.
-    evaluate: scores.
-    checkpoints: with at least one.
-    state: the last one.
-    step: of it.
+    run: the run, whose training is over.
+    evaluate: the evaluator of the run.
+    checkpoints: its checkpoints, at least one.
+    state: the last state.
+    step: the step of the last state.
 
   Raises:
     InputError: a checkpoint or a split is damaged, or logits are not finite.
@@ -134,12 +151,14 @@ def finish(
     del state  # its memory is needed for the other one
     abstract = abstract_state(run.task)
     state = checkpoints.restore_for_evaluation(best, abstract)
-  results, out_of_range = {}, {}
+  results: dict[str, binary.Tally] = {}
+  out_of_range, splits = {}, []
   for split in ('validation', 'test'):
     if run.data.splits.get(split):
       batches = batches_of(run, split)
-      results[split] = score(run, evaluate, state, best, batches)
+      results |= named(split, score(run, evaluate, state, best, batches))
       out_of_range[split] = agreement.total(batches.out_of_range)
-  nodes = _nodes(run, evaluate, state, list(results))
+      splits.append(split)
+  nodes = _nodes(run, evaluate, state, splits)
   if agreement.first():
     _report(run, results, nodes, step, best, out_of_range)

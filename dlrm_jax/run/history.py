@@ -19,10 +19,11 @@ from typing import Any
 from dlrm_jax import files
 from dlrm_jax.cluster import agreement
 from dlrm_jax.errors import InputError
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.run.events import Events
 
 HISTORY = 'metrics.jsonl'
-_AUC = 'validation/auc'
+_EVALUATION = 'validation/'  # begins the names of its metrics
 _UNLOGGED = 'unlogged_loss', 'unlogged_steps'
 OUT_OF_RANGE = 'out_of_range'
 """Ids that became the unknown row, up to a checkpoint."""
@@ -86,7 +87,10 @@ class History:
 
   def evaluated(self, step: int) -> bool:
     """Whether there is an evaluation of this step."""
-    return any(row['step'] == step and _AUC in row for row in self.rows)
+    return any(
+      row['step'] == step and any(name.startswith(_EVALUATION) for name in row)
+      for row in self.rows
+    )
 
   def _write(self, step: int, values: Mapping[str, float]) -> None:
     row = {'step': step, **values}
@@ -98,19 +102,28 @@ class History:
       file.flush()
       os.fsync(file.fileno())
 
-  def should_stop(self, patience: int, counts: Callable[[int], bool]) -> bool:
-    """Whether the last `patience` evaluations brought no better AUC.
+  def should_stop(
+    self,
+    objective: Objective,
+    patience: int | None,
+    counts: Callable[[int], bool],
+  ) -> bool:
+    """Whether the last `patience` evaluations brought no better objective.
 
-    An evaluation whose AUC is undefined is none of them.
+    An evaluation whose objective is undefined does not count.
 
     Args:
-      patience: evaluations; 0: never.
-      counts: whether there is an evaluation at a step in a run that was as
-        long from its start. Where a shorter one ended there is one more.
+      objective: the metric that decides.
+      patience: number of evaluations; None: training never stops early.
+      counts: whether a run that was this long from its start has an
+        evaluation at a step. A shorter run has one more, where it ended.
     """
-    aucs = _aucs(row for row in self.rows if counts(row['step']))
-    return 0 < patience < len(aucs) and (
-      max(aucs[-patience:]) <= max(aucs[:-patience])
+    rows = [row for row in self.rows if counts(row['step'])]
+    gains = [objective.gain(value) for value in values_of(objective, rows)]
+    return (
+      patience is not None
+      and patience < len(gains)
+      and (max(gains[-patience:]) <= max(gains[:-patience]))
     )
 
   def close(self) -> None:
@@ -120,14 +133,17 @@ class History:
         self._events.close()
 
 
-def _aucs(rows: Iterable[Mapping[str, Any]]) -> list[float]:
-  aucs = [row[_AUC] for row in rows if _AUC in row]
-  return [auc for auc in aucs if math.isfinite(auc)]
-
-
-def has_auc(rows: Iterable[Mapping[str, Any]]) -> bool:
-  """Whether the AUC of any evaluation is defined."""
-  return bool(_aucs(rows))
+def values_of(
+  objective: Objective, rows: Iterable[Mapping[str, Any]]
+) -> list[float]:
+  """The objective at each evaluation in a log that has it defined."""
+  scores = (
+    {name.removeprefix(_EVALUATION): value for name, value in row.items()}
+    for row in rows
+    if any(name.startswith(_EVALUATION) for name in row)
+  )
+  values = (objective.value(of_one) for of_one in scores)
+  return [value for value in values if value is not None]
 
 
 def _row(line: bytes) -> dict[str, Any]:

@@ -1,18 +1,18 @@
-"""The loop: restore or create, step, evaluate, save; stop when told to.
+"""The training loop: restore or create a state, step, evaluate, save, stop.
 
 The state, the position in the data and the decision to stop early are
 functions of the last checkpoint and the log up to it. So a run that was
-killed and started again ends with the very bits of one that was not.
+killed and started again ends with the same bits as one that was not.
 
-All processes of a job come here, and decide alike: process 0 reads what was
-decided before, scores are those of all, and a signal to one is for all.
+All processes of a job run this loop and decide alike: process 0 reads what
+was decided before, scores are those of all processes, and a signal to one
+process stops all.
 """
 
 import contextlib
-import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.sharding import Mesh
@@ -26,15 +26,13 @@ from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.data.loader import Batches, training_batches
 from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics import binary
 from dlrm_jax.run.description import Run
-from dlrm_jax.run.evaluation import Evaluator, Stopped, never
+from dlrm_jax.run.evaluation import Evaluator, Stopped
 from dlrm_jax.run.finish import check_writable, finish
 from dlrm_jax.run.history import OUT_OF_RANGE, History
 from dlrm_jax.run.meter import Meter
 from dlrm_jax.run.parts import INPUT
-from dlrm_jax.run.scores import with_error
-from dlrm_jax.run.scoring import batches_of, score, undefined_line
+from dlrm_jax.run.validation import Validation, stops_early
 from dlrm_jax.training.nodes import compiled_average
 from dlrm_jax.training.state import (
   TrainState,
@@ -58,7 +56,7 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
 
 
 def batches_from(run: Run, step: int) -> Batches:
-  """What is trained on after `step`: this process's part of every batch."""
+  """The training batches after `step`: this process's part of each."""
   return training_batches(
     run.data.source('train'),
     run.reading,
@@ -81,129 +79,62 @@ def _sent(batches: Batches) -> Iterator[Batch]:
 def updates(
   run: Run, update: Update, batches: Batches, state: TrainState, step: int
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
-  """Steps after `step`, for as long as they are asked for.
+  """Trains after `step`, for as long as the caller asks for more.
 
   Args:
     run: what is trained.
-    update: `compiled_step` of it.
-    batches: those after `step`, by `batches_from`.
-    state: the one of `step`; it is written in place.
-    step: updates made before.
+    update: the run's `compiled_step`.
+    batches: the batches after `step`, by `batches_from`.
+    state: the state at `step`; it is written in place.
+    step: number of updates before.
 
   Yields:
-    Updates made, the state then, and what the last one told.
+    The number of updates, the state, and the metrics of the last update.
   """
-  average = compiled_average(run.task)
+  average = compiled_average(run.task, keep=False)
   # A step is dispatched, not awaited: the next batch is sent meanwhile.
   for batch in _sent(batches):
     if run.fresh_tables and run.begins_epoch(step):
       state = fresh_tables(run.task, state, jax.random.key(run.seed + step))
-    state, told = update(state, batch)
+    state, metrics = update(state, batch)
     step += 1
     if run.average_every and step % run.average_every == 0:
       state = average(state)
-    yield step, state, told
+    yield step, state, metrics
 
 
 class _OutOfRange:
   """Counts ids that became the unknown row, over all starts of a run.
 
-  The log has the number at every checkpoint, so that a run which goes on
-  from one counts each trained example once.
+  The log has the count at every checkpoint, so that a run which goes on from
+  a checkpoint counts each trained example once.
   """
 
   def __init__(self, run: Run, history: History, batches: Batches) -> None:
     before = [row[OUT_OF_RANGE] for row in history.rows if OUT_OF_RANGE in row]
     self._before = agreement.from_first(int(before[-1]) if before else 0)
-    self._asked = run.reading.out_of_range == UNKNOWN
+    self._counts = run.reading.out_of_range == UNKNOWN
     self._history, self._batches = history, batches
 
-  def note(self, step: int) -> None:
-    """Adds the number to the log, if it was asked for."""
-    if self._asked:
-      now = self._before + agreement.total(self._batches.out_of_range)
-      self._history.add(step, {OUT_OF_RANGE: now})
+  def log(self, step: int) -> None:
+    """Logs the count, where such ids are allowed."""
+    if self._counts:
+      count = self._before + agreement.total(self._batches.out_of_range)
+      self._history.add(step, {OUT_OF_RANGE: count})
 
 
-class _Validation:
-  """Evaluations of split validation while a run trains.
-
-  Attributes:
-    asked: whether there is such a split.
-  """
-
-  def __init__(
-    self, run: Run, evaluate: Evaluator, history: History, bar: tqdm
-  ) -> None:
-    self._run, self._evaluate = run, evaluate
-    self._history, self._bar = history, bar
-    examples = run.data.splits.get('validation', 0)
-    self.asked = examples > 0
-    clicks = run.data.clicks.get('validation')
-    self._warned = False
-    if self.asked and clicks is not None:
-      self._warn(examples, clicks)
-
-  def __call__(
-    self, state: TrainState, step: int, stop: Callable[[], int | bool] = never
-  ) -> dict[str, float]:
-    """Metrics of a state, logged; {} where nothing was asked.
-
-    Raises:
-      Stopped: `stop` said so.
-    """
-    if not self.asked:
-      return {}
-    batches = batches_of(self._run, 'validation')
-    tally = score(self._run, self._evaluate, state, step, batches, stop)
-    scores = binary.summarize(tally)
-    self._warn(scores['examples'], scores['clicks'])
-    self._bar.write(
-      f'step {step:>9,}  validation AUC {with_error(scores, "auc")}  '
-      f'log-loss {with_error(scores, "log_loss")}'
-    )
-    self._history.add(step, {f'validation/{k}': v for k, v in scores.items()})
-    return scores
-
-  def _warn(self, examples: float, clicks: float) -> None:
-    """Says once why there is no AUC, if there is none, and what follows."""
-    line = undefined_line('validation', examples, clicks)
-    if line and not self._warned:
-      self._bar.write(
-        f'{line}; it neither stops the run early (config.train.patience) nor '
-        f'chooses the best checkpoint'
-      )
-      self._warned = True
-
-
-def _should_stop(run: Run, history: History) -> bool:
-  stops = history.should_stop(run.patience, run.evaluates)
-  return bool(agreement.from_first(stops))
-
-
-def _candidate(scores: Mapping[str, float]) -> dict[str, float] | None:
-  """What a checkpoint remembers of its evaluation; None where AUC is undefined.
-
-  Orbax must not see NaN: it would remove the best checkpoint for it.
-  """
-  known = {k: v for k, v in scores.items() if math.isfinite(v)}
-  return known if 'auc' in known else None
-
-
-def _catch_up(
-  run: Run,
-  checkpoints: Checkpoints,
-  validate: _Validation,
-  history: History,
-  state: TrainState,
-  step: int,
-) -> None:
-  """Makes the evaluation that a signal kept a run from after its last step."""
-  done = agreement.from_first(history.evaluated(step))
-  if step and run.evaluates(step) and validate.asked and not done:
-    scores = _candidate(validate(state, step))
-    if scores:
-      checkpoints.add_scores(step, scores)
+def _progress(run: Run, step: int) -> tqdm:
+  """The progress bar of examples, on process 0."""
+  size = run.reading.batch_size
+  return tqdm(
+    desc='train',
+    total=run.steps * size,
+    initial=step * size,
+    unit=' examples',
+    unit_scale=True,
+    mininterval=0.1 if sys.stderr.isatty() else 5,
+    disable=not agreement.first(),
+  )
 
 
 def _fit(
@@ -212,41 +143,30 @@ def _fit(
   """Steps until the end, early stopping, or a signal.
 
   Returns:
-    The last state, its step, and the signal's number or 0.
+    The last state, its step, and the number of the signal or 0.
   """
-  size = run.reading.batch_size
   state, first = _first_state(run, checkpoints)
   step = first
   with (
     contextlib.closing(History(run.workdir, first)) as history,
-    tqdm(
-      desc='train',
-      total=run.steps * size,
-      initial=first * size,
-      unit=' examples',
-      unit_scale=True,
-      mininterval=0.1 if sys.stderr.isatty() else 5,
-      disable=not agreement.first(),
-    ) as bar,
+    _progress(run, first) as bar,
   ):
-    validate = _Validation(run, evaluate, history, bar)
-    _catch_up(run, checkpoints, validate, history, state, step)
-    if step >= run.steps or _should_stop(run, history):
+    validate = Validation(run, evaluate, history, bar)
+    validate.catch_up(checkpoints, state, step)
+    if step >= run.steps or stops_early(run, history):
       bar.write(f'nothing left to train after step {step:,}')
       return state, step, 0
-    meter = Meter(size, history.unlogged(first))
+    meter = Meter(run.reading.batch_size, history.unlogged(first))
     batches = batches_from(run, first)
     out_of_range = _OutOfRange(run, history, batches)
-    made = updates(run, compiled_step(run.task), batches, state, first)
-    for step, state, told in made:
+    steps = updates(run, compiled_step(run.task), batches, state, first)
+    for step, state, metrics in steps:
       signals.hold()
-      meter.add(step, told)
-      bar.update(size)
-      ends, scores = signals.of_any() > 0, {}
-      evaluates = run.evaluates(step)
-      saves = ends or evaluates or step % run.checkpoint_every == 0
-      logs = evaluates or step % run.log_every == 0
-      if logs:
+      meter.add(step, metrics)
+      bar.update(run.reading.batch_size)
+      due, scores = run.due(step), {}
+      stopping = signals.poll() > 0
+      if due.log:
         meter.settle()
         line = meter.read()
         history.add(step, line)
@@ -254,24 +174,30 @@ def _fit(
         bar.set_postfix_str(
           f'step {step:,}, loss {line["loss"]:.4f}', refresh=last
         )
-      if evaluates and not ends:
+      if due.evaluation and not stopping:
+        # Before the checkpoint, which keeps the scores of its state.
         try:
-          scores = validate(state, step, signals.of_any)
+          scores = validate(state, step, signals.poll)
         except Stopped:
-          ends = True
+          stopping = True
         meter.restart()
-      if saves:
+      if due.checkpoint or stopping:
+        # Nothing is saved before the last loss is known to be finite, and the
+        # log has all up to a checkpoint before the checkpoint is there.
         meter.settle()
-        if not logs:
+        if not due.log:
           history.add_unlogged(step, *meter.unread)
-        out_of_range.note(step)
-        checkpoints.save(step, state, _candidate(scores))
-      if ends or step == run.steps:
+        out_of_range.log(step)
+        checkpoints.save(step, state, scores)
+      if stopping or step == run.steps:
         break
-      if evaluates and _should_stop(run, history):
-        bar.write(f'stopped early: no better AUC in {run.patience} evaluations')
+      if due.evaluation and stops_early(run, history):
+        bar.write(
+          f'stopped early: no better {run.objective.label} in {run.patience} '
+          f'evaluations'
+        )
         break
-    return state, step, signals.of_any_by_now()
+    return state, step, signals.wait()
 
 
 def choose_mesh(run: Run) -> Mesh:
@@ -299,7 +225,7 @@ def train(run: Run, signals: Signals) -> int:
 
   Args:
     run: what is trained.
-    signals: entered.
+    signals: the signals of the process, entered.
 
   Returns:
     0 when the run is finished, else the number of the signal that stopped it.
@@ -311,9 +237,9 @@ def train(run: Run, signals: Signals) -> int:
   layout = run.task.collection.layout
   with (
     contextlib.closing(
-      Checkpoints(run.workdir / 'checkpoints', layout, run.keep)
+      Checkpoints(run.workdir / 'checkpoints', layout, run.keep, run.objective)
     ) as checkpoints,
-    job.leaving_at_once(),
+    job.exiting_on_error(),
   ):
     if agreement.first():
       check_writable(run)

@@ -1,7 +1,7 @@
-"""Watches the steps: is every loss finite, what is the mean, how fast.
+"""The meter of the steps: mean loss, speed, and whether losses are finite.
 
-A step's numbers are read one step late, so that the host never waits for the
-device while it could prepare the next batch.
+The metrics of a step are read one step late, so that the host never waits for
+the device while it could prepare the next batch.
 """
 
 import math
@@ -25,8 +25,9 @@ class Meter:
     """Starts to count.
 
     Args:
-      batch_size: examples of a step.
-      unread: what the meter of a run that was stopped had not told.
+      batch_size: number of examples of a step.
+      unread: sum and number of the losses since the last line of the log of a
+        run that goes on.
     """
     self._batch_size = batch_size
     self._late: tuple[int, StepMetrics] | None = None
@@ -39,17 +40,17 @@ class Meter:
     self._before = 0.0, 0
     self._start = time.perf_counter()
 
-  def add(self, step: int, told: StepMetrics) -> None:
-    """Takes a step's numbers, and looks at those of the step before.
+  def add(self, step: int, metrics: StepMetrics) -> None:
+    """Takes a step's metrics, and reads those of the step before.
 
     Raises:
       InputError: that step's loss was not finite.
     """
     self.settle()
-    self._late = step, told
+    self._late = step, metrics
 
   def settle(self) -> None:
-    """Looks at the last step's numbers, too; raises as `add` does."""
+    """Reads the last step's metrics, too; raises as `add` does."""
     if self._late is not None:
       self._losses.append(_finite_loss(*self._late))
       self._late = None
@@ -72,11 +73,11 @@ class Meter:
     return line
 
 
-def _finite_loss(step: int, told: StepMetrics) -> float:
-  loss = float(told.loss)
+def _finite_loss(step: int, metrics: StepMetrics) -> float:
+  loss = float(metrics.loss)
   if math.isfinite(loss):
     return loss
-  largest = {name: float(x) for name, x in told.largest.items()}
+  largest = {name: float(x) for name, x in metrics.largest.items()}
   bad = [name for name, x in largest.items() if not math.isfinite(x)]
   sizes = ', '.join(f'{name} {x:.4g}' for name, x in largest.items())
   raise InputError(

@@ -75,9 +75,9 @@ def held(tree: Pytree) -> int:
 
 
 def _example(task: Task) -> int:
-  """Bytes of an example as it comes: dense features, ids, label, weight."""
-  ids = sum(feature.hotness for feature in task.collection.features)
-  return _FLOAT * (task.dense_features + ids + 2)
+  """Bytes of an example of a batch: features, ids, labels, weight."""
+  network = task.network
+  return _FLOAT * (network.dense_features + network.ids + len(task.heads) + 1)
 
 
 def _gathered(task: Task) -> int:
@@ -93,13 +93,13 @@ def _gathered(task: Task) -> int:
 
 def _widest(task: Task) -> int:
   """Bytes of an example in the widest output of a layer."""
-  layers = kernels(task.model, task.dense_features, task.collection.features)
+  layers = kernels(task.network.model, task.network.shapes)
   return _product(task) * max((width for _, width in layers), default=0)
 
 
 def _product(task: Task) -> int:
   """Bytes of a number in the products of a model."""
-  return jnp.dtype(getattr(task.model, 'dtype', jnp.float32)).itemsize
+  return jnp.dtype(getattr(task.network.model, 'dtype', jnp.float32)).itemsize
 
 
 def _step(task: Task, examples: int) -> int:
@@ -115,8 +115,8 @@ def _evaluation(task: Task, examples: int) -> int:
   All vectors of the batch meet in one product, so they exist together, but
   not with the outputs of later layers.
   """
-  features = task.collection.features
-  vectors = _product(task) * len(features) * features[0].encoding.dim
+  dims = sum(feature.encoding.dim for feature in task.collection.features)
+  vectors = _product(task) * dims
   return examples * (_example(task) + max(vectors, _widest(task)))
 
 

@@ -1,13 +1,46 @@
-"""Metrics as text: a table beside references, a number with its error."""
+"""Scores of a split: by head and metric, and as text."""
 
 import math
 from collections.abc import Mapping
+
+from dlrm_jax.metrics import binary
 
 ERROR = '_std_error'
 """What the name of a metric's standard error ends in."""
 
 
 ERROR_NOTE = '± one standard error, of AUC by DeLong'
+
+
+def by_head(
+  split: str, tallies: Mapping[str, binary.Tally]
+) -> dict[str, dict[str, float]]:
+  """Metrics of every head, by the name of the split, or `SPLIT/HEAD`."""
+  return {
+    name: binary.summarize(tally)
+    for name, tally in named(split, tallies).items()
+  }
+
+
+def named(
+  split: str, tallies: Mapping[str, binary.Tally]
+) -> dict[str, binary.Tally]:
+  """Tallies of a split by its name; `SPLIT/HEAD` where there are several."""
+  if len(tallies) == 1:
+    return dict.fromkeys([split], *tallies.values())
+  return {f'{split}/{head}': tally for head, tally in tallies.items()}
+
+
+def scores_of(tallies: Mapping[str, binary.Tally]) -> dict[str, float]:
+  """All metrics by name; `HEAD/METRIC` where there are several heads."""
+  if len(tallies) == 1:
+    (tally,) = tallies.values()
+    return binary.summarize(tally)
+  return {
+    f'{head}/{metric}': value
+    for head, tally in tallies.items()
+    for metric, value in binary.summarize(tally).items()
+  }
 
 
 def with_error(scores: Mapping[str, float], metric: str) -> str:

@@ -1,4 +1,4 @@
-"""A split of a run, scored; and what is said where that can't be done."""
+"""Scores a split of a run; messages where that can't be done."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,13 @@ from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary
 from dlrm_jax.run.description import Run
-from dlrm_jax.run.evaluation import Evaluator, never
+from dlrm_jax.run.evaluation import Evaluator, Tallies, never
 from dlrm_jax.run.meter import ADVICE
 from dlrm_jax.training.state import TrainState
 
 
 def batches_of(run: Run, split: str) -> Batches:
-  """Every example of a split once: this process's part of every batch."""
+  """Batches with every example of a split once: this process's part."""
   return evaluation_batches(
     run.data.source(split),
     run.eval_batch_size,
@@ -34,21 +34,21 @@ def score(
   step: int,
   batches: Batches,
   stop: Callable[[], int | bool] = never,
-) -> binary.Tally:
+) -> Tallies:
   """Evaluates the state of a step.
 
   Args:
     run: what is trained.
-    evaluate: scores.
-    state: of `step`.
-    step: updates made.
-    batches: of a split, by `batches_of`.
+    evaluate: the evaluator of the run.
+    state: the state to evaluate.
+    step: number of updates that the state has had.
+    batches: the batches of a split, by `batches_of`.
     stop: as in `Evaluator`.
 
   Raises:
     InputError: the state gives logits that are not finite, or the split is
       damaged.
-    Stopped: `stop` said so.
+    Stopped: `stop` gave a true result.
   """
   try:
     return evaluate(state, batches, stop)
@@ -60,7 +60,7 @@ def score(
 
 
 def undefined_line(split: str, examples: float, clicks: float) -> str:
-  """Why a split has no AUC, and what follows; '' where it has one.
+  """Says why a split has no AUC; '' where it has one.
 
   >>> undefined_line('test', 20, 0)
   'test has no clicks: AUC is undefined'

@@ -19,7 +19,7 @@ import jax
 from dlrm_jax import files
 from dlrm_jax.cluster import agreement
 from dlrm_jax.config.config_file import wrong_fields
-from dlrm_jax.config.kinds import Change, Kind, changes, completed, of_kind
+from dlrm_jax.config.kinds import Change, FieldKind, changes, completed, of_kind
 from dlrm_jax.config.unused import with_effect
 from dlrm_jax.errors import InputError
 
@@ -39,7 +39,7 @@ def _refuse(path: Path, found: Sequence[object], advice: str) -> None:
 
 def _compare_configs(path: Path, found: Sequence[Change]) -> None:
   """Raises where what is learned would be something else; says why."""
-  other = of_kind(found, Kind.IDENTITY)
+  other = of_kind(found, FieldKind.IDENTITY)
   # Fields of single features may follow from the others: auto.
   given = [change for change in other if not change.field.startswith(_OWN)]
   advice = 'Choose another --workdir, or the settings that it was made with'
@@ -69,7 +69,7 @@ def _trained(folder: Path) -> int:
 def _check_horizon(folder: Path, found: Sequence[Change], steps: int) -> None:
   """Raises where fewer steps are asked for than there are already."""
   trained = _trained(folder)
-  if of_kind(found, Kind.HORIZON) and steps < trained:
+  if of_kind(found, FieldKind.HORIZON) and steps < trained:
     raise InputError(
       f'{folder} has trained {trained:,} steps, and the config asks for '
       f'{steps:,} (config.train.steps, config.train.epochs); nothing is '
@@ -85,9 +85,9 @@ def _report(
   def said(some: Sequence[Change]) -> str:
     return '; '.join(map(str, some))
 
-  if horizon := of_kind(found, Kind.HORIZON):
+  if horizon := of_kind(found, FieldKind.HORIZON):
     yield f'{folder}: trains to step {steps:,} from now on: {said(horizon)}'
-  if moved := of_kind(found, Kind.PLACE):
+  if moved := of_kind(found, FieldKind.PLACE):
     yield f'{folder}: tables live elsewhere from now on: {said(moved)}'
   evaluates = [c for c in found if c.field == 'train.eval_every']
   if patience and evaluates:
@@ -224,7 +224,7 @@ def _claim(folder: Path, claim: Claim) -> None:
   patience = claim.config['train']['patience']
   for line in _report(folder, found, claim.steps, patience):
     print(line)
-  if of_kind(found, Kind.HORIZON):
+  if of_kind(found, FieldKind.HORIZON):
     # Those of a run that was not so long.
     (folder / RESULTS).unlink(missing_ok=True)
   if changed:

@@ -1,1 +1,1 @@
-"""A made-up click log whose best possible AUC is known."""
+"""A synthetic click log whose best possible AUC is known."""

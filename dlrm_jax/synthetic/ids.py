@@ -1,7 +1,4 @@
-"""The ids of a synthetic click log, by block.
-
-They are drawn one by one from a power law, or follow traces (see `traces`).
-"""
+"""The ids of a synthetic click log: drawn from a power law, or from traces."""
 
 import dataclasses
 import functools
@@ -15,20 +12,20 @@ from dlrm_jax.traces import power_law
 from dlrm_jax.traces.blocks import Pattern, make_pattern
 from dlrm_jax.traces.trace import Trace
 
-# Seeds begin with what they are for: NumPy takes (7,), (7, 0) and (7, 0, 0)
-# for one and the same seed.
+# The first number of a seed is its use, because (7,), (7, 0) and (7, 0, 0) are
+# the same seed to NumPy.
 _PATTERN, _SEGMENT = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Ids:
-  """Where ids come from.
+  """A source of ids.
 
   Attributes:
     columns: the features.
-    seed: of the traces.
-    exponent: of the power law, where there are no traces.
-    traces: what the ids of each feature are like, or none.
+    seed: seed of the traces.
+    exponent: exponent of the power law, if there are no traces.
+    traces: trace of each feature; empty: ids are drawn from the power law.
   """
 
   columns: tuple[Column, ...]
@@ -46,13 +43,13 @@ class Ids:
   def draw(
     self, rng: np.random.Generator, n: int, split: int, block: int
   ) -> list[np.ndarray]:
-    """Ids of a block, F of i32[hotness, n], PAD behind a bag's last.
+    """Ids of a block, F of i32[hotness, n]; bags are filled with PAD.
 
     Args:
-      rng: that of the block.
-      n: its examples.
-      split: number of its split.
-      block: its number.
+      rng: source of randomness of the block.
+      n: number of examples of the block.
+      split: number of the split.
+      block: number of the block.
     """
     return [
       _cut(rng, self._of(feature, rng, n, split, block))
@@ -70,11 +67,11 @@ class Ids:
     return power_law.power_law(uniform, column.rows, self.exponent)
 
   def counts(self, feature: str, examples: int) -> np.ndarray:
-    """How often examples have each id, f64[R]: expected."""
+    """Expected number of occurrences of each id of a feature, f64[R]."""
     number = [column.name for column in self.columns].index(feature)
     column = self.columns[number]
     if self.traces:
-      law = self._patterns[number].probabilities()
+      law = self._patterns[number].shares()
     else:
       law = power_law.probabilities(column.rows, self.exponent)
     length = 1 if column.hotness == 1 else column.hotness / 2
@@ -82,7 +79,7 @@ class Ids:
 
 
 def _cut(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
-  """Bags of uniform lengths, 0 ... hotness: i32[hotness, n] -> the same."""
+  """Replaces ids, i32[hotness, n], by PAD behind a uniform random length."""
   hotness, n = ids.shape
   if hotness > 1:
     lengths = rng.integers(0, hotness + 1, n)

@@ -1,15 +1,14 @@
-"""A click log made on the fly, whose best possible metrics are known.
+"""A click log drawn at random, whose best possible metrics are known.
 
-Clicks are drawn from planted probabilities (see `planted`), so the metrics of
-those are the best that any model can reach. A block is a function of the
-spec, the split and its number alone: nothing is stored, any thread may make
-any block, and a training run can be started anywhere.
+Clicks are drawn from planted probabilities (see `planted`), whose metrics no
+model can exceed but by chance. A block is a function of the log, the split and
+the block's number, so nothing is stored and any thread can draw any block.
 """
 
 import dataclasses
 import functools
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,47 +22,31 @@ from dlrm_jax.traces import power_law, trace_files
 SPLITS = ('train', 'validation', 'test')
 
 _DRAWN = 'ids drawn in float64'
-"""A run of before goes on with other ids only; its fingerprint lacks this."""
-
-
-class Optimum(NamedTuple):
-  """How good a model of a split can be.
-
-  Attributes:
-    metrics: of the true probabilities, on the clicks that were drawn; as
-      `metrics.summarize` names them. No model's are better, up to chance.
-    entropy: the expectation of that log-loss over the clicks, in nats.
-    additive_auc: AUC of the logits without their interactions, about the best
-      of a model without interactions.
-  """
-
-  metrics: dict[str, float]
-  entropy: float
-  additive_auc: float
+"""Part of the fingerprint, as older versions drew other ids, in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic:
-  """A synthetic click log; has what a prepared set has.
+  """A synthetic click log, with the interface of a prepared set.
 
   >>> log = Synthetic(train=10_000)
   >>> log.source('train')[0].ids.shape
   (4096, 13)
 
   Attributes:
-    train: examples of that split.
-    validation: examples of that split.
-    test: examples of that split.
-    dense: number of dense features, standard normal.
-    tables: vocabulary of each sparse feature; feature 2k interacts with
-      2k + 1.
-    hotness: ids an example of each feature at most. Above one, the length of
-      a bag is uniform in 0 ... hotness.
-    strength: of the planted effects.
-    seed: of everything.
-    exponent: of the power law of ids; the effects are planted for one.
-    trace: file of traces (see `trace_files`), whose features take the place
-      of `tables` and `hotness`; empty: ids are drawn one by one.
+    train: number of examples of split train.
+    validation: number of examples of split validation.
+    test: number of examples of split test.
+    dense: number of dense features, which are standard normal.
+    tables: size of the vocabulary of each sparse feature; feature 2k interacts
+      with 2k + 1.
+    hotness: largest number of ids of each feature. Above 1, the length of a bag
+      is uniform in 0 ... hotness.
+    strength: sizes of the planted effects.
+    seed: seed of everything.
+    exponent: exponent of the power law of ids; the effects are planted for 1.
+    trace: file of traces (see `trace_files`), whose features replace `tables`
+      and `hotness`; '': ids are drawn from the power law.
   """
 
   train: int = 12_582_912
@@ -74,7 +57,7 @@ class Synthetic:
   hotness: tuple[int, ...] = (1, 1, 1, 4, 1, 1, 1, 3)
   strength: Strength = dataclasses.field(default_factory=Strength)
   seed: int = 0
-  # Not in the repr, hence not in the fingerprint of specs without them.
+  # Not in the repr, so that their defaults do not change older fingerprints.
   exponent: float = dataclasses.field(default=1.0, repr=False)
   trace: str = dataclasses.field(default='', repr=False)
 
@@ -89,7 +72,7 @@ class Synthetic:
         f'synthetic data: rank is {self.strength.rank}, seed {self.seed}; '
         'expected a rank of 1 or more, a seed in 0 ... 2^63 - 1'
       )
-    # A table must not have fewer ids than planted numbers.
+    # A table needs more ids than it has planted numbers an id.
     least = {'dense': 0, 'tables': self.strength.rank + 2}
     for field in ('dense', 'tables', 'hotness', *SPLITS):
       value, bound = getattr(self, field), least.get(field, 1)
@@ -119,9 +102,9 @@ class Synthetic:
 
   @functools.cached_property
   def ids(self) -> Ids:
-    """Where ids come from."""
+    """The source of the ids."""
     if self.trace:
-      traces = trace_files.load(self.trace)
+      traces = trace_files.read_traces(self.trace)
       sizes = {name: (t.rows, t.hotness) for name, t in traces.items()}
     else:
       traces = {}
@@ -132,7 +115,7 @@ class Synthetic:
 
   @property
   def schema(self) -> Schema:
-    """Dense I1 ..., sparse C1 ... (as in Criteo's logs) or the traces'."""
+    """Columns I1, I2, ... and C1, C2, ..., or the names in the trace file."""
     dense = tuple(f'I{n + 1}' for n in range(self.dense))
     return Schema(dense, self.ids.columns)
 
@@ -143,17 +126,17 @@ class Synthetic:
 
   @property
   def clicks(self) -> dict[str, int]:
-    """None are known before they are drawn."""
+    """Empty: clicks are not counted before they are drawn."""
     return {}
 
   @property
   def scale(self) -> Scale:
-    """Dense features are standard normal."""
+    """Mean 0 and deviation 1 of each dense feature."""
     return Scale((0.0,) * self.dense, (1.0,) * self.dense)
 
   @property
   def details(self) -> dict[str, Any]:
-    """The spec, as JSON can hold it; `ids`: a digest of what ids mean."""
+    """The log as JSON values; `ids` is a digest of the meaning of the ids."""
     spec = dataclasses.asdict(self)
     return {'kind': 'synthetic', 'ids': self._digest, **spec}
 
@@ -164,7 +147,7 @@ class Synthetic:
 
   @property
   def _digest(self) -> str:
-    """Of the spec and its traces."""
+    """Digest of the log's fields and traces."""
     spec = repr(self)
     if self.trace or self.exponent != 1:
       spec += repr((self.exponent, self.ids.traces))
@@ -172,18 +155,18 @@ class Synthetic:
 
   @functools.cached_property
   def truth(self) -> Truth:
-    """What the logits are made of."""
+    """The planted effects."""
     columns = self.ids.columns
     tables = [column.rows for column in columns]
     hotness = [column.hotness for column in columns]
     return plant(self.strength, self.dense, tables, hotness, self.seed)
 
   def counts(self, feature: str) -> np.ndarray:
-    """How often split train has each id, f64[R]: expected."""
+    """Expected number of occurrences of each id in split train, f64[R]."""
     return self.ids.counts(feature, self.train)
 
   def count_pieces(self, feature: str) -> list[np.ndarray]:
-    """The counts, as a prepared set gives them."""
+    """The counts in pieces, as prepared sets give them."""
     return [self.counts(feature)]
 
   def source(self, split: str) -> 'SyntheticSource':
@@ -217,7 +200,7 @@ class SyntheticSource:
     return self.draw(block)[0]
 
   def draw(self, block: int) -> tuple[Block, Logits]:
-    """A block, and the logits from which its clicks were drawn."""
+    """A block, and the logits from which its clicks are drawn."""
     if not 0 <= block < len(self):
       raise IndexError(f'there are {len(self)} blocks; asked for {block}')
     n = min(BLOCK_ROWS, self.examples - block * BLOCK_ROWS)
@@ -230,24 +213,18 @@ class SyntheticSource:
     odds = np.exp(-logits.additive - logits.interaction)
     clicks = rng.random(n, np.float32) * (1 + odds) < 1
     ids = np.ascontiguousarray(np.concatenate(bags).T)
-    return Block(dense, ids, clicks.astype(np.float32)), logits
+    return Block(dense, ids, clicks.astype(np.float32)[:, None]), logits
 
 
-def optimum(source: SyntheticSource) -> Optimum:
-  """What the true probabilities reach on a split, from all its examples."""
-  whole, additive = binary.empty(), binary.empty()
-  entropy = 0.0
+def optimum(source: SyntheticSource) -> dict[str, float]:
+  """Metrics of the true probabilities on all examples of a split.
+
+  Names are those of `binary.summarize`. No model is better but by chance.
+  """
+  total = binary.empty()
   for number in range(len(source)):
     block, logits = source.draw(number)
     logit = logits.additive + logits.interaction
-    ones = np.ones_like(block.labels)
-    whole = binary.tally(logit, block.labels, ones, into=whole)
-    additive = binary.tally(logits.additive, block.labels, ones, into=additive)
-    # Of a coin with odds e^z: log(1 + e^z) - z p.
-    p = 1 / (1 + np.exp(-logit, dtype=np.float64))
-    entropy += float(np.sum(np.logaddexp(0, logit) - logit * p))
-  return Optimum(
-    metrics=binary.summarize(whole),
-    entropy=entropy / source.examples,
-    additive_auc=binary.summarize(additive)['auc'],
-  )
+    labels = block.labels[:, 0]
+    total = binary.tally(logit, labels, np.ones_like(labels), into=total)
+  return binary.summarize(total)

@@ -1,12 +1,12 @@
-"""The planted truth of a synthetic click log: ids to logits.
+"""The planted truth of a synthetic click log: ids -> logits.
 
     logit = bias + sum_n f_n(dense_n) + sum_f b_f(bag_f)
                  + sum_k <u_2k(bag_2k), u_2k+1(bag_2k+1)>
 
-`f_n` is linear, `|x|` or `sin 2x`; `b` and `u` of a bag are the sums of its
-ids' numbers and vectors. Ids follow Zipf's law (`popularity`). Every `b` and
-`u` has mean zero under that law, so that the interactions add nothing to the
-effect of any one feature: a model without interactions can learn none of them.
+`f_n` is linear, `|x|` or `sin 2x`. `b` and `u` of a bag are the sums of its
+ids' numbers and vectors. Every `b` and `u` has mean zero under Zipf's law (see
+`power_law`). So the interactions add nothing to the effect of a single feature,
+and a model without interactions can learn none of them.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from dlrm_jax.traces import power_law
 
 @dataclasses.dataclass(frozen=True)
 class Strength:
-  """How much of the logit is what.
+  """Sizes of the parts of the logit.
 
   Attributes:
     rank: length of the planted vectors.
-    bias: the constant part of the logit.
-    additive: standard deviation of the effects of single features together.
-    interaction: standard deviation of the interactions together.
+    bias: constant part of the logit.
+    additive: standard deviation of the sum of all effects of single features.
+    interaction: standard deviation of the sum of all interactions.
   """
 
   rank: int = 2
@@ -36,13 +36,13 @@ class Strength:
 
 
 class Truth(NamedTuple):
-  """What logits are made of.
+  """Planted effects.
 
   Attributes:
-    bias: the constant part.
-    dense: f32[N], the scale of each dense effect.
-    tables: F of f32[R + 1, 1 + rank]: an id's number, then its vector. The
-      last row is 0, and PAD, -1, is its index.
+    bias: constant part of the logit.
+    dense: factor of each dense effect, f32[N].
+    tables: number and vector of each id, F of f32[R + 1, 1 + rank]. The last
+      row is 0; PAD, which is -1, selects it.
   """
 
   bias: float
@@ -51,11 +51,11 @@ class Truth(NamedTuple):
 
 
 class Logits(NamedTuple):
-  """The planted logit of examples, in two parts to be added.
+  """The planted logits of n examples, in two parts to be added.
 
   Attributes:
-    additive: f32[n], the bias and the effects of single features.
-    interaction: f32[n], what only pairs of features tell.
+    additive: bias and effects of single features, f32[n].
+    interaction: effects of pairs of features, f32[n].
   """
 
   additive: np.ndarray
@@ -63,7 +63,7 @@ class Logits(NamedTuple):
 
 
 def dense_effects(dense: np.ndarray) -> np.ndarray:
-  """Standard normal f32[n, N] -> f32[n, N] of mean 0, variance 1 a column."""
+  """Effects, of mean 0 and variance 1, of standard normal values f32[n, N]."""
   effects = dense.copy()
   mean, variance = np.sqrt(2 / np.pi), 1 - 2 / np.pi
   effects[:, 1::3] = (np.abs(dense[:, 1::3]) - mean) / np.sqrt(variance)
@@ -73,7 +73,12 @@ def dense_effects(dense: np.ndarray) -> np.ndarray:
 
 
 def _standardised(normal: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """f64[R, n] -> f64[R, n]: columns of mean 0, covariance 1 under weights."""
+  """Makes the columns of f64[R, n] have mean 0 and covariance 1.
+
+  Args:
+    normal: values to transform, f64[R, n].
+    weights: probabilities of the rows, f64[R].
+  """
   centred = normal - weights @ normal
   covariance = (centred * weights[:, None]).T @ centred
   return np.linalg.solve(np.linalg.cholesky(covariance), centred.T).T
@@ -86,11 +91,18 @@ def plant(
   hotness: Sequence[int],
   seed: int,
 ) -> Truth:
-  """Draws the effects of `dense` dense features and of each table's ids.
+  """Draws the effects of the dense features and of the ids of all tables.
 
-  The additive variance is shared equally by all features, that of the
-  interactions by all pairs. A bag's sum has the variance of one id times the
-  mean number of ids, which is half the hotness.
+  All features have equal shares of the additive variance, and all pairs equal
+  shares of the variance of the interactions. The variance of a bag's sum is
+  that of one id times the mean number of ids, half the hotness.
+
+  Args:
+    strength: sizes of the parts of the logit.
+    dense: number of dense features.
+    tables: number of rows of each table.
+    hotness: largest number of ids of each feature.
+    seed: seed of all effects.
   """
   rng = np.random.default_rng(seed)
   effect = strength.additive / np.sqrt(dense + len(tables))
@@ -110,7 +122,13 @@ def plant(
 def logits_of(
   truth: Truth, dense: np.ndarray, bags: Sequence[np.ndarray]
 ) -> Logits:
-  """Logits of examples: f32[n, N] and F of i32[hotness, n] -> 2 of f32[n]."""
+  """Logits of n examples.
+
+  Args:
+    truth: planted effects.
+    dense: dense features, f32[n, N].
+    bags: ids of the sparse features, F of i32[hotness, n].
+  """
   sums = [
     table[ids[0]] if len(ids) == 1 else table[ids].sum(axis=0)
     for table, ids in zip(truth.tables, bags, strict=True)

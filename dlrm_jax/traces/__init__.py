@@ -1,1 +1,1 @@
-"""Traces of ids: fitted to a data set, stored, generated at any size."""
+"""Traces of ids: fitted to a data set, stored, and generated at any size."""

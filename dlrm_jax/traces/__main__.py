@@ -1,14 +1,14 @@
-"""Measures what the ids of a data set are like: popularity and locality.
+"""Measures popularity and locality of the ids of a data set.
 
   python -m dlrm_jax.traces --data=data/kaggle --output=trace.json
   python -m dlrm_jax.traces --dist_emb dist_emb_*.log --output=trace.json
   python train.py --config=configs/synthetic.py \
     --config.data.synthetic.trace=trace.json --workdir=runs/trace
 
-The first measures a prepared set, the second takes what facebookresearch/dlrm
-publishes, a file a feature. Training then draws ids like these, so that speed
-can be measured where the data can't be had. Locality is that of the order
-which the rows have in the set.
+The first command measures a prepared set. The second converts files that
+facebookresearch/dlrm publishes, one for each feature. The third trains on ids
+drawn from the traces, to measure speed without the data. Locality depends on
+the order of the rows in the set.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrm_jax import files
-from dlrm_jax.errors import InputError, Parser, exit_cleanly
+from dlrm_jax.config.parser import Parser
+from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
   from dlrm_jax.traces.trace import Trace
@@ -28,8 +29,6 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog='python -m dlrm_jax.traces',
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   add = parser.add_argument
   what = parser.add_mutually_exclusive_group(required=True)
@@ -38,13 +37,17 @@ def _parser() -> argparse.ArgumentParser:
     '--dist_emb', nargs='+', metavar='FILE', help='published distributions'
   )
   add('--output', required=True, metavar='FILE', help='JSON to write')
-  add('--split', default='train', help='of the set (default: %(default)s)')
+  add(
+    '--split',
+    default='train',
+    help='split of the set to measure (default: %(default)s)',
+  )
   add(
     '--examples',
     type=int,
     default=1_000_000,
     metavar='N',
-    help='the first N of the split (default: %(default)s)',
+    help='measure the first N examples (default: %(default)s)',
   )
   return parser
 
@@ -66,7 +69,7 @@ def _measure(flags: argparse.Namespace) -> Mapping[str, 'Trace']:
 
 
 def _table(traces: Mapping[str, 'Trace']) -> Iterator[str]:
-  """What was found, a line a feature."""
+  """Lines of a table with a row for each feature."""
   yield '                       hot ids                  distances of others'
   yield 'feature           rows  number   share exponent     new  largest'
   for name, trace in traces.items():
@@ -85,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
   flags = _parser().parse_args(argv)
   files.check_writable(Path(flags.output), f'--output={flags.output}')
   traces = _measure(flags)
-  trace_files.save(traces, flags.output)
+  trace_files.write_traces(traces, flags.output)
   print(*_table(traces), sep='\n')
   print(f'see {flags.output}')
 

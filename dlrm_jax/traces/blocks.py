@@ -1,15 +1,15 @@
-"""Traces by block: a block's ids are a function of (trace, seed, number).
+"""Blocks of ids of a trace, as a function of (trace, seed, block number).
 
-A trace has a memory, blocks must have none. So a feature has one *pattern*, a
-trace of 2^18 ids (64 blocks of one-id examples), made once and repeated; each
-repetition, a *segment*, has other ids in it. Distances within a segment are
-those of the trace, segments are independent of each other.
+A trace is drawn in order, but blocks must be independent of each other. So a
+feature has one *pattern*, a trace of 2^18 ids (64 blocks of one-id examples),
+which is drawn once and then repeated. Each repetition, a *segment*, replaces
+the cold ids. Stack distances within a segment are those of the trace.
 
-The ids of a pattern are ranks of popularity. A segment leaves hot ids as they
-are, and turns each octave of the others (ranks 2^j - 1 ... 2^(j+1) - 2) by a
-number of its own: popular ids are popular in all segments, to a factor of
-two. The last octave has half of the pattern's ids or more, and all that the
-pattern has not, so that segments go through the whole vocabulary in time.
+The ids of a pattern are ranks of popularity. A segment keeps hot ids, and
+rotates each octave of the cold ids (ranks 2^j - 1 ... 2^(j+1) - 2) by a random
+number, so that the popularity of an id varies at most by a factor of two. The
+last octave also contains the ids that are not in the pattern, so that segments
+reach the whole vocabulary in time.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from dlrm_jax.data.schema import BLOCK_ROWS
 from dlrm_jax.traces import power_law
 from dlrm_jax.traces.trace import Trace, generate
 
-_BLOCKS = 64  # of a segment, where an example has one id
+_BLOCKS = 64  # blocks of a segment, if an example has one id
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class Pattern:
   """The ids of all blocks of one feature.
 
   Attributes:
-    trace: what they are like.
-    ids: i32[blocks, n, hotness], of a segment, by rank; n = 4,096.
+    trace: distribution of the ids.
+    ids: ranks of the ids of a segment, i32[blocks, 4096, hotness].
   """
 
   trace: Trace
@@ -41,8 +41,8 @@ class Pattern:
     """The ids of a block, i32[4096, hotness].
 
     Args:
-      seed: of the sequence of blocks.
-      number: of the block.
+      seed: seed of the sequence of blocks.
+      number: number of the block.
     """
     segment, place = divmod(number, len(self.ids))
     starts, sizes = self._octaves
@@ -52,14 +52,14 @@ class Pattern:
     turns = rng.integers(sizes)
     rank = self.ids[place] - self.trace.hot
     octave = np.minimum(np.frexp(rank + 1)[1] - 1, len(starts) - 1)
-    octave = np.maximum(octave, 0)  # of hot ids, which stay
+    octave = np.maximum(octave, 0)  # Unused for hot ids.
     start = starts[octave]
     turned = start + (rank - start + turns[octave]) % sizes[octave]
     cold = self.trace.hot + turned
     return np.where(rank < 0, self.ids[place], cold).astype(np.int32)
 
-  def probabilities(self) -> np.ndarray:
-    """f64[rows], the share of each id over all segments."""
+  def shares(self) -> np.ndarray:
+    """Expected share of each id over all segments, f64[rows]."""
     rows, hot = self.trace.rows, self.trace.hot
     starts, sizes = self._octaves
     shares = np.bincount(self.ids.ravel(), minlength=rows) / self.ids.size
@@ -72,7 +72,7 @@ class Pattern:
 
   @functools.cached_property
   def _octaves(self) -> tuple[np.ndarray, np.ndarray]:
-    """First ranks of the octaves of cold ids, and how many each has."""
+    """First rank and size of each octave of cold ids."""
     distinct = max(0, int(self.ids.max()) + 1 - self.trace.hot)
     octaves = max(min(distinct, 1), distinct.bit_length() - 1)
     starts = 2 ** np.arange(octaves) - 1

@@ -1,8 +1,8 @@
 """Fits a `Trace` to a sequence of ids, or to the features of a click log.
 
-Ids with a thousandth of all accesses or more are hot: their counts give the
-power law. Of the stack distances among the other accesses the cumulative
-distribution is kept: at every distance up to 64, then at 16 an octave.
+Ids with a thousandth of all accesses or more are hot; the power law is fitted
+to their counts. For all other accesses, the cumulative distribution of stack
+distances is kept, at every distance up to 64 and then at 16 for each octave.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ from dlrm_jax.traces.lru_stack import stack_distances
 from dlrm_jax.traces.power_law import fit_exponent
 from dlrm_jax.traces.trace import Trace
 
-_HOT = 1000  # an id with one of so many accesses is hot
+_HOT = 1000  # An id with 1/1000 of all accesses is hot.
 _EXACT = 64
 _STEPS = 16
 
 
 def _grid(deepest: int) -> np.ndarray:
-  """Distances at which a distribution is kept, 0 ... deepest."""
+  """Distances in 0 ... deepest at which the distribution is kept."""
   octaves = np.log2(max(deepest, _EXACT) / _EXACT)
   beyond = _EXACT * 2 ** (np.arange(octaves * _STEPS + 1) / _STEPS)
   grid = np.concatenate([np.arange(_EXACT), beyond.astype(int), [deepest]])
@@ -27,7 +27,10 @@ def _grid(deepest: int) -> np.ndarray:
 
 
 def _distribution(ids: np.ndarray) -> tuple[tuple[int, ...], tuple[float, ...]]:
-  """Stack distances and their cumulative shares; of nothing: all new."""
+  """Stack distances of a sequence, and their cumulative shares.
+
+  Of an empty sequence, all accesses are new ids.
+  """
   if not len(ids):
     return (0,), (1.0,)
   counts = np.bincount(stack_distances(ids))
@@ -37,12 +40,12 @@ def _distribution(ids: np.ndarray) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 
 def fit(ids: np.ndarray, rows: int, hotness: int = 1) -> Trace:
-  """What a sequence of ids is like.
+  """Fits a trace to a sequence of ids.
 
   Args:
-    ids: [n], n > 0, of 0 ... rows - 1, in the order of time.
-    rows: their vocabulary.
-    hotness: ids an example has at most.
+    ids: ids in 0 ... rows - 1 in the order of time, [n] with n > 0.
+    rows: size of the vocabulary.
+    hotness: largest number of ids of an example.
   """
   counts = np.bincount(ids, minlength=rows)
   hot = counts * _HOT >= len(ids)
@@ -62,8 +65,8 @@ def read_ids(source: Source, examples: int) -> list[np.ndarray]:
   """Ids of each feature in the first examples, in order, without PAD.
 
   Args:
-    source: in the order of time.
-    examples: how many, where there are as many.
+    source: examples in the order of time.
+    examples: number of examples; a smaller source is read whole.
   """
   examples = min(examples, source.examples)
   blocks = range(-(-examples // BLOCK_ROWS))
@@ -74,14 +77,15 @@ def read_ids(source: Source, examples: int) -> list[np.ndarray]:
 
 
 def fit_source(source: Source, examples: int) -> dict[str, Trace]:
-  """What the ids of each feature are like, by its name.
+  """Fits a trace to each feature; leaves out features without ids.
 
-  A feature without any id is left out. Arguments as for `read_ids`.
+  Args:
+    source: examples in the order of time.
+    examples: number of examples; a smaller source is read whole.
   """
   columns = source.schema.sparse
-  found = zip(columns, read_ids(source, examples), strict=True)
   return {
     column.name: fit(ids, column.rows, column.hotness)
-    for column, ids in found
+    for column, ids in zip(columns, read_ids(source, examples), strict=True)
     if len(ids)
   }

@@ -1,13 +1,13 @@
-"""The LRU stack: reuse distances of ids, and the ids that distances ask for.
+"""The LRU stack: ids -> stack distances, and stack distances -> ids.
 
-All ids lie on a stack, the one used last on top. The *stack distance* of an
-access is the depth at which its id lies then, 1 on top, or 0 when the id was
-never used before. A cache that holds the C ids used last has an id exactly
-where 1 <= distance <= C, so distances tell the hit rate of every size at once
+All ids are on a stack, the one used last on top. The *stack distance* of an
+access is the depth of its id before the access: 1 on top, or 0 if the id was
+never used before. A cache of the C ids used last has an id if and only if
+1 <= distance <= C, so the distances give the hit rates of all cache sizes
 (Mattson and others, "Evaluation techniques for storage hierarchies", 1970).
 
-Both directions are log2(n) passes over whole arrays: no Python runs for an
-access, and no stack is ever moved.
+Both directions are log2(n) passes over whole arrays, without a loop over the
+accesses.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ _HALF = 32
 
 
 def _previous(ids: np.ndarray) -> np.ndarray:
-  """Where each id was used last before: i64[n], -1 for nowhere."""
+  """Position of the previous access to the same id, i64[n]; -1 if none."""
   order = np.argsort(ids, kind='stable')
   again = np.flatnonzero(ids[order[1:]] == ids[order[:-1]])
   previous = np.full(len(ids), -1)
@@ -25,19 +25,19 @@ def _previous(ids: np.ndarray) -> np.ndarray:
 
 
 def _smaller_before(permutation: np.ndarray) -> np.ndarray:
-  """How many smaller numbers stand before each number.
+  """For each number, how many smaller numbers are before it.
 
-  A radix sort from the highest bit on: at every bit, the ones of a group pass
-  the zeros behind them, and count those that they do not.
+  A radix sort from the highest bit on. At each bit, the zeros of a group move
+  before its ones, and each one counts the zeros that were before it already.
 
   Args:
     permutation: i64[2^k] of 0 ... 2^k - 1.
 
   Returns:
-    i64[2^k], by number.
+    i64[2^k]; entry x is the count of number x.
   """
   bits = len(permutation).bit_length() - 1
-  packed = permutation  # the number; above it what it has counted
+  packed = permutation  # number in the low 32 bits, its count in the high ones
   for bit in reversed(range(bits)):
     one = (packed >> bit & 1).astype(bool)
     places = np.flatnonzero(one)
@@ -53,8 +53,9 @@ def _smaller_before(permutation: np.ndarray) -> np.ndarray:
 def stack_distances(ids: np.ndarray) -> np.ndarray:
   """The stack distance of every access.
 
-  With p the last use of the id before, it is the number of accesses after p
-  whose own last use was not after p (so that each id counts once), plus one.
+  With p the previous access to the same id, it is one more than the number of
+  accesses after p whose own previous access is not after p, so that each id
+  counts once.
 
   >>> stack_distances(np.array([7, 8, 7, 7, 9, 8])).tolist()
   [0, 0, 2, 1, 0, 3]
@@ -83,19 +84,20 @@ def stack_distances(ids: np.ndarray) -> np.ndarray:
 def _merge(
   time: np.ndarray, depth: np.ndarray, level: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Depths before blocks of 2^level accesses -> before pairs of such blocks.
+  """Merges pairs of blocks of 2^level accesses.
 
-  Two blocks make one. An access of the second block finds its id among those
-  that the first used, which lie on top, or below them.
+  An id of the second block is either on top of the stack, among the ids that
+  the first block used, or below these.
 
   Args:
-    time: i64[m], the last access of each id in each block, ascending.
-    depth: i64[m], of these ids in the stack before their block.
-    level: of the blocks.
+    time: last access of each id in each block, ascending, i64[m].
+    depth: depths of these ids in the stack before their block, i64[m].
+    level: logarithm of the size of a block.
 
   Returns:
-    The depths before the pairs; the accesses of second blocks (numbers in
-    0 ... m - 1) that repeat an id of their first; that id's access there.
+    The depths in the stack before each pair, i64[m]; indices, in 0 ... m - 1,
+    of accesses in second blocks whose id was used in the first block; and the
+    indices of the accesses to these ids in the first block.
   """
   second = (time >> level & 1).astype(bool)
   left, right = np.flatnonzero(~second), np.flatnonzero(second)
@@ -106,8 +108,8 @@ def _merge(
   top = wanted <= held[in_pair]
   repeats = right[top]
   origins = left[(start + held)[in_pair[top]] - wanted[top]]
-  # Below the top, the k-th id that the first block left alone is wanted: it
-  # has as many used ones above it as lie less than k others deep.
+  # Below the top, the id is the k-th one that the first block did not use. It
+  # was below as many used ids as had fewer than k unused ids above them.
   key = np.sort(pair[left] << _HALF | depth[left])
   key -= np.arange(1, len(left) + 1) - start[pair[left]]
   below, where = right[~top], in_pair[~top]
@@ -120,18 +122,18 @@ def _merge(
 
 
 def ids_at(depths: np.ndarray) -> np.ndarray:
-  """The ids that accesses at these depths find; each then lies on top.
+  """The ids at given depths of a stack; each access moves its id to the top.
 
-  The stack begins as 0, 1, 2, ... with 0 on top.
+  At first the stack is 0, 1, 2, ... with 0 on top.
 
   >>> ids_at(np.array([1, 2, 2, 1, 3, 3])).tolist()
   [0, 1, 0, 0, 2, 1]
 
   Args:
-    depths: i64[n], 1 or more; n and depths < 2^31.
+    depths: depths from 1, i64[n]; n and depths are less than 2^31.
 
   Returns:
-    i64[n].
+    The ids, i64[n].
   """
   n = len(depths)
   time, depth = np.arange(n), np.asarray(depths, np.int64)

@@ -1,11 +1,10 @@
-"""Synthetic traces: ids of a wanted popularity and a wanted locality.
+"""Synthetic traces: sequences of ids with given popularity and locality.
 
-A sequence of ids is made of two parts. *Hot* ids, each with a sizeable share
-of all accesses, come independently, by a power law: they are as popular as
-wanted. The others, *cold*, follow the LRU stack model: draw a stack distance,
-take the id at that depth, put it on top; their locality is as wanted. (That
-model alone makes all ids equally popular in the long run.) Without hot ids
-this is the LRU stack model, without cold ones a power law.
+*Hot* ids, which have large shares of all accesses, are drawn independently by
+a power law, which gives their popularity. *Cold* ids follow the LRU stack
+model, which gives their locality: draw a stack distance, take the id at that
+depth of the stack, and move it to the top. The LRU stack model alone would make
+all ids equally popular in the long run.
 """
 
 import dataclasses
@@ -19,18 +18,19 @@ from dlrm_jax.traces.power_law import STEEPEST, power_law
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-  """What the ids of one feature are like.
+  """Distribution of the ids of one feature.
 
   Attributes:
-    rows: vocabulary.
-    hotness: ids an example has at most.
-    exponent: of the power law of the hot ids.
-    hot: ids 0 ... hot - 1 are hot.
-    hot_share: of all accesses.
-    distances: stack distances among the accesses of cold ids, from 0 (an id
-      not used before) on, ascending; between two of them probability is
-      spread evenly.
-    cumulative: share of distances that are not larger, for each; ends in 1.
+    rows: size of the vocabulary.
+    hotness: largest number of ids of an example.
+    exponent: exponent of the power law of the hot ids.
+    hot: number of hot ids, which are 0 ... hot - 1.
+    hot_share: share of the hot ids in all accesses.
+    distances: ascending stack distances among the accesses of cold ids,
+      beginning with 0 (an id not used before). Probability is spread evenly
+      between two of them.
+    cumulative: for each of `distances`, the share of distances that are not
+      larger; the last is 1.
   """
 
   rows: int
@@ -89,7 +89,7 @@ def draw_distances(
   uniform = rng.random(n) * shares[-1]
   above = np.searchsorted(shares, uniform, 'right')
   below = np.maximum(above - 1, 0)
-  # Within a step: any of the distances after the last one, up to the next.
+  # Uniform among the distances above `below`, up to `above`.
   width = distances[above] - distances[below]
   share = np.where(above > 0, shares[above] - shares[below], 1)
   part = (uniform - shares[below]) / share
@@ -98,12 +98,12 @@ def draw_distances(
 
 
 def _depths(distances: list[int], rows: int) -> list[int]:
-  """Distances to depths at which ids lie, from an empty stack on.
+  """Stack distances -> depths in a stack of `rows` ids, all unused at first.
 
-  A distance that is deeper than what has been used changes places with the
-  last new id to come: so the stack fills early, as real ones do, and the
-  distances stay the same on the whole. When every row has been used, the one
-  unused for longest is as new as any.
+  A distance greater than the number of used ids is exchanged with the last
+  distance 0 of the sequence, which brings a new id. So the stack fills early,
+  as in real traces, and the distribution is kept. When all rows are used, a
+  new id is the one that was not used for longest.
   """
   distances = list(distances)
   fresh = [t for t, distance in enumerate(distances) if distance == 0]
@@ -119,19 +119,19 @@ def _depths(distances: list[int], rows: int) -> list[int]:
 
 
 def generate(trace: Trace, n: int, rng: np.random.Generator) -> np.ndarray:
-  """A trace that begins with nothing used.
+  """Draws a sequence of ids, which begins with all ids unused.
 
-  Ids are numbered by popularity: first the hot ones, then the cold ones by
-  how often this trace has them.
+  Ids are numbered by popularity: the hot ids first, then the cold ids by their
+  counts in this sequence.
 
   >>> trace = Trace(6, distances=(0, 1, 2), cumulative=(0.5, 0.9, 1.0))
   >>> generate(trace, 8, np.random.default_rng(0)).tolist()
   [2, 0, 0, 1, 1, 0, 0, 0]
 
   Args:
-    trace: what it is like.
-    n: its length, less than 2^31.
-    rng: what to draw from.
+    trace: distribution of the ids.
+    n: length of the sequence, less than 2^31.
+    rng: source of randomness.
 
   Returns:
     i32[n].

@@ -1,12 +1,12 @@
-"""Traces in files: our JSON, and what facebookresearch/dlrm publishes.
+"""Files of traces: JSON, and the format of facebookresearch/dlrm.
 
-Ours is an object of features, each with the fields of `Trace`:
+JSON is an object of features, each with the fields of `Trace`:
 
     {"C1": {"rows": 1000, "exponent": 1.1, "hot": 1000, "hot_share": 1.0}}
 
-Theirs (`dist_emb_N.log`) has three lines of numbers, separated by commas: the
-ids in the order of first use, stack distances (0: a new id; 1: the id used
-last), and the share of distances that are not larger, for each.
+facebookresearch/dlrm's `dist_emb_N.log` has three lines of numbers with commas:
+the ids in the order of first use; stack distances (0: a new id; 1: the id used
+last); and for each distance, the share of distances that are not larger.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.traces.trace import Trace
 
 Traces = Mapping[str, Trace]
-"""By the name of the feature."""
+"""Traces by the names of their features."""
 
 
 def _text(path: str | os.PathLike[str]) -> str:
@@ -33,8 +33,8 @@ def _text(path: str | os.PathLike[str]) -> str:
     raise InputError(f'{path}: cannot be read ({why})') from None
 
 
-def save(traces: Traces, path: str | os.PathLike[str]) -> None:
-  """Writes traces as JSON, a line a feature; the file whole or not at all."""
+def write_traces(traces: Traces, path: str | os.PathLike[str]) -> None:
+  """Writes traces as JSON, a line for each feature."""
   lines = (
     f'{json.dumps(name)}: {json.dumps(dataclasses.asdict(trace))}'
     for name, trace in traces.items()
@@ -42,7 +42,7 @@ def save(traces: Traces, path: str | os.PathLike[str]) -> None:
   files.write_text(Path(path), '{' + ',\n'.join(lines) + '}\n')
 
 
-def _number(value: Any, whole: bool) -> float:
+def _number(value: Any, *, whole: bool) -> float:
   kinds = (int,) if whole else (int, float)
   if type(value) not in kinds:
     expected = 'a whole number' if whole else 'a number'
@@ -51,7 +51,7 @@ def _number(value: Any, whole: bool) -> float:
 
 
 def _trace(fields: Any) -> Trace:
-  """A trace from JSON; its mistakes without their place."""
+  """A trace from JSON; errors do not name file and feature."""
   known = [field.name for field in dataclasses.fields(Trace)]
   if not isinstance(fields, dict) or 'rows' not in fields:
     raise InputError('expected an object with rows')
@@ -63,19 +63,19 @@ def _trace(fields: Any) -> Trace:
   for name, value in fields.items():
     whole = name not in ('exponent', 'hot_share', 'cumulative')
     if name not in ('distances', 'cumulative'):
-      values[name] = _number(value, whole)
+      values[name] = _number(value, whole=whole)
     elif isinstance(value, list):
-      values[name] = tuple(_number(x, whole) for x in value)
+      values[name] = tuple(_number(x, whole=whole) for x in value)
     else:
       raise InputError(f'{name} must be a list')
   return Trace(**values)
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Trace]:
+def read_traces(path: str | os.PathLike[str]) -> dict[str, Trace]:
   """Reads traces from JSON.
 
   Raises:
-    InputError: names file and feature.
+    InputError: the file is not valid; the message names file and feature.
   """
   text = _text(path)
   try:
@@ -105,10 +105,10 @@ def _numbers(path: object, line: int, text: str, kind: type) -> list[Any]:
 
 
 def read_dist_emb(path: str | os.PathLike[str]) -> Trace:
-  """Reads a file of facebookresearch/dlrm; its rows are the ids it lists.
+  """Reads a file of facebookresearch/dlrm; `rows` is its number of ids.
 
   Raises:
-    InputError: names file and line.
+    InputError: the file is not valid; the message names file and line.
   """
   lines = _text(path).splitlines()
   if len(lines) != 3:
@@ -127,7 +127,7 @@ def read_dist_emb(path: str | os.PathLike[str]) -> Trace:
     )
   if distances != sorted(set(distances)):
     raise InputError(f'{path}, line 2: distances do not ascend')
-  # Only what is listed has probability: a gap is a step of no height.
+  # Distances that are not listed have probability 0.
   steps = dict(zip(distances, shares, strict=True))
   for before, distance in itertools.pairwise(distances):
     steps.setdefault(distance - 1, steps[before])

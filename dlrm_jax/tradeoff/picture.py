@@ -1,31 +1,32 @@
-"""The picture of a tradeoff: AUC and log-loss against memory of the tables.
+"""The picture of a study: AUC and log-loss against memory of the tables.
 
-A line an encoding, from large tables to small ones; plain tables are a level
-with its band, since all others are measured by it. Bars and band are one
-standard deviation over seeds.
+Each encoding is a line. Plain tables are a dashed level, as all others are
+compared with them. Bars and band are one standard deviation over seeds.
 """
 
 import io
 import math
 from typing import TYPE_CHECKING
 
+from dlrm_jax.text import human
 from dlrm_jax.tradeoff.study import METRICS, Point, Study
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
-  from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, and an olive;
-# markers tell lines apart in grey. Where there are more, they are dashed.
+# Colours of Okabe and Ito, which are safe for the colour-blind, and an olive.
+# Markers distinguish the lines in grey; lines beyond these colours are dashed.
 _COLORS = (
   *('#0072b2', '#d55e00', '#009e73', '#cc79a7'),
   *('#56b4e9', '#e69f00', '#8c564b', '#999933'),
 )
 _MARKERS = 'os^Dv<>phX*'
 _PLAIN = '#333333'
-_APART = 2  # points between lines of equal memory
+_APART = (
+  1.02  # Factor between lines of equal memory, else bars hide each other.
+)
 _STYLE = {
-  'font.family': 'DejaVu Sans',  # comes with matplotlib
+  'font.family': 'DejaVu Sans',  # Comes with matplotlib.
   'font.size': 10.5,
   'axes.spines.top': False,
   'axes.spines.right': False,
@@ -42,21 +43,19 @@ _STYLE = {
 
 
 def _lines(study: Study) -> dict[str, list[Point]]:
-  """Points that have a run, by encoding and falling size, without plain."""
-  found: dict[str, list[Point]] = {}
+  """Points with a finished run, by encoding and falling size; no plain ones."""
+  lines: dict[str, list[Point]] = {}
   for point in study.points[1:]:
-    found.setdefault(point.encoding, [])
     if point.scores:
-      found[point.encoding].append(point)
+      lines.setdefault(point.encoding, []).append(point)
   return {
-    name: sorted(points, key=lambda p: -p.size.bytes)
-    for name, points in found.items()
-    if points
+    name: sorted(points, key=lambda p: -p.bytes)
+    for name, points in lines.items()
   }
 
 
 def _bar(deviation: float) -> float:
-  """Half the length of a bar; none where there is one seed."""
+  """Half the length of a bar; 0 for a single seed."""
   return 0.0 if math.isnan(deviation) else deviation
 
 
@@ -68,16 +67,14 @@ def _draw_plain(axes: 'Axes', plain: Point, metric: str) -> None:
   axes.axhspan(mean - bar, mean + bar, color=_PLAIN, alpha=0.13, linewidth=0)
   axes.axhline(mean, color=_PLAIN, linewidth=1, linestyle='--')
   style = {'color': _PLAIN, 'markersize': 8, 'zorder': 4}
-  axes.errorbar(plain.size.bytes, mean, bar, fmt='*', label='plain', **style)
+  axes.errorbar(plain.bytes, mean, bar, fmt='*', label='plain', **style)
 
 
 def _draw_memory(axes: 'Axes', study: Study) -> None:
-  """Memory on a log scale below, times smaller than plain above."""
+  """The x axis: memory on a log scale, and the ratio to plain tables."""
   from matplotlib.ticker import FixedLocator, NullLocator
 
-  from dlrm_jax.text import human
-
-  plain = study.points[0].size.bytes
+  plain = study.points[0].bytes
   ratios = sorted({point.ratio for point in study.points})
   axes.set_xscale('log')
   axes.set_xlabel('memory of the tables')
@@ -88,15 +85,14 @@ def _draw_memory(axes: 'Axes', study: Study) -> None:
   )
 
 
-def _draw(figure: 'Figure', axes: 'Axes', study: Study, metric: str) -> None:
-  from matplotlib.transforms import ScaledTranslation
-
+def _draw(axes: 'Axes', study: Study, metric: str) -> None:
   _draw_plain(axes, study.points[0], metric)
   lines = _lines(study)
   for number, (name, points) in enumerate(lines.items()):
     spreads = [point.spread(metric) for point in points]
-    drawn = axes.errorbar(
-      [point.size.bytes for point in points],
+    aside = _APART ** (number - (len(lines) - 1) / 2)
+    axes.errorbar(
+      [point.bytes * aside for point in points],
       [spread.mean for spread in spreads],
       [_bar(spread.deviation) for spread in spreads],
       fmt=_MARKERS[number % len(_MARKERS)],
@@ -105,12 +101,6 @@ def _draw(figure: 'Figure', axes: 'Axes', study: Study, metric: str) -> None:
       elinewidth=1,
       label=name,
     )
-    # Else bars of equal memory would hide each other. Moved once it is drawn,
-    # as limits of axes leave out what has a transform of its own.
-    inches = (number - (len(lines) - 1) / 2) * _APART / 72
-    aside = ScaledTranslation(inches, 0, figure.dpi_scale_trans)
-    for artist in drawn.get_children():
-      artist.set_transform(axes.transData + aside)
   _draw_memory(axes, study)
   axes.set_ylabel(f'{study.split} {METRICS[metric]}')
 
@@ -123,7 +113,7 @@ def picture(study: Study) -> bytes:
   with mpl.rc_context(_STYLE):
     figure = Figure(figsize=(10, 4.9), dpi=160, layout='constrained')
     for axes, metric in zip(figure.subplots(1, 2), METRICS, strict=True):
-      _draw(figure, axes, study, metric)
+      _draw(axes, study, metric)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=4)
     file = io.BytesIO()

@@ -1,23 +1,33 @@
-"""The runs of a comparison: each encoding at each ratio with each seed."""
+"""The runs of a study: each encoding at each ratio with each seed."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
-from dlrm_jax.build import run as build
+from dlrm_jax import files, sharding
+from dlrm_jax.build.data import identity
+from dlrm_jax.build.run import build_run
+from dlrm_jax.cluster.signals import Signals
+from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
+from dlrm_jax.run import loop, room, summary, workdir
 from dlrm_jax.run.description import Data, Run
+
+Scores = dict[str, float]
+"""Metrics of a run on the split of the study."""
 
 
 class Variant(NamedTuple):
-  """Tables of one kind and size.
+  """An encoding at one size.
 
   Attributes:
     name: ENCODING or ENCODING:COMBINE.
-    ratio: times fewer parameters than plain tables.
+    ratio: how many times fewer parameters than plain tables.
   """
 
   name: str
@@ -30,12 +40,68 @@ class Variant(NamedTuple):
 _PLAIN = Variant('plain', 1.0)
 
 
-class Job(NamedTuple):
-  """A run that belongs to the comparison."""
+class StudyRun(NamedTuple):
+  """A run of a study."""
 
   variant: Variant
   seed: int
   run: Run
+
+  def __str__(self) -> str:
+    return f'{self.variant}, seed {self.seed}'
+
+  @contextlib.contextmanager
+  def _claimed(self) -> Iterator[None]:
+    """Claims the folder of the run.
+
+    Raises:
+      InputError: a run of another config made the folder.
+    """
+    run, defaults = self.run, default.get_config().to_dict()
+    claim = workdir.Claim(run.config, identity(run.data), run.steps, defaults)
+    with workdir.claimed(run.workdir, claim):
+      yield
+
+  def scores(self, split: str) -> Scores | None:
+    """Metrics of a finished run; None if it is not finished.
+
+    A damaged file of results counts as none, so that the run is made again.
+
+    Raises:
+      InputError: a run of another config made the folder.
+    """
+    if not workdir.started(self.run.workdir):
+      return None
+    with (
+      self._claimed(),
+      contextlib.suppress(OSError, ValueError, LookupError),
+      contextlib.suppress(TypeError, AttributeError),
+    ):
+      results = files.read_json(self.run.workdir / workdir.RESULTS)
+      scores = results['splits'][split].items()
+      return {k: math.nan if v is None else float(v) for k, v in scores}
+    return None
+
+  def train(self, signals: Signals) -> int:
+    """Trains, or continues; prints into log.txt of the run's folder.
+
+    Returns:
+      The number of the signal that stopped the run, or 0.
+    """
+    with contextlib.ExitStack() as stack:
+      enter = stack.enter_context
+      enter(sharding.use(loop.choose_mesh(self.run)))
+      room.check_room(self.run)
+      enter(self._claimed())
+      log = enter((self.run.workdir / 'log.txt').open('a', buffering=1))
+      enter(contextlib.redirect_stdout(log))
+      print(*summary.lines(self.run), sep='\n')
+      try:
+        stopped_by = loop.train(self.run, signals)
+      except InputError as error:
+        raise InputError(f'{self}: {error}') from None
+    jax.clear_caches()  # Otherwise the programs of all runs stay in memory.
+    return stopped_by
 
 
 def _ratio(word: str) -> float:
@@ -51,12 +117,12 @@ def _ratio(word: str) -> float:
   return ratio
 
 
-def _variants(given: Mapping[str, Any]) -> list[Variant]:
+def _variants(flags: Mapping[str, Any]) -> list[Variant]:
   """Plain tables, and each encoding at each ratio."""
-  if given['seeds'] < 1:
-    raise InputError(f'--seeds={given["seeds"]}: expected 1 or more')
-  ratios = sorted({_ratio(word) for word in given['ratios']})
-  names = [name for name in dict.fromkeys(given['encodings']) if name]
+  if flags['seeds'] < 1:
+    raise InputError(f'--seeds={flags["seeds"]}: expected 1 or more')
+  ratios = sorted({_ratio(word) for word in flags['ratios']})
+  names = [name for name in dict.fromkeys(flags['encodings']) if name]
   variants = [Variant(n, r) for n in names if n != 'plain' for r in ratios]
   if not variants:
     raise InputError(
@@ -77,50 +143,67 @@ def _config_of(config: ConfigDict, variant: Variant, seed: int) -> ConfigDict:
   return changed
 
 
-def build_jobs(
-  config: ConfigDict, data: Data, folder: Path, given: Mapping[str, Any]
-) -> tuple[list[Job], list[str]]:
-  """All runs, built, and notes; nothing is read, made or trained.
+def _build_variant(
+  config: ConfigDict, data: Data, folder: Path, variant: Variant, seeds: range
+) -> list[StudyRun]:
+  """The runs of a variant."""
+  name = f'{variant.name.replace(":", "_")}-{variant.ratio:g}'
+  try:
+    return [
+      StudyRun(
+        variant,
+        seed,
+        build_run(
+          _config_of(config, variant, seed),
+          data,
+          folder / 'runs' / f'{name}-{seed}',
+        ),
+      )
+      for seed in seeds
+    ]
+  except InputError as error:
+    if variant == _PLAIN:
+      raise
+    raise InputError(
+      f'--encodings={variant.name} --ratios={variant.ratio:g}: {error}'
+    ) from None
 
-  Seeds come one after the other, so that there is soon a picture of all.
+
+def build_runs(
+  config: ConfigDict, data: Data, folder: Path, flags: Mapping[str, Any]
+) -> tuple[list[StudyRun], list[str]]:
+  """Builds all runs, without reading data, writing files or training.
+
+  All variants of the first seed come first, so that there is soon a picture.
+
+  Returns:
+    The runs, and notes of the variants left out.
 
   Raises:
     InputError: the config, an encoding or a ratio is not possible.
   """
-  seeds = range(config.seed, config.seed + given['seeds'])
-  jobs: list[Job] = []
+  seeds = range(config.seed, config.seed + flags['seeds'])
+  runs: list[StudyRun] = []
   notes: list[str] = []
-  for variant in _variants(given):
-    short = f'{variant.name.replace(":", "_")}-{variant.ratio:g}'
-    found = []
-    try:
-      for seed in seeds:
-        own = _config_of(config, variant, seed)
-        place = folder / 'runs' / f'{short}-{seed}'
-        found.append(Job(variant, seed, build.build_run(own, data, place)))
-    except InputError as error:
-      if variant == _PLAIN:
-        raise
-      raise InputError(
-        f'--encodings={variant.name} --ratios={variant.ratio:g}: {error}'
-      ) from None
-    features = found[0].run.task.collection.features
-    same = [j for j in jobs if j.run.task.collection.features == features]
+  for variant in _variants(flags):
+    more = _build_variant(config, data, folder, variant, seeds)
+    features = more[0].run.task.collection.features
+    same = [r for r in runs if r.run.task.collection.features == features]
     if same:
       notes.append(f'{variant}: left out, same tables as {same[0].variant}')
     else:
-      jobs += found
-  if len(jobs) == len(seeds):
+      runs += more
+  if len(runs) == len(seeds):
     raise InputError(
       'no encoding has other tables than the plain ones at these --ratios; '
       'tables of up to config.tables.threshold='
       f'{config.tables.threshold} ids stay plain in any case'
     )
-  return sorted(jobs, key=lambda job: job.seed), notes
+  return sorted(runs, key=lambda run: run.seed), notes
 
 
 def find_split(data: Data) -> str:
-  """The split that quality is measured on."""
+  """The split on which quality is measured: test, or else validation."""
   for split in ('test', 'validation'):
     if data.splits.get(split):
       return split

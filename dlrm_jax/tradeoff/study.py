@@ -1,9 +1,8 @@
 """Quality against memory of the tables: the numbers, as a table and as JSON.
 
-A `Point` is an encoding at one size, trained with several seeds. Every number
-of it is a mean over seeds with its standard deviation; differences from the
-plain tables are taken seed by seed, so that what a seed does to both drops
-out.
+A `Point` is an encoding at one size. Metrics are means over seeds with standard
+deviations. Differences from plain tables are taken seed by seed, so that the
+effect of a seed on both cancels.
 """
 
 import math
@@ -19,19 +18,12 @@ from dlrm_jax.training.sizes import saving, table_sizes
 from dlrm_jax.training.state import Task
 
 METRICS = {'auc': 'AUC', 'log_loss': 'log-loss'}
-"""What is compared, by its key in results.json."""
+"""Metrics to compare: key in results.json -> name."""
 _PICTURE, _TABLE, _NUMBERS = 'tradeoff.png', 'tradeoff.md', 'tradeoff.json'
 
 
-class Size(NamedTuple):
-  """Parameters of tables and of the layers of their encodings; their bytes."""
-
-  parameters: int
-  bytes: int
-
-
 class Spread(NamedTuple):
-  """Mean over seeds, and standard deviation: nan where there is one seed."""
+  """Mean over seeds, and standard deviation: nan for a single seed."""
 
   mean: float
   deviation: float
@@ -41,23 +33,26 @@ class Point(NamedTuple):
   """An encoding at one size.
 
   Attributes:
-    encoding: its name, as it is typed.
-    ratio: asked for: parameters of the plain tables / its parameters.
-    size: what it has.
-    scores: seed -> metrics; only of runs that are done.
+    encoding: name of the encoding, as in --encodings.
+    ratio: ratio asked for, as in --ratios.
+    parameters: number of parameters of the tables and of the layers of their
+      encodings.
+    bytes: bytes of these parameters.
+    scores: metrics of the finished runs, by seed.
   """
 
   encoding: str
   ratio: float
-  size: Size
+  parameters: int
+  bytes: int
   scores: Mapping[int, Mapping[str, float]]
 
   def spread(self, metric: str) -> Spread:
-    """A metric over seeds."""
+    """Mean and deviation of a metric over seeds."""
     return _spread([scores[metric] for scores in self.scores.values()])
 
   def beyond(self, plain: 'Point', metric: str) -> Spread:
-    """A metric less that of the plain tables, over the seeds of both."""
+    """Difference of a metric from plain tables, over the seeds of both."""
     return _spread(
       [
         scores[metric] - plain.scores[seed][metric]
@@ -68,14 +63,14 @@ class Point(NamedTuple):
 
 
 class Study(NamedTuple):
-  """What is compared.
+  """A comparison of encodings.
 
   Attributes:
-    data: its name, for people.
-    split: that quality is measured on.
-    examples: of the split.
-    seeds: of the runs of each point.
-    points: the plain tables first.
+    data: name of the data.
+    split: split on which quality is measured.
+    examples: number of examples of the split.
+    seeds: seeds of the runs of each point.
+    points: the points; the first has plain tables.
   """
 
   data: str
@@ -84,21 +79,28 @@ class Study(NamedTuple):
   seeds: Sequence[int]
   points: Sequence[Point]
 
+  @property
+  def runs(self) -> int:
+    """Number of all runs."""
+    return len(self.points) * len(self.seeds)
 
-def size_of(task: Task) -> Size:
-  """Size of the tables of a task, and of the layers of their encodings."""
+  @property
+  def done(self) -> int:
+    """Number of finished runs."""
+    return sum(len(point.scores) for point in self.points)
+
+  @property
+  def seed_names(self) -> str:
+    """The seeds in words, as in 'seeds 0, 1'."""
+    plural = 's' if len(self.seeds) > 1 else ''
+    return f'seed{plural} {", ".join(map(str, self.seeds))}'
+
+
+def tables_size(task: Task) -> tuple[int, int]:
+  """Parameters and bytes of tables and of the layers of their encodings."""
   tables, parameters = table_sizes(task), saving(task).parameters
   layers = parameters - sum(t.rows * t.dim for t in tables)
-  return Size(parameters, sum(t.bytes for t in tables) + 4 * layers)
-
-
-def seed_names(seeds: Sequence[int]) -> str:
-  """Seeds in a sentence.
-
-  >>> seed_names([0, 1, 2])
-  'seeds 0, 1, 2'
-  """
-  return f'seed{"s" * (len(seeds) > 1)} {", ".join(map(str, seeds))}'
+  return parameters, sum(t.bytes for t in tables) + 4 * layers
 
 
 def _spread(values: Sequence[float]) -> Spread:
@@ -109,7 +111,7 @@ def _spread(values: Sequence[float]) -> Spread:
 
 
 def _shown(spread: Spread, runs: int, sign: str = '') -> str:
-  """A spread in a cell; nothing where there is no run."""
+  """A spread as the text of a cell; empty where there is no run."""
   if math.isnan(spread.mean):
     return 'undefined' if runs else ''
   mean = f'{spread.mean:{sign}.4f}'
@@ -121,9 +123,9 @@ def _shown(spread: Spread, runs: int, sign: str = '') -> str:
 def _cells(point: Point, plain: Point) -> Iterable[str]:
   yield f'`{point.encoding}`'
   yield f'{point.ratio:g}'
-  yield f'{point.size.parameters:,}'
-  yield human(point.size.bytes)
-  yield f'{plain.size.parameters / point.size.parameters:.2f}'
+  yield f'{point.parameters:,}'
+  yield human(point.bytes)
+  yield f'{plain.parameters / point.parameters:.2f}'
   for metric in METRICS:
     yield _shown(point.spread(metric), len(point.scores))
     both = len(point.scores.keys() & plain.scores.keys())
@@ -132,22 +134,20 @@ def _cells(point: Point, plain: Point) -> Iterable[str]:
 
 
 def markdown(study: Study) -> str:
-  """The table, and what to know about it."""
-  plain, done = study.points[0], sum(len(p.scores) for p in study.points)
-  runs = len(study.points) * len(study.seeds)
-  unfinished = '' if done == runs else f' So far {done} of {runs} runs.'
+  """The table of all points, with a line about it."""
+  unfinished = f' So far {study.done} of {study.runs} runs.'
   names = 'encoding', 'ratio asked', 'parameters', 'memory', 'ratio'
   measured = [name for m in METRICS.values() for name in (m, f'{m} less plain')]
   header = [*names, *measured]
   rules = ['---', *['---:'] * (len(header) - 1)]
-  rows = [header, rules, *(_cells(p, plain) for p in study.points)]
+  rows = [header, rules, *(_cells(p, study.points[0]) for p in study.points)]
   return '\n'.join(
     [
       f'Data `{study.data}`, split {study.split} of {study.examples:,} '
-      f'examples; mean ± standard deviation over '
-      f'{seed_names(study.seeds)}. Differences '
-      f'from plain tables are taken seed by seed. Parameters and memory are '
-      f'those of all tables and of the layers of their encodings.{unfinished}',
+      f'examples; mean ± standard deviation over {study.seed_names}. '
+      'Differences from plain tables are taken seed by seed. Parameters and '
+      'memory are those of all tables and of the layers of their encodings.'
+      f'{"" if study.done == study.runs else unfinished}',
       '',
       *(f'| {" | ".join(row)} |' for row in rows),
       '',
@@ -164,12 +164,15 @@ def _as_json(study: Study) -> dict[str, Any]:
       | {'beyond_plain': point.beyond(plain, metric)._asdict()}
       for metric in METRICS
     }
-    asked = {'encoding': point.encoding, 'ratio_asked': point.ratio}
-    ratio = plain.size.parameters / point.size.parameters
-    runs = [{'seed': k} | dict(v) for k, v in point.scores.items()]
-    return (
-      asked | point.size._asdict() | {'ratio': ratio} | spreads | {'runs': runs}
-    )
+    return {
+      'encoding': point.encoding,
+      'ratio_asked': point.ratio,
+      'parameters': point.parameters,
+      'bytes': point.bytes,
+      'ratio': plain.parameters / point.parameters,
+      **spreads,
+      'runs': [{'seed': k} | dict(v) for k, v in point.scores.items()],
+    }
 
   return study._asdict() | {
     'environment': environment(),
@@ -177,16 +180,20 @@ def _as_json(study: Study) -> dict[str, Any]:
   }
 
 
-def check_writable(folder: Path) -> None:
-  """Makes a folder; raises `InputError` where `write` could not write there."""
+def make_folder(folder: Path) -> None:
+  """Makes the folder of a study.
+
+  Raises:
+    InputError: `write_study` could not write its files there.
+  """
   with files.writing(folder):
     folder.mkdir(parents=True, exist_ok=True)
   for name in (_PICTURE, _TABLE, _NUMBERS):
     files.check_writable(folder / name, '--workdir')
 
 
-def write(study: Study, folder: Path) -> None:
-  """Writes tradeoff.png, tradeoff.md and tradeoff.json, each as a whole."""
+def write_study(study: Study, folder: Path) -> None:
+  """Writes tradeoff.png, tradeoff.md and tradeoff.json."""
   from dlrm_jax.tradeoff.picture import picture
 
   files.write_bytes(folder / _PICTURE, picture(study))

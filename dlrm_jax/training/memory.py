@@ -1,7 +1,7 @@
 """The memory of a device in a training step, from shapes alone.
 
-What it counts is what a compiled step was seen to hold; `--compile` of
-`dlrm_jax.plan` compiles the real one.
+It counts what compiled steps were seen to hold; `python -m dlrm_jax.plan
+--compile` compiles the real step.
 """
 
 import math
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.features import Feature, shapes_of_roles
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.load import (
   RowState,
@@ -21,6 +21,7 @@ from dlrm_jax.embedding.load import (
   exchange_memory,
   load,
 )
+from dlrm_jax.models.shapes import Shapes
 from dlrm_jax.rows import Pytree
 from dlrm_jax.training.gradients import AT_ONCE
 from dlrm_jax.training.state import Task, abstract_params
@@ -38,8 +39,8 @@ class StepMemory(NamedTuple):
       it, which a TPU lays out anew to scatter into them.
     dense: parameters of the layers, their optimizer state and gradients.
     program: the code, with its constants.
-    work: the batch and activations, or rows on their way and their update:
-      what is more.
+    work: the batch and activations, or the rows in the exchange and their
+      update, whichever is more.
   """
 
   tables: int
@@ -50,34 +51,26 @@ class StepMemory(NamedTuple):
 
   @property
   def total(self) -> int:
-    """All of it."""
+    """Sum of all parts."""
     return sum(self)
 
 
 def row_state(tx: optax.GradientTransformation) -> RowState:
-  """What a transform keeps of the rows of a table."""
+  """The state that a transform keeps for the rows of a table."""
   rows, dim = 7, 3
   table = {'table': jax.ShapeDtypeStruct((rows, dim), jnp.float32)}
   shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(tx.init, table))]
   return RowState(shapes.count((rows, dim)), shapes.count((rows,)))
 
 
-def kernels(
-  model: nn.Module, dense: int, features: tuple[Feature, ...]
-) -> list[tuple[int, int]]:
-  """Widths of what goes into a model's layers, and comes out of them.
-
-  No device is touched.
-
-  Args:
-    model: (f32[B, N], f32[B, F, D]) -> f32[B].
-    dense: N.
-    features: the sparse ones, with their encodings.
-  """
+def kernels(model: nn.Module, shapes: Shapes) -> list[tuple[int, int]]:
+  """Input and output width of each layer of a model; no device is touched."""
 
   def init() -> Pytree:
-    vectors = jnp.zeros((1, len(features), features[0].encoding.dim))
-    return model.init(jax.random.key(0), jnp.zeros((1, dense)), vectors)
+    vectors = {
+      role: jnp.zeros((1, *shape)) for role, shape in shapes.vectors.items()
+    }
+    return model.init(jax.random.key(0), jnp.zeros((1, shapes.dense)), vectors)
 
   leaves = jax.tree.leaves(jax.eval_shape(init))
   return [x.shape for x in leaves if len(x.shape) == 2]
@@ -94,23 +87,24 @@ def layers_memory(
   dense: int,
   features: tuple[Feature, ...],
   batch: int,
-  micro_batch: int,
+  micro_batch: int | None,
 ) -> int:
   """Bytes of activations, their gradients, and the batch, on a device.
 
   Args:
-    model: (f32[B, N], f32[B, F, D]) -> f32[B].
-    dense: N.
-    features: the sparse ones, with their encodings.
-    batch: examples of a device.
-    micro_batch: those that it computes at a time; 0: all.
+    model: the layers over dense features and vectors.
+    dense: N, the number of dense features.
+    features: the sparse features, with their encodings.
+    batch: number of examples of a device.
+    micro_batch: number of them that it computes at a time; None: all.
   """
-  dim = features[0].encoding.dim
-  layers = kernels(model, dense, features)
+  layers = kernels(model, Shapes(dense, shapes_of_roles(features)))
   activations = sum(width for _, width in layers)
   joined = max((width for width, _ in layers), default=0)
-  # Vectors and their gradients; parts, where they are other than vectors.
-  vectors = 2 * (len(features) + 1) * dim
+  # Vectors and their gradients, one more for the output of a bottom MLP; parts
+  # where an encoding's parts are not its vectors.
+  dims = [feature.encoding.dim for feature in features]
+  vectors = 2 * (sum(dims) + max(dims))
   parts = sum(_parts(feature) for feature in features)
   at_once = min(batch, AT_ONCE * micro_batch) if micro_batch else batch
   work = at_once * (activations + joined + parts)
@@ -118,7 +112,7 @@ def layers_memory(
 
 
 def _parts(feature: Feature) -> int:
-  """Floats an example that an encoding has beside its vector."""
+  """Number of floats an example that an encoding has beside its vector."""
   encoding, own = feature.encoding, feature.encoding.activations()
   widths = [table.dim for table in encoding.tables]
   if widths == [encoding.dim] and not own:
@@ -127,23 +121,28 @@ def _parts(feature: Feature) -> int:
 
 
 def layers_bytes(task: Task) -> int:
-  """Bytes of the parameters of the layers, those of encodings with them."""
+  """Bytes of the parameters of all layers, those of encodings included."""
   return _bytes(abstract_params(task))
 
 
 def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
-  """What a device needs to train.
+  """Memory that a device needs to train.
 
   Args:
-    task: the model and its optimizer.
-    layout: of the tables.
+    task: the network and its optimizers.
+    layout: layout of the tables.
     use: batch, devices and the optimizer of the tables.
   """
-  features = task.collection.features
+  network, features = task.network, task.collection.features
   parameters = abstract_params(task)
   state = jax.eval_shape(task.tx.init, parameters)
-  shape = task.dense_features, features, use.local_batch, task.micro_batch
-  layers = layers_memory(task.model, *shape)
+  layers = layers_memory(
+    network.model,
+    network.dense_features,
+    features,
+    use.local_batch,
+    task.micro_batch,
+  )
   return StepMemory(
     tables=load(layout, use).bytes,
     copies=copies_memory(layout, use),

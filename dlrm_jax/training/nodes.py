@@ -1,9 +1,9 @@
-"""Independent tables: S nodes that share the layers, each with its own rows.
+"""Independent tables: S nodes share the layers, each has tables of its own.
 
-Each node learns its tables from its own part of every batch; only gradients
-of the layers are summed over all ("Distributed DLRM"). Here is what such
-tables need beside the step: now and then an average, and how far apart they
-have come.
+Each node trains its tables on its own part of every batch; only the gradients
+of the layers are summed over all nodes ("Distributed DLRM"). This file has
+what such tables need beside the step: averages over the nodes, and measures
+of how far the nodes' tables are apart.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from dlrm_jax.training.state import Task, TrainState, shardings
 
 
 def _own(collection: EmbeddingCollection) -> list[str]:
-  """Stacks of which every node has its own."""
+  """Names of the stacks of which every node has its own copy."""
   stacks = collection.layout.stacks.items()
   return [name for name, stack in stacks if stack.kind is Kind.INDEPENDENT]
 
 
 def node_count(task: Task) -> int:
-  """How many nodes learn tables of their own; 0: all tables are shared."""
+  """Number of nodes that have tables of their own; 0: all are shared."""
   return task.collection.layout.shards if _own(task.collection) else 0
 
 
@@ -50,11 +50,11 @@ def _averaged(collection: EmbeddingCollection, tables: Tables) -> Tables:
 
 
 def compiled_average(
-  task: Task, keep: bool = False
+  task: Task, *, keep: bool
 ) -> Callable[[TrainState], TrainState]:
-  """Puts the nodes' mean in the place of their tables.
+  """Replaces the tables of every node by the mean over all nodes.
 
-  Optimizer states stay as they are: each node goes on with its own.
+  Optimizer states are not averaged: each node goes on with its own.
 
   Args:
     task: what is trained.
@@ -69,10 +69,10 @@ def compiled_average(
 
 
 def divergence(task: Task, state: TrainState) -> dict[str, float]:
-  """How far the nodes' tables are apart, for each independent table.
+  """How far the copies of each independent table are apart.
 
-  Root mean square distance of the nodes to their mean, divided by the norm
-  of the mean: 0 where all are equal.
+  The root mean square distance of the nodes to their mean, divided by the
+  norm of the mean: 0 where all are equal.
   """
   collection = task.collection
 
@@ -98,7 +98,7 @@ def divergence(task: Task, state: TrainState) -> dict[str, float]:
 
 
 def _cell(scores: Mapping[str, float], metric: str) -> str:
-  """A metric, and its standard error where that is known."""
+  """A metric with its standard error, where that is known."""
   value = scores[metric]
   error = scores.get(f'{metric}_std_error', math.nan)
   if math.isnan(value):

@@ -1,28 +1,24 @@
 """What is trained, and its state: arrays only, so the state is the checkpoint.
 
-A `Task` is everything static of a training run; a `TrainState` everything
-that changes. `create_state` is the first state.
+A `Task` is everything static of a training run: a network, which scores, and
+what trains it. A `TrainState` is everything that changes; `create_state`
+gives the first one.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from dlrm_jax.batch import PAD, Batch
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
-from dlrm_jax.embedding.encoder import Recommender
+from dlrm_jax.embedding.network import Network
 from dlrm_jax.optim.rowwise import has_rows, with_counters
 from dlrm_jax.rows import Pytree
 from dlrm_jax.sharding import COPIED, sharding_of
-
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""(logits f32[B], labels f32[B]) -> losses f32[B]."""
+from dlrm_jax.training.heads import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,42 +26,36 @@ class Task:
   """The static side of training.
 
   Attributes:
-    collection: the tables.
-    model: (dense f32[B, N], vectors f32[B, F, D]) -> logits f32[B].
-    dense_features: N.
-    scale: standardises dense features, see `Recommender`.
-    loss: per example, from logits.
-    tx: moves the parameters of the model.
-    table_tx: moves the tables: a `rowwise` transform.
-    micro_batch: examples that a device computes at a time; 0: whatever suits
-      the backend.
+    network: what is trained.
+    heads: its tasks, one a column of its logits.
+    tx: the optimizer of the parameters of all layers.
+    table_tx: the optimizer of the tables: a `rowwise` transform.
+    micro_batch: number of examples that a device computes at a time; None:
+      a number that suits the backend.
   """
 
-  collection: EmbeddingCollection
-  model: nn.Module
-  dense_features: int
-  loss: Loss
+  network: Network
+  heads: tuple[Head, ...]
   tx: optax.GradientTransformation
   table_tx: optax.GradientTransformation
-  scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-  micro_batch: int = 0
+  micro_batch: int | None = None
 
   @property
-  def recommender(self) -> Recommender:
-    """The model behind its embeddings."""
-    return Recommender(self.collection, self.model, self.scale)
+  def collection(self) -> EmbeddingCollection:
+    """The tables of the network."""
+    return self.network.collection
 
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that changes, and nothing else.
+  """Everything that changes in training, and nothing else.
 
   Attributes:
-    step: i32[], updates made.
-    params: of the recommender.
-    opt_state: of `Task.tx`.
+    step: i32[], number of updates so far.
+    params: parameters of the layers of the network.
+    opt_state: state of `Task.tx`.
     tables: f32[R, D], or packed, for each stack.
-    table_state: of `Task.table_tx`; rows on axis 0.
+    table_state: state of `Task.table_tx`; rows on axis 0.
   """
 
   step: jax.Array
@@ -75,29 +65,16 @@ class TrainState:
   table_state: Pytree
 
 
-def first_params(task: Task, key: jax.Array) -> Pytree:
-  """Parameters of the layers: of the model, and of encodings that have any."""
-  hotness = sum(feature.hotness for feature in task.collection.features)
-  batch = Batch(
-    dense=jnp.zeros((1, task.dense_features)),
-    ids=jnp.full((1, hotness), PAD, jnp.int32),
-    labels=jnp.zeros(1),
-    weights=jnp.zeros(1),
-  )
-  vectors = task.collection.empty_vectors()
-  return task.recommender.init(key, batch, vectors)['params']
-
-
 def abstract_params(task: Task) -> Pytree:
   """Shapes of the parameters of the layers; no device is touched."""
-  return jax.eval_shape(lambda: first_params(task, jax.random.key(0)))
+  return jax.eval_shape(lambda: task.network.init(jax.random.key(0)))
 
 
 def create_state(task: Task, key: jax.Array) -> TrainState:
-  """The state before the first step; `new_state` makes it on the devices."""
+  """The state before the first step; `new_state` puts it on the devices."""
   table_key, model_key = jax.random.split(key)
   tables = task.collection.init(table_key)
-  params = first_params(task, model_key)
+  params = task.network.init(model_key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -108,7 +85,7 @@ def create_state(task: Task, key: jax.Array) -> TrainState:
 
 
 def fresh_tables(task: Task, state: TrainState, key: jax.Array) -> TrainState:
-  """The state with new tables, whose optimizer knows nothing of the old ones.
+  """The state with new tables and a new state of their optimizer.
 
   Counters go on, and so does the schedule of the learning rate. The arrays of
   the old tables are deleted before the new ones are made.
@@ -133,15 +110,15 @@ def abstract_state(task: Task) -> TrainState:
   """Shapes, dtypes and shardings of the state; nothing is computed.
 
   The shardings are those of the mesh in use: a checkpoint remembers the
-  devices that it was written on, which may not be here.
+  devices that it was written on, which this machine may not have.
   """
-  found: list[TrainState] = []
+  specs: list[TrainState] = []
 
-  # Traced as a whole: no device has to be there.
+  # Tracing the whole function needs no device.
   def create() -> TrainState:
     state = create_state(task, jax.random.key(0))
     state_specs = task.collection.state_specs(task.table_tx, state.table_state)
-    found.append(
+    specs.append(
       dataclasses.replace(
         jax.tree.map(lambda _: COPIED, state),
         tables=task.collection.specs,
@@ -151,13 +128,12 @@ def abstract_state(task: Task) -> TrainState:
     return state
 
   shapes = jax.eval_shape(create)
-  specs = found[0]
   return jax.tree.map(
     lambda x, spec: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding_of(spec)
     ),
     shapes,
-    specs,
+    specs[0],
   )
 
 

@@ -1,6 +1,6 @@
-"""One step: rows, vectors, gradients, and the two updates. All of it.
+"""One training step: rows, vectors, gradients, and the two updates.
 
-    rows    = collection.rows(ids)                 # integers
+    rows    = collection.rows(inputs.ids)          # integers
     vectors = collection.lookup(tables, rows)      # the one read
     loss, grads, vector_grads = gradients(params, batch, vectors)
     params  = params + tx(grads)
@@ -11,7 +11,6 @@ never exists: only those of the rows that the batch reads.
 """
 
 import functools
-from typing import Any
 
 import jax
 import optax
@@ -24,9 +23,10 @@ from dlrm_jax.training.state import Task, TrainState, shardings
 def train_step(
   task: Task, state: TrainState, batch: Batch
 ) -> tuple[TrainState, StepMetrics]:
-  """One update of everything; `compiled_step` compiles it."""
+  """Updates layers and tables once; `compiled_step` compiles it."""
+  inputs = batch.inputs
   with jax.named_scope('lookup'):
-    rows = task.collection.rows(batch.ids, batch.id_weights)
+    rows = task.collection.rows(inputs.ids, inputs.id_weights)
     vectors = task.collection.lookup(state.tables, rows)
   with jax.named_scope('layers'):
     metrics, grads, vector_grads = gradients(task, state.params, batch, vectors)
@@ -46,31 +46,9 @@ def train_step(
 
 
 def compiled_step(task: Task) -> jax.stages.Wrapped:
-  """`train_step` for the mesh in use; writes the state in place."""
+  """`train_step` compiled for the mesh in use; it writes the state in place."""
   return jax.jit(
     functools.partial(train_step, task),
     donate_argnums=0,
     out_shardings=(shardings(task), None),
   )
-
-
-def eval_step(
-  task: Task,
-  state: TrainState,
-  batch: Batch,
-  node: jax.Array | None = None,
-) -> jax.Array:
-  """Logits f32[B]; the state is read only.
-
-  Args:
-    task: what was trained.
-    state: of which parameters and tables are read.
-    batch: to score.
-    node: i32[], whose copies of independent tables score; None: each
-      node's score its own part of the batch.
-  """
-  rows = task.collection.rows(batch.ids, batch.id_weights, node)
-  anywhere = node is not None
-  vectors = task.collection.lookup(state.tables, rows, anywhere)
-  logits: Any = task.recommender.apply({'params': state.params}, batch, vectors)
-  return logits

@@ -1,1 +1,1 @@
-"""From the values of a raw column to rows of a table; NumPy and Polars."""
+"""Values of a raw column -> rows of a table; NumPy and Polars only."""

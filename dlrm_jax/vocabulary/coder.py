@@ -1,8 +1,9 @@
 """Values of a sparse column -> rows of its table.
 
-Four ways: by vocabulary, by hash, as they are, and by vocabulary in a table
-that is not all in memory: then every part of it finds what it has, and the
-findings are put together (`Coder.found`, `Coder.rows_of`).
+Values are hashed, or are rows already, or have a place in a vocabulary. The
+lookup tables of a vocabulary may exceed memory: then some of them are read at
+a time, and the places that each pass finds are combined (`Coder.places_of`,
+`Coder.rows_of`).
 """
 
 import dataclasses
@@ -23,18 +24,18 @@ from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
 
 
 class Values(NamedTuple):
-  """What is done to the values of a column first.
+  """A change of a column's values before they are counted and looked up.
 
   Attributes:
-    missing_is_zero: a missing value is the value 0.
-    modulo: values are taken modulo this; 0: as they are.
+    missing_is_zero: whether a missing value is replaced by 0.
+    modulo: a number modulo which values are taken; 0: values stay.
   """
 
   missing_is_zero: bool = False
   modulo: int = 0
 
   def of(self, values: pl.Series) -> pl.Series:
-    """The values that are counted and looked up."""
+    """The changed values."""
     if self.missing_is_zero:
       values = values.fill_null(0)
     if self.modulo:
@@ -44,19 +45,20 @@ class Values(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Coder:
-  """How a column's values become rows.
+  """The way the values of a column become rows.
 
   Attributes:
     column: the column.
-    rows: of its table.
-    hotness: ids an example, the longest bag.
-    prepare: what is done to values first.
-    base: row of the vocabulary's first value; values that it does not have
-      get the row before.
-    missing: place of the missing value in the vocabulary, from 1; 0: none.
-    tables: files of the vocabulary's lookup tables; each has the keys of one
-      residue of `shares(keys)`.
-    bags: file of what each row becomes, if the column is expanded.
+    rows: number of rows of its table.
+    hotness: number of ids in an example, the length of the longest bag.
+    prepare: change of values before they are looked up.
+    base: row of the first value in the vocabulary. Values outside the
+      vocabulary get the row before it.
+    missing: place of the missing value in the vocabulary, from 1; 0: the
+      vocabulary does not have it.
+    tables: files of the lookup tables; table i has the keys for which
+      `share_of(keys, len(tables))` is i.
+    bags: file with the made-up bag of each row, if the column is expanded.
     out_of_range: 'stop': a value without a row is an error; 'unknown': it gets
       row 0.
   """
@@ -73,15 +75,17 @@ class Coder:
 
   @property
   def closed(self) -> bool:
-    """Whether its vocabulary has no row for a value that it does not have."""
+    """Whether values outside the vocabulary have no row."""
     return self.column.ids == 'vocabulary' and not self.base
 
-  def found(self, values: pl.Series, tables: Sequence[int]) -> np.ndarray:
-    """Places of values in the vocabulary, from 1, i32[n]; 0: not in these.
+  def places_of(self, values: pl.Series, tables: Sequence[int]) -> np.ndarray:
+    """Places of values in the vocabulary, i32[n], from 1.
+
+    Values that are in none of the given tables have place 0.
 
     Args:
-      values: prepared.
-      tables: which of the lookup tables to look in.
+      values: n values, changed by `prepare`.
+      tables: numbers of the lookup tables to read.
     """
     keys, missing = keys_of(values)
     if len(self.tables) == 1:
@@ -99,25 +103,22 @@ class Coder:
     return places
 
   def lacks(self, values: pl.Series) -> np.ndarray:
-    """Which values, as the file has them, are not in the vocabulary: bool[n].
+    """Which values of a file are not in the vocabulary: bool[n]."""
+    return self.places_of(self.prepare.of(values), range(len(self.tables))) == 0
 
-    All lookup tables are read.
-    """
-    return self.found(self.prepare.of(values), range(len(self.tables))) == 0
-
-  def rows_of(self, values: pl.Series, found: np.ndarray | None) -> np.ndarray:
+  def rows_of(self, values: pl.Series, places: np.ndarray | None) -> np.ndarray:
     """Values -> rows, i32[n].
 
     Args:
-      values: prepared.
-      found: their places in the vocabulary, if the column has one.
+      values: n values, changed by `prepare`.
+      places: their places in the vocabulary; None if the column has none.
 
     Raises:
       InputError: a value has no row.
     """
-    if found is not None:
-      rows = found + np.int32(self.base - 1) if self.base != 1 else found
-      if self.column.modulo:  # but not of -1, which is no row
+    if places is not None:
+      rows = places + np.int32(self.base - 1) if self.base != 1 else places
+      if self.column.modulo:  # -1 is no row, and stays.
         rows = np.where(rows < 0, rows, rows % np.int32(self.rows))
       return self._checked(values, rows)
     if self.column.ids == 'hashed':
@@ -156,7 +157,7 @@ def closed_of(
 
 
 def share_of(keys: np.ndarray, shares: int) -> np.ndarray:
-  """Which of so many lookup tables (at most 65,536) has a key: u16[n]."""
+  """Number of the lookup table, of at most 65,536, that has a key: u16[n]."""
   mixed = (keys ^ keys >> keys.dtype.type(15)).astype(np.uint32)
   mixed = mixed * np.uint32(0x85EBCA6B) >> np.uint32(16)
   return (mixed * np.uint32(shares) >> np.uint32(16)).astype(np.uint16)
@@ -165,10 +166,19 @@ def share_of(keys: np.ndarray, shares: int) -> np.ndarray:
 def padded(
   name: str, lengths: np.ndarray, values: np.ndarray, width: int
 ) -> np.ndarray:
-  """Bags one after the other -> [n, width], PAD (of weights 0) behind them.
+  """Bags, one after the other -> rows of a matrix [n, width].
+
+  Args:
+    name: name of the column, for messages.
+    lengths: number of ids of each bag, [n].
+    values: ids or weights of all bags.
+    width: number of columns of the matrix.
+
+  Returns:
+    The matrix; free places have the id PAD or the weight 0.
 
   Raises:
-    InputError: a bag is longer.
+    InputError: a bag is longer than `width`.
   """
   if (longest := lengths.max(initial=0)) > width:
     raise InputError(

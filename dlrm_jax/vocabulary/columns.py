@@ -1,4 +1,4 @@
-"""The raw columns of a log: numbers and ids, and how ids become rows."""
+"""The columns of a raw log: numbers, and ids with the way they become rows."""
 
 import dataclasses
 
@@ -10,9 +10,9 @@ class Dense:
   """A dense column.
 
   Attributes:
-    name: of the feature.
-    transform: 'log1p' (log(max(x, 0) + 1)), 'log3' (log(x + 3)), or 'none';
-      a missing value is 0 before it.
+    name: name of the feature.
+    transform: 'log1p' (log(max(x, 0) + 1)), 'log3' (log(x + 3)) or 'none'. A
+      missing value counts as 0.
   """
 
   name: str
@@ -24,16 +24,17 @@ class Sparse:
   """A sparse column.
 
   Attributes:
-    name: of the feature.
-    ids: how values become rows: 'vocabulary' (counted), 'hashed', or 'rows'
-      (they are rows already, 0 ... rows - 1).
-    rows: of 'hashed' and 'rows'.
-    hotness: ids an example at most; 0: those of the longest bag.
-    bag: whether values are lists.
-    weighted: whether a bag has weights.
-    modulo: rows of the table, modulo which those of a vocabulary are taken;
-      0: it has all of them.
-    expand: whether one value becomes a bag of `hotness` (see `multi_hot`).
+    name: name of the feature.
+    ids: how values become rows: 'vocabulary' (values are counted), 'hashed',
+      or 'rows' (values are row numbers, 0 ... rows - 1).
+    rows: number of rows of the table if `ids` is 'hashed' or 'rows'.
+    hotness: maximum number of ids in an example; 0: length of the longest bag.
+    bag: whether a value is a list of ids.
+    weighted: whether the ids of a bag have weights.
+    modulo: number of rows of the table, if the rows of a vocabulary are taken
+      modulo that number; 0: the table has a row for every value.
+    expand: whether each id becomes a made-up bag of `hotness` ids (see
+      `prepare.stages.multi_hot`).
   """
 
   name: str
@@ -48,14 +49,14 @@ class Sparse:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """The columns that a reader gives; label comes first and is always there.
+  """The columns of a raw log, beside the label, which every log has.
 
   Attributes:
-    dense: those of numbers.
-    sparse: those of ids.
+    dense: columns of numbers.
+    sparse: columns of ids.
     weight: whether examples have weights.
-    time: whether they have a time.
-    label: the name that files have for the label; '': it has none.
+    time: whether examples have a time.
+    label: name of the label in the files; '': files do not name it.
   """
 
   dense: tuple[Dense, ...]
@@ -65,8 +66,8 @@ class Columns:
   label: str = ''
 
 
-def flat(column: Sparse, frame: pl.DataFrame) -> pl.Series:
-  """All values of a sparse column, bags one after the other."""
+def flat_values(column: Sparse, frame: pl.DataFrame) -> pl.Series:
+  """All values of a sparse column, one bag after the other."""
   values = frame[column.name]
   if column.bag:
     values = values.filter(values.list.len() > 0).explode()

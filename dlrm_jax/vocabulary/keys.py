@@ -1,14 +1,14 @@
-"""Categorical values as unsigned integers, the same everywhere and for ever.
+"""Keys of categorical values: unsigned integers, equal on every machine.
 
-A value of 32 bits is its own key, a wider integer its two's complement, a
-text the first 64 bits of its BLAKE2b digest: of a billion texts the chance
-that any two share a key is 3 %.
+The key of a 32-bit value is the value, the key of a wider integer its two's
+complement, and the key of a text the first 64 bits of its BLAKE2b digest:
+among a billion texts, two share a key with a probability of 3 %.
 
-Integers of 64 bits are -2^63 ... 2^64 - 1: half as many more as there are
-keys. Those from 2^63 on share the keys of the negative ones, in an order that
-has nothing to do with theirs. So no two share a key in a column without
-negative values; in one that has n of them and m of 2^63 or more, the chance
-that any two do is n m / 2^63.
+Logs may hold signed and unsigned 64-bit integers, -2^63 ... 2^64 - 1, which are
+1.5 times as many as there are keys. Integers from 2^63 on share the keys of
+the negative integers, in scrambled order. A column without negative values
+has no shared keys; in a column with n negative values and m values of 2^63 or
+more, two values share a key with a probability of n m / 2^63.
 """
 
 import hashlib
@@ -17,30 +17,34 @@ import numpy as np
 import polars as pl
 
 _SCRAMBLED = 0x1B873593CC9E2D51
-"""63 bits, of no meaning."""
+"""63 arbitrary bits."""
 
 
 def as_int64(value: int) -> int:
-  """An integer of 64 bits, signed or unsigned, as columns of Int64 have it."""
+  """A signed or unsigned 64-bit integer as a column of Int64 stores it."""
   return value if value < 2**63 else (value ^ _SCRAMBLED) - 2**64
 
 
 def of_int64(value: int) -> int:
-  """The integer of 2^63 or more of which `as_int64` makes a negative one."""
+  """The integer of 2^63 or more that `as_int64` maps to a negative value."""
   return (value + 2**64) ^ _SCRAMBLED
 
 
-def beyond(values: pl.Expr) -> pl.Expr:
-  """`as_int64` of a column of UInt64 that are 2^63 or more."""
+def column_as_int64(values: pl.Expr) -> pl.Expr:
+  """`as_int64` of a column of UInt64 whose values are 2^63 or more."""
   mixed = values ^ pl.lit(_SCRAMBLED, dtype=pl.UInt64)
   return mixed.reinterpret(signed=True)
 
 
 def keys_of(values: pl.Series) -> tuple[np.ndarray, np.ndarray | None]:
-  """Values -> u32[n] or u64[n], and where they are missing (None: nowhere).
+  """Keys of values.
 
   Args:
-    values: UInt32, an integer of up to 64 bits, or String.
+    values: n values of type UInt32, another integer type, or String.
+
+  Returns:
+    Keys u32[n] or u64[n], and which values are missing, bool[n]; None if no
+    value is missing.
   """
   missing = values.is_null().to_numpy() if values.null_count() else None
   if values.dtype == pl.String:
@@ -52,7 +56,7 @@ def keys_of(values: pl.Series) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _texts(values: pl.Series) -> np.ndarray:
-  # Only distinct texts are hashed: few, beside the rows.
+  # A column has few distinct texts, and only these are hashed.
   distinct = values.drop_nulls().unique()
   codes = values.cast(pl.Enum(distinct)).to_physical().fill_null(0)
   hashed = [

@@ -1,7 +1,7 @@
-"""What happens to an id that has no row: the two words of the config."""
+"""What happens to an id without a row: words of `config.data.out_of_range`."""
 
 STOP = 'stop'
-
+"""An id without a row is an error."""
 
 UNKNOWN = 'unknown'
-"""What to do with ids out of range: an error, or the unknown row."""
+"""An id without a row gets row 0, and is counted."""

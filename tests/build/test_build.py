@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.build import restored
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity, open_data, open_schema
+from dlrm_jax.build.run import build_run
+from dlrm_jax.build.task import build_task
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.features import Pooling
@@ -54,19 +56,21 @@ def unit(schema):
 def small(schema=CRITEO, **tables):
   config = load('criteo_kaggle')
   config.tables.update(tables)
-  return build.build_task(config, schema, unit(schema))
+  return build_task(config, schema, unit(schema))
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 @jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_every_config_builds_and_is_traced(name):
   config, schema = load(name), CONFIGS[name]
-  task = build.build_task(config, schema, unit(schema))
+  task = build_task(config, schema, unit(schema))
   size = config.train.batch_size
   batch = Batch(
-    dense=jax.ShapeDtypeStruct((size, len(schema.dense)), jnp.float32),
-    ids=jax.ShapeDtypeStruct((size, schema.hotness), jnp.int32),
-    labels=jax.ShapeDtypeStruct((size,), jnp.float32),
+    inputs=Inputs(
+      dense=jax.ShapeDtypeStruct((size, len(schema.dense)), jnp.float32),
+      ids=jax.ShapeDtypeStruct((size, schema.hotness), jnp.int32),
+    ),
+    labels=jax.ShapeDtypeStruct((size, 1), jnp.float32),
     weights=jax.ShapeDtypeStruct((size,), jnp.float32),
   )
   state = abstract_state(task)
@@ -122,7 +126,7 @@ def test_wrong_fields_of_a_feature_are_named(given, message):
 
 def test_data_with_other_ids_does_not_fit():
   log = Synthetic(train=100)
-  known = build.identity(log)
+  known = identity(log)
   restored.check_fits(log, known)
   other = dataclasses.replace(log, seed=1)
   with pytest.raises(InputError, match='other ids'):
@@ -136,9 +140,9 @@ def test_data_with_other_ids_does_not_fit():
 def test_a_task_is_built_again_from_what_a_run_remembers():
   config, log = load('synthetic'), Synthetic()
   config.model.dense_scaling = 'standard'
-  remembered = json.loads(json.dumps(build.identity(log)))
+  remembered = json.loads(json.dumps(identity(log)))
   task = restored.trained(config.to_dict(), remembered).task
-  assert task.scale == log.scale
+  assert task.network.scale == log.scale
   assert task.collection.tables[0].rows == log.tables[0]
 
 
@@ -146,17 +150,18 @@ def test_dense_features_are_standardised_when_asked():
   config = load('criteo_kaggle')
   config.model.dense_scaling = 'standard'
   scale = Scale((2.0,) * 13, (4.0,) * 12 + (0.0,))
-  task = build.build_task(config, CRITEO, scale)
-  plain = build.build_task(load('criteo_kaggle'), CRITEO, scale)
+  task = build_task(config, CRITEO, scale)
+  plain = build_task(load('criteo_kaggle'), CRITEO, scale)
   vectors = task.collection.empty_vectors()
   dense = jnp.arange(13, dtype=jnp.float32)[None]
-  one = jnp.ones(1)
-  batch = Batch(dense, jnp.zeros((1, 26), jnp.int32), one, one)
+  inputs = Inputs(dense, jnp.zeros((1, 26), jnp.int32))
   by_hand = (dense - 2) / jnp.array([4.0] * 12 + [1.0])[None]
-  params = task.recommender.init(jax.random.key(0), batch, vectors)
+  params = task.network.init(jax.random.key(0))
+  apply = functools.partial(task.network.apply, train=False)
+  plainly = functools.partial(plain.network.apply, train=False)
   np.testing.assert_allclose(
-    task.recommender.apply(params, batch, vectors),
-    plain.recommender.apply(params, batch._replace(dense=by_hand), vectors),
+    apply(params, inputs, vectors),
+    plainly(params, inputs._replace(dense=by_hand), vectors),
     rtol=1e-5,
   )
 
@@ -206,7 +211,7 @@ def test_a_layout_depends_on_the_shards_of_the_config_only():
   'name', ['criteo_kaggle', 'criteo_terabyte', 'criteo_mlperf']
 )
 def test_sizes_are_known_before_there_is_data(name):
-  schema, scale = build.open_schema(load(name))
+  schema, scale = open_schema(load(name))
   assert len(schema.dense) == len(scale.mean) == 13
   assert schema.hotness == 26
   published = {
@@ -218,7 +223,7 @@ def test_sizes_are_known_before_there_is_data(name):
 
 
 def test_the_multihot_tables_are_the_published_ones():
-  schema, _ = build.open_schema(load('criteo_mlperf:multihot'))
+  schema, _ = open_schema(load('criteo_mlperf:multihot'))
   assert sum(c.rows for c in schema.sparse) == 204_184_588
   assert schema.hotness == 214
 
@@ -229,7 +234,7 @@ def synthetic_run(workdir=pathlib.Path('w'), **fields):
   config.update_from_flattened_dict(
     {name.replace('__', '.'): value for name, value in fields.items()}
   )
-  return build.build_run(config, build.open_data(config), workdir)
+  return build_run(config, open_data(config), workdir)
 
 
 def test_a_batch_has_no_example_twice():

@@ -9,8 +9,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from dlrm_jax.build import restored
-from dlrm_jax.build import run as build
 from dlrm_jax.build.auto import settle
+from dlrm_jax.build.data import identity
+from dlrm_jax.build.task import build_task
 from dlrm_jax.data import prepared
 from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.sizes import Seen, frequent_rows
@@ -48,7 +49,7 @@ def config_of(**tables):
 
 
 def task_of(config, data=DATA):
-  return build.build_task(settle(config, data), data.schema, data.scale)
+  return build_task(settle(config, data), data.schema, data.scale)
 
 
 def encodings(config, data=DATA):
@@ -110,7 +111,7 @@ def test_other_words_beside_it_stay():
 def test_what_was_settled_builds_the_same_after_json():
   settled = settle(config_of(), DATA)
   again = json.loads(json.dumps(settled.to_dict()))
-  run = restored.trained(again, json.loads(json.dumps(build.identity(DATA))))
+  run = restored.trained(again, json.loads(json.dumps(identity(DATA))))
   assert (
     run.task.collection.features == task_of(config_of()).collection.features
   )
@@ -160,7 +161,7 @@ def test_the_impossible_is_refused(tables, words):
 
 def test_an_auto_that_nobody_settled_is_refused():
   with pytest.raises(InputError, match='is auto'):
-    build.build_task(config_of(), DATA.schema, DATA.scale)
+    build_task(config_of(), DATA.schema, DATA.scale)
 
 
 def run(*command, status=0):

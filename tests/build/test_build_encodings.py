@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.data.schema import Column, Schema
 from dlrm_jax.embedding.encoding import Composed, Plain, Projected
 from dlrm_jax.embedding.operations import (
@@ -67,9 +67,11 @@ def rows(encoding):
 
 def trace(task):
   batch = Batch(
-    dense=jax.ShapeDtypeStruct((8, 2), jnp.float32),
-    ids=jax.ShapeDtypeStruct((8, SCHEMA.hotness), jnp.int32),
-    labels=jax.ShapeDtypeStruct((8,), jnp.float32),
+    inputs=Inputs(
+      dense=jax.ShapeDtypeStruct((8, 2), jnp.float32),
+      ids=jax.ShapeDtypeStruct((8, SCHEMA.hotness), jnp.int32),
+    ),
+    labels=jax.ShapeDtypeStruct((8, 1), jnp.float32),
     weights=jax.ShapeDtypeStruct((8,), jnp.float32),
   )
   state = abstract_state(task)

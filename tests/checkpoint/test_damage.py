@@ -15,21 +15,25 @@ from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
+from dlrm_jax.training.heads import Head
 from dlrm_jax.training.state import Task, abstract_state, create_state
 
 
 def make_task(placement):
   table = Table('x', 700, 16, placement=placement)
   return Task(
-    collection=EmbeddingCollection((Feature('x', Plain(table)),), shards=2),
-    model=DLRM((16,), (4,)),
-    dense_features=1,
-    loss=binary_cross_entropy,
+    network=Network(
+      collection=EmbeddingCollection((Feature('x', Plain(table)),), shards=2),
+      model=DLRM((16,), (4,)),
+      dense_features=1,
+    ),
+    heads=(Head(binary_cross_entropy),),
     tx=optax.sgd(0.1),
     table_tx=rowwise(optax.trace(0.9)),
   )

@@ -11,11 +11,12 @@ import optax
 import pytest
 
 from dlrm_jax import sharding
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Composed, Plain, Projected
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.operations import Mult, PathBased
 from dlrm_jax.embedding.partitions import QuotientRemainder
 from dlrm_jax.embedding.table import Placement, Table
@@ -25,6 +26,7 @@ from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.run.evaluation import Evaluator
+from dlrm_jax.training.heads import Head
 from dlrm_jax.training.state import Task, abstract_state, new_state
 from dlrm_jax.training.step import compiled_step
 from tests import commands, job
@@ -48,10 +50,12 @@ def make_task(placements, shards, optimizer='rowwise_adagrad'):
     )
   )
   return Task(
-    collection=EmbeddingCollection(features, shards),
-    model=DLRM((4,), (4,)),
-    dense_features=2,
-    loss=binary_cross_entropy,
+    network=Network(
+      collection=EmbeddingCollection(features, shards),
+      model=DLRM((4,), (4,)),
+      dense_features=2,
+    ),
+    heads=(Head(binary_cross_entropy),),
     tx=optax.sgd(0.1, momentum=0.9),
     table_tx=rowwise(
       optax.chain(OPTIMIZERS[optimizer](), optax.scale_by_learning_rate(0.1))
@@ -63,9 +67,11 @@ def make_batch(seed):
   random = np.random.default_rng(seed)
   ids = [random.integers(-1, rows, 64) for rows in (*SIZES, SIZES[-1])]
   return Batch(
-    dense=random.normal(size=(64, 2)).astype(np.float32),
-    ids=np.stack(ids, 1).astype(np.int32),
-    labels=random.integers(0, 2, 64).astype(np.float32),
+    inputs=Inputs(
+      dense=random.normal(size=(64, 2)).astype(np.float32),
+      ids=np.stack(ids, 1).astype(np.int32),
+    ),
+    labels=random.integers(0, 2, 64).astype(np.float32)[:, None],
     weights=np.ones(64, np.float32),
   )
 
@@ -238,9 +244,12 @@ def composed_task(kinds, shards):
     Feature(name, encoding, hotness)
     for name, encoding, hotness in zip('abc', encodings, (1, 1, 2), strict=True)
   )
+  task = mixed_task(kinds, shards)
   return dataclasses.replace(
-    mixed_task(kinds, shards),
-    collection=EmbeddingCollection(features, shards),
+    task,
+    network=dataclasses.replace(
+      task.network, collection=EmbeddingCollection(features, shards)
+    ),
   )
 
 
@@ -304,10 +313,14 @@ def large_task(shards):
   """A table of 2**28 bytes and a small one."""
   tables = Table('a', 2**20, 64), Table('b', 10, 64)
   features = tuple(Feature(table.name, Plain(table)) for table in tables)
+  task = mixed_task(MIXED, 8)
   return dataclasses.replace(
-    mixed_task(MIXED, 8),
-    collection=EmbeddingCollection(features, shards),
-    model=DLRM((64,), (4,)),
+    task,
+    network=dataclasses.replace(
+      task.network,
+      collection=EmbeddingCollection(features, shards),
+      model=DLRM((64,), (4,)),
+    ),
     table_tx=rowwise(optax.sgd(0.1)),
   )
 

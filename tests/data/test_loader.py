@@ -33,13 +33,13 @@ class Numbered:
     return Block(
       dense=ids[:, None].astype(np.float32),
       ids=ids[:, None],
-      labels=(ids % 2).astype(np.float32),
+      labels=(ids % 2).astype(np.float32)[:, None],
       id_weights=ids[:, None].astype(np.float32) if self.id_weights else None,
     )
 
 
 def ids(batches, count):
-  return np.concatenate([next(batches).ids[:, 0] for _ in range(count)])
+  return np.concatenate([next(batches).inputs.ids[:, 0] for _ in range(count)])
 
 
 @pytest.mark.parametrize('examples', [800, 5 * BLOCK_ROWS, 3 * BLOCK_ROWS + 8])
@@ -175,9 +175,9 @@ def test_ids_out_of_range_become_the_unknown_row_and_are_counted(read):
   counted = 0
   for _ in range(16):  # an epoch
     batch = next(batches)
-    wrong = batch.ids[:, 1:] != batch.ids[:, :1]
-    zeros = wrong & (batch.ids[:, 1:] == 0)
-    assert (batch.ids[:, 1:][wrong & ~zeros] == PAD).all()
+    wrong = batch.inputs.ids[:, 1:] != batch.inputs.ids[:, :1]
+    zeros = wrong & (batch.inputs.ids[:, 1:] == 0)
+    assert (batch.inputs.ids[:, 1:][wrong & ~zeros] == PAD).all()
     counted += zeros.sum()
     assert batches.out_of_range == counted
   assert counted == 6
@@ -197,7 +197,7 @@ def test_a_bad_block_ends_the_batches_where_it_would_come(read, spoil, message):
 
   def compare():
     for batch in batches:
-      np.testing.assert_array_equal(batch.ids, next(good).ids)
+      np.testing.assert_array_equal(batch.inputs.ids, next(good).inputs.ids)
 
   with pytest.raises(InputError, match=message):
     compare()
@@ -217,7 +217,7 @@ def test_weights_of_examples_come_along_and_pad_with_zero():
     *stream_batches((source[i] for i in range(2)), source.schema, 1000),
   ]
   for batch in every:
-    np.testing.assert_array_equal(batch.weights, batch.ids[:, 0] + 1)
+    np.testing.assert_array_equal(batch.weights, batch.inputs.ids[:, 0] + 1)
 
 
 @pytest.mark.parametrize('processes', [2, 4])
@@ -242,10 +242,10 @@ def test_evaluation_counts_every_example_once_in_order(processes):
   seen = []
   for parts in zip(*streams, strict=True):
     for batch in parts:
-      assert batch.ids.shape == (1000 // processes, 1)
-      assert (batch.ids[batch.weights == 0] == PAD).all()
-      assert (batch.id_weights[batch.weights == 0] == 0).all()
-      seen.append(batch.ids[batch.weights > 0, 0])
+      assert batch.inputs.ids.shape == (1000 // processes, 1)
+      assert (batch.inputs.ids[batch.weights == 0] == PAD).all()
+      assert (batch.inputs.id_weights[batch.weights == 0] == 0).all()
+      seen.append(batch.inputs.ids[batch.weights > 0, 0])
   np.testing.assert_array_equal(
     np.concatenate(seen), np.arange(source.examples)
   )
@@ -257,7 +257,7 @@ def test_streamed_blocks_are_padded_to_batches():
     stream_batches((source[i] for i in range(2)), source.schema, 1024)
   )
   assert [int(b.weights.sum()) for b in batches] == [1024] * 4 + [10]
-  assert {b.labels.shape for b in batches} == {(1024,)}
+  assert {b.labels.shape for b in batches} == {(1024, 1)}
 
 
 def test_batches_are_float32_and_int32():

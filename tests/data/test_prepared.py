@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema, join, take
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare.movielens.writing import Split, creating, write
+from tests.sets import write_set
 
 SCHEMA = Schema(('a', 'b'), (Column('x', 9), Column('y', 50, hotness=3)))
 
@@ -26,7 +25,7 @@ def _block(rows, seed=0, weighted=False):
   return Block(
     rng.standard_normal((rows, 2)).astype(np.float32),
     rng.integers(-1, 9, (rows, 4)).astype(np.int32),
-    (rng.random(rows) < 0.3).astype(np.float32),
+    (rng.random((rows, 1)) < 0.3).astype(np.float32),
     rng.random((rows, 4)).astype(np.float32) if weighted else None,
   )
 
@@ -38,17 +37,8 @@ def _cut(block, sizes):
     start += size
 
 
-def _make(output, train, test, details=None, weighted=False, overwrite=False):
-  half = len(train.labels) // 3
-  splits = {
-    'train': Split(
-      len(train.labels), lambda: _cut(train, [half, len(train.labels) - half])
-    ),
-    'test': Split(len(test.labels), lambda: [test]),
-  }
-  with creating(output, overwrite) as folder:
-    write(folder, SCHEMA, splits, details or {'kind': 'made'}, weighted)
-  return open_prepared(output)
+def _make(output, train, test, details=None):
+  return write_set(output, SCHEMA, {'train': train, 'test': test}, details)
 
 
 def _same(a, b):
@@ -63,7 +53,7 @@ def _same(a, b):
 @pytest.mark.parametrize('weighted', [False, True])
 def test_what_is_written_is_read(tmp_path, weighted):
   train, test = _block(10000, 1, weighted), _block(7, 2, weighted)
-  prepared = _make(tmp_path / 'set', train, test, weighted=weighted)
+  prepared = _make(tmp_path / 'set', train, test, {'kind': 'made'})
   assert prepared.schema == SCHEMA
   assert prepared.splits == {'train': 10000, 'test': 7}
   assert prepared.clicks['train'] == train.labels.sum()
@@ -79,13 +69,11 @@ def test_order_holds_over_many_files(tmp_path, monkeypatch):
   rows = 300 * BLOCK_ROWS + 5
   # Two words an example: two files.
   monkeypatch.setattr(shards, 'SHARD_BYTES', 8 * 256 * BLOCK_ROWS)
-  labels = np.zeros(rows, np.float32)
+  labels = np.zeros((rows, 1), np.float32)
   schema = Schema((), (Column('x', rows),))
   ids = np.arange(rows, dtype=np.int32)[:, None]
   block = Block(np.empty((rows, 0), np.float32), ids, labels)
-  with creating(tmp_path / 'set') as folder:
-    write(folder, schema, {'train': Split(rows, lambda: [block])}, {})
-  source = open_prepared(tmp_path / 'set').source('train')
+  source = write_set(tmp_path / 'set', schema, {'train': block}).source('train')
   assert len(source) == 301
   assert len(list((tmp_path / 'set').glob('*.array_record-*'))) == 2
   found = np.concatenate([source[i].ids for i in range(len(source))])
@@ -171,62 +159,6 @@ def test_another_format_is_refused(tmp_path):
   path.write_text(json.dumps(json.loads(path.read_text()) | {'format': 99}))
   with pytest.raises(InputError, match='format 99'):
     open_prepared(tmp_path / 'set')
-
-
-def test_an_existing_set_stays_unless_overwritten(tmp_path):
-  _make(tmp_path / 'set', _block(10), _block(10))
-  with pytest.raises(InputError, match='exists already'):
-    _make(tmp_path / 'set', _block(20), _block(10))
-  assert open_prepared(tmp_path / 'set').splits['train'] == 10
-  _make(tmp_path / 'set', _block(20), _block(10), overwrite=True)
-  assert open_prepared(tmp_path / 'set').splits['train'] == 20
-  assert os.listdir(tmp_path) == ['set']
-
-
-def test_only_a_prepared_set_is_ever_overwritten(tmp_path):
-  home = tmp_path / 'home'
-  home.mkdir()
-  (home / 'letter.txt').write_text('dear')
-  with (
-    pytest.raises(InputError, match='not a prepared set'),
-    creating(home, overwrite=True),
-  ):
-    pass
-  assert (home / 'letter.txt').read_text() == 'dear'
-
-
-def test_an_error_leaves_nothing(tmp_path):
-  def blocks():
-    yield _block(10)
-    raise KeyboardInterrupt
-
-  with (
-    pytest.raises(KeyboardInterrupt),
-    creating(tmp_path / 'set') as folder,
-  ):
-    write(folder, SCHEMA, {'train': Split(20, blocks)}, {})
-  assert os.listdir(tmp_path) == []
-
-
-def test_a_failed_overwrite_leaves_the_old_set(tmp_path):
-  _make(tmp_path / 'set', _block(10), _block(10))
-  with (
-    pytest.raises(ZeroDivisionError),
-    creating(tmp_path / 'set', overwrite=True),
-  ):
-    raise ZeroDivisionError
-  assert open_prepared(tmp_path / 'set').splits['train'] == 10
-
-
-def test_what_a_killed_run_left_is_removed(tmp_path):
-  dead = subprocess.Popen([sys.executable, '-c', ''])
-  dead.wait()
-  (tmp_path / f'set.incomplete-{dead.pid}').mkdir()
-  (tmp_path / 'set.incomplete-notes').mkdir()
-  (tmp_path / f'set.incomplete-{os.getppid()}').mkdir()  # alive
-  _make(tmp_path / 'set', _block(10), _block(10))
-  left = {'set', 'set.incomplete-notes', f'set.incomplete-{os.getppid()}'}
-  assert set(os.listdir(tmp_path)) == left
 
 
 def test_tensorflow_and_jax_are_not_imported(tmp_path):

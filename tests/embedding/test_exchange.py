@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlrm_jax import sharding
-from dlrm_jax.batch import PAD
+from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.embedding.capacity import Reader, capacity
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoder import encode
@@ -193,7 +193,8 @@ def steps_of(tx, devices, seeds, kind):
     vectors = collection.lookup(tables, rows)
 
     def loss(vectors):
-      return jnp.sum(encode(collection, vectors, ids, weights) * target)
+      inputs = Inputs(jnp.zeros((len(ids), 0)), ids, weights)
+      return jnp.sum(encode(collection, vectors, inputs)['vectors'] * target)
 
     grads = jax.grad(loss)(vectors)
     return collection.update(tx, tables, state, rows, grads)

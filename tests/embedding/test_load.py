@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from configs import default
-from dlrm_jax.build import run
+from dlrm_jax.build.data import open_schema
+from dlrm_jax.build.task import build_task
 from dlrm_jax.embedding.capacity import capacity
 from dlrm_jax.embedding.layout import plan_layout
 from dlrm_jax.embedding.load import (
@@ -148,7 +149,7 @@ def test_bytes_sent_are_those_of_the_compiled_step(hotness, placement):
   config.data.expected.hotness = hotness
   config.model.bottom = config.model.top = (8,)
   config.tables.placement = placement
-  task = run.build_task(config, *run.open_schema(config))
+  task = build_task(config, *open_schema(config))
   step = compiled.compile_step(task, 1024, jax.devices())
   found = sum(
     c.bytes * c.count

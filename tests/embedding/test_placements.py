@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from dlrm_jax import sharding
-from dlrm_jax.batch import PAD
+from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.features import Feature, Pooling
@@ -53,7 +53,8 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, vectors, ids, id_weights):
-    return encode(self.collection, vectors, ids, id_weights)
+    inputs = Inputs(jnp.zeros((len(ids), 0)), ids, id_weights)
+    return encode(self.collection, vectors, inputs)['vectors']
 
 
 class Model(NamedTuple):

@@ -8,25 +8,23 @@ import pytest
 
 from dlrm_jax.data.schema import Block, Column, Schema
 from dlrm_jax.inspect.__main__ import main
-from dlrm_jax.prepare.movielens.writing import Split, creating, write
+from tests.sets import write_set
 
 
 def made(folder, splits, weighted=False):
   """A set of one hashed feature and one bag; test ids are 100 higher."""
 
-  def blocks(name, n):
+  def block(name, n):
     rng = np.random.default_rng(n)
     ids = rng.integers(0, 100, (n, 4)).astype(np.int32)
     ids[:, 0] += 100 * (name == 'test')
     ids[: n // 4, 1:] = -1
     dense = rng.normal(size=(n, 1)).astype(np.float32)
     weights = np.ones_like(ids, np.float32) if weighted else None
-    yield Block(dense, ids, (dense[:, 0] > 0).astype(np.float32), weights)
+    return Block(dense, ids, (dense > 0).astype(np.float32), weights)
 
   schema = Schema(('I<1>',), (Column('C1', 1000), Column('bag', 100, 3)))
-  with creating(str(folder), False) as work:
-    parts = {k: Split(n, lambda k=k, n=n: blocks(k, n)) for k, n in splits}
-    write(work, schema, parts, {}, weighted)
+  write_set(folder, schema, {name: block(name, n) for name, n in splits})
   return str(folder)
 
 
@@ -78,16 +76,14 @@ def test_a_mistake_is_one_line(capsys, flags, why):
 
 
 def test_a_feature_that_alone_tells_the_label_is_warned_of(tmp_path, capsys):
-  def blocks(n):
+  def block(n):
     ids = np.random.default_rng(n).integers(0, 7, (n, 2), np.int32)
-    labels = (ids[:, 0] == 3).astype(np.float32)
-    yield Block(np.zeros((n, 0), np.float32), ids, labels)
+    labels = (ids[:, :1] == 3).astype(np.float32)
+    return Block(np.zeros((n, 0), np.float32), ids, labels)
 
   schema = Schema((), (Column('leak', 7), Column('good', 7)))
-  with creating(str(tmp_path / 'set'), False) as work:
-    sizes = [('train', 4000), ('test', 900)]
-    parts = {k: Split(n, lambda n=n: blocks(n)) for k, n in sizes}
-    write(work, schema, parts, {})
+  splits = {'train': block(4000), 'test': block(900)}
+  write_set(tmp_path / 'set', schema, splits)
   assert main([str(tmp_path / 'set')]) == 0
   (line,) = [
     line for line in capsys.readouterr().out.splitlines() if 'WARNING' in line

@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from configs import default
-from dlrm_jax.build import run
+from dlrm_jax.build.data import open_schema
+from dlrm_jax.build.task import build_task
 from dlrm_jax.embedding.load import Use
 from dlrm_jax.errors import InputError
 from dlrm_jax.plan import compiled
@@ -32,7 +33,7 @@ def make_task(hotness, chips, rows=800_000, dim=128):
   config.tables.shards = chips
   config.tables.placement = 'row_wise'
   config.table_optimizer.name = 'rowwise_adagrad'
-  return run.build_task(config, *run.open_schema(config))
+  return build_task(config, *open_schema(config))
 
 
 @needs_libtpu
@@ -98,5 +99,5 @@ def test_the_compilers_refusal_is_read():
   )
   error = compiled.OutOfMemory(said)
   assert error.wanted == round(19.10 * 2**30)
-  assert 'See more' not in error.said
+  assert 'See more' not in error.summary
   assert compiled.OutOfMemory('RESOURCE_EXHAUSTED').wanted is None

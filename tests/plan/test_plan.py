@@ -22,7 +22,7 @@ def plan(*flags):
 
 def suggestions(text):
   """Flags and sizes that a plan says would fit."""
-  return re.findall(r'^(?:to fit|or) +(--.*): (.*) a device$', text, re.M)
+  return re.findall(r'^to fit +(--.*): (.*) a device$', text, re.M)
 
 
 @pytest.fixture(scope='module')
@@ -44,16 +44,14 @@ def test_what_can_not_fit_is_said_with_what_would(multihot):
   text, found = multihot
   assert 'IT DOES NOT FIT' in text
   assert not found['fits']
-  assert '--devices=16' in text
-  assert 'rowwise_adagrad' in text
-  assert '--config.tables.rows=' in text
+  assert 'to fit    --devices=16: ' in text
 
 
 def test_json_has_numbers_notes_and_suggestions(multihot):
-  text, found = multihot
-  assert len(found['suggestions']) == len(suggestions(text)) > 2
-  assert all(s['total'] <= found['budget'] for s in found['suggestions'])
-  assert found['suggestions'][0]['flags'] == {'devices': 16}
+  _, found = multihot
+  (hint,) = found['suggestions']
+  assert hint['flags'] == {'devices': 16}
+  assert hint['total'] <= found['budget']
   assert ['--memory=20GB' in note for note in found['notes']] == [True]
   assert found['compiled'] == []
   assert sum(t['rows'] for t in found['tables']) == 204_184_588
@@ -82,6 +80,11 @@ FOLLOWED = {
     '--config.tables.placement=table_wise',
     '--devices=4',
     '--memory=1GB',
+  ),
+  'no more devices': (
+    '--config=configs/criteo_kaggle.py',
+    '--devices=128',
+    '--memory=25MB',
   ),
   'a batch that few counts divide': (
     '--config=configs/criteo_kaggle.py',

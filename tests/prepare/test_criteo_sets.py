@@ -15,15 +15,15 @@ from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import join
 from dlrm_jax.data.unknown import UnknownIds, unknown_rows
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare import budget, pipeline
-from dlrm_jax.prepare.criteo import options as criteo
+from dlrm_jax.prepare import pipeline, resources
+from dlrm_jax.prepare.criteo import settings as criteo
 from dlrm_jax.prepare.criteo.criteo_rows import SPARSE
-from dlrm_jax.prepare.criteo.options import prepare
+from dlrm_jax.prepare.criteo.settings import prepare_criteo
+from dlrm_jax.prepare.known_ids import read_raw
 from dlrm_jax.prepare.readers import text_files
-from dlrm_jax.prepare.rereading import read_raw
 
 PACK = {'.gz': gzip.compress, '.bz2': bz2.compress, '.xz': lzma.compress}
-Options = functools.partial(criteo.Options, shuffle=False)
+Options = functools.partial(criteo.CriteoSettings, shuffle=False)
 
 
 def make_rows(count, seed=0):
@@ -63,7 +63,9 @@ def vocabulary(train, column, min_count=1):
 
 
 def check(block, rows, vocabularies):
-  np.testing.assert_array_equal(block.labels, [float(row[0]) for row in rows])
+  np.testing.assert_array_equal(
+    block.labels[:, 0], [float(row[0]) for row in rows]
+  )
   dense = [[math.log(max(int(x or 0), 0) + 1) for x in r[1:14]] for r in rows]
   np.testing.assert_allclose(block.dense, dense, rtol=2e-7)
   ids = [
@@ -83,7 +85,7 @@ def test_ids_are_counted_in_the_training_rows_only(tmp_path, min_count):
   rows = make_rows(1000)
   raw = save(tmp_path / 'raw.txt', rows)
   options = Options(min_count=min_count)
-  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  prepared = prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), options)
   assert prepared.splits == {'train': 858, 'validation': 71, 'test': 71}
   vocabularies = [vocabulary(rows[:858], c, min_count) for c in range(26)]
   tables = [column.rows for column in prepared.schema.sparse]
@@ -104,7 +106,7 @@ def test_ids_are_counted_in_the_training_rows_only(tmp_path, min_count):
 
 def test_packed_parts_with_windows_ends_are_the_same_set(tmp_path):
   rows = make_rows(500)
-  one = prepare(
+  one = prepare_criteo(
     {'all': [save(tmp_path / 'a', rows)]}, str(tmp_path / 'one'), Options()
   )
   parts = [
@@ -114,7 +116,7 @@ def test_packed_parts_with_windows_ends_are_the_same_set(tmp_path):
     save(tmp_path / 'e.xz', rows[290:400]),
     save(tmp_path / 'f.zip', rows[400:]),
   ]
-  two = prepare({'all': parts}, str(tmp_path / 'two'), Options())
+  two = prepare_criteo({'all': parts}, str(tmp_path / 'two'), Options())
   assert two.schema == one.schema
   for split in one.splits:
     a, b = whole(one.source(split)), whole(two.source(split))
@@ -133,7 +135,7 @@ def test_separate_files_are_the_splits(tmp_path):
     ],
     'test': [save(tmp_path / 'c', rows[200:])],
   }
-  prepared = prepare(inputs, str(tmp_path / 'set'), Options(splits=None))
+  prepared = prepare_criteo(inputs, str(tmp_path / 'set'), Options(splits=None))
   assert prepared.splits == {'train': 200, 'test': 100}
   vocabularies = [vocabulary(rows[:200], c) for c in range(26)]
   check(whole(prepared.source('test')), rows[200:], vocabularies)
@@ -142,7 +144,7 @@ def test_separate_files_are_the_splits(tmp_path):
 def test_hashed_ids_need_no_vocabulary(tmp_path):
   raw = save(tmp_path / 'raw', make_rows(100))
   output = tmp_path / 'set'
-  prepared = prepare({'all': [raw]}, str(output), Options(hash_rows=50))
+  prepared = prepare_criteo({'all': [raw]}, str(output), Options(hash_rows=50))
   assert {column.rows for column in prepared.schema.sparse} == {50}
   assert 'splitmix64' in prepared.details['hash']
   assert not (output / 'vocabulary').exists()
@@ -153,7 +155,7 @@ def test_hashed_ids_need_no_vocabulary(tmp_path):
 def test_a_raw_file_is_read_in_the_training_vocabularies(tmp_path):
   rows = make_rows(600)
   raw = save(tmp_path / 'raw', rows)
-  prepare({'all': [raw]}, str(tmp_path / 'set'), Options(min_count=2))
+  prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), Options(min_count=2))
   prepared = open_prepared(tmp_path / 'set')
   vocabularies = [vocabulary(rows[:515], c, 2) for c in range(26)]
   other = make_rows(200, seed=1)
@@ -164,7 +166,7 @@ def test_a_raw_file_is_read_in_the_training_vocabularies(tmp_path):
 def test_equal_runs_have_equal_fingerprints(tmp_path):
   raw = save(tmp_path / 'raw', make_rows(100))
   prints = [
-    prepare({'all': [raw]}, str(tmp_path / name), options).fingerprint
+    prepare_criteo({'all': [raw]}, str(tmp_path / name), options).fingerprint
     for name, options in (
       ('a', Options()),
       ('b', Options()),
@@ -184,7 +186,7 @@ def test_skipped_rows_are_counted_and_the_others_kept(tmp_path):
   good = [row for i, row in enumerate(rows) if i not in (30, 31, 200, 399)]
   raw = save(tmp_path / 'raw', dirty)
   options = Options(on_bad_row='skip', splits='train=1')
-  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  prepared = prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), options)
   vocabularies = [vocabulary(good, c) for c in range(26)]
   check(whole(prepared.source('train')), good, vocabularies)
   assert prepared.details['bad_rows'] == {
@@ -204,7 +206,7 @@ def test_a_bad_row_stops_and_leaves_nothing(tmp_path):
   raw = save(tmp_path / 'raw', rows)
   why = r"raw, line 251, column I3: non-integer: '\+1'; expected an integer"
   with pytest.raises(InputError, match=why):
-    prepare({'all': [raw]}, str(tmp_path / 'set'))
+    prepare_criteo({'all': [raw]}, str(tmp_path / 'set'))
   assert [path.name for path in tmp_path.iterdir()] == ['raw']
 
 
@@ -214,9 +216,9 @@ def test_a_truncated_gzip_keeps_the_rows_before_when_skipping(tmp_path):
   save(raw, rows)
   raw.write_bytes(raw.read_bytes()[: raw.stat().st_size // 2])
   with pytest.raises(InputError, match='damaged gzip'):
-    prepare({'all': [str(raw)]}, str(tmp_path / 'set'))
+    prepare_criteo({'all': [str(raw)]}, str(tmp_path / 'set'))
   options = Options(on_bad_row='skip', splits='train=1')
-  prepared = prepare({'all': [str(raw)]}, str(tmp_path / 'set'), options)
+  prepared = prepare_criteo({'all': [str(raw)]}, str(tmp_path / 'set'), options)
   kept = prepared.splits['train']
   assert 100 < kept < 500
   assert prepared.details['bad_rows'] == {'damaged gzip': 1}
@@ -235,11 +237,13 @@ def test_what_an_unfinished_run_has_lost_stops_one_that_must_not_skip(
   output = str(tmp_path / 'set')
 
   def run(bad):
-    job = criteo.job({'all': [str(raw)]}, Options(on_bad_row=bad))
-    pipeline.run(job, output, budget.default_memory())
+    job = criteo.criteo_preparation(
+      {'all': [str(raw)]}, Options(on_bad_row=bad)
+    )
+    pipeline.prepare_set(job, output, resources.default_memory())
 
   with monkeypatch.context() as patch:
-    patch.setattr(pipeline.vocabularies, 'make', lambda *args: 1 / 0)
+    patch.setattr(pipeline.number, 'make_vocabularies', lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
       run('skip')
   with pytest.raises(InputError, match=r'LOST: the rest of raw.gz'):
@@ -251,15 +255,15 @@ def test_what_an_unfinished_run_has_lost_stops_one_that_must_not_skip(
 def test_a_split_without_rows_is_refused(tmp_path):
   raw = save(tmp_path / 'raw', make_rows(5))
   with pytest.raises(InputError, match='split validation would have no rows'):
-    prepare({'all': [raw]}, str(tmp_path / 'set'))
+    prepare_criteo({'all': [raw]}, str(tmp_path / 'set'))
 
 
 def test_another_kind_of_set_reads_no_raw_criteo(tmp_path):
   raw = save(tmp_path / 'raw', make_rows(50))
-  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'))
+  prepared = prepare_criteo({'all': [raw]}, str(tmp_path / 'set'))
   del prepared.details['format']
-  prepared.details['kind'] = 'movielens'
-  with pytest.raises(InputError, match='was prepared from movielens'):
+  prepared.details['kind'] = 'other'
+  with pytest.raises(InputError, match='was prepared from other'):
     next(read_raw(prepared, [raw]))
 
 
@@ -268,7 +272,7 @@ def test_the_sample_of_kaggle_is_cut_as_published(
 ):
   monkeypatch.undo()
   raw = real_data / 'criteo_kaggle_sample' / 'train.txt'
-  prepared = prepare({'all': [str(raw)]}, str(tmp_path / 'set'))
+  prepared = prepare_criteo({'all': [str(raw)]}, str(tmp_path / 'set'))
   assert prepared.splits == {'train': 100573, 'validation': 8381, 'test': 8381}
   assert sum(prepared.clicks.values()) / 117_335 == pytest.approx(
     0.257, abs=1e-3
@@ -280,7 +284,7 @@ def test_the_sample_of_kaggle_is_cut_as_published(
 def test_the_share_of_unknown_ids_in_training_is_known(tmp_path):
   raw = save(tmp_path / 'raw', make_rows(400))
   options = Options(min_count=3, splits='train=1/2,test=1/2')
-  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  prepared = prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), options)
   rows = unknown_rows(prepared)
   train = whole(prepared.source('train')).ids
   assert (train == 0).any()
@@ -298,7 +302,7 @@ def test_the_share_of_unknown_ids_in_training_is_known(tmp_path):
 def test_the_share_is_known_of_sets_that_do_not_say_the_total(tmp_path):
   raw = save(tmp_path / 'raw', make_rows(400))
   options = Options(min_count=3, splits='train=1/2,test=1/2')
-  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  prepared = prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), options)
   said = unknown_rows(prepared)
   for counted in prepared.details['columns'].values():
     assert counted.pop('total') == 200
@@ -308,5 +312,7 @@ def test_the_share_is_known_of_sets_that_do_not_say_the_total(tmp_path):
 def test_features_whose_ids_do_not_say_whether_they_are_known(tmp_path):
   raw = save(tmp_path / 'raw', make_rows(100))
   for options in (Options(hash_rows=9), Options('fb')):
-    prepared = prepare({'all': [raw]}, str(tmp_path / options.mode), options)
+    prepared = prepare_criteo(
+      {'all': [raw]}, str(tmp_path / options.mode), options
+    )
     assert not unknown_rows(prepared)

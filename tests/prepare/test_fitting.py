@@ -8,15 +8,16 @@ import pytest
 
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare import pipeline, rereading
+from dlrm_jax.prepare import known_ids, pipeline
 from dlrm_jax.prepare.bad_rows import BadRows
-from dlrm_jax.prepare.budget import default_memory
-from dlrm_jax.prepare.criteo.options import Options, prepare
+from dlrm_jax.prepare.criteo.settings import CriteoSettings, prepare_criteo
 from dlrm_jax.prepare.fitting import Fit, fitting
+from dlrm_jax.prepare.preparation import Settings, preparation_of
 from dlrm_jax.prepare.readers import lines as raw_text
 from dlrm_jax.prepare.readers import text_files
 from dlrm_jax.prepare.readers.formats import reader_of
 from dlrm_jax.prepare.readers.reader import PIECE_BYTES
+from dlrm_jax.prepare.resources import default_memory
 
 N = 40
 SCHEMA = {
@@ -62,9 +63,9 @@ UNIT = {'csv': ('line', 2), 'parquet': ('row', 1)}
 
 
 def prepared(folder, raw, path, bad='skip', **fields):
-  options = pipeline.Options('train=1', shuffle=False, on_bad_row=bad)
-  job = pipeline.job_of(reader_of(raw), {'all': [path]}, options, raw, **fields)
-  pipeline.run(job, str(folder / 'set'), default_memory(), True)
+  options = Settings('train=1', shuffle=False, on_bad_row=bad)
+  job = preparation_of(reader_of(raw), {'all': [path]}, options, raw, **fields)
+  pipeline.prepare_set(job, str(folder / 'set'), default_memory(), True)
   return open_prepared(folder / 'set')
 
 
@@ -129,8 +130,8 @@ def test_criteo_rows_without_a_logarithm_are_named_and_skipped(tmp_path):
   inputs = {'all': [str(path)]}
 
   def made(bad):
-    options = Options('torchrec', splits='train=1', on_bad_row=bad)
-    return prepare(inputs, str(tmp_path / 'set'), options)
+    options = CriteoSettings('torchrec', splits='train=1', on_bad_row=bad)
+    return prepare_criteo(inputs, str(tmp_path / 'set'), options)
 
   path.write_text('\n'.join([row, row, row, bad, row, '']))
   with pytest.raises(InputError, match=r'train.txt, line 4, column I1: .*: -3'):
@@ -177,16 +178,16 @@ def test_a_longer_bag_than_training_had_is_cut_and_counted(set_of_bags):
   (folder / 'new').mkdir()
   path = write_csv(folder / 'new', columns(h={4: [3, 1, 2, 5], 6: [1, 1, 1]}))
   bad = BadRows()
-  read = ids_of(rereading.read_raw(known, [path], bad=bad))
+  read = ids_of(known_ids.read_raw(known, [path], bad=bad))
   want = ids(known)
   assert (read[0], read[4], read[6][1]) == (want[0], want[3], want[0][1])
   assert list(bad.report()) == [
     '2 x bag of h cut to its first 2 ids, the most in training'
   ]
-  job = rereading.job(
-    known, {'test': [path]}, pipeline.Options(None, shuffle=False)
+  job = known_ids.preparation_with(
+    known, {'test': [path]}, Settings(None, shuffle=False)
   )
-  pipeline.run(job, str(folder / 'lent'), default_memory())
+  pipeline.prepare_set(job, str(folder / 'lent'), default_memory())
   lent = open_prepared(folder / 'lent')
   assert ids(lent, 'test') == read
   assert lent.details['skipped'] == list(bad.report())
@@ -199,7 +200,7 @@ def test_ids_out_of_range_become_row_0_where_the_config_says_so(tmp_path, kind):
   (tmp_path / 'new').mkdir()
   path = WRITE[kind](tmp_path / 'new', columns(u={3: 6, 9: -2}, p={5: -3}))
   bad = BadRows('skip')
-  read = ids_of(rereading.read_raw(made, [path], 'skip', bad, 'unknown'))
+  read = ids_of(known_ids.read_raw(made, [path], 'skip', bad, 'unknown'))
   assert (len(read), read[3], read[8], read[4]) == (N - 1, [0], [0], [4])
   assert next(bad.report()) == '2 x id of u out of range, which became row 0'
   assert bad.counts.total() == 1
@@ -224,23 +225,23 @@ def test_a_value_that_a_closed_vocabulary_lacks_is_a_bad_row(tmp_path):
   log, new = tmp_path / 'log', tmp_path / 'new'
   log.write_text('\n'.join(map(criteo_row, ['a', 'b', 'c'])))
   new.write_text('\n'.join(map(criteo_row, ['c', 'd', 'a'])))
-  options = Options('fb', splits='train=1', shuffle=False)
-  known = prepare({'all': [str(log)]}, str(tmp_path / 'set'), options)
+  options = CriteoSettings('fb', splits='train=1', shuffle=False)
+  known = prepare_criteo({'all': [str(log)]}, str(tmp_path / 'set'), options)
 
   def job(bad):
-    options = pipeline.Options(None, shuffle=False, on_bad_row=bad)
-    return rereading.job(known, {'test': [str(new)]}, options)
+    options = Settings(None, shuffle=False, on_bad_row=bad)
+    return known_ids.preparation_with(known, {'test': [str(new)]}, options)
 
   expected = 'new, line 2, column C26: unknown id: 0000000d; .* together'
   with pytest.raises(InputError, match=expected):
-    pipeline.run(job('stop'), str(tmp_path / 'lent'), default_memory())
-  pipeline.run(job('skip'), str(tmp_path / 'lent'), default_memory())
+    pipeline.prepare_set(job('stop'), str(tmp_path / 'lent'), default_memory())
+  pipeline.prepare_set(job('skip'), str(tmp_path / 'lent'), default_memory())
   assert [row[25] for row in ids(open_prepared(tmp_path / 'lent'), 'test')] == [
     2,
     0,
   ]
   bad = BadRows()
-  read = ids_of(rereading.read_raw(known, [str(new)], 'stop', bad, 'unknown'))
+  read = ids_of(known_ids.read_raw(known, [str(new)], 'stop', bad, 'unknown'))
   assert [row[25] for row in read] == [2, 0, 0]
   assert list(bad.report()) == [
     '1 x id of C26 out of range, which became row 0'
@@ -264,7 +265,7 @@ LABELS = {
 def test_minus_1_is_0_where_no_other_label_is(tmp_path, kind):
   write_labels(tmp_path, [-1, 1, -1.0, 1])
   made = prepared(tmp_path, LABELS[kind], str(tmp_path / f'log.{kind}'))
-  assert made.source('train')[0].labels.tolist() == [0, 1, 0, 1]
+  assert made.source('train')[0].labels[:, 0].tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize('kind', LABELS)
@@ -289,4 +290,4 @@ def test_a_log_that_is_read_in_a_stream_is_refused_too(tmp_path):
   made = prepared(tmp_path, raw, path)
   write_labels(tmp_path, [-1, 1, 0])
   with pytest.raises(InputError, match=r'log.csv, column y: a label is -1'):
-    list(rereading.read_raw(made, [path]))
+    list(known_ids.read_raw(made, [path]))

@@ -10,8 +10,13 @@ import polars as pl
 import pytest
 
 from dlrm_jax.prepare.stages import merge as merging
-from dlrm_jax.prepare.stages.count import Count, Run, count, mark_of
-from dlrm_jax.prepare.stages.merge import Merge, merge
+from dlrm_jax.prepare.stages.count import (
+  Count,
+  KeyCounts,
+  count_values,
+  mark_of,
+)
+from dlrm_jax.prepare.stages.merge import Merge, merge_runs
 from dlrm_jax.prepare.stages.parse import Slice
 from dlrm_jax.vocabulary.coder import Values
 from dlrm_jax.vocabulary.columns import Sparse
@@ -23,7 +28,7 @@ def counted(folder, number, values, column, dtype, places=True):
   pl.DataFrame({'C': pl.Series(values, dtype=dtype)}).write_ipc(path)
   part = Slice(path, 'train', 0, len(values), True)
   output = mark_of(folder, number)
-  count(Count((column,), (part,), number, Values(), places, output))
+  count_values(Count((column,), (part,), number, Values(), places, output))
 
 
 PLAIN = Sparse('C')
@@ -41,7 +46,7 @@ def merged(folder, runs, order, min_count, entries):
     vocabulary=folder / 'C.parquet',
     output=folder / 'C.json',
   )
-  merge(unit)
+  merge_runs(unit)
   return pl.read_parquet(folder / 'C.parquet')
 
 
@@ -141,7 +146,9 @@ def test_ranges_of_keys_are_as_small_as_memory_asks(tmp_path):
   rng = np.random.default_rng(0)
   drawn = rng.integers(0, 2**32, (40, 3000), dtype=np.uint32)
   folder, count = runs_of(tmp_path, drawn.tolist())
-  runs = [Run.open(mark_of(folder, number), 'C') for number in range(count)]
+  runs = [
+    KeyCounts.open(mark_of(folder, number), 'C') for number in range(count)
+  ]
   cuts = merging._cuts(runs, 30)
   every = np.sort(drawn.ravel())
   sizes = np.diff([0, *np.searchsorted(every, cuts), len(every)])

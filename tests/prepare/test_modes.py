@@ -5,9 +5,9 @@ import pytest
 
 from dlrm_jax.data.schema import join
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare.criteo import options as criteo
-from dlrm_jax.prepare.criteo.options import Options, prepare
-from dlrm_jax.prepare.rereading import read_raw
+from dlrm_jax.prepare.criteo import settings as criteo
+from dlrm_jax.prepare.criteo.settings import CriteoSettings, prepare_criteo
+from dlrm_jax.prepare.known_ids import read_raw
 from dlrm_jax.prepare.stages import count as counting
 
 
@@ -58,7 +58,7 @@ def prepared_files(folder, rows, options):
   cuts = [rows[:150], rows[150:210], rows[210:260], rows[260:]]
   files = [save(folder / f'day_{i}', part) for i, part in enumerate(cuts)]
   inputs = {'train': files[:2], 'validation': files[2:3], 'test': files[3:]}
-  return prepare(inputs, str(folder / 'set'), options)
+  return prepare_criteo(inputs, str(folder / 'set'), options)
 
 
 def check(prepared, rows, expected):
@@ -79,7 +79,9 @@ def small_units(monkeypatch):
 @pytest.mark.parametrize('modulo', [0, 17])
 def test_fb_numbers_values_of_all_files_as_they_first_appear(tmp_path, modulo):
   rows = make_rows(300)
-  options = Options('fb', max_ind_range=modulo, splits=None, shuffle=False)
+  options = CriteoSettings(
+    'fb', max_ind_range=modulo, splits=None, shuffle=False
+  )
   prepared = prepared_files(tmp_path, rows, options)
   check(prepared, rows, lambda column: fb_ids(column, modulo))
 
@@ -89,7 +91,9 @@ def test_torchrec_numbers_from_2_and_1_is_for_seldom_values(
   tmp_path, threshold
 ):
   rows = make_rows(300, seed=1)
-  options = Options('torchrec', min_count=threshold, splits=None, shuffle=False)
+  options = CriteoSettings(
+    'torchrec', min_count=threshold, splits=None, shuffle=False
+  )
   prepared = prepared_files(tmp_path, rows, options)
   check(prepared, rows, lambda column: torchrec_ids(column, threshold or 3))
 
@@ -98,8 +102,8 @@ def test_torchrec_numbers_from_2_and_1_is_for_seldom_values(
 def test_shares_of_one_log_are_numbered_as_the_whole_log(tmp_path, mode):
   rows = make_rows(300, seed=2)
   raw = save(tmp_path / 'raw', rows)
-  options = Options(mode, splits='train=1/2,test=1/2', shuffle=False)
-  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  options = CriteoSettings(mode, splits='train=1/2,test=1/2', shuffle=False)
+  prepared = prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), options)
   plain = {
     'fb': lambda column: fb_ids(column, 0),
     'torchrec': lambda column: torchrec_ids(column, 3),
@@ -117,8 +121,8 @@ def test_shares_of_one_log_are_numbered_as_the_whole_log(tmp_path, mode):
 def test_each_mode_has_its_logarithm(tmp_path, mode, log):
   rows = make_rows(50)
   raw = save(tmp_path / 'raw', rows)
-  options = Options(mode, splits='train=1', shuffle=False)
-  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  options = CriteoSettings(mode, splits='train=1', shuffle=False)
+  prepared = prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), options)
   texts = {x for row in rows for x in row[1:14]}
   assert {'', '-1', '-2', '0'} <= texts
   dense = np.array([[int(x or '0') for x in row[1:14]] for row in rows])
@@ -131,17 +135,17 @@ def test_a_value_without_log_3_is_an_error(tmp_path):
   rows = make_rows(20)
   rows[7][4] = '-3'
   raw = save(tmp_path / 'raw', rows)
-  options = Options('torchrec', splits='train=1')
+  options = CriteoSettings('torchrec', splits='train=1')
   with pytest.raises(InputError, match=r'raw, line 8, column I4: no log.*: -3'):
-    prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+    prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), options)
 
 
 def later(tmp_path, mode, value):
   """A set of a mode, and ids of a row read later that has another value."""
   rows = make_rows(200)
   raw = save(tmp_path / 'raw', rows)
-  options = Options(mode, splits='train=1', shuffle=False)
-  prepared = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  options = CriteoSettings(mode, splits='train=1', shuffle=False)
+  prepared = prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), options)
   row = [*rows[3][:15], value, *rows[3][16:]]
   (block,) = read_raw(prepared, [save(tmp_path / 'later', [row])])
   return whole(prepared.source('train')).ids[3], block.ids[0]
@@ -178,4 +182,4 @@ def test_torchrec_has_row_1_for_a_value_that_comes_later(tmp_path):
 )
 def test_options_of_one_mode_do_not_fit_another(fields, message):
   with pytest.raises(InputError, match=message):
-    criteo.Options(**fields)
+    criteo.CriteoSettings(**fields)

@@ -1,9 +1,12 @@
 import functools
 import hashlib
 import http.server
-import os
+import signal
+import subprocess
 import sys
+import tarfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -14,11 +17,17 @@ from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.structured.movielens import Movielens
 
 from dlrm_jax.batch import PAD
+from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.data.unknown import unknown_rows
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.__main__ import main
+from dlrm_jax.prepare.known_ids import read_raw
 from dlrm_jax.prepare.movielens import archive as movielens_archive
-from dlrm_jax.prepare.movielens import builder
-from dlrm_jax.prepare.movielens.builder import url_of
-from dlrm_jax.prepare.movielens.prepare import Ratings, in_time_order, prepare
+from dlrm_jax.prepare.movielens import movielens_reader
+from dlrm_jax.prepare.movielens.archive import url_of
+from dlrm_jax.prepare.movielens.movielens_reader import in_time_order
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Of ten ratings in time order, the first eight are to train. 7 and 30 are new
 # in the last two; movie 20's title has no year.
@@ -120,11 +129,22 @@ def archive(tmp_path, monkeypatch):
   return make
 
 
+def flags_of(name, output, archive=None):
+  flags = ['movielens', f'--name={name}', f'--output={output}']
+  return flags if archive is None else [*flags, f'--input={archive}']
+
+
+def prepare(name, output, archive=None, *more):
+  """The command; its message where it refuses."""
+  assert main([*flags_of(name, output, archive), *more]) == 0
+  return open_prepared(output)
+
+
 @pytest.fixture
 def made(archive, tmp_path):
-  def make(kind):
+  def make(kind, *more):
     output = tmp_path / 'prepared'
-    return prepare(f'{kind}-ratings', str(output), str(archive(kind)))
+    return prepare(f'{kind}-ratings', output, archive(kind), *more)
 
   return make
 
@@ -143,7 +163,9 @@ def column(prepared, split, name):
 def test_ratings_become_clicks_in_time_order(made, kind):
   prepared = made(kind)
   assert prepared.splits == {'train': 8, 'validation': 1, 'test': 1}
-  labels = [prepared.source(s)[0].labels.tolist() for s in prepared.splits]
+  labels = [
+    prepared.source(s)[0].labels[:, 0].tolist() for s in prepared.splits
+  ]
   assert labels == [[1, 0, 1, 1, 0, 0, 1, 1], [0], [1]]
   assert 'tensorflow' not in sys.modules
 
@@ -159,15 +181,21 @@ def test_ids_go_by_count_in_the_training_rows_and_new_ones_to_row_0(made, kind):
   assert column(prepared, 'validation', 'user') == [[0]]
   assert column(prepared, 'validation', 'movie') == [[1]]
   assert column(prepared, 'test', 'movie') == [[0]]
-  unseen = prepared.details['unseen']
-  assert unseen['validation'] == {'user': 1.0, 'movie': 0.0}
-  assert unseen['test'] == {'user': 1.0, 'movie': 1.0}
+  assert column(prepared, 'test', 'user') == [[0]]
+  assert {row.row for row in unknown_rows(prepared).values()} == {0}
+  assert 'genres' not in unknown_rows(prepared)
+
+
+def test_rare_ids_share_row_0(made):
+  prepared = made('latest-small', '--min_count=3')
+  users = column(prepared, 'train', 'user')
+  assert users == [[1], [1], [2], [1], [2], [2], [0], [0]]
 
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_genres_are_bags_of_variable_length(made, kind):
   prepared = made(kind)
-  names = [*prepared.details['genres'], None]  # PAD is -1
+  names = [*prepared.details['format']['genres'], None]  # PAD is -1
   assert names[PAD] is None
   bags = [
     [names[genre] for genre in bag]
@@ -220,25 +248,46 @@ def test_people_are_features_where_they_are_known(made, kind):
   assert column(prepared, 'validation', 'age') == [[0]]
 
 
-def test_a_large_set_goes_through_tfds_in_parts(archive, tmp_path, monkeypatch):
+@pytest.mark.parametrize('kind', ['1m', 'latest-small'])
+def test_sets_of_an_earlier_version_read_raw_archives(archive, tmp_path, kind):
+  with tarfile.open(ROOT / 'tests/old/movielens_by_f1a4081.tar.gz') as packed:
+    packed.extractall(tmp_path, filter='data')
+  old = open_prepared(tmp_path / f'movielens-{kind}')
+  assert 'format' not in old.details
+  (block,) = read_raw(old, [str(archive(kind))])
+  parts = [old.source(split)[0] for split in old.splits]
+  np.testing.assert_array_equal(
+    block.dense, np.concatenate([part.dense for part in parts])
+  )
+  np.testing.assert_array_equal(
+    block.ids, np.concatenate([part.ids for part in parts])
+  )
+  np.testing.assert_array_equal(
+    block.labels, np.concatenate([part.labels for part in parts])
+  )
+  assert unknown_rows(old).keys() == {
+    column.name for column in old.schema.sparse if column.name != 'genres'
+  }
+  (tmp_path / f'movielens-{kind}/vocabulary/user.parquet').write_bytes(b'cut')
+  with pytest.raises(InputError, match=r'user\.parquet: damaged'):
+    next(read_raw(old, [str(archive(kind))]))
+
+
+def test_frames_are_cut_alike_wherever_the_cut_is(made, archive, monkeypatch):
+  prepared = made('latest-small')
   path = str(archive('latest-small'))
-  whole = prepare('latest-small-ratings', str(tmp_path / 'a'), path)
-  monkeypatch.setattr(builder, 'PART_ROWS', 3)
-  parts = prepare('latest-small-ratings', str(tmp_path / 'b'), path)
-  assert whole.fingerprint == parts.fingerprint
-  for a, b in zip(
-    whole.source('train')[0][:3], parts.source('train')[0][:3], strict=True
-  ):
-    np.testing.assert_array_equal(a, b)
+  (whole,) = read_raw(prepared, [path])
+  monkeypatch.setattr(movielens_reader, 'FRAME_ROWS', 3)
+  (parts,) = read_raw(prepared, [path])
+  np.testing.assert_array_equal(whole.ids, parts.ids)
+  np.testing.assert_array_equal(whole.dense, parts.dense)
 
 
 def test_ratings_of_one_second_are_in_the_order_of_user_and_movie():
   ratings = pl.DataFrame(
     {'user': [2, 1, 1], 'movie': [5, 6, 5], 'rating': 3.0, 'timestamp': 9}
   )
-  movies = pl.DataFrame({'movie': [5, 6], 'title': 'x', 'genres': [[0], [1]]})
-  users = pl.DataFrame({'user': [1, 2]})
-  frame = in_time_order(Ratings(ratings, movies, users, ('a', 'b'), {}))
+  frame = in_time_order(ratings)
   assert frame.select('user', 'movie').rows() == [(1, 5), (1, 6), (2, 5)]
   assert frame['user_ratings'].to_list() == [0, 0, 0]
 
@@ -257,46 +306,60 @@ def test_tfds_downloads_where_there_is_a_network(
     known = Movielens.url_infos[url_of('latest-small-ratings')]
     monkeypatch.setitem(Movielens.url_infos, url, known)
     got = movielens_archive.download(url, tmp_path / 'downloads')
+    before = Path(got).stat().st_mtime_ns
     other = UrlInfo(known.size, '0' * 64, known.filename)
     monkeypatch.setitem(Movielens.url_infos, url, other)
     with pytest.raises(InputError, match='changed since TFDS'):
       movielens_archive.download(url, tmp_path / 'again')
     server.shutdown()
+  monkeypatch.setitem(Movielens.url_infos, url, known)
+  # Without the server, what was downloaded is still there.
+  assert movielens_archive.download(url, tmp_path / 'downloads') == got
+  assert Path(got).stat().st_mtime_ns == before
   assert Path(got).read_bytes() == path.read_bytes()
 
 
-def test_without_a_network_the_address_is_told(tmp_path):
+def test_without_a_network_the_address_is_told(tmp_path, monkeypatch):
   url = 'http://127.0.0.1:1/ml.zip'
+  monkeypatch.setitem(Movielens.url_infos, url, UrlInfo(1, '0' * 64, 'ml.zip'))
   with pytest.raises(InputError, match=r'1/ml.zip cannot .* --input=FILE'):
     movielens_archive.download(url, tmp_path)
 
 
-def test_another_archive_is_refused_and_nothing_left(tmp_path):
+def refused(capsys, *flags):
+  assert main(flags_of(*flags)) == 1
+  return capsys.readouterr().err
+
+
+def test_another_archive_is_refused_and_nothing_left(tmp_path, capsys):
   path, output = tmp_path / 'ml.zip', tmp_path / 'prepared'
   path.write_bytes(b'not it')
-  with pytest.raises(InputError, match=r'ml-20m.zip: its sha256 is \w+, expec'):
-    prepare('20m-ratings', str(output), str(path))
+  line = refused(capsys, '20m-ratings', output, path)
+  assert 'ml-20m.zip: its sha256 is ' in line
   assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_archive_is_told(tmp_path):
-  with pytest.raises(InputError, match=r'No such file .* expected the archive'):
-    prepare('1m-ratings', str(tmp_path / 'out'), str(tmp_path / 'none.zip'))
+def test_a_missing_archive_is_told(tmp_path, capsys):
+  line = refused(capsys, '1m-ratings', tmp_path / 'out', tmp_path / 'none.zip')
+  assert 'No such file or directory; expected the archive' in line
 
 
 @pytest.mark.parametrize('name', ['latest-small', '1m-movies', ''])
-def test_a_name_without_ratings_is_told(name, tmp_path):
-  with pytest.raises(InputError, match=f"'{name}'; expected one of .*25m-rat"):
-    prepare(name, str(tmp_path / 'out'), None)
+def test_a_name_without_ratings_is_told(name, tmp_path, capsys):
+  line = refused(capsys, name, tmp_path / 'out')
+  assert f'{name!r}; expected one of ' in line
+  assert '25m-ratings' in line
 
 
-def test_the_genuine_archive(tmp_path):
-  root = Path(__file__).resolve().parents[2]
-  data = Path(os.environ.get('DLRM_JAX_TEST_DATA', root.parent / 'shared/data'))
-  path = data / 'movielens/ml-latest-small.zip'
+def real(real_data):
+  path = real_data / 'movielens/ml-latest-small.zip'
   if not path.exists():
     pytest.skip(f'{path} is not there')
-  prepared = prepare('latest-small-ratings', str(tmp_path / 'a'), str(path))
+  return path
+
+
+def test_the_genuine_archive(real_data, tmp_path):
+  prepared = prepare('latest-small-ratings', tmp_path / 'a', real(real_data))
   assert prepared.splits == {
     'train': 80_669,
     'validation': 10_084,
@@ -305,3 +368,25 @@ def test_the_genuine_archive(tmp_path):
   rows = {sparse.name: sparse.rows for sparse in prepared.schema.sparse}
   assert rows == {'user': 523, 'movie': 7868, 'release': 106, 'genres': 21}
   assert prepared.clicks['test'] == 4127
+
+
+def test_a_killed_run_goes_on_to_the_same_set(real_data, tmp_path):
+  path = real(real_data)
+  flags = flags_of('latest-small-ratings', tmp_path / 'cut', path)
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'dlrm_jax.prepare', *flags],
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+  )
+  parsed = tmp_path / 'cut.unfinished' / 'spool' / '000000.json'
+  while not parsed.exists():
+    assert process.poll() is None
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (tmp_path / 'cut').exists()
+  cut = prepare('latest-small-ratings', tmp_path / 'cut', path)
+  whole = prepare('latest-small-ratings', tmp_path / 'whole', path)
+  assert cut.fingerprint == whole.fingerprint
+  for file in (tmp_path / 'whole').glob('click_log-*'):
+    assert file.read_bytes() == (tmp_path / 'cut' / file.name).read_bytes()

@@ -7,8 +7,8 @@ from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import join
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.__main__ import main
-from dlrm_jax.prepare.criteo.options import Options, prepare
-from dlrm_jax.prepare.rereading import read_raw
+from dlrm_jax.prepare.criteo.settings import CriteoSettings, prepare_criteo
+from dlrm_jax.prepare.known_ids import read_raw
 from dlrm_jax.prepare.stages import multi_hot
 
 HOTNESS = (3, 2, 1, 5, *[1] * 20, 4, 2)
@@ -56,7 +56,7 @@ def both(raw, folder, plain, **more):
   for name, extra in (('one', {}), ('bags', more)):
     fields = {'splits': 'train=1', 'shuffle': False} | plain | extra
     out = str(folder / name)
-    sets.append(prepare({'all': [raw]}, out, Options(**fields)))
+    sets.append(prepare_criteo({'all': [raw]}, out, CriteoSettings(**fields)))
   return sets
 
 
@@ -85,7 +85,7 @@ def test_bags_are_those_of_the_definition(tmp_path, raw, plain):
 def test_bags_of_all_tables_are_one_stream(tmp_path):
   paths = (tmp_path / 'C1', tmp_path / 'C2')
   unit = multi_hot.Draw(paths, (7, 500), (2, 1), tmp_path / 'drawn.json')
-  multi_hot.draw(unit)
+  multi_hot.draw_bags(unit)
   tables = made_up((7, 500), (3, 2))
   for path, table in zip(paths, tables, strict=True):
     drawn = np.fromfile(path, np.int32)
@@ -115,8 +115,8 @@ def test_rows_of_tables_need_no_bags(tmp_path, raw):
 
 def test_a_value_without_a_row_has_none_modulo_either(tmp_path, raw):
   tables = (1, *TABLES[1:])
-  options = Options('fb', num_embeddings=tables, splits='train=1')
-  bags = prepare({'all': [raw]}, str(tmp_path / 'set'), options)
+  options = CriteoSettings('fb', num_embeddings=tables, splits='train=1')
+  bags = prepare_criteo({'all': [raw]}, str(tmp_path / 'set'), options)
   line = f'{DAY}\taaaaaaaa{25 * chr(9)}\n'
   (tmp_path / 'later').write_text(line)
   with pytest.raises(InputError, match='column C1: unknown id: aaaaaaaa'):
@@ -158,10 +158,10 @@ def test_a_log_prepared_later_has_the_tables_and_bags_of_the_first(
 )
 def test_wrong_numbers_are_named(text, message):
   with pytest.raises(InputError) as error:
-    multi_hot.numbers('--flag', text, 3, 9)
+    multi_hot.numbers_by_feature('--flag', text, 3, 9)
   assert str(error.value) == message
 
 
 def test_hashing_says_itself_how_many_rows_there_are():
   with pytest.raises(InputError, match='both say how many rows'):
-    Options(hash_rows=30, num_embeddings=TABLES)
+    CriteoSettings(hash_rows=30, num_embeddings=TABLES)

@@ -21,16 +21,17 @@ from dlrm_jax.data import manifest, shards
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import join
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare import budget, pipeline, units, work
-from dlrm_jax.prepare.criteo import options as criteo
-from dlrm_jax.prepare.criteo.options import Options
+from dlrm_jax.prepare import pipeline, preparation, resources, units, work
+from dlrm_jax.prepare.criteo import settings as criteo
+from dlrm_jax.prepare.criteo.settings import CriteoSettings
+from dlrm_jax.prepare.known_ids import preparation_with
+from dlrm_jax.prepare.preparation import Settings
 from dlrm_jax.prepare.readers import lines
-from dlrm_jax.prepare.rereading import job as day_job
-from dlrm_jax.prepare.stages import encode, multi_hot, spread
+from dlrm_jax.prepare.stages import multi_hot, spread, write
 from dlrm_jax.prepare.stages import number as vocabularies
-from dlrm_jax.prepare.stages.count import Count, count, mark_of
-from dlrm_jax.prepare.stages.deal import Use
-from dlrm_jax.prepare.stages.merge import Merge, merge
+from dlrm_jax.prepare.stages.count import Count, count_values, mark_of
+from dlrm_jax.prepare.stages.deal import Purpose
+from dlrm_jax.prepare.stages.merge import Merge, merge_runs
 from dlrm_jax.prepare.stages.parse import Slice
 from dlrm_jax.vocabulary import coder
 from dlrm_jax.vocabulary.coder import Values
@@ -69,10 +70,10 @@ def interrupted_after(count):
 
   def stage(name, function, todo):
     nonlocal done
-    for unit in units.left(todo):
+    for unit in units.undone(todo):
       if done == count:
         raise KeyboardInterrupt
-      units.do(function, unit)
+      units.do_unit(function, unit)
       done += 1
 
   return stage
@@ -80,14 +81,16 @@ def interrupted_after(count):
 
 def test_a_run_stopped_after_any_unit_goes_on_to_the_same_set(tmp_path):
   files = inputs(tmp_path)
-  job = criteo.job({'all': files}, Options())
-  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings())
+  pipeline.prepare_set(
+    job, str(tmp_path / 'whole'), MEMORY, stage=units.in_process
+  )
   runs = 0
   while not (tmp_path / 'cut').exists():
     runs += 1
     try:
       stage = interrupted_after(9)
-      pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=stage)
+      pipeline.prepare_set(job, str(tmp_path / 'cut'), MEMORY, stage=stage)
     except KeyboardInterrupt:
       assert not (tmp_path / 'cut').exists()
   assert runs > 5
@@ -97,8 +100,10 @@ def test_a_run_stopped_after_any_unit_goes_on_to_the_same_set(tmp_path):
 
 def test_killed_processes_go_on_to_the_same_set(tmp_path):
   files = inputs(tmp_path, files=4, rows=2000)
-  job = criteo.job({'all': files}, Options())
-  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings())
+  pipeline.prepare_set(
+    job, str(tmp_path / 'whole'), MEMORY, stage=units.in_process
+  )
   command = [
     *(sys.executable, '-m', 'dlrm_jax.prepare', 'criteo', '--memory=2GB'),
     *('--input', *files, f'--output={tmp_path / "cut"}'),
@@ -126,14 +131,18 @@ def test_killed_processes_go_on_to_the_same_set(tmp_path):
 
 def test_memory_and_workers_change_nothing(tmp_path, monkeypatch):
   files = inputs(tmp_path)
-  job = criteo.job({'all': files}, Options(min_count=2))
-  pipeline.run(job, str(tmp_path / 'one'), MEMORY, stage=units.here)
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings(min_count=2))
+  pipeline.prepare_set(
+    job, str(tmp_path / 'one'), MEMORY, stage=units.in_process
+  )
   # So little that each vocabulary is merged in ranges, cut in tables, and
   # looked up in groups of them.
-  small = budget.Budget(MEMORY, 2, 3000, 2000)
-  monkeypatch.setattr(pipeline, 'budget', lambda memory, row, cores=None: small)
+  small = resources.Resources(MEMORY, 2, 3000, 2000)
+  monkeypatch.setattr(
+    pipeline, 'divided', lambda memory, row, cores=None: small
+  )
   with units.processes(2) as stage:
-    pipeline.run(job, str(tmp_path / 'two'), MEMORY, stage=stage)
+    pipeline.prepare_set(job, str(tmp_path / 'two'), MEMORY, stage=stage)
   same_files(tmp_path / 'one', tmp_path / 'two')
 
 
@@ -142,17 +151,21 @@ def test_little_memory_makes_groups_and_keeps_every_mode(
   tmp_path, monkeypatch, mode
 ):
   files = inputs(tmp_path, files=1)
-  job = criteo.job({'all': files}, Options(mode=mode))
-  pipeline.run(job, str(tmp_path / 'one'), MEMORY, stage=units.here)
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings(mode=mode))
+  pipeline.prepare_set(
+    job, str(tmp_path / 'one'), MEMORY, stage=units.in_process
+  )
   looked = []
 
   def watched(name, function, todo):
     looked.append(name)
-    units.here(name, function, todo)
+    units.in_process(name, function, todo)
 
-  small = budget.Budget(MEMORY, 1, 2000, 3000)
-  monkeypatch.setattr(pipeline, 'budget', lambda memory, row, cores=None: small)
-  pipeline.run(job, str(tmp_path / 'two'), MEMORY, stage=watched)
+  small = resources.Resources(MEMORY, 1, 2000, 3000)
+  monkeypatch.setattr(
+    pipeline, 'divided', lambda memory, row, cores=None: small
+  )
+  pipeline.prepare_set(job, str(tmp_path / 'two'), MEMORY, stage=watched)
   assert sum(name.startswith('look up') for name in looked) > 2
   same_files(tmp_path / 'one', tmp_path / 'two')
 
@@ -166,12 +179,14 @@ def test_shuffling_keeps_rows_and_other_splits(tmp_path):
   files = inputs(tmp_path)
   sets = {}
   for name, options in {
-    'kept': Options(shuffle=False),
-    'mixed': Options(),
-    'again': Options(),
-    'other': Options(seed=1),
+    'kept': CriteoSettings(shuffle=False),
+    'mixed': CriteoSettings(),
+    'again': CriteoSettings(),
+    'other': CriteoSettings(seed=1),
   }.items():
-    sets[name] = criteo.prepare({'all': files}, str(tmp_path / name), options)
+    sets[name] = criteo.prepare_criteo(
+      {'all': files}, str(tmp_path / name), options
+    )
   train = {name: whole(s.source('train')) for name, s in sets.items()}
   assert rows_of(train['kept']) == rows_of(train['mixed'])
   assert not np.array_equal(train['kept'].ids, train['mixed'].ids)
@@ -193,14 +208,16 @@ def many_shards(monkeypatch):
 def test_bundles_of_shards_have_the_rows_and_can_be_stopped(
   tmp_path, many_shards, monkeypatch
 ):
-  job = criteo.job({'all': inputs(tmp_path, 2, 9000)}, Options())
+  job = criteo.criteo_preparation(
+    {'all': inputs(tmp_path, 2, 9000)}, CriteoSettings()
+  )
   work, held = tmp_path / 'a.unfinished', {}
 
   def watched(name, function, todo):
-    held[name] = budget.used(work / 'parts' / 'train')
-    units.here(name, function, todo)
+    held[name] = resources.folder_bytes(work / 'parts' / 'train')
+    units.in_process(name, function, todo)
 
-  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=watched)
+  pipeline.prepare_set(job, str(tmp_path / 'a'), MEMORY, stage=watched)
   assert held['bundle'] > 1e6
   assert not held['write']
   runs = 0
@@ -208,11 +225,11 @@ def test_bundles_of_shards_have_the_rows_and_can_be_stopped(
     runs += 1
     with contextlib.suppress(KeyboardInterrupt):
       stage = interrupted_after(17)
-      pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=stage)
+      pipeline.prepare_set(job, str(tmp_path / 'cut'), MEMORY, stage=stage)
   assert runs > 5
   same_files(tmp_path / 'a', tmp_path / 'cut')
   monkeypatch.setattr(spread, 'MOST_PILES', 256)
-  pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
+  pipeline.prepare_set(job, str(tmp_path / 'b'), MEMORY, stage=units.in_process)
   a, b = (open_prepared(tmp_path / name) for name in 'ab')
   assert a.files['train'] > 3
   train = [whole(x.source('train')) for x in (a, b)]
@@ -224,7 +241,9 @@ def test_bundles_of_shards_have_the_rows_and_can_be_stopped(
 
 
 def test_no_two_uses_share_a_random_stream(tmp_path, many_shards, monkeypatch):
-  job = criteo.job({'all': inputs(tmp_path, 2, 9000)}, Options())
+  job = criteo.criteo_preparation(
+    {'all': inputs(tmp_path, 2, 9000)}, CriteoSettings()
+  )
   seeds = []
   made = np.random.default_rng
 
@@ -233,11 +252,13 @@ def test_no_two_uses_share_a_random_stream(tmp_path, many_shards, monkeypatch):
     return made(seed)
 
   monkeypatch.setattr(np.random, 'default_rng', watched)
-  pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+  pipeline.prepare_set(
+    job, str(tmp_path / 'set'), MEMORY, stage=units.in_process
+  )
   states = {
     tuple(np.random.SeedSequence(seed).generate_state(4)) for seed in seeds
   }
-  assert {seed[0] for seed in seeds} == set(map(int, Use))
+  assert {seed[0] for seed in seeds} == set(map(int, Purpose))
   assert len(states) == len(set(seeds))
 
 
@@ -259,65 +280,85 @@ KINDS = (
 def test_files_that_a_loss_of_power_cut_are_made_again(
   tmp_path, many_shards, monkeypatch, share
 ):
-  small = budget.Budget(MEMORY, 1, 60_000, 200_000)
-  monkeypatch.setattr(pipeline, 'budget', lambda memory, row, cores=None: small)
-  options = Options(multi_hot=(2,) * 26)
-  job = criteo.job({'all': inputs(tmp_path, 2, 9000)}, options)
-  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
+  small = resources.Resources(MEMORY, 1, 60_000, 200_000)
+  monkeypatch.setattr(
+    pipeline, 'divided', lambda memory, row, cores=None: small
+  )
+  options = CriteoSettings(multi_hot=(2,) * 26)
+  job = criteo.criteo_preparation({'all': inputs(tmp_path, 2, 9000)}, options)
+  pipeline.prepare_set(
+    job, str(tmp_path / 'whole'), MEMORY, stage=units.in_process
+  )
   work, seen = tmp_path / 'cut.unfinished', set()
   for number, last in enumerate((*STAGES, None)):
 
     def stopped(name, function, todo, last=last):
       if name == last:
         raise KeyboardInterrupt
-      units.here(name, function, todo)
+      units.in_process(name, function, todo)
 
     def fail(*args):
       raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-      patch.setattr(encode, 'describe', fail)
+      patch.setattr(write, 'write_manifest', fail)
       with pytest.raises(KeyboardInterrupt):
-        pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=stopped)
+        pipeline.prepare_set(job, str(tmp_path / 'cut'), MEMORY, stage=stopped)
     for kind in KINDS:
       if found := sorted(work.glob(kind)):
         cut_to(found[number % len(found)], share)
         seen.add(kind)
   assert seen == set(KINDS)
-  pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=units.here)
+  pipeline.prepare_set(
+    job, str(tmp_path / 'cut'), MEMORY, stage=units.in_process
+  )
   same_files(tmp_path / 'whole', tmp_path / 'cut')
 
 
 @pytest.mark.parametrize('share', [0, 0.5])
 def test_work_whose_plan_is_cut_is_begun_anew(tmp_path, share):
-  job = criteo.job({'all': inputs(tmp_path)}, Options())
+  job = criteo.criteo_preparation({'all': inputs(tmp_path)}, CriteoSettings())
   with pytest.raises(KeyboardInterrupt):
-    pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=interrupted_after(9))
+    pipeline.prepare_set(
+      job, str(tmp_path / 'a'), MEMORY, stage=interrupted_after(9)
+    )
   cut_to(tmp_path / 'a.unfinished' / 'plan.json', share)
-  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
-  pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
+  pipeline.prepare_set(job, str(tmp_path / 'a'), MEMORY, stage=units.in_process)
+  pipeline.prepare_set(job, str(tmp_path / 'b'), MEMORY, stage=units.in_process)
   same_files(tmp_path / 'a', tmp_path / 'b')
 
 
 def test_unfinished_work_of_another_version_is_told(tmp_path, monkeypatch):
-  job = criteo.job({'all': inputs(tmp_path)}, Options())
+  job = criteo.criteo_preparation({'all': inputs(tmp_path)}, CriteoSettings())
   with monkeypatch.context() as patch:
-    patch.setattr(pipeline, 'LAYOUT', None)
+    patch.setattr(preparation, 'LAYOUT', None)
     with pytest.raises(KeyboardInterrupt):
-      pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=interrupted_after(2))
+      pipeline.prepare_set(
+        job, str(tmp_path / 'a'), MEMORY, stage=interrupted_after(2)
+      )
   with pytest.raises(InputError, match=r'of another version .* --overwrite'):
-    pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
-  pipeline.run(job, str(tmp_path / 'a'), MEMORY, True, stage=units.here)
+    pipeline.prepare_set(
+      job, str(tmp_path / 'a'), MEMORY, stage=units.in_process
+    )
+  pipeline.prepare_set(
+    job, str(tmp_path / 'a'), MEMORY, True, stage=units.in_process
+  )
 
 
 def test_logs_get_the_vocabularies_of_another_set(tmp_path):
   first, second, third = inputs(tmp_path)
-  options = Options(splits=None)
-  known = criteo.prepare({'train': [first]}, str(tmp_path / 'known'), options)
-  job = day_job(known, {'test': [second, third]}, pipeline.Options(splits=None))
-  pipeline.run(job, str(tmp_path / 'day'), MEMORY, stage=units.here)
+  options = CriteoSettings(splits=None)
+  known = criteo.prepare_criteo(
+    {'train': [first]}, str(tmp_path / 'known'), options
+  )
+  job = preparation_with(
+    known, {'test': [second, third]}, Settings(splits=None)
+  )
+  pipeline.prepare_set(
+    job, str(tmp_path / 'day'), MEMORY, stage=units.in_process
+  )
   day = open_prepared(tmp_path / 'day')
-  both = criteo.prepare(
+  both = criteo.prepare_criteo(
     {'train': [first], 'test': [second, third]}, str(tmp_path / 'both'), options
   )
   assert day.splits == {'test': 1400}
@@ -331,31 +372,33 @@ def test_logs_get_the_vocabularies_of_another_set(tmp_path):
 def test_unfinished_work_of_other_files_is_not_gone_on_with(tmp_path):
   files = inputs(tmp_path)
   output = str(tmp_path / 'set')
-  job = criteo.job({'all': files}, Options())
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings())
   with pytest.raises(KeyboardInterrupt):
-    pipeline.run(job, output, MEMORY, stage=interrupted_after(2))
-  job = criteo.job({'all': files[:2]}, Options())
+    pipeline.prepare_set(job, output, MEMORY, stage=interrupted_after(2))
+  job = criteo.criteo_preparation({'all': files[:2]}, CriteoSettings())
   with pytest.raises(InputError, match='unfinished work with other files'):
-    pipeline.run(job, output, MEMORY, stage=units.here)
-  pipeline.run(job, output, MEMORY, overwrite=True, stage=units.here)
+    pipeline.prepare_set(job, output, MEMORY, stage=units.in_process)
+  pipeline.prepare_set(
+    job, output, MEMORY, overwrite=True, stage=units.in_process
+  )
   assert sum(open_prepared(output).splits.values()) == 1400
 
 
 def test_other_options_go_on_with_what_is_parsed(tmp_path):
   files = inputs(tmp_path)
   output = str(tmp_path / 'set')
-  job = criteo.job({'all': files}, Options())
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings())
   with pytest.raises(KeyboardInterrupt):
-    pipeline.run(job, output, MEMORY, stage=interrupted_after(3))
+    pipeline.prepare_set(job, output, MEMORY, stage=interrupted_after(3))
   parsed = []
 
   def watched(name, function, todo):
     if name == 'parse':
-      parsed.extend(units.left(todo))
-    units.here(name, function, todo)
+      parsed.extend(units.undone(todo))
+    units.in_process(name, function, todo)
 
-  job = criteo.job({'all': files}, Options(min_count=3))
-  pipeline.run(job, output, MEMORY, stage=watched)
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings(min_count=3))
+  pipeline.prepare_set(job, output, MEMORY, stage=watched)
   assert not parsed
   assert open_prepared(output).details['options']['numbering']['min_count'] == 3
 
@@ -373,17 +416,21 @@ def test_a_disk_without_room_is_told_before_anything_is_made(
   tmp_path, monkeypatch
 ):
   files = inputs(tmp_path)
-  job = criteo.job({'all': files}, Options())
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings())
   job = job._replace(rows=10**12)
-  with pytest.raises(InputError, match=r'GB are needed .* GB are free'):
-    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+  with pytest.raises(InputError, match=r'B are needed .*B are free'):
+    pipeline.prepare_set(
+      job, str(tmp_path / 'set'), MEMORY, stage=units.in_process
+    )
   assert not list(tmp_path.glob('set*'))
 
 
 def test_memory_for_no_worker_is_refused(tmp_path):
-  job = criteo.job({'all': inputs(tmp_path, 1)}, Options())
+  job = criteo.criteo_preparation(
+    {'all': inputs(tmp_path, 1)}, CriteoSettings()
+  )
   with pytest.raises(InputError, match=r'too little for one worker; expected'):
-    pipeline.run(job, str(tmp_path / 'set'), 100 << 20)
+    pipeline.prepare_set(job, str(tmp_path / 'set'), 100 << 20)
 
 
 def damaged(folder, change, digest=True):
@@ -392,13 +439,13 @@ def damaged(folder, change, digest=True):
   said = json.loads(path.read_text())
   change(said)
   if digest:
-    said['digest'] = manifest.digest_of(said)
+    said['digest'] = manifest.manifest_digest(said)
   path.write_text(json.dumps(said))
 
 
 def test_a_flipped_byte_is_found_in_its_block(tmp_path):
-  prepared = criteo.prepare(
-    {'all': inputs(tmp_path)}, str(tmp_path / 'set'), Options()
+  prepared = criteo.prepare_criteo(
+    {'all': inputs(tmp_path)}, str(tmp_path / 'set'), CriteoSettings()
   )
   path = next((tmp_path / 'set').glob('*-train.*'))
   good = path.read_bytes()
@@ -423,8 +470,11 @@ def test_a_flipped_byte_is_found_in_its_block(tmp_path):
 def test_parts_and_manifests_of_other_options_are_found(tmp_path):
   files = inputs(tmp_path)
   a, b = (
-    criteo.prepare({'all': files}, str(tmp_path / name), options)
-    for name, options in (('a', Options(seed=1)), ('b', Options(seed=2)))
+    criteo.prepare_criteo({'all': files}, str(tmp_path / name), options)
+    for name, options in (
+      ('a', CriteoSettings(seed=1)),
+      ('b', CriteoSettings(seed=2)),
+    )
   )
   assert a.schema == b.schema
   # Its manifest beside the other's parts: files have other sizes, or else
@@ -447,7 +497,9 @@ def test_parts_and_manifests_of_other_options_are_found(tmp_path):
 
 
 def test_a_manifest_that_was_edited_is_refused(tmp_path):
-  criteo.prepare({'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), Options())
+  criteo.prepare_criteo(
+    {'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), CriteoSettings()
+  )
   damaged(
     tmp_path / 'set', lambda said: said['scale'].update(mean=[7.0] * 13), False
   )
@@ -456,15 +508,17 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path):
 
 
 def test_a_missing_part_is_named(tmp_path):
-  criteo.prepare({'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), Options())
+  criteo.prepare_criteo(
+    {'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), CriteoSettings()
+  )
   next((tmp_path / 'set').glob('*-test.*')).unlink()
   with pytest.raises(InputError, match=r'click_log-test.*the file is missing'):
     open_prepared(tmp_path / 'set')
 
 
 def test_a_set_remembers_how_values_were_numbered(tmp_path):
-  options = Options(mode='fb', max_ind_range=50)
-  made = criteo.prepare(
+  options = CriteoSettings(mode='fb', max_ind_range=50)
+  made = criteo.prepare_criteo(
     {'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), options
   )
   numbering = vocabularies.numbering_of(made.details)
@@ -474,13 +528,13 @@ def test_a_set_remembers_how_values_were_numbered(tmp_path):
 
 def test_pieces_of_a_file_are_the_file(tmp_path, monkeypatch):
   raw = save(tmp_path / 'raw', make_rows(900))
-  whole_set = criteo.prepare(
-    {'all': [raw]}, str(tmp_path / 'a'), Options(shuffle=False)
+  whole_set = criteo.prepare_criteo(
+    {'all': [raw]}, str(tmp_path / 'a'), CriteoSettings(shuffle=False)
   )
   monkeypatch.setattr(lines, 'PIECE_BYTES', 20_000)
-  job = criteo.job({'all': [raw]}, Options(shuffle=False))
+  job = criteo.criteo_preparation({'all': [raw]}, CriteoSettings(shuffle=False))
   assert len(job.pieces) > 5
-  pipeline.run(job, str(tmp_path / 'b'), MEMORY, stage=units.here)
+  pipeline.prepare_set(job, str(tmp_path / 'b'), MEMORY, stage=units.in_process)
   cut = open_prepared(tmp_path / 'b')
   for split in whole_set.splits:
     a, b = (whole(s.source(split)) for s in (whole_set, cut))
@@ -493,62 +547,82 @@ def test_a_run_cut_off_while_encoding_goes_on_with_other_memory(
   tmp_path, monkeypatch, memory
 ):
   files = inputs(tmp_path)
-  job = criteo.job({'all': files}, Options())
-  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
-  small = budget.Budget(MEMORY, 1, 2000, 3000)
-  monkeypatch.setattr(pipeline, 'budget', lambda *args: small)
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings())
+  pipeline.prepare_set(
+    job, str(tmp_path / 'whole'), MEMORY, stage=units.in_process
+  )
+  small = resources.Resources(MEMORY, 1, 2000, 3000)
+  monkeypatch.setattr(pipeline, 'divided', lambda *args: small)
 
   def cut(name, function, todo):
-    units.here(name, function, todo[:2] if name == 'encode' else todo)
+    units.in_process(name, function, todo[:2] if name == 'encode' else todo)
     if name == 'encode':
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=cut)
-  other = budget.Budget(MEMORY, 1, *memory)
-  monkeypatch.setattr(pipeline, 'budget', lambda *args: other)
-  pipeline.run(job, str(tmp_path / 'cut'), MEMORY, stage=units.here)
+    pipeline.prepare_set(job, str(tmp_path / 'cut'), MEMORY, stage=cut)
+  other = resources.Resources(MEMORY, 1, *memory)
+  monkeypatch.setattr(pipeline, 'divided', lambda *args: other)
+  pipeline.prepare_set(
+    job, str(tmp_path / 'cut'), MEMORY, stage=units.in_process
+  )
   same_files(tmp_path / 'whole', tmp_path / 'cut')
 
 
 def test_work_without_a_plan_is_begun_anew(tmp_path):
   files = inputs(tmp_path)
-  job = criteo.job({'all': files}, Options())
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings())
   stage = interrupted_after(20)
   with pytest.raises(KeyboardInterrupt):
-    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=stage)
+    pipeline.prepare_set(job, str(tmp_path / 'set'), MEMORY, stage=stage)
   (tmp_path / 'set.unfinished' / 'plan.json').unlink()
-  job = criteo.job({'all': files}, Options(min_count=20))
-  pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
-  pipeline.run(job, str(tmp_path / 'whole'), MEMORY, stage=units.here)
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings(min_count=20))
+  pipeline.prepare_set(
+    job, str(tmp_path / 'set'), MEMORY, stage=units.in_process
+  )
+  pipeline.prepare_set(
+    job, str(tmp_path / 'whole'), MEMORY, stage=units.in_process
+  )
   same_files(tmp_path / 'whole', tmp_path / 'set')
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
-  job = criteo.job({'all': inputs(tmp_path, 1)}, Options())
+  job = criteo.criteo_preparation(
+    {'all': inputs(tmp_path, 1)}, CriteoSettings()
+  )
   (tmp_path / 'set.unfinished').mkdir()
   (tmp_path / 'set.unfinished' / 'mine.txt').touch()
   with pytest.raises(InputError, match='is no unfinished work of prepare'):
-    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
-  pipeline.run(job, str(tmp_path / 'a'), MEMORY, stage=units.here)
+    pipeline.prepare_set(
+      job, str(tmp_path / 'set'), MEMORY, stage=units.in_process
+    )
+  pipeline.prepare_set(job, str(tmp_path / 'a'), MEMORY, stage=units.in_process)
   (tmp_path / 'a' / 'notes.md').touch()
-  with pytest.raises(InputError, match=r'notes\.md is not of the prepared set'):
-    pipeline.run(job, str(tmp_path / 'a'), MEMORY, True, stage=units.here)
+  with pytest.raises(InputError, match=r'notes\.md is no file of the'):
+    pipeline.prepare_set(
+      job, str(tmp_path / 'a'), MEMORY, True, stage=units.in_process
+    )
 
 
 def test_files_that_changed_meanwhile_are_not_gone_on_with(tmp_path):
   files = inputs(tmp_path)
-  job = criteo.job({'all': files}, Options())
+  job = criteo.criteo_preparation({'all': files}, CriteoSettings())
   with pytest.raises(KeyboardInterrupt):
-    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=interrupted_after(2))
+    pipeline.prepare_set(
+      job, str(tmp_path / 'set'), MEMORY, stage=interrupted_after(2)
+    )
   os.utime(files[0], ns=(0, 0))
   with pytest.raises(InputError, match='other files'):
-    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+    pipeline.prepare_set(
+      job, str(tmp_path / 'set'), MEMORY, stage=units.in_process
+    )
 
 
 def test_a_damaged_vocabulary_is_found(tmp_path):
   files = inputs(tmp_path)
-  known = criteo.prepare({'all': files[:1]}, str(tmp_path / 'a'), Options())
+  known = criteo.prepare_criteo(
+    {'all': files[:1]}, str(tmp_path / 'a'), CriteoSettings()
+  )
   folder = tmp_path / 'a' / 'vocabulary'
   other = (folder / 'C4.parquet').read_bytes()
   for damage in (other, b'cut', None):
@@ -556,26 +630,32 @@ def test_a_damaged_vocabulary_is_found(tmp_path):
       (folder / 'C3.parquet').unlink()
     else:
       (folder / 'C3.parquet').write_bytes(damage)
-    job = day_job(known, {'test': files[1:]}, pipeline.Options(splits=None))
+    job = preparation_with(known, {'test': files[1:]}, Settings(splits=None))
     with pytest.raises(InputError, match=r'C3\.parquet: damaged'):
-      pipeline.run(job, str(tmp_path / 'b'), MEMORY, True, stage=units.here)
+      pipeline.prepare_set(
+        job, str(tmp_path / 'b'), MEMORY, True, stage=units.in_process
+      )
 
 
 def test_a_feature_may_have_no_value_that_is_seen_enough(tmp_path):
   files = inputs(tmp_path, 1)
-  options = Options(min_count=10**6)
-  made = criteo.prepare({'all': files}, str(tmp_path / 's'), options)
+  options = CriteoSettings(min_count=10**6)
+  made = criteo.prepare_criteo({'all': files}, str(tmp_path / 's'), options)
   assert {column.rows for column in made.schema.sparse} == {1}
   assert not whole(made.source('test')).ids.any()
 
 
 def test_a_vocabulary_that_ids_cannot_count_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(vocabularies, 'MAX_ROWS', 10)
-  job = criteo.job({'all': inputs(tmp_path, 1)}, Options())
+  job = criteo.criteo_preparation(
+    {'all': inputs(tmp_path, 1)}, CriteoSettings()
+  )
   with pytest.raises(
     InputError, match=r'column C1: \d+ rows; expected at most'
   ):
-    pipeline.run(job, str(tmp_path / 'set'), MEMORY, stage=units.here)
+    pipeline.prepare_set(
+      job, str(tmp_path / 'set'), MEMORY, stage=units.in_process
+    )
 
 
 def test_keys_are_shared_by_more_tables_than_a_byte_counts():
@@ -588,8 +668,8 @@ def test_keys_are_shared_by_more_tables_than_a_byte_counts():
 def test_memory_and_workers_are_those_of_the_container(monkeypatch):
   monkeypatch.setattr(machine, 'free_memory', lambda: 8 << 30)
   monkeypatch.setattr(machine, 'cores', lambda: 3)
-  assert budget.default_memory() == 4 << 30
-  assert budget.budget(100 << 30, 160).workers == 3
+  assert resources.default_memory() == 4 << 30
+  assert resources.divided(100 << 30, 160).workers == 3
 
 
 def at_once(function, unit):
@@ -619,8 +699,8 @@ def test_a_unit_may_be_done_twice_at_once(tmp_path):
     vocabulary=tmp_path / 'C.parquet',
     output=tmp_path / 'C.json',
   )
-  for function, unit in ((count, counted), (multi_hot.draw, drawn)):
+  for function, unit in ((count_values, counted), (multi_hot.draw_bags, drawn)):
     at_once(function, unit)
     assert unit.sound()
-  at_once(merge, merged)
+  at_once(merge_runs, merged)
   assert merged.sound()

@@ -3,11 +3,13 @@
 import pytest
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare.splits import DEFAULT, bounds, parse_splits
+from dlrm_jax.prepare.splits import DEFAULT, parse_splits, rows_of_splits
 
 
 def sizes(rows, text):
-  return [len(part) for part in bounds(rows, parse_splits(text)).values()]
+  return [
+    len(part) for part in rows_of_splits(rows, parse_splits(text)).values()
+  ]
 
 
 def test_the_default_cuts_kaggle_as_the_reference_does():
@@ -23,7 +25,7 @@ def test_decimals_are_exact():
 def test_splits_cover_all_rows_in_order():
   shares = parse_splits('train=0.333333,a=0.333333,b=0.333334')
   for rows in (1, 2, 3, 10, 1001):
-    cut = bounds(rows, shares)
+    cut = rows_of_splits(rows, shares)
     assert [i for part in cut.values() for i in part] == list(range(rows))
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from dlrm_jax.prepare.stages import deal as dealing
 from dlrm_jax.prepare.stages import spread as spreading
-from dlrm_jax.prepare.stages.deal import Use, deal
+from dlrm_jax.prepare.stages.deal import Purpose, deal
 from dlrm_jax.prepare.stages.spread import (
   by_pile,
   make_chunk,
   path_of,
-  plan,
+  plan_spread,
   read_rows,
 )
 
@@ -30,12 +30,12 @@ def few_piles(monkeypatch):
 
 def spread(folder, parts, shards, key=(0, 0)):
   """The rows of each shard; a row is its number."""
-  made = plan(folder, 'train', parts, shards, 1, key)
+  made = plan_spread(folder, 'train', parts, shards, 1, key)
   numbers = np.arange(sum(parts), dtype=np.int32)[:, None]
   ends = np.cumsum(parts)
   for part, rows in enumerate(np.split(numbers, ends[:-1])):
     if made.bounds is not None:
-      rows = by_pile(rows, made.bounds, part, (Use.PART, *key, part))
+      rows = by_pile(rows, made.bounds, part, (Purpose.PART, *key, part))
     rows.tofile(path_of(made.folder, part))
   for chunk in made.chunks:
     make_chunk(chunk)

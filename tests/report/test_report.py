@@ -136,8 +136,8 @@ def test_it_holds_results_charts_tables_config_and_environment(tmp_path):
 def test_tables_stand_by_size_with_their_total(tmp_path):
   plain = words(write(tmp_path / 'report.html'))
   assert (
-    'large C2, C3 1,048,576 16 64.0 MiB small C1 10 16 640 B'
-    ' 2 in all 1,048,586 64.0 MiB'
+    'large C2, C3 1,048,576 16 67.1 MB small C1 10 16 640 B'
+    ' 2 in all 1,048,586 67.1 MB'
   ) in plain
 
 

@@ -6,6 +6,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from dlrm_jax.errors import InputError
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.run.history import History, read_history
 
 
@@ -51,7 +52,7 @@ def test_undefined_metrics_survive_as_nan(tmp_path):
     ([0.6, 0.7, 0.69, 0.68], 2, True),
     ([0.6, 0.7, 0.69, 0.68], 3, False),
     ([0.6, 0.7, 0.69, 0.71], 2, False),
-    ([0.6, 0.5, 0.4], 0, False),
+    ([0.6, 0.5, 0.4], None, False),
     ([0.6, 0.5], 2, False),
     ([0.6, math.nan], 1, False),
     ([0.6, math.nan, 0.5, math.nan], 1, True),
@@ -62,14 +63,14 @@ def test_undefined_metrics_survive_as_nan(tmp_path):
 def test_it_stops_when_patience_is_spent(tmp_path, aucs, patience, stop):
   log = evaluations(tmp_path, *aucs)
   log.close()
-  assert log.should_stop(patience, lambda step: True) is stop
+  assert log.should_stop(Objective(), patience, lambda step: True) is stop
 
 
 def test_evaluations_that_do_not_count_stop_nothing(tmp_path):
   log = evaluations(tmp_path, 0.6, 0.5, 0.4, 0.3)
   log.close()
-  assert log.should_stop(2, lambda step: True)
-  assert not log.should_stop(2, lambda step: step % 2 == 0)
+  assert log.should_stop(Objective(), 2, lambda step: True)
+  assert not log.should_stop(Objective(), 2, lambda step: step % 2 == 0)
 
 
 DAMAGED = {

@@ -12,7 +12,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from dlrm_jax import sharding
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity, open_data
+from dlrm_jax.build.run import build_run
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
@@ -44,10 +45,10 @@ def config(**train):
 
 def train(folder, fields):
   """Trains, or goes on; the number of the signal that stopped it, or 0."""
-  data = build.open_data(fields)
-  run = build.build_run(fields, data, folder)
+  data = open_data(fields)
+  run = build_run(fields, data, folder)
   defaults = default.get_config().to_dict()
-  claim = workdir.Claim(run.config, build.identity(data), run.steps, defaults)
+  claim = workdir.Claim(run.config, identity(data), run.steps, defaults)
   with (
     Signals() as signals,
     sharding.use(sharding.make_mesh(jax.devices()[:1])),
@@ -121,7 +122,7 @@ def send(number):
 
   def act():
     os.kill(os.getpid(), number)
-    while ENTERED[-1].of_any_by_now() != number:
+    while ENTERED[-1].wait() != number:
       time.sleep(0.001)
 
   return act
@@ -135,9 +136,9 @@ def test_while_steps_are_made_a_signal_is_noted(number):
   with Signals() as signals:
     ENTERED.append(signals)
     signals.hold()
-    assert signals.of_any() == 0
+    assert signals.poll() == 0
     send(number)()
-    assert signals.of_any() == signals.of_any_by_now() == number
+    assert signals.poll() == signals.wait() == number
   assert signal.getsignal(number) == before
 
 
@@ -158,6 +159,24 @@ def test_a_signal_between_two_lines_saves_and_changes_nothing(
   assert extra['unlogged_steps'] == 2
   assert got == by_step(lines(whole))
   assert results(folder) == results(whole)
+
+
+def test_stopped_where_an_epoch_ends_the_next_one_has_fresh_tables(
+  tmp_path, monkeypatch
+):
+  fields = config(fresh_tables=True)
+  fields.data.synthetic.train = 10 * fields.train.batch_size
+  assert train(tmp_path / 'whole', fields) == 0
+  with monkeypatch.context() as patch:
+    add = Calls(loop.Meter.add, 9, send(signal.SIGTERM))
+    patch.setattr(loop.Meter, 'add', lambda *args: add(*args))
+    assert train(tmp_path / 'run', fields) == signal.SIGTERM
+  assert (tmp_path / 'run' / 'checkpoints' / '10').is_dir()
+  assert train(tmp_path / 'run', fields) == 0
+  got = by_step(lines(tmp_path / 'run'))
+  got.pop((10, 'step', 'unlogged_loss', 'unlogged_steps'))
+  assert got == by_step(lines(tmp_path / 'whole'))
+  assert results(tmp_path / 'run') == results(tmp_path / 'whole')
 
 
 @pytest.mark.parametrize('step', [12, 24])
@@ -183,7 +202,7 @@ def test_a_signal_stops_an_evaluation_which_is_made_up_for(
   assert train(folder, config()) == 0
   assert by_step(lines(folder)) == by_step(lines(whole))
   assert results(folder) == results(whole)
-  run = build.build_run(config(), build.open_data(config()), folder)
+  run = build_run(config(), open_data(config()), folder)
   found = Checkpoints(folder / 'checkpoints', run.task.collection.layout)
   assert found.best == results(whole)['step']
 

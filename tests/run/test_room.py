@@ -1,17 +1,17 @@
 """Runs that can't fit are refused before anything is allocated."""
 
-import functools
 import types
 
 import jax
 import pytest
 
 from dlrm_jax import sharding
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import open_data
+from dlrm_jax.build.run import build_run
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import loop, room
 from dlrm_jax.training.state import abstract_state
-from dlrm_jax.training.step import compiled_step, eval_step
+from dlrm_jax.training.step import compiled_step
 from tests import small
 
 
@@ -21,7 +21,7 @@ def run_of(tmp_path, **fields):
   config.update_from_flattened_dict(
     {name.replace('__', '.'): value for name, value in fields.items()}
   )
-  return build.build_run(config, build.open_data(config), tmp_path)
+  return build_run(config, open_data(config), tmp_path)
 
 
 def check(run):
@@ -104,8 +104,8 @@ def test_no_more_is_asked_for_than_compiled_steps_hold(tmp_path, what):
       next(loop.batches_from(run, 0)),
     )
     step = compiled_step(run.task).lower(state, batch).compile()
-    score = jax.jit(functools.partial(eval_step, run.task))
-    scored = score.lower(state, batch).compile()
+    score = jax.jit(run.task.network.outputs)
+    scored = score.lower(state.params, state.tables, batch.inputs).compile()
   held = [
     x.argument_size_in_bytes + x.temp_size_in_bytes
     for x in (step.memory_analysis(), scored.memory_analysis())

@@ -13,16 +13,17 @@ import pytest
 
 from dlrm_jax import sharding
 from dlrm_jax.build import restored
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity, open_data
+from dlrm_jax.build.run import build_run
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.config.kinds import (
   KINDS,
-  Kind,
+  FieldKind,
   changes,
   completed,
-  flat,
-  kind_of,
-  listed,
+  field_kind,
+  flatten,
+  kind_entry,
 )
 from dlrm_jax.config.unused import with_effect
 from dlrm_jax.configs import criteo_kaggle, default
@@ -57,9 +58,9 @@ def settings(**fields):
 def start(folder, train=True, **fields):
   """What train.py does; or only whether it would go on."""
   config = settings(**fields)
-  data = build.open_data(config)
-  run = build.build_run(config, data, folder)
-  claim = workdir.Claim(run.config, build.identity(data), run.steps, DEFAULTS)
+  data = open_data(config)
+  run = build_run(config, data, folder)
+  claim = workdir.Claim(run.config, identity(data), run.steps, DEFAULTS)
   with (
     sharding.use(loop.choose_mesh(run)),
     workdir.claimed(folder, claim),
@@ -92,8 +93,8 @@ def six(done, tmp_path):
 
 
 def test_every_field_of_the_config_has_a_kind_and_every_kind_a_field():
-  fields = dict(flat(DEFAULTS))
-  assert not [field for field in fields if listed(field) is None]
+  fields = dict(flatten(DEFAULTS))
+  assert not [field for field in fields if kind_entry(field) is None]
   kept = [
     *fields,
     *('data.raw', 'tables.features'),
@@ -108,12 +109,12 @@ def test_every_field_of_the_config_has_a_kind_and_every_kind_a_field():
 
 @pytest.mark.parametrize('name', ['C1', 'site.id', 'a.b.c'])
 def test_a_place_of_a_feature_is_one_whatever_its_name(name):
-  assert kind_of(f'tables.features.{name}.placement') is Kind.PLACE
-  assert kind_of(f'tables.features.{name}.encoding') is Kind.IDENTITY
+  assert field_kind(f'tables.features.{name}.placement') is FieldKind.PLACE
+  assert field_kind(f'tables.features.{name}.encoding') is FieldKind.IDENTITY
 
 
 def test_a_field_that_is_nowhere_is_part_of_the_identity():
-  assert kind_of('train.brand_new') is Kind.IDENTITY
+  assert field_kind('train.brand_new') is FieldKind.IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_a_field_without_effect_is_no_other_run(tmp_path, field, capsys):
     start(folder, train=False, **given)
     config, _ = workdir.read(folder, DEFAULTS)
     assert (
-      dict(flat(config)).get(field) != dict(flat(DEFAULTS)).get(field)
+      dict(flatten(config)).get(field) != dict(flatten(DEFAULTS)).get(field)
     ) == (given is fields)
   assert capsys.readouterr().out == ''
 
@@ -203,7 +204,7 @@ def test_what_changes_no_result_is_taken_as_given(six, capsys):
   assert capsys.readouterr().out == ''
   config, _ = workdir.read(six, DEFAULTS)
   for field, value in FREE.items():
-    assert dict(flat(config))[field.replace('__', '.')] == value
+    assert dict(flatten(config))[field.replace('__', '.')] == value
   assert (six / 'results.json').exists()
 
 
@@ -343,10 +344,9 @@ def test_a_set_may_be_moved_and_evaluation_finds_it(old, monkeypatch):
   config.train.keep = 9
   for directory in (old / 'moved', 'moved'):
     config.data.dir = str(directory)
-    data = build.open_data(config)
-    run = build.build_run(config, data, old / 'unfinished')
-    identity = build.identity(data)
-    claim = workdir.Claim(run.config, identity, run.steps, DEFAULTS)
+    data = open_data(config)
+    run = build_run(config, data, old / 'unfinished')
+    claim = workdir.Claim(run.config, identity(data), run.steps, DEFAULTS)
     with workdir.claimed(run.workdir, claim):
       pass
     remembered, _ = workdir.read(old / 'unfinished', DEFAULTS)

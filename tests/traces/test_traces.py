@@ -17,7 +17,7 @@ from dlrm_jax.traces.blocks import make_pattern
 from dlrm_jax.traces.fit import fit, fit_source
 from dlrm_jax.traces.lru_stack import ids_at, stack_distances
 from dlrm_jax.traces.trace import Trace, draw_distances, generate
-from dlrm_jax.traces.trace_files import load, read_dist_emb, save
+from dlrm_jax.traces.trace_files import read_dist_emb, read_traces, write_traces
 
 PUBLISHED = '4, 2, 9, 7, 5, 1\n0, 1, 3, 4, 5\n0.5, 0.6, 0.8, 0.9, 1.0\n'
 COLD = Trace(
@@ -117,7 +117,7 @@ def test_exponents_are_found_again(exponent):
 
 
 def test_a_pattern_and_the_planted_effects_are_drawn_apart(tmp_path):
-  save({'C1': BOTH}, str(tmp_path / 'trace.json'))
+  write_traces({'C1': BOTH}, str(tmp_path / 'trace.json'))
   spec = Synthetic(trace=str(tmp_path / 'trace.json'), seed=5)
   (pattern,) = spec.ids._patterns
   # (5,) and (5, 0), which NumPy takes for one seed, is that of the effects.
@@ -208,8 +208,8 @@ def test_published_distributions_are_read(tmp_path):
 
 def test_files_keep_traces(tmp_path):
   traces = {'C1': BOTH, 'C2': Trace(10, 3, 1.1, 10, 1.0)}
-  save(traces, tmp_path / 'trace.json')
-  assert load(tmp_path / 'trace.json') == traces
+  write_traces(traces, tmp_path / 'trace.json')
+  assert read_traces(tmp_path / 'trace.json') == traces
 
 
 def test_a_file_of_power_laws_may_be_written_by_hand(tmp_path):
@@ -217,7 +217,7 @@ def test_a_file_of_power_laws_may_be_written_by_hand(tmp_path):
   path.write_text(
     '{"C1": {"rows": 90, "exponent": 2, "hot": 90, "hot_share": 1}}'
   )
-  ids = generate(load(path)['C1'], 50_000, np.random.default_rng(0))
+  ids = generate(read_traces(path)['C1'], 50_000, np.random.default_rng(0))
   assert_drawn_from(
     np.bincount(ids, minlength=90), popularity.probabilities(90, 2)
   )
@@ -249,7 +249,7 @@ def test_a_wrong_trace_is_told_with_file_and_feature(tmp_path, fields, told):
   path = tmp_path / 'trace.json'
   path.write_text(json.dumps({'C7': fields}))
   with pytest.raises(InputError, match=told) as error:
-    load(path)
+    read_traces(path)
   assert str(error.value).startswith(f'{path}, feature C7: ')
 
 
@@ -273,17 +273,19 @@ def test_a_wrong_published_file_is_told(tmp_path, text, told):
 
 def test_a_file_that_is_not_there_or_no_json_is_told(tmp_path):
   with pytest.raises(InputError, match=r'^\S+none.json: cannot be read \(No'):
-    load(tmp_path / 'none.json')
+    read_traces(tmp_path / 'none.json')
   (tmp_path / 'bad.json').write_text('{')
   with pytest.raises(InputError, match=r'bad.json: not JSON'):
-    load(tmp_path / 'bad.json')
+    read_traces(tmp_path / 'bad.json')
 
 
 @pytest.fixture(scope='module')
 def trace_file(tmp_path_factory):
   path = tmp_path_factory.mktemp('traces') / 'trace.json'
   bags = dataclasses.replace(COLD, hotness=8)
-  save({'A': BOTH, 'B': COLD, 'C': Trace(9, 1, 1.0, 9, 1.0), 'D': bags}, path)
+  write_traces(
+    {'A': BOTH, 'B': COLD, 'C': Trace(9, 1, 1.0, 9, 1.0), 'D': bags}, path
+  )
   return str(path)
 
 
@@ -334,7 +336,7 @@ def test_a_segment_has_the_locality_of_its_trace(log):
 def test_ids_of_traces_are_counted_as_expected(tmp_path):
   whole_octave = Trace(9, distances=(0, 9), cumulative=(0.1, 1.0))
   power_law = Trace(9, 1, 1.0, 9, 1.0)
-  save({'A': whole_octave, 'B': power_law}, tmp_path / 'trace.json')
+  write_traces({'A': whole_octave, 'B': power_law}, tmp_path / 'trace.json')
   log = Synthetic(train=2_000_000, trace=str(tmp_path / 'trace.json'))
   ids = whole(log.source('train'), range(0, 488, 4)).ids
   for column, feature in enumerate(log.schema.sparse):
@@ -353,14 +355,14 @@ def test_segments_go_through_the_vocabulary():
   assert len(np.unique(ids)) > 3 * few
   assert ids.min() == 0
   assert 90_000 < ids.max() < 100_000
-  assert pattern.probabilities().sum() == pytest.approx(1)
+  assert pattern.shares().sum() == pytest.approx(1)
 
 
 def test_fingerprints_tell_traces_and_exponents_apart(tmp_path):
   path = tmp_path / 'trace.json'
   found = {Synthetic().fingerprint, Synthetic(exponent=1.2).fingerprint}
   for trace in (COLD, BOTH):
-    save({'C1': trace}, path)
+    write_traces({'C1': trace}, path)
     found.add(Synthetic(trace=str(path)).fingerprint)
   assert len(found) == 4
 
@@ -377,7 +379,7 @@ def test_wrong_laws_of_a_synthetic_log_are_told(tmp_path, trace_file):
     Synthetic(exponent=-1)
   with pytest.raises(InputError, match='leave one of them out'):
     Synthetic(exponent=1.1, trace=trace_file)
-  save({'C1': Trace(3)}, tmp_path / 'few.json')
+  write_traces({'C1': Trace(3)}, tmp_path / 'few.json')
   with pytest.raises(InputError, match=r'feature C1: rows is 3; .* 4 or more'):
     Synthetic(trace=str(tmp_path / 'few.json'))
 
@@ -400,7 +402,7 @@ def test_the_command_measures_a_prepared_set(prepared, tmp_path, capsys):
   path = tmp_path / 'trace.json'
   flags = [f'--data={prepared}', '--split=test', '--examples=100']
   assert command.main([*flags, f'--output={path}']) == 0
-  found = load(path)
+  found = read_traces(path)
   assert list(found) == [f'C{i}' for i in range(1, 27)]
   # Five values and the unknown one; each has a fifth of the accesses.
   assert (found['C1'].rows, found['C1'].hot) == (6, 5)
@@ -434,7 +436,7 @@ def test_the_command_takes_published_files(tmp_path):
   path.write_text(PUBLISHED)
   flags = ['--dist_emb', str(path), str(path), f'--output={output}']
   assert command.main(flags) == 0
-  assert load(output) == dict.fromkeys(('C1', 'C2'), read_dist_emb(path))
+  assert read_traces(output) == dict.fromkeys(('C1', 'C2'), read_dist_emb(path))
 
 
 @pytest.mark.parametrize(

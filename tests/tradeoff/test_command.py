@@ -10,11 +10,12 @@ import statistics
 
 import pytest
 
-from dlrm_jax.build import run as build
+from dlrm_jax.build.data import identity, open_data
+from dlrm_jax.build.run import build_run
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
-from dlrm_jax.tradeoff import __main__ as tradeoff
-from dlrm_jax.tradeoff import runs, study
+from dlrm_jax.tradeoff.runs import StudyRun
+from dlrm_jax.tradeoff.study import make_folder
 from tests import small
 from tests.commands import Command, checkpoints, run, signal_itself, wait_until
 
@@ -180,12 +181,12 @@ def test_what_is_impossible_is_said_before_the_first_run(
   assert not (tmp_path / 'none').exists()
 
 
-def test_files_that_can_not_be_written_are_told_before_the_first_run(tmp_path):
+def test_files_that_cannot_be_written_are_told_before_the_first_run(tmp_path):
   (tmp_path / 'tradeoff.md').mkdir()
   with pytest.raises(InputError, match=r'tradeoff\.md is a folder') as error:
-    study.check_writable(tmp_path)
+    make_folder(tmp_path)
   assert '--workdir' in str(error.value)
-  study.check_writable(tmp_path / 'new' / 'folder')
+  make_folder(tmp_path / 'new' / 'folder')
   assert list((tmp_path / 'new' / 'folder').iterdir()) == []
 
 
@@ -201,18 +202,18 @@ DAMAGED = {
 @pytest.mark.parametrize('text', DAMAGED.values(), ids=DAMAGED)
 def test_results_that_are_damaged_are_none(tmp_path, text):
   config = small.get_config()
-  run = build.build_run(config, build.open_data(config), tmp_path)
-  job = runs.Job(('plain', 1), 0, run)
+  run = build_run(config, open_data(config), tmp_path)
+  study_run = StudyRun(('plain', 1), 0, run)
   known = config.to_dict()
-  claim = workdir.Claim(run.config, build.identity(run.data), run.steps, known)
+  claim = workdir.Claim(run.config, identity(run.data), run.steps, known)
   with workdir.claimed(tmp_path, claim):
     path = tmp_path / 'results.json'
   path.write_text('{"splits": {"test": {"auc": 0.75, "log_loss": null}}}')
-  found = tradeoff._result(job, 'test')
-  assert found['auc'] == 0.75
-  assert math.isnan(found['log_loss'])
+  scores = study_run.scores('test')
+  assert scores['auc'] == 0.75
+  assert math.isnan(scores['log_loss'])
   path.write_text(text)
-  assert tradeoff._result(job, 'test') is None
+  assert study_run.scores('test') is None
 
 
 def test_ratios_with_the_same_tables_are_trained_once(tmp_path):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from dlrm_jax.tradeoff.picture import picture
-from dlrm_jax.tradeoff.study import Point, Size, Study, markdown, write
+from dlrm_jax.tradeoff.study import Point, Study, markdown, write_study
 
 
 def point(encoding, ratio, auc, losses):
@@ -14,7 +14,7 @@ def point(encoding, ratio, auc, losses):
     seed: {'auc': a, 'log_loss': b}
     for seed, (a, b) in enumerate(zip(auc, losses, strict=True))
   }
-  return Point(encoding, ratio, Size(count, 4 * count), scores)
+  return Point(encoding, ratio, count, 4 * count, scores)
 
 
 PLAIN = point('plain', 1, [0.70, 0.80], [0.5, 0.4])
@@ -76,6 +76,6 @@ def test_the_picture_can_always_be_drawn(points):
 
 
 def test_files_are_written_as_a_whole(tmp_path):
-  write(study(PLAIN, HASHED), tmp_path)
+  write_study(study(PLAIN, HASHED), tmp_path)
   names = sorted(path.name for path in tmp_path.iterdir())
   assert names == ['tradeoff.json', 'tradeoff.md', 'tradeoff.png']

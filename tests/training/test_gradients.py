@@ -10,10 +10,11 @@ import optax
 import pytest
 
 from dlrm_jax import sharding
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.losses import binary_cross_entropy
@@ -21,6 +22,7 @@ from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.adagrad import scale_by_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.gradients import count_pieces
+from dlrm_jax.training.heads import Head
 from dlrm_jax.training.state import Task, new_state
 from dlrm_jax.training.step import compiled_step, train_step
 
@@ -32,16 +34,18 @@ TX = {
 }
 
 
-def make_task(name, micro_batch=0):
+def make_task(name, micro_batch=None):
   features = tuple(
     Feature(f'f{i}', Plain(Table(f'f{i}', rows, DIM)), hot)
     for i, (rows, hot) in enumerate(zip(ROWS, HOTNESS, strict=True))
   )
   return Task(
-    collection=EmbeddingCollection(features, shards=4),
-    model=DLRM((8, DIM), (8,)),
-    dense_features=3,
-    loss=binary_cross_entropy,
+    network=Network(
+      collection=EmbeddingCollection(features, shards=4),
+      model=DLRM((8, DIM), (8,)),
+      dense_features=3,
+    ),
+    heads=(Head(binary_cross_entropy),),
     tx=TX[name],
     table_tx=rowwise(TX[name]),
     micro_batch=micro_batch,
@@ -55,9 +59,11 @@ def make_batch(size=BATCH):
     for rows, hot in zip(ROWS, HOTNESS, strict=True)
   ]
   return Batch(
-    dense=rng.normal(size=(size, 3)).astype(np.float32),
-    ids=np.concatenate(columns, 1).astype(np.int32),
-    labels=rng.integers(0, 2, size).astype(np.float32),
+    inputs=Inputs(
+      dense=rng.normal(size=(size, 3)).astype(np.float32),
+      ids=np.concatenate(columns, 1).astype(np.int32),
+    ),
+    labels=rng.integers(0, 2, size).astype(np.float32)[:, None],
     weights=rng.integers(0, 3, size).astype(np.float32),
   )
 
@@ -73,12 +79,14 @@ def plain_step(task, state, batch, name):
 
   def loss_fn(params, tables):
     padded = [jnp.concatenate([t, jnp.zeros((1, DIM))]) for t in tables]
-    cuts = np.split(batch.ids, np.cumsum(HOTNESS)[:-1], axis=1)
+    cuts = np.split(batch.inputs.ids, np.cumsum(HOTNESS)[:-1], axis=1)
     vectors = jnp.stack(
       [jnp.sum(t[ids], 1) for t, ids in zip(padded, cuts, strict=True)], 1
     )
-    logits = task.model.apply({'params': params}, batch.dense, vectors)
-    losses = binary_cross_entropy(logits, batch.labels)
+    logits = task.network.model.apply(
+      {'params': params}, batch.inputs.dense, {'vectors': vectors}
+    )
+    losses = binary_cross_entropy(logits, batch.labels)[:, 0]
     return jnp.sum(losses * batch.weights) / jnp.sum(batch.weights)
 
   tables = logical(task, state)
@@ -98,7 +106,7 @@ def assert_equal(task, state, told, want):
 
 
 @pytest.mark.parametrize('name', TX)
-@pytest.mark.parametrize('micro_batch', [0, BATCH, BATCH // 2, BATCH // 8])
+@pytest.mark.parametrize('micro_batch', [None, BATCH, BATCH // 2, BATCH // 8])
 def test_a_step_in_pieces_is_the_plain_step(name, micro_batch):
   task, batch = make_task(name, micro_batch), make_batch()
   state = new_state(task, jax.random.key(0))
@@ -107,7 +115,7 @@ def test_a_step_in_pieces_is_the_plain_step(name, micro_batch):
   assert_equal(task, got, told, want)
 
 
-@pytest.mark.parametrize('micro_batch', [0, 128])
+@pytest.mark.parametrize('micro_batch', [None, 128])
 def test_devices_sum_what_their_pieces_give(micro_batch):
   # 1,024 examples for each of four devices: they are cut unasked, too.
   task, batch = make_task('adagrad', micro_batch), make_batch(4096)
@@ -121,7 +129,7 @@ def test_devices_sum_what_their_pieces_give(micro_batch):
 
 def test_a_loss_that_breaks_on_one_device_says_where():
   batch = make_batch()
-  batch.dense[-1, 1], batch.weights[-1] = np.nan, 1
+  batch.inputs.dense[-1, 1], batch.weights[-1] = np.nan, 1
   with sharding.use(sharding.make_mesh(jax.devices()[:4])):
     task = make_task('sgd')
     state = new_state(task, jax.random.key(0))
@@ -144,9 +152,10 @@ def test_devices_exchange_gradients_of_layers_once_whatever_the_pieces():
 def test_memory_of_activations_falls_with_the_pieces():
   sizes = []
   for micro_batch in (BATCH, 128):
-    task = dataclasses.replace(
-      make_task('sgd', micro_batch), model=DLRM((256, DIM), (256,))
-    )
+    task = make_task('sgd', micro_batch)
+    model = DLRM((256, DIM), (256,))
+    network = dataclasses.replace(task.network, model=model)
+    task = dataclasses.replace(task, network=network)
     state = new_state(task, jax.random.key(0))
     step = jax.jit(functools.partial(train_step, task), donate_argnums=0)
     memory = step.lower(state, make_batch()).compile().memory_analysis()
@@ -155,11 +164,11 @@ def test_memory_of_activations_falls_with_the_pieces():
 
 
 def test_pieces_are_equal_and_of_a_size_that_fits_a_cache():
-  assert [count_pieces(n, 0) for n in (64, 1000, 1024, 2048, 16384)] == [
+  assert [count_pieces(n, None) for n in (64, 1000, 1024, 2048, 16384)] == [
     1, 1, 2, 2, 16,
   ]  # fmt: skip
   for examples in range(1, 5000, 7):
-    pieces = count_pieces(examples, 0)
+    pieces = count_pieces(examples, None)
     assert examples % pieces == 0
     assert pieces == 1 or 256 <= examples // pieces <= 1024
 

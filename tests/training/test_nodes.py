@@ -10,19 +10,21 @@ import pytest
 from scipy.special import expit, logit
 
 from dlrm_jax import sharding
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.metrics import binary
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.run.evaluation import Evaluator, ensemble
+from dlrm_jax.training.heads import Head
 from dlrm_jax.training.nodes import compiled_average, divergence, node_count
 from dlrm_jax.training.state import Task, new_state
-from dlrm_jax.training.step import compiled_step, eval_step
+from dlrm_jax.training.step import compiled_step
 
 NODES, BATCH = 4, 16
 
@@ -33,10 +35,12 @@ def make_task(placement, shards=NODES):
     Feature('bag', Plain(Table('bag', 9, 4, placement=placement)), 3),
   )
   return Task(
-    collection=EmbeddingCollection(features, shards),
-    model=DLRM((8, 4), (8,)),
-    dense_features=2,
-    loss=binary_cross_entropy,
+    network=Network(
+      collection=EmbeddingCollection(features, shards),
+      model=DLRM((8, 4), (8,)),
+      dense_features=2,
+    ),
+    heads=(Head(binary_cross_entropy),),
     tx=optax.sgd(0.1),
     table_tx=rowwise(optax.sgd(0.5)),
   )
@@ -48,9 +52,11 @@ TASK = make_task(Placement(independent=True))
 def make_batch(seed):
   rng = np.random.default_rng(seed)
   return Batch(
-    dense=rng.normal(size=(BATCH, 2)).astype(np.float32),
-    ids=rng.integers(-1, 9, (BATCH, 4)).astype(np.int32),
-    labels=rng.integers(0, 2, BATCH).astype(np.float32),
+    inputs=Inputs(
+      dense=rng.normal(size=(BATCH, 2)).astype(np.float32),
+      ids=rng.integers(-1, 9, (BATCH, 4)).astype(np.int32),
+    ),
+    labels=rng.integers(0, 2, BATCH).astype(np.float32)[:, None],
     weights=np.ones(BATCH, np.float32),
   )
 
@@ -59,13 +65,13 @@ def trained(devices, steps=3, average_after=None):
   """A state on so many devices, and what is found out about it."""
   with sharding.use(sharding.make_mesh(jax.devices()[:devices])):
     state = new_state(TASK, jax.random.key(0))
-    step, average = compiled_step(TASK), compiled_average(TASK)
+    step, average = compiled_step(TASK), compiled_average(TASK, keep=False)
     for k in range(steps):
       state, _ = step(state, sharding.send(make_batch(k)))
       if k == average_after:
         state = average(state)
     tallies = Evaluator(TASK).nodes(state, [make_batch(9), make_batch(10)])
-    scores = {k: binary.summarize(t) for k, t in tallies.items()}
+    scores = {k: binary.summarize(t['click']) for k, t in tallies.items()}
     return jax.device_get(state), scores, divergence(TASK, state)
 
 
@@ -89,7 +95,7 @@ def test_every_node_scores_with_its_own_tables(alone):
   state, scores, _ = alone
   plain = make_task(Placement(), 1)
   batches = [make_batch(9), make_batch(10)]
-  labels = np.concatenate([b.labels for b in batches])
+  labels = np.concatenate([b.labels[:, 0] for b in batches])
   ones = np.ones_like(labels)
   chances = []
   for k in range(NODES):
@@ -100,8 +106,12 @@ def test_every_node_scores_with_its_own_tables(alone):
       stack = tables[block.stack]
       rows = stack.reshape(-1, 4).at[: len(values)].set(values)
       tables[block.stack] = rows.reshape(stack.shape)
-    of_node = dataclasses.replace(state, tables=tables)
-    logits = np.concatenate([eval_step(plain, of_node, b) for b in batches])
+    logits = np.concatenate(
+      [
+        plain.network.outputs(state.params, tables, b.inputs)[:, 0]
+        for b in batches
+      ]
+    )
     chances.append(expit(logits))
     want = binary.summarize(binary.tally(logits, labels, ones))
     np.testing.assert_allclose(
@@ -120,7 +130,7 @@ def test_a_node_learns_from_its_own_part_of_the_batch(alone):
       part = slice(k * BATCH // NODES, (k + 1) * BATCH // NODES)
       seen = np.unique(
         np.concatenate(
-          [make_batch(s).ids[part, column].ravel() for s in range(3)]
+          [make_batch(s).inputs.ids[part, column].ravel() for s in range(3)]
         )
       )
       moved = np.any(
@@ -186,4 +196,4 @@ def test_sure_nodes_are_scored(alone):
   large = jax.tree.map(lambda x: 1000 * x, state.params)
   state = dataclasses.replace(state, params=large)
   tallies = Evaluator(TASK).nodes(state, [make_batch(9)])
-  assert tallies['ensemble'].clicks.sum() == make_batch(9).labels.sum()
+  assert tallies['ensemble']['click'].clicks.sum() == make_batch(9).labels.sum()

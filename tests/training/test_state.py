@@ -6,18 +6,22 @@ import optax
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.adagrad import scale_by_adagrad
 from dlrm_jax.optim.rowwise import rowwise
+from dlrm_jax.training.heads import Head
 from dlrm_jax.training.state import Task, create_state, fresh_tables
 
 TASK = Task(
-  collection=EmbeddingCollection((Feature('x', Plain(Table('x', 9, 4))),)),
-  model=DLRM((8, 4), (8,)),
-  dense_features=3,
-  loss=binary_cross_entropy,
+  network=Network(
+    collection=EmbeddingCollection((Feature('x', Plain(Table('x', 9, 4))),)),
+    model=DLRM((8, 4), (8,)),
+    dense_features=3,
+  ),
+  heads=(Head(binary_cross_entropy),),
   tx=optax.sgd(0.1),
   table_tx=rowwise(
     optax.chain(scale_by_adagrad(), optax.scale_by_learning_rate(lambda k: k))

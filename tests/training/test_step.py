@@ -9,17 +9,19 @@ import numpy as np
 import optax
 import pytest
 
-from dlrm_jax.batch import PAD, Batch
+from dlrm_jax.batch import PAD, Batch, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
+from dlrm_jax.training.heads import Head
 from dlrm_jax.training.state import Task, abstract_state, new_state
-from dlrm_jax.training.step import eval_step, train_step
+from dlrm_jax.training.step import train_step
 
 ROWS, DIM, BATCH = 200_000, 8, 16
 OPTIMIZERS = {
@@ -36,10 +38,12 @@ def make_task(table_tx, rows=ROWS):
     Feature('bag', Plain(Table('bag', rows, DIM)), 5),
   )
   return Task(
-    collection=EmbeddingCollection(features),
-    model=DLRM((16, DIM), (16,)),
-    dense_features=3,
-    loss=binary_cross_entropy,
+    network=Network(
+      collection=EmbeddingCollection(features),
+      model=DLRM((16, DIM), (16,)),
+      dense_features=3,
+    ),
+    heads=(Head(binary_cross_entropy),),
     tx=optax.sgd(0.1),
     table_tx=rowwise(table_tx),
   )
@@ -48,9 +52,11 @@ def make_task(table_tx, rows=ROWS):
 def make_batch(rows=ROWS, batch=BATCH):
   rng = np.random.default_rng(0)
   return Batch(
-    dense=rng.normal(size=(batch, 3)).astype(np.float32),
-    ids=rng.integers(-1, rows, (batch, 6)).astype(np.int32),
-    labels=rng.integers(0, 2, batch).astype(np.float32),
+    inputs=Inputs(
+      dense=rng.normal(size=(batch, 3)).astype(np.float32),
+      ids=rng.integers(-1, rows, (batch, 6)).astype(np.int32),
+    ),
+    labels=rng.integers(0, 2, batch).astype(np.float32)[:, None],
     weights=np.ones(batch, np.float32),
   )
 
@@ -126,9 +132,12 @@ def test_padding_examples_change_nothing():
   task = make_task(OPTIMIZERS['rowwise_adagrad'], 50)
   state = new_state(task, jax.random.key(0))
   batch = make_batch(50)
+  inputs = batch.inputs
   padded = Batch(
-    dense=np.concatenate([batch.dense, 0 * batch.dense]),
-    ids=np.concatenate([batch.ids, np.full_like(batch.ids, PAD)]),
+    inputs=Inputs(
+      dense=np.concatenate([inputs.dense, 0 * inputs.dense]),
+      ids=np.concatenate([inputs.ids, np.full_like(inputs.ids, PAD)]),
+    ),
     labels=np.concatenate([batch.labels, 0 * batch.labels]),
     weights=np.concatenate([batch.weights, 0 * batch.weights]),
   )
@@ -147,7 +156,7 @@ def test_a_step_that_diverges_says_where():
   task = make_task(OPTIMIZERS['sgd'], 50)
   state = new_state(task, jax.random.key(0))
   batch = make_batch(50)
-  batch.dense[3, 1] = np.inf
+  batch.inputs.dense[3, 1] = np.inf
   _, told = jax.jit(functools.partial(train_step, task))(state, batch)
   bad = [k for k, v in told.largest.items() if not np.isfinite(v)]
   assert bad[0] == 'dense features'
@@ -158,9 +167,10 @@ def test_scores_of_an_example_do_not_depend_on_its_batch():
   task = make_task(OPTIMIZERS['sgd'], 50)
   state = new_state(task, jax.random.key(0))
   batch = make_batch(50)
-  first = jax.tree.map(lambda x: x[:4], batch)
+  outputs = functools.partial(task.network.outputs, state.params, state.tables)
+  first = jax.tree.map(lambda x: x[:4], batch.inputs)
   np.testing.assert_allclose(
-    eval_step(task, state, first),
-    eval_step(task, state, batch)[:4],
+    outputs(first),
+    outputs(batch.inputs)[:4],
     rtol=1e-5,
   )

@@ -6,47 +6,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_jax.vocabulary.hashing import Vocabulary, hashed_rows
-
-keys = st.none() | st.integers(0, 40) | st.integers(0, 2**32 - 1)
-
-
-def counted(values):
-  frame = pl.DataFrame({'key': pl.Series(values, dtype=pl.UInt32)})
-  return frame.group_by('key').agg(count=pl.len())
+from dlrm_jax.vocabulary.hashing import hashed_rows
+from dlrm_jax.vocabulary.lookup import Lookup
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-  st.lists(keys, max_size=60), st.lists(keys, max_size=60), st.integers(1, 3)
+  st.sets(st.integers(0, 40) | st.integers(0, 2**32 - 1)),
+  st.lists(st.integers(0, 40) | st.integers(0, 2**32 - 1), max_size=60),
+  st.sampled_from([np.uint32, np.uint64]),
 )
-def test_rows_are_by_falling_count_then_value(seen, asked, min_count):
-  vocabulary = Vocabulary.of(counted(seen), min_count)
-  kept = [key for key in set(seen) if seen.count(key) >= min_count]
-  kept.sort(key=lambda k: (-seen.count(k), -1 if k is None else k))
-  expected = {key: row for row, key in enumerate(kept, 1)}
-  assert vocabulary.rows == len(kept) + 1
-  found = vocabulary.lookup(pl.Series(asked, dtype=pl.UInt32))
+def test_keys_are_found_and_others_have_row_0(known, asked, kind):
+  rows = {key: row for row, key in enumerate(known, 1)}
+  table = Lookup.of(
+    np.array([*rows], kind), np.array([*rows.values()], np.int32)
+  )
+  found = table(np.array(asked, kind))
   assert found.dtype == np.int32
-  assert found.tolist() == [expected.get(key, 0) for key in asked]
+  assert found.tolist() == [rows.get(key, 0) for key in asked]
 
 
 def test_many_keys_are_all_found_and_no_others():
   rng = np.random.default_rng(0)
   known = rng.permutation(np.arange(0, 2_000_000, 2, dtype=np.uint32))
-  vocabulary = Vocabulary(pl.DataFrame({'key': known, 'count': known}))
-  rows = vocabulary.lookup(pl.Series(known))
-  np.testing.assert_array_equal(rows, np.arange(1, len(known) + 1))
-  assert not vocabulary.lookup(pl.Series(known + np.uint32(1))).any()
-
-
-def test_a_saved_vocabulary_is_the_same(tmp_path):
-  values = pl.Series([3, 3, None, 7, None, None], dtype=pl.UInt32)
-  vocabulary = Vocabulary.of(counted(values), 1)
-  vocabulary.save(tmp_path / 'a.parquet')
-  loaded = Vocabulary.load(tmp_path / 'a.parquet')
-  assert loaded.lookup(values).tolist() == [2, 2, 1, 3, 1, 1]
-  assert loaded.counts['count'].to_list() == [3, 2, 1]
+  rows = np.arange(1, len(known) + 1)
+  table = Lookup.of(known, rows)
+  np.testing.assert_array_equal(table(known), rows)
+  assert not table(known + np.uint32(1)).any()
 
 
 @pytest.mark.parametrize('rows', [1, 7, 1000, 2**31 - 1])

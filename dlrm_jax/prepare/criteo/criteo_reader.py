@@ -1,7 +1,7 @@
-"""Raw Criteo click logs as `prepare` reads them: a `Reader`.
+"""The reader of raw Criteo click logs.
 
-Plain files are cut at bytes: a piece owns the lines that begin in it. A
-packed file can only be read from its beginning, so it is one piece.
+Plain files are cut by bytes: a piece has the lines that begin in it. A packed
+file can only be read from its beginning, so it is one piece.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import polars as pl
 
 from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.prepare.criteo.criteo_rows import DENSE, SPARSE
-from dlrm_jax.prepare.criteo.text import parse, sift
+from dlrm_jax.prepare.criteo.text import parse_lines, sift_lines
 from dlrm_jax.prepare.readers import lines as raw_text
 from dlrm_jax.prepare.readers.lines import Lines
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, Piece, kept
@@ -23,15 +23,16 @@ _EXPECTED = 'a Criteo click log'
 
 @dataclasses.dataclass(frozen=True)
 class CriteoReader:
-  """Kaggle's train.txt, the Terabyte's day_*.gz, and what looks like them.
+  """Reads Kaggle's train.txt, the Terabyte's day_*.gz and the like; a `Reader`.
 
   Attributes:
-    transform: of the dense features, a word of `Dense`.
-    hash_rows: rows a sparse feature to hash into; 0: vocabularies.
-    multi_hot: ids of the bag that each id becomes, of every sparse feature;
-      empty: ids stay as they are.
-    num_embeddings: rows of every table, modulo which ids are taken; empty:
-      those of the vocabularies.
+    transform: transform of the dense features, a word of `Dense.transform`.
+    hash_rows: number of rows of each table if values are hashed; 0: values
+      have vocabularies.
+    multi_hot: number of ids in the made-up bag of each sparse feature; empty:
+      ids stay.
+    num_embeddings: number of rows of each table, modulo which ids are taken;
+      empty: each table has the rows of its vocabulary.
   """
 
   transform: str = 'log1p'
@@ -53,8 +54,8 @@ class CriteoReader:
       ),
     )
 
-  def describe(self) -> Mapping[str, Any]:
-    """The format, as JSON can hold it."""
+  def to_json(self) -> Mapping[str, Any]:
+    """The description of the reader as a JSON value."""
     return {'format': 'criteo', **dataclasses.asdict(self)}
 
   def pieces(self, path: str) -> list[Piece]:
@@ -66,11 +67,11 @@ class CriteoReader:
     return raw_text.cut(path, _EXPECTED)
 
   def about(self, path: str) -> int:
-    """How many rows a file has, estimated from its head and its size."""
+    """Number of rows of a file, estimated from its first lines and its size."""
     return raw_text.about(path, _EXPECTED)
 
   def place(self, piece: Piece) -> tuple[int, str]:
-    """Number of a piece's first line, and 'line'."""
+    """Number of the first line of a piece, and 'line'."""
     return raw_text.place(piece)
 
   def read(
@@ -79,22 +80,22 @@ class CriteoReader:
     """The good rows of a piece in their order, in frames.
 
     Args:
-      piece: what to read.
-      bad: what to do with bad rows.
-      digest: takes the lines of the piece in order; of a packed file, the
-        bytes on disk.
+      piece: the piece to read.
+      bad: counter of bad rows.
+      digest: function that takes the lines of the piece in order, or the bytes
+        on disk of a packed file.
 
     Raises:
-      InputError: a bad row or a damaged file, unless `bad` skips; a line too
-        long to be one.
+      InputError: a row is bad or the file is damaged, and `bad` does not skip;
+        or a line is far too long.
     """
     lines = Lines(piece, bad)
     for chunk in lines.chunks(digest):
-      frame, faults = parse(chunk), []
+      frame, faults = parse_lines(chunk), []
       if frame is None:
-        frame, faults = sift(chunk)
-      for number, found in faults:
-        lines.add(number, found)
+        frame, faults = sift_lines(chunk)
+      for number, fault in faults:
+        lines.add(number, fault)
       frame = lines.numbered(frame, kept(frame, [n for n, _ in faults]))
       lines.line += frame.height + len(faults)
       yield from frame.iter_slices(FRAME_ROWS)

@@ -1,4 +1,4 @@
-"""What a line of a Criteo click log is: the definition.
+"""The definition of a line of a Criteo click log.
 
 A line is `label, I1 ... I13, C1 ... C26` between tabs: a label 0 or 1,
 integers (int32) and categories (1 to 8 hex digits, so 32 bits); an empty
@@ -20,14 +20,14 @@ SCHEMA = {
   **dict.fromkeys(DENSE, pl.Int32),
   **dict.fromkeys(SPARSE, pl.UInt32),
 }
-"""Of frames; null is missing."""
+"""Columns of frames; a null is a missing value."""
 
 _INTEGER = re.compile(r'-?[0-9]+', re.ASCII)
 _HEX = re.compile(r'[0-9a-fA-F]{1,8}', re.ASCII)
 
 
-def fault(line: bytes) -> Fault | None:
-  """The first thing wrong with a line (without its end), or None."""
+def line_fault(line: bytes) -> Fault | None:
+  """The first fault of a line, given without its end; None if it is good."""
   try:
     text = line.decode('utf-8')
   except UnicodeDecodeError as error:
@@ -47,8 +47,8 @@ def fault(line: bytes) -> Fault | None:
     return Fault('bad label', 'label', _short(fields[0]), '0 or 1')
   for name, field in zip(COLUMNS[1:], fields[1:], strict=True):
     check = _integer_fault if name in DENSE else _category_fault
-    if field and (found := check(name, field)):
-      return found
+    if field and (fault := check(name, field)):
+      return fault
   return None
 
 
@@ -56,7 +56,7 @@ def _integer_fault(name: str, field: str) -> Fault | None:
   expected = 'an integer, or nothing'
   if not _INTEGER.fullmatch(field):
     return Fault('non-integer', name, _short(field), expected)
-  # The length first: Python refuses to convert thousands of digits.
+  # The length is checked first: Python cannot convert thousands of digits.
   digits = field.lstrip('-').lstrip('0')
   if (
     len(digits) > 10

@@ -1,12 +1,12 @@
 """Many short fields of digits at once -> integers.
 
-Up to 8 characters of a field are one uint64, and each step is arithmetic on
-all characters of all fields. Characters are held less '0' (by exclusive or:
-a digit becomes its value), the last one in the highest byte. Bytes below the
-first one are 0, which reads as a leading zero.
+A word, uint64, has up to 8 characters of a field, and each step is arithmetic
+on all characters of all fields. A character is stored as its exclusive or with
+'0', which turns a digit into its value. The last character is in the highest
+byte; bytes below the first character are 0, like leading zeros.
 
-A text is u8[n], n a multiple of 8, with `PADDING` bytes or more after the
-last field. Fields are their starts and lengths, int64 of any shape.
+A text is u8[n], n a multiple of 8, with at least `PADDING` bytes after the
+last field. Fields are given by starts and lengths, int64 arrays of any shape.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 PADDING = 8
-"""Bytes of any value that a text has after its last field, at least."""
+"""Minimum number of bytes in a text after its last field; their values are
+arbitrary."""
 
 _WORD = 8
 
@@ -23,33 +24,33 @@ class Numbers(NamedTuple):
   """Fields as numbers.
 
   Attributes:
-    values: uint32, or int32 of `integers`; 0 of an empty field, and anything
-      where `bad`.
-    bad: bool, whether a field is anything else than these digits.
+    values: uint32, or int32 from `integers`; 0 for an empty field, and
+      undefined for a bad one.
+    bad: bool, whether a field has other characters, or a number out of range.
   """
 
   values: np.ndarray
   bad: np.ndarray
 
 
-def _each(byte: int) -> np.uint64:
-  """A byte, eight times."""
+def _repeated(byte: int) -> np.uint64:
+  """A word of eight equal bytes."""
   return np.uint64(byte * 0x0101_0101_0101_0101)
 
 
 def _words(
   text: np.ndarray, starts: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
-  """Characters as above; 0 of a field that is empty or longer than 8."""
+  """Words of fields; undefined for fields of more than 8 characters."""
   aligned = text.view('<u8')
   first = starts >> 3
   skipped = ((starts & 7) << 3).view(np.uint64)
-  # Two aligned words cost less than one that is not. NumPy defines a shift by
-  # 64 bits and more: nothing is left.
+  # Reading two aligned words is faster than one unaligned word. In NumPy, a
+  # shift by 64 bits or more gives 0.
   words = aligned[first] >> skipped
   first += 1
   words |= aligned[first] << (np.uint64(64) - skipped)
-  words ^= _each(ord('0'))
+  words ^= _repeated(ord('0'))
   words <<= ((_WORD - lengths) << 3).view(np.uint64)
   return words
 
@@ -59,16 +60,16 @@ def hexadecimals(
 ) -> Numbers:
   """Fields of up to 8 hex digits."""
   x = _words(text, starts, lengths)
-  # A sum has bit 7 set where a character is so large at least; it carries into
-  # the next character only from one that has bit 7 itself, hence is bad.
+  # Adding 0x80 - c sets bit 7 of characters that are c or more. A carry into
+  # the next character only comes from one with bit 7 set, which is bad.
   # With bit 5 set, letters of both cases are 0x71 ... 0x76.
-  lower = x | _each(0x20)
-  letters = (lower + _each(0x80 - 0x71)) ^ (lower + _each(0x80 - 0x77))
-  bad = (x | ((x + _each(0x80 - 10)) ^ letters)) & _each(0x80)
-  nibbles = ((x >> np.uint64(6)) & _each(1)) * np.uint64(9)
-  x &= _each(0x0F)
+  lower = x | _repeated(0x20)
+  letters = (lower + _repeated(0x80 - 0x71)) ^ (lower + _repeated(0x80 - 0x77))
+  bad = (x | ((x + _repeated(0x80 - 10)) ^ letters)) & _repeated(0x80)
+  nibbles = ((x >> np.uint64(6)) & _repeated(1)) * np.uint64(9)
+  x &= _repeated(0x0F)
   x += nibbles
-  # Neighbours join: two digits, four, all eight.
+  # Neighbours are joined to numbers of two digits, of four, and of eight.
   x = ((x << np.uint64(4)) | (x >> np.uint64(8))) & np.uint64(0xFF00FF00FF00FF)
   x = ((x << np.uint64(8)) | (x >> np.uint64(16))) & np.uint64(0xFFFF0000FFFF)
   x = (x << np.uint64(16)) | (x >> np.uint64(32))
@@ -80,7 +81,7 @@ def _decimals(
 ) -> Numbers:
   """Fields of up to 8 decimal digits."""
   x = _words(text, starts, lengths)
-  bad = (x | (x + _each(0x80 - 10))) & _each(0x80)
+  bad = (x | (x + _repeated(0x80 - 10))) & _repeated(0x80)
   x = x * np.uint64(10) + (x >> np.uint64(8))
   x &= np.uint64(0xFF00FF00FF00FF)
   x = x * np.uint64(100) + (x >> np.uint64(16))
@@ -92,7 +93,7 @@ def _decimals(
 def _signed(
   text: np.ndarray, starts: np.ndarray, lengths: np.ndarray
 ) -> Numbers:
-  """Fields of decimal digits, maybe after a minus; of shape [n]."""
+  """Fields [n] of decimal digits with or without a minus."""
   minus = text[starts] == ord('-')
   starts, lengths = starts + minus, lengths - minus
   bad = lengths == 0
@@ -113,10 +114,10 @@ def _signed(
 def integers(
   text: np.ndarray, starts: np.ndarray, lengths: np.ndarray
 ) -> Numbers:
-  """Fields of decimal digits, maybe after a minus, in 32 bits with sign."""
+  """Fields of decimal digits with or without a minus -> int32."""
   values, bad = _decimals(text, starts, lengths)
   values = values.view(np.int32)
-  # Few have a sign, or are longer than a word.
+  # Few fields have a sign, or more than 8 digits.
   others = np.flatnonzero(bad)
   if len(others):
     starts, lengths = starts.reshape(-1)[others], lengths.reshape(-1)[others]

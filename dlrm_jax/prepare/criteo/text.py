@@ -1,7 +1,7 @@
-"""Lines of a Criteo click log -> columns: fast, and strictly.
+"""Lines of a Criteo click log -> columns: a fast path and a strict one.
 
-`parse` takes thousands of lines at a time, and gives up on all of them when
-one of them may be bad. `sift` then tells the bad ones from the good ones.
+`parse_lines` parses thousands of lines at once, and gives up if one of them
+may be bad. Then `sift_lines` separates good lines from bad ones.
 """
 
 import re
@@ -12,17 +12,22 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.prepare.bad_rows import Fault
-from dlrm_jax.prepare.criteo.criteo_rows import COLUMNS, DENSE, SCHEMA, fault
+from dlrm_jax.prepare.criteo.criteo_rows import (
+  COLUMNS,
+  DENSE,
+  SCHEMA,
+  line_fault,
+)
 from dlrm_jax.prepare.criteo.digits import PADDING, hexadecimals, integers
 
 _TEXT_BYTES = 1 << 19
-"""Of lines parsed at a time: what is made of them stays in a core's cache."""
+"""Bytes of lines that are parsed at once; their columns fit in the cache."""
 
 _ENDS = b'\t' * (len(COLUMNS) - 1) + b'\n'
 _PLAIN = re.compile(
   rb'[01](?:\t(?:-?[0-9]{1,9})?){13}(?:\t(?:[0-9a-fA-F]{1,8})?){26}'
 )
-"""Matches most good lines, and none that is bad."""
+"""Matches most good lines and no bad ones."""
 
 
 class _Rows(NamedTuple):
@@ -42,7 +47,7 @@ class _Rows(NamedTuple):
 
 
 def _texts(chunk: bytes) -> Iterator[bytes]:
-  """Lines in their order, some thousands at a time."""
+  """Cuts a chunk of lines into texts of some thousand lines."""
   start = 0
   while start < len(chunk):
     least = min(start + _TEXT_BYTES, len(chunk))
@@ -54,13 +59,13 @@ def _texts(chunk: bytes) -> Iterator[bytes]:
 
 
 def _fields(text: np.ndarray, size: int) -> tuple[np.ndarray, ...] | None:
-  """Starts and lengths, i64[40, n]; None where tabs are not as they should."""
-  # Tabs and line ends, and whatever else must not be there.
+  """Starts and lengths of fields, i64[40, n]; None if a tab is misplaced."""
+  # Tabs, line ends, and other control characters, which are not allowed.
   ends = np.flatnonzero(text[:size] <= ord('\r'))
   lines, rest = divmod(len(ends), len(COLUMNS))
   if rest or text[ends].tobytes() != _ENDS * lines:
     return None
-  # Row by row a field, after the end of what comes before it.
+  # A field begins after the end of the field before it, row by row.
   borders = np.empty((len(COLUMNS) + 1, lines), np.int64)
   borders[1:] = ends.reshape(lines, len(COLUMNS)).T
   borders[0, 0] = -1
@@ -103,8 +108,8 @@ def _frame(parts: list[_Rows]) -> pl.DataFrame:
   return pl.DataFrame(columns)
 
 
-def parse(chunk: bytes) -> pl.DataFrame | None:
-  """Whole lines -> a frame of `SCHEMA`; None where any line may be bad."""
+def parse_lines(chunk: bytes) -> pl.DataFrame | None:
+  """Whole lines -> a frame of `SCHEMA`; None if a line may be bad."""
   if b'\r' in chunk:
     chunk = chunk.replace(b'\r\n', b'\n')
   parts = []
@@ -117,31 +122,34 @@ def parse(chunk: bytes) -> pl.DataFrame | None:
 
 
 def _sifted(lines: bytes) -> tuple[pl.DataFrame, list[tuple[int, Fault]]]:
-  """Line by line."""
+  """As `sift_lines`, line by line."""
   good: list[bytes] = []
   bad: list[tuple[int, Fault]] = []
   for number, line in enumerate(lines.split(b'\n')[:-1]):
     line = line.removesuffix(b'\r')
-    if not _PLAIN.fullmatch(line) and (found := fault(line)):
-      bad.append((number, found))
+    if not _PLAIN.fullmatch(line) and (fault := line_fault(line)):
+      bad.append((number, fault))
     else:
       good.append(line)
-  frame = parse(b'\n'.join([*good, b'']))
+  frame = parse_lines(b'\n'.join([*good, b'']))
   if frame is None:
     raise AssertionError('the fast path refuses rows that are good')
   return frame, bad
 
 
-def sift(chunk: bytes) -> tuple[pl.DataFrame, list[tuple[int, Fault]]]:
-  """Whole lines -> the good ones, and the bad ones by number (from 0)."""
+def sift_lines(chunk: bytes) -> tuple[pl.DataFrame, list[tuple[int, Fault]]]:
+  """Whole lines -> a frame of the good ones, and the faults of the bad ones.
+
+  Faults come with the numbers of their lines, from 0.
+  """
   frames: list[pl.DataFrame] = [pl.DataFrame(schema=SCHEMA)]
   bad: list[tuple[int, Fault]] = []
   line = 0
   for lines in _texts(chunk):
-    frame, faults = parse(lines), []
+    frame, faults = parse_lines(lines), []
     if frame is None:
       frame, faults = _sifted(lines)
-    bad.extend((line + number, found) for number, found in faults)
+    bad.extend((line + number, fault) for number, fault in faults)
     line += frame.height + len(faults)
     frames.append(frame)
   return pl.concat(frames), bad

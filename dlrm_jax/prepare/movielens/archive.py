@@ -1,56 +1,79 @@
-"""Archives of MovieLens: got, compared with their checksum, unpacked.
-
-TFDS unpacks with TensorFlow. It does not unpack what lies unpacked where it
-looks first, and that is what is used here.
-"""
+"""MovieLens archives: found by name, downloaded and verified through TFDS."""
 
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.download.download_manager import (
   NonMatchingChecksumError,
 )
-from tensorflow_datasets.structured import movielens
+from tensorflow_datasets.core.download.resource import get_dl_fname
+from tensorflow_datasets.structured.movielens import Movielens
 
 from dlrm_jax.errors import InputError
 
 
-def check(archive: str, url: str) -> None:
+def url_of(name: str) -> str:
+  """Address from which TFDS downloads a data set of ratings.
+
+  Raises:
+    InputError: TFDS has no such data set, or it has no ratings.
+  """
+  configs = Movielens.builder_configs
+  known = [key for key in configs if key.endswith('-ratings')]
+  if name not in known:
+    raise InputError(
+      f'movielens has no ratings named {name!r}; expected one of '
+      f'{", ".join(known)}'
+    )
+  return str(configs[name].download_url)
+
+
+def verify(archive: str, url: str) -> None:
   """Compares an archive with the checksum that TFDS has registered.
 
   Raises:
-    InputError: it is not there, or it is another file.
+    InputError: the file is missing, or is another file.
   """
   try:
-    found = checksums.compute_url_info(archive)
+    actual = checksums.compute_url_info(archive)
   except OSError as error:
     raise InputError(
       f'{archive}: {error.strerror or error}; expected the archive {url}'
     ) from None
-  wanted = movielens.Movielens.url_infos[url]
-  if found.checksum != wanted.checksum:
+  expected = Movielens.url_infos[url]
+  if actual.checksum != expected.checksum:
     raise InputError(
       f'{archive} is not the archive that TFDS {tfds.__version__} knows as '
-      f'{url}: its sha256 is {found.checksum}, expected {wanted.checksum}; '
+      f'{url}: its sha256 is {actual.checksum}, expected {expected.checksum}; '
       'download it again'
     )
 
 
+def downloads() -> Path:
+  """The folder where TFDS keeps what it has downloaded."""
+  return Path(constants.DATA_DIR).expanduser() / 'downloads'
+
+
 def download(url: str, folder: Path) -> str:
-  """Lets TFDS download an archive into a folder; it compares the checksum.
+  """Downloads an archive into a folder, unless TFDS did so before.
+
+  Returns:
+    Path of the archive, whose checksum TFDS has verified.
 
   Raises:
-    InputError: it cannot be downloaded, or is another file by now.
+    InputError: the download failed, or the file there has changed.
   """
-  manager = tfds.download.DownloadManager(
-    download_dir=folder, url_infos=movielens.Movielens.url_infos
-  )
+  infos = Movielens.url_infos
   try:
-    # Without a network, TFDS would try for minutes.
-    urllib.request.urlopen(url, timeout=20).close()
+    if not (folder / get_dl_fname(url, infos[url].checksum)).exists():
+      # Without a network, TFDS would try for minutes.
+      urllib.request.urlopen(url, timeout=20).close()
+    manager = tfds.download.DownloadManager(
+      download_dir=folder, url_infos=infos
+    )
     return str(manager.download(url))
   except (OSError, tfds.download.DownloadError) as error:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -64,27 +87,3 @@ def download(url: str, folder: Path) -> str:
       'sha256); upgrade tensorflow-datasets, or pass --input=FILE with the '
       'archive as it was'
     ) from None
-
-
-def unpack(
-  archive: str, url: str, folder: Path
-) -> tfds.download.DownloadConfig:
-  """Puts archive and extracted folder where TFDS looks for them.
-
-  Args:
-    archive: the zip, checked.
-    url: where it comes from.
-    folder: gets the folders `manual` and `extracted`.
-
-  Returns:
-    What tells TFDS of the two.
-  """
-  name = movielens.Movielens.url_infos[url].filename
-  manual, extracted = folder / 'manual', folder / 'extracted'
-  manual.mkdir()
-  (manual / name).symlink_to(Path(archive).absolute())
-  with zipfile.ZipFile(archive) as packed:  # takes no path out of the folder
-    packed.extractall(extracted / f'ZIP.{name}')
-  return tfds.download.DownloadConfig(
-    manual_dir=manual, extract_dir=extracted, try_download_gcs=False
-  )

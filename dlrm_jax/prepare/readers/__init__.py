@@ -1,1 +1,1 @@
-"""Readers of raw formats: files to pieces to frames of good rows."""
+"""Readers of raw formats: a file -> pieces -> frames of good rows."""

@@ -1,7 +1,7 @@
-"""Packed text files: found by their first bytes, unpacked as a stream.
+"""Packed text files: detected by their first bytes, unpacked as streams.
 
-gzip, bz2 and xz files may have several members, which are one text; a zip
-archive must have one file.
+A gzip, bz2 or xz file may have several members, whose texts are joined. A zip
+archive must contain exactly one file.
 """
 
 import bz2
@@ -19,14 +19,14 @@ _READ_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 20
 
 PACKED = ('gzip', 'bz2', 'xz', 'zip')
-"""Kinds of files that are unpacked while they are read."""
+"""Formats that are unpacked while they are read."""
 
 _BEGINNINGS = (
   (b'\x1f\x8b', 'gzip'),
   (b'BZh', 'bz2'),
   (b'\xfd7zXZ\0', 'xz'),
   (b'PK\x03\x04', 'zip'),
-  (b'PK\x05\x06', 'zip'),  # without files
+  (b'PK\x05\x06', 'zip'),  # an empty archive
   (b'\x28\xb5\x2f\xfd', 'zstd'),
   (b'PAR1', 'Parquet'),
   (b'\x93NUMPY', 'npy'),
@@ -41,23 +41,23 @@ _NO_TEXT = {
   'npy': 'an array of NumPy (.npy)',
   'UTF-16': 'UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)',
 }
-"""What can't be read as text, and what to do."""
+"""Formats that are not text, with a description for messages."""
 
 
 class DamagedError(Exception):
-  """A packed stream breaks off, or is not what was packed; says why.
+  """A packed stream is cut off or damaged.
 
   Attributes:
-    anywhere: whether what was unpacked before may be damaged as well.
+    anywhere: whether the text unpacked before may be damaged as well.
   """
 
-  def __init__(self, why: str, anywhere: bool = False) -> None:
+  def __init__(self, why: str, *, anywhere: bool = False) -> None:
     super().__init__(why)
     self.anywhere = anywhere
 
 
 class _Decompressor(Protocol):
-  """What bz2 and lzma have in common."""
+  """Decompressors of bz2 and lzma."""
 
   @property
   def eof(self) -> bool: ...
@@ -68,27 +68,27 @@ class _Decompressor(Protocol):
   def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def kind_of(path: str) -> str:
-  """What a file is by its first bytes; '' where they say nothing."""
+def file_format(path: str) -> str | None:
+  """Format of a file by its first bytes; None if they match no known one."""
   with open(path, 'rb') as file:
     head = file.read(8)
   for beginning, kind in _BEGINNINGS:
     if head.startswith(beginning):
       return kind
-  return 'UTF-16' if head[:2].count(0) == 1 else ''
+  return 'UTF-16' if head[:2].count(0) == 1 else None
 
 
 def check_text(path: str, expected: str) -> None:
-  """Sees that a file is text, or packed text.
+  """Checks that a file is text, or packed text.
 
   Args:
     path: the file.
-    expected: the format, in words.
+    expected: name of the format, for messages.
 
   Raises:
-    InputError: it is neither; says what it is.
+    InputError: the file is neither; the message names its format.
   """
-  kind = kind_of(path)
+  kind = file_format(path)
   if kind in _NO_TEXT:
     raise InputError(f'{path}: expected {expected}, found {_NO_TEXT[kind]}')
   if kind == 'zip':
@@ -96,24 +96,24 @@ def check_text(path: str, expected: str) -> None:
 
 
 def member(path: str) -> zipfile.ZipInfo:
-  """The one file in a zip archive.
+  """The only file in a zip archive.
 
   Raises:
-    InputError: there are none or several, or it can't be unpacked.
+    InputError: there are none or several, or the archive is damaged.
   """
   try:
     with zipfile.ZipFile(path) as archive:
       members = [
-        found
-        for found in archive.infolist()
-        if not found.is_dir() and not found.filename.startswith('__MACOSX/')
+        entry
+        for entry in archive.infolist()
+        if not entry.is_dir() and not entry.filename.startswith('__MACOSX/')
       ]
   except zipfile.BadZipFile as error:
     raise InputError(
       f'{path}: a damaged zip archive ({error}); copy it again'
     ) from None
   if len(members) != 1:
-    names = ', '.join(found.filename for found in members[:5])
+    names = ', '.join(entry.filename for entry in members[:5])
     more = ', ...' if len(members) > 5 else ''
     raise InputError(
       f'{path}: a zip archive with {len(members)} files ({names}{more}); '
@@ -125,7 +125,7 @@ def member(path: str) -> zipfile.ZipInfo:
 
 
 class _Watched:
-  """A file that shows what is read of it."""
+  """A file that passes all bytes read from it to a function."""
 
   def __init__(self, file: BinaryIO, show: Callable[[bytes], object]) -> None:
     self._file = file
@@ -144,37 +144,37 @@ def unpacked(
 
   Args:
     path: the file.
-    kind: one of `PACKED`.
-    digest: takes the file as it lies on disk; of a zip archive, the text.
+    kind: format of the file, one of `PACKED`.
+    digest: called with the packed bytes; for a zip archive, with the text.
 
   Raises:
-    DamagedError: after the text before the damage.
+    DamagedError: the file is damaged; raised after the text before.
   """
   if kind == 'zip':
-    for block in _damage_told(_zip(path), kind):
+    for block in _translated(_zip(path), kind):
       digest(block)
       yield block
     return
   with open(path, 'rb', buffering=0) as file:
-    # Only `read` is used of it.
-    yield from unpack(cast(BinaryIO, _Watched(file, digest)), kind)
+    # Decompressors only call `read`.
+    yield from unpack_stream(cast(BinaryIO, _Watched(file, digest)), kind)
 
 
-def unpack(file: BinaryIO, kind: str) -> Iterator[bytes]:
+def unpack_stream(file: BinaryIO, kind: str) -> Iterator[bytes]:
   """The text of all members of a gzip, bz2 or xz stream, in small blocks.
 
   Raises:
-    DamagedError: after the text before the damage.
+    DamagedError: the stream is damaged; raised after the text before.
   """
   if kind == 'gzip':
     blocks = _gzip(file)
   else:
     blocks = _members(file, bz2.BZ2Decompressor if kind == 'bz2' else _xz)
-  yield from _damage_told(blocks, kind)
+  yield from _translated(blocks, kind)
 
 
-def _damage_told(blocks: Iterator[bytes], kind: str) -> Iterator[bytes]:
-  """The same blocks; errors of all libraries as `DamagedError`."""
+def _translated(blocks: Iterator[bytes], kind: str) -> Iterator[bytes]:
+  """The same blocks; turns the errors of all libraries into `DamagedError`."""
   try:
     yield from blocks
   except EOFError:
@@ -185,16 +185,16 @@ def _damage_told(blocks: Iterator[bytes], kind: str) -> Iterator[bytes]:
     *(gzip.BadGzipFile, zlib.error, lzma.LZMAError),
     *(zipfile.BadZipFile, NotImplementedError, _BadStreamError),
   ) as error:
-    # A checksum is looked at behind all that it is of.
+    # A checksum is compared at the end, after all of the text.
     anywhere = re.search(r'CRC|[Cc]hecksum|length', str(error)) is not None
     raise DamagedError(
-      f'the {kind} stream is damaged ({error})', anywhere
+      f'the {kind} stream is damaged ({error})', anywhere=anywhere
     ) from None
 
 
 def _gzip(file: BinaryIO) -> Iterator[bytes]:
   text = gzip.GzipFile(fileobj=file)
-  # Not `read`: where the stream breaks off, it loses what came before.
+  # `read` would lose the text before the place where a stream is cut off.
   while block := text.read1(_BLOCK_BYTES):
     yield block
 
@@ -204,13 +204,13 @@ def _xz() -> lzma.LZMADecompressor:
 
 
 class _BadStreamError(Exception):
-  """Bytes that are not bz2."""
+  """Bytes that are not a bz2 stream."""
 
 
 def _members(
   file: BinaryIO, new: Callable[[], _Decompressor]
 ) -> Iterator[bytes]:
-  """All members; the library's own files ignore what follows a member."""
+  """The text of all members; BZ2File ignores bytes behind a member."""
   data = file.read(_READ_BYTES)
   while data:
     state = new()

@@ -1,12 +1,15 @@
-"""Arrays on disk, read by rows in bounded memory: .npy, and members of .npz.
+"""Arrays in files, read in blocks of rows: .npy files and members of .npz.
 
-What lies as it is on disk is mapped. A compressed member is a stream, read
-once from its beginning; in Fortran order it is a stream a column, since its
-columns lie one after the other.
+Arrays are memory-mapped. A compressed member of an .npz file is first unpacked
+into a temporary file, since rows of an array in Fortran order are spread over
+all of it.
 """
 
 import math
 import os
+import shutil
+import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -15,25 +18,26 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare.readers.packed_streams import (
-  DamagedStreamError,
-  Stream,
-  data_start,
-  streams,
-)
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS
 from dlrm_jax.prepare.readers.text_files import check_readable
+from dlrm_jax.text import human
 
 _EXPECTED = 'arrays as NumPy writes them (.npy, .npz)'
+_ZIP_ERRORS = (
+  *(zipfile.BadZipFile, zlib.error, ValueError, EOFError),
+  *(NotImplementedError, RuntimeError, struct.error),
+)
+_COPIED_BYTES = 1 << 20
+_LOCAL_HEADER = struct.Struct('<26xHH')  # lengths of name and extra field
 
 
 class Header(NamedTuple):
-  """What the header of an array says.
+  """The header of an array.
 
   Attributes:
-    shape: of the array, rows first.
+    shape: shape of the array, rows first.
     fortran: whether columns lie one after the other.
-    dtype: of the values.
+    dtype: type of the values.
     length: bytes of the header itself.
   """
 
@@ -49,15 +53,15 @@ class Header(NamedTuple):
 
 
 class Array(Protocol):
-  """An array on disk."""
+  """An array in a file."""
 
   @property
   def header(self) -> Header:
-    """What it is."""
+    """Shape and type of the array."""
     ...
 
   def parts(self, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Rows in [start, stop), `FRAME_ROWS` at a time.
+    """Rows start ... stop - 1, `FRAME_ROWS` at a time.
 
     Raises:
       InputError: the file is damaged.
@@ -66,34 +70,30 @@ class Array(Protocol):
 
 
 class Mapped:
-  """An array that lies on disk as it is, from byte `offset` on."""
+  """An uncompressed array, whose header is at byte `offset` of the file."""
 
   def __init__(self, path: str, offset: int, header: Header) -> None:
     begin = offset + header.length
-    if (found := os.path.getsize(path)) < begin + header.size:
+    if (size := os.path.getsize(path)) < begin + header.size:
       raise InputError(
-        f'{path}: {found:,} bytes; expected {begin + header.size:,} or more, '
+        f'{path}: {size:,} bytes; expected {begin + header.size:,} or more, '
         f'as its header says {header.shape} of {header.dtype}; copy it again'
       )
     self.header = header
-    order = 'F' if header.fortran else 'C'
-    self._values = np.memmap(
-      path, header.dtype, 'r', begin, header.shape, order
-    )
+    self._values = _mapped(path, offset, header)
 
   def parts(self, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Rows in [start, stop), `FRAME_ROWS` at a time."""
-    for first in range(start, stop, FRAME_ROWS):
-      yield np.array(self._values[first : min(first + FRAME_ROWS, stop)])
+    """Rows start ... stop - 1, `FRAME_ROWS` at a time."""
+    yield from _blocks(self._values, start, stop)
 
 
 class Packed(NamedTuple):
-  """A compressed member of an .npz file, which is read as a whole.
+  """A compressed member of an .npz file.
 
   Attributes:
-    path: the file.
-    member: of the file.
-    header: of its array.
+    path: the .npz file.
+    member: entry of the array in the file.
+    header: header of the array.
   """
 
   path: str
@@ -101,31 +101,41 @@ class Packed(NamedTuple):
   header: Header
 
   def parts(self, start: int, stop: int) -> Iterator[np.ndarray]:
-    """All rows, `FRAME_ROWS` at a time."""
-    shape, fortran, dtype, length = self.header
-    rows, *width = shape
-    if (start, stop) != (0, rows):
-      raise ValueError('a compressed array is read as a whole')
-    starts = [length]
-    if fortran and width:
-      starts = [length + c * rows * dtype.itemsize for c in range(*width)]
-      width = []
+    """Rows start ... stop - 1, `FRAME_ROWS` at a time; unpacks all rows."""
+    yield from _blocks(self._unpacked(), start, stop)
+
+  def _unpacked(self) -> np.ndarray:
+    """The array, mapped from a temporary file that has no name."""
+    name = self.member.filename
     try:
-      with open(self.path, 'rb') as file:
-        files = streams(file, self.member, starts)
-        for first in range(0, rows, FRAME_ROWS):
-          part = (min(FRAME_ROWS, rows - first), *width)
-          columns = [_values(stream, dtype, part) for stream in files]
-          yield columns[0] if len(files) == 1 else np.stack(columns, axis=1)
-    except DamagedStreamError as error:
-      raise _broken(self.path, f'{self.member.filename} {error}') from None
+      with tempfile.TemporaryFile() as file:
+        with zipfile.ZipFile(self.path) as z, z.open(self.member) as packed:
+          shutil.copyfileobj(packed, file, _COPIED_BYTES)
+        file.flush()
+        return _mapped(file, 0, self.header)
+    except _ZIP_ERRORS as error:
+      raise _broken(self.path, f'{name} is damaged: {error}') from None
+    except OSError as error:
+      raise InputError(
+        f'{self.path}: {name} cannot be unpacked into {tempfile.gettempdir()} '
+        f'({error.strerror or error}); expected '
+        f'{human(self.member.file_size)} there: make room, or set TMPDIR to '
+        'another folder'
+      ) from None
 
 
-def _values(
-  stream: Stream, dtype: np.dtype, shape: tuple[int, ...]
-) -> np.ndarray:
-  data = stream.read(math.prod(shape) * dtype.itemsize)
-  return np.frombuffer(data, dtype).reshape(shape)
+def _mapped(file: str | IO[bytes], offset: int, header: Header) -> np.ndarray:
+  """The values behind a header that is at byte `offset` of a file."""
+  order = 'F' if header.fortran else 'C'
+  begin = offset + header.length
+  values: Any = file  # stubs know no files
+  return np.memmap(values, header.dtype, 'r', begin, header.shape, order)
+
+
+def _blocks(values: np.ndarray, start: int, stop: int) -> Iterator[np.ndarray]:
+  """Copies of rows start ... stop - 1, `FRAME_ROWS` at a time."""
+  for first in range(start, stop, FRAME_ROWS):
+    yield np.array(values[first : min(first + FRAME_ROWS, stop)])
 
 
 def _broken(path: str, why: object) -> InputError:
@@ -139,7 +149,7 @@ def _header(file: IO[bytes]) -> Header:
   """Reads the header of an array.
 
   Raises:
-    ValueError: there is none.
+    ValueError: the file does not begin with a header of numbers.
   """
   version = np.lib.format.read_magic(file)
   read: Any = np.lib.format.read_array_header_1_0
@@ -149,6 +159,14 @@ def _header(file: IO[bytes]) -> Header:
   if dtype.hasobject or not shape:
     raise ValueError(f'{dtype} of shape {shape} is no table of numbers')
   return Header(shape, fortran, dtype, file.tell())
+
+
+def _data_start(path: str, member: zipfile.ZipInfo) -> int:
+  """Offset of a member's bytes in its zip file."""
+  with open(path, 'rb') as file:
+    file.seek(member.header_offset)
+    lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+  return member.header_offset + _LOCAL_HEADER.size + sum(lengths)
 
 
 def open_npy(path: str) -> Mapped:
@@ -167,7 +185,7 @@ def open_npy(path: str) -> Mapped:
 
 
 def open_npz(path: str, names: Collection[str]) -> dict[str, Array]:
-  """Those of the arrays with these names that an .npz file has.
+  """The arrays of an .npz file that have one of these names, by name.
 
   Raises:
     InputError: the file is missing, of another format, or damaged.
@@ -183,12 +201,9 @@ def open_npz(path: str, names: Collection[str]) -> dict[str, Array]:
         with archive.open(member) as file:
           header = _header(file)
         if member.compress_type == zipfile.ZIP_STORED:
-          arrays[name] = Mapped(path, data_start(path, member), header)
+          arrays[name] = Mapped(path, _data_start(path, member), header)
         else:
           arrays[name] = Packed(path, member, header)
-  except (
-    *(zipfile.BadZipFile, zlib.error, ValueError, EOFError),
-    *(NotImplementedError, RuntimeError, DamagedStreamError),
-  ) as error:
+  except _ZIP_ERRORS as error:
     raise _broken(path, error) from error
   return arrays

@@ -1,4 +1,4 @@
-"""Criteo's logs as arrays in files: where labels and features lie."""
+"""Criteo's logs as arrays: which files hold labels, dense, sparse features."""
 
 import fnmatch
 import glob
@@ -19,7 +19,7 @@ from dlrm_jax.prepare.readers.array_files import (
   open_npy,
   open_npz,
 )
-from dlrm_jax.prepare.readers.array_rows import Rows
+from dlrm_jax.prepare.readers.array_rows import ArrayRows
 from dlrm_jax.prepare.readers.text_files import check_readable
 from dlrm_jax.prepare.values.raw_schema import FIELD, MAX_ROWS
 
@@ -37,13 +37,13 @@ _COUNTS_FILE = '*_fea_count.npz'
 _TORCHREC_NAME = re.compile(r'(.*)_(labels|dense|sparse)([^/]*)\.npy')
 
 
-class Log(NamedTuple):
-  """A log whose arrays were found, and fit each other.
+class ArrayLog(NamedTuple):
+  """The arrays of one log, whose shapes and types fit each other.
 
   Attributes:
-    paths: files of labels, dense and sparse features.
-    arrays: of these; or one of `_RECORD`s.
-    counts: sizes of the tables, where the file itself says them.
+    paths: files of the labels, the dense and the sparse features.
+    arrays: arrays of these three, or a single array of `_RECORD`s.
+    counts: rows of the 26 tables, or () where the file does not hold them.
   """
 
   paths: tuple[str, str, str]
@@ -52,39 +52,39 @@ class Log(NamedTuple):
 
   @property
   def rows(self) -> int:
-    """Of the log."""
+    """Number of rows of the log."""
     return self.arrays[0].header.shape[0]
 
   @property
   def packed(self) -> bool:
-    """Whether it can only be read as a whole."""
+    """Whether an array is compressed, so that the log is a single piece."""
     return any(isinstance(array, Packed) for array in self.arrays)
 
-  def parts(self, start: int, stop: int) -> Iterator[Rows]:
-    """Rows in [start, stop), `FRAME_ROWS` at a time."""
+  def parts(self, start: int, stop: int) -> Iterator[ArrayRows]:
+    """Rows start ... stop - 1, `FRAME_ROWS` at a time."""
     for parts in zip(
       *(array.parts(start, stop) for array in self.arrays), strict=True
     ):
       if len(parts) == 1:
-        yield Rows(*(parts[0][name] for name in _RECORD.names or ()))
+        yield ArrayRows(*(parts[0][name] for name in _RECORD.names or ()))
       else:
         labels, dense, sparse = (_native(part) for part in parts)
-        yield Rows(labels.reshape(-1), dense, sparse)
+        yield ArrayRows(labels.reshape(-1), dense, sparse)
 
 
 def _native(values: np.ndarray) -> np.ndarray:
-  """Numbers of 32 or 64 bits, in this machine's order of bytes."""
+  """Values as 32 or 64 bit numbers in the native byte order."""
   size = 4 if values.dtype.itemsize <= 4 else 8
   return values.astype(f'={values.dtype.kind}{size}', copy=False)
 
 
-def _fitting(
+def _checked_arrays(
   paths: tuple[str, str, str], names: Sequence[str], arrays: Sequence[Array]
 ) -> tuple[Array, ...]:
-  """Labels, dense and sparse features, whose shapes and types fit.
+  """Checks shapes and types of labels, dense and sparse features.
 
   Raises:
-    InputError: they don't.
+    InputError: a shape or type does not fit.
   """
   rows = arrays[0].header.shape[0]
   if not rows:
@@ -103,8 +103,8 @@ def _fitting(
   return tuple(arrays)
 
 
-def open_fb_npz(path: str) -> Log:
-  """facebookresearch/dlrm's .npz file.
+def open_fb_npz(path: str) -> ArrayLog:
+  """Opens an .npz file of facebookresearch/dlrm.
 
   Raises:
     InputError: an array is missing, or does not fit.
@@ -116,16 +116,18 @@ def open_fb_npz(path: str) -> Log:
         f'{path} has no array {name}; expected {", ".join(_FB_NAMES)}'
       )
   paths = (path, path, path)
-  arrays = _fitting(paths, _FB_NAMES, [found[name] for name in _FB_NAMES])
+  arrays = _checked_arrays(
+    paths, _FB_NAMES, [found[name] for name in _FB_NAMES]
+  )
   counts = counts_in(path, found[_COUNTS]) if _COUNTS in found else ()
-  return Log(paths, arrays, counts)
+  return ArrayLog(paths, arrays, counts)
 
 
-def open_fb_bin(path: str) -> Log:
-  """facebookresearch/dlrm's .bin file.
+def open_fb_bin(path: str) -> ArrayLog:
+  """Opens a .bin file of facebookresearch/dlrm.
 
   Raises:
-    InputError: it is missing, or has broken records.
+    InputError: the file is missing, or has broken records.
   """
   size = check_readable(path, 'records of a Criteo log (fb_bin)')
   rows, rest = divmod(size, _RECORD.itemsize)
@@ -135,14 +137,14 @@ def open_fb_bin(path: str) -> Log:
       f'the last of {rows + 1:,} is cut short, or it is another format'
     )
   header = Header((rows,), False, _RECORD, 0)
-  return Log((path, path, path), (Mapped(path, 0, header),))
+  return ArrayLog((path, path, path), (Mapped(path, 0, header),))
 
 
-def open_torchrec(path: str) -> Log:
-  """TorchRec's .npy files, of which one is named.
+def open_torchrec(path: str) -> ArrayLog:
+  """Opens the three .npy files of TorchRec, given the path of any one.
 
   Raises:
-    InputError: one is missing, or does not fit.
+    InputError: a file is missing, or does not fit.
   """
   named = _TORCHREC_NAME.fullmatch(path)
   if not named:
@@ -155,11 +157,15 @@ def open_torchrec(path: str) -> Log:
     path if part == named[2] else _beside(named[1], part) for part in parts
   )
   paths = (labels, dense, sparse)
-  return Log(paths, _fitting(paths, parts, [open_npy(p) for p in paths]))
+  arrays = _checked_arrays(paths, parts, [open_npy(p) for p in paths])
+  return ArrayLog(paths, arrays)
 
 
 def _beside(stem: str, part: str) -> str:
-  """One of TorchRec's files, which may say more behind: _sparse_contig_freq."""
+  """Path of one of TorchRec's files.
+
+  A preprocessed file has a longer name, such as NAME_sparse_contig_freq.npy.
+  """
   name = f'{stem}_{part}.npy'
   if os.path.exists(name):
     return name
@@ -171,10 +177,10 @@ def _beside(stem: str, part: str) -> str:
 
 
 def is_log(kind: str, path: str) -> bool:
-  """Whether a file in a folder stands for a log; others lie beside it.
+  """Whether a file of a folder is an input, not a file beside an input.
 
   Args:
-    kind: of arrays, a key of `OPEN`.
+    kind: format, a key of `OPEN`.
     path: the file.
   """
   if kind == 'torchrec_npy':
@@ -186,7 +192,7 @@ def is_log(kind: str, path: str) -> bool:
 
 
 def counts_in(path: str, array: Array) -> tuple[int, ...]:
-  """The sizes of tables in an array of a file."""
+  """Rows of the 26 tables, from an array of a file."""
   shape, _, dtype, _ = array.header
   if dtype.kind not in 'iu' or shape != (len(SPARSE),):
     raise InputError(
@@ -204,10 +210,10 @@ def counts_in(path: str, array: Array) -> tuple[int, ...]:
 
 
 def counts_of(path: str) -> tuple[int, ...]:
-  """The sizes of tables that a file says.
+  """Rows of the 26 tables, from the array `counts` of an .npz file.
 
   Raises:
-    InputError: it is missing, or does not say them.
+    InputError: the file or the array is missing, or wrong.
   """
   found = open_npz(path, (_COUNTS,))
   if _COUNTS not in found:
@@ -216,10 +222,10 @@ def counts_of(path: str) -> tuple[int, ...]:
 
 
 def counts_beside(files: Sequence[str]) -> str:
-  """The file that says the sizes of tables: one of these, or one beside.
+  """Finds the file with table sizes among the inputs, or in their folders.
 
   Raises:
-    InputError: there is none, or more than one beside.
+    InputError: no file has them, or several files in the folders do.
   """
   for path in files:
     check_readable(path, _EXPECTED)
@@ -243,9 +249,9 @@ def counts_beside(files: Sequence[str]) -> str:
   return beside[0]
 
 
-OPEN: Mapping[str, Callable[[str], Log]] = {
+OPEN: Mapping[str, Callable[[str], ArrayLog]] = {
   'fb_npz': open_fb_npz,
   'fb_bin': open_fb_bin,
   'torchrec_npy': open_torchrec,
 }
-"""By format: what makes a file's `Log`."""
+"""Opens a file, by format."""

@@ -1,4 +1,4 @@
-"""Rows of Criteo's features in arrays -> frames of the good ones."""
+"""Rows of Criteo's features in arrays -> frames of the good rows."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from dlrm_jax.vocabulary.columns import Columns, Sparse
 _HASHES = 1 << 32
 
 
-class Rows(NamedTuple):
-  """Some rows of a log.
+class ArrayRows(NamedTuple):
+  """Consecutive rows of a log.
 
   Attributes:
     labels: numbers [n].
@@ -27,31 +27,31 @@ class Rows(NamedTuple):
   dense: np.ndarray
   sparse: np.ndarray
 
-  def where(self, chosen: np.ndarray) -> 'Rows':
-    """Those that a mask, bool[n], chooses."""
-    return Rows(*(part[chosen] for part in self))
+  def where(self, chosen: np.ndarray) -> 'ArrayRows':
+    """The rows where the mask `chosen`, bool[n], is true."""
+    return ArrayRows(*(part[chosen] for part in self))
 
 
-def _good(columns: Columns, rows: Rows) -> Rows:
-  """Which values are good, of the shapes of rows."""
-  return Rows(
+def _good(columns: Columns, rows: ArrayRows) -> ArrayRows:
+  """Masks of the good values, of the shapes of `rows`."""
+  return ArrayRows(
     (rows.labels == 0) | (rows.labels == 1),
-    np.abs(rows.dense) <= FLOAT_MAX,  # Not of NaN either.
+    np.abs(rows.dense) <= FLOAT_MAX,  # False for NaN.
     _hashes(columns.sparse, rows.sparse),
   )
 
 
 def _hashes(columns: Sequence[Sparse], values: np.ndarray) -> np.ndarray:
-  """Which values are hashes of 32 bits; rows of tables are not looked at."""
+  """Mask of the values that are 32-bit hashes; row numbers always pass."""
   rows = np.array([column.ids == 'rows' for column in columns])
-  if values.dtype.itemsize == 4:  # Any number is one.
+  if values.dtype.itemsize == 4:  # Any 32 bits are a hash.
     return np.ones(values.shape, bool)
   return rows | (values >= 0) & (values < _HASHES)
 
 
-def sift(
+def good_rows(
   columns: Columns,
-  rows: Rows,
+  rows: ArrayRows,
   paths: Sequence[str],
   first: int,
   start: int,
@@ -60,12 +60,12 @@ def sift(
   """The good rows as a frame.
 
   Args:
-    columns: what the frame has.
-    rows: as they are in files.
-    paths: where labels, dense and sparse features are from.
-    first: number of the first row in its file, from 0.
-    start: the same of the piece.
-    bad: takes the others.
+    columns: columns of the frame.
+    rows: rows as stored in the files.
+    paths: files of labels, dense and sparse features.
+    first: number of the first of these rows in its file, from 0.
+    start: number of the piece's first row in its file, from 0.
+    bad: receives the bad rows.
   """
   good = _good(columns, rows)
   whole = good.labels & good.dense.all(1) & good.sparse.all(1)
@@ -80,16 +80,16 @@ def sift(
   for column, values in zip(columns.dense, rows.dense.T, strict=True):
     frame[column.name] = pl.Series(np.ascontiguousarray(values))
   for column, values in zip(columns.sparse, rows.sparse.T, strict=True):
-    # A hash that was kept as a signed number has the bits of the hash.
+    # A hash stored as a signed number has the same bits.
     dtype = np.int64 if column.ids == 'rows' else np.uint32
     frame[column.name] = pl.Series(values.astype(dtype))
   return numbered(pl.DataFrame(frame), np.flatnonzero(whole) + first - start)
 
 
 def _faults(
-  columns: Columns, rows: Rows, good: Rows, paths: Sequence[str]
+  columns: Columns, rows: ArrayRows, good: ArrayRows, paths: Sequence[str]
 ) -> Iterator[tuple[str, Fault]]:
-  """The first thing wrong with each row, and the file that has it."""
+  """The first fault of each bad row, and the file that has it."""
   labels, dense, sparse = paths
   for label, numbers, ids, fine, fine_numbers, fine_ids in zip(
     *rows, *good, strict=True

@@ -1,4 +1,4 @@
-"""Criteo's logs as other programs leave them: arrays of numbers.
+"""Criteo's logs as arrays of numbers, written by other programs.
 
 Three formats of 13 dense and 26 sparse features:
 
@@ -6,8 +6,9 @@ Three formats of 13 dense and 26 sparse features:
     fb_bin        the same as int32 records [y, X_int, X_cat], one a row
     torchrec_npy  TorchRec: NAME_dense.npy, NAME_sparse.npy, NAME_labels.npy
 
-Ids of the first two are rows of tables, whose sizes an array `counts` of an
-.npz file has; `config.data.raw.counts` names that file, or `rows` says them.
+Ids of the first two are rows of tables. The sizes of the tables are in an
+array `counts` of an .npz file: `config.data.raw.counts` names that file, or
+`config.data.raw.rows` lists the sizes.
 """
 
 import dataclasses
@@ -21,11 +22,11 @@ from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.prepare.criteo.criteo_rows import DENSE, SPARSE
 from dlrm_jax.prepare.readers.array_logs import (
   OPEN,
-  Log,
+  ArrayLog,
   counts_beside,
   counts_of,
 )
-from dlrm_jax.prepare.readers.array_rows import sift
+from dlrm_jax.prepare.readers.array_rows import good_rows
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, Piece
 from dlrm_jax.prepare.values.raw_schema import (
   FIELD,
@@ -44,8 +45,8 @@ class ArrayReader:
 
   Attributes:
     format: 'fb_npz', 'fb_bin' or 'torchrec_npy'.
-    ids: how values become rows, a word of `Sparse`.
-    rows: of each table; (): they are counted.
+    ids: how values become rows, as in `Sparse`.
+    rows: rows of each table; () where values are counted for a vocabulary.
   """
 
   format: str
@@ -65,7 +66,7 @@ class ArrayReader:
     )
 
   def pieces(self, path: str) -> list[Piece]:
-    """Cuts a file in rows; one that is compressed is one piece."""
+    """Cuts a file between rows; a compressed file is one piece."""
     log = self._open(path)
     step = log.rows if log.packed else _PIECE_ROWS
     return [
@@ -84,28 +85,28 @@ class ArrayReader:
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
-    """The good rows of a piece; `digest` takes the values of all arrays."""
+    """The good rows of a piece; `digest` gets the values of all arrays."""
     path, start, stop = piece
     first = start
     log, columns = self._open(path), self.columns
     for rows in log.parts(start, stop):
       for part in rows:
         digest(part.tobytes())
-      frame = sift(columns, rows, log.paths, first, start, bad)
+      frame = good_rows(columns, rows, log.paths, first, start, bad)
       first += len(rows.labels)
       if frame.height:
         yield frame
 
-  def _open(self, path: str) -> Log:
+  def _open(self, path: str) -> ArrayLog:
     log = OPEN[self.format](path)
     if log.counts and log.counts != self.rows:
-      table, found = next(
+      table, count = next(
         (n, c) for n, c in enumerate(log.counts) if c != self.rows[n]
       )
       raise InputError(
-        f'{path}: counts has {found:,} ids of {SPARSE[table]}, but '
-        f'config.{FIELD} {self.rows[table]:,}; expected files that were made '
-        'together, and their counts'
+        f'{path}: counts has {count:,} ids of {SPARSE[table]}, but '
+        f'config.{FIELD} {self.rows[table]:,}; expected the counts that were '
+        'written with this file'
       )
     return log
 
@@ -114,17 +115,18 @@ def sized(raw: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
   """A config of fb_npz or fb_bin with the sizes of the tables, `rows`.
 
   Args:
-    raw: `config.data.raw`, which says them, or which file does.
-    files: where they are looked for, and beside them, if it does neither.
+    raw: `config.data.raw`, with `rows` or `counts` or neither.
+    files: the inputs; where `raw` has neither, the sizes are looked for in
+      these files and in their folders.
 
   Raises:
-    InputError: they are not found, or wrong.
+    InputError: no sizes are found, or they are wrong.
   """
   check_keys(FIELD, raw, ('format', 'counts', 'rows'))
   if 'rows' in raw and 'counts' in raw:
     raise InputError(
       f'config.{FIELD} has rows and counts; expected one of them, as counts '
-      'is the file that says the rows'
+      'names the file that has the rows'
     )
   if 'rows' in raw:
     return {'format': raw['format'], 'rows': _sizes(raw['rows'])}
@@ -158,14 +160,14 @@ def fb_reader(raw: Mapping[str, Any]) -> ArrayReader:
   Raises:
     InputError: a key is missing, unknown or of a wrong value.
   """
-  said = sized(raw, ())
-  return ArrayReader(said['format'], 'rows', said['rows'])
+  complete = sized(raw, ())
+  return ArrayReader(complete['format'], 'rows', complete['rows'])
 
 
 def torchrec_reader(raw: Mapping[str, Any]) -> ArrayReader:
   """The reader of torchrec_npy that `config.data.raw` describes.
 
-  Keys are ids and rows, of all tables or a list of each table's.
+  Keys are ids and rows: one number for all tables, or a list of 26.
 
   Raises:
     InputError: a key is unknown or of a wrong value.

@@ -1,10 +1,9 @@
 """Lines of a CSV file -> columns of text, strictly.
 
-A row is one line of UTF-8 text: fields between separators, as many as the
-file has columns. A field may be quoted ("a ""b"", c"); elsewhere it has no
-quotes. `fault` says what is wrong with one row and is the definition.
-`Csv.parse` lets Polars split a chunk of lines, after it has made sure that
-there is nothing that Polars would forgive: short rows, broken quotes.
+A row is a line of UTF-8 text with one field for each column. A field may be
+quoted ("a ""b"", c"); an unquoted field has no quotes. `Csv.fault` defines
+which rows are good. `Csv.parse` lets Polars split a chunk of lines, after
+checking for faults that Polars accepts: short rows and broken quotes.
 """
 
 import dataclasses
@@ -17,20 +16,20 @@ import polars as pl
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import Fault, shorten
 from dlrm_jax.prepare.readers.text_files import CHUNK_BYTES
+from dlrm_jax.text import human
 
 QUOTE = '"'
 
 
 @dataclasses.dataclass(frozen=True)
 class Csv:
-  """How the rows of one file are written.
+  """The dialect of one CSV file.
 
   Attributes:
-    names: of its columns.
+    names: names of the columns.
     separator: one ASCII character.
-    quoted: whether a quote in front of a field quotes it; else quotes are
-      characters like any other.
-    multiline: whether quoted fields may go over lines.
+    quoted: whether fields may be quoted; else quotes are ordinary characters.
+    multiline: whether quoted fields may contain line ends.
   """
 
   names: tuple[str, ...]
@@ -40,10 +39,10 @@ class Csv:
 
   @functools.cached_property
   def _row(self) -> str:
-    """A regular expression of a row whose fields are well quoted."""
+    """A regular expression of a good row."""
     mark = re.escape(self.separator)
     end = '' if self.multiline else r'\n'
-    # Possessive: a field is never tried twice, nothing is remembered.
+    # Possessive, so that matching never backtracks.
     field = rf'(?>"(?>[^"{end}]|"")*+"|[^"\n{mark}]*+)'
     return f'(?>{field}(?:{mark}{field}){{{len(self.names) - 1}}}+)'
 
@@ -57,12 +56,12 @@ class Csv:
 
   @functools.cached_property
   def _others(self) -> bytes:
-    """All bytes but separators and line ends."""
+    """All bytes except the separator and the line end."""
     keep = self.separator.encode() + b'\n'
     return bytes(byte for byte in range(256) if byte not in keep)
 
   def fault(self, row: bytes) -> Fault | None:
-    """The first thing wrong with a row (without its end), or None."""
+    """The first fault of a row (without its end), or None."""
     try:
       text = row.decode('utf-8')
     except UnicodeDecodeError as error:
@@ -76,11 +75,11 @@ class Csv:
       return self._quote_fault(row, text)
     return self._count_fault(len(text.split(self.separator)))
 
-  def _count_fault(self, found: int) -> Fault | None:
-    if found == len(self.names):
+  def _count_fault(self, count: int) -> Fault | None:
+    if count == len(self.names):
       return None
     expected = f'{len(self.names)} between {self.separator!r}'
-    return Fault('wrong number of columns', None, f'{found} columns', expected)
+    return Fault('wrong number of columns', None, f'{count} columns', expected)
 
   def _quote_fault(self, row: bytes, text: str) -> Fault | None:
     if self._one.fullmatch(row):
@@ -103,19 +102,19 @@ class Csv:
     return rf'(?>"(?>[^"]|"")*+"|[^"{mark}]*+){mark}'
 
   def fields(self, line: str) -> tuple[str, ...]:
-    """The fields of one line, unquoted, for example a header's."""
+    """The fields of one line, without their quotes."""
     if not self.quoted or QUOTE not in line:
       return tuple(line.split(self.separator))
-    found = re.findall(self._field, line + self.separator)
+    fields = re.findall(self._field, line + self.separator)
     return tuple(
       field[1:-2].replace(QUOTE * 2, QUOTE)
       if field.startswith(QUOTE)
       else field[:-1]
-      for field in found
+      for field in fields
     )
 
   def _is_good(self, text: bytes) -> bool:
-    """Whether all rows of a chunk are good, quickly."""
+    """Whether all rows of a chunk are good, by quick tests."""
     if b'\r' in text or b'\0' in text:
       return False
     if not text.isascii():
@@ -131,7 +130,7 @@ class Csv:
     return not rest and ends == row * lines
 
   def rows(self, text: bytes) -> Iterator[tuple[int, bytes]]:
-    """Rows of a chunk without their ends, each with its first line, from 0."""
+    """Rows of a chunk, without their ends, each with its line number from 0."""
     lines = text.split(b'\n')[:-1]
     if not self.multiline:
       yield from enumerate(lines)
@@ -146,11 +145,12 @@ class Csv:
   def parse(
     self, text: bytes, columns: tuple[str, ...]
   ) -> tuple[pl.DataFrame, list[int] | None, list[tuple[int, Fault]]]:
-    """Whole rows -> columns of text; null where there is nothing.
+    """Whole rows -> columns of text; null for empty fields.
 
     Returns:
-      The frame of the good rows; their first lines, from 0 (None: every line
-      is one); and the bad rows by their first lines.
+      The frame of the good rows; the number of the first line of each, from 0,
+      or None if each line is a good row; and the bad rows, with the numbers of
+      their first lines.
     """
     if b'\r' in text:
       text = text.replace(b'\r\n', b'\n')
@@ -161,8 +161,8 @@ class Csv:
     good: list[bytes] = []
     faults: list[tuple[int, Fault]] = []
     for number, row in self.rows(text):
-      if found := self.fault(row):
-        faults.append((number, found))
+      if fault := self.fault(row):
+        faults.append((number, fault))
       else:
         good.append(row)
         numbers.append(number)
@@ -190,7 +190,7 @@ class Csv:
 
 
 def whole_rows(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
-  """Chunks of whole lines -> of whole rows, whose quotes are closed."""
+  """Chunks of whole lines -> chunks of whole rows, whose quotes are closed."""
   rest = b''
   for chunk in chunks:
     text = rest + chunk
@@ -205,7 +205,7 @@ def whole_rows(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
     rest = text[end:]
     if len(rest) > CHUNK_BYTES:
       raise InputError(
-        f'{path}: a quoted field longer than {CHUNK_BYTES >> 20} MiB; expected '
+        f'{path}: a quoted field longer than {human(CHUNK_BYTES)}; expected '
         'every quote to be closed'
       )
   if rest:

@@ -1,7 +1,7 @@
-"""CSV and its kin: a row a line, named columns, a schema in the config.
+"""CSV and similar formats: named columns, a row on each line.
 
-A field is text, and an empty one is missing (a bag: empty). What it means is
-in `raw_values`, `raw_bags` and `raw_label`.
+The schema is in the config. An empty field is missing; an empty bag is empty.
+`values` parses the fields.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from dlrm_jax.prepare.values.raw_schema import (
   schema_of,
 )
 from dlrm_jax.prepare.values.rules import Rules
-from dlrm_jax.prepare.values.sift import sift
+from dlrm_jax.prepare.values.sift import apply_rules
 from dlrm_jax.vocabulary.columns import Columns
 
 _EXPECTED = 'a CSV file'
@@ -35,11 +35,11 @@ class CsvReader:
   """Reads CSV; a `Reader`.
 
   Attributes:
-    schema: which column is what.
+    schema: features and their columns.
     separator: one ASCII character.
-    header: names of the columns; (): the first line of each file has them.
+    header: names of the columns; () where the first line of a file has them.
     quoted: whether fields may be quoted.
-    multiline: whether quoted fields may go over lines; a file is then one
+    multiline: whether quoted fields may contain line ends; a file is then one
       piece.
   """
 
@@ -51,16 +51,16 @@ class CsvReader:
 
   @property
   def columns(self) -> Columns:
-    """What frames have."""
+    """Columns of the frames."""
     return self.schema.columns
 
   def pieces(self, path: str) -> list[Piece]:
     """Cuts a file between lines."""
     self._csv(path)
-    return cut(path, _EXPECTED, self.multiline)
+    return cut(path, _EXPECTED, whole=self.multiline)
 
   def about(self, path: str) -> int:
-    """How many rows a file has, about."""
+    """Estimated number of rows of a file."""
     return about(path, _EXPECTED)
 
   def place(self, piece: Piece) -> tuple[int, str]:
@@ -70,7 +70,7 @@ class CsvReader:
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
-    """The good rows of a piece; `digest` takes its lines, or a packed file."""
+    """The good rows of a piece; `digest` gets its lines, or a packed file."""
     csv = self._csv(piece.path)
     names = self.schema.names
     rules = Rules(self.schema, dict.fromkeys(names, pl.String()), piece.path)
@@ -84,7 +84,7 @@ class CsvReader:
         end = text.index(b'\n') + 1
         text, first, lines.line = text[end:], False, 1
       frame, numbers, faults = csv.parse(text, names)
-      frame, more = sift(rules.rules, frame)
+      frame, more = apply_rules(rules.rules, frame)
       faults += [(numbers[n] if numbers else n, fault) for n, fault in more]
       for number, fault in sorted(faults):
         lines.add(number, fault)
@@ -97,7 +97,7 @@ class CsvReader:
         yield from frame.iter_slices(FRAME_ROWS)
 
   def _csv(self, path: str) -> Csv:
-    """How the file is written; checks that it has the columns."""
+    """The dialect of a file; checks that it has the columns of the schema."""
     line = first_line(path, _EXPECTED)
     if not line:
       raise InputError(f'{path}, line 1: empty; expected {_EXPECTED}')

@@ -1,4 +1,4 @@
-"""`config.data.raw` -> the reader of that format."""
+"""`config.data.raw` -> the reader of its format."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -33,24 +33,26 @@ _FORMATS: dict[str, Callable[[Mapping[str, Any]], Reader]] = {
 _SIZED = ('fb_npz', 'fb_bin')
 
 
-def completed(raw: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
-  """A config with what it leaves to the files to say: sizes of tables.
+def with_table_sizes(
+  raw: Mapping[str, Any], files: Sequence[str]
+) -> dict[str, Any]:
+  """A config with the table sizes, which fb_npz and fb_bin keep in files.
 
   Raises:
-    InputError: they don't say it, or the config is wrong.
+    InputError: the files do not have the sizes, or the config is wrong.
   """
   return sized(raw, files) if raw.get('format') in _SIZED else dict(raw)
 
 
 def files_of(kind: str, names: Sequence[str]) -> list[str]:
-  """The files of an input, in order, with those of folders and globs.
+  """The files of an input, in order; expands folders and globs.
 
   Args:
     kind: the format.
-    names: what a user says; data sets of TFDS are no files.
+    names: files, folders and globs; for TFDS, names of data sets.
 
   Raises:
-    InputError: a folder or a glob gives no files.
+    InputError: a folder or a glob has no files.
   """
   if kind == 'tfds':
     return list(names)
@@ -59,18 +61,18 @@ def files_of(kind: str, names: Sequence[str]) -> list[str]:
   return expanded(names)
 
 
-def kinds_of(raw: Mapping[str, Any]) -> dict[str, str]:
-  """The kind of each sparse feature's values; of formats with a schema."""
+def value_kinds(raw: Mapping[str, Any]) -> dict[str, str]:
+  """Kind of the values of each sparse feature, for formats with a schema."""
   schema = schema_of(raw, separated=raw['format'] == 'csv')
   return {source.feature.name: source.values for source in schema.sparse}
 
 
 def reader_of(raw: Mapping[str, Any] | ConfigDict) -> Reader:
-  """The reader that a config describes; see `raw_schema` for the keys.
+  """The reader that a config describes; see `raw_schema` for its keys.
 
   Raises:
     InputError: a key is missing, unknown or of a wrong value.
   """
-  given = raw.to_dict() if isinstance(raw, ConfigDict) else dict(raw)
-  kind = one_of(f'{FIELD}.format', given.get('format'), _FORMATS)
-  return _FORMATS[kind](given)
+  fields = raw.to_dict() if isinstance(raw, ConfigDict) else dict(raw)
+  kind = one_of(f'{FIELD}.format', fields.get('format'), _FORMATS)
+  return _FORMATS[kind](fields)

@@ -1,11 +1,11 @@
 """LIBSVM (`label index:value ...`) and LIBFFM (`label field:index:value ...`).
 
-Indices are ids, values their weights: all of a row are one bag, 'features';
-of LIBFFM there is a bag for each field, 'field0', 'field1', ... Where
-`fields` names the positions of a LIBSVM row, each has one id, of value 1.
+Indices are ids, and values are their weights. A LIBSVM row is one bag,
+'features'; a LIBFFM row has one bag for each field, 'field0', 'field1', ...
+Where `fields` names the positions of a LIBSVM row, each position is a feature
+of one id, whose value must be 1.
 
-What follows a `#`, and lines of nothing else, are no data; nor is `qid:N`
-behind the label.
+Text behind `#`, empty lines, and `qid:N` behind the label are ignored.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from dlrm_jax.prepare.values.raw_schema import (
   check_keys,
   encoding,
   hotness_of,
-  text,
+  read_name,
 )
 from dlrm_jax.prepare.values.typed import FLOAT_MAX, NUMBER, Typed, Words, wide
 from dlrm_jax.vocabulary.columns import Columns, Sparse
@@ -39,8 +39,8 @@ class LibsvmReader:
   """Reads LIBSVM and LIBFFM; a `Reader`.
 
   Attributes:
-    sparse: what becomes of each field; one, where there are no fields.
-    fields: whether features name their field (LIBFFM).
+    sparse: the feature of each field or position; one bag without fields.
+    fields: whether a row names the field of each index (LIBFFM).
   """
 
   sparse: tuple[Sparse, ...]
@@ -48,7 +48,7 @@ class LibsvmReader:
 
   @property
   def columns(self) -> Columns:
-    """What frames have."""
+    """Columns of the frames."""
     return Columns((), self.sparse)
 
   def pieces(self, path: str) -> list[Piece]:
@@ -56,7 +56,7 @@ class LibsvmReader:
     return cut(path, _EXPECTED)
 
   def about(self, path: str) -> int:
-    """How many rows a file has, about."""
+    """Estimated number of rows of a file."""
     return about(path, _EXPECTED)
 
   def place(self, piece: Piece) -> tuple[int, str]:
@@ -66,12 +66,12 @@ class LibsvmReader:
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
-    """The good rows of a piece; `digest` takes its lines, or a packed file."""
+    """The good rows of a piece; `digest` gets its lines, or a packed file."""
     lines = Lines(piece, bad)
     for chunk in lines.chunks(digest):
       frame, faults = self._parse(chunk)
-      for number, found in faults:
-        lines.add(number, found)
+      for number, fault in faults:
+        lines.add(number, fault)
       frame = lines.numbered(frame.drop('n'), frame['n'].to_numpy())
       lines.line += chunk.count(b'\n')
       if frame.height:
@@ -84,46 +84,46 @@ class LibsvmReader:
   def _parse(
     self, chunk: bytes
   ) -> tuple[pl.DataFrame, list[tuple[int, Fault]]]:
-    """Lines -> the good rows with the numbers `n` of their lines; bad ones."""
+    """Lines -> good rows, with line numbers `n`; and bad rows with theirs."""
     lines = chunk.split(b'\n')[:-1]
     if b'#' in chunk:
       lines = [line.partition(b'#')[0] for line in lines]
-    # What is not ASCII is bad: it becomes a character that nothing matches.
+    # Bytes that are not ASCII become a character that no pattern matches.
     texts = [line.decode('ascii', 'replace') for line in lines]
     row = pl.col('row').str.strip_chars(' \t\r')
     if b'qid:' in chunk:
       row = row.str.replace(r'^([^ \t]+)[ \t]+qid:[0-9]+', '$1')
     frame = pl.DataFrame({'row': texts}, schema={'row': pl.String})
     frame = frame.with_row_index('n').with_columns(row)
-    made = _labelled(frame.filter(pl.col('row') != ''))
-    made = made.with_columns(
+    rows = _labelled(frame.filter(pl.col('row') != ''))
+    rows = rows.with_columns(
       ok=pl.col('label').is_not_null() & self._well_formed()
     )
-    pairs = self._pairs(made.filter('ok'))
+    pairs = self._pairs(rows.filter('ok'))
     wrong = pairs.filter(~pl.col('good').fill_null(False))['n'].unique()
     ok = pl.col('ok') & ~pl.col('n').is_in(wrong.implode())
     faults = [
       (n, self._fault(row, label is None))
-      for n, row, label in made.filter(~ok)['n', 'row', 'label'].rows()
+      for n, row, label in rows.filter(~ok)['n', 'row', 'label'].rows()
     ]
-    kept = made.filter(ok).select('n', 'label')
+    good = rows.filter(ok).select('n', 'label')
     if self._by_position:
-      return self._singles(kept, pairs), faults
-    return self._bags(kept, pairs), faults
+      return self._singles(good, pairs), faults
+    return self._bags(good, pairs), faults
 
   def _well_formed(self) -> pl.Expr:
-    """Features that look as they should; not yet their ranges."""
+    """Mask of the rows of the right form; ranges are not checked."""
     field = '[0-9]{1,9}:' if self.fields else ''
     count = f'{{{len(self.sparse)}}}' if self._by_position else '*'
     feature = rf'[ \t]+{field}[0-9]{{1,20}}:{NUMBER}'
     return pl.col('row').str.contains(rf'^[^ \t]+(?:{feature}){count}$')
 
   def _pairs(self, rows: pl.DataFrame) -> pl.DataFrame:
-    """A row a feature: number of its line, field, id, weight, whether good."""
-    found = self._pairs_of(rows, lambda x: x.cast(pl.Int64, strict=False))
-    if not found['id'].null_count():
-      return found
-    return self._pairs_of(rows, wide)  # Takes longer.
+    """Line number, field, id, weight and whether it is good, for each id."""
+    pairs = self._pairs_of(rows, lambda x: x.cast(pl.Int64, strict=False))
+    if not pairs['id'].null_count():
+      return pairs
+    return self._pairs_of(rows, wide)  # Slower, for ids beyond Int64.
 
   def _pairs_of(
     self, rows: pl.DataFrame, integer: Callable[[pl.Expr], pl.Expr]
@@ -158,7 +158,7 @@ class LibsvmReader:
     )
 
   def _bags(self, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """Rows with a bag of each field; empty where a row has none of it."""
+    """Rows with the bags of all fields, which may be empty."""
     frame = rows
     for number, bag in enumerate(self.sparse):
       names = [bag.name, f'{bag.name}.weights']
@@ -172,7 +172,7 @@ class LibsvmReader:
     return frame
 
   def _singles(self, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """Rows with the id of each position."""
+    """Rows with the ids of all positions."""
     ids = pairs.join(rows, on='n', how='semi', maintain_order='left')
     return rows.with_columns(
       ids.filter(field=number)['id'].alias(column.name)
@@ -180,20 +180,20 @@ class LibsvmReader:
     )
 
   def _fault(self, row: str, bad_label: bool) -> Fault:
-    """The first thing wrong with a row that is known to be bad."""
+    """The first fault of a bad row."""
     label, *features = row.split()
     if bad_label:
       return Fault('bad label', None, shorten(label), _EXPECTED_LABEL)
     form = 'field:index:value' if self.fields else 'index:value'
     if self._by_position and len(features) != len(self.sparse):
-      found, expected = f'{len(features)} features', f'{len(self.sparse)}'
-      return Fault('wrong number of features', None, found, expected)
+      count, expected = f'{len(features)} features', f'{len(self.sparse)}'
+      return Fault('wrong number of features', None, count, expected)
+    single = dataclasses.replace(self, sparse=self.sparse[:1])
+    reader = single if self._by_position else self
     for feature in features:
       frame = pl.DataFrame({'n': [0], 'row': [f'0 {feature}']})
-      one = dataclasses.replace(self, sparse=self.sparse[:1])
-      of = one if self._by_position else self
-      formed = frame.select(of._well_formed()).item()
-      if not formed or not of._pairs(frame)['good'].item():
+      formed = frame.select(reader._well_formed()).item()
+      if not formed or not reader._pairs(frame)['good'].item():
         fields = f', field 0 ... {len(self.sparse) - 1}' if self.fields else ''
         value = 'value 1' if self._by_position else 'value finite'
         expected = f'{form}, index 0 ... 2^64 - 1, {value}{fields}'
@@ -205,11 +205,11 @@ _EXPECTED_LABEL = 'one number, 0 or 1, or -1 or 1'
 
 
 def _labelled(frame: pl.DataFrame) -> pl.DataFrame:
-  """Adds the column of labels; null where one is bad."""
+  """Adds the column of labels; null for bad labels."""
   texts = frame.select(pl.col('row').str.extract(r'^([^ \t]+)'))
   for quick in (True, False):
-    made = clicks(Typed(pl.col('row'), pl.String()), Words(), quick=quick)
-    labels = texts.select(label=made.value)['label']
+    parsed = clicks(Typed(pl.col('row'), pl.String()), Words(), quick=quick)
+    labels = texts.select(label=parsed.value)['label']
     if not labels.null_count():
       break
   return frame.with_columns(labels)
@@ -218,8 +218,9 @@ def _labelled(frame: pl.DataFrame) -> pl.DataFrame:
 def libsvm_reader(raw: Mapping[str, Any]) -> LibsvmReader:
   """The reader that `config.data.raw` describes.
 
-  Keys are ids, rows and hotness of every bag, and `fields`: of LIBFFM the
-  number of fields, or their names; of LIBSVM the names of all positions.
+  Keys are `ids`, `rows` and `hotness`, which hold for every bag, and `fields`:
+  for LIBFFM the number of fields or their names, for LIBSVM the names of all
+  positions.
 
   Raises:
     InputError: a key is missing, unknown or of a wrong value.
@@ -229,7 +230,7 @@ def libsvm_reader(raw: Mapping[str, Any]) -> LibsvmReader:
   by_position = named and not has_fields
   keys = ('format', 'ids', 'rows', 'fields', *['hotness'] * (not by_position))
   check_keys(FIELD, raw, keys)
-  names = _names(raw.get('fields'), has_fields)
+  names = _names(raw.get('fields'), has_fields=has_fields)
   options = encoding(FIELD, raw)
   if by_position:
     return LibsvmReader(tuple(Sparse(name, **options) for name in names), False)
@@ -243,12 +244,12 @@ def libsvm_reader(raw: Mapping[str, Any]) -> LibsvmReader:
   )
 
 
-def _names(fields: Any, has_fields: bool) -> list[str]:
+def _names(fields: Any, *, has_fields: bool) -> list[str]:
   """Names of the features."""
   where = f'{FIELD}.fields'
   if isinstance(fields, (list, tuple)) and fields:
     for name in fields:
-      check_feature(where, text(where, name))
+      check_feature(where, read_name(where, name))
     if len(set(fields)) < len(fields):
       raise InputError(f'config.{where} has a name twice: {list(fields)}')
     return list(fields)

@@ -1,6 +1,6 @@
-"""Raw logs that are text, a row a line: pieces, whole lines, their numbers.
+"""Pieces of text files that have a row on each line, and their line numbers.
 
-A piece owns the lines that begin in it; a packed file is one piece.
+A line belongs to the piece in which it begins. A packed file is one piece.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +11,12 @@ import polars as pl
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import BadRows, Fault
 from dlrm_jax.prepare.readers import text_files as files
-from dlrm_jax.prepare.readers.archives import DamagedError, kind_of
+from dlrm_jax.prepare.readers.archives import DamagedError, file_format
 from dlrm_jax.prepare.readers.reader import PIECE_BYTES, Piece, numbered
 
 
-def cut(path: str, expected: str, whole: bool = False) -> list[Piece]:
-  """Pieces of a file; one where it is packed, or one is asked for."""
+def cut(path: str, expected: str, *, whole: bool = False) -> list[Piece]:
+  """Cuts a file into pieces; into one if it is packed, or if `whole`."""
   size = files.check_lines(path, expected)
   step = size if whole or files.is_packed(path) else PIECE_BYTES
   starts = range(0, size, step)
@@ -24,16 +24,16 @@ def cut(path: str, expected: str, whole: bool = False) -> list[Piece]:
 
 
 def about(path: str, expected: str) -> int:
-  """How many lines a file has, estimated from its head and its size."""
+  """Number of lines, estimated from the beginning of the file."""
   files.check_lines(path, expected)
   return files.lines_about(path)
 
 
 def first_line(path: str, expected: str) -> bytes:
-  """The first line of a file without its end; b'' where there is none.
+  """The first line of a file without its end; b'' for an empty file.
 
   Raises:
-    InputError: the file is no text, or damaged before the line ends.
+    InputError: the file is not text, or is damaged within the line.
   """
   size = files.check_lines(path, expected)
   stop = size if files.is_packed(path) else 1
@@ -48,7 +48,7 @@ def first_line(path: str, expected: str) -> bytes:
 
 
 def place(piece: Piece) -> tuple[int, str]:
-  """Number of a piece's first line in its file, and what is counted."""
+  """Number of a piece's first line in its file, from 1, and 'line'."""
   path, start, _ = piece
   if not start:
     return 1, 'line'
@@ -56,11 +56,11 @@ def place(piece: Piece) -> tuple[int, str]:
 
 
 class Lines:
-  """The lines of a piece, in chunks, with what is wrong with them.
+  """Reads a piece in chunks of lines, and reports bad lines.
 
   Attributes:
-    line: number of the next chunk's first line, from 0, in the piece; who
-      reads adds the lines of each chunk when it is done with it.
+    line: number, from 0, of the chunk's first line in the piece. The caller
+      adds the number of lines of each chunk after processing it.
   """
 
   def __init__(self, piece: Piece, bad: BadRows) -> None:
@@ -70,25 +70,26 @@ class Lines:
     self.line = 0
 
   def _number(self, offset: int) -> int:
-    """Of a line, `offset` lines into the chunk, in the file."""
-    if self._first is None:  # Looked at only for who has bad lines.
+    """Number in the file of the line `offset` lines into the chunk."""
+    if self._first is None:  # Counting takes long, so only for bad lines.
       self._first, _ = place(self._piece)
     return self._first + self.line + offset
 
   def add(self, offset: int, fault: Fault) -> None:
-    """Takes note of a bad line, `offset` lines into the chunk."""
+    """Reports a bad line, `offset` lines into the chunk."""
     self._bad.add(self._piece.path, self._number(offset), fault)
 
   def numbered(
     self, frame: pl.DataFrame, lines: Sequence[int] | np.ndarray
   ) -> pl.DataFrame:
-    """Rows of a chunk, with the numbers of their lines (`raw.NUMBER`)."""
+    """Rows of a chunk, with the numbers of their lines in `NUMBER`."""
     return numbered(frame, np.asarray(lines, np.uint32) + np.uint32(self.line))
 
   def chunks(self, digest: Callable[[bytes], object]) -> Iterator[bytes]:
-    """Whole lines with their ends; a byte order mark is left out."""
+    """Chunks of whole lines with their ends, without a byte order mark."""
     path = self._piece.path
     try:
       yield from files.chunks(*self._piece, digest)
     except DamagedError as damage:
-      self._bad.lose(path, self._number(0), kind_of(path), damage)
+      packing = file_format(path) or ''
+      self._bad.lose(path, self._number(0), packing, damage)

@@ -1,8 +1,8 @@
 """Parquet with a schema in the config; bags are list columns.
 
-A column's type must be able to hold what the schema says (see `raw_values`):
-an integer is no text, a date no number. Pieces are rows: Polars reads the row
-groups that they lie in.
+The type of a column must fit the schema (see `typed`): integers are not text,
+and dates are not numbers. Pieces are ranges of rows; Polars reads only the row
+groups that contain them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import polars as pl
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import BadRows
-from dlrm_jax.prepare.readers.archives import kind_of
+from dlrm_jax.prepare.readers.archives import file_format
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, Piece
 from dlrm_jax.prepare.readers.text_files import check_readable
 from dlrm_jax.prepare.values.raw_schema import (
@@ -25,7 +25,7 @@ from dlrm_jax.prepare.values.raw_schema import (
   schema_of,
 )
 from dlrm_jax.prepare.values.rules import Rules
-from dlrm_jax.prepare.values.sift import sift
+from dlrm_jax.prepare.values.sift import apply_rules
 from dlrm_jax.vocabulary.columns import Columns
 
 _BLOCK = 1 << 16
@@ -37,18 +37,18 @@ class ParquetReader:
   """Reads Parquet; a `Reader`.
 
   Attributes:
-    schema: which column is what.
+    schema: features and their columns.
   """
 
   schema: RawSchema
 
   @property
   def columns(self) -> Columns:
-    """What frames have."""
+    """Columns of the frames."""
     return self.schema.columns
 
   def pieces(self, path: str) -> list[Piece]:
-    """Cuts a file in `FRAME_ROWS` rows."""
+    """Cuts a file into pieces of `FRAME_ROWS` rows."""
     self._rules(path)
     rows = self.about(path)
     return [
@@ -57,7 +57,7 @@ class ParquetReader:
     ]
 
   def about(self, path: str) -> int:
-    """How many rows a file has."""
+    """Number of rows of a file."""
     check_readable(path, _EXPECTED)
     try:
       return pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
@@ -71,7 +71,7 @@ class ParquetReader:
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
-    """The good rows of a piece; `digest` takes the bytes of all its values."""
+    """The good rows of a piece; `digest` gets the digest of all its values."""
     path, start, stop = piece
     rules = self._rules(path)
     try:
@@ -83,8 +83,8 @@ class ParquetReader:
       )
     except (pl.exceptions.PolarsError, OSError) as error:
       raise _broken(path, error) from error
-    digest(digest_of(frame))
-    frame, faults = sift(rules.rules, frame)
+    digest(frame_digest(frame))
+    frame, faults = apply_rules(rules.rules, frame)
     for row, fault in faults:
       bad.add(path, start + row + 1, fault, 'row')
     if frame.height:
@@ -106,18 +106,18 @@ class ParquetReader:
     return Rules(self.schema, types, path)
 
 
-def digest_of(frame: pl.DataFrame) -> bytes:
-  """Of all values, in order."""
-  found = hashlib.sha256()
+def frame_digest(frame: pl.DataFrame) -> bytes:
+  """SHA-256 of the names, types and values of all columns."""
+  digest = hashlib.sha256()
   for part in frame.iter_slices(_BLOCK):
-    found.update(repr(part.schema).encode())
-    found.update(part.write_ipc(None, compression='uncompressed').getbuffer())
-  return found.digest()
+    digest.update(repr(part.schema).encode())
+    digest.update(part.write_ipc(None, compression='uncompressed').getbuffer())
+  return digest.digest()
 
 
 def _broken(path: str, error: Exception) -> InputError:
   why = (str(error).splitlines() or [''])[0][:200]
-  kind = kind_of(path)
+  kind = file_format(path)
   if kind != 'Parquet':
     return InputError(
       f'{path}: expected a Parquet file, found {kind or "another format"}; '

@@ -1,22 +1,22 @@
-"""Raw click logs of any format: what a reader gives to `prepare`.
+"""The interface of readers: raw click logs of any format.
 
-A reader cuts a file in pieces, and turns a piece into frames of good rows.
-Pieces are read by several workers at once, so a reader is a frozen dataclass
-that can be pickled, and a piece is a function of the file alone.
+A reader cuts a file into pieces, and reads a piece as frames of good rows.
+Several workers read pieces at the same time. So a reader is a frozen dataclass
+that can be pickled, and the pieces depend on the file alone.
 
-A frame has, in this order,
+The columns of a frame, in this order:
 
-    label      UInt8 or Float32, 0 or 1; or Int8: -1, 0 or 1
-    dense      numbers as in the file, null where missing
-    sparse     values: UInt32, Int64 (as `keys` has those of 64 bits unsigned)
-               or String, null where missing; for a bag a List of them
-    NAME.weights  List(Float32) beside a bag that has weights
-    weight     Float32, of the example, where the log has it
-    time       Float64, where the log has it: the later, the greater
-    NUMBER     UInt32, of the row's line (or row) in its piece, from 0
+    label         UInt8 or Float32, 0 or 1; or Int8: -1, 0 or 1
+    dense         numbers as in the file, null where missing
+    sparse        UInt32, Int64 (see `keys` for unsigned integers) or String,
+                  null where missing; a List of these for a bag
+    NAME.weights  List(Float32), behind a bag with weights
+    weight        Float32, weight of the example, if the log has one
+    time          Float64, rising with time, if the log has one
+    NUMBER        UInt32, number of the line or row in its piece, from 0
 
-`fitting` takes the last one away, and rows that fit no table; a label of -1 is
-0 from there on.
+`fitting` removes `NUMBER` and the rows that fit no table, and turns labels of
+-1 into 0.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,39 +29,38 @@ from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.vocabulary.columns import Columns
 
 PIECE_BYTES = 64 << 20
-"""Of uncompressed text in a piece, about."""
+"""Approximate size of a piece of uncompressed text."""
 
 FRAME_ROWS = 1 << 18
-"""A frame has no more rows."""
-
+"""Largest number of rows of a frame."""
 
 NUMBER = '/number'
-"""A column of frames. No feature has a slash in its name."""
+"""Name of the column of row numbers; no feature has a slash in its name."""
 
 
 def numbered(frame: pl.DataFrame, numbers: np.ndarray) -> pl.DataFrame:
-  """A frame with the column `NUMBER`."""
+  """Adds the column `NUMBER` to a frame."""
   return frame.hstack([pl.Series(NUMBER, numbers, pl.UInt32)])
 
 
 def kept(frame: pl.DataFrame, bad: Sequence[int]) -> np.ndarray:
-  """Numbers, from 0, of the rows that are left without some bad ones.
+  """Numbers, from 0, of the good rows of a piece, u32[n].
 
   Args:
-    frame: the rows that are left.
-    bad: numbers of the others.
+    frame: the n good rows.
+    bad: numbers of the bad rows.
   """
   numbers = np.arange(frame.height + len(bad), dtype=np.uint32)
   return np.delete(numbers, bad) if bad else numbers
 
 
 class Piece(NamedTuple):
-  """A part of a file that is read by one worker.
+  """A part of a file, which one worker reads.
 
   Attributes:
     path: the file.
-    start: where it begins, in the reader's unit (bytes, rows, row groups).
-    stop: where the next one begins.
+    start: its first byte or row, depending on the reader.
+    stop: first byte or row of the next piece.
   """
 
   path: str
@@ -74,11 +73,11 @@ class Reader(Protocol):
 
   @property
   def columns(self) -> Columns:
-    """What frames have."""
+    """Columns of the frames."""
     ...
 
   def pieces(self, path: str) -> list[Piece]:
-    """Cuts a file, in order, without reading it through.
+    """Cuts a file into pieces, in order, without reading all of it.
 
     Raises:
       InputError: the file is missing, empty, or of another format.
@@ -86,29 +85,29 @@ class Reader(Protocol):
     ...
 
   def about(self, path: str) -> int:
-    """How many rows a file has, estimated from its head and its size."""
+    """Number of rows of a file, exact or estimated from its beginning."""
     ...
 
   def place(self, piece: Piece) -> tuple[int, str]:
-    """Where a piece begins in its file, for messages.
+    """Place of a piece in its file, for messages.
 
     Returns:
-      Number of the row that has `NUMBER` 0, from 1, and what is counted:
-      'line' or 'row'.
+      Number in the file, from 1, of the line or row whose `NUMBER` is 0, and
+      the unit: 'line' or 'row'.
     """
     ...
 
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
-    """The good rows of a piece in their order, in frames.
+    """The good rows of a piece, in order, in frames.
 
     Args:
-      piece: what to read.
-      bad: what to do with bad rows.
-      digest: takes the bytes of the piece, or what stands for them, in order.
+      piece: the piece to read.
+      bad: receives the bad rows.
+      digest: called with the content of the piece, in order.
 
     Raises:
-      InputError: a bad row, unless `bad` skips.
+      InputError: a row is bad, and `bad` does not skip bad rows.
     """
     ...

@@ -1,6 +1,6 @@
 """Text files, plain or packed, as chunks of whole lines.
 
-Memory is bounded: by `CHUNK_BYTES` and the longest line, which is no longer.
+A chunk has about `CHUNK_BYTES`, which is also the limit of a line's length.
 """
 
 import io
@@ -14,14 +14,14 @@ from dlrm_jax.prepare.readers.archives import (
   PACKED,
   DamagedError,
   check_text,
-  kind_of,
+  file_format,
   member,
-  unpack,
+  unpack_stream,
   unpacked,
 )
 
 CHUNK_BYTES = 4 << 20
-"""Of text, at a time; no line can be longer. (Larger ones leave the cache.)"""
+"""Approximate size of a chunk; larger ones do not fit the processor's cache."""
 
 _HEAD_BYTES = 1 << 20
 _BOM = b'\xef\xbb\xbf'
@@ -32,10 +32,10 @@ def check_readable(path: str, expected: str) -> int:
 
   Args:
     path: the file.
-    expected: the format, in words, for messages.
+    expected: name of the format, for messages.
 
   Raises:
-    InputError: it is missing, empty, not a file, or may not be read.
+    InputError: the file is missing, empty, not a file, or not readable.
   """
   if not os.path.exists(path):
     raise InputError(f'{path}: no such file')
@@ -55,7 +55,7 @@ def check_lines(path: str, expected: str) -> int:
   """The size in bytes of a text file, plain or packed.
 
   Raises:
-    InputError: it can't be read, or is no text.
+    InputError: the file cannot be read, or is not text.
   """
   size = check_readable(path, expected)
   check_text(path, expected)
@@ -63,13 +63,14 @@ def check_lines(path: str, expected: str) -> int:
 
 
 def is_packed(path: str) -> bool:
-  """Whether a file can only be read from its beginning."""
-  return kind_of(path) in PACKED
+  """Whether a file is packed, so that it is read from its beginning."""
+  return file_format(path) in PACKED
 
 
 def _blocks(
   file: BinaryIO, size: int, show: Callable[[bytes], object]
 ) -> Iterator[bytes]:
+  """The next `size` bytes in blocks, each passed to `show` first."""
   while size and (block := file.read(min(size, CHUNK_BYTES))):
     size -= len(block)
     show(block)
@@ -77,7 +78,7 @@ def _blocks(
 
 
 def _whole_lines(path: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
-  """Joins blocks, cuts at line ends; the last line is given an end."""
+  """Joins blocks, and cuts at line ends; adds an end to the last line."""
   held: list[bytes] = []
   size = 0
   try:
@@ -90,7 +91,7 @@ def _whole_lines(path: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
         yield text[:end]
         held, size = [text[end:]], len(text) - end
   except DamagedError:
-    # A line that damage has cut short is not a line.
+    # A line that the damage cut short is dropped.
     text = b''.join(held)
     if end := text.rfind(b'\n') + 1:
       yield text[:end]
@@ -101,7 +102,7 @@ def _whole_lines(path: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _end(path: str, text: bytes) -> int:
-  """Where the last whole line ends."""
+  """Offset behind the last whole line."""
   end = text.rfind(b'\n') + 1
   if not end:
     raise InputError(
@@ -112,28 +113,28 @@ def _end(path: str, text: bytes) -> int:
 
 
 def line_start(path: str, at: int) -> int:
-  """Where the first line begins that does not begin before `at`."""
+  """Offset of the first line that begins at byte `at` or later."""
   if not at:
     return 0
   with open(path, 'rb', buffering=0) as file:
     file.seek(at - 1)
     for block in iter(lambda: file.read(_HEAD_BYTES), b''):
-      if found := block.find(b'\n') + 1:
-        return file.tell() - len(block) + found
+      if end := block.find(b'\n') + 1:
+        return file.tell() - len(block) + end
       if file.tell() - at > CHUNK_BYTES:
         _end(path, block)
     return file.tell()
 
 
 def lines_before(path: str, at: int) -> int:
-  """How many lines end before this byte."""
+  """Number of lines that end before byte `at`."""
   with open(path, 'rb', buffering=0) as file:
     return sum(block.count(b'\n') for block in _blocks(file, at, len))
 
 
 def lines_about(path: str) -> int:
-  """How many lines a text file has, estimated from its head and its size."""
-  size, kind = Path(path).stat().st_size, kind_of(path)
+  """Number of lines of a text file, estimated from its beginning."""
+  size, kind = Path(path).stat().st_size, file_format(path)
   if kind == 'zip':
     size = member(path).file_size
   seen, lines = 0, 0
@@ -142,12 +143,15 @@ def lines_about(path: str) -> int:
       seen = count
       lines += block.count(b'\n')
   except DamagedError:
-    pass  # The head ends within the stream.
+    pass  # Expected: the beginning of a stream is not a whole stream.
   return max(1, size * lines // max(1, seen))
 
 
-def _head(path: str, kind: str) -> Iterator[tuple[int, bytes]]:
-  """Text at the head of a file, and bytes of the file that it takes so far."""
+def _head(path: str, kind: str | None) -> Iterator[tuple[int, bytes]]:
+  """The first blocks of text, each with the number of file bytes used so far.
+
+  For zip archives, bytes of the unpacked text are counted instead.
+  """
   if kind == 'zip':
     seen = 0
     for block in unpacked(path, kind, len):
@@ -158,7 +162,7 @@ def _head(path: str, kind: str) -> Iterator[tuple[int, bytes]]:
     return
   with open(path, 'rb') as file:
     head = file.read(_HEAD_BYTES)
-  blocks = unpack(io.BytesIO(head), kind) if kind in PACKED else [head]
+  blocks = unpack_stream(io.BytesIO(head), kind) if kind in PACKED else [head]
   for block in blocks:
     yield len(head), block
 
@@ -166,21 +170,21 @@ def _head(path: str, kind: str) -> Iterator[tuple[int, bytes]]:
 def chunks(
   path: str, start: int, stop: int, digest: Callable[[bytes], object]
 ) -> Iterator[bytes]:
-  """Whole lines that begin in [start, stop), each with its end.
+  """Chunks of the lines that begin at bytes start ... stop - 1, with ends.
 
-  A byte order mark at the beginning of the file is left out.
+  A byte order mark at the beginning of the file is dropped.
 
   Args:
-    path: the file; a packed file is read as a whole.
-    start: byte.
-    stop: byte.
-    digest: takes these lines; of a packed file, what `unpacked` says.
+    path: the file; a packed file is read whole.
+    start: first byte.
+    stop: byte behind the last.
+    digest: called with the lines; for a packed file, as `unpacked` calls it.
 
   Raises:
-    DamagedError: a packed stream breaks off, after the lines before.
-    InputError: a line is too long to be one.
+    DamagedError: a packed stream is damaged; raised after the lines before.
+    InputError: a line is too long.
   """
-  kind = kind_of(path)
+  kind = file_format(path)
   if kind in PACKED:
     blocks = unpacked(path, kind, digest)
     yield from _unmarked(_whole_lines(path, blocks))
@@ -193,7 +197,7 @@ def chunks(
 
 
 def _unmarked(lines: Iterator[bytes]) -> Iterator[bytes]:
-  """Chunks of which the first has no byte order mark."""
+  """The same chunks, without a byte order mark in the first."""
   for chunk in lines:
     yield chunk.removeprefix(_BOM)
     break

@@ -1,11 +1,11 @@
-"""Any data set of TFDS, its features mapped as the columns of a CSV file are.
+"""Data sets of TFDS, whose features are used like the columns of a CSV file.
 
     config.data.raw = {'format': 'tfds', 'label': 'user_rating >= 4', ...}
     --input=movielens/100k-ratings:train
 
 With the key `name`, an input is a split: `--input=train --test_input=test`.
-Examples are parsed as the protocol buffers that they are stored as, a feature
-at a time: TFDS's own way takes longer.
+Examples are parsed here from their protocol buffers, a feature at a time, which
+is faster than TFDS's own parser.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ import polars as pl
 from dlrm_jax.prepare.bad_rows import BadRows, Fault, shorten
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, NUMBER, Piece, numbered
 from dlrm_jax.prepare.readers.tfds_source import (
-  Source,
-  open_source,
+  TfdsSplit,
+  open_split,
   parse_input,
 )
 from dlrm_jax.prepare.values.raw_schema import (
@@ -27,11 +27,11 @@ from dlrm_jax.prepare.values.raw_schema import (
   KEYS,
   RawSchema,
   check_keys,
+  read_name,
   schema_of,
-  text,
 )
 from dlrm_jax.prepare.values.rules import Rules
-from dlrm_jax.prepare.values.sift import sift
+from dlrm_jax.prepare.values.sift import apply_rules
 from dlrm_jax.vocabulary.columns import Columns
 
 _READ = 1 << 13
@@ -42,22 +42,22 @@ class TfdsReader:
   """Reads data sets of TFDS; a `Reader`.
 
   Attributes:
-    schema: which feature is what; of nested ones, names are 'outer/inner'.
-    name: of the data set; '': inputs say it.
-    data_dir: where TFDS has its data sets; None: where it has by default.
+    schema: features and their columns; nested columns are 'outer/inner'.
+    name: name of the data set; None where the inputs name it.
+    data_dir: folder of the prepared data sets; None: TFDS's default.
   """
 
   schema: RawSchema
-  name: str = ''
+  name: str | None = None
   data_dir: str | None = None
 
   @property
   def columns(self) -> Columns:
-    """What frames have."""
+    """Columns of the frames."""
     return self.schema.columns
 
   def pieces(self, path: str) -> list[Piece]:
-    """Cuts a split in ranges of examples; prepares it where it is not yet."""
+    """Cuts a split into ranges of examples; prepares the set if necessary."""
     source = self._open(path)
     Rules(self.schema, source.types, path)
     rows = len(source.records)
@@ -67,7 +67,7 @@ class TfdsReader:
     ]
 
   def about(self, path: str) -> int:
-    """How many rows a split has."""
+    """Number of rows of a split."""
     return len(self._open(path).records)
 
   def place(self, piece: Piece) -> tuple[int, str]:
@@ -77,7 +77,7 @@ class TfdsReader:
   def read(
     self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
   ) -> Iterator[pl.DataFrame]:
-    """The good rows of a piece; `digest` takes its examples as stored."""
+    """The good rows of a piece; `digest` gets its examples as stored."""
     path, start, stop = piece
     source = self._open(path)
     rules = Rules(self.schema, source.types, path)
@@ -86,7 +86,7 @@ class TfdsReader:
       records = source.read(first, min(first + _READ, stop))
       digest(b''.join(records))
       rows, numbers = _decoded(records, types, path, first, bad)
-      frame, faults = sift(rules.rules, rows)
+      frame, faults = apply_rules(rules.rules, rows)
       for row, fault in faults:
         bad.add(path, numbers[row], fault, 'row')
       good = np.asarray(numbers, np.int64)[
@@ -96,9 +96,9 @@ class TfdsReader:
       if frame.height:
         yield frame
 
-  def _open(self, path: str) -> Source:
+  def _open(self, path: str) -> TfdsSplit:
     name, split = (self.name, path) if self.name else parse_input(path)
-    source = open_source(name, split, self.data_dir)
+    source = open_split(name, split, self.data_dir)
     self.schema.check(source.types, path)
     return source
 
@@ -110,7 +110,7 @@ def _decoded(
   first: int,
   bad: BadRows,
 ) -> tuple[pl.DataFrame, list[int]]:
-  """Examples -> columns, and the number of each row, from 1."""
+  """Serialised examples -> columns, and the number of each row from 1."""
   from tensorflow_datasets.proto import tf_example_pb2
 
   parse = tf_example_pb2.Example.FromString  # pyrefly: ignore
@@ -119,7 +119,7 @@ def _decoded(
   try:
     return _frame(examples, types), numbers
   except UnicodeDecodeError:
-    pass  # Now one by one.
+    pass  # Find the bad examples one by one.
   good = []
   for number, example in zip(numbers, examples, strict=True):
     name = ''
@@ -146,7 +146,7 @@ def _frame(
 def _series(
   examples: Sequence[Any], name: str, dtype: pl.DataType
 ) -> pl.Series:
-  """A feature of examples; null where a single value is not there."""
+  """A feature of all examples; null where a single value is absent."""
   bags = isinstance(dtype, pl.List)
   kind = dtype.inner if bags else dtype  # pyrefly: ignore
   values: list[Any]
@@ -171,9 +171,9 @@ def tfds_reader(raw: Mapping[str, Any]) -> TfdsReader:
     InputError: a key is missing, unknown or of a wrong value.
   """
   check_keys(FIELD, raw, (*KEYS, 'name', 'data_dir'))
-  given = {
-    key: text(f'{FIELD}.{key}', raw[key])
+  options = {
+    key: read_name(f'{FIELD}.{key}', raw[key])
     for key in ('name', 'data_dir')
     if raw.get(key) is not None
   }
-  return TfdsReader(schema_of(raw, separated=False), **given)
+  return TfdsReader(schema_of(raw, separated=False), **options)

@@ -1,4 +1,4 @@
-"""Data sets of TFDS by name, without TensorFlow: found, prepared, opened."""
+"""Finds, prepares and opens data sets of TFDS, without TensorFlow."""
 
 import contextlib
 import io
@@ -17,13 +17,13 @@ _INPUT = re.compile(
 _FORMAT = 'array_record'
 
 
-class Source(NamedTuple):
+class TfdsSplit(NamedTuple):
   """A split of a data set.
 
   Attributes:
-    name: of the data set.
-    records: serialised examples.
-    types: of the features that a column can be made of, by name.
+    name: name of the data set.
+    records: the serialised examples.
+    types: types of the features that can be columns, by name.
   """
 
   name: str
@@ -31,7 +31,7 @@ class Source(NamedTuple):
   types: Mapping[str, pl.DataType]
 
   def read(self, start: int, stop: int) -> Sequence[bytes]:
-    """Examples in [start, stop), as they are stored.
+    """Serialised examples start ... stop - 1.
 
     Raises:
       InputError: a file is damaged.
@@ -45,31 +45,31 @@ class Source(NamedTuple):
       ) from error
 
 
-def parse_input(named: str) -> tuple[str, str]:
-  """NAME[/CONFIG][:VERSION][:SPLIT] -> name, and split or ''."""
+def parse_input(named: str) -> tuple[str, str | None]:
+  """NAME[/CONFIG][:VERSION][:SPLIT] -> name with version, and split."""
   parts = _INPUT.fullmatch(named)
   if not parts:
     raise InputError(
       f'--input={named}: expected NAME[/CONFIG][:VERSION][:SPLIT] of a TFDS '
       'data set, such as movielens/100k-ratings:train'
     )
-  return parts['name'], parts['split'] or ''
+  return parts['name'], parts['split']
 
 
 def _why(error: Exception) -> str:
-  """An error in a line; TFDS's are pages."""
+  """The first line of an error of TFDS, which may have pages."""
   line = (str(error).strip().splitlines() or [''])[0][:200].rstrip('.')
   return f'{type(error).__name__}: {line}' if line else type(error).__name__
 
 
 def _builder(name: str, folder: str | None) -> Any:
-  """The builder of a data set that is there; prepares it where it is not."""
+  """The builder of a data set, which it prepares if necessary."""
   import tensorflow_datasets as tfds
 
   where = folder or '~/tensorflow_datasets'
   try:
     builder = tfds.builder(name, data_dir=folder)
-  except Exception as error:  # Whatever the code of a data set raises.
+  except Exception as error:  # The code of a data set may raise anything.
     raise InputError(
       f'{name}: TFDS finds no such data set, prepared in {where} or among '
       f'those it can prepare ({_why(error)})'
@@ -79,27 +79,28 @@ def _builder(name: str, folder: str | None) -> Any:
   tfds.disable_progress_bar()
   try:
     builder = tfds.builder(name, data_dir=folder, file_format=_FORMAT)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS's chatter
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints much.
       builder.download_and_prepare()
   except Exception as error:
     raise InputError(
-      f'{name} is not in {where}, and TFDS can not prepare it here, without '
+      f'{name} is not in {where}, and TFDS cannot prepare it here, without '
       f'TensorFlow ({_why(error)}); expected it there: prepare it elsewhere '
       f"with file_format='{_FORMAT}', and set data_dir"
     ) from error
   return builder
 
 
-def open_source(name: str, split: str, folder: str | None) -> Source:
-  """Opens a split; '' is the only one.
+def open_split(name: str, split: str | None, folder: str | None) -> TfdsSplit:
+  """Opens a split of a data set.
 
   Args:
-    name: of the data set.
-    split: as TFDS says it, such as 'train' or 'train[:10%]'.
-    folder: where data sets are; None: TFDS's own.
+    name: name of the data set.
+    split: in TFDS's notation, such as 'train' or 'train[:10%]'; None: the only
+      split of the data set.
+    folder: folder of the prepared data sets; None: TFDS's default.
 
   Raises:
-    InputError: there is no such data set or split, or it can't be read.
+    InputError: there is no such data set or split, or it cannot be read.
   """
   import tensorflow_datasets as tfds
 
@@ -125,16 +126,19 @@ def open_source(name: str, split: str, folder: str | None) -> Source:
     rows = len(records)
   except Exception as error:
     raise InputError(
-      f'{name}: split {split!r} can not be opened ({_why(error)}); expected '
+      f'{name}: split {split!r} cannot be opened ({_why(error)}); expected '
       f'of {", ".join(splits)}, and whole files in {builder.data_dir}'
     ) from error
   if not rows:
     raise InputError(f'{name}: split {split or splits[0]} has no examples')
-  return Source(name, records, _types(builder.info.features))
+  return TfdsSplit(name, records, _types(builder.info.features))
 
 
 def _types(features: Any) -> dict[str, pl.DataType]:
-  """Numbers, text, and lists of them; not pictures, and what else is packed."""
+  """Types of the features that are numbers, text, or lists of these.
+
+  Features that TFDS encodes, such as images, are left out.
+  """
   from tensorflow_datasets.core.utils import flatten_nest_dict
 
   seen = flatten_nest_dict(features.get_tensor_info())

@@ -1,1 +1,1 @@
-"""The stages of prepare, each a function and its units."""
+"""The stages of `prepare`, each with a function and its units."""

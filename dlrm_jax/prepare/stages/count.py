@@ -1,9 +1,9 @@
-"""Stage 2: in how many rows each value occurs, of the rows that are counted.
+"""Stage 2: the number of rows in which each value of a column occurs.
 
-A unit counts some millions of rows, and leaves for each column a run: its
-distinct keys in rising order. `merging` makes vocabularies of the runs. All
-runs of a unit lie in one file, of which slices are read: no file stays open,
-however many units there are.
+A unit counts some 10^6 rows, and writes a run for each column: the distinct
+keys in ascending order, with their counts. Stage 3 (`merge`) merges runs to
+vocabularies. The runs of a unit are in one file, which is read by slices. No
+file stays open, whatever the number of units.
 """
 
 import dataclasses
@@ -17,25 +17,25 @@ import polars as pl
 
 from dlrm_jax.files import read_json, replacing
 from dlrm_jax.prepare.stages.parse import Slice
-from dlrm_jax.prepare.units import marked, sizes_of, write_mark
+from dlrm_jax.prepare.units import read_mark, sizes_of, write_mark
 from dlrm_jax.vocabulary.coder import Values
-from dlrm_jax.vocabulary.columns import Sparse, flat
+from dlrm_jax.vocabulary.columns import Sparse, flat_values
 from dlrm_jax.vocabulary.keys import keys_of
 
 RUN_ROWS = 1 << 20
-"""Rows that a unit counts, about."""
+"""Approximate number of rows that a unit counts."""
 
 
 class Count(NamedTuple):
-  """A unit: consecutive rows, all columns that have a vocabulary.
+  """A unit: consecutive rows, and all columns that have a vocabulary.
 
   Attributes:
-    columns: what to count.
-    slices: where the rows are.
-    number: of the unit.
-    prepare: what is done to values before they are counted.
-    places: whether it matters where values occur first.
-    output: JSON file that says where the runs are; they lie beside it.
+    columns: the columns to count.
+    slices: the rows to count.
+    number: number of the unit.
+    prepare: change of values before they are counted.
+    places: whether to note the row where a value first occurs.
+    output: JSON file with the places of the runs in the file beside it.
   """
 
   columns: tuple[Sparse, ...]
@@ -46,25 +46,26 @@ class Count(NamedTuple):
   output: Path
 
   def sound(self) -> bool:
-    """Whether all runs are there."""
-    return marked(self.output) is not None
+    """Whether all runs are whole."""
+    return read_mark(self.output) is not None
 
 
 def mark_of(folder: Path, number: int) -> Path:
-  """The file that says where the runs of unit `number` are."""
+  """The JSON file of unit `number`."""
   return folder / f'{number:06}.json'
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """Distinct keys of a column in a unit's rows; on disk.
+class KeyCounts:
+  """A run on disk: distinct keys of a column, counted in the rows of a unit.
 
   Attributes:
-    path: file of all numbers.
-    length: distinct keys, n.
-    arrays: first byte and type of `key`, `count`, and `first` if known.
+    path: file of the arrays.
+    length: number of distinct keys, n.
+    arrays: first byte and type of the arrays `key`, `count` and, if places are
+      noted, `first`.
     missing: i64[0 or 1, 2], count and first place of missing values.
-    texts: file of the values, where keys are of texts.
+    texts: file of the values, if they are texts.
   """
 
   path: Path
@@ -74,41 +75,41 @@ class Run:
   texts: Path | None
 
   @classmethod
-  def open(cls, mark: Path, column: str) -> 'Run':
-    """The run of a column, of a unit that is done."""
-    said = read_json(mark)['runs'][column]
+  def open(cls, mark: Path, column: str) -> 'KeyCounts':
+    """The run of a column, from the JSON file of a unit that is done."""
+    run = read_json(mark)['runs'][column]
     return cls(
       path=mark.with_suffix('.run'),
-      length=said['length'],
-      arrays={k: (start, kind) for k, (start, kind) in said['arrays'].items()},
-      missing=np.array(said['missing'], np.int64).reshape(-1, 2),
-      texts=mark.with_name(said['texts']) if said['texts'] else None,
+      length=run['length'],
+      arrays={k: (start, kind) for k, (start, kind) in run['arrays'].items()},
+      missing=np.array(run['missing'], np.int64).reshape(-1, 2),
+      texts=mark.with_name(run['texts']) if run['texts'] else None,
     )
 
   @property
   def keys(self) -> np.ndarray:
-    """u32[n] or u64[n], rising; a map, which is held as long as this is."""
+    """Ascending keys u32[n] or u64[n], mapped from the file."""
     start, kind = self.arrays['key']
     if not self.length:
       return np.empty(0, kind)
     return np.memmap(self.path, kind, 'r', start, (self.length,))
 
   def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Slices of `key`, `count`, and `first` if it is known."""
+    """Entries `start` ... `stop` - 1 of each array."""
     file = os.open(self.path, os.O_RDONLY)
     try:
-      found = {}
+      parts = {}
       for name, (first, kind) in self.arrays.items():
         size = np.dtype(kind).itemsize
         part = os.pread(file, (stop - start) * size, first + start * size)
-        found[name] = np.frombuffer(part, kind)
-      return found
+        parts[name] = np.frombuffer(part, kind)
+      return parts
     finally:
       os.close(file)
 
   def values(self, start: int, stop: int) -> pl.Series:
-    """A slice of the values, where keys are of texts."""
-    assert self.texts is not None, 'keys are of texts'
+    """Values `start` ... `stop` - 1 of a run of texts."""
+    assert self.texts is not None, 'the values are texts'
     frame = pl.scan_ipc(self.texts).slice(start, stop - start).collect()
     return frame['value']
 
@@ -127,40 +128,40 @@ def grouped(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
 
 
 def once_a_row(column: Sparse, frame: pl.DataFrame) -> pl.DataFrame:
-  """A value that is several times in a bag counts once: rows are counted."""
+  """A column whose bags have each value once, because rows are counted."""
   if not column.bag:
     return frame
   bags = pl.col(column.name).list.unique(maintain_order=True)
   return frame.select(bags)
 
 
-def count(unit: Count) -> None:
-  """Counts the columns one after the other."""
+def count_values(unit: Count) -> None:
+  """Counts the values of each column; writes the runs, then the JSON file."""
   names = [column.name for column in unit.columns]
   frame = pl.concat([part.read(names) for part in unit.slices])
   runs: dict[str, dict[str, Any]] = {}
   data = unit.output.with_suffix('.run')
   with replacing(data, synced=False) as work, work.open('wb') as file:
     for number, column in enumerate(unit.columns):
-      values = unit.prepare.of(flat(column, once_a_row(column, frame)))
+      values = unit.prepare.of(flat_values(column, once_a_row(column, frame)))
       first = unit.number << 32 if unit.places else None
       texts = data.with_name(f'{data.stem}-{number}.arrow')
-      runs[column.name] = _save(file, texts, values, first)
+      runs[column.name] = _write_run(file, texts, values, first)
   texts = [run['texts'] for run in runs.values() if run['texts']]
   files = sizes_of([data, *(data.with_name(name) for name in texts)])
   write_mark(unit.output, {'runs': runs, 'files': files})
 
 
-def _save(
+def _write_run(
   file: BinaryIO, texts: Path, values: pl.Series, first: int | None
 ) -> dict[str, Any]:
-  """Writes a run; what `Run.open` reads of it.
+  """Writes a run; returns the entry of the JSON file.
 
   Args:
-    file: for the numbers.
-    texts: for the values, if they are texts.
-    values: of a unit's rows.
-    first: place of the first of them; None: places do not matter.
+    file: file for the arrays.
+    texts: file for the values, if they are texts.
+    values: the values of a unit's rows.
+    first: place of the first value; None: places are not noted.
   """
   keys, missing = keys_of(values)
   places = np.arange(first or 0, (first or 0) + len(keys))
@@ -173,7 +174,7 @@ def _save(
   textual = values.dtype == pl.String
   if first is None and not textual:
     arrays['key'], arrays['count'] = np.unique(keys, return_counts=True)
-  else:  # about twice as long
+  else:  # Takes about twice as long.
     arrays['key'], start, arrays['count'] = np.unique(
       keys, return_index=True, return_counts=True
     )

@@ -1,9 +1,9 @@
-"""How many rows of each part of a log go to each of its shards.
+"""The number of rows of each part of a log that go to each shard.
 
-Global shuffling in bounded memory is two steps: rows are dealt to shards like
-cards, then each shard is shuffled by itself. Shards are full, so how many
-rows of a part go to each follows a multivariate hypergeometric law: with the
-two permutations, each order of all rows is as likely as any other.
+Shuffling a log in bounded memory takes two steps: rows are dealt to shards
+like cards, then each shard is shuffled. Since shards have fixed sizes, the
+numbers of a part's rows that go to the shards follow a multivariate
+hypergeometric distribution. Then all orders of all rows are equally likely.
 """
 
 import enum
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 
 _EXACT = 900_000_000
-"""NumPy draws from the law for fewer cards than 10^9."""
+"""NumPy draws from the distribution for fewer than 10^9 rows."""
 
 SHUFFLE = 2
-"""Version of the shuffle, which a set says: another gives another order."""
+"""Version of the shuffle, noted in a set; versions differ in the order."""
 
 
-class Use(enum.IntEnum):
-  """What a random stream is for; the first number of its seed."""
+class Purpose(enum.IntEnum):
+  """Purpose of a random stream, the first number of its seed."""
 
   PARTS = 1
   PART = 2
@@ -29,7 +29,8 @@ class Use(enum.IntEnum):
 
 
 Seed = tuple[int, ...]
-"""Of a stream: a `Use`, the seed of the set, the split, and what it is of."""
+"""Seed of a stream: `Purpose`, seed of the set, number of the split, and the
+numbers of a part, bundle or shard."""
 
 
 def deal(
@@ -37,12 +38,12 @@ def deal(
   piles: Sequence[int] | np.ndarray,
   seed: Seed,
 ) -> np.ndarray:
-  """How many rows of each part go to each pile: i32[parts, piles].
+  """Draws how many rows of each part go to each pile: i32[parts, piles].
 
   Args:
-    parts: rows of each part, in order.
-    piles: rows that each pile takes, as many in all.
-    seed: of the draw.
+    parts: number of rows of each part, in order.
+    piles: number of rows of each pile; the sums of both are equal.
+    seed: seed of the draw.
   """
   dealt = np.zeros((len(parts), len(piles)), np.int32)
   rng = np.random.default_rng(seed)
@@ -51,8 +52,8 @@ def deal(
     if (left := room.sum()) < _EXACT:
       drawn = rng.multivariate_hypergeometric(room, rows, method='marginals')
     else:
-      # A part is less than a thousandth of this: with or without replacement
-      # is one.
+      # A part has less than a thousandth of the rows, so that draws with and
+      # without replacement hardly differ.
       drawn = np.minimum(rng.multinomial(rows, room / left), room)
       drawn[np.argmax(room)] += rows - drawn.sum()
     dealt[number] = drawn

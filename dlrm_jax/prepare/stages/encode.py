@@ -1,264 +1,258 @@
-"""Stages 4 and 5 together: slices of the spool -> the shards of a set."""
+"""Stages 4 and 5: slices of the spool -> parts of encoded rows -> shards.
 
-import hashlib
-import itertools
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+A unit encodes one slice of the spool. If the lookup tables exceed memory, they
+are read in groups: `look_up` finds places of values in one group and stores
+them, and `encode_slice` reads the last group.
+"""
+
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
-from dlrm_jax.data.manifest import (
-  Written,
-  describe,
-  joined,
-  origin_of,
-  scale_of,
-  shard_lengths,
-  shard_paths,
-  split_stamp,
-)
-from dlrm_jax.data.records import Fields
-from dlrm_jax.data.schema import BLOCK_ROWS, Column, Scale, Schema
-from dlrm_jax.files import read_json, remove_unfinished
-from dlrm_jax.prepare.stages.deal import Seed, Use
-from dlrm_jax.prepare.stages.mix import (
-  Gather,
-  Group,
-  Look,
-  Mix,
-  gather,
-  look,
-  mix,
-)
+from dlrm_jax.data.records import Fields, pack
+from dlrm_jax.data.schema import Block
+from dlrm_jax.files import replacing
+from dlrm_jax.prepare.stages.deal import Seed
+from dlrm_jax.prepare.stages.multi_hot import expand
 from dlrm_jax.prepare.stages.parse import Slice
-from dlrm_jax.prepare.stages.spread import (
-  Chunk,
-  Plan,
-  make_chunk,
-  path_of,
-  plan,
-)
-from dlrm_jax.prepare.units import Stage, mend
-from dlrm_jax.vocabulary.coder import Coder
-from dlrm_jax.vocabulary.columns import Columns
+from dlrm_jax.prepare.stages.spread import Pile, Stretch, by_pile
+from dlrm_jax.prepare.stages.transforms import transform
+from dlrm_jax.prepare.units import read_mark, size_is, write_mark
+from dlrm_jax.vocabulary.coder import Coder, padded
+from dlrm_jax.vocabulary.columns import Columns, flat_values
+
+TableGroup = tuple[tuple[int, ...], ...]
+"""Lookup tables that are in memory together: their numbers, by column."""
 
 
-class Log(NamedTuple):
-  """A parsed log.
+class LookUp(NamedTuple):
+  """A unit: looks the values of a slice up in a group of tables.
 
   Attributes:
-    columns: of the spool.
-    slices: of the spool, in order.
-    coders: of the sparse columns.
-    groups: of lookup tables that are in memory together.
+    slice: the rows.
+    coders: coders of the sparse columns.
+    group: the tables.
+    earlier: file of the places found in earlier groups; None: there are none.
+    output: file for the places found so far.
   """
 
-  columns: Columns
-  slices: Sequence[Slice]
+  slice: Slice
   coders: tuple[Coder, ...]
-  groups: Sequence[Group]
+  group: TableGroup
+  earlier: Path | None
+  output: Path
 
-  @property
-  def schema(self) -> Schema:
-    """The columns of the set."""
-    return Schema(
-      tuple(column.name for column in self.columns.dense),
-      tuple(Column(c.column.name, c.rows, c.hotness) for c in self.coders),
-    )
-
-  @property
-  def fields(self) -> Fields:
-    """What an example has."""
-    weighted = any(coder.column.weighted for coder in self.coders)
-    return Fields.of(self.schema, weighted, self.columns.weight)
-
-  @property
-  def splits(self) -> dict[str, list[Slice]]:
-    """Slices by split."""
-    found: dict[str, list[Slice]] = {}
-    for part in self.slices:
-      found.setdefault(part.split, []).append(part)
-    return found
+  def sound(self) -> bool:
+    """Whether the file is a whole zip archive."""
+    return zipfile.is_zipfile(self.output)
 
 
-class _Split(NamedTuple):
-  """The units of a split.
+class Encode(NamedTuple):
+  """A unit: encodes a slice, which becomes a part.
 
   Attributes:
-    mixed: encode its slices, in order.
-    plan: of how their rows get to the shards.
-    gathered: make the shards.
+    slice: the rows.
+    columns: columns of the spool.
+    coders: coders of the sparse columns.
+    group: the last group of lookup tables.
+    earlier: file of the places found in earlier groups; None: there are none.
+    fields: fields of an encoded example.
+    bounds: file of i32[piles + 1, parts]: rows of each part before each pile;
+      None: rows stay in order.
+    number: number of the part.
+    seed: seed of the draw of rows for the piles.
+    needed: whether the part will still be read.
+    matrix: file of the part, i32[n, W], sorted by pile.
+    output: JSON file with statistics of the rows.
   """
 
-  mixed: list[Mix]
-  plan: Plan
-  gathered: list[Gather]
+  slice: Slice
+  columns: Columns
+  coders: tuple[Coder, ...]
+  group: TableGroup
+  earlier: Path | None
+  fields: Fields
+  bounds: Path | None
+  number: int
+  seed: Seed
+  needed: bool
+  matrix: Path
+  output: Path
 
-
-def write(
-  stage: Stage,
-  work: Path,
-  log: Log,
-  details: Mapping[str, Any],
-  seed: int | None,
-  scale: Scale | None,
-  need: Callable[[Sequence[Slice]], None],
-) -> None:
-  """Encodes and shuffles a log, and writes the set.
-
-  Args:
-    stage: runs units.
-    work: folder of the work; the set is made in `set`.
-    log: what was parsed.
-    details: what the set remembers.
-    seed: of the shuffle of split train; None: in order.
-    scale: of the training examples, if they are of another set.
-    need: makes sure that slices of the spool can be read.
-  """
-  examples = {k: sum(s.rows for s in v) for k, v in log.splits.items()}
-  origin = origin_of(log.schema, examples, details)
-  (work / 'mixed').mkdir(exist_ok=True)
-  splits = [
-    _split(work, log, split, origin, None if seed is None else (seed, index))
-    for index, split in enumerate(log.splits)
-  ]
-  mixed: list[Mix] = []
-  chunks: list[Chunk] = []
-  gathered: list[Gather] = []
-  for split in splits:
-    left = mend(split.gathered)
-    gathered += split.gathered
-    if left and split.plan.chunks:
-      chunks += split.plan.chunks
-      left = mend(split.plan.chunks)
-    mixed += [unit._replace(needed=bool(left)) for unit in split.mixed]
-  slices = [unit.slice for unit in mend(mixed)]
-  need(slices)
-  earlier = _look(stage, work, log, slices)
-  mixed = [unit._replace(earlier=earlier.get(unit.slice)) for unit in mixed]
-  stage('encode', mix, mixed)
-  for path in (work / 'spool').glob('*.arrow'):
-    path.unlink()
-  if chunks:
-    stage('bundle', make_chunk, chunks)
-  for split in splits:
-    if split.plan.chunks:  # the disk need not hold the rows three times
-      shutil.rmtree(split.plan.folder)
-  stage('write', gather, gathered)
-  remove_unfinished(work / 'set')
-  written, found = _summary(mixed)
-  describe(
-    work / 'set', log.schema, log.fields, written, scale or found, details
-  )
-
-
-def _split(
-  work: Path, log: Log, split: str, origin: int, key: Seed | None
-) -> _Split:
-  """The units of a split.
-
-  Args:
-    work: folder of the work.
-    log: what was parsed.
-    split: its name.
-    origin: digest of what the set is made of.
-    key: seed of the shuffle and number of the split; None: in order.
-  """
-  slices, fields = log.splits[split], log.fields
-  examples = sum(part.rows for part in slices)
-  key = key if split == 'train' else None
-  lengths = shard_lengths(fields, examples)
-  firsts = [0, *itertools.accumulate(lengths)]
-  rows = [
-    min(stop * BLOCK_ROWS, examples) - start * BLOCK_ROWS
-    for start, stop in itertools.pairwise(firsts)
-  ]
-  made = plan(work, split, [s.rows for s in slices], rows, fields.width, key)
-  mixed = [
-    Mix(
-      slice=part,
-      columns=log.columns,
-      coders=log.coders,
-      group=log.groups[-1],
-      earlier=None,
-      fields=fields,
-      bounds=made.bounds,
-      number=number,
-      seed=(Use.PART, *(key or ()), number),
-      needed=True,
-      matrix=path_of(made.folder, number),
-      output=work / f'mixed/{split}-{number:06}.json',
+  def sound(self) -> bool:
+    """Whether the statistics are whole, and the part too if it is needed."""
+    size = self.slice.rows * self.fields.width * 4
+    return read_mark(self.output) is not None and (
+      not self.needed or size_is(self.matrix, size)
     )
-    for number, part in enumerate(slices)
-  ]
-  gathered = [
-    Gather(
-      source=source,
-      fields=fields,
-      seed=None if key is None else (Use.SHARD, *key, number),
-      stamp=(origin, split_stamp(split), firsts[number]),
-      blocks=lengths[number],
-      output=path,
-    )
-    for number, (source, path) in enumerate(
-      zip(made.sources, shard_paths(work / 'set', split, lengths), strict=True)
-    )
-  ]
-  return _Split(mixed, made, gathered)
 
 
-def _look(
-  stage: Stage, work: Path, log: Log, slices: Sequence[Slice]
-) -> dict[Slice, Path]:
-  """What is found in all groups of lookup tables but the last, by slice."""
-  found: dict[Slice, Path] = {}
-  wanted = set(slices)  # of the others, the spool is gone
-  folder = None
-  for number in range(len(log.groups) - 1):
-    # Other memory makes other groups: what they found is not these's.
-    said = repr(log.groups[: number + 1]).encode()
-    before = folder
-    folder = work / f'found-{hashlib.sha256(said).hexdigest()[:16]}'
-    folder.mkdir(exist_ok=True)
-    units = [
-      Look(
-        slice=part,
-        coders=log.coders,
-        group=log.groups[number],
-        earlier=found.get(part),
-        output=folder / f'{index:06}.npz',
-      )
-      for index, part in enumerate(log.slices)
-      if part in wanted
-    ]
-    mend(units)
-    stage(f'look up, {number + 1} of {len(log.groups)}', look, units)
-    found = {unit.slice: unit.output for unit in units}
+def _values(coder: Coder, frame: pl.DataFrame) -> pl.Series:
+  """All values of a column, changed for the lookup."""
+  return coder.prepare.of(flat_values(coder.column, frame))
+
+
+def _places(
+  coders: tuple[Coder, ...],
+  group: TableGroup,
+  earlier: Path | None,
+  frame: pl.DataFrame,
+) -> list[np.ndarray | None]:
+  """Places of each column's values in its vocabulary; None without one."""
+  before = None if earlier is None else np.load(earlier)
+  by_column: list[np.ndarray | None] = []
+  for coder, tables in zip(coders, group, strict=True):
+    if not coder.tables:
+      by_column.append(None)
+      continue
+    places = coder.places_of(_values(coder, frame), tables)
     if before is not None:
-      shutil.rmtree(before)
-  return found
+      np.maximum(places, before[coder.column.name], out=places)
+    by_column.append(places)
+  return by_column
 
 
-def _summary(mixed: Sequence[Mix]) -> tuple[dict[str, Written], Scale]:
-  """Examples and clicks of the splits, and the scale of split train."""
-  found = [(unit.slice.split, read_json(unit.output)) for unit in mixed]
-  written = {}
-  for split in dict.fromkeys(name for name, _ in found):
-    parts = [part for name, part in found if name == split]
-    timeline = list(itertools.chain(*(part['timeline'] for part in parts)))
-    written[split] = Written(
-      examples=sum(part['rows'] for part in parts),
-      clicks=sum(part['clicks'] for part in parts),
-      timeline=joined(timeline),
-    )
-  train = [part for name, part in found if name == 'train'] or [
-    part for _, part in found
-  ]
-  rows = sum(part['rows'] for part in train)
-  sums, squares = (
-    np.sum([part[name] for part in train], axis=0)
-    for name in ('sum', 'squares')
+def look_up(unit: LookUp) -> None:
+  """Stores the places found in a group, with those found in earlier groups."""
+  names = [coder.column.name for coder in unit.coders if coder.tables]
+  frame = unit.slice.read(names)
+  places = _places(unit.coders, unit.group, unit.earlier, frame)
+  with replacing(unit.output, synced=False) as work, work.open('wb') as file:
+    kept = [array for array in places if array is not None]
+    np.savez(file, allow_pickle=False, **dict(zip(names, kept, strict=True)))
+
+
+def _encoded(
+  columns: Columns,
+  coders: tuple[Coder, ...],
+  places: list[np.ndarray | None],
+  frame: pl.DataFrame,
+) -> Block:
+  """Rows of the spool -> as many examples.
+
+  Args:
+    columns: columns of the spool.
+    coders: coders of the sparse columns.
+    places: places of each column's values in its vocabulary.
+    frame: the rows.
+
+  Raises:
+    InputError: a value has no row, or no logarithm.
+  """
+  weighted = any(coder.column.weighted for coder in coders)
+  ids, id_weights = [], []
+  for coder, found in zip(coders, places, strict=True):
+    rows = coder.rows_of(_values(coder, frame), found)
+    name = coder.column.name
+    if not coder.column.bag:
+      bags = rows[:, None]
+      if coder.bags is not None:
+        bags = expand(coder.bags, coder.rows, coder.hotness, rows)
+      ids.append(bags)
+      if weighted:
+        id_weights.append(np.ones(bags.shape, np.float32))
+      continue
+    lengths = frame[name].list.len().fill_null(0).to_numpy()
+    ids.append(padded(name, lengths, rows, coder.hotness))
+    weights = np.ones(len(rows), np.float32)
+    if coder.column.weighted:
+      weights = frame[f'{name}.weights'].explode().drop_nulls().to_numpy()
+    id_weights.append(padded(name, lengths, weights, coder.hotness))
+  return Block(
+    dense=transform(columns.dense, frame),
+    ids=np.concatenate(ids, axis=1, dtype=np.int32),
+    labels=frame['label'].cast(pl.Float32).to_numpy()[:, None],
+    id_weights=np.concatenate(id_weights, axis=1) if weighted else None,
+    weights=frame['weight'].to_numpy() if columns.weight else None,
   )
-  return written, scale_of(rows, sums, squares)
+
+
+def encode_frame(
+  columns: Columns, coders: tuple[Coder, ...], frame: pl.DataFrame
+) -> Block:
+  """Rows of a log -> as many examples, with all lookup tables in memory."""
+  every = tuple(tuple(range(len(coder.tables))) for coder in coders)
+  return _encoded(columns, coders, _places(coders, every, None, frame), frame)
+
+
+def encode_slice(unit: Encode) -> None:
+  """Encodes a slice, sorts its rows by pile, and writes part and statistics."""
+  frame = unit.slice.read()
+  places = _places(unit.coders, unit.group, unit.earlier, frame)
+  block = _encoded(unit.columns, unit.coders, places, frame)
+  rows = pack(unit.fields, block)
+  if unit.bounds is not None:
+    rows = by_pile(rows, unit.bounds, unit.number, unit.seed)
+  with replacing(unit.matrix) as work:
+    rows.tofile(work)
+  dense = block.dense.astype(np.float64)
+  statistics = {
+    'rows': len(rows),
+    'clicks': int(block.labels.sum()),
+    'sum': dense.sum(0).tolist(),
+    'squares': np.square(dense).sum(0).tolist(),
+    'timeline': _timeline(frame),
+  }
+  write_mark(unit.output, statistics)
+  if unit.slice.whole:  # Large logs are short of disk.
+    unit.slice.path.unlink(missing_ok=True)
+
+
+_STRETCH = 1 << 13
+
+
+def _timeline(frame: pl.DataFrame) -> list[list[int]]:
+  """Counts of stretches of rows, as in `manifest.Written`."""
+  timeline = []
+  for part in frame.iter_slices(_STRETCH):
+    stretch: list[Any] = [part.height, int(part['label'].sum())]
+    if 'time' in frame.columns:
+      stretch += [part['time'].min(), part['time'].max()]
+    timeline.append(stretch)
+  return timeline
+
+
+class Gather(NamedTuple):
+  """A unit: writes one shard.
+
+  Attributes:
+    source: the rows of the shard, in parts or chunks.
+    fields: fields of an encoded example.
+    seed: seed of the order of rows; None: rows stay in order.
+    stamp: origin, split and number of the first block.
+    blocks: number of blocks of the shard.
+    output: file of the shard.
+  """
+
+  source: Pile | Stretch
+  fields: Fields
+  seed: Seed | None
+  stamp: tuple[int, int, int]
+  blocks: int
+  output: Path
+
+  def sound(self) -> bool:
+    """Whether the file can be read and has all blocks."""
+    from dlrm_jax.data import shards
+
+    return shards.is_whole(self.output, self.blocks)
+
+
+def gather(unit: Gather) -> None:
+  """Reads the rows of a shard, shuffles them, and writes them in blocks."""
+  # Only the last stage needs array_record and TFDS.
+  from dlrm_jax.data import shards
+
+  rows = unit.source.read()
+  order = np.arange(len(rows))
+  if unit.seed is not None:
+    order = np.random.default_rng(unit.seed).permutation(len(rows))
+  shards.write_shard(
+    unit.output,
+    unit.fields,
+    shards.blocks_of(unit.fields, rows, order),
+    shards.Stamp(*unit.stamp),
+  )

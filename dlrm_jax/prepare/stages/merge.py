@@ -1,10 +1,10 @@
 """Stage 3: the runs of a column -> its vocabulary, in bounded memory.
 
-Twice sorted outside of memory. The runs are merged in ranges of keys, each
-range is kept in the order of the rows, and the ranges are merged again in
-ranges of that order. How many ranges there are follows from the memory, and
-changes nothing in the result. Files are opened one after the other, never all
-at once: there may be more of them than a process can have open.
+Two merge sorts on disk. First the runs are merged by key, one range of keys at
+a time, and each range is stored in the order of its ranks, which is that of
+the table's rows. Then the ranges are merged by rank. Memory determines the
+number of ranges, which does not change the result. Files are opened one after
+the other, because a process may open fewer files than there are.
 """
 
 import hashlib
@@ -17,30 +17,33 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.files import replacing, unfinished_name
-from dlrm_jax.prepare.stages.count import Run, mark_of
-from dlrm_jax.prepare.units import marked, size_is, write_mark
+from dlrm_jax.prepare.stages.count import KeyCounts, mark_of
+from dlrm_jax.prepare.units import read_mark, size_is, write_mark
 
 _ENTRY_BYTES = 120
-"""Of memory for an entry while it is merged, about."""
+"""Approximate bytes of memory for an entry while it is merged."""
 
 _SAMPLES = 256
-"""Of keys taken of each run, and of ranks of each range."""
+"""Number of keys sampled from each run, and of ranks from each range."""
 
 
 class Merge(NamedTuple):
   """A unit: one column.
 
   Attributes:
-    column: its name.
+    column: name of the column.
     runs: folder of the runs.
-    count: units that have made runs there.
+    count: number of units that have written runs there.
     order: 'frequency' (most frequent first, then by key, missing first) or
       'appearance' (in the order in which values first occur).
-    min_count: values that occur in fewer rows are left out.
-    memory: bytes to use, about.
-    vocabulary: Parquet file to make: `key`, `count` (and `value`) by row of
-      the table. `count` is in how many rows of the log a value occurs.
-    output: JSON file of what was `counted`, and of the vocabulary's bytes.
+    min_count: number of rows in which a value of the vocabulary occurs at
+      least.
+    memory: approximate bytes of memory to use.
+    vocabulary: Parquet file to write: `key`, `count` (and `value`, if values
+      are texts) by row of the table. `count` is the number of rows of the log
+      in which a value occurs.
+    output: JSON file with the totals of the column and the bytes of the
+      vocabulary.
   """
 
   column: str
@@ -53,17 +56,17 @@ class Merge(NamedTuple):
   output: Path
 
   def sound(self) -> bool:
-    """Whether the vocabulary has its bytes."""
-    said = marked(self.output)
-    return said is not None and size_is(self.vocabulary, said['bytes'])
+    """Whether the vocabulary has its size."""
+    notes = read_mark(self.output)
+    return notes is not None and size_is(self.vocabulary, notes['bytes'])
 
 
-def merge(unit: Merge) -> None:
+def merge_runs(unit: Merge) -> None:
   """Merges the runs of a column."""
-  scratch = unfinished_name(unit.output)  # two may be at work
+  scratch = unfinished_name(unit.output)  # Two workers may run the unit.
   scratch.mkdir()
   runs = [
-    Run.open(mark_of(unit.runs, number), unit.column)
+    KeyCounts.open(mark_of(unit.runs, number), unit.column)
     for number in range(unit.count)
   ]
   limit = max(1, unit.memory // _ENTRY_BYTES)
@@ -80,10 +83,10 @@ def merge(unit: Merge) -> None:
     kept = kept.sort('rank', maintain_order=True)
     kept.write_ipc(ranges[-1])
     np.save(ranges[-1].with_suffix('.npy'), kept['rank'].to_numpy())
-  result = _Result(scratch / 'sorted')
+  result = _Vocabulary(scratch / 'sorted')
   for part in _by_rank(ranges, limit):
     result.add(part.drop('rank'))
-  # A vocabulary may be empty; its columns are there all the same.
+  # An empty vocabulary has columns, too.
   result.add(pl.scan_ipc(ranges[-1]).drop('rank').head(0).collect())
   result.save(unit.vocabulary)
   shutil.rmtree(scratch)
@@ -100,8 +103,12 @@ def merge(unit: Merge) -> None:
   write_mark(unit.output, {'counted': counted, 'bytes': size})
 
 
-def _by_key(runs: Sequence[Run], limit: int) -> Iterator[pl.DataFrame]:
-  """Merged runs in ranges of keys, of about `limit` entries before."""
+def _by_key(runs: Sequence[KeyCounts], limit: int) -> Iterator[pl.DataFrame]:
+  """Merges runs by ranges of keys that have about `limit` entries in all runs.
+
+  Yields:
+    For each range, a frame of `key`, `count`, ..., in the order of keys.
+  """
   pieces = max(1, -(-sum(run.length for run in runs) // limit))
   cuts = _cuts(runs, pieces)
   places = np.empty((len(runs), pieces + 1), np.int64)
@@ -114,12 +121,18 @@ def _by_key(runs: Sequence[Run], limit: int) -> Iterator[pl.DataFrame]:
 
 
 def _entries(
-  runs: Sequence[Run], start: np.ndarray, stop: np.ndarray
+  runs: Sequence[KeyCounts], start: np.ndarray, stop: np.ndarray
 ) -> pl.DataFrame:
   """Slices of all runs, one after the other.
 
+  Args:
+    runs: the runs.
+    start: first entry of each slice, i64[runs].
+    stop: end of each slice, i64[runs].
+
   Returns:
-    `key`, `count`, `first` if it is known, `value` where keys are of texts.
+    Frame of `key`, `count`, `first` if places are noted, and `value` if values
+    are texts.
   """
   slices = [
     (run, int(a), int(b))
@@ -136,14 +149,14 @@ def _entries(
   return frame
 
 
-def _cuts(runs: Sequence[Run], pieces: int) -> np.ndarray:
-  """Keys that cut all runs together in about equal pieces."""
+def _cuts(runs: Sequence[KeyCounts], pieces: int) -> np.ndarray:
+  """Keys that cut the entries of all runs into about equal pieces."""
   sample, weights = [], []
   for number, run in enumerate(runs):
     if not run.length:
       continue
     step = max(1, run.length // _SAMPLES)
-    # Not at the same quantiles of all runs.
+    # Different runs are sampled at different quantiles.
     sample.append(np.array(run.keys[number * 7919 % step :: step]))
     weights.append(np.full(len(sample[-1]), run.length / len(sample[-1])))
   if not sample:
@@ -155,7 +168,9 @@ def _cuts(runs: Sequence[Run], pieces: int) -> np.ndarray:
   return drawn[order][np.searchsorted(before, quantiles)]
 
 
-def _with_missing(entries: pl.DataFrame, runs: Sequence[Run]) -> pl.DataFrame:
+def _with_missing(
+  entries: pl.DataFrame, runs: Sequence[KeyCounts]
+) -> pl.DataFrame:
   rows = np.concatenate([run.missing for run in runs])
   missing = pl.DataFrame(rows, schema={'count': pl.Int64, 'first': pl.Int64})
   missing = missing[[c for c in missing.columns if c in entries.columns]]
@@ -163,16 +178,16 @@ def _with_missing(entries: pl.DataFrame, runs: Sequence[Run]) -> pl.DataFrame:
 
 
 def _summed(entries: pl.DataFrame) -> pl.DataFrame:
-  """One entry a key, in the order of keys, missing first."""
+  """One entry for each key, in the order of keys, missing first."""
   how = {'count': pl.Expr.sum, 'first': pl.Expr.min, 'value': pl.Expr.first}
-  found = [how[name](pl.col(name)) for name in entries.columns[1:]]
-  return entries.group_by('key').agg(found).sort('key', nulls_last=False)
+  totals = [how[name](pl.col(name)) for name in entries.columns[1:]]
+  return entries.group_by('key').agg(totals).sort('key', nulls_last=False)
 
 
 def _by_rank(paths: Sequence[Path], limit: int) -> Iterator[pl.DataFrame]:
-  """Ranges of keys, each in order of rank -> one order, in frames.
+  """Ranges of keys, each in the order of ranks -> frames in one order of ranks.
 
-  Equal ranks stay in the order of the ranges, so in that of the keys.
+  Entries of equal rank stay in the order of the ranges, which is that of keys.
   """
   cuts, sizes = _rank_cuts(paths, limit)
   chosen = _chosen(sizes, limit)
@@ -187,7 +202,7 @@ def _by_rank(paths: Sequence[Path], limit: int) -> Iterator[pl.DataFrame]:
       if a < b
     )
     before = number and cuts[number - 1] == cuts[number] - 1
-    if before and sizes[number - 1] == first:  # one rank
+    if before and sizes[number - 1] == first:  # All entries have one rank.
       yield from slices
     elif sizes[number] > first:
       yield pl.concat(slices).sort('rank', maintain_order=True)
@@ -195,17 +210,17 @@ def _by_rank(paths: Sequence[Path], limit: int) -> Iterator[pl.DataFrame]:
 
 
 def _ranks(path: Path) -> np.ndarray:
-  """The ranks of a range, rising; a map."""
+  """The ascending ranks of a range, mapped from its file."""
   return np.load(path.with_suffix('.npy'), mmap_mode='r')
 
 
 def _rank_cuts(
   paths: Sequence[Path], limit: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Where ranks may be cut, and the entries of all ranges up to there.
+  """Ranks at which frames may end, and the number of entries up to each.
 
-  Ranks that are frequent are frames of their own: they need no sort, so there
-  may be more of them than memory can hold.
+  A frequent rank gets frames of its own. Its entries need no sort, so they may
+  exceed memory.
   """
   sample = []
   for path in paths:
@@ -221,7 +236,7 @@ def _rank_cuts(
 
 
 def _chosen(sizes: np.ndarray, limit: int) -> list[int]:
-  """Numbers of the cuts that make frames of `limit` entries, if they can."""
+  """Numbers of the cuts for frames of at most `limit` entries, if possible."""
   chosen, first = [], 0
   for number, size in enumerate(sizes[1:]):
     if size - first > limit:
@@ -230,12 +245,12 @@ def _chosen(sizes: np.ndarray, limit: int) -> list[int]:
   return [*chosen, len(sizes) - 1] if len(sizes) else []
 
 
-class Digest:
-  """Of keys in the order of their rows, however they come in parts.
+class VocabularyDigest:
+  """Digest of the keys of a vocabulary, in the order of rows.
 
   Attributes:
-    rows: so far.
-    missing: row of the missing value from 0, or -1.
+    rows: number of rows so far.
+    missing: place of the missing value, from 0; -1: the vocabulary has none.
   """
 
   def __init__(self) -> None:
@@ -244,7 +259,7 @@ class Digest:
     self._keys = hashlib.sha256()
 
   def add(self, keys: pl.Series) -> None:
-    """Takes the keys of the next rows."""
+    """Adds the keys of the next rows."""
     nulls = keys.is_null().to_numpy()
     if nulls.any():
       self.missing = self.rows + int(np.argmax(nulls))
@@ -253,24 +268,24 @@ class Digest:
 
   @property
   def hexdigest(self) -> str:
-    """Equal for equal keys in equal order."""
+    """The digest; equal for equal keys in equal order."""
     digest = self._keys.copy()
     digest.update(str(self.missing).encode())
     return digest.hexdigest()
 
 
-class _Result:
-  """A vocabulary that grows frame by frame."""
+class _Vocabulary:
+  """A vocabulary that is written frame by frame."""
 
   def __init__(self, folder: Path) -> None:
     folder.mkdir()
     self._folder = folder
     self._paths: list[Path] = []
     self.total = 0
-    self.digest = Digest()
+    self.digest = VocabularyDigest()
 
   def add(self, part: pl.DataFrame) -> None:
-    """Takes the next rows."""
+    """Adds the next rows."""
     if not part.height and self._paths:
       return
     self.digest.add(part['key'])

@@ -1,12 +1,11 @@
-"""Made-up bags: MLPerf's way to have several ids of one that is real.
+"""Made-up bags: several ids for each real id, as in MLPerf.
 
-Each row of a table stands for a bag: the row itself, then rows of the same
-table that are drawn once, alike for every example. All tables are drawn one
-after the other from one stream, that of `np.random.seed(0)` and `randint`.
-Source: facebookresearch/dlrm, torchrec_dlrm/multi_hot.py (uniform).
+Each row of a table stands for a bag: the row, followed by random rows of the
+same table, which are drawn once and equal in every example. Tables are drawn
+one after the other from one random stream, that of `np.random.seed(0)` and
+`randint`. Source: facebookresearch/dlrm, torchrec_dlrm/multi_hot.py (uniform).
 
-Bags of 40 M rows do not fit in memory: they are drawn into files, of which
-the rows at hand are read.
+Bags of 40 M rows exceed memory, so they are written to files and read by row.
 """
 
 import dataclasses
@@ -18,24 +17,30 @@ import numpy as np
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.files import replacing
-from dlrm_jax.prepare.budget import check_disk
-from dlrm_jax.prepare.units import Stage, marked, mend, sizes_of, write_mark
+from dlrm_jax.prepare.resources import check_disk
+from dlrm_jax.prepare.units import (
+  Stage,
+  discard_broken,
+  read_mark,
+  sizes_of,
+  write_mark,
+)
 from dlrm_jax.vocabulary.coder import Coder
 
 _CHUNK = 1 << 22
-"""Numbers drawn at a time; the stream is the same for any."""
+"""Numbers drawn at a time; any value gives the same stream."""
 
 MAX_HOTNESS = 1 << 15
 
 
 class Draw(NamedTuple):
-  """A unit: the bags of all tables, as they are one stream.
+  """A unit: the bags of all tables, which share one random stream.
 
   Attributes:
     paths: a file for each table, all in one folder.
-    rows: of each table.
-    others: ids of a bag behind the first, for each table.
-    output: JSON file beside them, of their bytes.
+    rows: number of rows of each table.
+    others: number of drawn ids in a bag of each table.
+    output: JSON file beside them, with their sizes.
   """
 
   paths: tuple[Path, ...]
@@ -44,18 +49,18 @@ class Draw(NamedTuple):
   output: Path
 
   def sound(self) -> bool:
-    """Whether all files are there."""
-    return marked(self.output) is not None
+    """Whether all files are whole."""
+    return read_mark(self.output) is not None
 
 
-def draw(unit: Draw) -> None:
-  """Writes i32[rows, others] for each table."""
+def draw_bags(unit: Draw) -> None:
+  """Writes an array i32[rows, others] for each table."""
   stream = np.random.RandomState(0)
   for path, rows, others in zip(*unit[:3], strict=True):
     left = rows * others
     with replacing(path, synced=False) as work, work.open('wb') as file:
       while left:
-        # int64, as `randint` draws unless told: other widths, other streams.
+        # int64 is the default of `randint`; other types give other streams.
         drawn = stream.randint(0, rows, min(left, _CHUNK), np.int64)
         drawn.astype(np.int32).tofile(file)
         left -= len(drawn)
@@ -65,15 +70,18 @@ def draw(unit: Draw) -> None:
 def with_bags(
   stage: Stage, work: Path, coders: Sequence[Coder]
 ) -> tuple[Coder, ...]:
-  """Draws bags; the coders with their files.
+  """Draws the bags of expanded columns.
 
   Args:
     stage: runs units.
-    work: folder of the work.
-    coders: of all columns, in order.
+    work: the work folder.
+    coders: coders of all columns, in order.
+
+  Returns:
+    The coders, those of expanded columns with the files of their bags.
 
   Raises:
-    InputError: the disk has no room for them.
+    InputError: the disk is too small for the bags.
   """
   expanded = [coder for coder in coders if coder.column.expand]
   if not expanded:
@@ -86,9 +94,9 @@ def with_bags(
     tuple(coder.hotness - 1 for coder in expanded),
     folder / 'drawn.json',
   )
-  if mend([unit]):
+  if discard_broken([unit]):
     check_disk(work, sum(4 * c.rows * (c.hotness - 1) for c in expanded))
-  stage('draw bags', draw, [unit])
+  stage('draw bags', draw_bags, [unit])
   return tuple(
     dataclasses.replace(coder, bags=folder / f'{coder.column.name}.i32')
     if coder.column.expand
@@ -97,13 +105,19 @@ def with_bags(
   )
 
 
-def numbers(
+def numbers_by_feature(
   flag: str, text: str | None, count: int, most: int
 ) -> tuple[int, ...]:
-  """'3,2,1' -> (3, 2, 1), one for each of `count` features; None -> ().
+  """Reads an option such as '3,2,1' -> (3, 2, 1); None -> ().
+
+  Args:
+    flag: name of the option, for messages.
+    text: its value.
+    count: number of sparse features.
+    most: largest number that is allowed.
 
   Raises:
-    InputError: there are more or fewer, or one is not 1 ... most.
+    InputError: there are not `count` numbers, or one is not 1 ... most.
   """
   if text is None:
     return ()
@@ -126,10 +140,10 @@ def expand(
   """Rows -> their bags, i32[n, hotness].
 
   Args:
-    drawn: file of the table's bags.
-    table: rows that the table has.
-    hotness: of the bags.
-    rows: i32[n].
+    drawn: file of the table's drawn ids.
+    table: number of rows of the table.
+    hotness: number of ids in a bag.
+    rows: first ids of the bags, i32[n].
   """
   bags = np.empty((len(rows), hotness), np.int32)
   bags[:, 0] = rows

@@ -1,7 +1,7 @@
-"""Stage 1 of preparing: raw pieces -> columnar files, the spool.
+"""Stage 1: pieces of raw files -> columnar files, the spool.
 
-A part is a file of some 2^18 rows as the reader gave them. What was met on
-the way (rows, clicks, bad rows, checksum) lies beside a piece's parts.
+A file of the spool has some 2^18 rows as a reader gives them. The notes on a
+piece (rows, clicks, bad rows, checksum) are in a JSON file beside its files.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from dlrm_jax.files import read_json, replacing
 from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.prepare.fitting import Fit, fitting
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, Piece, Reader
-from dlrm_jax.prepare.units import Stage, marked, size_is, write_mark
+from dlrm_jax.prepare.units import Stage, read_mark, size_is, write_mark
 from dlrm_jax.vocabulary.columns import Columns
 
 
@@ -24,11 +24,11 @@ class Parse(NamedTuple):
   """A unit: one piece of one input file.
 
   Attributes:
-    reader: of the format.
-    piece: what to read.
+    reader: reader of the format.
+    piece: the piece to read.
     on_bad_row: 'stop' or 'skip'.
-    fit: what rows must be.
-    output: what was met; parts lie beside it.
+    fit: conditions on the rows.
+    output: JSON file for the notes; files of the spool lie beside it.
   """
 
   reader: Reader
@@ -38,42 +38,42 @@ class Parse(NamedTuple):
   output: Path
 
   def sound(self) -> bool:
-    """Whether it says what was met; of its parts see `restore`."""
-    return marked(self.output) is not None
+    """Whether the notes are whole; `parse_again` checks the spool."""
+    return read_mark(self.output) is not None
 
 
-class Part(NamedTuple):
+class SpoolFile(NamedTuple):
   """A file of the spool.
 
   Attributes:
-    path: the file.
-    rows: in it.
+    path: path of the file.
+    rows: number of rows in it.
   """
 
   path: Path
   rows: int
 
 
-def parse(unit: Parse) -> None:
-  """Reads a piece; writes its parts, then what was met."""
+def parse_piece(unit: Parse) -> None:
+  """Reads a piece; writes its files, then the notes."""
   bad = BadRows(unit.on_bad_row)
   digest = hashlib.sha256()
   parts = []
   frames = fitting(unit.reader, unit.piece, bad, digest.update, unit.fit)
-  for number, frame in enumerate(_gathered(frames)):
+  for number, frame in enumerate(_in_large(frames)):
     path = unit.output.with_name(f'{unit.output.stem}-{number:04}.arrow')
     with replacing(path, synced=False) as work:
       frame.write_ipc(work)
     file = {'path': path.name, 'bytes': path.stat().st_size}
-    parts.append(file | _described(frame, unit.reader.columns))
+    parts.append(file | _notes_on(frame, unit.reader.columns))
   write_mark(
     unit.output,
     {'digest': digest.hexdigest(), 'bad': bad.to_json(), 'parts': parts},
   )
 
 
-def _gathered(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-  """Few large frames of many small ones."""
+def _in_large(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+  """Joins small frames to frames of `FRAME_ROWS` rows or more."""
   held: list[pl.DataFrame] = []
   rows = 0
   for frame in frames:
@@ -86,9 +86,9 @@ def _gathered(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     yield pl.concat(held)
 
 
-def _described(frame: pl.DataFrame, columns: Columns) -> dict[str, Any]:
-  """What later stages must know of a part before they read it."""
-  found: dict[str, Any] = {
+def _notes_on(frame: pl.DataFrame, columns: Columns) -> dict[str, Any]:
+  """Facts on a spool file that later stages need before they read it."""
+  notes: dict[str, Any] = {
     'rows': frame.height,
     'clicks': int(frame['label'].sum()),
     'types': {c.name: str(frame[c.name].dtype) for c in columns.sparse},
@@ -100,36 +100,36 @@ def _described(frame: pl.DataFrame, columns: Columns) -> dict[str, Any]:
   }
   if columns.time:
     time = frame['time']
-    found['time'] = [time.min(), time.max()]
-    found['sorted'] = time.is_sorted()
-  return found
+    notes['time'] = [time.min(), time.max()]
+    notes['sorted'] = time.is_sorted()
+  return notes
 
 
-def met(units: Sequence[Parse]) -> list[dict[str, Any]]:
-  """What was met in each piece, in order."""
+def read_notes(units: Sequence[Parse]) -> list[dict[str, Any]]:
+  """The notes on each piece, in order."""
   return [read_json(unit.output) for unit in units]
 
 
-def parts_of(
-  units: Sequence[Parse], found: Sequence[dict[str, Any]]
-) -> list[Part]:
-  """The parts of all pieces, in order."""
+def spool_files(
+  units: Sequence[Parse], notes: Sequence[dict[str, Any]]
+) -> list[SpoolFile]:
+  """The files of all pieces, in order."""
   return [
-    Part(unit.output.with_name(part['path']), part['rows'])
-    for unit, piece in zip(units, found, strict=True)
+    SpoolFile(unit.output.with_name(part['path']), part['rows'])
+    for unit, piece in zip(units, notes, strict=True)
     for part in piece['parts']
   ]
 
 
 class Slice(NamedTuple):
-  """Consecutive rows of a part that belong to one split.
+  """Consecutive rows of a spool file that belong to one split.
 
   Attributes:
-    path: of the part.
-    split: its name.
-    start: the first row.
-    rows: how many.
-    whole: whether these are all rows of the part.
+    path: path of the file.
+    split: name of the split.
+    start: number of the first row in the file.
+    rows: number of rows.
+    whole: whether the slice has all rows of the file.
   """
 
   path: Path
@@ -139,47 +139,53 @@ class Slice(NamedTuple):
   whole: bool
 
   def read(self, columns: list[str] | None = None) -> pl.DataFrame:
-    """Its rows, of all columns or some."""
+    """The rows with all columns, or with some."""
     frame = pl.scan_ipc(self.path).slice(self.start, self.rows)
     return (frame if columns is None else frame.select(columns)).collect()
 
 
 def slices_of(
-  parts: Sequence[Part], splits: dict[str, range], most: int
+  files: Sequence[SpoolFile], splits: dict[str, range], most: int
 ) -> list[Slice]:
-  """Cuts parts at the borders of splits, and in slices of `most` rows."""
-  found = []
+  """Cuts spool files into slices at the borders of splits.
+
+  Args:
+    files: files of the spool, in order.
+    splits: rows of each split.
+    most: maximum number of rows of a slice.
+  """
+  slices = []
   first = 0
-  for part in parts:
+  for part in files:
     for split, rows in splits.items():
       start = max(rows.start - first, 0)
       stop = min(rows.stop - first, part.rows)
       for begin in range(start, stop, most):
         count = min(most, stop - begin)
         whole = count == part.rows
-        found.append(Slice(part.path, split, begin, count, whole))
+        slices.append(Slice(part.path, split, begin, count, whole))
     first += part.rows
-  return found
+  return slices
 
 
-def restore(
+def parse_again(
   stage: Stage,
   units: Sequence[Parse],
-  found: Sequence[dict[str, Any]],
+  notes: Sequence[dict[str, Any]],
   needed: Iterable[Slice],
 ) -> None:
-  """Parses pieces again of which a part that is needed is lost or cut.
+  """Parses those pieces again whose files are needed, but missing or cut.
 
   Args:
     stage: runs units.
-    units: of all pieces.
-    found: what was met in each.
-    needed: slices of the parts that will be read.
+    units: units of all pieces.
+    notes: notes on each piece.
+    needed: slices that will be read.
   """
   paths = {part.path for part in needed}
   lost = {
     unit.output: unit
-    for unit, piece in zip(units, found, strict=True)
+    for unit, piece in zip(units, notes, strict=True)
     for part in piece['parts']
     if (path := unit.output.with_name(part['path'])) in paths
     and not size_is(path, part['bytes'])
@@ -187,4 +193,4 @@ def restore(
   for mark in lost:
     mark.unlink(missing_ok=True)
   if lost:
-    stage('parse', parse, list(lost.values()))
+    stage('parse', parse_piece, list(lost.values()))

@@ -1,11 +1,11 @@
-"""How the rows of a split get from its parts to its shards, in few reads.
+"""Moves the rows of a split from its parts to its shards, in few reads.
 
-A part is a file of rows that are sorted by what they are dealt to, a pile; so
-a pile of it is one read. Where there are many shards, a pile is for a bundle
-of them: of each bundle, the piles of a group of parts are put together in a
-chunk, and dealt once more, to the shards of the bundle. So a part is read
-`MOST_PILES` times at most, whatever the number of shards. Without shuffling,
-shards are filled one after the other, with consecutive rows.
+A part is a file of encoded rows. Its rows are dealt to piles and sorted by
+pile, so that one read gets all rows of a pile. With few shards, each shard is
+a pile. With many shards, a pile is for a bundle of shards: the piles of a
+group of parts are joined to a chunk, whose rows are dealt to the shards of the
+bundle. So a part is read at most `MOST_PILES` times, whatever the number of
+shards. Without shuffling, shards are filled with consecutive rows.
 """
 
 import itertools
@@ -16,26 +16,26 @@ from typing import NamedTuple
 import numpy as np
 
 from dlrm_jax.files import replacing
-from dlrm_jax.prepare.stages.deal import Seed, Use, deal
+from dlrm_jax.prepare.stages.deal import Purpose, Seed, deal
 from dlrm_jax.prepare.units import size_is
 
 MOST_PILES = 256
-"""That a part is dealt to. Of more, reads would be short: under 200 kB."""
+"""Maximum number of piles; with more, reads would be shorter than 200 kB."""
 
 BUNDLE_SHARDS = 64
-"""Shards of a bundle, where they are bundled; more, if bundles are too many."""
+"""Shards of a bundle; more if there were more than `MOST_PILES` bundles."""
 
 
 class Pile(NamedTuple):
-  """What consecutive parts have for one pile.
+  """The rows of consecutive parts that are dealt to one pile.
 
   Attributes:
-    folder: has the parts.
+    folder: folder of the parts.
     bounds: file of i32[piles + 1, parts]: rows of each part before each pile.
-    width: words a row, W.
-    number: of the pile.
-    first: the first part.
-    last: the part behind the last one.
+    width: number of words in a row, W.
+    number: number of the pile.
+    first: number of the first part.
+    last: number of the part after the last one.
   """
 
   folder: Path
@@ -64,14 +64,14 @@ class Pile(NamedTuple):
 
 
 class Stretch(NamedTuple):
-  """Consecutive rows of parts in order.
+  """Consecutive rows of consecutive parts.
 
   Attributes:
-    folder: has the parts.
-    width: words a row, W.
-    part: the first part.
-    start: its first row that is meant.
-    rows: how many, over the parts that follow.
+    folder: folder of the parts.
+    width: number of words in a row, W.
+    part: number of the first part.
+    start: number of the first row in that part.
+    rows: number of rows, which may continue in the next parts.
   """
 
   folder: Path
@@ -82,37 +82,38 @@ class Stretch(NamedTuple):
 
   def read(self) -> np.ndarray:
     """The rows i32[n, W]."""
-    found, left = [], self.rows
+    rows, left = [], self.rows
     part, start = self.part, self.start
     while left:
       path = path_of(self.folder, part)
-      found.append(read_rows(path, self.width, start, left))
-      left -= len(found[-1])
+      rows.append(read_rows(path, self.width, start, left))
+      left -= len(rows[-1])
       part, start = part + 1, 0
-    return np.concatenate(found)
+    return np.concatenate(rows)
 
 
 def path_of(folder: Path, part: int) -> Path:
-  """The file of a part."""
+  """Path of a part."""
   return folder / f'{part:06}.i32'
 
 
 def read_rows(path: Path, width: int, start: int, most: int) -> np.ndarray:
-  """Rows of a part from `start`, at most so many: i32[n, W]."""
+  """At most `most` rows of a part, from row `start` on: i32[n, W]."""
   words = np.fromfile(path, np.int32, most * width, offset=start * width * 4)
   return words.reshape(-1, width)
 
 
 class Chunk(NamedTuple):
-  """A unit: rows of a bundle of shards, of a group of parts.
+  """A unit: the rows of a group of parts for a bundle of shards.
 
   Attributes:
-    source: where they are.
-    bounds: file of i32[shards + 1, chunks], of the bundle.
-    number: of the chunk in its bundle.
-    seed: of which row is for which shard.
-    rows: how many.
-    output: file to make, a part of the bundle, sorted by shard.
+    source: the rows in the parts.
+    bounds: file of i32[shards + 1, chunks] of the bundle: rows of each chunk
+      before each shard.
+    number: number of the chunk in its bundle.
+    seed: seed of the draw of rows for the shards.
+    rows: number of rows.
+    output: file to write, with rows sorted by shard.
   """
 
   source: Pile
@@ -123,12 +124,12 @@ class Chunk(NamedTuple):
   output: Path
 
   def sound(self) -> bool:
-    """Whether it has all its rows."""
+    """Whether the file has all rows."""
     return size_is(self.output, self.rows * self.source.width * 4)
 
 
 def make_chunk(unit: Chunk) -> None:
-  """Reads the rows, sorts them by shard, writes them."""
+  """Reads the rows of a chunk, sorts them by shard, and writes them."""
   rows = by_pile(unit.source.read(), unit.bounds, unit.number, unit.seed)
   with replacing(unit.output) as work:
     rows.tofile(work)
@@ -137,13 +138,13 @@ def make_chunk(unit: Chunk) -> None:
 def by_pile(
   rows: np.ndarray, bounds: Path, part: int, seed: Seed
 ) -> np.ndarray:
-  """Draws which rows go to which pile, and sorts them by it.
+  """Deals the rows of a part to piles, and sorts them by pile.
 
   Args:
-    rows: of a part, i32[n, W].
-    bounds: file of i32[piles + 1, parts].
-    part: its number.
-    seed: of the draw.
+    rows: rows of the part, i32[n, W].
+    bounds: file of i32[piles + 1, parts]: rows of each part before each pile.
+    part: number of the part.
+    seed: seed of the draw.
   """
   counts = np.diff(np.load(bounds, mmap_mode='r')[:, part])
   kind = np.min_scalar_type(len(counts) - 1)
@@ -152,14 +153,15 @@ def by_pile(
   return rows[np.argsort(pile, kind='stable')]
 
 
-class Plan(NamedTuple):
-  """How the rows of a split get from its parts to its shards.
+class Spread(NamedTuple):
+  """The way of a split's rows from its parts to its shards.
 
   Attributes:
-    folder: for the parts.
-    bounds: file that says how parts are dealt; None: they stay in order.
+    folder: folder for the parts.
+    bounds: file of i32[piles + 1, parts]: rows of each part before each pile;
+      None: rows stay in order.
     chunks: units between parts and shards, if shards are bundled.
-    sources: of each shard, where its rows are.
+    sources: the rows of each shard, in the parts or the chunks.
   """
 
   folder: Path
@@ -168,32 +170,32 @@ class Plan(NamedTuple):
   sources: Sequence[Pile | Stretch]
 
 
-def plan(
+def plan_spread(
   work: Path,
   split: str,
   parts: Sequence[int],
   shards: Sequence[int],
   width: int,
   key: Seed | None,
-) -> Plan:
-  """Deals rows, and says who reads what; leaves files of bounds.
+) -> Spread:
+  """Deals the rows of a split, and writes the files of bounds.
 
   Args:
-    work: folder of the work.
-    split: its name.
-    parts: rows of each part, in order.
-    shards: rows that each shard takes, as many in all.
-    width: words a row, W.
-    key: seed of the shuffle and number of the split; None: in order.
+    work: the work folder.
+    split: name of the split.
+    parts: number of rows of each part, in order.
+    shards: number of rows of each shard; the sums of both are equal.
+    width: number of words in a row, W.
+    key: seed of the shuffle and number of the split; None: rows stay in order.
   """
   folder = work / 'parts' / split
   folder.mkdir(parents=True, exist_ok=True)
   if key is None:
-    return Plan(folder, None, (), _stretches(folder, width, parts, shards))
+    return Spread(folder, None, (), _stretches(folder, width, parts, shards))
   size = _bundle_size(len(shards))
   firsts = range(0, len(shards), size)
   piles = np.add.reduceat(shards, firsts)
-  dealt = deal(parts, piles, (Use.PARTS, *key))
+  dealt = deal(parts, piles, (Purpose.PARTS, *key))
   bounds = work / 'parts' / f'{split}.npy'
   _save_bounds(bounds, dealt)
 
@@ -201,45 +203,45 @@ def plan(
     return Pile(folder, bounds, width, number, first, last)
 
   if size == 1:
-    return Plan(folder, bounds, (), [pile(i) for i in range(len(shards))])
+    return Spread(folder, bounds, (), [pile(i) for i in range(len(shards))])
   groups = _groups(parts, size)
   chunks: list[Chunk] = []
   sources: list[Pile] = []
   for bundle, first in enumerate(firsts):
-    there = work / 'bundles' / split / f'{bundle:05}'
-    there.mkdir(parents=True, exist_ok=True)
+    inside = work / 'bundles' / split / f'{bundle:05}'
+    inside.mkdir(parents=True, exist_ok=True)
     rows = np.add.reduceat(dealt[:, bundle], [g.start for g in groups])
-    its = shards[first : first + size]
+    bundled = shards[first : first + size]
     seed = (*key, bundle)
-    inner = there.with_suffix('.npy')
-    _save_bounds(inner, deal(rows, its, (Use.BUNDLE, *seed)))
+    inner = inside.with_suffix('.npy')
+    _save_bounds(inner, deal(rows, bundled, (Purpose.BUNDLE, *seed)))
     chunks += [
       Chunk(
         source=pile(bundle, group.start, group.stop),
         bounds=inner,
         number=number,
-        seed=(Use.CHUNK, *seed, number),
+        seed=(Purpose.CHUNK, *seed, number),
         rows=int(rows[number]),
-        output=path_of(there, number),
+        output=path_of(inside, number),
       )
       for number, group in enumerate(groups)
     ]
     sources += [
-      Pile(there, inner, width, number, 0, len(groups))
-      for number in range(len(its))
+      Pile(inside, inner, width, number, 0, len(groups))
+      for number in range(len(bundled))
     ]
-  return Plan(folder, bounds, chunks, sources)
+  return Spread(folder, bounds, chunks, sources)
 
 
 def _bundle_size(shards: int) -> int:
-  """Shards that a part's rows are dealt to together."""
+  """Number of shards in a bundle; 1: shards are not bundled."""
   if shards <= MOST_PILES:
     return 1
   return max(BUNDLE_SHARDS, -(-shards // MOST_PILES))
 
 
 def _groups(parts: Sequence[int], count: int) -> list[range]:
-  """Consecutive parts in at most so many groups, of about as many rows."""
+  """Cuts parts into at most `count` groups of about equal numbers of rows."""
   ends = np.cumsum(parts)
   group = (ends - parts) * count // ends[-1]
   cuts = np.flatnonzero(np.diff(group, prepend=-1))
@@ -251,7 +253,7 @@ def _groups(parts: Sequence[int], count: int) -> list[range]:
 def _stretches(
   folder: Path, width: int, parts: Sequence[int], shards: Sequence[int]
 ) -> list[Stretch]:
-  """Shards that are filled one after the other."""
+  """The rows of shards that are filled one after the other."""
   ends = np.cumsum(parts)
   starts = np.cumsum([0, *shards[:-1]])
   first = np.searchsorted(ends, starts, 'right')
@@ -262,7 +264,7 @@ def _stretches(
 
 
 def _save_bounds(path: Path, dealt: np.ndarray) -> None:
-  """Keeps i32[parts, piles] as sums over the piles before, by pile."""
+  """Saves numbers of rows, i32[parts, piles], as sums over earlier piles."""
   bounds = np.zeros((dealt.shape[1] + 1, dealt.shape[0]), np.int32)
   np.cumsum(dealt.T, axis=0, out=bounds[1:])
   with replacing(path, synced=False) as work, work.open('wb') as file:

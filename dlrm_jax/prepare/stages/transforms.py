@@ -1,4 +1,4 @@
-"""Dense columns -> what the model sees."""
+"""Dense columns -> the dense features of the model."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.vocabulary.columns import Dense
 
 _SMALL = 1 << 16
-"""Logarithms of smaller whole numbers are looked up: five times as fast."""
+"""Logarithms of whole numbers below are in a table: five times as fast."""
 
 
 def _none(name: str, values: np.ndarray) -> np.ndarray:
@@ -33,7 +33,7 @@ def _log3(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _log_of(values: np.ndarray, plus: int) -> np.ndarray:
-  """log(x + plus) in float64, rounded once."""
+  """log(x + plus), computed in float64 and rounded to float32."""
   if not np.issubdtype(values.dtype, np.integer):
     return np.log(values.astype(np.float64) + plus).astype(np.float32)
   least = 1 - plus
@@ -53,7 +53,7 @@ TRANSFORMS: dict[str, Callable[[str, np.ndarray], np.ndarray]] = {
   'log1p': _log1p,
   'log3': _log3,
 }
-"""By the words of a schema; a missing value is 0 before."""
+"""Transforms by the words of `Dense.transform`; missing values are 0 before."""
 
 
 def transform(columns: tuple[Dense, ...], frame: pl.DataFrame) -> np.ndarray:

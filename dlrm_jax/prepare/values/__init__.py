@@ -1,1 +1,1 @@
-"""Raw values to numbers, ids, bags, labels and times, by a config's rules."""
+"""Values of raw logs: the schema, and rules from raw to typed columns."""

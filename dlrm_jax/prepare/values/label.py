@@ -1,4 +1,4 @@
-"""Which rows are clicks: `config.data.raw.label`, and its rule.
+"""The label of a raw log, `config.data.raw.label`: which rows are clicks.
 
 'label': 'click'  # a column of 0 and 1, -1 and 1, true and false
 'label': 'rating >= 4'  # or >
@@ -15,12 +15,12 @@ import polars as pl
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.values.typed import (
-  Made,
+  Parsed,
   Typed,
   Words,
+  as_number,
   is_missing_text,
   is_number,
-  number,
   stripped,
   truth,
 )
@@ -36,13 +36,16 @@ _KEYS = ('column', 'positive')
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-  """Where the label is, and what is a click.
+  """The label column, and which of its values are clicks.
+
+  At most one of `least`, `above` and `positive` is set; without any, the
+  column has 0 and 1, or -1 and 1, or words such as true and false.
 
   Attributes:
-    column: of the file.
-    least: the least number that is a click.
-    above: or the greatest that is none.
-    positive: or the values that are clicks.
+    column: name of the file's column.
+    least: smallest number that is a click.
+    above: largest number that is not a click.
+    positive: values that are clicks.
   """
 
   column: str
@@ -50,33 +53,33 @@ class Label:
   above: float | None = None
   positive: tuple[str, ...] = ()
 
-  def made(
-    self, typed: Typed, words: Words, quick: bool = False
-  ) -> Made | None:
-    """The labels of a column; None where its type has none.
+  def parsed(
+    self, typed: Typed, words: Words, *, quick: bool = False
+  ) -> Parsed | None:
+    """The labels of a column; None where its type cannot hold them.
 
     Args:
       typed: the column.
-      words: what means "missing".
-      quick: only plainly written ones.
+      words: the log's own words for "missing".
+      quick: parse plain spellings only.
     """
     if self.positive:
       return _among(typed, words, self.positive)
     if not is_number(typed.dtype):
       return None
     if self.least is None and self.above is None:
-      return clicks(typed, words, self.column, quick)
-    made = number(typed, words, quick=quick)
-    x = made.value
+      return clicks(typed, words, self.column, quick=quick)
+    parsed = as_number(typed, words, quick=quick)
+    x = parsed.value
     value = x > self.above if self.above is not None else x >= self.least
-    return made._replace(value=value.cast(pl.UInt8))
+    return parsed._replace(value=value.cast(pl.UInt8))
 
 
 def label_of(field: str, given: Any) -> Label:
   """Reads the config's label.
 
   Raises:
-    InputError: it is none.
+    InputError: the value is not a label.
   """
   if isinstance(given, Mapping) and set(given) == set(_KEYS):
     column, positive = given['column'], given['positive']
@@ -101,45 +104,50 @@ def label_of(field: str, given: Any) -> Label:
 
 
 def clicks(
-  typed: Typed, words: Words, column: str = '', quick: bool = False
-) -> Made:
-  """Labels that are 0 and 1, or -1 and 1, or words: Int8.
+  typed: Typed, words: Words, column: str = 'column', *, quick: bool = False
+) -> Parsed:
+  """Labels 0 and 1, -1 and 1, or words such as true and false, as Int8.
 
-  Whether a log has both -1 and 0 is looked at later (`BadRows.labels`).
+  `BadRows.labels` refuses logs that have both -1 and 0.
+
+  Args:
+    typed: the column.
+    words: the log's own words for "missing".
+    column: its name, for messages.
+    quick: parse plain spellings only.
   """
   x = typed.x
-  y = column or 'column'
   expected = (
     '0 or 1, or -1 or 1, true or false (for others say which: '
-    f"'label': '{y} >= 1', or '{y} == VALUE')"
+    f"'label': '{column} >= 1', or '{column} == VALUE')"
   )
   if typed.is_text and quick:
     plain = {t: n for t, n in _PLAIN.items() if n not in words.numbers}
     value = x.replace_strict(plain, default=None, return_dtype=pl.Int8)
-    return Made(value, x.is_null(), 'bad label', expected)
-  made = number(typed, words)
-  value = made.value
+    return Parsed(value, x.is_null(), 'bad label', expected)
+  parsed = as_number(typed, words)
+  value = parsed.value
   if typed.is_text:
     word = truth(stripped(x), _YES, _NO)
     value = pl.coalesce(value, word.cast(pl.Float64))
   value = pl.when(value.is_in([-1.0, 0.0, 1.0])).then(value)
-  return Made(value.cast(pl.Int8), made.missing, 'bad label', expected)
+  return Parsed(value.cast(pl.Int8), parsed.missing, 'bad label', expected)
 
 
 def _among(
   typed: Typed, words: Words, positive: tuple[str, ...]
-) -> Made | None:
-  """1 for some values, 0 for all others; numbers are compared as numbers."""
+) -> Parsed | None:
+  """1 for `positive` values, 0 for others; numbers compare as numbers."""
   numbers = [float(x) for x in positive if re.fullmatch(_NUMBER, x)]
   numbers += [float(x == 'True') for x in positive if x in ('True', 'False')]
   if not is_number(typed.dtype) or not (numbers or typed.is_text):
     return None
-  made = number(typed, words)
-  value = made.value.is_in(numbers)
+  parsed = as_number(typed, words)
+  value = parsed.value.is_in(numbers)
   if typed.is_text:
     s = stripped(typed.x)
     missing = is_missing_text(s, words, ('',))
     value = value.fill_null(False) | s.is_in([x.strip() for x in positive])
     value = pl.when(~missing).then(value)
-    made = Made(value, missing, 'bad label', 'a value')
-  return made._replace(value=value.cast(pl.UInt8))
+    parsed = Parsed(value, missing, 'bad label', 'a value')
+  return parsed._replace(value=value.cast(pl.UInt8))

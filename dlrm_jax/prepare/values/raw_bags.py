@@ -1,9 +1,9 @@
-"""Bags that are text -> lists of their elements.
+"""Bags as text -> lists of their elements.
 
-A bag is elements between separators, or a list as programs write it:
-`[1, 4]`, `['a', "b"]`, `[a, b]`, `[1 4]`, `(1, 4)`, `{1,4}`. Blanks around
-elements are no part of them. Nothing between two separators is a missing
-element, nothing behind the last one is none.
+A bag is a text of elements with separators, such as `a|b`, or a list as
+programs print it: `[1, 4]`, `['a', "b"]`, `[a, b]`, `[1 4]`, `(1, 4)`,
+`{1,4}`. Blanks around elements are dropped. An empty element is missing, but a
+separator at the end adds no element: `a||b|` has three, the second missing.
 """
 
 import re
@@ -28,7 +28,7 @@ _BRACKETS = ('[]', '()', '{}')
 _NOTHING = ('', 'None', 'null', 'NULL', 'nan', 'NaN')
 _BLANKS = ' \t\r\n'
 _BLANK = '[ \t\r\n]'
-_SIMPLE = (  # Also for the patterns of Polars, which know no `++`.
+_SIMPLE = (  # Used by Polars, whose patterns have no `++`.
   r"""'[^'"\\]*'|"[^'"\\]*"|"""
   r'[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?'
 )
@@ -42,7 +42,7 @@ _SIMPLE_LISTS = '|'.join(
 
 
 def is_plain(x: pl.Expr, separator: str) -> pl.Expr:
-  """Whether bags are surely elements between separators and no more."""
+  """Mask of the bags that are certainly plain elements with separators."""
   mark = re.escape(separator)
   blank = r'[ \t]'
   odd = (
@@ -53,10 +53,9 @@ def is_plain(x: pl.Expr, separator: str) -> pl.Expr:
 
 
 def lists(bags: pl.Series, separator: str) -> pl.Series:
-  """Bags of any spelling as lists; null where one is not understood.
+  """Bags of any spelling as lists; null where a bag is not valid.
 
-  Python runs only for lists that are written in an odd way; all that it does
-  is in `items`.
+  `items` defines the result; it runs, as Python code, only for unusual lists.
   """
   bags = bags.fill_null('').str.strip_chars(_BLANKS)
   separated = ~bags.str.contains(r'^[\[({]|[\])}]$')
@@ -85,14 +84,14 @@ def _separated(bags: pl.Series, separator: str) -> pl.Series:
 
 
 def _simple(bags: pl.Series) -> pl.Series:
-  """Lists of numbers, and of texts without quotes and backslashes."""
+  """Lists of numbers, and of quoted texts without quotes and backslashes."""
   found = pl.col(bags.name).str.extract_all(_SIMPLE)
   found = found.list.eval(_or_null(f'\'"{_BLANKS}'))
   return bags.to_frame().select(found).to_series()
 
 
 def _or_null(around: str) -> pl.Expr:
-  """Elements without some characters around them; null where none is left."""
+  """Elements without the characters `around` them; null where empty."""
   x = pl.element().str.strip_chars(around)
   return pl.when(x != '').then(x)
 
@@ -103,11 +102,11 @@ def _odd(bags: pl.Series, separator: str) -> pl.Series:
 
 
 def items(field: str, separator: str) -> list[str | None] | None:
-  """The elements of a bag; None for each that is missing.
+  """The elements of a bag; None for each missing element.
 
   Returns:
-    None, where the bag looks like a list and is none: a list in a list, one
-    that its writer has shortened, or one that does not end.
+    None where the bag looks like a list but is not valid: a list within a
+    list, a list shortened with `...`, or a list without its end.
 
   >>> items('a | b|', '|')
   ['a', 'b']
@@ -145,7 +144,7 @@ def _words(inner: str, separator: str) -> list[str | None] | None:
 
 
 def _is_cut(item: str) -> bool:
-  """Whether an element has one end of a list or of a quoted text."""
+  """Whether an element has only one end of a list or of a quoted text."""
   return (
     item.count('[') != item.count(']')
     or item.count('{') != item.count('}')
@@ -154,7 +153,7 @@ def _is_cut(item: str) -> bool:
 
 
 def _is_nested(item: str) -> bool:
-  """Whether an element is one list with lists in it."""
+  """Whether an element is a list that contains lists."""
   inner = item[1:-1]
   if item[:1] + item[-1:] not in ('[]', '{}') or not re.search(
     r'[\[{(]', inner
@@ -163,13 +162,13 @@ def _is_nested(item: str) -> bool:
   depth = 0
   for character in inner:
     depth += (character in '[{(') - (character in ')}]')
-    if depth < 0:  # the first bracket has ended before the last one
+    if depth < 0:  # The first bracket closes before the last one.
       return False
   return depth == 0
 
 
 def _value(item: str) -> str | None:
-  """An element of a list without its quotes; a NUL where it is no text."""
+  """An element of a list without its quotes; a NUL where it is not text."""
   if item in _NOTHING:
     return None
   if item[-1] not in '\'"' or not re.fullmatch(_QUOTED, item):
@@ -178,11 +177,11 @@ def _value(item: str) -> str | None:
   try:
     if '\\' in text:
       text = _ESCAPE.sub(_character, text)
-      # Two halves of a character become one.
+      # Two surrogates become one character.
       text = text.encode('utf-16', 'surrogatepass').decode('utf-16')
     if item[0] == 'b':
       text = text.encode('latin-1').decode()
-  except ValueError:  # no such character, or no UTF-8
+  except ValueError:  # Not a character, or not UTF-8.
     return '\0'
   return text.strip(_BLANKS) or None
 

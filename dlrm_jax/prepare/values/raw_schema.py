@@ -1,17 +1,17 @@
-"""What `config.data.raw` says of a raw log: which column is what.
+"""The schema of a raw log: reads `config.data.raw`.
 
     config.data.raw = {
       'format': 'csv',
-      'label': 'rating >= 4',  # or a column of 0 and 1, see `raw_label`
+      'label': 'rating >= 4',  # or a column of 0 and 1, see `label`
       'dense': ['price'],  # or {'price': 'log1p'}
       'sparse': ['user', 'item'],  # or {'user': 'integer', 'item': {...}}
       'bags': ['genres'],  # or {'genres': {'weights': 'genre_weights'}}
-      'values': 'string',  # of sparse and bags, where they don't say
-      'weight': 'w',  # of examples
-      'time': 'when',  # rows are in its order
+      'values': 'string',  # default for sparse features and bags
+      'weight': 'w',  # weights of the examples
+      'time': 'when',  # rows are sorted by this column
     }
 
-Types are what the schema says, never what the first rows look like.
+The schema alone decides the types, never the first rows of a file.
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ from typing import Any
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.values.label import Label, label_of
-from dlrm_jax.prepare.values.typed import KINDS, NUMBER, Words, whole
+from dlrm_jax.prepare.values.typed import KINDS, NUMBER, Words, full_match
 from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
 
 FIELD = 'data.raw'
 VALUES = tuple(KINDS)
-"""What sparse values can be: text; 64-bit integers; 1 to 8 hex digits."""
+"""Kinds of sparse values: text; 64-bit integers; 1 to 8 hex digits."""
 
 KEYS = (
   *('format', 'label', 'dense', 'sparse', 'bags', 'values'),
   *('weight', 'time', 'missing'),
 )
-"""Of every format whose columns have names."""
+"""Keys of every format whose columns have names."""
 
 MAX_ROWS = 2**31 - 1
 
@@ -44,7 +44,7 @@ _TAKEN = ('label', 'weight', 'time')
 
 @dataclasses.dataclass(frozen=True)
 class DenseSource:
-  """A dense feature, and the file's column that has it."""
+  """A dense feature, and its column in the file."""
 
   column: str
   feature: Dense
@@ -52,71 +52,71 @@ class DenseSource:
 
 @dataclasses.dataclass(frozen=True)
 class SparseSource:
-  """A sparse feature, and the file's columns that have it.
+  """A sparse feature, and its columns in the file.
 
   Attributes:
-    column: of its values.
-    feature: what becomes of it. With `hotness`, the first so many values of a
-      bag are kept.
-    values: one of `VALUES`.
-    separator: between the values of a bag that is text.
-    weights: the column of a bag's weights; '': none.
+    column: column of the values.
+    feature: the feature. Of a bag, the first `hotness` values are kept; 0: all.
+    values: kind of the values, one of `VALUES`.
+    separator: text between the values of a bag; None where bags are lists.
+    weights: column of a bag's weights, or None.
   """
 
   column: str
   feature: Sparse
   values: str
-  separator: str = ''
-  weights: str = ''
+  separator: str | None = None
+  weights: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class RawSchema:
-  """Which column of a raw log is what.
+  """The features of a raw log and the columns that have them.
 
   Attributes:
-    label: its column, and what is a click.
+    label: column of the label, and its values that are clicks.
     dense: the dense features.
     sparse: the sparse features, bags last.
-    weight: column of the examples' weights; '': none.
-    time: column of the time; '': none.
-    missing: what means "missing", beside what always does.
+    weight: column of the examples' weights, or None.
+    time: column of the time, or None.
+    missing: the log's own words for "missing".
   """
 
   label: Label
   dense: tuple[DenseSource, ...]
   sparse: tuple[SparseSource, ...]
-  weight: str = ''
-  time: str = ''
+  weight: str | None = None
+  time: str | None = None
   missing: Words = Words()  # noqa: RUF009, frozen
 
   @property
   def columns(self) -> Columns:
-    """What frames have."""
+    """Columns of the frames."""
     return Columns(
       dense=tuple(source.feature for source in self.dense),
       sparse=tuple(source.feature for source in self.sparse),
-      weight=bool(self.weight),
-      time=bool(self.time),
+      weight=self.weight is not None,
+      time=self.time is not None,
       label=self.label.column,
     )
 
   @property
   def names(self) -> tuple[str, ...]:
-    """The file's columns that are read, each once."""
-    names = [self.label.column, *(source.column for source in self.dense)]
+    """Names of the columns to read from the file, each once."""
+    names: list[str | None] = [self.label.column]
+    names += [source.column for source in self.dense]
     for source in self.sparse:
       names += [source.column, source.weights]
     names += [self.weight, self.time]
     return tuple(dict.fromkeys(name for name in names if name))
 
-  def check(self, found: Iterable[str], path: str) -> None:
-    """Finds the columns among a file's.
+  def check(self, columns: Iterable[str], path: str) -> None:
+    """Checks that a file has each column of the schema once.
 
     Raises:
-      InputError: there is none, or more than one.
+      InputError: a column is missing, or there are several of its name.
     """
-    names = list(found)
+    names = list(columns)
     shown = ', '.join(map(repr, names[:40]))
     for name in self.names:
       if (count := names.count(name)) == 1:
@@ -130,7 +130,7 @@ class RawSchema:
 
 
 def meant(name: str, names: Iterable[str]) -> str:
-  """A guess at a misspelt name, or ''."""
+  """A hint at the name that was meant, or ''."""
   close = difflib.get_close_matches(name, list(names), 1)
   return f' (did you mean {close[0]!r}?)' if close else ''
 
@@ -138,7 +138,7 @@ def meant(name: str, names: Iterable[str]) -> str:
 def check_keys(
   field: str, given: Iterable[object], known: Collection[str]
 ) -> None:
-  """Raises an `InputError` for a key that is not known."""
+  """Raises an `InputError` for the first unknown key."""
   for key in given:
     if key not in known:
       raise InputError(
@@ -147,15 +147,15 @@ def check_keys(
       )
 
 
-def text(field: str, value: object) -> str:
-  """A field that is a text, and not an empty one."""
+def read_name(field: str, value: object) -> str:
+  """Checks that the value of a field is a text that is not empty."""
   if not isinstance(value, str) or not value:
     raise InputError(f'config.{field} is {value!r}; expected a name')
   return value
 
 
 def one_of(field: str, value: object, words: Collection[str]) -> str:
-  """A field that is one of some words."""
+  """Checks that the value of a field is one of some words."""
   if not isinstance(value, str) or value not in words:
     raise InputError(
       f'config.{field} is {value!r}; expected one of {", ".join(words)}'
@@ -164,17 +164,17 @@ def one_of(field: str, value: object, words: Collection[str]) -> str:
 
 
 def _features(field: str, given: Any) -> dict[str, Any]:
-  """A list of names, or a mapping of them, as a mapping."""
+  """A list of names, or a mapping from names to options, as a mapping."""
   if isinstance(given, Mapping):
     names = dict(given)
   elif isinstance(given, (list, tuple)):
-    names = {text(field, name): None for name in given}
+    names = {read_name(field, name): None for name in given}
     if len(names) < len(given):
       raise InputError(f'config.{field} names a column twice: {list(given)}')
   else:
     raise InputError(
       f'config.{field} is {given!r}; expected a list of columns, or a mapping '
-      'from columns to what they are'
+      'from columns to their options'
     )
   for name in names:
     check_feature(field, name)
@@ -182,7 +182,7 @@ def _features(field: str, given: Any) -> dict[str, Any]:
 
 
 def check_feature(field: str, name: str) -> None:
-  """Raises an `InputError` where no feature can have this name."""
+  """Raises an `InputError` for a name that no feature can have."""
   if name in _TAKEN or '/' in name or name.startswith('.') or '\0' in name:
     raise InputError(
       f'config.{field}: no feature can be called {name!r} (not '
@@ -200,12 +200,12 @@ def _dense(field: str, given: Any) -> Iterable[DenseSource]:
     transform = options.get('transform', 'none')
     feature = Dense(name, one_of(f'{where}.transform', transform, _TRANSFORMS))
     yield DenseSource(
-      text(f'{where}.column', options.get('column', name)), feature
+      read_name(f'{where}.column', options.get('column', name)), feature
     )
 
 
 def encoding(field: str, options: Mapping[str, Any]) -> dict[str, Any]:
-  """`ids` and `rows` of a sparse feature."""
+  """Reads the options `ids` and `rows` of a sparse feature."""
   ids = one_of(f'{field}.ids', options.get('ids', 'vocabulary'), _IDS)
   rows = options.get('rows', 0)
   if type(rows) is not int or not 0 <= rows <= MAX_ROWS:
@@ -221,7 +221,7 @@ def encoding(field: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hotness_of(field: str, options: Mapping[str, Any]) -> int:
-  """`hotness` of a bag; 0: as long as it is."""
+  """Reads the option `hotness` of a bag; 0: the longest bag's length."""
   hotness = options.get('hotness', 0)
   if type(hotness) is not int or not 0 <= hotness < 2**15:
     raise InputError(
@@ -232,8 +232,17 @@ def hotness_of(field: str, options: Mapping[str, Any]) -> int:
 
 
 def _sparse(
-  field: str, given: Any, values: str, bag: bool, separated: bool
+  field: str, given: Any, values: str, *, bag: bool, separated: bool
 ) -> Iterable[SparseSource]:
+  """Reads the options of sparse features, or of bags.
+
+  Args:
+    field: of the config.
+    given: its value.
+    values: default kind of the values.
+    bag: whether the features are bags.
+    separated: whether bags are text with separators.
+  """
   known = ['ids', 'rows', 'values', 'column']
   if bag:
     known += ['hotness', 'weights', *(['separator'] if separated else [])]
@@ -243,23 +252,23 @@ def _sparse(
       options = {} if options is None else {'values': options}
     check_keys(where, options, known)
     kind = 'integer' if options.get('ids') == 'rows' else values
-    weights = options.get('weights', '')
-    separator = ''
+    weights = options.get('weights') or None
+    separator = None
     if bag and separated:
-      separator = text(f'{where}.separator', options.get('separator', '|'))
+      separator = read_name(f'{where}.separator', options.get('separator', '|'))
     feature = Sparse(
       name,
       **encoding(where, options),
       hotness=hotness_of(where, options) if bag else 1,
       bag=bag,
-      weighted=bool(weights),
+      weighted=weights is not None,
     )
     yield SparseSource(
-      text(f'{where}.column', options.get('column', name)),
+      read_name(f'{where}.column', options.get('column', name)),
       feature,
       one_of(f'{where}.values', options.get('values', kind), VALUES),
       separator,
-      text(f'{where}.weights', weights) if weights else '',
+      weights and read_name(f'{where}.weights', weights),
     )
     if feature.ids == 'rows' and options.get('values', kind) != 'integer':
       raise InputError(
@@ -279,16 +288,16 @@ def _missing(field: str, given: Any) -> Words:
   numbers = tuple(
     int(word) if re.fullmatch('[+-]?[0-9]{1,20}', word) else float(word)
     for word in texts
-    if re.match(whole(NUMBER), word)
+    if re.match(full_match(NUMBER), word)
   )
   return Words(texts, numbers)
 
 
-def schema_of(raw: Mapping[str, Any], separated: bool) -> RawSchema:
+def schema_of(raw: Mapping[str, Any], *, separated: bool) -> RawSchema:
   """Reads the keys `KEYS` of `config.data.raw`.
 
   Args:
-    raw: those keys, and others of the format.
+    raw: `config.data.raw`, which may have more keys.
     separated: whether bags are text with separators.
 
   Raises:
@@ -297,16 +306,17 @@ def schema_of(raw: Mapping[str, Any], separated: bool) -> RawSchema:
   if 'label' not in raw:
     raise InputError(f'config.{FIELD} has no label; expected a column')
   values = one_of(f'{FIELD}.values', raw.get('values', 'string'), VALUES)
+  singles, bags = raw.get('sparse', ()), raw.get('bags', ())
   sparse = (
-    *_sparse(f'{FIELD}.sparse', raw.get('sparse', ()), values, False, False),
-    *_sparse(f'{FIELD}.bags', raw.get('bags', ()), values, True, separated),
+    *_sparse(f'{FIELD}.sparse', singles, values, bag=False, separated=False),
+    *_sparse(f'{FIELD}.bags', bags, values, bag=True, separated=separated),
   )
   schema = RawSchema(
     label=label_of(f'{FIELD}.label', raw['label']),
     dense=tuple(_dense(f'{FIELD}.dense', raw.get('dense', ()))),
     sparse=sparse,
     **{
-      key: text(f'{FIELD}.{key}', raw[key]) if raw.get(key) else ''
+      key: read_name(f'{FIELD}.{key}', raw[key]) if raw.get(key) else None
       for key in ('weight', 'time')
     },
     missing=_missing(f'{FIELD}.missing', raw.get('missing', ())),
@@ -322,7 +332,7 @@ def _check_features(schema: RawSchema) -> None:
     )
   label = schema.names[0]
   for source in (*schema.dense, *schema.sparse):
-    if label in (source.column, getattr(source, 'weights', '')):
+    if label in (source.column, getattr(source, 'weights', None)):
       raise InputError(
         f'config.{FIELD}: column {label!r} is the label, and feature '
         f'{source.feature.name!r} too, which would tell the model the answer; '

@@ -1,12 +1,12 @@
-"""The rules of a raw log: what columns of frames are made of, and are good.
+"""Rules of a raw log: how each column of a frame is parsed and checked.
 
-All rules are Polars expressions over whole columns; `raw_sift` applies them.
-`IN`, `OUT` and `LISTS` mark columns as the file has them, as the frame has
-them, and bags of text as lists, so that no two names clash.
+Rules are Polars expressions over whole columns; `sift` applies them. Columns
+of the file, columns of the frame, and split bags get the prefixes `IN`, `OUT`
+and `LISTS`, so that their names do not clash.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -14,13 +14,13 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.values.label import Label
 from dlrm_jax.prepare.values.raw_bags import is_plain
 from dlrm_jax.prepare.values.raw_schema import RawSchema, SparseSource
-from dlrm_jax.prepare.values.times import time
+from dlrm_jax.prepare.values.times import as_time
 from dlrm_jax.prepare.values.typed import (
   KINDS,
-  Made,
+  Parsed,
   Typed,
+  as_number,
   is_number,
-  number,
   plain,
 )
 
@@ -28,47 +28,47 @@ IN, OUT, LISTS = '<', '>', '['
 _BAG = 'elements between separators, or one list, '
 
 
-class Check(NamedTuple):
-  """A column of the frame, and where it is good (null counts as not)."""
+class CheckedColumn(NamedTuple):
+  """A column of the frame, and the mask of its good rows; null is not good."""
 
   value: pl.Expr
   good: pl.Expr
 
 
 class Rule(NamedTuple):
-  """What a column of the frame is made of.
+  """How one column of the frame is parsed.
 
   Attributes:
-    name: of the frame's column.
-    column: of the file.
-    check: of what is written plainly, or of all.
-    full: of all; None: `check` is.
-    kind: of fault, where the value is not good.
-    expected: what should be there.
-    most: values kept of a bag; 0: all.
-    split: columns of bags that are text, with their separators: `full` takes
-      them as lists, named `LISTS` and the column.
-    together: whether `full` must see all rows of a frame: what is good in one
-      depends on the others.
+    name: name of the frame's column.
+    column: name of the file's column.
+    check: the column as the quick parser reads it, where there are two.
+    full: the column as the slow parser reads it; None where there is one.
+    kind: kind of fault of a bad value.
+    expected: description of good values, for messages.
+    most: number of values kept of a bag; None: all.
+    split: columns with bags of text, and their separators; `full` reads them
+      already split, under the name `list_name(column, separator)`.
+    together: whether `full` needs all rows of a frame, because one row decides
+      what is good in another.
   """
 
   name: str
   column: str
-  check: Check
-  full: Check | None
+  check: CheckedColumn
+  full: CheckedColumn | None
   kind: str
   expected: str
-  most: int = 0
+  most: int | None = None
   split: tuple[tuple[str, str], ...] = ()
   together: bool = False
 
 
-_Make = Callable[[bool], Made]
-"""Makes a column of what is written plainly (True), or of all."""
+_Parse = Callable[[bool], Parsed]
+"""Parses a column, by the quick parser (True) or by the slow one."""
 
 
-class _Bags(NamedTuple):
-  """Bags as lists, the type of their elements, and where they are lists."""
+class _BagLists(NamedTuple):
+  """Bags as lists, the type of their elements, and the mask of valid lists."""
 
   x: pl.Expr
   inner: pl.DataType
@@ -76,35 +76,48 @@ class _Bags(NamedTuple):
 
 
 class _Elements(NamedTuple):
-  """Bags, and what their elements are."""
+  """Bags, and their parsed elements."""
 
-  bags: _Bags
-  made: Made
+  bags: _BagLists
+  parsed: Parsed
 
   @property
   def _missing(self) -> pl.Expr:
-    return self.bags.x.list.eval(self.made.missing)
+    return self.bags.x.list.eval(self.parsed.missing)
 
-  def check(self, quick: bool, others: '_Elements | None' = None) -> Check:
-    """The bags without missing elements.
+  def _all(self, mask: pl.Expr) -> pl.Expr:
+    """Mask of the valid bags in which `mask` holds for every element."""
+    return self.bags.good & self.bags.x.list.eval(mask).list.all()
+
+  def without_missing(self, ids: '_Elements | None' = None) -> CheckedColumn:
+    """The bags; those with a missing element are not good.
 
     Args:
-      quick: none may be missing.
-      others: bags that must have and lack elements in the same places.
+      ids: the ids whose weights these are; weights of another number are bad.
     """
-    value, made = self.bags.x.list.eval(self.made.value), self.made
-    found = made.found if quick else made.good
-    good = self.bags.good & self.bags.x.list.eval(found).list.all()
-    if others and quick:
-      good &= others.check(True).good
-      good &= others.bags.x.list.len() == self.bags.x.list.len()
-    elif others:
-      good &= self._missing == others._missing
-    return Check(value if quick else value.list.drop_nulls(), good)
+    value = self.bags.x.list.eval(self.parsed.value)
+    good = self._all(self.parsed.found)
+    if ids:
+      good &= ids.without_missing().good
+      good &= ids.bags.x.list.len() == self.bags.x.list.len()
+    return CheckedColumn(value, good)
+
+  def dropping_missing(self, ids: '_Elements | None' = None) -> CheckedColumn:
+    """The bags without their missing elements.
+
+    Args:
+      ids: the ids whose weights these are; a weight must be missing where its
+        id is missing.
+    """
+    value = self.bags.x.list.eval(self.parsed.value).list.drop_nulls()
+    good = self._all(self.parsed.good)
+    if ids:
+      good &= self._missing == ids._missing
+    return CheckedColumn(value, good)
 
 
 class Rules:
-  """The rules of a schema for files whose columns have these types."""
+  """The rules of a schema, for a file whose columns have these types."""
 
   def __init__(
     self, schema: RawSchema, types: Mapping[str, pl.DataType], path: str
@@ -112,7 +125,7 @@ class Rules:
     """Makes the rules.
 
     Raises:
-      InputError: a column is of a type that can't be what the schema says.
+      InputError: the type of a column cannot hold what the schema says.
     """
     self._types = types
     self._path = path
@@ -141,35 +154,37 @@ class Rules:
     return plain(pl.col(IN + column), self._types[column])
 
   def _rule(
-    self, name: str, column: str, make: _Make, needed: bool = False
+    self, name: str, column: str, parse: _Parse, *, needed: bool = False
   ) -> Rule:
-    """A null is bad where a value is needed, else missing."""
+    """A rule of one value a row; a missing value is bad where it is needed."""
 
-    def check(quick: bool) -> Check:
-      made = make(quick)
-      good = made.found if needed else made.good
-      return Check(made.value, good)
+    def check(quick: bool) -> CheckedColumn:
+      parsed = parse(quick)
+      good = parsed.found if needed else parsed.good
+      return CheckedColumn(parsed.value, good)
 
-    made = make(False)
+    parsed = parse(False)
     text = self._typed(column).is_text
-    expected = made.expected if needed else f'{made.expected}, or nothing'
+    expected = parsed.expected if needed else f'{parsed.expected}, or nothing'
     return Rule(
       name,
       column,
       check(text),
       check(False) if text else None,
-      made.kind,
+      parsed.kind,
       expected,
     )
 
   def _label(self, label: Label) -> Rule:
     typed = self._typed(label.column)
-    if label.made(typed, self._words) is None:
+    if label.parsed(typed, self._words) is None:
       raise self._wrong(label.column, 'labels, as config.data.raw.label says')
     return self._rule(
       'label',
       label.column,
-      lambda quick: label.made(typed, self._words, quick),  # pyrefly: ignore
+      lambda quick: label.parsed(  # pyrefly: ignore
+        typed, self._words, quick=quick
+      ),
       needed=True,
     )
 
@@ -178,7 +193,9 @@ class Rules:
     if not is_number(typed.dtype):
       raise self._wrong(column, 'numbers')
     return self._rule(
-      name, column, lambda quick: number(typed, self._words, above, quick)
+      name,
+      column,
+      lambda quick: as_number(typed, self._words, above=above, quick=quick),
     )
 
   def _weight(self, column: str) -> Rule:
@@ -186,69 +203,72 @@ class Rules:
     if not is_number(typed.dtype):
       raise self._wrong(column, 'numbers')
 
-    def make(quick: bool) -> Made:
-      made = number(typed, self._words, quick=quick)
-      value = pl.when(made.value >= 0).then(made.value.cast(pl.Float32))
-      return made._replace(value=value, expected='a weight, >= 0')
+    def parse(quick: bool) -> Parsed:
+      parsed = as_number(typed, self._words, quick=quick)
+      value = pl.when(parsed.value >= 0).then(parsed.value.cast(pl.Float32))
+      return parsed._replace(value=value, expected='a weight, >= 0')
 
-    return self._rule('weight', column, make, needed=True)
+    return self._rule('weight', column, parse, needed=True)
 
   def _time(self, column: str) -> Rule:
     typed = self._typed(column)
-    if time(typed) is None:
+    if as_time(typed) is None:
       raise self._wrong(column, 'numbers, dates, or dates with times')
     rule = self._rule(
       'time',
       column,
-      lambda quick: time(typed, quick),  # pyrefly: ignore
+      lambda quick: as_time(typed, quick=quick),  # pyrefly: ignore
       needed=True,
     )
-    return rule._replace(together=True)  # Numbers or dates, not both.
+    return rule._replace(together=True)  # One date makes all numbers bad.
 
   def _one(self, source: SparseSource) -> Iterator[Rule]:
-    typed, make = self._typed(source.column), KINDS[source.values]
-    if make(typed, self._words) is None:
+    typed, parse = self._typed(source.column), KINDS[source.values]
+    if parse(typed, self._words) is None:
       numeric = typed.dtype.is_numeric() or typed.dtype == pl.Boolean
       hint = "; say 'values': 'integer'" if numeric else ''
       raise self._wrong(source.column, f'values that are {source.values}{hint}')
     yield self._rule(
       source.feature.name,
       source.column,
-      lambda quick: make(typed, self._words, quick),  # pyrefly: ignore
+      lambda quick: parse(typed, self._words, quick=quick),  # pyrefly: ignore
     )
 
-  def _lists(self, column: str, separator: str, quick: bool) -> _Bags:
+  def _lists(
+    self, column: str, separator: str | None, *, quick: bool
+  ) -> _BagLists:
     """A column of bags as lists, and the type of their elements."""
     x, dtype = self._typed(column)
     if dtype == pl.String and separator:
       if quick:
         split = x.str.split(separator).fill_null([])
-        return _Bags(split, pl.String(), is_plain(x, separator))
+        return _BagLists(split, pl.String(), is_plain(x, separator))
       split = pl.col(list_name(column, separator))
-      return _Bags(split, pl.String(), split.is_not_null())
+      return _BagLists(split, pl.String(), split.is_not_null())
     if self._types[column] == pl.Null:
       x, dtype = x.cast(pl.List(pl.String)), pl.List(pl.String)
     if not isinstance(dtype, pl.List):
       raise self._wrong(column, 'lists')
-    return _Bags(x.fill_null([]), dtype.inner, pl.lit(True))  # pyrefly: ignore
+    inner: Any = dtype.inner
+    return _BagLists(x.fill_null([]), inner, pl.lit(True))
 
   def _bag(self, source: SparseSource) -> Iterator[Rule]:
-    make, words = KINDS[source.values], self._words
+    parse, words = KINDS[source.values], self._words
 
     def ids(quick: bool) -> _Elements:
-      bags = self._lists(source.column, source.separator, quick)
-      made = make(Typed(pl.element(), bags.inner), words, quick)
-      if made is None:
+      bags = self._lists(source.column, source.separator, quick=quick)
+      parsed = parse(Typed(pl.element(), bags.inner), words, quick=quick)
+      if parsed is None:
         raise self._wrong(source.column, f'lists of {source.values} values')
-      return _Elements(bags, made)
+      return _Elements(bags, parsed)
 
-    def weights(quick: bool) -> _Elements:
-      bags = self._lists(source.weights, source.separator, quick)
+    def weights(column: str, quick: bool) -> _Elements:
+      bags = self._lists(column, source.separator, quick=quick)
       if not is_number(bags.inner):
-        raise self._wrong(source.weights, 'lists of numbers')
-      made = number(Typed(pl.element(), bags.inner), words, quick=quick)
-      value = made.value.cast(pl.Float32)
-      return _Elements(bags, made._replace(value=value))
+        raise self._wrong(column, 'lists of numbers')
+      parsed = as_number(Typed(pl.element(), bags.inner), words, quick=quick)
+      value = parsed.value.cast(pl.Float32)
+      return _Elements(bags, parsed._replace(value=value))
 
     feature = source.feature
     quick, full = ids(True), ids(False)
@@ -260,26 +280,26 @@ class Rules:
     yield Rule(
       feature.name,
       source.column,
-      quick.check(True),
-      full.check(False),
-      f'{full.made.kind} in a bag',
-      f'{_BAG if source.separator else ""}each {full.made.expected}',
-      feature.hotness,
+      quick.without_missing(),
+      full.dropping_missing(),
+      f'{full.parsed.kind} in a bag',
+      f'{_BAG if source.separator else ""}each {full.parsed.expected}',
+      feature.hotness or None,
       split[:1],
     )
     if source.weights:
       yield Rule(
         f'{feature.name}.weights',
         source.weights,
-        weights(True).check(True, quick),
-        weights(False).check(False, full),
+        weights(source.weights, True).without_missing(quick),
+        weights(source.weights, False).dropping_missing(full),
         'weights do not fit',
         f'a finite number for each of {source.column}',
-        feature.hotness,
+        feature.hotness or None,
         split,
       )
 
 
 def list_name(column: str, separator: str) -> str:
-  """Name of a column of bags of text as lists."""
+  """Name of the column that has the split bags of a text column."""
   return f'{LISTS}{separator}{IN}{column}'

@@ -1,13 +1,13 @@
-"""The time of rows, as files have it -> numbers in its order."""
+"""Times of rows -> numbers that sort in the same order."""
 
 import polars as pl
 
 from dlrm_jax.prepare.values.typed import (
-  Made,
+  Parsed,
   Typed,
   Words,
+  as_number,
   is_number,
-  number,
   stripped,
 )
 
@@ -17,37 +17,38 @@ _ZONE = r' ?(Z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?'
 _WHEN = f'^{_DAY}{_CLOCK}{_ZONE}$'
 
 
-def time(typed: Typed, quick: bool = False) -> Made | None:
-  """Moments as numbers in their order; dates become seconds since 1970.
+def as_time(typed: Typed, *, quick: bool = False) -> Parsed | None:
+  """Times as f64; dates become seconds since 1970.
 
-  Rows of text have numbers, or dates, not both.
+  A column of text holds either numbers or dates: where any row is a date, rows
+  with a number are bad.
 
   Args:
     typed: numbers, dates, or text.
-    quick: only plainly written numbers.
+    quick: parse plain numbers only.
 
   Returns:
-    None, where values of this type are no moments.
+    None where the type cannot hold times.
   """
   x, dtype = typed
   if isinstance(dtype, (pl.Date, pl.Datetime)):
     value = x.cast(pl.Datetime('us')).dt.epoch('us') / 1e6
-    return Made(value, x.is_null(), 'no time', 'a time')
+    return Parsed(value, x.is_null(), 'no time', 'a time')
   if not is_number(dtype) or dtype == pl.Boolean:
     return None
-  made = number(typed, Words(), quick=quick)
+  parsed = as_number(typed, Words(), quick=quick)
   if typed.is_text and not quick:
     moment = _moment(stripped(x))
     dates = moment.is_not_null().any()
-    numbers = pl.when(made.found).then(made.value)
+    numbers = pl.when(parsed.found).then(parsed.value)
     value = pl.when(dates).then(moment).otherwise(numbers)
-    made = Made(value, made.missing, '', '')
+    parsed = Parsed(value, parsed.missing, '', '')
   expected = 'a number in all rows, or in all a date such as 2014-10-21 00:15'
-  return made._replace(kind='no time', expected=expected)
+  return parsed._replace(kind='no time', expected=expected)
 
 
 def _moment(s: pl.Expr) -> pl.Expr:
-  """Dates, with a time and a zone or without, in seconds since 1970."""
+  """Dates, with or without a time and a zone, in seconds since 1970."""
   part = s.str.extract_groups(_WHEN).struct
   day = pl.concat_str(part[0], part[1], part[2], separator='-')
   clock = pl.concat_str(

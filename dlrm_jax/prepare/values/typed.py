@@ -1,9 +1,9 @@
-"""Values of a raw log, as files have them -> what they mean.
+"""Raw columns -> numbers, integers, hex digits or text.
 
-The functions are Polars expressions over whole columns, or over the elements
-of bags. Columns of text have two of each: one for numbers that are written
-plainly, and one, slower, for all other spellings (`+5`, ` 5`, `5.0`, `NULL`).
-`raw_rules` tries the second where the first finds what it does not know.
+All functions return Polars expressions over whole columns, or over the
+elements of bags. Text is parsed in two ways: a quick one that knows only plain
+spellings, and a slower one for all others (`+5`, ` 5`, `5.0`, `NULL`). `rules`
+uses the slow way for the rows in which the quick way finds no good value.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,33 +24,33 @@ MISSING = (
   *('', '-', '?', '\\n', 'nan', '-nan', 'nat', '<na>', 'na', 'n/a', '#n/a'),
   *('null', 'none'),
 )
-"""What programs write for a number that is missing, in lower case."""
+"""Words for a missing number, in lower case."""
 
 _EXACT = 2**53
-"""Doubles hold all whole numbers below."""
+"""float64 holds all smaller whole numbers exactly."""
 
 
 class Words(NamedTuple):
-  """What means "missing" in all columns, beside what always does.
+  """A log's own words for "missing", in addition to nulls and `MISSING`.
 
   Attributes:
-    texts: words.
-    numbers: those of them that are numbers.
+    texts: all of these words.
+    numbers: the words that are numbers.
   """
 
   texts: tuple[str, ...] = ()
   numbers: tuple[int | float, ...] = ()
 
 
-class Made(NamedTuple):
-  """Of a column, or of the elements of its bags.
+class Parsed(NamedTuple):
+  """A parsed column, or the parsed elements of its bags.
 
   Attributes:
-    value: what values are; null where there is none, or no good one.
-    missing: where there is none.
-    kind: of fault, where a value is not good.
-    expected: what should be there.
-    sure: where values that are not null are good; None: everywhere.
+    value: the values; null where a value is missing or bad.
+    missing: mask of the missing values.
+    kind: kind of fault of a bad value.
+    expected: description of good values, for messages.
+    sure: mask of the good values among those that are not null; None: all.
   """
 
   value: pl.Expr
@@ -61,18 +61,18 @@ class Made(NamedTuple):
 
   @property
   def found(self) -> pl.Expr:
-    """Where there is a good value."""
+    """Mask of the good values that are not missing."""
     found = self.value.is_not_null()
     return found if self.sure is None else found & self.sure
 
   @property
   def good(self) -> pl.Expr:
-    """Where there is a good value, or none."""
+    """Mask of the values that are good or missing."""
     return self.found | self.missing
 
 
 class Typed(NamedTuple):
-  """An expression and the type that it has."""
+  """An expression and its type."""
 
   x: pl.Expr
   dtype: pl.DataType
@@ -84,10 +84,10 @@ class Typed(NamedTuple):
 
 
 def plain(x: pl.Expr, dtype: pl.DataType) -> Typed:
-  """Text of any kind as strings, lists of any kind as lists, by their storage.
+  """Casts categories, enums, bytes and all-null columns to strings.
 
-  Nothing but nulls is text, too: it can be all that text can be. Bytes that
-  are not UTF-8 become a NUL, which no value may have.
+  Arrays become lists, and extension types their storage types. Bytes that are
+  not UTF-8 become a NUL character, which is a fault in every kind of value.
   """
   # Older versions of Polars read the storage of extension types.
   if isinstance(dtype, getattr(pl, 'BaseExtension', ())):
@@ -124,57 +124,61 @@ def _text(value: bytes) -> str:
 
 
 def is_number(dtype: pl.DataType) -> bool:
-  """Whether a column may have numbers."""
+  """Whether a column of this type may hold numbers, or text of numbers."""
   return dtype.is_numeric() or dtype in (pl.Boolean, pl.String)
 
 
-def whole(pattern: str) -> str:
-  """A pattern of whole texts."""
+def full_match(pattern: str) -> str:
+  """A pattern that matches only the whole text."""
   return f'^(?:{pattern})$'
 
 
 def stripped(x: pl.Expr) -> pl.Expr:
-  """Text without the blanks around it."""
+  """Text without the spaces and tabs around it."""
   return x.str.strip_chars(' \t')
 
 
 def is_missing_text(
   s: pl.Expr, words: Words, usual: Sequence[str] = MISSING
 ) -> pl.Expr:
-  """Where stripped text is a word that means "missing"."""
+  """Mask of the stripped texts that mean "missing"."""
   own = [word.strip(' \t') for word in words.texts]
   return s.is_null() | s.str.to_lowercase().is_in(usual) | s.is_in(own)
 
 
-def _without(made: Made, numbers: Sequence[float]) -> Made:
-  """Numbers without those that mean "missing"."""
+def _without(parsed: Parsed, numbers: Sequence[float]) -> Parsed:
+  """Marks some numbers as missing."""
   if not numbers:
-    return made
-  lost = pl.any_horizontal(made.value == number for number in numbers)
+    return parsed
+  lost = pl.any_horizontal(parsed.value == number for number in numbers)
   lost = lost.fill_null(False)
-  return made._replace(
-    value=pl.when(~lost).then(made.value), missing=made.missing | lost
+  return parsed._replace(
+    value=pl.when(~lost).then(parsed.value), missing=parsed.missing | lost
   )
 
 
 def truth(
   s: pl.Expr, yes: Sequence[str] = ('true',), no: Sequence[str] = ('false',)
 ) -> pl.Expr:
-  """1 and 0 for words in any case, null for others."""
+  """1 for `yes` words, 0 for `no` words in any case, null for others."""
   s = s.str.to_lowercase()
   return pl.when(s.is_in(yes)).then(1).when(s.is_in(no)).then(0)
 
 
-def number(
-  typed: Typed, words: Words, above: float | None = None, quick: bool = False
-) -> Made:
-  """Numbers that float32 can hold; NaN is a missing one.
+def as_number(
+  typed: Typed,
+  words: Words,
+  *,
+  above: float | None = None,
+  quick: bool = False,
+) -> Parsed:
+  """Numbers that float32 can hold, f64; NaN is missing.
 
   Args:
     typed: numbers, booleans or text.
-    words: what else is missing.
-    above: the least number that is not good any more.
-    quick: only plainly written ones.
+    words: the log's own words for "missing".
+    above: lower bound, itself not allowed.
+    quick: parse plain spellings only.
   """
   x, missing = typed.x, typed.x.is_null()
   if not typed.is_text:
@@ -188,7 +192,7 @@ def number(
     x = stripped(x)
     missing = is_missing_text(x, words)
     value = x.cast(pl.Float64, strict=False)
-    value = pl.when(x.str.contains(whole(NUMBER))).then(value)
+    value = pl.when(x.str.contains(full_match(NUMBER))).then(value)
     value = pl.coalesce(value, truth(x).cast(pl.Float64))
   sure = (value.abs() <= FLOAT_MAX) & value.is_not_nan()
   expected = 'a finite number'
@@ -196,21 +200,23 @@ def number(
     sure &= value > above
     expected += f' above {above:g}'
   if typed.is_text and quick:
-    sure &= x.str.contains(whole(NUMBER))
-  made = Made(value, missing, 'not a number', expected, sure)
-  return _without(made, words.numbers)
+    sure &= x.str.contains(full_match(NUMBER))
+  parsed = Parsed(value, missing, 'not a number', expected, sure)
+  return _without(parsed, words.numbers)
 
 
-def integer(typed: Typed, words: Words, quick: bool = False) -> Made | None:
-  """Integers of 64 bits, with a sign or without, as `keys` keeps them: Int64.
+def as_integer(
+  typed: Typed, words: Words, *, quick: bool = False
+) -> Parsed | None:
+  """64-bit integers, signed or unsigned, as Int64 keys (see `keys`).
 
   Args:
     typed: integers, whole numbers of any type, booleans, or text.
-    words: what is missing, beside nulls and NaN.
-    quick: only plainly written ones that fit Int64.
+    words: the log's own words for "missing".
+    quick: parse plain spellings that fit Int64 only.
 
   Returns:
-    None, where values of this type are no integers.
+    None where the type cannot hold integers.
   """
   x, dtype = typed
   missing, expected = x.is_null(), 'an integer, -2^63 ... 2^64 - 1'
@@ -218,7 +224,7 @@ def integer(typed: Typed, words: Words, quick: bool = False) -> Made | None:
   if typed.is_text:
     if quick:
       value = x.cast(pl.Int64, strict=False)
-      sure = x.str.contains(whole(INTEGER))
+      sure = x.str.contains(full_match(INTEGER))
     else:
       s = stripped(x)
       value = _spelt(s)
@@ -237,42 +243,48 @@ def integer(typed: Typed, words: Words, quick: bool = False) -> Made | None:
     value = x.cast(pl.Int64) if narrow else wide(x)
   else:
     return None
-  made = Made(value, missing, 'not an integer', expected, sure)
+  parsed = Parsed(value, missing, 'not an integer', expected, sure)
   whole_numbers = [keys.as_int64(int(n)) for n in words.numbers if n % 1 == 0]
-  return _without(made, whole_numbers)
+  return _without(parsed, whole_numbers)
 
 
 def wide(x: pl.Expr) -> pl.Expr:
-  """Integers of any width, or as text; null where they exceed 64 bits."""
+  """Integers of any width, or their text, as Int64 keys.
+
+  Null where an integer has more than 64 bits.
+  """
   signed = x.cast(pl.Int64, strict=False)
-  return pl.coalesce(signed, keys.beyond(x.cast(pl.UInt64, strict=False)))
+  return pl.coalesce(
+    signed, keys.column_as_int64(x.cast(pl.UInt64, strict=False))
+  )
 
 
 def _limit(dtype: pl.DataType) -> int:
-  """Floats of a type hold all whole numbers below."""
+  """Floats of this type hold all smaller whole numbers exactly."""
   if isinstance(dtype, pl.Float64):
     return _EXACT
   return 2**24 if isinstance(dtype, pl.Float32) else 2**11
 
 
 def _of_float(x: pl.Expr, limit: int) -> pl.Expr:
+  """Whole floats below `limit` in absolute value as Int64; else null."""
   good = (x.abs() < limit) & (x.floor() == x)
   return pl.when(good).then(x.cast(pl.Int64, strict=False))
 
 
 def _spelt(s: pl.Expr) -> pl.Expr:
-  """Integers in any spelling that numbers have: +5, 005, 5.0, 5e3, true."""
+  """Integers in any spelling of a number: +5, 005, 5.0, 5e3, true."""
   digits = s.str.replace(r'\.0*$', '')
   exact = wide(digits)
-  exact = pl.when(digits.str.contains(whole('[+-]?[0-9]+'))).then(exact)
+  exact = pl.when(digits.str.contains(full_match('[+-]?[0-9]+'))).then(exact)
   double = s.cast(pl.Float64, strict=False)
-  double = pl.when(s.str.contains(whole(NUMBER))).then(double)
+  double = pl.when(s.str.contains(full_match(NUMBER))).then(double)
   of_float = _of_float(double, _EXACT)
   return pl.coalesce(exact, of_float, truth(s).cast(pl.Int64))
 
 
-def hexadecimal(typed: Typed, words: Words, quick: bool = False) -> Made | None:
-  """1 to 8 hex digits: UInt32."""
+def as_hex(typed: Typed, words: Words, *, quick: bool = False) -> Parsed | None:
+  """1 to 8 hex digits, as UInt32; None where the column is not text."""
   x = typed.x
   if not typed.is_text:
     return None
@@ -281,16 +293,18 @@ def hexadecimal(typed: Typed, words: Words, quick: bool = False) -> Made | None:
     x = stripped(x)
     missing = is_missing_text(x, words)
   value = x.str.to_integer(base=16, dtype=pl.UInt32, strict=False)
-  sure = x.str.contains(whole(HEX))
+  sure = x.str.contains(full_match(HEX))
   if words.texts:
     lost = x.is_in(list(words.texts))
     value, missing = pl.when(~lost).then(value), missing | lost
-  return Made(value, missing, 'not hex', '1 to 8 hex digits', sure)
+  return Parsed(value, missing, 'not hex', '1 to 8 hex digits', sure)
 
 
-def text(typed: Typed, words: Words, quick: bool = False) -> Made | None:
-  """Text as it is, with the blanks around it."""
-  del quick  # There are no two ways.
+def as_text(
+  typed: Typed, words: Words, *, quick: bool = False
+) -> Parsed | None:
+  """Text, unchanged; None where the column is not text."""
+  del quick  # Text has only one spelling.
   x = typed.x
   if not typed.is_text:
     return None
@@ -299,12 +313,12 @@ def text(typed: Typed, words: Words, quick: bool = False) -> Made | None:
   if words.texts:
     lost = x.is_in(list(words.texts))
     x, missing = pl.when(~lost).then(x), missing | lost
-  return Made(x, missing, 'no text', 'UTF-8 text without NUL bytes', sure)
+  return Parsed(x, missing, 'no text', 'UTF-8 text without NUL bytes', sure)
 
 
-KINDS: dict[str, Callable[..., Made | None]] = {
-  'string': text,
-  'integer': integer,
-  'hex': hexadecimal,
+KINDS: dict[str, Callable[..., Parsed | None]] = {
+  'string': as_text,
+  'integer': as_integer,
+  'hex': as_hex,
 }
-"""How sparse values are read, by what the schema calls them."""
+"""Parsers of sparse values, by the schema's name for them."""

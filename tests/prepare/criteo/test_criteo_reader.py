@@ -170,5 +170,5 @@ def test_columns_follow_the_options():
 def test_a_reader_can_be_sent_and_described():
   reader = CriteoReader('none')
   assert pickle.loads(pickle.dumps(reader)) == reader
-  assert reader.describe() != READER.describe()
-  assert reader.describe()['format'] == 'criteo'
+  assert reader.to_json() != READER.to_json()
+  assert reader.to_json()['format'] == 'criteo'

@@ -14,9 +14,9 @@ from dlrm_jax.prepare.criteo.criteo_rows import (
   DENSE,
   SCHEMA,
   SPARSE,
-  fault,
+  line_fault,
 )
-from dlrm_jax.prepare.criteo.text import parse, sift
+from dlrm_jax.prepare.criteo.text import parse_lines, sift_lines
 
 GOOD = ['1', *['5'] * 13, *['0a1b2c3d'] * 26]
 
@@ -83,11 +83,11 @@ def lines(draw):
 def test_the_fast_parser_agrees_with_a_plain_one(texts):
   rows = [plain(text) for text in texts]
   chunk = b''.join(text + b'\n' for text in texts)
-  fast = parse(chunk)
+  fast = parse_lines(chunk)
   if fast is not None:
     assert fast.schema == SCHEMA
     assert fast.rows() == rows
-  frame, bad = sift(chunk)
+  frame, bad = sift_lines(chunk)
   assert frame.rows() == [row for row in rows if row is not None]
   assert [n for n, _ in bad] == [n for n, row in enumerate(rows) if not row]
   assert frame.schema == SCHEMA
@@ -97,11 +97,11 @@ def test_the_fast_parser_agrees_with_a_plain_one(texts):
 @given(st.lists(good_fields, min_size=1, max_size=4))
 def test_good_lines_never_need_the_slow_path(rows):
   chunk = b''.join('\t'.join(row).encode() + b'\n' for row in rows)
-  assert parse(chunk) is not None
+  assert parse_lines(chunk) is not None
 
 
 def test_columns_and_missing_values():
-  frame = parse(line(label='0', I1='-3', I2='', C1='ff', C2='') + b'\n')
+  frame = parse_lines(line(label='0', I1='-3', I2='', C1='ff', C2='') + b'\n')
   row = frame.row(0, named=True)
   assert (row['label'], row['I1'], row['I2'], row['I3']) == (0, -3, None, 5)
   assert (row['C1'], row['C2'], row['C3']) == (255, None, 0x0A1B2C3D)
@@ -109,7 +109,7 @@ def test_columns_and_missing_values():
 
 
 def test_windows_line_ends_are_taken():
-  frame = parse((line() + b'\r\n') * 3)
+  frame = parse_lines((line() + b'\r\n') * 3)
   assert frame.height == 3
 
 
@@ -138,41 +138,41 @@ def test_windows_line_ends_are_taken():
   ],
 )
 def test_each_fault_is_told_by_kind_column_and_value(text, kind, column, value):
-  found = fault(text)
+  found = line_fault(text)
   assert (found.kind, found.column) == (kind, column)
   assert found.value.startswith(value)
   assert len(found.value) < 80
-  assert parse(text + b'\n') is None
+  assert parse_lines(text + b'\n') is None
 
 
 def test_short_lines_are_not_filled_up_by_long_ones():
   chunk = line()[2:] + b'\n' + line() + b'\t\n'
-  assert parse(chunk) is None
-  frame, bad = sift(chunk)
+  assert parse_lines(chunk) is None
+  frame, bad = sift_lines(chunk)
   assert frame.height == 0
   assert [number for number, _ in bad] == [0, 1]
 
 
 def test_a_chunk_without_good_rows_is_an_empty_frame():
-  frame, bad = sift(b'x\n')
+  frame, bad = sift_lines(b'x\n')
   assert frame.equals(pl.DataFrame(schema=SCHEMA))
   assert len(bad) == 1
 
 
 def test_a_chunk_is_parsed_in_parts_that_join(monkeypatch):
   lines = [line(I1=str(i), C1=f'{i:x}', C2='') + b'\n' for i in range(20)]
-  whole = parse(b''.join(lines))
+  whole = parse_lines(b''.join(lines))
   monkeypatch.setattr(criteo_parse, '_TEXT_BYTES', 2 * len(lines[0]))
-  assert parse(b''.join(lines)).equals(whole)
+  assert parse_lines(b''.join(lines)).equals(whole)
   assert whole['I1'].to_list() == whole['C1'].to_list() == list(range(20))
   lines[7] = lines[18] = b'x\n'
-  assert parse(b''.join(lines)) is None
-  frame, bad = sift(b''.join(lines))
+  assert parse_lines(b''.join(lines)) is None
+  frame, bad = sift_lines(b''.join(lines))
   assert frame['I1'].to_list() == [i for i in range(20) if i not in (7, 18)]
   assert [number for number, _ in bad] == [7, 18]
 
 
 def test_a_line_without_an_end_is_not_taken_for_one():
-  for function in (parse, sift):
+  for function in (parse_lines, sift_lines):
     with pytest.raises(ValueError, match='has no end'):
       function(line() + b'\n' + line())

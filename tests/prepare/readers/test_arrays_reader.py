@@ -8,8 +8,8 @@ import pytest
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.prepare.fitting import Fit, fitting
-from dlrm_jax.prepare.readers import array_files, arrays_reader, packed_streams
-from dlrm_jax.prepare.readers.formats import completed, reader_of
+from dlrm_jax.prepare.readers import array_files, arrays_reader
+from dlrm_jax.prepare.readers.formats import reader_of, with_table_sizes
 from dlrm_jax.prepare.readers.reader import NUMBER
 from dlrm_jax.vocabulary.columns import Dense, Sparse
 
@@ -54,7 +54,7 @@ def write_npy(folder, arrays, sparse='sparse'):
 
 def read(raw, path, bad='stop'):
   """Rows as tuples, bad rows, and digests of all pieces."""
-  reader = pickle.loads(pickle.dumps(reader_of(completed(raw, [path]))))
+  reader = pickle.loads(pickle.dumps(reader_of(with_table_sizes(raw, [path]))))
   rows, found, digests = [], BadRows(bad), []
   for piece in reader.pieces(path):
     fit = Fit(reader.columns)
@@ -88,10 +88,8 @@ def test_npz_is_read_as_numpy_reads_it(
   assert reader.about(path) == N
 
 
-def test_large_packed_columns_are_entered_at_the_right_places(
-  tmp_path, monkeypatch
-):
-  monkeypatch.setattr(packed_streams, '_READ_BYTES', 5000)
+def test_a_large_compressed_array_is_read_in_blocks(tmp_path, monkeypatch):
+  monkeypatch.setattr(array_files, '_COPIED_BYTES', 5000)
   monkeypatch.setattr(array_files, 'FRAME_ROWS', 7000)
   rows = 40_000
   rng = np.random.default_rng(0)
@@ -117,7 +115,7 @@ def test_fb_ids_are_rows_and_counts_are_logged(arrays, tmp_path):
   columns = reader_of({'format': 'fb_npz', 'counts': path}).columns
   assert columns.dense[12] == Dense('I13', 'log1p')
   assert columns.sparse[25] == Sparse('C26', 'rows', 28)
-  assert completed({'format': 'fb_npz'}, [path])['rows'] == SIZES
+  assert with_table_sizes({'format': 'fb_npz'}, [path])['rows'] == SIZES
 
 
 def test_bin_is_read_in_pieces_with_counts_beside(
@@ -126,7 +124,7 @@ def test_bin_is_read_in_pieces_with_counts_beside(
   monkeypatch.setattr(arrays_reader, '_PIECE_ROWS', 20)
   path = write_bin(tmp_path / 'train_data.bin', arrays)
   assert read({'format': 'fb_bin'}, path)[0] == rows_of(arrays)
-  said = completed({'format': 'fb_bin'}, [path])
+  said = with_table_sizes({'format': 'fb_bin'}, [path])
   assert [tuple(p)[1:] for p in reader_of(said).pieces(path)] == [
     (0, 20),
     (20, 40),
@@ -249,6 +247,15 @@ def test_a_damaged_file_is_one_line(arrays, tmp_path, packed, order):
     (tmp_path / 'day.npz').write_bytes(data[:at] + bytes(9) + data[at + 9 :])
     with pytest.raises(InputError, match=r'X_cat\.npy (is|ends)'):
       read(raw, path)
+
+
+def test_a_folder_that_cannot_take_a_compressed_array_is_named(
+  arrays, tmp_path, monkeypatch
+):
+  path = write_npz(tmp_path / 'day.npz', arrays)
+  monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'absent'))
+  with pytest.raises(InputError, match=r'npy .*/absent .* TMPDIR'):
+    read({'format': 'fb_npz', 'rows': SIZES}, path)
 
 
 def test_files_cut_short_are_named(arrays, tmp_path):

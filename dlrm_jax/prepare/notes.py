@@ -1,4 +1,4 @@
-"""What was found in the pieces of a log, once all are parsed (`spool.met`)."""
+"""The notes on the pieces of a log, once all are parsed (`stages.parse`)."""
 
 import hashlib
 import itertools
@@ -13,30 +13,33 @@ from dlrm_jax.prepare.readers.reader import Piece
 from dlrm_jax.prepare.stages.number import value_kind
 
 Pieces = Sequence[tuple[str, Piece]]
-"""The part of the input that a piece is of, and the piece."""
+"""Pieces in order, each with its key of `Preparation.inputs`."""
 
-Found = Sequence[Mapping[str, Any]]
-"""What `spool.parse` has written of each piece, in order."""
+Notes = Sequence[Mapping[str, Any]]
+"""The notes that `parse_piece` has written on each piece, in order."""
 
 
-def bad_rows(found: Found) -> BadRows:
+def bad_rows(notes: Notes) -> BadRows:
   """The bad rows of all pieces."""
   bad = BadRows('skip')
-  for piece in found:
+  for piece in notes:
     bad.merge(piece['bad'])
   return bad
 
 
-def skipped(found: Found) -> str:
-  """How many rows were skipped, by kind, for the end of a message."""
-  counts = bad_rows(found).counts.items()
+def skipped(notes: Notes) -> str:
+  """Numbers of skipped rows by kind, for the end of a message."""
+  counts = bad_rows(notes).counts.items()
   kinds = ', '.join(f'{count:,} x {kind}' for kind, count in counts)
   return f'; skipped {kinds}' if kinds else ''
 
 
-def check_bad(found: Found, on_bad_row: str) -> None:
-  """Raises where an earlier run, told to, has skipped rows."""
-  bad = bad_rows(found)
+def check_bad(notes: Notes, on_bad_row: str) -> None:
+  """Raises `InputError` if rows were skipped, but must not be.
+
+  Pieces may have been parsed by an earlier run that skipped bad rows.
+  """
+  bad = bad_rows(notes)
   if bad.counts and on_bad_row == 'stop':
     first = [*bad.lost, *itertools.chain(*bad.examples.values())][0]
     raise InputError(
@@ -44,13 +47,13 @@ def check_bad(found: Found, on_bad_row: str) -> None:
     )
 
 
-def check_times(pieces: Pieces, found: Found) -> None:
-  """Raises where rows that are cut in the order of time are not in it."""
+def check_times(pieces: Pieces, notes: Notes) -> None:
+  """Raises `InputError` if rows with times are not in the order of time."""
   last = None
   parts = [
     (piece.path, part)
-    for (_, piece), its in zip(pieces, found, strict=True)
-    for part in its['parts']
+    for (_, piece), noted in zip(pieces, notes, strict=True)
+    for part in noted['parts']
   ]
   for path, part in parts:
     if 'time' not in part:
@@ -66,35 +69,35 @@ def check_times(pieces: Pieces, found: Found) -> None:
     last = end
 
 
-def longest(found: Found) -> dict[str, int]:
-  """Ids of the longest bag of each feature that has bags."""
+def longest(notes: Notes) -> dict[str, int]:
+  """Number of ids in the longest bag of each feature that has bags."""
   most: dict[str, int] = {}
-  for part in itertools.chain(*(piece['parts'] for piece in found)):
+  for part in itertools.chain(*(piece['parts'] for piece in notes)):
     for name, length in part['longest'].items():
       most[name] = max(length, most.get(name, 0))
   return most
 
 
-def identity(name: str) -> list[Any]:
-  """What tells an input from another of its name."""
+def file_identity(name: str) -> list[Any]:
+  """Path, bytes and time of change of an input, to notice a changed file."""
   path = os.path.abspath(name) if os.path.isfile(name) else name
   changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
-  return [path, size_of(name), changed]
+  return [path, input_bytes(name), changed]
 
 
-def size_of(name: str) -> int:
-  """Bytes of an input; 0 of one that is no file."""
+def input_bytes(name: str) -> int:
+  """Bytes of an input; 0 if it is no file."""
   return os.path.getsize(name) if os.path.isfile(name) else 0
 
 
-def kinds_of(found: Found) -> dict[str, str]:
-  """The kind of the values of each sparse column (`value_kind`).
+def value_kinds(notes: Notes) -> dict[str, str]:
+  """The kind of the values of each sparse column (see `value_kind`).
 
   Raises:
-    InputError: it is not the same in all parts.
+    InputError: files differ in the kind of a column.
   """
   kinds: dict[str, str] = {}
-  for part in itertools.chain(*(piece['parts'] for piece in found)):
+  for part in itertools.chain(*(piece['parts'] for piece in notes)):
     for name, dtype in part['types'].items():
       kind = value_kind(dtype)
       if kinds.setdefault(name, kind) != kind:
@@ -105,22 +108,22 @@ def kinds_of(found: Found) -> dict[str, str]:
   return kinds
 
 
-def files(pieces: Pieces, found: Found) -> list[dict[str, Any]]:
-  """The input: rows, and a digest of the digests of the pieces."""
-  said: dict[tuple[str, str], dict[str, Any]] = {}
-  for (part, piece), its in zip(pieces, found, strict=True):
-    file = said.setdefault(
+def files(pieces: Pieces, notes: Notes) -> list[dict[str, Any]]:
+  """Name, bytes, rows and digest of each input file."""
+  by_file: dict[tuple[str, str], dict[str, Any]] = {}
+  for (part, piece), noted in zip(pieces, notes, strict=True):
+    file = by_file.setdefault(
       (part, piece.path),
       {
         'name': Path(piece.path).name,
         'part': part,
-        'bytes': size_of(piece.path),
+        'bytes': input_bytes(piece.path),
         'digest': hashlib.sha256(),
         'rows': 0,
       },
     )
-    file['rows'] += sum(p['rows'] for p in its['parts'])
-    file['digest'].update(its['digest'].encode())
+    file['rows'] += sum(p['rows'] for p in noted['parts'])
+    file['digest'].update(noted['digest'].encode())
   return [
-    file | {'digest': file['digest'].hexdigest()} for file in said.values()
+    file | {'digest': file['digest'].hexdigest()} for file in by_file.values()
   ]

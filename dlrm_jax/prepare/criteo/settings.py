@@ -1,7 +1,7 @@
-"""Criteo click logs (Kaggle train.txt, 1TB day_*.gz): how to prepare them.
+"""Settings for Criteo click logs (Kaggle train.txt, 1TB day_*.gz).
 
-Three ways to number the values of a feature: by frequency (ours), as
-facebookresearch/dlrm does, and as torchrec and MLPerf do; or hashing.
+Values of a feature are numbered in one of three ways: by frequency, as in
+facebookresearch/dlrm, or as in torchrec and MLPerf. Or they are hashed.
 """
 
 import dataclasses
@@ -9,40 +9,45 @@ from collections.abc import Mapping, Sequence
 
 from dlrm_jax.data.prepared import Prepared, open_prepared
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare import budget, pipeline
+from dlrm_jax.prepare import pipeline
 from dlrm_jax.prepare.criteo.criteo_reader import CriteoReader
-from dlrm_jax.prepare.pipeline import Job, job_of
-from dlrm_jax.prepare.splits import DEFAULT as DEFAULT
-from dlrm_jax.prepare.stages.number import Numbering
+from dlrm_jax.prepare.preparation import (
+  Preparation,
+  Settings,
+  preparation_of,
+)
+from dlrm_jax.prepare.resources import default_memory
+from dlrm_jax.prepare.splits import DEFAULT
+from dlrm_jax.prepare.stages.number import MAX_ROWS, Numbering
 from dlrm_jax.vocabulary.coder import Values
-
-MAX_ROWS = 2**31 - 1
 
 _MODES = ('frequency', 'fb', 'torchrec')
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """How to prepare.
+class CriteoSettings:
+  """Settings of a preparation of a Criteo log.
 
   Attributes:
-    mode: 'frequency'; 'fb': all rows are counted, values are numbered from 0
-      as they first appear, a missing one is the value 0, and integers become
-      log(max(x, 0) + 1), as in facebookresearch/dlrm; 'torchrec': the same
-      from 2, row 1 for values seen less than `min_count` times, and integers
-      become log(x + 3), as in MLPerf.
-    min_count: values that fewer rows have share a row; None: 1, or the 3 of
-      torchrec.
-    max_ind_range: mode fb: values are taken modulo this; 0: as they are.
-    hash_rows: rows a column to hash into; None: vocabularies.
-    multi_hot: ids of the bag that each id becomes, of every sparse feature, as
-      MLPerf makes them up; empty: ids stay as they are.
-    num_embeddings: rows of every table, modulo which ids are taken; empty:
-      those of the vocabularies.
-    splits: shares in file order; None: the files say (train, validation,
-      test each from their own).
+    mode: 'frequency': values of the training rows are numbered from 1 by
+      falling count; 'fb', as in facebookresearch/dlrm: values of all rows are
+      numbered from 0 in the order in which they appear, a missing value is
+      the value 0, and integers become log(max(x, 0) + 1); 'torchrec', as in
+      MLPerf: the same from 2, with row 1 for values that occur fewer than
+      `min_count` times, and integers become log(x + 3).
+    min_count: number of rows in which a value with a row of its own occurs at
+      least; None: 1, or 3 in mode torchrec.
+    max_ind_range: number modulo which mode fb takes values; 0: values stay.
+    hash_rows: number of rows of each table if values are hashed; None: values
+      have vocabularies.
+    multi_hot: number of ids in the made-up bag of each sparse feature, as in
+      MLPerf; empty: ids stay.
+    num_embeddings: number of rows of each table, modulo which ids are taken;
+      empty: each table has the rows of its vocabulary.
+    splits: shares of the rows in file order, as of --splits; None: each split
+      has files of its own.
     shuffle: whether the rows of split train are shuffled.
-    seed: of the shuffle.
+    seed: seed of the shuffle.
     on_bad_row: 'stop' or 'skip'.
   """
 
@@ -102,7 +107,7 @@ class Options:
 
   @property
   def reader(self) -> CriteoReader:
-    """Reads the files."""
+    """The reader of the files."""
     transform = 'log3' if self.mode == 'torchrec' else 'log1p'
     return CriteoReader(
       transform, self.hash_rows or 0, self.multi_hot, self.num_embeddings
@@ -110,7 +115,7 @@ class Options:
 
   @property
   def numbering(self) -> Numbering:
-    """Numbers the values."""
+    """The numbering of the values."""
     if self.mode == 'fb':
       values = Values(missing_is_zero=True, modulo=self.max_ind_range)
       return Numbering('appearance', 0, 1, everything=True, values=values)
@@ -122,7 +127,7 @@ class Options:
 
   @property
   def described(self) -> str:
-    """The rows of categories, in words."""
+    """The way values become rows, in words."""
     words = [self._described]
     if self.num_embeddings:
       words.append(f'modulo {sum(self.num_embeddings):,} table rows')
@@ -146,38 +151,40 @@ class Options:
     )
 
 
-def job(inputs: Mapping[str, Sequence[str]], options: Options) -> Job:
-  """What is to be done to prepare files.
+def criteo_preparation(
+  inputs: Mapping[str, Sequence[str]], settings: CriteoSettings
+) -> Preparation:
+  """The preparation of Criteo files.
 
   Args:
-    inputs: files in time order by split when `options.splits` is None; else
-      those of one part, which is cut by shares.
-    options: numbering, splits, bad rows.
+    inputs: files in time order, by split if `settings.splits` is None; else
+      those of one part, 'all', which is cut by shares.
+    settings: the settings.
 
   Raises:
-    InputError: a file or an option is wrong.
+    InputError: a file or a setting is wrong.
   """
-  return job_of(
-    options.reader,
+  return preparation_of(
+    settings.reader,
     inputs,
-    pipeline.Options(
-      splits=options.splits,
-      numbering=options.numbering,
-      shuffle=options.shuffle,
-      seed=options.seed,
-      on_bad_row=options.on_bad_row,
+    Settings(
+      splits=settings.splits,
+      numbering=settings.numbering,
+      shuffle=settings.shuffle,
+      seed=settings.seed,
+      on_bad_row=settings.on_bad_row,
     ),
-    options.reader.describe(),
+    settings.reader.to_json(),
   )
 
 
-def prepare(
+def prepare_criteo(
   inputs: Mapping[str, Sequence[str]],
   output: str,
-  options: Options = Options(),
+  settings: CriteoSettings = CriteoSettings(),
   overwrite: bool = False,
 ) -> Prepared:
-  """Makes a prepared set of raw logs; see `job` and `pipeline.run`."""
-  work = job(inputs, options)
-  pipeline.run(work, output, budget.default_memory(), overwrite)
+  """Prepares Criteo files; see `criteo_preparation` and `prepare_set`."""
+  preparation = criteo_preparation(inputs, settings)
+  pipeline.prepare_set(preparation, output, default_memory(), overwrite)
   return open_prepared(output)

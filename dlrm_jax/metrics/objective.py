@@ -1,0 +1,59 @@
+"""The metric that decides which checkpoint is the best, and when to stop."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+HIGHER = {
+  'auc': True,
+  'pr_auc': True,
+  'accuracy': True,
+  'log_loss': False,
+  'ne': False,
+}
+"""Metrics that can be an objective, and whether a higher value is better."""
+
+_LABELS = {
+  'auc': 'AUC',
+  'pr_auc': 'PR-AUC',
+  'log_loss': 'log-loss',
+  'ne': 'normalised entropy',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A validation metric and its direction.
+
+  Attributes:
+    name: name of the metric, after `HEAD/` where a model has several heads.
+    higher: whether a higher value is better.
+  """
+
+  name: str = 'auc'
+  higher: bool = True
+
+  @property
+  def label(self) -> str:
+    """Name of the metric for people.
+
+    >>> Objective('like/log_loss', higher=False).label
+    'like log-loss'
+    """
+    head, _, metric = self.name.rpartition('/')
+    return f'{head} {_LABELS.get(metric, metric)}'.lstrip()
+
+  def value(self, scores: Mapping[str, Any]) -> float | None:
+    """The objective's value; None where it is missing or undefined.
+
+    A metric that is undefined, such as the AUC of a split without clicks,
+    never decides anything.
+    """
+    found = scores.get(self.name)
+    known = isinstance(found, int | float) and math.isfinite(found)
+    return float(found) if known else None
+
+  def gain(self, value: float) -> float:
+    """The value, negated where a lower one is better."""
+    return value if self.higher else -value

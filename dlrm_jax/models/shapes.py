@@ -1,0 +1,16 @@
+"""What a model gets: the shapes of its inputs."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Shapes(NamedTuple):
+  """Shapes of the inputs of a model, without the batch.
+
+  Attributes:
+    dense: N, the number of dense features.
+    vectors: role -> (features, width) of its vectors, f32[B, features, width].
+  """
+
+  dense: int
+  vectors: Mapping[str, tuple[int, int]]

@@ -1,0 +1,86 @@
+"""Evaluations of split validation while a run trains, and what they decide."""
+
+from collections.abc import Callable, Mapping
+
+from tqdm import tqdm
+
+from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.cluster import agreement
+from dlrm_jax.run.description import Run
+from dlrm_jax.run.evaluation import Evaluator, never
+from dlrm_jax.run.history import History
+from dlrm_jax.run.scores import by_head, scores_of, with_error
+from dlrm_jax.run.scoring import batches_of, score, undefined_line
+from dlrm_jax.training.state import TrainState
+
+SPLIT = 'validation'
+
+
+class Validation:
+  """Evaluates split validation, logs and prints the scores.
+
+  Attributes:
+    possible: whether there is such a split.
+  """
+
+  def __init__(
+    self, run: Run, evaluate: Evaluator, history: History, bar: tqdm
+  ) -> None:
+    self._run, self._evaluate = run, evaluate
+    self._history, self._bar = history, bar
+    examples = run.data.splits.get(SPLIT, 0)
+    self.possible = examples > 0
+    self._warned = False
+    clicks = run.data.clicks.get(SPLIT)
+    if self.possible and clicks is not None and len(run.task.heads) == 1:
+      self._warn_of_undefined(SPLIT, examples, clicks)
+
+  def __call__(
+    self, state: TrainState, step: int, stop: Callable[[], int | bool] = never
+  ) -> Mapping[str, float]:
+    """Scores of a state by name; {} where there is no split validation.
+
+    Raises:
+      Stopped: `stop` gave a true result.
+    """
+    if not self.possible:
+      return {}
+    batches = batches_of(self._run, SPLIT)
+    tallies = score(self._run, self._evaluate, state, step, batches, stop)
+    scores = scores_of(tallies)
+    for name, of_head in by_head(SPLIT, tallies).items():
+      self._warn_of_undefined(name, of_head['examples'], of_head['clicks'])
+      self._bar.write(
+        f'step {step:>9,}  {name} AUC {with_error(of_head, "auc")}  '
+        f'log-loss {with_error(of_head, "log_loss")}'
+      )
+    self._history.add(step, {f'{SPLIT}/{k}': v for k, v in scores.items()})
+    return scores
+
+  def _warn_of_undefined(
+    self, name: str, examples: float, clicks: float
+  ) -> None:
+    """Prints once why there is no AUC, if there is none, and what follows."""
+    line = undefined_line(name, examples, clicks)
+    if line and not self._warned:
+      self._bar.write(
+        f'{line}; it neither stops the run early (config.train.patience) nor '
+        f'chooses the best checkpoint'
+      )
+      self._warned = True
+
+  def catch_up(
+    self, checkpoints: Checkpoints, state: TrainState, step: int
+  ) -> None:
+    """Makes the evaluation that a signal prevented after the last step."""
+    run, history = self._run, self._history
+    if not (step and self.possible and run.evaluates(step)):
+      return
+    if not agreement.from_first(history.evaluated(step)):
+      checkpoints.add_scores(step, self(state, step))
+
+
+def stops_early(run: Run, history: History) -> bool:
+  """Whether the last evaluations brought no gain, as process 0 sees it."""
+  stops = history.should_stop(run.objective, run.patience, run.evaluates)
+  return bool(agreement.from_first(stops))

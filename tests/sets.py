@@ -1,0 +1,40 @@
+"""Prepared sets written from blocks that a test has made up."""
+
+import numpy as np
+
+from dlrm_jax.data import manifest, shards
+from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.data.rebatch import rebatch
+from dlrm_jax.data.records import Fields
+
+
+def write_set(folder, schema, splits, details=None):
+  """Writes a set whose splits are one block each, by name; opens it."""
+  details = details or {'kind': 'test'}
+  weighted = any(block.id_weights is not None for block in splits.values())
+  fields = Fields.of(schema, id_weights=weighted)
+  rows = {name: len(block.labels) for name, block in splits.items()}
+  origin = manifest.origin_of(schema, rows, details)
+  folder.mkdir()
+  for name, block in splits.items():
+    blocks, first = list(rebatch([block])), 0
+    lengths = manifest.shard_lengths(fields, rows[name])
+    for path, length in zip(
+      manifest.shard_paths(folder, name, lengths), lengths, strict=True
+    ):
+      stamp = shards.Stamp(origin, manifest.split_stamp(name), first)
+      part = blocks[first : first + length]
+      shards.write_shard(path, fields, part, stamp)
+      first += length
+  written = {
+    name: manifest.Written(
+      rows[name], int(block.labels.sum()), [[rows[name], 0]]
+    )
+    for name, block in splits.items()
+  }
+  dense = splits['train'].dense.astype(np.float64)
+  scale = manifest.scale_of(
+    rows['train'], dense.sum(0), np.square(dense).sum(0)
+  )
+  manifest.write_manifest(folder, schema, fields, written, scale, details)
+  return open_prepared(folder)
