@@ -20,8 +20,8 @@ from dlrm_jax.build.data import open_data
 from dlrm_jax.build.task import build_task
 from dlrm_jax.data.loader import Reading, training_batches
 from dlrm_jax.embedding.collection import EmbeddingCollection
-from dlrm_jax.embedding.layout import Kind
-from dlrm_jax.embedding.load import Use, imbalance, load
+from dlrm_jax.embedding.layout import StackKind
+from dlrm_jax.embedding.load import Workload, imbalance, layout_load
 from dlrm_jax.training.memory import row_state
 
 
@@ -34,7 +34,7 @@ def served(
     stack = collection.layout.stacks[name]
     rows = np.asarray(bags.rows)
     for asker, part in enumerate(np.split(rows, devices)):
-      if stack.kind in (Kind.REPLICATED, Kind.INDEPENDENT):
+      if stack.kind in (StackKind.REPLICATED, StackKind.INDEPENDENT):
         ids[asker] += np.sum(part >= 0)
         continue
       each = stack.rows // devices
@@ -67,15 +67,16 @@ def main() -> None:
     for batch in itertools.islice(batches, arguments.steps):
       more = served(collection, batch, arguments.devices)
       ids, distinct = ids + more[0], distinct + more[1]
-    use = Use(
+    use = Workload(
       collection.hotness, size, arguments.devices, row_state(task.table_tx)
     )
+    held = layout_load(collection.layout, use).rows
     copied = sum(t.placement.replicated for t in collection.tables)
     table.append(
       {
         'batch': size,
         'replicated tables': copied,
-        'rows held': f'{imbalance(load(collection.layout, use).rows):.3f}',
+        'rows held': f'{imbalance(held):.3f}',
         'ids read': f'{imbalance(ids):.3f}',
         'distinct rows read': f'{imbalance(distinct):.3f}',
       }

@@ -113,7 +113,7 @@ def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
   from dlrm_jax.run import room, workdir
 
   defaults = default.get_config().to_dict()
-  trained = restored.trained(*workdir.read(folder, defaults))
+  trained = restored.trained(*workdir.read_settings(folder, defaults))
   layout = trained.task.collection.layout
   size = arguments.batch_size
   if size is None:

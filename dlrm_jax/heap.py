@@ -1,27 +1,28 @@
-"""Memory that the C library keeps for the next step.
+"""Settings of the C library that keep a step's memory for the next step.
 
-On a CPU a step's temporaries are one allocation. The C library would give it
-back to the system after every step, and the next step would wait for every
-page of it to be zeroed again: a sixth of the time of a step of 2,048 examples.
+On a CPU a step's temporaries are one allocation. By default the C library
+returns it to the system after every step, and the system zeroes every page of
+it again in the next step: a sixth of the time of a step of 2,048 examples.
 """
 
 import ctypes
 import sys
 
-# Numbers of <malloc.h>.
+# Numbers of the parameters in <malloc.h>.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 
 
 def keep_freed_memory() -> None:
-  """Freed memory stays with the process, as far as its C library can.
+  """Makes the C library keep freed memory; does nothing without glibc.
 
-  Tables, which are larger, are not meant. Called before threads start:
-  a thread that allocated before keeps an arena of its own.
+  Affects allocations up to 1 GB; tables are larger. Must be called before
+  threads start, since a thread that has allocated keeps its own arena.
   """
   mallopt = None
   if sys.platform == 'linux':
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc has it
-  # Older ones take no threshold above 32 MB; without one the rest would harm.
+  # Older versions refuse thresholds above 32 MB. Without a threshold the other
+  # settings would do harm.
   if mallopt is not None and (
     mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_THRESHOLD, 1 << 25)
   ):

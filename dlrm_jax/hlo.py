@@ -1,20 +1,20 @@
-"""What a compiled step moves between devices, read off its HLO text.
+"""Bytes that a compiled step moves between devices, from its HLO text.
 
     text = jax.jit(step).lower(...).compile().as_text()
-    exchanged(collectives(text))  # bytes that a device sends: as many arrive
+    exchanged(collectives(text))  # bytes that each device sends and receives
 
-All devices run one program, so what one of them sends is what it receives. Of
-n devices in a group, with X the bytes of a device's whole operand or result:
+All devices run one program, so each receives as many bytes as it sends. For n
+devices in a group, with X the bytes of a device's whole operand or result:
 
-    all-to-all          (n - 1) / n X      the part for itself stays
-    all-gather          (n - 1) / n X      X gathered
-    reduce-scatter      (n - 1) / n X      X before it is scattered
-    all-reduce          2 (n - 1) / n X    around a ring: the two above
+    all-to-all          (n - 1) / n X      its own part stays
+    all-gather          (n - 1) / n X      X: the result
+    reduce-scatter      (n - 1) / n X      X: the operand
+    all-reduce          2 (n - 1) / n X    around a ring: both of these
     collective-permute  X
     ragged-all-to-all   (n - 1) / n X      at most
 
-An instruction counts once, wherever it stands: a loop's body as one trip.
-Loops of the scope `overflow` usually have none, and are kept apart.
+Every instruction counts once; the body of a loop counts as one trip. Loops in
+the scope `overflow` usually make no trip, so they are counted separately.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ KINDS = (
   'reduce-scatter',
   'collective-permute',
 )
-"""Opcodes of collectives, the longer ones before those that they contain."""
+"""Opcodes of collectives; an opcode that contains another comes before it."""
 
 _INSTRUCTION = re.compile(
   r'%?([\w.-]+) = (.*?) (' + '|'.join(KINDS) + r')(-start|-done)?\((.*)'
@@ -44,16 +44,16 @@ _HEADER = re.compile(r'(?:ENTRY )?%?([\w.-]+) \(.*\{$')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """A kind of exchange between devices.
+  """Equal exchanges between devices.
 
   Attributes:
-    kind: as HLO calls it.
-    shape: of its result, for example 'f32[8,64,128]'; several where XLA
-      merged several.
-    group: devices that take part together.
-    bytes: that a device sends, and receives, each time.
-    overflow: whether it stands in the scope of that name.
-    count: how many there are.
+    kind: opcode of HLO.
+    shape: shape of the result, for example 'f32[8,64,128]'; several shapes
+      where XLA merged collectives.
+    group: number of devices that exchange with one another.
+    bytes: bytes that a device sends, and receives, in one exchange.
+    overflow: whether it is in the scope `overflow`.
+    count: number of these exchanges.
   """
 
   kind: str
@@ -65,7 +65,7 @@ class Collective:
 
 
 class _Line(NamedTuple):
-  """An instruction, with the computation that it stands in."""
+  """A line of HLO text with a collective, and the name of its computation."""
 
   computation: str
   name: str
@@ -88,13 +88,13 @@ def shape_bytes(shape: str) -> int:
 
 
 def _bits(dtype: str) -> int:
-  """Of one element: pred, f32, bf16, f8e4m3fn, ..."""
+  """Bits of an element of a type such as pred, f32, bf16 or f8e4m3fn."""
   width = re.search(r'\d+', dtype)
   return 8 if width is None else int(width.group())
 
 
 def _group(rest: str, devices: int) -> int:
-  """How many devices a collective connects.
+  """Number of devices that a collective connects.
 
   >>> _group('%x), replica_groups={{0,1},{2,3}}, dimensions={0}', 4)
   2
@@ -117,7 +117,7 @@ def _group(rest: str, devices: int) -> int:
 
 
 def _sent(kind: str, size: int, group: int) -> int:
-  """Bytes that leave a device, from those of the result."""
+  """Bytes that leave a device, from the bytes of the result."""
   if kind == 'collective-permute':
     return size
   if kind == 'reduce-scatter':
@@ -126,7 +126,7 @@ def _sent(kind: str, size: int, group: int) -> int:
 
 
 def _read(hlo: str) -> tuple[list[_Line], set[str], set[str]]:
-  """Collectives; computations of fusions; those that start something."""
+  """Lines of collectives; names of fused and of starting computations."""
   lines, fused, starting, computation = [], set(), set(), ''
   for text in hlo.splitlines():
     if header := _HEADER.match(text):
@@ -143,8 +143,8 @@ def _read(hlo: str) -> tuple[list[_Line], set[str], set[str]]:
 def _distinct(hlo: str) -> Iterator[_Line]:
   """Every collective once, with the type of its result.
 
-  One that overlaps with other work stands several times: as -start and -done;
-  or, as TPUs have it, in a fusion that starts it and in those that go on.
+  A collective that overlaps with other work has several lines: -start and
+  -done; on TPUs, one in the fusion that starts it and in each that continues.
   """
   lines, fused, starting = _read(hlo)
   done = {
@@ -159,15 +159,15 @@ def _distinct(hlo: str) -> Iterator[_Line]:
     if line.computation in starting
   }
   for line in lines:
-    goes_on = line.computation in fused - starting and (
+    continues = line.computation in fused - starting and (
       (line.kind, *channel.findall(line.rest)) in started
     )
-    if line.phase != '-done' and not goes_on:
+    if line.phase != '-done' and not continues:
       yield line._replace(shape=done.get(line.name, line.shape))
 
 
 def collectives(hlo: str) -> list[Collective]:
-  """The exchanges of a program, those that move most first.
+  """The collectives of a program, those that move most bytes first.
 
   Args:
     hlo: text of a compiled module.
@@ -183,13 +183,13 @@ def collectives(hlo: str) -> list[Collective]:
   partitions = re.search(r'num_partitions=(\d+)', hlo)
   replicas = re.search(r'replica_count=(\d+)', hlo)
   devices = math.prod(int(n.group(1)) for n in (partitions, replicas) if n)
-  found: Counter[Collective] = Counter()
+  counts: Counter[Collective] = Counter()
   for line in _distinct(hlo):
     group = _group(line.rest, devices)
     arrays = [f'{t}[{dims}]' for t, dims in _ARRAY.findall(line.shape)]
     shapes = Counter(arrays).items()
     scope = re.search(r'op_name="([^"]*)"', line.rest)
-    found[
+    counts[
       Collective(
         kind=line.kind,
         shape=', '.join(s if n == 1 else f'{n} x {s}' for s, n in shapes),
@@ -198,16 +198,16 @@ def collectives(hlo: str) -> list[Collective]:
         overflow=scope is not None and 'overflow' in scope.group(1).split('/'),
       )
     ] += 1
-  merged = [dataclasses.replace(c, count=n) for c, n in found.items()]
+  merged = [dataclasses.replace(c, count=n) for c, n in counts.items()]
   return sorted(merged, key=lambda c: (-c.bytes * c.count, c.kind, c.shape))
 
 
 def exchanged(found: Iterable[Collective], kind: str | None = None) -> int:
-  """Bytes that a device sends in a step without overflow; as many arrive.
+  """Bytes that a device sends, and receives, in a step without overflow.
 
   Args:
-    found: by `collectives`.
-    kind: only of this kind.
+    found: what `collectives` returned.
+    kind: an opcode, to count only its collectives; None: all.
   """
   return sum(
     c.bytes * c.count

@@ -1,12 +1,12 @@
-"""Rows of tables: the only ways to touch a pytree that is indexed by row.
+"""Reading and writing rows of arrays: the only functions that do so.
 
-A table is a pytree whose every leaf has rows on axis 0, and so is its
-optimizer state. Rows that are not there (PAD, or past the end) read as zero
-and are not written: an index never wraps around and is never clamped.
+A table and its optimizer state are pytrees whose leaves have rows on axis 0.
+Rows that do not exist (PAD, or past the end) read as zero and are not
+written: an index neither wraps around nor is clamped.
 
-A leaf may be *packed*: k narrow rows side by side in one of 128 numbers, so
-that a TPU's memory holds it without padding. Row `r` is then part `r % k` of
-`x[r // k]`; elsewhere than on a TPU the same memory is read as `[R, D]`.
+A leaf may be *packed*: k narrow rows side by side form one row of 128
+numbers, which a TPU's memory holds without padding. Row `r` is then part
+`r % k` of `x[r // k]`. CPUs and GPUs read the same memory as `[R, D]`.
 """
 
 import functools
@@ -26,8 +26,8 @@ class RowGrads(NamedTuple):
   """A sparse gradient (or update) of a table; rows can repeat.
 
   Attributes:
-    rows: i32[M], or i32[M, L] where each value belongs to L rows, as the
-      gradient of a bag does. Rows that are not in the table are ignored.
+    rows: i32[M]; or i32[M, L] where each value belongs to L rows, like the
+      gradient of a bag. Row numbers outside the table are ignored.
     values: f32[M, D].
   """
 
@@ -35,7 +35,7 @@ class RowGrads(NamedTuple):
   values: jax.Array
 
   def flat(self) -> 'RowGrads':
-    """The same with a value for each row, f32[M * L, D]."""
+    """The same gradient with one value for each row, f32[M * L, D]."""
     rows, values = self
     if rows.ndim > 1:
       shape = *rows.shape, values.shape[1]
@@ -44,15 +44,15 @@ class RowGrads(NamedTuple):
 
 
 LANES = 128
-"""Numbers side by side in a TPU's memory: narrower rows would be padded."""
+"""Width of a row of a TPU's memory, in numbers; narrower rows are padded."""
 
 
 def packed(dim: int) -> int:
-  """How many rows of this width are kept side by side, in one of 128 numbers.
+  """Number of rows of this width that are packed into 128 numbers.
 
   A TPU pads the last axis to 128, and a scatter into narrower rows copies
-  the whole table to that form and back in every step. Widths that do not
-  divide 128 are kept as they are.
+  the whole table to that form and back in every step. Rows whose width does
+  not divide 128 are not packed.
 
   >>> packed(16), packed(128), packed(48)
   (8, 1, 1)
@@ -66,7 +66,7 @@ def take(tree: Pytree, rows: jax.Array, dim: int | None = None) -> Pytree:
   Args:
     tree: leaves `[R]` or `[R, D]`, or packed: `[R / k, k * D]`.
     rows: i32[...].
-    dim: D, where leaves may be packed.
+    dim: D; needed where leaves may be packed.
 
   >>> take(jnp.array([[1.0], [2.0]]), jnp.array([1, -1])).tolist()
   [[2.0], [0.0]]
@@ -74,7 +74,7 @@ def take(tree: Pytree, rows: jax.Array, dim: int | None = None) -> Pytree:
   [[3.0, 4.0]]
   """
 
-  def one(x: jax.Array) -> jax.Array:
+  def take_leaf(x: jax.Array) -> jax.Array:
     if x.ndim == 1 or dim is None or x.shape[1] == dim:
       return _take(x, rows)
     return lax.platform_dependent(
@@ -84,7 +84,7 @@ def take(tree: Pytree, rows: jax.Array, dim: int | None = None) -> Pytree:
       default=lambda x, rows: _take(x.reshape(-1, dim), rows),
     )
 
-  return jax.tree.map(one, tree)
+  return jax.tree.map(take_leaf, tree)
 
 
 def _take(x: jax.Array, rows: jax.Array) -> jax.Array:
@@ -94,27 +94,27 @@ def _take(x: jax.Array, rows: jax.Array) -> jax.Array:
 def _take_packed(x: jax.Array, rows: jax.Array, dim: int) -> jax.Array:
   k = x.shape[1] // dim
   wide = _take(x, rows // k).reshape(*rows.shape, k, dim)
-  # A sum of one row and zeros: exact.
-  return jnp.sum(wide, -2, where=_part(rows, k)[..., None])
+  # A sum of one row and zeros is exact.
+  return jnp.sum(wide, -2, x.dtype, where=_part(rows, k)[..., None])
 
 
 def _part(rows: jax.Array, k: int) -> jax.Array:
-  """Which of k rows side by side each is, bool[..., k]."""
+  """Position of each row among the k rows packed with it, bool[..., k]."""
   number = lax.broadcasted_iota(jnp.int32, (*rows.shape, k), rows.ndim)
   return (rows % k)[..., None] == number
 
 
 def _widened(values: jax.Array, rows: jax.Array, k: int) -> jax.Array:
-  """Values at their place among k rows side by side, zeros beside them."""
-  here = _part(rows, k)[..., None]
-  wide = jnp.where(here, values[..., None, :], 0.0)
+  """Packed rows f32[M, k * D]: each value at its position, zeros elsewhere."""
+  part = _part(rows, k)[..., None]
+  wide = jnp.where(part, values[..., None, :], 0)
   return wide.reshape(len(rows), k * values.shape[1])
 
 
 def put(tree: Pytree, rows: jax.Array, new: Pytree) -> Pytree:
   """Replaces distinct rows of every leaf, packed or not."""
 
-  def one(x: jax.Array, n: jax.Array) -> jax.Array:
+  def put_leaf(x: jax.Array, n: jax.Array) -> jax.Array:
     if x.shape[1:] == n.shape[1:]:
       return _put(x, rows, n)
     return lax.platform_dependent(
@@ -127,7 +127,7 @@ def put(tree: Pytree, rows: jax.Array, new: Pytree) -> Pytree:
       ).reshape(x.shape),
     )
 
-  return jax.tree.map(one, tree, new)
+  return jax.tree.map(put_leaf, tree, new)
 
 
 def _put(x: jax.Array, rows: jax.Array, new: jax.Array) -> jax.Array:
@@ -138,8 +138,8 @@ def _put(x: jax.Array, rows: jax.Array, new: jax.Array) -> jax.Array:
 
 def _put_packed(x: jax.Array, rows: jax.Array, new: jax.Array) -> jax.Array:
   k = x.shape[1] // new.shape[1]
-  others = 1.0 - _widened(jnp.ones_like(new), rows, k)
-  # Rows side by side share an index: they are cleared, then added.
+  others = 1 - _widened(jnp.ones_like(new), rows, k)
+  # Rows packed together share an index: each clears its part, then adds.
   cleared = x.at[rows // k].multiply(
     others, mode='drop', wrap_negative_indices=False
   )
@@ -186,14 +186,15 @@ def _add_flat(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
 def _add_in_turns(
   x: jax.Array, rows: jax.Array, values: jax.Array
 ) -> jax.Array:
-  """One row of each bag a turn: f32[M * L, D] never exists.
+  """Adds to the first row of every bag, then the second, ...
 
-  A CPU's caches keep the values meanwhile; a GPU would wait L times.
+  So f32[M * L, D] never exists, and the values stay in a CPU's caches. A GPU
+  would have to wait for each of the L turns.
   """
 
   def turn(j: jax.Array, x: jax.Array) -> jax.Array:
-    one = lax.dynamic_index_in_dim(rows, j, 1, keepdims=False)
-    return _add_flat(x, one, values)
+    row_of_bag = lax.dynamic_index_in_dim(rows, j, 1, keepdims=False)
+    return _add_flat(x, row_of_bag, values)
 
   return lax.fori_loop(0, rows.shape[1], turn, x)
 
@@ -208,10 +209,11 @@ def _add_packed(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
 def representatives(rows: jax.Array) -> jax.Array:
   """One position for each distinct row: `rows[i] == rows[result[i]]`.
 
-  Equal rows share one representative, which represents itself. Rows are
-  hashed into a scratch several times their number; of the rows that meet in
-  a slot one wins, the others try again with the next hash. No sort, and no
-  scratch of the table's size; a CPU does it in a fifth of a sort's time.
+  Equal rows share one position, which is that of one of them. Rows are hashed
+  into a scratch array of four to eight slots a row; of the rows that meet in
+  a slot one wins, the others try again with the next hash. There is no sort,
+  and no array of the table's size; on a CPU it takes a fifth of the time of a
+  sort.
 
   Args:
     rows: i32[M].
@@ -229,27 +231,27 @@ def representatives(rows: jax.Array) -> jax.Array:
   def attempt(
     carry: tuple[jax.Array, jax.Array],
   ) -> tuple[jax.Array, jax.Array]:
-    salt, found = carry
+    salt, result = carry
     slot = mix32(rows.astype(jnp.uint32) + salt) & jnp.uint32(slots - 1)
     slot = slot.astype(jnp.int32)
-    waiting = jnp.where(found < 0, slot, slots)
+    waiting = jnp.where(result < 0, slot, slots)
     winner = (
       jnp.full(slots, -1, jnp.int32)
       .at[waiting]
       .max(position, mode='drop', wrap_negative_indices=False)
     )[slot]
-    won = (found < 0) & (rows[winner] == rows)
-    return salt * jnp.uint32(0x9E3779B1), jnp.where(won, winner, found)
+    won = (result < 0) & (rows[winner] == rows)
+    return salt * jnp.uint32(0x9E3779B1), jnp.where(won, winner, result)
 
   start = jnp.uint32(0x85EBCA6B), jnp.full(count, -1, jnp.int32)
   return lax.while_loop(unresolved, attempt, start)[1]
 
 
 def mix32(x: Any) -> Any:
-  """Scatters the bits of u32[...]: a bijection with good avalanche.
+  """Hashes u32[...] elementwise: a bijection with good avalanche.
 
-  Of JAX's arrays, or NumPy's. Constants: C. Wellons, "Prospecting for hash
-  functions" (lowbias32).
+  Works on arrays of JAX and of NumPy. Constants: C. Wellons, "Prospecting for
+  hash functions" (lowbias32).
   """
   x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
   x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
@@ -257,10 +259,11 @@ def mix32(x: Any) -> Any:
 
 
 def sum_repeated(grads: RowGrads) -> RowGrads:
-  """Sums the values of repeated rows, so that each row stands once.
+  """Sums the values of repeated rows, so that each row occurs once.
 
   A non-linear optimizer needs the square of the sum, not the sum of squares.
-  The slots left over get negative rows, all distinct: they are nowhere.
+  Unused slots get distinct negative row numbers, which reads and writes
+  ignore.
 
   >>> summed = sum_repeated(
   ...   RowGrads(jnp.array([5, 3, 5]), jnp.array([[1.0], [2.0], [4.0]]))
@@ -276,6 +279,6 @@ def sum_repeated(grads: RowGrads) -> RowGrads:
     grads.values,
   )
   position = jnp.arange(len(rows), dtype=jnp.int32)
-  nowhere = PAD - 1 - position
-  stands = (first == position) & (rows >= 0)
-  return RowGrads(jnp.where(stands, rows, nowhere), values)
+  unused = PAD - 1 - position
+  kept = (first == position) & (rows >= 0)
+  return RowGrads(jnp.where(kept, rows, unused), values)

@@ -1,7 +1,8 @@
-"""The devices as one line: batches and tables are cut along it, layers copied.
+"""The mesh: one axis of devices, which cuts batches and tables into parts.
 
-`use(mesh)` around everything that a job computes is all there is to set up;
-on one device there is no mesh, and the same code runs without collectives.
+Parameters of layers are copied to every device. A job computes everything
+within `use(mesh)`. On one device there is no mesh, and the same code runs
+without collectives.
 """
 
 import contextlib
@@ -17,16 +18,16 @@ from dlrm_jax.errors import InputError
 AXIS = 'devices'
 Arrays = TypeVar('Arrays')
 SPLIT = PartitionSpec(AXIS)
-"""Cut on axis 0, a part for each device."""
+"""Spec of an array cut on axis 0 into a part for each device."""
 COPIED = PartitionSpec()
-"""Whole on every device."""
+"""Spec of an array that every device has as a whole."""
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-  """All devices in one line, those of a process side by side.
+  """A mesh of one axis, with the devices of a process side by side.
 
   Args:
-    devices: some of them only, in any order.
+    devices: devices in any order; None: all.
   """
   chosen = list(jax.devices() if devices is None else devices)
   chosen.sort(key=lambda d: (d.process_index, d.id))
@@ -34,14 +35,14 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def choose_devices(shards: int) -> list[Any]:
-  """The devices of this job: as many as divide the shards.
+  """The devices of this job: the largest number that divides the shards.
 
   Args:
-    shards: logical ones, of the tables.
+    shards: number of logical shards of the tables.
 
   Raises:
-    InputError: in a job of several processes all of them must be used, and
-      their number does not divide the shards.
+    InputError: the job has several processes, so that it must use all
+      devices, and their number does not divide the shards.
   """
   devices = jax.devices()
   count = max(n for n in range(1, len(devices) + 1) if shards % n == 0)
@@ -55,14 +56,14 @@ def choose_devices(shards: int) -> list[Any]:
 
 
 def choose_mesh(shards: int, batch_sizes: Mapping[str, int]) -> Mesh:
-  """The devices of this job.
+  """The mesh of this job's devices.
 
   Args:
-    shards: logical ones, of the tables.
-    batch_sizes: of global batches, by the option that sets them.
+    shards: number of logical shards of the tables.
+    batch_sizes: sizes of global batches, by the option that sets them.
 
   Raises:
-    InputError: the devices can't have equal parts of the shards or a batch.
+    InputError: the shards or a batch cannot be cut into equal parts.
   """
   devices = choose_devices(shards)
   for option, size in batch_sizes.items():
@@ -74,20 +75,20 @@ def choose_mesh(shards: int, batch_sizes: Mapping[str, int]) -> Mesh:
 
 
 def use(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
-  """Within it, everything runs on the devices of a mesh."""
+  """Context in which everything runs on the devices of a mesh."""
   if mesh.size == 1 and mesh.devices[0] == jax.devices()[0]:
     return contextlib.nullcontext()
   return jax.set_mesh(mesh)
 
 
 def device_count() -> int:
-  """Devices of the mesh in use; 1 outside of any."""
+  """Number of devices of the mesh in use; 1 outside of any mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   return 1 if mesh.empty else mesh.shape[AXIS]
 
 
 def on_cpu() -> bool:
-  """Whether the devices in use are CPUs; within a traced function, too."""
+  """Whether the devices in use are CPUs; also works in traced functions."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return jax.default_backend() == 'cpu'
@@ -98,7 +99,7 @@ def on_cpu() -> bool:
 def on_each_device(
   function: Callable[..., Any], in_specs: Any, out_specs: Any
 ) -> Callable[..., Any]:
-  """`function` of the parts that a device has; of the whole on one device."""
+  """Makes each device apply a function to its parts of the arguments."""
   if device_count() == 1 and jax.sharding.get_abstract_mesh().empty:
     return function
   return jax.shard_map(
@@ -107,7 +108,7 @@ def on_each_device(
 
 
 def sharding_of(spec: PartitionSpec) -> jax.sharding.Sharding:
-  """Where an array of this spec lives, on the mesh in use."""
+  """The sharding of an array of this spec on the mesh in use."""
   mesh = jax.sharding.get_mesh()
   if mesh.empty:
     return jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
       claim = workdir.Claim(run.config, identity(data), run.steps, _defaults())
       with workdir.claimed(folder, claim):
-        lines = [*summary.lines(run), *(f'note      {x}' for x in notes)]
+        lines = [*summary.plan_lines(run), *(f'note      {x}' for x in notes)]
         print(*lines, sep='\n', flush=True)
         stopped_by = loop.train(run, signals)
   return status_of(stopped_by) if stopped_by else 0

@@ -88,9 +88,7 @@ def test_report_and_event_files_are_there(finished):
   assert list((finished[0] / 'tensorboard').glob('events*'))
 
 
-@pytest.mark.parametrize(
-  'kills', [2, pytest.param(5, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('kills', [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_resumes_bit_equal(finished, tmp_path, kills):
   draw = random.Random(kills)
   workdir = tmp_path / 'killed'
@@ -179,7 +177,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal(
   )
   assert done.returncode == 1
   last = done.stderr.splitlines()[-1]
-  assert last.startswith(f'error: {workdir}/checkpoints/5: can not be written')
+  assert last.startswith(f'error: {workdir}/checkpoints/5: cannot be written')
   assert 'Traceback' not in done.stderr
   run(command(workdir))
   assert_bit_equal(final_state(workdir), final_state(finished[0]))

@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import polars as pl
 
 from dlrm_jax.embedding.partitions import Buckets, Given, given
 from dlrm_jax.errors import InputError
@@ -48,6 +47,8 @@ def _from_npy(path: Path) -> np.ndarray:
 
 
 def _from_csv(path: Path) -> np.ndarray:
+  import polars as pl  # here, as scoring does without
+
   try:
     frame = pl.read_csv(path, has_header=False, infer_schema_length=None)
   except pl.exceptions.PolarsError as error:

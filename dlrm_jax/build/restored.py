@@ -1,4 +1,4 @@
-"""A run built again from its workdir, and what to evaluate it on."""
+"""Builds a run again from its workdir, and the data to evaluate it on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,12 +43,12 @@ class Trained(NamedTuple):
 
   @property
   def eval_batch_size(self) -> int:
-    """Examples of an evaluation's batch, as the config has it."""
+    """Number of examples of an evaluation's batch, from the config."""
     return self.config.train.eval_batch_size
 
 
 def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
-  """A run, built again from what its workdir remembers (`workdir.read`)."""
+  """Builds a run again from its settings (`workdir.read_settings`)."""
   schema = Schema.from_json(data)
   scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
   fields = ConfigDict(config)
@@ -64,10 +64,10 @@ class Examined(NamedTuple):
   """Data to evaluate on.
 
   Attributes:
-    name: the split, or the raw file.
-    batches: of it; this process's part of each.
-    report: what was met in the batches, once they are read; every process
-      asks.
+    name: name of the split, or of the raw file.
+    batches: the batches, this process's part of each.
+    report: gives the findings of the reader, once all batches are read; every
+      process must call it.
   """
 
   name: str
@@ -76,10 +76,10 @@ class Examined(NamedTuple):
 
 
 class Met(NamedTuple):
-  """What was met in data.
+  """What the reader found in the data.
 
   Attributes:
-    skipped: lines about rows that were skipped, and values that were changed.
+    skipped: lines about skipped rows and changed values.
     lines: all lines to print.
     said: the same, as JSON can hold it.
   """
@@ -96,15 +96,15 @@ def examined(
   batch_size: int,
   on_bad_row: str,
 ) -> Examined:
-  """What to evaluate a run on.
+  """Opens the data to evaluate a run on.
 
   Args:
-    run: whose ids the data must have.
+    run: the run; the ids of the data must mean the same as in its training.
     paths: a prepared set, or raw files of the kind that the run was trained
-      on, or folders of them; None: what it was trained on.
-    split: of a prepared set; None: test.
-    batch_size: examples of a global batch.
-    on_bad_row: 'stop' or 'skip', for a raw file.
+      on, or folders of them; None: the data of the training.
+    split: split of a prepared set; None: test.
+    batch_size: number of examples of a global batch.
+    on_bad_row: 'stop' or 'skip', for raw files.
   """
   if paths and not _is_set(paths):
     if split:
@@ -136,7 +136,7 @@ def examined(
 
 
 def _check_there(run: Trained) -> None:
-  """Raises where the data of the training is not where it was."""
+  """Raises an `InputError` if the data of the training has been moved."""
   folder = run.config.data.dir
   if run.config.data.kind == 'prepared' and not Path(folder).exists():
     raise InputError(
@@ -147,7 +147,7 @@ def _check_there(run: Trained) -> None:
 
 
 def kinds_of_run(run: Trained) -> Mapping[str, str]:
-  """The kinds of a run's values; of older runs what their config says."""
+  """The kinds of a run's values; older runs have them in their config."""
   raw = ConfigDict(run.config.data.get('raw') or {}).to_dict()
   if 'values' in run.data or raw.get('format') not in ('csv', 'parquet'):
     return run.data.get('values', {})
@@ -157,7 +157,7 @@ def kinds_of_run(run: Trained) -> Mapping[str, str]:
 
 
 def _is_set(paths: Sequence[str]) -> bool:
-  """Whether a prepared set is named, or raw files."""
+  """Whether the paths name a prepared set; otherwise they are raw files."""
   sets = [path for path in paths if (Path(path) / MARK).exists()]
   if sets and len(paths) > 1:
     raise InputError(
@@ -168,7 +168,7 @@ def _is_set(paths: Sequence[str]) -> bool:
 
 
 def _watched(name: str, batches: Batches, data: Data, bad: BadRows) -> Examined:
-  """Data whose unknown ids are counted, where the data says which they are."""
+  """Data whose unknown ids are counted, if the set knows their rows."""
   rows = unknown_rows(data) if isinstance(data, Prepared) else {}
   unknown = UnknownIds(data.schema, rows)
 
@@ -231,11 +231,14 @@ def _raw(
 
 
 def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
-  """Raises `InputError` where ids of data are not those of the training.
+  """Checks that ids of the data mean the same as in the training.
 
   Args:
-    data: what is to be evaluated.
+    data: the data to evaluate.
     trained_on: `identity` of the training's data.
+
+  Raises:
+    InputError: they do not; names the feature or field.
   """
   found = identity(data)
   for there, here in zip(trained_on['sparse'], found['sparse'], strict=False):

@@ -12,7 +12,7 @@ from dlrm_jax.config.fields import by_value, choose_one, count, size, whole
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.embedding.features import Feature, Pooling, bag_lengths
 from dlrm_jax.embedding.load import RowState
-from dlrm_jax.embedding.planner import Budget, Chosen, choose
+from dlrm_jax.embedding.planner import Chosen, PlacementBudget, choose
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 
@@ -143,7 +143,8 @@ def build_tables(
   tables = {t.name: t for f in features for t in f.encoding.tables}
   memory = size('tables.memory', config.tables.memory)
   batch = count(config, 'train.batch_size', 1)
-  budget = Budget(shards, batch, max(memory - layers(features), 0), state)
+  memory = max(memory - layers(features), 0)
+  budget = PlacementBudget(shards, batch, memory, state)
   hotness = bag_lengths(features)
   chosen = choose(tables.values(), hotness, _fixed_placements(unplaced), budget)
 

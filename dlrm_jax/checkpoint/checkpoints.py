@@ -1,8 +1,8 @@
 """Checkpoints: the state as Orbax writes it, the last few and the best.
 
 A checkpoint is a folder named by its step, and has that name only when it is
-complete, so a run killed while it saves resumes from the one before. It
-remembers the layout of its tables and checksums of all that is in it.
+complete, so a run killed while it saves resumes from the checkpoint before.
+It contains the layout of its tables and checksums of all its files.
 """
 
 import contextlib
@@ -22,7 +22,11 @@ import orbax.checkpoint as ocp
 
 from dlrm_jax import files
 from dlrm_jax.checkpoint import checksums
-from dlrm_jax.checkpoint.damage import Damaged, reading, writing
+from dlrm_jax.checkpoint.damage import (
+  Damaged,
+  explain_read_errors,
+  explain_write_errors,
+)
 from dlrm_jax.checkpoint.fits import leaves
 from dlrm_jax.checkpoint.stored import (
   CHECKSUMS,
@@ -32,23 +36,23 @@ from dlrm_jax.checkpoint.stored import (
   checksum_of,
   open_stored,
   read_metrics,
-  restore,
+  read_state,
   with_checksum,
 )
 from dlrm_jax.cluster import agreement
-from dlrm_jax.embedding.layout import Layout, to_json
+from dlrm_jax.embedding.layout import Layout, layout_to_json
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.training.state import TrainState
 
 _AUC = Objective('auc', higher=True)
-_LEAST = 2**20  # bytes of a piece; what Orbax takes for too small
-_UNFINISHED = '.orbax-checkpoint-tmp'  # Orbax has it in names of such folders
-_REMOVED = '.removed'  # ends the name of what is about to be deleted
+_LEAST = 2**20  # bytes of a piece, at least; Orbax refuses smaller ones
+_UNFINISHED = '.orbax-checkpoint-tmp'  # in Orbax's names of such folders
+_REMOVED = '.removed'  # suffix of a checkpoint that is being deleted
 
 
 def _in_pieces(x: jax.Array) -> ocp.SaveArgs:
-  """How an array is written: in pieces as near to `PIECE` as rows divide."""
+  """Makes Orbax write an array in pieces of equal rows, of about `PIECE`."""
   if x.ndim == 0 or x.nbytes <= checksums.PIECE:
     return ocp.SaveArgs()
   row_bytes = x.nbytes // x.shape[0]
@@ -62,7 +66,7 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 class _Repeated(logging.Filter):
-  """Leaves out what Orbax logs of errors: `wait` raises them, too."""
+  """Drops log messages of Orbax about errors, which `wait` raises anyway."""
 
   def filter(self, record: logging.LogRecord) -> bool:
     return f'{os.sep}orbax{os.sep}' not in record.pathname
@@ -81,23 +85,23 @@ class Checkpoints:
     """Opens a folder of checkpoints.
 
     Args:
-      folder: made when it is written to and not there.
-      layout: of the tables that are saved and wanted.
-      keep: the last `keep` are kept beside the best; None opens the folder
-        for reading only: nothing in it is changed.
+      folder: folder of the checkpoints; made for writing if it is absent.
+      layout: layout of the tables that are saved and wanted.
+      keep: number of last checkpoints to keep beside the best; None opens the
+        folder for reading only: nothing in it is changed.
       objective: the metric that decides which checkpoint is the best.
     """
     self._objective = objective
     self._folder = folder
     self._layout = layout
     self._keep = keep
-    self._told: set[str] = set()
+    self._said: set[str] = set()
     self._filter = _Repeated()
     self._saving: int | None = None
     self._writer: ocp.AsyncCheckpointer | None = None
     if keep is None:
       return
-    with writing(folder, 'choose another --workdir'):
+    with explain_write_errors(folder, 'choose another --workdir'):
       folder.mkdir(parents=True, exist_ok=True)
       self._clean()
     logging.getLogger('absl').addFilter(self._filter)
@@ -111,13 +115,13 @@ class Checkpoints:
       ocp.CompositeCheckpointHandler(**handlers),
       async_options=ocp.AsyncOptions(
         post_finalization_callback=self._sync,
-        # Else who writes into a folder that can't be made waits for minutes.
+        # Otherwise an error of making a folder appears only minutes later.
         create_directories_asynchronously=False,
       ),
     )
 
   def _clean(self) -> None:
-    """Removes what a killed run left unfinished."""
+    """Removes unfinished checkpoints of a killed run."""
     if agreement.first():
       for path in self._folder.iterdir():
         if _UNFINISHED in path.name or path.suffix == _REMOVED:
@@ -125,8 +129,8 @@ class Checkpoints:
 
   def _say(self, text: str) -> None:
     """Prints a line once."""
-    if text not in self._told:
-      self._told.add(text)
+    if text not in self._said:
+      self._said.add(text)
       print(text)
 
   @property
@@ -147,7 +151,7 @@ class Checkpoints:
       return []
     except OSError as error:
       raise InputError(
-        f'{error.filename}: can not be read: {error.strerror}'
+        f'{error.filename}: cannot be read: {error.strerror}'
       ) from None
     return sorted(found)
 
@@ -183,17 +187,20 @@ class Checkpoints:
     """Starts to save and returns: the state is copied, then written.
 
     Args:
-      step: updates made.
-      state: all of it; every process writes what it holds.
-      metrics: scores of an evaluation of this state, {} if there was none.
-        Those that are not finite are left out; without a finite objective
-        the checkpoint can't be the best.
+      step: number of updates so far.
+      state: the whole state; every process writes its part.
+      metrics: metrics of this state, {} if it was not evaluated. Those that
+        are not finite are left out; without a finite objective the checkpoint
+        cannot be the best.
     """
     assert self._writer is not None, 'opened for reading only'
     self.wait()
-    layout = json.loads(json.dumps(to_json(self._layout)))
+    layout = json.loads(json.dumps(layout_to_json(self._layout)))
     sums = checksums.sums_of(leaves(state))
-    noted = {'arrays': checksums.to_json(sums), LAYOUT: checksum_of(layout)}
+    noted = {
+      'arrays': checksums.sums_to_json(sums),
+      LAYOUT: checksum_of(layout),
+    }
     items: dict[str, Any] = {
       STATE: ocp.args.PyTreeSave(state, jax.tree.map(_in_pieces, state)),
       LAYOUT: ocp.args.JsonSave(layout),
@@ -211,8 +218,8 @@ class Checkpoints:
     """Adds metrics to a complete checkpoint that was saved without any.
 
     Args:
-      step: which.
-      metrics: of an evaluation of this very state.
+      step: step of the checkpoint.
+      metrics: metrics of its state.
     """
     here, known = self._folder / str(step), _finite(metrics)
     if agreement.first() and known and not (here / METRICS).exists():
@@ -223,31 +230,31 @@ class Checkpoints:
         files.write_json(folder / METRICS, with_checksum(known))
         files.publish(folder, here / METRICS)
       self._saving = None
-    agreement.from_first(step)  # the others look when it is there
+    agreement.from_first(step)  # the others go on once it is written
 
   def _writing(self) -> contextlib.AbstractContextManager[None]:
-    """What fails within it leaves the last complete checkpoint."""
+    """Context of writing: an error leaves the last complete checkpoint."""
     last = self.latest
     start = 'from the start' if last is None else f'from step {last}'
-    return writing(
+    return explain_write_errors(
       self._folder / str(self._saving),
       f'when that is mended, the same command goes on {start}',
     )
 
   def _make_room(self, here: Path) -> None:
-    """Moves away what has the name of a checkpoint and is none."""
+    """Moves away a folder or file that has the name of the checkpoint."""
     if agreement.first() and here.exists():
       aside = files.unfinished_name(here)
       here.rename(aside)
       self._say(f'{here}: in the way of a checkpoint, now {aside.name}')
 
   def _sync(self) -> None:
-    """Makes a checkpoint safe from a loss of power, before it has its name."""
+    """Syncs a checkpoint to disk before it gets its final name."""
     for folder in self._folder.glob(f'*{_UNFINISHED}*'):
       files.sync_all(folder)
 
   def _prune(self) -> None:
-    """Removes all but the last ones, the best, and those not readable."""
+    """Removes all but the last, the best, and the unreadable checkpoints."""
     if self._keep is None or not agreement.first():
       return
     steps = self.steps
@@ -259,37 +266,38 @@ class Checkpoints:
         shutil.rmtree(removed, ignore_errors=True)
 
   def restore(self, step: int, abstract: TrainState) -> TrainState:
-    """Reads a checkpoint, whatever layout and devices it was written with.
+    """Reads a checkpoint, whatever layout and devices wrote it.
 
     Args:
-      step: which.
-      abstract: shapes, dtypes and shardings of the state wanted. A field
-        that is None is not read.
+      step: step of the checkpoint.
+      abstract: shapes, dtypes and shardings of the state wanted. Fields that
+        are None are not read.
 
     Raises:
-      InputError: there is no such checkpoint, it can't be read or is damaged,
-        or its arrays are others than the config and the data ask for.
+      InputError: there is no such checkpoint, it cannot be read or is damaged,
+        or its arrays differ from those of the config and the data.
     """
     steps = self.steps
     if step not in steps:
-      there = ', '.join(map(str, steps)) or 'none'
+      existing = ', '.join(map(str, steps)) or 'none'
       raise InputError(
-        f'{self._folder}: no checkpoint of step {step}; there are: {there}'
+        f'{self._folder}: no checkpoint of step {step}; there are: {existing}'
       )
     here = self._folder / str(step)
-    with reading(here, [other for other in steps if other != step]):
-      return restore(open_stored(here), abstract, self._layout)
+    with explain_read_errors(here, [other for other in steps if other != step]):
+      stored = open_stored(here, self._layout)
+      return read_state(stored, abstract, self._layout)
 
   def restore_for_evaluation(
     self, step: int, abstract: TrainState
   ) -> TrainState:
-    """Reads a checkpoint without the state of its optimizers: None instead."""
+    """Reads a checkpoint; the states of its optimizers are None."""
     return self.restore(
       step, dataclasses.replace(abstract, opt_state=None, table_state=None)
     )
 
   def wait(self) -> None:
-    """Returns when everything is on disk.
+    """Waits until the checkpoint is on disk.
 
     Raises:
       InputError: a checkpoint could not be written.
@@ -308,6 +316,6 @@ class Checkpoints:
     try:
       self.wait()
     finally:
-      with contextlib.suppress(Exception):  # told by `wait`
+      with contextlib.suppress(Exception):  # `wait` raised it
         self._writer.close()
       logging.getLogger('absl').removeFilter(self._filter)

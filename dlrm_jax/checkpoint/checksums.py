@@ -267,13 +267,13 @@ def sums_of(arrays: Mapping[str, jax.Array]) -> dict[str, Sums]:
   }
 
 
-def to_json(sums: dict[str, Sums]) -> dict[str, Any]:
-  """For a file."""
+def sums_to_json(sums: dict[str, Sums]) -> dict[str, Any]:
+  """Checksums as a checkpoint keeps them."""
   return {name: x._asdict() for name, x in sums.items()}
 
 
-def from_json(saved: dict[str, Any]) -> dict[str, Sums]:
-  """What `to_json` made."""
+def sums_from_json(saved: dict[str, Any]) -> dict[str, Sums]:
+  """The checksums that `sums_to_json` wrote."""
   return {
     name: Sums(x['part'], x['block'], tuple(x['sums']))
     for name, x in saved.items()

@@ -1,8 +1,8 @@
 """Why a checkpoint could not be read or written, in one line.
 
-Only what is truly damage is called so: a file that is missing, cut or not as
-it was written. Everything else (permissions, descriptors, the disk) is told
-as it is, so that nobody removes what is good.
+Only real damage is called damage: a file that is missing, cut short or other
+than it was written. Other errors (permissions, file descriptors, the disk)
+are reported as what they are, so that nobody removes a good checkpoint.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from dlrm_jax.errors import InputError
 
-# TensorStore's words for what the system or its resources refuse.
+# TensorStore's codes of errors of the system or its resources.
 _REFUSED = re.compile(
   r'(PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|UNKNOWN|INTERNAL|ABORTED'
   r'|CANCELLED|DEADLINE_EXCEEDED|UNAUTHENTICATED): '
@@ -26,18 +26,18 @@ _DETAILS = re.compile(r' \[(tensorstore_spec|os_error_code|OS error)')
 
 
 class Damaged(Exception):
-  """Something of a checkpoint is not as it was written; says what."""
+  """A part of a checkpoint is missing or differs from what was written."""
 
 
 class StoreError(Exception):
-  """TensorStore could not read something; says what and why."""
+  """TensorStore could not read a file or an array."""
 
 
 def result_of(future: Any) -> Any:
-  """What TensorStore read.
+  """The result of a future of TensorStore.
 
   Raises:
-    StoreError: it could not.
+    StoreError: it could not read.
   """
   try:
     return future.result()
@@ -46,9 +46,9 @@ def result_of(future: Any) -> Any:
 
 
 def _number(error: Exception) -> int:
-  """What the system called an error of TensorStore; 0: nothing."""
-  found = _OF_SYSTEM.search(str(error))
-  return int(found[1] or found[2]) if found else 0
+  """The system's number of an error of TensorStore; 0: it names none."""
+  match = _OF_SYSTEM.search(str(error))
+  return int(match[1] or match[2]) if match else 0
 
 
 def _text(error: Exception) -> str:
@@ -63,7 +63,7 @@ def _text(error: Exception) -> str:
 
 
 def _is_refused(error: Exception) -> bool:
-  """Whether the system did not let it happen, whatever the file holds."""
+  """Whether the system refused, whatever the file holds."""
   if isinstance(error, OSError):
     return not isinstance(error, FileNotFoundError)
   if number := _number(error):
@@ -72,8 +72,8 @@ def _is_refused(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def reading(folder: Path, others: Sequence[int]) -> Iterator[None]:
-  """Tells what fails within it as what it is.
+def explain_read_errors(folder: Path, others: Sequence[int]) -> Iterator[None]:
+  """Context in which errors of reading a checkpoint become `InputError`.
 
   Args:
     folder: the checkpoint that is read.
@@ -94,7 +94,7 @@ def _why_not_read(folder: Path, others: Sequence[int], error: Exception) -> str:
       f'keeps only some checkpoints; give the command again'
     )
   if _is_refused(error):
-    return f'{folder}: can not be read: {_text(error)}'
+    return f'{folder}: cannot be read: {_text(error)}'
   if others:
     mend = f'move this folder away to go on from step {max(others)}'
   else:
@@ -103,12 +103,12 @@ def _why_not_read(folder: Path, others: Sequence[int], error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: Path, advice: str) -> Iterator[None]:
-  """Tells a full disk, and what else the system refuses, in one line.
+def explain_write_errors(path: Path, advice: str) -> Iterator[None]:
+  """Context in which a full disk and the like become `InputError`.
 
   Args:
-    path: what is written.
-    advice: what to do, and what is safe.
+    path: the file or folder that is written.
+    advice: end of the message: what to do, and what is safe.
   """
   try:
     yield
@@ -118,5 +118,5 @@ def writing(path: Path, advice: str) -> Iterator[None]:
     if not isinstance(error, OSError) and not _is_refused(error):
       raise
     raise InputError(
-      f'{path}: can not be written: {_text(error)}; {advice}'
+      f'{path}: cannot be written: {_text(error)}; {advice}'
     ) from error

@@ -1,24 +1,30 @@
 """Whether a checkpoint fits the state that is wanted: tables, shapes, dtypes.
 
-Arrays go by the names that Orbax gives them, `params.model.top.dense_0.kernel`.
-Those of `tables` and of the tables' optimizer whose last name is a stack's
-have rows; the name before it is that of a family, which `moving` takes from
-layout to layout. Everything else is equal in every layout.
+Arrays have the names that Orbax gives them, `params.model.top.dense_0.kernel`.
+Arrays of `tables` and of the tables' optimizer with a stack's name in them
+have rows: `tables.rows_16`, or `tables.rows_16_int8.codes` where a storage
+keeps several arrays. The names before the stack's are those of a *family*,
+which `moving` takes from layout to layout. Everything else is equal in every
+layout.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from dlrm_jax.embedding.layout import Layout
+from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.errors import InputError
 from dlrm_jax.rows import Pytree
 from dlrm_jax.training.state import TrainState
 
-_WITH_ROWS = ('tables', 'table_state')
+TABLES = 'tables'
+"""The family of the tables' values, which their storages keep."""
+
+_WITH_ROWS = (TABLES, 'table_state')
 _ADVICE = {
   'absent': (
     "tables are the data set's sparse columns, and those that "
@@ -29,11 +35,27 @@ _ADVICE = {
     'or config.tables.encoding and config.tables.rows'
   ),
   'width': 'the width is config.model.dim',
+  'storage': 'use the config that it was trained with',
 }
 
 
+class RowsName(NamedTuple):
+  """The name of an array with rows, in parts.
+
+  Attributes:
+    family: names before the stack's, such as 'tables'.
+    stack: name of the stack.
+    array: name of one of the arrays of the stack's storage; empty where there
+      is one array.
+  """
+
+  family: str
+  stack: str
+  array: str
+
+
 def leaves(tree: Pytree) -> dict[str, Any]:
-  """Arrays of a tree, or what stands for them, by the names of Orbax."""
+  """Arrays of a tree, or their shapes, by the names that Orbax gives them."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='.'): x
     for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -41,54 +63,70 @@ def leaves(tree: Pytree) -> dict[str, Any]:
   }
 
 
-def family_of(name: str, layout: Layout) -> tuple[str, str] | None:
-  """Family and stack of an array with rows."""
-  family, _, last = name.rpartition('.')
-  if family.split('.')[0] in _WITH_ROWS and last in layout.stacks:
-    return family, last
+def rows_name(name: str, layout: Layout) -> RowsName | None:
+  """The parts of the name of an array with rows; None for other arrays."""
+  parts = name.split('.')
+  if parts[0] not in _WITH_ROWS:
+    return None
+  for k in (-1, -2):
+    if len(parts) > -k and parts[k] in layout.stacks:
+      after = parts[len(parts) + k + 1 :]
+      return RowsName('.'.join(parts[:k]), parts[k], '.'.join(after))
   return None
 
 
-def _size(layout: Layout, table: str) -> tuple[int, int] | None:
+def _size(layout: Layout, table: str) -> tuple[int, int, str] | None:
+  """Rows, width and storage of a table; None where it is absent."""
   if table not in layout.rows:
     return None
-  return layout.rows[table], sum(b.dim for b in layout.blocks[table])
+  blocks = layout.blocks[table]
+  storage = layout.stacks[blocks[0].stack].storage.name
+  return layout.rows[table], sum(b.dim for b in blocks), storage
 
 
 def _check_tables(here: Path, then: Layout, now: Layout) -> None:
   for table in sorted(then.rows.keys() | now.rows.keys()):
-    sizes = _size(then, table), _size(now, table)
-    if sizes[0] == sizes[1]:
+    saved, wanted = _size(then, table), _size(now, table)
+    if saved == wanted:
       continue
-    known = [size for size in sizes if size]
     names = ['absent']
-    if len(known) == 2:
-      (rows, width), (other_rows, other_width) = known
-      differ = {'rows': rows != other_rows, 'width': width != other_width}
-      names = [name for name, differs in differ.items() if differs]
-    there, wanted = (
-      f'{size[0]:,} x {size[1]}' if size else 'absent' for size in sizes
-    )
+    if saved and wanted:
+      differ = zip(('rows', 'width', 'storage'), saved, wanted, strict=True)
+      names = [name for name, a, b in differ if a != b]
+    described = [
+      _size_text(size, 'storage' in names) if size else 'absent'
+      for size in (saved, wanted)
+    ]
     raise InputError(
-      f'{here}: table {table} (rows x width) is {there} in the checkpoint and '
-      f'{wanted} by the config and its data; '
+      f'{here}: table {table} (rows x width) is {described[0]} in the '
+      f'checkpoint and {described[1]} by the config and its data; '
       f'{"; ".join(_ADVICE[name] for name in names)}'
     )
 
 
+def _size_text(size: tuple[int, int, str], with_storage: bool) -> str:
+  rows, width, storage = size
+  return f'{rows:,} x {width}' + (f' of {storage}' if with_storage else '')
+
+
 def _described(
-  found: Mapping[str, Any], layout: Layout, fields: set[str]
+  arrays: Mapping[str, Any], layout: Layout, fields: set[str]
 ) -> Iterator[tuple[str, str]]:
-  """Names with dtypes and shapes; families, whatever their layout."""
-  for name, x in found.items():
+  """Names of arrays with dtypes and shapes; of families without shapes."""
+  for name, x in arrays.items():
     if name.split('.')[0] not in fields:
       continue
-    family, dtype = family_of(name, layout), np.dtype(x.dtype)
-    if family is None:
+    with_rows, dtype = rows_name(name, layout), np.dtype(x.dtype)
+    if with_rows is None:
       yield name, f'{dtype}{tuple(x.shape)}'
     else:
       kind = 'a number' if len(x.shape) == 1 else 'a vector'
-      yield family[0], f'{kind} of {dtype} for each row'
+      family, stack, array = with_rows
+      storage = layout.stacks[stack].storage
+      # Tables of several storages are in one family.
+      kept = [storage.name] if family == TABLES and storage != FLOAT32 else []
+      label = '.'.join(filter(None, (family, *kept, array)))
+      yield label, f'{kind} of {dtype} for each row'
 
 
 def check_fits(
@@ -98,23 +136,26 @@ def check_fits(
   abstract: TrainState,
   layout: Layout,
 ) -> None:
-  """Raises `InputError` where a checkpoint is of other tables or layers.
+  """Compares a checkpoint with the state that is wanted.
 
   Args:
-    here: the checkpoint, for the message.
+    here: folder of the checkpoint, for the message.
     then: layout of its tables.
-    arrays: what it has, with shapes and dtypes, by name.
-    abstract: the state wanted; a field that is None is not looked at.
-    layout: of the tables wanted.
+    arrays: its arrays by name, with shapes and dtypes.
+    abstract: the state wanted; fields that are None are ignored.
+    layout: layout of the tables wanted.
+
+  Raises:
+    InputError: the checkpoint has other tables or layers.
   """
   _check_tables(here, then, layout)
   fields = {name for name, value in vars(abstract).items() if value is not None}
-  there = dict(_described(arrays, then, fields))
+  saved = dict(_described(arrays, then, fields))
   wanted = dict(_described(leaves(abstract), layout, fields))
-  for name in sorted(there.keys() | wanted.keys()):
-    if there.get(name) != wanted.get(name):
+  for name in sorted(saved.keys() | wanted.keys()):
+    if saved.get(name) != wanted.get(name):
       raise InputError(
-        f'{here}: {name.replace(".", "/")} is {there.get(name, "absent")} in '
+        f'{here}: {name.replace(".", "/")} is {saved.get(name, "absent")} in '
         f'the checkpoint and {wanted.get(name, "absent")} by the config and '
         f'its data; use the config and the prepared data that it was trained '
         f'with'

@@ -1,40 +1,43 @@
 """Rows from one layout to another, a piece at a time.
 
-Where a row lives is arithmetic (`Layout.locate`), so a move needs no
-converter and no table as a whole. The rows of a block that one old shard
+The address of a row is arithmetic (`Layout.locate`), so a move needs neither a
+converter nor a whole table in memory. The rows of a block that one old shard
 holds lie one after the other: they are read in pieces of bounded size, their
-addresses in the new layout are computed, and those that land on devices of
-this process are kept. A piece of which none lands here is not read. So a
+addresses in the new layout are computed, and a process keeps those that land
+on its devices. It does not read pieces of which no row lands there. So a
 process holds its own part of one new stack, and a piece.
 
-What is moved is a *family*: one array for each stack, either `f32[R, D]`
-(values, and moments of an optimizer) or `f32[R]` (the mean square of row-wise
-Adagrad, over the columns of a block: blocks of other columns get the mean of
-those that they overlap, weighted by shared columns).
+What moves is a *family*: for each stack the arrays of its storage, or one
+array f32[R] of the optimizer's state, such as the mean squares of row-wise
+Adagrad. Rows move as their storage keeps them. Where the column blocks of a
+table change, or its copies are averaged, rows are decoded and encoded again;
+of f32[R], a new block gets the mean of the old blocks, weighted by the columns
+that they share.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 
-from dlrm_jax.embedding.layout import Address, Kind, Layout
+from dlrm_jax.embedding.layout import Address, Layout, Stack, StackKind
+from dlrm_jax.rows import Pytree
 
 _PIECE = 8 * 2**20  # bytes
 
 
-class _Run(NamedTuple):
-  """Rows of a block that lie side by side in an old stack, and their way.
+class _Stretch(NamedTuple):
+  """Rows of a block that lie side by side in an old stack.
 
   Attributes:
     source: the old block.
     targets: the new blocks that share columns with it.
     first: the first row of the table.
-    count: rows; from one to the next it is `source.spread`.
-    starts: the first one's address in every copy that counts.
-    node: whose copy this is; None: the mean of all of `starts`.
+    count: number of rows; consecutive ones differ by `source.spread`.
+    starts: address of the first row in each copy to average.
+    node: number of the copy; None: the mean of all of `starts`.
   """
 
   source: Address
@@ -46,19 +49,56 @@ class _Run(NamedTuple):
 
   @property
   def rows(self) -> np.ndarray:
-    """Of the table, i64[count]."""
+    """Rows of the table, i64[count]."""
     return self.first + self.source.spread * np.arange(self.count)
 
 
-class _Part(NamedTuple):
-  """Rows `low` to `low + len(values)` of a new stack: those of this process."""
+class _LocalRows(NamedTuple):
+  """This process's rows of a new stack.
+
+  Attributes:
+    low: the first of them.
+    high: the row behind the last.
+    stack: the stack.
+    arrays: its arrays, [high - low, width] or [high - low].
+  """
 
   low: int
-  values: np.ndarray
+  high: int
+  stack: Stack
+  arrays: Pytree
 
-  def has(self, at: np.ndarray) -> np.ndarray:
-    """Which of some addresses are in it."""
-    return (at >= self.low) & (at < self.low + len(self.values))
+  def has(self, rows: np.ndarray) -> np.ndarray:
+    """Which rows of the stack belong to this process, bool[n]."""
+    return (rows >= self.low) & (rows < self.high)
+
+  def put(self, rows: np.ndarray, kept: Pytree) -> None:
+    """Writes rows as the storage keeps them, if this process has them."""
+    mine = self.has(rows)
+
+    def put_leaf(x: np.ndarray, values: Any) -> None:
+      x[rows[mine] - self.low] = np.asarray(values)[mine]
+
+    jax.tree.map(put_leaf, self.arrays, kept)
+
+  def add_numbers(
+    self, rows: np.ndarray, numbers: np.ndarray, fraction: float
+  ) -> None:
+    """Adds to one number a row, times the fraction of shared columns."""
+    mine = self.has(rows)
+    self.arrays[rows[mine] - self.low] += numbers[mine] * fraction
+
+  def put_columns(
+    self, rows: np.ndarray, values: np.ndarray, columns: slice
+  ) -> None:
+    """Writes some columns of the values of rows, f32[n, columns]."""
+    mine = self.has(rows)
+    local, stack = rows[mine] - self.low, self.stack
+    old = jax.tree.map(lambda x: x[local], self.arrays)
+    new = np.array(stack.storage.decode(old, stack.dim))
+    new[:, columns] = values[mine]
+    kept = stack.storage.encode(cast(Any, new), None)
+    self.put(rows[mine], kept)
 
 
 def _overlap(old: Address, new: Address) -> bool:
@@ -66,34 +106,34 @@ def _overlap(old: Address, new: Address) -> bool:
 
 
 def _cut(
-  old: Layout, table: str, run: _Run, each: bool, most: int
-) -> Iterator[_Run]:
-  """Runs of at most `most` rows.
+  old: Layout, table: str, stretch: _Stretch, apart: bool, most: int
+) -> Iterator[_Stretch]:
+  """Stretches of at most `most` rows.
 
   Args:
-    old: the layout.
-    table: whose rows.
-    run: source and targets.
-    each: whether copies of an independent table stay apart.
-    most: rows of a run.
+    old: the old layout.
+    table: name of the table.
+    stretch: source and targets.
+    apart: whether copies of an independent table stay apart.
+    most: largest number of rows of a stretch.
   """
-  block = run.source
+  block = stretch.source
   stack = old.stacks[block.stack]
-  independent = stack.kind is Kind.INDEPENDENT
+  independent = stack.kind is StackKind.INDEPENDENT
   starts = [s * stack.shard_rows + block.offset for s in range(stack.shards)]
-  kept: list[tuple[int, tuple[int, ...], int | None]]
-  if independent and not each:
-    kept = [(0, tuple(starts), None)]
+  shards: list[tuple[int, tuple[int, ...], int | None]]
+  if independent and not apart:
+    shards = [(0, tuple(starts), None)]
   else:
-    kept = [
+    shards = [
       (shard, (start,), shard if independent else None)
       for shard, start in enumerate(starts)
     ]
-  for shard, firsts, node in kept:
+  for shard, firsts, node in shards:
     turn = 0 if independent else (shard - block.first) % stack.shards
     held = old.held(table, block, shard)
     for a in range(0, held, most):
-      yield run._replace(
+      yield stretch._replace(
         first=turn + block.spread * a,
         count=min(most, held - a),
         starts=tuple(start + a for start in firsts),
@@ -101,8 +141,10 @@ def _cut(
       )
 
 
-def _runs(old: Layout, new: Layout, stack: str, piece: int) -> Iterator[_Run]:
-  """All that goes to a new stack, in runs of at most `piece` bytes."""
+def _stretches(
+  old: Layout, new: Layout, stack: str, piece: int
+) -> Iterator[_Stretch]:
+  """All rows of a new stack, in stretches of at most `piece` bytes."""
   wanted: dict[str, list[Address]] = {}
   for table, block in new.in_stack(stack):
     wanted.setdefault(table, []).append(block)
@@ -111,83 +153,94 @@ def _runs(old: Layout, new: Layout, stack: str, piece: int) -> Iterator[_Run]:
       targets = tuple(block for block in blocks if _overlap(source, block))
       if targets:
         then, now = old.stacks[source.stack], new.stacks[stack]
-        each = then.kind is now.kind and then.shards == now.shards
-        run = _Run(source, targets, 0, 0, (), None)
-        most = max(1, piece // (4 * source.dim))
-        yield from _cut(old, table, run, each, most)
+        apart = then.kind is now.kind and then.shards == now.shards
+        stretch = _Stretch(source, targets, 0, 0, (), None)
+        most = max(1, piece // then.storage.row_bytes(source.dim))
+        yield from _cut(old, table, stretch, apart, most)
 
 
-def _side_by_side(shape: tuple[int, ...], dim: int) -> int:
-  """Rows of a stack in a row of its array, which may be packed."""
-  return 1 if len(shape) == 1 else shape[1] // dim
+def _side_by_side(shape: tuple[int, ...], width: int) -> int:
+  """Number of rows in a row of an array, which may be packed."""
+  return 1 if len(shape) == 1 else shape[1] // width
 
 
-def _slice(array: Any, run: _Run, start: int) -> np.ndarray:
-  """`run.count` rows from `start` on."""
-  k = _side_by_side(array.shape, run.source.dim)
-  low, high = start // k, -(-(start + run.count) // k)
+def _slice(array: Any, width: int, start: int, count: int) -> np.ndarray:
+  """Some rows of a stack's array, [count, width] or [count]."""
+  k = _side_by_side(array.shape, width)
+  low, high = start // k, -(-(start + count) // k)
   values = np.asarray(array[low:high])
   rows = values.reshape(len(values) * k, -1) if values.ndim == 2 else values
-  return rows[start - low * k :][: run.count]
+  return rows[start - low * k :][:count]
 
 
-def _read(array: Any, run: _Run) -> np.ndarray:
-  """The rows of a run; the mean of its copies."""
-  first, *others = run.starts
-  values = _slice(array, run, first)
-  if others:
-    values = values.astype(np.float64)
-    for start in others:
-      values += _slice(array, run, start)
-    values /= len(run.starts)
-  return values
+def _read(tree: Pytree, stack: Stack, stretch: _Stretch) -> list[Pytree]:
+  """The rows of a stretch as their storage keeps them, for each copy."""
+  leaves = stack.storage.leaves(stack.dim)
+  return [
+    jax.tree.map(
+      lambda leaf, x, start=start: _slice(x, leaf.size, start, stretch.count),
+      leaves,
+      tree,
+    )
+    for start in stretch.starts
+  ]
+
+
+def _values(copies: list[Pytree], stack: Stack) -> np.ndarray:
+  """Values [n, D] of rows, or their numbers [n]; the mean of copies."""
+  values = [np.asarray(stack.storage.decode(x, stack.dim)) for x in copies]
+  if len(values) == 1:
+    return values[0]
+  total = np.zeros(values[0].shape)
+  for x in values:
+    total += x
+  return total / len(values)
 
 
 def _addresses(
-  layout: Layout, block: Address, run: _Run
+  layout: Layout, block: Address, stretch: _Stretch
 ) -> Iterator[np.ndarray]:
-  """Where the rows of a run live in the new layout: i64[n] for each copy."""
+  """Rows of the new stack for those of a stretch, i64[n] for each copy."""
   stack = layout.stacks[block.stack]
-  if stack.kind is not Kind.INDEPENDENT:
-    yield layout.locate(block, run.rows)
+  if stack.kind is not StackKind.INDEPENDENT:
+    yield layout.locate(block, stretch.rows)
     return
-  for node in range(stack.shards) if run.node is None else (run.node,):
-    yield layout.locate(block, run.rows, node)
-
-
-def _place(
-  part: _Part, at: np.ndarray, values: np.ndarray, old: Address, new: Address
-) -> None:
-  """Writes what two blocks of a table share into this process's part."""
-  here = part.has(at)
-  at = at[here] - part.low
-  begin = max(old.column, new.column)
-  end = min(old.column + old.dim, new.column + new.dim)
-  if values.ndim == 1:
-    part.values[at] += values[here] * ((end - begin) / new.dim)
-  else:
-    into = slice(begin - new.column, end - new.column)
-    part.values[at, into] = values[here, begin - old.column : end - old.column]
+  nodes = range(stack.shards) if stretch.node is None else (stretch.node,)
+  for node in nodes:
+    yield layout.locate(block, stretch.rows, node)
 
 
 def _carry(
-  arrays: Mapping[str, Any], run: _Run, new: Layout, part: _Part
+  tree: Pytree, old: Stack, stretch: _Stretch, new: Layout, mine: _LocalRows
 ) -> None:
-  """Reads a run and places it, if any of it lands in this process's part."""
-  found = [
-    (target, at)
-    for target in run.targets
-    for at in _addresses(new, target, run)
-    if part.has(at).any()
+  """Reads a stretch and places it, if any row belongs to this process."""
+  places = [
+    (target, rows)
+    for target in stretch.targets
+    for rows in _addresses(new, target, stretch)
+    if mine.has(rows).any()
   ]
-  if found:
-    values = _read(arrays[run.source.stack], run)
-    for target, at in found:
-      _place(part, at, values, run.source, target)
+  if not places:
+    return
+  source, copies = stretch.source, _read(tree, old, stretch)
+  for target, rows in places:
+    same_columns = (source.column, source.dim) == (target.column, target.dim)
+    if same_columns and len(copies) == 1:
+      mine.put(rows, copies[0])
+      continue
+    values = _values(copies, old)
+    begin = max(source.column, target.column)
+    end = min(source.column + source.dim, target.column + target.dim)
+    if values.ndim == 1:
+      mine.add_numbers(rows, values, (end - begin) / target.dim)
+    else:
+      shared = values[:, begin - source.column : end - source.column]
+      columns = slice(begin - target.column, end - target.column)
+      mine.put_columns(rows, shared, columns)
 
 
-def local_rows(wanted: jax.ShapeDtypeStruct) -> tuple[int, int]:
-  """The first row that this process has, and the one behind its last."""
+def _local_range(wanted: jax.ShapeDtypeStruct) -> tuple[int, int]:
+  """The rows of an array that this process has: the first, and the end."""
   indices = wanted.sharding.addressable_devices_indices_map(wanted.shape)
   cuts = [i[0].indices(wanted.shape[0]) for i in indices.values() if i]
   return min(a for a, _, _ in cuts), max(b for _, b, _ in cuts)
@@ -199,8 +252,8 @@ def on_devices(
   """An array of which this process makes its part.
 
   Args:
-    like: its shape, dtype and sharding.
-    cut: index, a slice for each axis -> the values there; asked for once.
+    like: shape, dtype and sharding of the array.
+    cut: index, a slice for each axis -> the values there; called once each.
   """
   where = like.sharding.addressable_devices_indices_map(like.shape)
   same: dict[str, list[jax.Device]] = {}
@@ -209,7 +262,7 @@ def on_devices(
   parts = []
   for devices in same.values():
     values = cut(where[devices[0]])
-    # Copied, not a view of host memory, so that it can be donated.
+    # A copy, not a view of host memory, so that it can be donated.
     parts += [jax.device_put(values, d, may_alias=False) for d in devices]
   return jax.make_array_from_single_device_arrays(
     like.shape, like.sharding, parts
@@ -217,59 +270,80 @@ def on_devices(
 
 
 def rows_to_move(old: Layout, new: Layout) -> int:
-  """What `move` reports in all, for one family."""
+  """Number of rows that `move` reports in all, for one family."""
   return sum(
-    run.count
+    stretch.count
     for stack in new.stacks
-    for run in _runs(old, new, stack, sys.maxsize)
+    for stretch in _stretches(old, new, stack, sys.maxsize)
   )
 
 
 def move(
-  arrays: Mapping[str, Any],
+  family: Mapping[str, Pytree],
   old: Layout,
-  wanted: Mapping[str, jax.ShapeDtypeStruct],
+  wanted: Mapping[str, Pytree],
   new: Layout,
-  moved: Callable[[int], object] = lambda rows: None,
+  report: Callable[[int], object] = lambda rows: None,
   piece: int = _PIECE,
-) -> dict[str, jax.Array]:
+) -> dict[str, Pytree]:
   """Moves a family of stacks to another layout of the same tables.
 
-  Copies of an independent table become one by their mean; a table that
-  becomes independent is copied; as many copies as before stay themselves.
+  Copies of an independent table are averaged into one; a table that becomes
+  independent is copied; where the number of copies stays, each copy stays.
 
   Args:
-    arrays: by old stack, `[R, D]`, packed or not, or `[R]`: anything that a
-      slice can be taken of and made an array, such as a
-      `tensorstore.TensorStore`.
-    old: their layout.
-    wanted: shapes, dtypes and shardings by new stack.
-    new: their layout.
-    moved: called with numbers of rows, `rows_to_move` in all.
+    family: by old stack its arrays `[R, width]`, packed or not, or one array
+      `[R]`: objects of which a slice can be taken and made a NumPy array,
+      such as a `tensorstore.TensorStore`.
+    old: the old layout.
+    wanted: by new stack shapes, dtypes and shardings of its arrays.
+    new: the new layout.
+    report: called with numbers of rows moved, `rows_to_move` in all.
     piece: bytes of a table that are read at once.
 
   Returns:
-    Arrays by new stack. Rows where nothing lives are zero.
+    Arrays by new stack. Rows where no table has a row are zero.
   """
 
-  def made(stack: str, like: jax.ShapeDtypeStruct) -> jax.Array:
-    low, high = local_rows(like)
-    values = np.zeros((high - low, *like.shape[1:]), like.dtype)
-    dim = new.stacks[stack].dim
-    k = _side_by_side(like.shape, dim)
-    part = _Part(
-      low * k, values.reshape(-1, dim) if values.ndim == 2 else values
-    )
-    runs = _runs(old, new, stack, piece)
-    # In the order of the file: what is decoded together is used together.
-    for run in sorted(runs, key=lambda run: (run.source.stack, run.starts)):
-      _carry(arrays, run, new, part)
-      moved(run.count)
+  def make_stack(name: str, like: Pytree) -> Pytree:
+    stack = new.stacks[name]
+    mine, arrays = _empty(stack, like)
+    stretches = _stretches(old, new, name, piece)
+    # In the order of the file, since a block of it is decoded as a whole.
+    for stretch in sorted(stretches, key=lambda s: (s.source.stack, s.starts)):
+      source = stretch.source.stack
+      _carry(family[source], old.stacks[source], stretch, new, mine)
+      report(stretch.count)
 
-    def cut(index: tuple[slice, ...]) -> np.ndarray:
-      begin, end, _ = index[0].indices(like.shape[0])
-      return values[begin - low : end - low]
+    def make_array(like: jax.ShapeDtypeStruct, local: np.ndarray) -> jax.Array:
+      low, _ = _local_range(like)
 
-    return on_devices(like, cut)
+      def cut(index: tuple[slice, ...]) -> np.ndarray:
+        begin, end, _ = index[0].indices(like.shape[0])
+        return local[begin - low : end - low]
 
-  return {stack: made(stack, like) for stack, like in wanted.items()}
+      return on_devices(like, cut)
+
+    return jax.tree.map(make_array, like, arrays)
+
+  return {name: make_stack(name, like) for name, like in wanted.items()}
+
+
+def _empty(stack: Stack, like: Pytree) -> tuple[_LocalRows, Pytree]:
+  """This process's rows of a stack, all zero, and the same memory packed."""
+  leaves = stack.storage.leaves(stack.dim)
+
+  def zeros(like: jax.ShapeDtypeStruct) -> np.ndarray:
+    low, high = _local_range(like)
+    return np.zeros((high - low, *like.shape[1:]), like.dtype)
+
+  arrays = jax.tree.map(zeros, like)
+  by_rows = jax.tree.map(
+    lambda leaf, x: x.reshape(-1, leaf.size) if x.ndim == 2 else x,
+    leaves,
+    arrays,
+  )
+  first = jax.tree.leaves(like)[0]
+  k = _side_by_side(first.shape, stack.storage.arrays(stack.dim)[0].size)
+  low, high = _local_range(first)
+  return _LocalRows(low * k, high * k, stack, by_rows), arrays

@@ -1,7 +1,7 @@
-"""Bags of rows of one array: `pull` their sums, `push` their gradients.
+"""Bags of rows of one stack: `pull` their sums, `push` their gradients.
 
-Bags are pooled while they are gathered: for bags of L rows a loop over L
-adds up, so that `f32[B, K, D]` never exists. Nothing here knows of devices.
+Bags are summed while they are gathered, in a loop over the L rows of a bag,
+so that `f32[B, K, D]` never exists. All of this is local to one device.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dlrm_jax.rows import RowGrads, take
+from dlrm_jax.embedding.storage import FLOAT32, Storage
+from dlrm_jax.rows import Pytree, RowGrads
 
-# Rows of a bag added in one turn of the loop, in registers: fewer turns, and
-# more reads under way. More than about ten gain nothing.
+# Rows of a bag that one turn of the loop adds, in registers: fewer turns, and
+# more reads in flight. More than about ten gain nothing.
 _AT_ONCE = 8
 
 
@@ -22,7 +23,7 @@ class Bags(NamedTuple):
 
   Attributes:
     rows: i32[B, K].
-    weights: f32[B, K], or None: every row counts once.
+    weights: f32[B, K] that multiply the rows; None: all are 1.
   """
 
   rows: jax.Array
@@ -55,49 +56,62 @@ def _split(
   return cut
 
 
-def _gather(
-  stack: jax.Array, rows: jax.Array, weights: jax.Array | None, dim: int
-) -> jax.Array:
-  vectors = take(stack, rows, dim)
-  return vectors if weights is None else vectors * weights[..., None]
+class _Source(NamedTuple):
+  """A stack with its storage and its width D."""
+
+  tree: Pytree
+  storage: Storage
+  dim: int
+
+  def gather(self, rows: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Weighted rows, f32[*rows.shape, D]."""
+    vectors = self.storage.read(self.tree, rows, self.dim)
+    return vectors if weights is None else vectors * weights[..., None]
 
 
 def _pool(
-  stack: jax.Array, rows: jax.Array, weights: jax.Array | None, dim: int
+  source: _Source, rows: jax.Array, weights: jax.Array | None
 ) -> jax.Array:
   """Sums of bags: i32[B, G, L] -> f32[B, G, D]."""
   if rows.shape[-1] == 1:
-    return _gather(stack, rows[..., 0], _at(weights, 0), dim)
+    return source.gather(rows[..., 0], _in_bag(weights, 0))
 
-  def add_one(j: jax.Array, total: jax.Array) -> jax.Array:
-    one = lax.dynamic_index_in_dim(rows, j, 2, keepdims=False)
-    return total + _gather(stack, one, _at(weights, j), dim)
+  def add_row(j: jax.Array, total: jax.Array) -> jax.Array:
+    row = lax.dynamic_index_in_dim(rows, j, 2, keepdims=False)
+    return total + source.gather(row, _in_bag(weights, j))
 
-  zero = jnp.zeros((*rows.shape[:2], dim), stack.dtype)
-  return lax.fori_loop(0, rows.shape[-1], add_one, zero, unroll=_AT_ONCE)
+  zero = jnp.zeros((*rows.shape[:2], source.dim), jnp.float32)
+  return lax.fori_loop(0, rows.shape[-1], add_row, zero, unroll=_AT_ONCE)
 
 
-def _at(weights: jax.Array | None, j: jax.Array | int) -> jax.Array | None:
+def _in_bag(weights: jax.Array | None, j: jax.Array | int) -> jax.Array | None:
+  """Weights of row j of each bag, f32[B, G]."""
   if weights is None:
     return None
   return lax.dynamic_index_in_dim(weights, j, 2, keepdims=False)
 
 
 def pull(
-  stack: jax.Array, bags: Bags, groups: tuple[Group, ...], dim: int
+  stack: Pytree,
+  bags: Bags,
+  groups: tuple[Group, ...],
+  dim: int,
+  storage: Storage = FLOAT32,
 ) -> jax.Array:
   """Sums of bags of rows.
 
   Args:
-    stack: f32[R, D], or packed.
-    bags: the rows of K places, as `groups` lays them out.
-    groups: the static layout, K places in G bags.
+    stack: rows as the storage keeps them, packed or not.
+    bags: K rows an example.
+    groups: the static layout of the K rows, as G bags.
     dim: D.
+    storage: codec of the rows.
 
   Returns:
     f32[B, G, D].
   """
-  pooled = [_pool(stack, *cut, dim) for cut in _split(bags, groups)]
+  source = _Source(stack, storage, dim)
+  pooled = [_pool(source, *cut) for cut in _split(bags, groups)]
   return pooled[0] if len(pooled) == 1 else jnp.concatenate(pooled, 1)
 
 
@@ -105,13 +119,13 @@ def push(grads: jax.Array, bags: Bags, groups: tuple[Group, ...]) -> RowGrads:
   """The gradient of every gathered row: that of its bag, times its weight.
 
   Args:
-    grads: f32[B, G, D], of the bags.
+    grads: f32[B, G, D], gradients of the bags' sums.
     bags: the rows that were pulled.
-    groups: their layout.
+    groups: the static layout of the rows.
 
   Returns:
     Rows i32[B * K] and values f32[B * K, D]; or, where all bags have L rows
-    that count once, i32[B * G, L] and f32[B * G, D]. Rows can repeat.
+    without weights, i32[B * G, L] and f32[B * G, D]. Rows can repeat.
   """
   dim = grads.shape[-1]
   if bags.weights is None and len(groups) == 1:
@@ -119,15 +133,15 @@ def push(grads: jax.Array, bags: Bags, groups: tuple[Group, ...]) -> RowGrads:
       bags.rows.reshape(-1, groups[0].length), grads.reshape(-1, dim)
     )
   rows, values, bag = [], [], 0
-  for (count, _), (at, weights) in zip(
+  for (count, _), (of_group, weights) in zip(
     groups, _split(bags, groups), strict=True
   ):
     g = grads[:, bag : bag + count, None, :]
     if weights is None:
-      g = jnp.broadcast_to(g, (*at.shape, dim))
+      g = jnp.broadcast_to(g, (*of_group.shape, dim))
     else:
       g = g * weights[..., None]
-    rows.append(at.reshape(-1))
+    rows.append(of_group.reshape(-1))
     values.append(g.reshape(-1, dim))
     bag += count
   return RowGrads(jnp.concatenate(rows), jnp.concatenate(values))

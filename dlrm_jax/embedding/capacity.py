@@ -1,9 +1,9 @@
 """How much one device sends to another in the first round of an exchange.
 
-Shapes are static, so the room for each pair of devices is chosen before any
-id is seen: what ids that are spread evenly need, and a margin. Distinct rows
-travel, so a table never needs more room than it has rows. What does not fit
-travels in further rounds; nothing is dropped.
+Shapes are static, so the slots for each pair of devices are chosen before any
+id is seen: as many as evenly spread ids need, and a margin. Where distinct
+rows travel, a table never needs more slots than it has rows. What does not
+fit travels in further rounds; nothing is dropped.
 """
 
 import functools
@@ -13,13 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlrm_jax.embedding.layout import Address, Kind, Layout
+from dlrm_jax.embedding.layout import Address, Layout, StackKind
 
 _MARGIN = 1.125
 
 
-class Reader(NamedTuple):
-  """A bag of `length` rows that every example has in a block of a table."""
+class BagSpec(NamedTuple):
+  """A bag of rows that every example reads from a column block of a table.
+
+  Attributes:
+    table: name of the table.
+    block: address of the column block.
+    length: number of rows of the bag.
+  """
 
   table: str
   block: Address
@@ -27,60 +33,65 @@ class Reader(NamedTuple):
 
 
 class Capacity(NamedTuple):
-  """Room for each pair of devices: rows, and bags that they are summed to."""
+  """Slots for each pair of devices.
+
+  Attributes:
+    rows: number of rows.
+    bags: number of bags that these rows are summed to.
+  """
 
   rows: int
   bags: int
 
 
 def with_margin(expected: float, most: int) -> int:
-  """Room for so many things, which are as many as `most` at the utmost."""
-  spread = 4 * math.sqrt(expected)  # of random ids around the mean
+  """Slots for an expected number of random rows or bags, at most `most`."""
+  spread = 4 * math.sqrt(expected)  # four standard deviations
   rounded = -(-math.ceil(_MARGIN * expected + spread + 8) // 8) * 8
   return min(rounded, -(-most // 8) * 8)
 
 
 def shares(layout: Layout, block: Address, devices: int) -> np.ndarray:
-  """Part of a block's rows that each device has, f64[n]."""
+  """Fraction of a block's rows that each device has, f64[n]."""
   total = layout.stacks[block.stack].shards
   return _shares(total, block.first, block.spread, devices)
 
 
 @functools.cache
 def _shares(total: int, first: int, spread: int, devices: int) -> np.ndarray:
-  there = (np.arange(total) - first) % total < spread
-  found = there.reshape(devices, -1).sum(1) / spread
-  found.flags.writeable = False
-  return found
+  has_rows = (np.arange(total) - first) % total < spread
+  fractions = has_rows.reshape(devices, -1).sum(1) / spread
+  fractions.flags.writeable = False  # the cache shares it
+  return fractions
 
 
 def capacity(
-  layout: Layout, readers: Iterable[Reader], batch: int, devices: int
+  layout: Layout, bag_specs: Iterable[BagSpec], batch: int, devices: int
 ) -> Capacity:
-  """Room for a stack.
+  """Slots for the exchange of a stack.
 
   Args:
-    layout: of all tables.
-    readers: of this stack.
+    layout: the layout of all tables.
+    bag_specs: the bags of this stack.
     batch: examples of a device.
-    devices: that the stack is cut over.
+    devices: number of devices over which the stack is cut.
   """
-  readers = tuple(readers)
-  kind = layout.stacks[readers[0].block.stack].kind
+  bag_specs = tuple(bag_specs)
+  kind = layout.stacks[bag_specs[0].block.stack].kind
   rows = np.zeros(devices)
   bags = np.zeros(devices)
   lengths: dict[tuple[str, Address], int] = {}
-  for table, block, length in readers:
+  for table, block, length in bag_specs:
     lengths[table, block] = lengths.get((table, block), 0) + length
     bags += batch * (1 - (1 - shares(layout, block, devices)) ** length)
   for (table, block), length in lengths.items():
     part = shares(layout, block, devices)
     reads = batch * length * part
-    if kind is Kind.ROWS:  # distinct ones travel
+    if kind is StackKind.ROWS:  # distinct ones travel
       reads = np.minimum(reads, np.ceil(layout.rows[table] * part) + 1)
     rows += reads
-  all_rows = batch * sum(length for _, _, length in readers)
+  all_rows = batch * sum(length for _, _, length in bag_specs)
   return Capacity(
     rows=with_margin(rows.max(), all_rows),
-    bags=with_margin(bags.max(), min(all_rows, batch * len(readers))),
+    bags=with_margin(bags.max(), min(all_rows, batch * len(bag_specs))),
   )

@@ -1,8 +1,8 @@
-"""Encodings: how an id becomes rows of tables, and their vectors a vector.
+"""Encodings: how an id becomes rows of tables, and their vectors one vector.
 
-An encoding says *what* is looked up. Where the rows live (layout), how they
-move (optimizer) and how many ids an example has (feature) are not its
-business. `docs/encodings.md` has the whole family, with pictures.
+An encoding says *what* is looked up. Layouts say where the rows live,
+optimizers how they move, and features how many ids an example has.
+`docs/encodings.md` shows the whole family, with pictures.
 """
 
 import abc
@@ -26,22 +26,22 @@ class Encoding(abc.ABC):
   @property
   @abc.abstractmethod
   def tables(self) -> tuple[Table, ...]:
-    """The tables that it reads, one a part; a table may stand repeatedly."""
+    """The table of each part; the same table may occur several times."""
 
   @property
   @abc.abstractmethod
   def ids(self) -> int:
-    """How many ids it takes: 0, 1, ...; others are not there."""
+    """Number of ids; ids outside 0 ... ids - 1 are treated as PAD."""
 
   @property
   @abc.abstractmethod
   def dim(self) -> int:
-    """D, the width of its vectors."""
+    """Width of the vectors, D."""
 
   @property
   @abc.abstractmethod
   def pools_first(self) -> bool:
-    """Whether it combines sums of rows, one a bag, or the rows of each id."""
+    """Whether it combines the summed rows of a bag, or the rows of each id."""
 
   @abc.abstractmethod
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
@@ -49,31 +49,31 @@ class Encoding(abc.ABC):
 
   @abc.abstractmethod
   def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
-    """Vectors of the parts -> f32[B, L, D]; it may make linen layers.
+    """Vectors of the parts -> f32[B, L, D]; may create linen layers.
 
-    Ids that are not there, whose parts are zeros, give zeros.
+    PAD, whose parts are zeros, gives zeros.
 
     Args:
-      parts: f32[B, L, d], one for each table; where it pools first, of bags:
-        f32[B, 1, d].
+      parts: vectors f32[B, L, d] of each table; for encodings that pool
+        first, sums of bags f32[B, 1, d].
       ids: i32[B, L].
     """
 
   @abc.abstractmethod
   def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
-    """The same with its tables elsewhere."""
+    """The same encoding with other placements of its tables."""
 
   def layers(self) -> int:
-    """How many parameters its linen layers have."""
+    """Number of parameters of its linen layers."""
     return 0
 
   def activations(self) -> int:
-    """How many numbers these layers make for an id, or a sum of ids."""
+    """Number of activations of its layers for an id, or for a bag."""
     return 0
 
   @property
   def alike(self) -> Hashable:
-    """Equal for encodings that combine alike: they are combined together."""
+    """A key: encodings with equal keys are combined in one operation."""
     return self
 
 
@@ -81,7 +81,7 @@ class Encoding(abc.ABC):
 class Plain(Encoding):
   """Id i is row i: the table has a row for every id.
 
-  The naive complementary partition of arXiv 1909.02107: a bucket for each.
+  The naive complementary partition of arXiv 1909.02107.
   """
 
   table: Table
@@ -93,21 +93,21 @@ class Plain(Encoding):
 
   @property
   def ids(self) -> int:
-    """A row each."""
+    """Number of rows of the table."""
     return self.table.rows
 
   @property
   def dim(self) -> int:
-    """Of the table."""
+    """Width of the table."""
     return self.table.dim
 
   @property
   def pools_first(self) -> bool:
-    """A bag is a sum of rows."""
+    """Always, as a bag is a sum of rows."""
     return True
 
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Ids are rows; those that the table has not are PAD."""
+    """Ids are rows; ids behind the last row become PAD."""
     return (jnp.where(ids < self.table.rows, ids, PAD),)
 
   def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
@@ -116,12 +116,12 @@ class Plain(Encoding):
     return parts[0]
 
   def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
-    """The same with its table elsewhere."""
+    """The same encoding with another placement of its table."""
     return dataclasses.replace(self, table=place(self.table))
 
   @property
   def alike(self) -> Hashable:
-    """All of equal width are."""
+    """Plain encodings of equal width are combined together."""
     return Plain, self.table.dim
 
 
@@ -133,13 +133,14 @@ class Composed(Encoding):
   4. Hashing is one partition; ROBE several hashes into one table.
 
   Attributes:
-    of: tables of the first partitions; a path has one only.
-    partition: ids to buckets.
-    operation: vectors to one.
-    width: D.
-    sums_first: for operations that are not linear: whether the vectors of a
-      bag are summed before they are combined, as facebookresearch/dlrm does,
-      and not after, as the paper does. The same where bags have one id.
+    of: tables of the first partitions; path-based encodings have only one.
+    partition: function from ids to buckets.
+    operation: function from the buckets' vectors to one vector.
+    width: width of the vectors, D.
+    sums_first: whether the vectors of a bag are summed before they are
+      combined, as in facebookresearch/dlrm, and not after, as in the paper.
+      It makes a difference only for operations that are not linear, and bags
+      of several ids.
   """
 
   of: tuple[Table, ...]
@@ -150,79 +151,79 @@ class Composed(Encoding):
 
   @property
   def tables(self) -> tuple[Table, ...]:
-    """One a partition, but of a path."""
+    """One table per partition; path-based encodings have only the first."""
     return self.of
 
   @property
   def ids(self) -> int:
-    """Of the partition."""
+    """Number of ids of the partition."""
     return self.partition.ids
 
   @property
   def dim(self) -> int:
-    """D."""
+    """Width of the vectors, D."""
     return self.width
 
   @property
   def pools_first(self) -> bool:
-    """Where that is the same, or asked for."""
+    """Where pooling first gives the same result, or `sums_first`."""
     alone = len(self.partition.buckets) == 1
     return alone or self.operation.linear or self.sums_first
 
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
     """Buckets are rows."""
-    there = self._there(ids)
-    buckets = self.partition.split(jnp.where(there, ids, 0))
-    return tuple(jnp.where(there, b, PAD) for b in buckets[: len(self.of)])
+    known = self._known(ids)
+    buckets = self.partition.split(jnp.where(known, ids, 0))
+    return tuple(jnp.where(known, b, PAD) for b in buckets[: len(self.of)])
 
   def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
     """The operation's result; zeros for PAD."""
     sizes, name = self._choices, self.of[0].name
     if not sizes:
       return self.operation.combine(parts, (), (), name)
-    there = self._there(ids)
-    choices = self.partition.split(jnp.where(there, ids, 0))[len(self.of) :]
-    made = self.operation.combine(parts, choices, sizes, name)
-    return jnp.where(there[..., None], made, 0.0)
+    known = self._known(ids)
+    choices = self.partition.split(jnp.where(known, ids, 0))[len(self.of) :]
+    combined = self.operation.combine(parts, choices, sizes, name)
+    return jnp.where(known[..., None], combined, 0.0)
 
-  def _there(self, ids: jax.Array) -> jax.Array:
+  def _known(self, ids: jax.Array) -> jax.Array:
     return (ids >= 0) & (ids < self.partition.ids)
 
   def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
-    """The same with its tables elsewhere."""
+    """The same encoding with other placements of its tables."""
     return dataclasses.replace(self, of=tuple(map(place, self.of)))
 
   @property
   def alike(self) -> Hashable:
-    """Operations without layers depend on the widths only."""
+    """Operations without layers depend only on the widths of the tables."""
     if self.layers():
       return self
     return self.operation, tuple(t.dim for t in self.of), self.pools_first
 
   def layers(self) -> int:
-    """Those of the operation."""
+    """Number of parameters of the operation's layers."""
     return self.operation.layers(self.width, self._choices)
 
   def activations(self) -> int:
-    """Those of the operation."""
+    """Number of activations of the operation's layers."""
     return self.operation.activations(self.width, self._choices)
 
   @property
   def _choices(self) -> tuple[int, ...]:
-    """Buckets of the partitions without a table."""
+    """Numbers of buckets of the partitions without a table."""
     return self.partition.buckets[len(self.of) :]
 
 
 @dataclasses.dataclass(frozen=True)
 class Projected(Encoding):
-  """A row of width d, and a matrix that takes it to width D: z = W[x] P.
+  """A row of width d and a matrix that projects it to width D: z = W[x] P.
 
   Mixed dimensions: rare features get narrow rows. Source: A. Ginart et al.,
   arXiv 1909.11810.
 
   Attributes:
-    table: of width d.
-    width: D.
+    table: the table, of width d.
+    width: width of the vectors, D.
   """
 
   table: Table
@@ -235,21 +236,21 @@ class Projected(Encoding):
 
   @property
   def ids(self) -> int:
-    """A row each."""
+    """Number of rows of the table."""
     return self.table.rows
 
   @property
   def dim(self) -> int:
-    """D."""
+    """Width of the vectors, D."""
     return self.width
 
   @property
   def pools_first(self) -> bool:
-    """The projection of a sum is the sum of projections."""
+    """Always, as the projection of a sum is the sum of projections."""
     return True
 
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Ids are rows; those that the table has not are PAD."""
+    """Ids are rows; ids behind the last row become PAD."""
     return Plain(self.table).rows(ids)
 
   def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
@@ -263,9 +264,9 @@ class Projected(Encoding):
     )(parts[0])
 
   def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
-    """The same with its table elsewhere."""
+    """The same encoding with another placement of its table."""
     return dataclasses.replace(self, table=place(self.table))
 
   def layers(self) -> int:
-    """The matrix."""
+    """Number of elements of the matrix."""
     return self.table.dim * self.width

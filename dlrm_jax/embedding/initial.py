@@ -1,15 +1,17 @@
-"""First values: any shard of a stack is made by itself, from cell to value.
+"""Numbers of cells: first values, and noise for storages that round at random.
 
-No table is ever whole anywhere: the inverse of the layout says which table
-and row lives at an address, and an `Initializer` makes that very cell.
+Both are functions of a table, a row and a column only, so they do not depend
+on where the row lives. The inverse of the layout says which table and row
+live at a row of a stack.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlrm_jax.embedding.layout import Layout, inverse
-from dlrm_jax.embedding.table import Table
+from dlrm_jax.embedding.layout import Layout, StackKind, inverse
+from dlrm_jax.embedding.table import Table, cell_bits
+from dlrm_jax.rows import mix32
 
 
 def shard_values(
@@ -19,38 +21,72 @@ def shard_values(
   seeds: jax.Array,
   shard: jax.Array,
 ) -> jax.Array:
-  """First values of a shard, f32[P, D]; 0 where no row lives.
+  """First values of a shard, f32[P, D]; 0 where no table has a row.
 
   Args:
-    layout: of all tables.
-    tables: all of them.
-    stack: whose shard.
-    seeds: u32[T], one a table.
-    shard: i32[], its number.
+    layout: the layout of all tables.
+    tables: all tables.
+    stack: name of the shard's stack.
+    seeds: u32[T], one for each table.
+    shard: i32[], number of the shard.
   """
-  number, row = inverse(layout, stack, shard)
+  local = jnp.arange(layout.stacks[stack].shard_rows, dtype=jnp.int32)
+  number, row = inverse(layout, stack, shard, local)
   blocks = layout.in_stack(stack)
   names = [table.name for table in tables]
   of_block = np.array([names.index(name) for name, _ in blocks], np.int32)
   bounds = np.array([_bound(tables[i]) for i in of_block], np.float32)
-  start = np.array([block.column for _, block in blocks], np.int32)
-  at = jnp.maximum(number, 0)
-  column = jnp.asarray(start)[at][:, None]
-  column = column + jnp.arange(blocks[0][1].dim, dtype=jnp.int32)[None]
+  block = jnp.maximum(number, 0)
   cells = (
-    seeds[jnp.asarray(of_block)[at]][:, None],
+    seeds[jnp.asarray(of_block)[block]][:, None],
     row[:, None],
-    column,
-    jnp.asarray(bounds)[at][:, None],
+    _columns(layout, stack, block),
+    jnp.asarray(bounds)[block][:, None],
   )
-  made = jnp.zeros(column.shape, jnp.float32)
+  values = jnp.zeros(cells[2].shape, jnp.float32)
   inits = [tables[i].init for i in of_block]
   for init in dict.fromkeys(inits):
-    uses = jnp.asarray(np.array([init == other for other in inits]))[at]
-    here = (uses & (number >= 0))[:, None]
-    made = jnp.where(here, init(*cells), made)
-  return made
+    uses = jnp.asarray(np.array([init == other for other in inits]))[block]
+    inside = (uses & (number >= 0))[:, None]
+    values = jnp.where(inside, init(*cells), values)
+  return values
 
 
 def _bound(table: Table) -> float:
   return table.rows**-0.5 if table.bound is None else table.bound
+
+
+def _columns(layout: Layout, stack: str, block: jax.Array) -> jax.Array:
+  """Columns of the table for rows of some blocks i32[M]: i32[M, D]."""
+  starts = [address.column for _, address in layout.in_stack(stack)]
+  column = jnp.asarray(np.array(starts, np.int32))[block][:, None]
+  return column + jnp.arange(layout.stacks[stack].dim, dtype=jnp.int32)[None]
+
+
+def noise(
+  layout: Layout, stack: str, rows: jax.Array, key: jax.Array
+) -> jax.Array:
+  """Random bits u32[M, D] for rows of a stack.
+
+  Hashed from the key, the table, its row and its column: the same wherever
+  the row lives. All copies of an independent table have different bits.
+
+  Args:
+    layout: the layout of all tables.
+    stack: name of the stack.
+    rows: i32[M], rows of the whole stack.
+    key: i32[] or u32[], another one in each step.
+  """
+  shard_rows = layout.stacks[stack].shard_rows
+  shard = rows // shard_rows
+  number, row = inverse(layout, stack, shard, rows - shard * shard_rows)
+  block = jnp.maximum(number, 0)
+  tables = list(layout.rows)
+  of_block = [tables.index(name) for name, _ in layout.in_stack(stack)]
+  seed = mix32(key.astype(jnp.uint32)) + jnp.asarray(
+    np.array(of_block, np.uint32)
+  )
+  seed = mix32(seed)[block]
+  if layout.stacks[stack].kind is StackKind.INDEPENDENT:
+    seed = mix32(seed + shard.astype(jnp.uint32))
+  return cell_bits(seed[:, None], row[:, None], _columns(layout, stack, block))

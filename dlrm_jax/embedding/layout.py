@@ -1,17 +1,17 @@
-"""Where rows live: placement is arithmetic on row addresses.
+"""Layouts: the row of an array at which each row of each table lives.
 
-Tables of equal width and kind are one array, a stack `f32[S * P, D]`: S
-logical shards of P rows each, cut over the devices on axis 0. A row `r` of a
-table lives at
+Tables of equal width, kind and storage share one array, a *stack* of S * P
+rows: S logical shards of P rows each, cut over the devices on axis 0. A row
+`r` of a table lives at
 
     address(r) = shard * P + offset + r // spread
     shard      = (first + r % spread) % S
 
-so any number of tables is one gather and one scatter, and where a row lives
-is a function of the config: the number of devices only has to divide S.
-Dealing rows in turn leaves no hot shard where a vocabulary is sorted by
-frequency; `first` differs from table to table, so that their heads differ,
-too.
+so any number of tables is one gather and one scatter, and addresses depend
+only on the config: the number of devices merely has to divide S. Because rows
+are dealt to shards in turn, no shard is busier than others where a vocabulary
+is sorted by frequency; `first` differs from table to table, so that the most
+frequent rows of the tables are on different shards, too.
 """
 
 import dataclasses
@@ -24,47 +24,56 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.embedding.table import Placement, Table
-from dlrm_jax.errors import InputError
-from dlrm_jax.rows import packed
-
-MAX_ROWS = 2**31 - 1
-_TILE = 8  # rows of a TPU's tile
+from dlrm_jax.embedding.storage import FLOAT32, Storage, storage_named
+from dlrm_jax.rows import Pytree
 
 
-class Kind(enum.Enum):
-  """What a stack's shards hold, and how its rows travel."""
+class StackKind(enum.Enum):
+  """What the shards of a stack hold, and how its rows travel."""
 
-  ROWS = 'rows'  # of one-hot features only: distinct rows travel
-  BAGS = 'bags'  # of multi-hot features, too: pooled bags travel
-  REPLICATED = 'replicated'  # one shard, on every device
-  INDEPENDENT = 'independent'  # every shard holds all rows
+  ROWS = 'rows'  # tables read by one-hot features only: distinct rows travel
+  BAGS = 'bags'  # tables read by multi-hot features: pooled bags travel
+  REPLICATED = 'replicated'  # one shard, of which each device has a copy
+  INDEPENDENT = 'independent'  # each shard holds all rows
 
 
 class Stack(NamedTuple):
-  """An array `f32[shards * shard_rows, dim]`, packed as `rows.packed` says."""
+  """An array of rows, or a dict of arrays, as its storage says.
 
-  kind: Kind
+  Attributes:
+    kind: what the shards hold.
+    shards: number of shards, S; 1 where replicated.
+    shard_rows: rows of a shard, P.
+    dim: width of the rows' values, D.
+    storage: codec of the rows.
+  """
+
+  kind: StackKind
   shards: int
   shard_rows: int
   dim: int
+  storage: Storage = FLOAT32
 
   @property
   def rows(self) -> int:
     """Rows of the array."""
     return self.shards * self.shard_rows
 
+  def local_rows(self, tree: Pytree) -> int:
+    """Number of rows in a device's part of the stack's arrays."""
+    return self.storage.count_rows(tree, self.dim)
+
 
 class Address(NamedTuple):
   """Where a column block of a table lives.
 
   Attributes:
-    stack: its name.
+    stack: name of the stack.
     first: shard of row 0.
-    spread: shards that it is dealt over.
-    offset: of its first row in each of them.
-    column: its first column in the table.
-    dim: its columns.
+    spread: number of shards over which the rows are dealt.
+    offset: position of the block's first row within each of these shards.
+    column: the table's column at which the block begins.
+    dim: number of columns of the block.
   """
 
   stack: str
@@ -77,13 +86,13 @@ class Address(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Stacks by name, and the blocks of every table.
+  """Stacks by name, and the column blocks of every table.
 
   Attributes:
-    shards: S.
-    stacks: by name.
-    blocks: of every table, by name, in the order of their columns.
-    rows: of every table.
+    shards: number of logical shards, S.
+    stacks: stacks by name.
+    blocks: column blocks of every table by its name, from left to right.
+    rows: number of rows of every table by its name.
   """
 
   shards: int
@@ -95,25 +104,32 @@ class Layout:
     """Rows of a table -> rows of a block's stack; PAD stays PAD.
 
     Args:
-      block: of the table; or `address_columns` of several.
-      rows: i32, any shape; numpy's or jax's.
-      node: whose copy of an independent table, broadcastable to `rows`.
+      block: a block of the table; or the `address_columns` of several.
+      rows: i32 of any shape, of NumPy or JAX.
+      node: number of the copy of an independent table, broadcastable to
+        `rows`; None: the first copy.
     """
     stack = self.stacks[block.stack]
     where = np.where if isinstance(rows, np.ndarray) else jnp.where
     turn, row = _dealt(rows, block.spread)
-    if stack.kind is Kind.INDEPENDENT:
+    if stack.kind is StackKind.INDEPENDENT:
       shard = 0 if node is None else node
     elif stack.shards == 1:
       shard = 0
     else:
       shard = block.first + turn
       shard = where(shard < stack.shards, shard, shard - stack.shards)
-    found = shard * stack.shard_rows + block.offset + row
-    return where(rows < 0, PAD, found)
+    address = shard * stack.shard_rows + block.offset + row
+    return where(rows < 0, PAD, address)
+
+  @property
+  def in_float32(self) -> 'Layout':
+    """The layout of optimizer state, which is kept in float32."""
+    stacks = {k: s._replace(storage=FLOAT32) for k, s in self.stacks.items()}
+    return dataclasses.replace(self, stacks=stacks)
 
   def in_stack(self, stack: str) -> list[tuple[str, Address]]:
-    """Blocks of a stack with their tables' names."""
+    """Blocks of a stack with the names of their tables."""
     return [
       (name, block)
       for name, blocks in self.blocks.items()
@@ -122,15 +138,15 @@ class Layout:
     ]
 
   def held(self, table: str, block: Address, shard: Any) -> Any:
-    """How many of a table's rows a shard has of one of its blocks.
+    """Number of rows of a block that a shard holds.
 
     Args:
-      table: its name.
-      block: of the table.
-      shard: a number, or an array of them.
+      table: name of the block's table.
+      block: a block of the table.
+      shard: number of a shard, or an array of numbers.
     """
     stack = self.stacks[block.stack]
-    if stack.kind is Kind.INDEPENDENT:
+    if stack.kind is StackKind.INDEPENDENT:
       return self.rows[table] + 0 * shard
     turn = (shard - block.first) % stack.shards
     rows = -(-(self.rows[table] - turn) // block.spread)
@@ -138,18 +154,23 @@ class Layout:
 
 
 def _dealt(rows: Any, spread: Any) -> tuple[Any, Any]:
-  """Whose turn a row of 0 or more is, and which of that one's rows it is."""
+  """(shard offset, local row) of rows dealt round-robin over shards.
+
+  Args:
+    rows: row numbers, 0 or more.
+    spread: number of shards.
+  """
   if isinstance(spread, int) and spread & (spread - 1) == 0:
-    # A compiler puts this into its gathers, where a division would cost.
+    # A compiler fuses this into its gathers, where a division would cost.
     return rows & (spread - 1), rows >> (spread.bit_length() - 1)
   return rows % spread, rows // spread
 
 
 def address_columns(blocks: Sequence[tuple[Address, int]]) -> Address:
-  """The address of rows that lie side by side, i32[B, K].
+  """The address of rows i32[B, K] whose columns belong to several blocks.
 
   Args:
-    blocks: of one stack, each with its number of columns.
+    blocks: blocks of one stack, each with its number of columns.
   """
 
   def column(name: str) -> Any:
@@ -165,40 +186,44 @@ def address_columns(blocks: Sequence[tuple[Address, int]]) -> Address:
 
 
 def inverse(
-  layout: Layout, stack: str, shard: jax.Array
+  layout: Layout, stack: str, shard: jax.Array, local: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """What a shard holds: the block of each of its rows, and the table's row.
+  """The block, and the row of its table, that live at rows of a shard.
 
   Args:
-    layout: of all tables.
-    stack: whose shard.
-    shard: i32[], its number.
+    layout: the layout of all tables.
+    stack: name of a stack.
+    shard: i32[] or i32[M], number of the shard of each row.
+    local: i32[M], rows within the shard.
 
   Returns:
-    Block numbers as `in_stack` lists them, and rows: i32[P] each. Both are
-    PAD where nothing lives.
+    Block numbers in the order of `in_stack`, and rows of the tables: i32[M]
+    each. Both are PAD where no table has a row.
   """
-  _, shards, shard_rows, _ = layout.stacks[stack]
-  independent = layout.stacks[stack].kind is Kind.INDEPENDENT
-  local = jnp.arange(shard_rows, dtype=jnp.int32)
-  number = jnp.full(shard_rows, PAD, jnp.int32)
-  row = jnp.full(shard_rows, PAD, jnp.int32)
+  shards = layout.stacks[stack].shards
+  independent = layout.stacks[stack].kind is StackKind.INDEPENDENT
+  number = jnp.full(local.shape, PAD, jnp.int32)
+  row = jnp.full(local.shape, PAD, jnp.int32)
   for i, (name, block) in enumerate(layout.in_stack(stack)):
     turn = 0 if independent else (shard - block.first) % shards
     r = turn + block.spread * (local - block.offset)
-    here = (local >= block.offset) & (r < layout.rows[name])
-    here &= turn < block.spread
-    number, row = jnp.where(here, i, number), jnp.where(here, r, row)
+    inside = (local >= block.offset) & (r < layout.rows[name])
+    inside &= turn < block.spread
+    number, row = jnp.where(inside, i, number), jnp.where(inside, r, row)
   return number, row
 
 
-def to_json(layout: Layout) -> dict[str, Any]:
-  """A layout as a checkpoint remembers it."""
+def layout_to_json(layout: Layout) -> dict[str, Any]:
+  """A layout as a checkpoint keeps it."""
   return {
     'shards': layout.shards,
     'rows': dict(layout.rows),
     'stacks': {
-      name: {**stack._asdict(), 'kind': stack.kind.value}
+      name: {
+        **stack._asdict(),
+        'kind': stack.kind.value,
+        'storage': stack.storage.name,
+      }
       for name, stack in layout.stacks.items()
     },
     'blocks': {
@@ -208,155 +233,31 @@ def to_json(layout: Layout) -> dict[str, Any]:
   }
 
 
-def from_json(saved: Mapping[str, Any]) -> Layout:
-  """The layout that a checkpoint remembers."""
+def layout_from_json(
+  saved: Mapping[str, Any], storages: Iterable[Storage] = ()
+) -> Layout:
+  """The layout that a checkpoint keeps.
+
+  Args:
+    saved: what `layout_to_json` returned. Earlier versions wrote no storage:
+      all their stacks are float32.
+    storages: storages that it may name, beside float32.
+
+  Raises:
+    InputError: it names another storage.
+  """
   return Layout(
     shards=saved['shards'],
     rows=dict(saved['rows']),
     stacks={
-      name: Stack(**stack)._replace(kind=Kind(stack['kind']))
+      name: Stack(**stack)._replace(
+        kind=StackKind(stack['kind']),
+        storage=storage_named(stack.get('storage', FLOAT32.name), storages),
+      )
       for name, stack in saved['stacks'].items()
     },
     blocks={
       name: tuple(Address(**block) for block in blocks)
       for name, blocks in saved['blocks'].items()
     },
-  )
-
-
-def _check(table: Table, shards: int) -> None:
-  spread, columns = table.placement.spread, table.placement.columns
-  if not 0 <= spread <= shards:
-    raise InputError(
-      f'table {table.name}: dealt over {spread} shards, but there are '
-      f'{shards} (config.tables.shards)'
-    )
-  if columns < 1 or table.dim % columns:
-    raise InputError(
-      f'table {table.name}: width {table.dim} can not be cut into {columns} '
-      f'equal column blocks (config.tables.columns)'
-    )
-
-
-def _kind(table: Table, pooled: bool) -> Kind:
-  placement: Placement = table.placement
-  if placement.replicated:
-    return Kind.REPLICATED
-  if placement.independent:
-    return Kind.INDEPENDENT
-  return Kind.BAGS if pooled else Kind.ROWS
-
-
-class _Filling:
-  """The shards of a stack while tables are laid into them."""
-
-  def __init__(self, kind: Kind, dim: int, shards: int) -> None:
-    self.kind, self.dim = kind, dim
-    self.shards = 1 if kind is Kind.REPLICATED else shards
-    self.rows = [0] * self.shards
-    self.reads = [0.0] * self.shards
-    self._turn = 0
-
-  def lay(self, rows: int, spread: int, reads: float) -> tuple[int, int, int]:
-    """Finds the place of a block: first shard, spread, offset."""
-    if self.kind in (Kind.REPLICATED, Kind.INDEPENDENT):
-      spread, first = 1, 0
-      span = list(range(self.shards))
-    else:
-      spread = spread or self.shards
-      first = self._best_start(rows, spread, reads)
-      span = [(first + k) % self.shards for k in range(spread)]
-    offset = max(self.rows[k] for k in span)
-    for k in span:
-      self.rows[k] = offset + -(-rows // spread)
-      self.reads[k] += reads / spread
-    return first, spread, offset
-
-  def _best_start(self, rows: int, spread: int, reads: float) -> int:
-    """Of all rows in turn; else where rows and reads stay least."""
-    if spread == self.shards:
-      self._turn += 1
-      return (self._turn - 1) % self.shards
-    all_rows = sum(self.rows) + rows
-    all_reads = sum(self.reads) + reads
-
-    def load(first: int) -> tuple[float, int]:
-      span = [(first + k) % self.shards for k in range(spread)]
-      return (
-        max(self.rows[k] for k in span) / max(all_rows, 1)
-        + max(self.reads[k] for k in span) / max(all_reads, 1e-9),
-        first,
-      )
-
-    return min(range(0, self.shards, spread), key=load)
-
-
-def aligned(rows: int, dim: int) -> int:
-  """Rows of a shard: whole tiles of a TPU, and many equal parts.
-
-  Checkpoints are written in parts, whose number must divide the rows.
-  """
-  unit = max(_TILE * packed(dim), 1 << max(rows // 128, 1).bit_length() - 1)
-  return -(-rows // unit) * unit
-
-
-def plan_layout(
-  tables: Iterable[Table], shards: int, hotness: Mapping[str, tuple[int, ...]]
-) -> Layout:
-  """Lays tables into stacks, the largest first.
-
-  Args:
-    tables: with their placements.
-    shards: S.
-    hotness: of the features that read each table, by its name.
-
-  Raises:
-    InputError: a placement is impossible, or a stack has too many rows.
-
-  >>> tables = [Table('a', 3, 8), Table('b', 50, 8)]
-  >>> layout = plan_layout(tables, 2, {'a': (1,), 'b': (1,)})
-  >>> layout.stacks['rows_8'].rows, layout.blocks['a'][0].offset
-  (256, 25)
-  """
-  tables = tuple(tables)
-  fillings: dict[str, _Filling] = {}
-  blocks: dict[str, tuple[Address, ...]] = {}
-  order = sorted(tables, key=lambda t: (t.placement.spread > 0, -t.rows))
-  for table in order:
-    _check(table, shards)
-    placement, reads = table.placement, hotness[table.name]
-    kind = _kind(table, max(reads) > 1)
-    dim = table.dim // placement.columns
-    name = f'{kind.value}_{dim}'
-    filling = fillings.setdefault(name, _Filling(kind, dim, shards))
-    blocks[table.name] = tuple(
-      Address(
-        name,
-        *filling.lay(table.rows, placement.spread, sum(reads)),
-        column=k * dim,
-        dim=dim,
-      )
-      for k in range(placement.columns)
-    )
-    rows = filling.shards * max(filling.rows)
-    if filling.shards * aligned(max(filling.rows), dim) > MAX_ROWS:
-      raise InputError(
-        f'table {table.name}: the tables of width {dim} have {rows:,} rows '
-        f'together; rows are numbered by int32, at most {MAX_ROWS:,}; hash '
-        f'the largest, change their width, or have fewer nodes if each has '
-        f'its own (config.tables.shards)'
-      )
-  return Layout(
-    shards=shards,
-    stacks={
-      name: Stack(
-        filling.kind,
-        filling.shards,
-        aligned(max(filling.rows), filling.dim),
-        filling.dim,
-      )
-      for name, filling in sorted(fillings.items())
-    },
-    blocks={t.name: blocks[t.name] for t in tables},
-    rows={t.name: t.rows for t in tables},
   )

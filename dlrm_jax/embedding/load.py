@@ -1,19 +1,22 @@
-"""What a layout asks of each device: rows held and read, bytes moved and sent.
+"""Costs of a layout on each device: rows held and read, bytes moved and sent.
 
-Counted from shapes, before any id is seen. The exchange has static shapes, so
-every device sends the same number of bytes, and a device that has more to do
-than the others sets the room of all (`capacity`). Rows held are padded to the
-fullest shard. So what a layout costs is its most loaded device.
+They are computed from shapes, before any id is seen. The exchange has static
+shapes, so every device sends the same number of bytes, and the device that
+has most to send decides the slots of all (`capacity`). Each device holds as
+many rows as the fullest shard needs. So the cost of a layout is that of its
+most loaded device.
 
-Bytes sent by a device in a step, n devices, C the room for a pair:
+Bytes that a device sends in a step; n devices, C slots for a pair, E bytes of
+a row as its storage keeps it:
 
-    rows        (n - 1) C.rows (4 + 8 D)              ids, vectors both ways
+    rows        (n - 1) C.rows (4 + E + 4 D)          ids, rows, gradients
     bags        (n - 1) (4 C.rows + 8 C.bags D)       ids, sums both ways
-    replicated  2 (n - 1) / n R (4 D + 4)             all-reduce, or of each
+    replicated  2 (n - 1) / n R (4 D + 4)             all-reduce; or for each
                 (n - 1) b K (4 D + 4)                 gathered row, if fewer
     independent 0
 
-An overflow (ids more skewed than the room) sends more; it is not counted.
+An overflow (ids more skewed than the slots allow) sends more; these numbers
+leave it out.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,32 +24,39 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlrm_jax.embedding.capacity import Capacity, Reader, capacity, shares
-from dlrm_jax.embedding.layout import Kind, Layout, Stack
+from dlrm_jax.embedding.capacity import BagSpec, Capacity, capacity, shares
+from dlrm_jax.embedding.layout import Layout, Stack, StackKind
+from dlrm_jax.embedding.storage import FLOAT32, Storage
 from dlrm_jax.rows import LANES, packed
 
-_FLOAT = 4
+_FLOAT = 4  # bytes of an id, of an element of a vector or of optimizer state
 
 
 class RowState(NamedTuple):
-  """Floats that an optimizer keeps: for each element, and for each row."""
+  """Size of the optimizer state of a row, in floats.
+
+  Attributes:
+    per_element: floats for each element of the row.
+    per_row: floats for the row as a whole.
+  """
 
   per_element: int = 0
   per_row: int = 0
 
-  def bytes(self, dim: int) -> int:
-    """Of a row and its state."""
-    return _FLOAT * (dim * (1 + self.per_element) + self.per_row)
+  def bytes(self, dim: int, storage: Storage = FLOAT32) -> int:
+    """Bytes of a row of a table and of its state."""
+    state = _FLOAT * (dim * self.per_element + self.per_row)
+    return storage.row_bytes(dim) + state
 
 
-class Use(NamedTuple):
-  """Who uses a layout: what `load` has to know beside it.
+class Workload(NamedTuple):
+  """Inputs of the cost model besides the layout.
 
   Attributes:
-    hotness: of the features that read each table, by its name.
-    batch: examples of a step, of all devices together.
-    devices: n; divides the shards.
-    state: of the optimizer.
+    hotness: lengths of the bags that read each table, by its name.
+    batch: examples of a step, on all devices together.
+    devices: number of devices, n; it divides the shards.
+    state: size of the optimizer state of a row.
   """
 
   hotness: Mapping[str, tuple[int, ...]]
@@ -61,13 +71,13 @@ class Use(NamedTuple):
 
 
 class Load(NamedTuple):
-  """What each device has and does in a step.
+  """Costs of a layout on each device in a step.
 
   Attributes:
-    rows: held, without padding, i64[n].
-    bytes: held by a device, values and optimizer state, with the padding of
-      stacks; so known of all tables together, and 0 of one by itself.
-    reads: rows read, at most, f64[n].
+    rows: rows held, without padding, i64[n].
+    bytes: bytes that a device holds for values, optimizer state and padding:
+      the total over all tables; 0 in per-table loads.
+    reads: largest number of rows read, f64[n].
     moved: bytes of rows and their state read and written, f64[n].
     sent: bytes that a device sends, forward and backward.
   """
@@ -80,7 +90,7 @@ class Load(NamedTuple):
 
 
 def imbalance(counts: np.ndarray) -> float:
-  """Most loaded device / mean; 1 where nothing is to do.
+  """Load of the most loaded device / mean load; 1 where all loads are 0.
 
   >>> imbalance(np.array([1, 1, 4]))
   2.0
@@ -89,175 +99,196 @@ def imbalance(counts: np.ndarray) -> float:
   return float(np.max(counts)) / mean if mean else 1.0
 
 
-def readers(layout: Layout, use: Use) -> dict[str, tuple[Reader, ...]]:
-  """The bags that every example has in each stack."""
-  found: dict[str, list[Reader]] = {stack: [] for stack in layout.stacks}
+def bag_specs(layout: Layout, work: Workload) -> dict[str, tuple[BagSpec, ...]]:
+  """The bags that every example reads from each stack."""
+  by_stack: dict[str, list[BagSpec]] = {stack: [] for stack in layout.stacks}
   for table, blocks in layout.blocks.items():
     for block in blocks:
-      for length in use.hotness[table]:
-        found[block.stack].append(Reader(table, block, length))
-  return {stack: tuple(each) for stack, each in found.items()}
+      for length in work.hotness[table]:
+        by_stack[block.stack].append(BagSpec(table, block, length))
+  return {stack: tuple(specs) for stack, specs in by_stack.items()}
 
 
-def room(
-  layout: Layout, use: Use, of_stack: Iterable[Reader]
+def stack_capacity(
+  layout: Layout, work: Workload, bags: Iterable[BagSpec]
 ) -> Capacity | None:
-  """Room for each pair of devices; None for what does not travel."""
-  of_stack = tuple(of_stack)
-  kind = layout.stacks[of_stack[0].block.stack].kind
-  if use.devices == 1 or kind in (Kind.REPLICATED, Kind.INDEPENDENT):
+  """Slots for each pair of devices; None for a stack that does not travel."""
+  bags = tuple(bags)
+  kind = layout.stacks[bags[0].block.stack].kind
+  stays = StackKind.REPLICATED, StackKind.INDEPENDENT
+  if work.devices == 1 or kind in stays:
     return None
-  return capacity(layout, of_stack, use.local_batch, use.devices)
+  return capacity(layout, bags, work.local_batch, work.devices)
 
 
-def sums_all(stack: Stack, of_stack: Iterable[Reader], use: Use) -> bool:
+def sums_all(stack: Stack, bags: Iterable[BagSpec], work: Workload) -> bool:
   """Whether the gradient of a replicated stack travels as a whole."""
-  gathered = use.local_batch * sum(r.length for r in of_stack)
+  gathered = work.local_batch * sum(bag.length for bag in bags)
   return stack.rows <= gathered
 
 
-def exchanged(stack: Stack, size: Capacity, devices: int) -> float:
+def exchange_bytes(stack: Stack, room: Capacity, devices: int) -> float:
   """Bytes that a device sends for a stack of rows or bags."""
-  vectors = size.rows if stack.kind is Kind.ROWS else size.bags
-  floats = size.rows + 2 * vectors * stack.dim
-  return float(_FLOAT * (devices - 1) * floats)
+  vector = _FLOAT * stack.dim
+  if stack.kind is StackKind.ROWS:
+    row = stack.storage.row_bytes(stack.dim)
+    size = room.rows * (_FLOAT + row + vector)
+  else:
+    size = room.rows * _FLOAT + room.bags * 2 * vector
+  return float((devices - 1) * size)
 
 
-def moved(dim: int, state: RowState) -> int:
-  """Bytes moved for a row read: forward; and backward, with its state."""
-  return 2 * state.bytes(dim) + _FLOAT * dim
+def moved_bytes(stack: Stack, state: RowState) -> int:
+  """Bytes of memory that a step reads and writes for each row that it looks up.
+
+  The row forward; the row and its optimizer state, twice each, backward.
+  """
+  row = stack.storage.row_bytes(stack.dim)
+  return 2 * state.bytes(stack.dim, stack.storage) + row
 
 
 def _sent(
-  layout: Layout, use: Use, name: str, of_stack: tuple[Reader, ...]
+  layout: Layout, work: Workload, name: str, bags: tuple[BagSpec, ...]
 ) -> float:
   """Bytes that a device sends for a stack."""
-  stack, n = layout.stacks[name], use.devices
-  if n == 1 or stack.kind is Kind.INDEPENDENT:
+  stack, n = layout.stacks[name], work.devices
+  if n == 1 or stack.kind is StackKind.INDEPENDENT:
     return 0.0
-  wide = _FLOAT * (stack.dim + 1)
-  if stack.kind is Kind.REPLICATED:
-    if sums_all(stack, of_stack, use):
-      return 2 * (n - 1) / n * stack.rows * wide
-    gathered = use.local_batch * sum(r.length for r in of_stack)
-    return float((n - 1) * gathered * wide)
-  return exchanged(stack, capacity(layout, of_stack, use.local_batch, n), n)
+  row = _FLOAT * (stack.dim + 1)  # a gradient, and its row or count
+  if stack.kind is StackKind.REPLICATED:
+    if sums_all(stack, bags, work):
+      return 2 * (n - 1) / n * stack.rows * row
+    gathered = work.local_batch * sum(bag.length for bag in bags)
+    return float((n - 1) * gathered * row)
+  room = capacity(layout, bags, work.local_batch, n)
+  return exchange_bytes(stack, room, n)
 
 
-def _shares(layout: Layout, reader: Reader, use: Use) -> np.ndarray:
-  """The part of a reader's ids that each device serves, f64[n]."""
-  stack, n = layout.stacks[reader.block.stack], use.devices
-  if stack.kind in (Kind.REPLICATED, Kind.INDEPENDENT):
+def _shares(layout: Layout, bag: BagSpec, work: Workload) -> np.ndarray:
+  """Fraction of a bag's rows that each device reads, f64[n]."""
+  stack, n = layout.stacks[bag.block.stack], work.devices
+  if stack.kind in (StackKind.REPLICATED, StackKind.INDEPENDENT):
     return np.full(n, 1 / n)
-  return shares(layout, reader.block, n)
+  return shares(layout, bag.block, n)
 
 
-def _reads(layout: Layout, use: Use, reader: Reader) -> np.ndarray:
-  """Rows that each device reads for a bag of every example, f64[n].
+def _reads(layout: Layout, work: Workload, bag: BagSpec) -> np.ndarray:
+  """Largest number of rows that each device reads for a bag, f64[n].
 
-  Where distinct rows travel, nobody is asked for more than it has.
+  Where distinct rows travel, no device is asked for more rows than it has.
   """
-  shares = _shares(layout, reader, use)
-  asked = use.local_batch * reader.length * shares
-  if layout.stacks[reader.block.stack].kind is Kind.ROWS and use.devices > 1:
-    asked = np.minimum(asked, np.ceil(layout.rows[reader.table] * shares))
-  return use.devices * asked
+  part = _shares(layout, bag, work)
+  asked = work.local_batch * bag.length * part
+  kind = layout.stacks[bag.block.stack].kind
+  if kind is StackKind.ROWS and work.devices > 1:
+    asked = np.minimum(asked, np.ceil(layout.rows[bag.table] * part))
+  return work.devices * asked
 
 
-def _held(layout: Layout, table: str, use: Use) -> np.ndarray:
+def _held(layout: Layout, table: str, work: Workload) -> np.ndarray:
   """Rows of a table that each device holds, i64[n]."""
-  total = np.zeros(use.devices, np.int64)
+  total = np.zeros(work.devices, np.int64)
   for block in layout.blocks[table]:
     stack = layout.stacks[block.stack]
-    if stack.kind is Kind.REPLICATED:
+    if stack.kind is StackKind.REPLICATED:
       total += layout.rows[table]
       continue
-    each = layout.held(table, block, np.arange(stack.shards))
-    total += each.reshape(use.devices, -1).sum(1)
+    of_shards = layout.held(table, block, np.arange(stack.shards))
+    total += of_shards.reshape(work.devices, -1).sum(1)
   return total
 
 
-def local_rows(stack: Stack, use: Use) -> int:
+def device_rows(stack: Stack, work: Workload) -> int:
   """Rows of a device's part of a stack."""
-  parts = 1 if stack.kind is Kind.REPLICATED else use.devices
+  parts = 1 if stack.kind is StackKind.REPLICATED else work.devices
   return stack.rows // parts
 
 
-def stack_bytes(stack: Stack, use: Use) -> int:
+def stack_bytes(stack: Stack, work: Workload) -> int:
   """Bytes of a device's part of a stack: values, padding and state."""
-  return local_rows(stack, use) * use.state.bytes(stack.dim)
+  row = work.state.bytes(stack.dim, stack.storage)
+  return device_rows(stack, work) * row
 
 
-def load_by_table(layout: Layout, use: Use) -> dict[str, Load]:
+def load_by_table(layout: Layout, work: Workload) -> dict[str, Load]:
   """The load of each table; bytes sent are a share of its stacks' bytes."""
   result = {}
   for table in layout.blocks:
-    held, none = _held(layout, table, use), np.zeros(use.devices)
-    result[table] = Load(held, 0, reads=none, moved=none, sent=0.0)
-  for name, of_stack in readers(layout, use).items():
+    held, zero = _held(layout, table, work), np.zeros(work.devices)
+    result[table] = Load(held, 0, reads=zero, moved=zero, sent=0.0)
+  for name, bags in bag_specs(layout, work).items():
     stack = layout.stacks[name]
-    reads = [_reads(layout, use, reader) for reader in of_stack]
-    sent = _sent(layout, use, name, of_stack)
+    reads = [_reads(layout, work, bag) for bag in bags]
+    sent = _sent(layout, work, name, bags)
     total = sum(r.sum() for r in reads) or 1.0
-    row_moved = moved(stack.dim, use.state)
-    for reader, each in zip(of_stack, reads, strict=True):
-      old = result[reader.table]
-      result[reader.table] = old._replace(
-        reads=old.reads + each,
-        moved=old.moved + each * row_moved,
-        sent=old.sent + sent * each.sum() / total,
+    row_moved = moved_bytes(stack, work.state)
+    for bag, of_bag in zip(bags, reads, strict=True):
+      old = result[bag.table]
+      result[bag.table] = old._replace(
+        reads=old.reads + of_bag,
+        moved=old.moved + of_bag * row_moved,
+        sent=old.sent + sent * of_bag.sum() / total,
       )
   return result
 
 
-def load(layout: Layout, use: Use) -> Load:
+def layout_load(layout: Layout, work: Workload) -> Load:
   """The load of all tables together, with the padding of their stacks."""
-  tables = load_by_table(layout, use).values()
+  tables = load_by_table(layout, work).values()
   return Load(
     rows=np.sum([t.rows for t in tables], 0),
-    bytes=sum(stack_bytes(stack, use) for stack in layout.stacks.values()),
+    bytes=sum(stack_bytes(stack, work) for stack in layout.stacks.values()),
     reads=np.sum([t.reads for t in tables], 0),
     moved=np.sum([t.moved for t in tables], 0),
     sent=float(sum(t.sent for t in tables)),
   )
 
 
-def copy_bytes(stack: Stack, use: Use) -> int:
+def copy_bytes(stack: Stack, work: Workload) -> int:
   """Bytes of copies of a stack whose rows do not fill the lanes of a TPU.
 
-  Rows of 128 numbers, of a multiple or of a divisor (packed) are read and
-  written where they are. A stack of any other width is laid out anew in every
+  Rows whose width is 128, a multiple of it or a divisor of it (packed) are
+  read and written in place. A TPU copies an array of any other width in every
   step, with each row padded to whole lanes.
   """
-  if stack.dim % LANES == 0 or packed(stack.dim) > 1:
-    return 0
   padded = -(-stack.dim // LANES) * LANES
-  arrays = 1 + use.state.per_element
-  return local_rows(stack, use) * padded * _FLOAT * arrays
+  state = _FLOAT * padded * work.state.per_element
+  row = sum(
+    -(-leaf.size // LANES) * LANES * leaf.dtype.itemsize
+    for leaf in stack.storage.arrays(stack.dim)
+    if _copied(leaf.size)
+  )
+  if _copied(stack.dim):
+    row += state
+  return device_rows(stack, work) * row
 
 
-def copies_memory(layout: Layout, use: Use) -> int:
+def _copied(width: int) -> bool:
+  return width % LANES != 0 and packed(width) == 1
+
+
+def copies_memory(layout: Layout, work: Workload) -> int:
   """The `copy_bytes` of all stacks."""
-  return sum(copy_bytes(stack, use) for stack in layout.stacks.values())
+  return sum(copy_bytes(stack, work) for stack in layout.stacks.values())
 
 
 def arriving_bytes(rows: int, dim: int, state: RowState) -> int:
-  """Bytes of rows on their way, and of their update.
+  """Bytes of rows that arrive on a device, and of their update.
 
-  At its peak a step of a TPU was seen to hold four arrays f32[M, D] for the M
-  rows that arrive, and one more for each that the optimizer keeps; of packed
-  rows one array of the lines that they are in.
+  Measured on a TPU: at its peak a step holds four arrays f32[M, D] for the M
+  rows that arrive, and one more for each that the optimizer keeps; for packed
+  rows it holds one array of whole packed rows.
   """
   arrays = 4 + state.per_element
   return rows * _FLOAT * (LANES if packed(dim) > 1 else dim * arrays)
 
 
-def exchange_memory(layout: Layout, use: Use) -> int:
+def exchange_memory(layout: Layout, work: Workload) -> int:
   """The `arriving_bytes` of all stacks."""
   size = 0
-  for name, of_stack in readers(layout, use).items():
-    room_for = room(layout, use, of_stack)
-    gathered = use.local_batch * sum(r.length for r in of_stack)
-    rows = gathered if room_for is None else use.devices * room_for.rows
-    size += arriving_bytes(rows, layout.stacks[name].dim, use.state)
+  for name, bags in bag_specs(layout, work).items():
+    room = stack_capacity(layout, work, bags)
+    gathered = work.local_batch * sum(bag.length for bag in bags)
+    rows = gathered if room is None else work.devices * room.rows
+    size += arriving_bytes(rows, layout.stacks[name].dim, work.state)
   return size

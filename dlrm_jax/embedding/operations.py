@@ -1,8 +1,8 @@
 """Operations: how the vectors of an id's buckets become one, f32[..., D].
 
-Each says how wide the tables of the partitions are and from which scale their
-first values come, such that the elements of the result have the variance of a
-plain table's, U(-b, b): b^2 / 3.
+Each operation decides the widths of the partitions' tables and the scale of
+their first values, so that elements of the result have the variance of a
+plain table's elements, U(-b, b): b^2 / 3.
 """
 
 import abc
@@ -25,46 +25,46 @@ class Operation(abc.ABC):
   """Abstract; every concrete operation is final."""
 
   linear = False
-  """Whether it may combine sums of vectors: the sum of what it makes."""
+  """Whether combining sums of vectors equals the sum of combined vectors."""
 
   def widths(self, dim: int, parts: int) -> tuple[int, ...]:
-    """Widths of the tables, for vectors of width D from k partitions: all D.
+    """Widths of the tables, for vectors of width D from k partitions.
 
     Raises:
-      InputError: there are none.
+      InputError: no widths fit.
     """
     return (dim,) * parts
 
   @abc.abstractmethod
   def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
-    """Of each table the b of its first values, U(-b, b).
+    """The bound b of the first values of each table, U(-b, b).
 
     Args:
-      bound: of the plain table.
-      dim: D.
-      parts: k.
+      bound: bound of a plain table.
+      dim: width of the result, D.
+      parts: number of partitions, k.
     """
 
   @abc.abstractmethod
   def combine(
     self, vectors: Vectors, choices: Vectors, sizes: tuple[int, ...], name: str
   ) -> jax.Array:
-    """Vectors f32[..., d_j], one a table -> f32[..., D].
+    """Vectors f32[..., d_j] of the tables -> f32[..., D].
 
     Args:
-      vectors: of the tables.
-      choices: i32[...], buckets of the partitions that have no table.
-      sizes: how many buckets these have.
-      name: of the layers that it makes, if any.
+      vectors: one vector for each table.
+      choices: i32[...], buckets in the partitions that have no table.
+      sizes: numbers of buckets of these partitions.
+      name: prefix of the names of its layers.
     """
 
   def layers(self, dim: int, sizes: tuple[int, ...]) -> int:
-    """How many parameters its layers have."""
+    """Number of parameters of its layers."""
     del dim, sizes
     return 0
 
   def activations(self, dim: int, sizes: tuple[int, ...]) -> int:
-    """How many numbers its layers make for an id."""
+    """Number of activations of its layers for an id."""
     del dim, sizes
     return 0
 
@@ -90,7 +90,7 @@ class Add(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class Concat(Operation):
-  """z = (v_1, ..., v_k), of D / k each: distinct ids, distinct vectors.
+  """z = (v_1, ..., v_k), each of width D / k: distinct ids differ in z.
 
   Source: arXiv 1909.02107, section 4 and theorem 1.
   """
@@ -101,20 +101,20 @@ class Concat(Operation):
     """Equal parts of D."""
     if dim % parts:
       raise InputError(
-        f'width {dim} (config.model.dim) can not be cut into {parts} equal '
+        f'width {dim} (config.model.dim) cannot be cut into {parts} equal '
         f'parts to concatenate; change config.tables.parts, or combine by mult'
       )
     return (dim // parts,) * parts
 
   def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
-    """That of the plain table."""
+    """The bound of a plain table."""
     del dim
     return (bound,) * parts
 
   def combine(
     self, vectors: Vectors, choices: Vectors, sizes: tuple[int, ...], name: str
   ) -> jax.Array:
-    """Side by side."""
+    """The concatenation."""
     del choices, sizes, name
     return jnp.concatenate(vectors, -1)
 
@@ -127,10 +127,10 @@ class Mult(Operation):
   """
 
   def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
-    """The first as a plain table, the others of mean square 1.
+    """The bound of a plain table for the first; mean square 1 for others.
 
-    A row of the first partition is then as far from its start after its
-    first update as a plain row would be.
+    So the first update moves a row of the first partition as far as it would
+    move a plain row.
     """
     del dim
     return (bound, *(math.sqrt(3.0),) * (parts - 1))
@@ -145,14 +145,14 @@ class Mult(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class PathBased(Operation):
-  """z = M_k(... M_2(v_1)): further partitions choose MLPs, not vectors.
+  """z = M_k(... M_2(v_1)): partitions after the first choose MLPs.
 
-  An MLP is D -> hidden -> D with ReLU between; each partition has one for
-  each of its buckets. They are layers: moved by the optimizer of layers.
-  Source: arXiv 1909.02107, section 4.1.
+  An MLP is D -> hidden -> D with ReLU between; a partition has one for each of
+  its buckets. MLPs are layers, trained by the optimizer of the layers. Source:
+  arXiv 1909.02107, section 4.1.
 
   Attributes:
-    hidden: width of the hidden layer.
+    hidden: width of the hidden layer of each MLP.
   """
 
   hidden: int
@@ -164,37 +164,37 @@ class PathBased(Operation):
     return (dim,)
 
   def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
-    """That of the plain table; the MLPs keep the variance."""
+    """The bound of a plain table; the MLPs keep the variance."""
     del dim, parts
     return (bound,)
 
   def combine(
     self, vectors: Vectors, choices: Vectors, sizes: tuple[int, ...], name: str
   ) -> jax.Array:
-    """One MLP after the other."""
+    """The output of the last MLP."""
     x = vectors[0]
     for j, (choice, size) in enumerate(zip(choices, sizes, strict=True)):
       x = ChosenMLP(size, self.hidden, name=f'{name}_path_{j}')(x, choice)
     return x
 
   def layers(self, dim: int, sizes: tuple[int, ...]) -> int:
-    """Two kernels, two biases, for every bucket."""
+    """Two kernels and two biases for every bucket."""
     return sum(sizes) * (2 * dim * self.hidden + self.hidden + dim)
 
   def activations(self, dim: int, sizes: tuple[int, ...]) -> int:
-    """All hidden layers, with the choice beside them, and the result."""
+    """All hidden layers, the one-hot choice beside them, and the result."""
     return sum(size * (self.hidden + 1) + dim for size in sizes)
 
 
 class ChosenMLP(nn.Module):
-  """For each vector one of `count` MLPs of one hidden layer.
+  """Applies to each vector one of `count` MLPs with one hidden layer.
 
-  All hidden layers are made as one, and those not chosen are zeroed: two
-  products, whatever the choices are.
+  The hidden layers of all MLPs are computed as one, and those not chosen are
+  set to zero: two matrix products, whatever the choices are.
 
   Attributes:
-    count: of MLPs.
-    hidden: width of each one's hidden layer.
+    count: number of MLPs.
+    hidden: width of the hidden layer of each MLP.
   """
 
   count: int
@@ -215,16 +215,16 @@ class ChosenMLP(nn.Module):
     chosen = choice.reshape(-1, 1)
     hidden = nn.relu(x.reshape(-1, dim) @ enter + enter_bias[None])
     hidden = jnp.where(chosen == numbers.repeat(self.hidden, 1), hidden, 0.0)
-    # As rows of the product: the gradient of a gather would be a scatter.
+    # Biases as rows of the kernel: a gather's gradient would be a scatter.
     ones = (chosen == numbers).astype(x.dtype)
-    made = jnp.concatenate([hidden, ones], 1) @ jnp.concatenate(
+    result = jnp.concatenate([hidden, ones], 1) @ jnp.concatenate(
       [leave, leave_bias]
     )
-    return made.reshape(x.shape)
+    return result.reshape(x.shape)
 
 
 def _kernel(fan: float) -> Any:
-  """N(0, 1 / fan)."""
+  """Initializer of N(0, 1 / fan)."""
   return nn.initializers.normal(1 / math.sqrt(fan))
 
 
@@ -236,13 +236,13 @@ class TensorTrain(Operation):
   D = D_1 D_2 ... D_k. Source: C. Yin et al., "TT-Rec", arXiv 2101.11714.
 
   Attributes:
-    rank: r.
+    rank: rank of the train, r.
   """
 
   rank: int
 
   def widths(self, dim: int, parts: int) -> tuple[int, ...]:
-    """Elements of a core of each."""
+    """Numbers of elements of a core of each partition."""
     if parts < 2:
       raise InputError(f'{parts} partition: a tensor train needs 2 or more')
     ranks = (1, *(self.rank,) * (parts - 1), 1)
@@ -252,7 +252,7 @@ class TensorTrain(Operation):
     )
 
   def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
-    """An element is a sum of r^(k - 1) products of k."""
+    """From the variance: an element sums r^(k - 1) products of k numbers."""
     del dim
     variance = bound**2 / 3 / self.rank ** (parts - 1)
     return (math.sqrt(3 * variance ** (1 / parts)),) * parts
@@ -271,7 +271,7 @@ class TensorTrain(Operation):
 
 
 def near_equal_factors(number: int, parts: int) -> tuple[int, ...]:
-  """Factors whose product is a number, as equal as they can be.
+  """Whole factors of a number, as equal as possible.
 
   >>> near_equal_factors(16, 3), near_equal_factors(48, 3)
   ((2, 2, 4), (4, 3, 4))

@@ -1,7 +1,7 @@
-"""Partitions of ids: in which bucket an id is, in each of k ways.
+"""Partitions: k functions from ids to buckets.
 
-Partitions are *complementary* where no two ids share all their buckets, so
-that few rows, one a bucket, can still tell all ids apart. Hashes are not
+Partitions are *complementary* if no two ids share all their buckets, so that
+few rows, one for each bucket, still distinguish all ids. Hashes are not
 complementary, but need no vocabulary.
 
 Source: H.-J. M. Shi et al., "Compositional embeddings using complementary
@@ -29,11 +29,11 @@ _GOLDEN = 0x9E3779B9
 
 @dataclasses.dataclass(frozen=True)
 class Partition(abc.ABC):
-  """k partitions of the ids 0, ..., `ids` - 1; every concrete one is final.
+  """k partitions of the ids 0, ..., ids - 1; concrete classes are final.
 
   Attributes:
-    ids: n, how many ids are told apart; others are not there.
-    buckets: m_1, ..., m_k, how many buckets each partition has.
+    ids: number of ids; ids outside 0 ... ids - 1 are treated as PAD.
+    buckets: number of buckets of each partition, m_1, ..., m_k.
   """
 
   ids: int
@@ -41,7 +41,7 @@ class Partition(abc.ABC):
 
   @abc.abstractmethod
   def split(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Ids i32[...], 0 or more -> k numbers of buckets, i32[...] each."""
+    """Ids i32[...] of 0 or more -> k bucket numbers, i32[...] each."""
 
 
 def _check_complementary(partition: Partition) -> None:
@@ -60,8 +60,8 @@ def _check_complementary(partition: Partition) -> None:
 class QuotientRemainder(Partition):
   """The digits of an id in mixed radix: x mod m_1, (x div m_1) mod m_2, ...
 
-  With two partitions the quotient-remainder trick; with more, the generalised
-  one. Source: arXiv 1909.02107, section 3.1, items 2 and 3.
+  Two partitions are the quotient-remainder trick, more the generalised one.
+  Source: arXiv 1909.02107, section 3.1, items 2 and 3.
 
   >>> pairs = QuotientRemainder(5, (3, 2)).split(jnp.arange(5))
   >>> [x.tolist() for x in pairs]
@@ -73,20 +73,20 @@ class QuotientRemainder(Partition):
 
   def split(self, ids: jax.Array) -> tuple[jax.Array, ...]:
     """A digit for each partition, the lowest first."""
-    found = []
+    digits = []
     for buckets in self.buckets:
       buckets = jnp.int32(buckets)
-      found.append(lax.rem(ids, buckets))
+      digits.append(lax.rem(ids, buckets))
       ids = lax.div(ids, buckets)
-    return tuple(found)
+    return tuple(digits)
 
 
 @dataclasses.dataclass(frozen=True)
 class ChineseRemainder(Partition):
   """Remainders: x mod m_j, with m_j pairwise coprime.
 
-  That no two ids below their product share all remainders is the Chinese
-  remainder theorem. Source: arXiv 1909.02107, section 3.1, item 4.
+  By the Chinese remainder theorem no two ids below the product of all m_j share
+  all remainders. Source: arXiv 1909.02107, section 3.1, item 4.
 
   >>> pairs = ChineseRemainder(5, (3, 2)).split(jnp.arange(5))
   >>> [x.tolist() for x in pairs]
@@ -109,15 +109,15 @@ class ChineseRemainder(Partition):
 
 @dataclasses.dataclass(frozen=True)
 class Hashes(Partition):
-  """k independent hashes of any id; ids that share all buckets are one.
+  """k independent hashes of any id; ids may share all their buckets.
 
-  Bits are mixed before the remainder is taken, so that regular ids don't meet
-  in regular ways. Source: the "hashing trick", Weinberger et al., arXiv
-  0902.2206; several of them: Svenstrup et al., "Hash embeddings", arXiv
+  Bits are mixed before the remainder is taken, so that regular patterns of ids
+  do not collide regularly. Sources: Weinberger et al. (the "hashing trick"),
+  arXiv 0902.2206; Svenstrup et al., "Hash embeddings" (several hashes), arXiv
   1709.03933.
 
   Attributes:
-    salt: other numbers are other hashes.
+    salt: number that selects the hash functions.
 
   >>> Hashes(100, (10,)).split(jnp.array([[7]]))[0].tolist()
   [[8]]
@@ -130,52 +130,53 @@ class Hashes(Partition):
     x = mix32(ids.astype(jnp.uint32))
     if self.salt:
       x = mix32(x ^ mix32(jnp.uint32(self.salt)))
-    found = []
+    hashes = []
     for buckets in self.buckets:
-      found.append((x % jnp.uint32(buckets)).astype(jnp.int32))
+      hashes.append((x % jnp.uint32(buckets)).astype(jnp.int32))
       x = mix32(x + jnp.uint32(_GOLDEN))
-    return tuple(found)
+    return tuple(hashes)
 
 
 Buckets = Callable[[jax.Array], tuple[jax.Array, ...]]
-"""Ids i32[...] -> k numbers of buckets, i32[...] each, in jax.numpy."""
+"""Ids i32[...] -> k bucket numbers, i32[...] each, in jax.numpy."""
 
-_MOST_BUCKETS = 10  # times as many as there are ids: nearly all are empty
+_MOST_BUCKETS = 10  # times the ids; with more, nearly all buckets are empty
 
 
 @dataclasses.dataclass(frozen=True)
 class Given(Partition):
-  """Partitions that a user gives; `given` sees that they are complementary.
+  """Partitions by a function of the user; `given` makes and checks them.
 
   Attributes:
-    function: ids to buckets.
-    digest: of the buckets of all ids.
+    function: function from ids to buckets.
+    digest: digest of the buckets of all ids.
   """
 
   function: Buckets
   digest: str
 
   def split(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """What the function says."""
+    """The result of the function."""
     return tuple(x.astype(jnp.int32) for x in self.function(ids))
 
 
 def given(ids: int, function: Buckets) -> Given:
-  """The partitions that a function makes, their buckets counted.
+  """Partitions by a function of the user; computes the buckets of all ids.
 
   Source: arXiv 1909.02107, definition 1.
 
   Args:
-    ids: n; all of them are looked at.
-    function: ids to buckets.
+    ids: number of ids.
+    function: function from ids to buckets.
 
   Raises:
-    InputError: two ids share all their buckets, or a bucket is no number.
+    InputError: two ids share all their buckets, or a bucket is not an integer
+      of 0 or more.
 
   >>> given(6, lambda x: (x % 3, x // 3)).buckets
   (3, 2)
   """
-  # As a step does it: nothing is known of the ids.
+  # Traced, as in a step: the function must not depend on values of ids.
   shapes = jax.eval_shape(function, jax.ShapeDtypeStruct((2, 3), jnp.int32))
   if not isinstance(shapes, tuple | list):
     raise InputError(
@@ -187,28 +188,28 @@ def given(ids: int, function: Buckets) -> Given:
       f'partitions: ids of shape (2, 3) give buckets of shapes '
       f'{[x.shape for x in shapes]}; expected the same shape'
     )
-  found = np.stack([np.asarray(x) for x in function(jnp.arange(ids))], -1)
-  _check_distinct(found)
-  buckets = tuple(int(x) + 1 for x in found.max(0))
+  rows = np.stack([np.asarray(x) for x in function(jnp.arange(ids))], -1)
+  _check_distinct(rows)
+  buckets = tuple(int(x) + 1 for x in rows.max(0))
   if max(buckets) > _MOST_BUCKETS * ids:
     raise InputError(
       f'partitions: bucket {max(buckets) - 1:,} for {ids:,} ids; a table has a '
       f'row for each up to the largest, so number the buckets 0, 1, 2, ...'
     )
-  digest = hashlib.sha256(found.astype(np.int64).tobytes()).hexdigest()[:16]
+  digest = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]
   return Given(ids, buckets, function, digest)
 
 
-def _check_distinct(found: np.ndarray) -> None:
-  """Raises where two of the ids have equal rows in i32[n, k]."""
-  if not np.issubdtype(found.dtype, np.integer) or found.min(initial=0) < 0:
+def _check_distinct(rows: np.ndarray) -> None:
+  """Raises InputError if two ids have the same buckets, rows of i32[n, k]."""
+  if not np.issubdtype(rows.dtype, np.integer) or rows.min(initial=0) < 0:
     raise InputError('partitions: expected bucket numbers, integers from 0')
-  order = np.lexsort(found.T)
-  same = np.all(found[order[1:]] == found[order[:-1]], 1)
+  order = np.lexsort(rows.T)
+  same = np.all(rows[order[1:]] == rows[order[:-1]], 1)
   if same.any():
-    at = int(np.argmax(same))
-    a, b = sorted((int(order[at]), int(order[at + 1])))
+    first = int(np.argmax(same))
+    a, b = sorted((int(order[first]), int(order[first + 1])))
     raise InputError(
       f'partitions: not complementary: the ids {a} and {b} share all their '
-      f'buckets, {tuple(found[a].tolist())}'
+      f'buckets, {tuple(rows[a].tolist())}'
     )

@@ -1,7 +1,7 @@
 """Sizes of smaller tables: the most buckets, rank or width for a budget.
 
-A budget is a number of parameters: elements of tables, and of the layers that
-an encoding makes. Everything here is arithmetic on a few integers.
+A budget is a number of parameters: elements of tables and of the layers of
+encodings. Everything here is arithmetic on a few integers.
 """
 
 import bisect
@@ -15,11 +15,11 @@ import numpy as np
 from dlrm_jax.errors import InputError
 
 Cost = Callable[[tuple[int, ...]], int]
-"""Numbers of buckets -> parameters; linear in each."""
+"""Numbers of buckets -> number of parameters; linear in each."""
 
 
 def next_coprime(number: int, others: Sequence[int]) -> int:
-  """A number, or the next one without a common divisor with any other.
+  """The least number from `number` on that is coprime to all others.
 
   >>> next_coprime(20, (50,)), next_coprime(21, (50,))
   (21, 21)
@@ -48,7 +48,7 @@ def small_buckets(
 
 
 def _numbers(first: int, last: int) -> Iterator[int]:
-  """Each of the first ones, then ever fewer."""
+  """Numbers from first to last, with growing gaps of about 1 %."""
   number = first
   while number <= last:
     yield number
@@ -58,7 +58,7 @@ def _numbers(first: int, last: int) -> Iterator[int]:
 def least_budget(
   ids: int, parts: int, cost: Cost, coprime: bool = False
 ) -> int:
-  """The fewest parameters with which k partitions tell all ids apart."""
+  """The fewest parameters with which k partitions distinguish all ids."""
 
   def least(others: tuple[int, ...]) -> int:
     first = -(-ids // math.prod(others))
@@ -69,7 +69,7 @@ def least_budget(
 
 
 def _others(ids: int, parts: int, coprime: bool) -> Iterator[tuple[int, ...]]:
-  """What can stand beside the first partition, from few buckets to many."""
+  """Buckets of all partitions but the first, from few buckets to many."""
   found: dict[tuple[int, ...], None] = {}
   for together in _numbers(1, ids):
     others = small_buckets(together, parts - 1, coprime)
@@ -81,18 +81,17 @@ def _others(ids: int, parts: int, coprime: bool) -> Iterator[tuple[int, ...]]:
 def large_and_small(
   ids: int, parts: int, budget: int, cost: Cost, coprime: bool = False
 ) -> tuple[int, ...]:
-  """One partition as large as it can be, with others that just suffice.
+  """The first partition as large as possible, the others just large enough.
 
-  The ids of a bucket of the first must differ in the others, so the others
-  are small, and most ids, the most frequent ones, have a row of the first
-  with few others.
+  Ids that share a bucket of the first partition must differ in the others. So
+  the others are small, and few ids share a row of the first.
 
   Args:
-    ids: n, to tell apart.
-    parts: k, 2 or more.
-    budget: of parameters.
-    cost: of numbers of buckets.
-    coprime: whether they must be, pairwise.
+    ids: number of ids to distinguish, n.
+    parts: number of partitions, k, 2 or more.
+    budget: number of parameters.
+    cost: parameters by numbers of buckets.
+    coprime: whether numbers of buckets must be pairwise coprime.
 
   Raises:
     InputError: the budget is too small.
@@ -118,11 +117,11 @@ def _too_small(budget: int, least: int) -> InputError:
 
 
 def most(budget: int, cost: Callable[[int], int]) -> int:
-  """The largest whole number, 1 or more, whose cost fits.
+  """The largest whole number, 1 or more, whose cost fits into a budget.
 
   Args:
-    budget: of parameters.
-    cost: grows with the number.
+    budget: number of parameters.
+    cost: parameters by the number; grows with it.
 
   Raises:
     InputError: the budget is too small.
@@ -146,14 +145,14 @@ def mixed_widths(
 ) -> tuple[int, ...]:
   """Widths by a power law of popularity, rounded to powers of two.
 
-  d_i = D (n_min / n_i)^alpha: an id of a large table is seen less often. A
-  power of two keeps rows side by side (`rows.packed`). Source: A. Ginart et
-  al., arXiv 1909.11810, with 1 / n_i for the popularity.
+  d_i = D (n_min / n_i)^alpha, as ids of large tables are seen less often. Rows
+  whose width is a power of two can be packed (`rows.packed`). Source: A.
+  Ginart et al., arXiv 1909.11810, with 1 / n_i for the popularity.
 
   Args:
-    rows: n_i of each table.
-    dim: D, the largest width.
-    alpha: 0: all are D.
+    rows: number of rows of each table, n_i.
+    dim: the largest width, D.
+    alpha: exponent of the power law; 0: all widths are D.
 
   >>> mixed_widths((100, 10_000, 1_000_000), 16, 0.3)
   (16, 4, 1)
@@ -166,7 +165,7 @@ def mixed_widths(
 
 
 def mixed_cost(rows: Sequence[int], dim: int, widths: Sequence[int]) -> int:
-  """Parameters of tables and projections; width D has no projection."""
+  """Parameters of tables and projections; width D needs no projection."""
   return sum(
     n * d + (d * dim if d < dim else 0)
     for n, d in zip(rows, widths, strict=True)
@@ -177,14 +176,14 @@ _STEEPEST = 32.0  # with it, all but the smallest tables have width 1
 
 
 def least_mixed(rows: Sequence[int], dim: int) -> int:
-  """The fewest parameters that mixed widths can have."""
+  """The fewest parameters that mixed widths can reach."""
   return mixed_cost(rows, dim, mixed_widths(rows, dim, _STEEPEST))
 
 
 def solve_alpha(rows: Sequence[int], dim: int, budget: int) -> float:
-  """The least power, or one near it, so the widest tables, for a budget.
+  """About the least exponent, so the widest tables, that fits a budget.
 
-  Projections make the cost a little uneven where n is not far above D.
+  Projections make the cost slightly uneven where n is not far above D.
 
   Raises:
     InputError: the budget is too small.
@@ -205,19 +204,19 @@ def solve_alpha(rows: Sequence[int], dim: int, budget: int) -> float:
 
 
 class NotFalling(ValueError):
-  """Ids are not in the order of how often they are seen."""
+  """Ids are not sorted by how often they are seen."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seen:
-  """How often the ids of a table are seen, the most frequent first.
+  """Counts of the ids of a table, from the most frequent id on.
 
-  Hundreds of millions of ids have few thousands of different counts, so they
-  are kept as runs of ids that are seen equally often.
+  Hundreds of millions of ids have only thousands of different counts, so they
+  are stored as runs of ids with equal counts.
 
   Attributes:
-    counts: f64[k], of each run, falling.
-    ends: i64[k], ids of this run and those before it.
+    counts: f64[k], the count of each run, falling.
+    ends: i64[k], number of ids of this run and those before it.
   """
 
   counts: np.ndarray
@@ -225,10 +224,10 @@ class Seen:
 
   @classmethod
   def of(cls, pieces: Iterable[np.ndarray]) -> 'Seen':
-    """The runs of counts that come piece by piece.
+    """The runs of counts that arrive in pieces.
 
     Raises:
-      NotFalling: they do not fall.
+      NotFalling: a count is larger than the one before it.
     """
     counts, ends, last, total = [], [], np.inf, 0
     for piece in pieces:
@@ -245,16 +244,16 @@ class Seen:
     return cls(np.concatenate([*counts, []]), starts[1:])
 
   def __add__(self, other: 'Seen') -> 'Seen':
-    """Counts of ids that two features share."""
+    """Sums of counts, for two features that share ids."""
     ends = np.union1d(self.ends, other.ends)
     return Seen(self._at(ends) + other._at(ends), ends)
 
   def _at(self, ends: np.ndarray) -> np.ndarray:
-    """The counts of the ids before `ends`; 0 behind the last id."""
+    """Counts of the ids just before `ends`; 0 behind the last id."""
     return np.append(self.counts, 0.0)[np.searchsorted(self.ends, ends)]
 
   def oftener(self, count: float, equal: bool = False) -> int:
-    """Ids that are seen oftener, or equally often, too."""
+    """Number of ids with larger counts; with `equal` also equal ones."""
     side = 'right' if equal else 'left'
     runs = int(np.searchsorted(-self.counts, -count, side))
     return int(self.ends[runs - 1]) if runs else 0
@@ -263,15 +262,15 @@ class Seen:
 def frequent_rows(
   seen: Sequence[Seen], budget: int, cost: Callable[[int, int], int]
 ) -> tuple[int, ...]:
-  """How many rows each table gets: the ids seen most often, of all tables.
+  """Rows of each table, if the most frequent ids of all tables get rows.
 
-  Every id that was seen more than t times has a row, for the least t that
-  fits the budget; of those seen t times, the same part in every table.
+  Every id that was seen more than t times gets a row, for the least t that
+  fits the budget; of those seen t times, the same fraction in every table.
 
   Args:
-    seen: how often, for each table.
-    budget: of parameters.
-    cost: of table i with so many rows; grows with them.
+    seen: counts of the ids of each table.
+    budget: number of parameters.
+    cost: (table number, rows) -> parameters; grows with the rows.
 
   Raises:
     InputError: the budget is too small.
@@ -279,13 +278,13 @@ def frequent_rows(
   levels = np.unique(np.concatenate([of_table.counts for of_table in seen]))
 
   def rows(level: int, part: float) -> tuple[int, ...]:
-    """All ids above a level of counts, and a part of those at it."""
-    found = []
+    """Ids above a level of counts, and a fraction of those at it."""
+    result = []
     for of_table in seen:
       above = of_table.oftener(levels[level])
-      there = of_table.oftener(levels[level], equal=True) - above
-      found.append(max(int(above + part * there), 1))
-    return tuple(found)
+      at_level = of_table.oftener(levels[level], equal=True) - above
+      result.append(max(int(above + part * at_level), 1))
+    return tuple(result)
 
   def fits(level: int, part: float) -> bool:
     return sum(itertools.starmap(cost, enumerate(rows(level, part)))) <= budget
@@ -296,7 +295,7 @@ def frequent_rows(
   level = bisect.bisect_left(
     range(len(levels)), True, key=lambda level: fits(level, 0.0)
   )
-  low, high = 0.0, 1.0  # of the ids at this level; below it nothing fits
+  low, high = 0.0, 1.0  # fraction of the ids at this level
   if fits(level, high):
     return rows(level, high)
   for _ in range(40):

@@ -1,4 +1,4 @@
-"""What a table is, and where: a name, rows, a width, a start, a placement."""
+"""Tables: name, rows, width, first values, placement and storage."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,23 +6,29 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dlrm_jax.embedding.storage import FLOAT32, Storage
 from dlrm_jax.rows import mix32
 
 Initializer = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 """(seed u32, row i32, column i32, bound f32) -> f32, elementwise.
 
-A function of one cell: any part of a table can be made by itself, wherever
-it lives, and is the same wherever it lives.
+A function of one cell, so that any part of a table can be initialised by
+itself, and its values do not depend on its placement.
 """
+
+
+def cell_bits(seed: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+  """Random bits u32 of a cell of a table, hashed from u32, i32 and i32."""
+  start = mix32(mix32(row.astype(jnp.uint32)) ^ seed)
+  step = column.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
+  return mix32(start + step)
 
 
 def uniform_by_cells(
   seed: jax.Array, row: jax.Array, column: jax.Array, bound: jax.Array
 ) -> jax.Array:
   """U(-bound, bound), drawn by hashing (seed, row, column), 24 bits each."""
-  at = mix32(mix32(row.astype(jnp.uint32)) ^ seed)
-  step = column.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
-  bits = mix32(at + step) >> 8
+  bits = cell_bits(seed, row, column) >> 8
   return (bits.astype(jnp.float32) * 2.0**-23 - 1.0) * bound
 
 
@@ -30,21 +36,23 @@ def uniform_by_cells(
 class Placement:
   """Where the rows of a table live, in logical shards.
 
-  The sharding types of the field are two numbers and a flag:
+  The usual kinds of sharding are written with two numbers and two flags:
 
   * row-wise: `Placement()`; rows are dealt to all shards in turn.
-  * table-wise: `Placement(spread=1)`; between them, table-row-wise.
-  * column-wise: `Placement(spread=1, columns=4)`: blocks of the width, placed
-    each by itself; with a larger spread, grid.
-  * `Placement(replicated=True)`: whole on every device, kept equal.
-  * `Placement(independent=True)`: whole on every shard, each learning from
-    its own part of every batch only.
+  * table-wise: `Placement(spread=1)`; with a spread between 1 and the number
+    of shards, table-row-wise.
+  * column-wise: `Placement(spread=1, columns=4)`; column blocks of the table
+    are placed separately; with a larger spread, grid.
+  * `Placement(replicated=True)`: each device has a copy of the whole table;
+    all copies stay equal.
+  * `Placement(independent=True)`: each shard has a copy of the whole table,
+    which learns only from that shard's part of every batch.
 
   Attributes:
-    spread: shards over which rows are dealt; 0: all of them.
-    columns: blocks that the width is cut into.
-    replicated: whether every device has all of it.
-    independent: whether every shard has its own.
+    spread: number of shards over which rows are dealt; 0: all shards.
+    columns: number of column blocks that the width is cut into.
+    replicated: whether every device has a copy of the table.
+    independent: whether every shard has a copy that learns by itself.
   """
 
   spread: int = 0
@@ -59,12 +67,13 @@ class Table:
 
   Attributes:
     name: unique in a collection.
-    rows: R.
-    dim: D.
-    init: makes the first values.
-    placement: where its rows live.
-    bound: of the first values' magnitude; None: sqrt(1/R), as
-      facebookresearch/dlrm has it.
+    rows: number of rows, R.
+    dim: width, D.
+    init: function that makes the first values.
+    placement: shards on which the rows live.
+    bound: largest magnitude of first values; None: sqrt(1/R), as in
+      facebookresearch/dlrm.
+    storage: codec of the rows.
   """
 
   name: str
@@ -73,3 +82,4 @@ class Table:
   init: Initializer = uniform_by_cells
   placement: Placement = Placement()
   bound: float | None = None
+  storage: Storage = FLOAT32

@@ -1,4 +1,4 @@
-"""Interactions: what a model computes from pairs of its vectors."""
+"""Interactions of the vectors of a model."""
 
 import functools
 
@@ -27,14 +27,15 @@ def dot_interaction(
   self_interaction: bool = False,
   dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
-  """Inner products of all pairs of vectors.
+  """Inner products of all pairs of vectors of an example.
 
   Source: Naumov et al., arXiv 1906.00091, section 2.1.4.
 
   Args:
     vectors: f32[B, n, D].
-    self_interaction: whether a vector's product with itself counts, too.
-    dtype: of the operands of the products; sums are float32.
+    self_interaction: whether to include the product of each vector with
+      itself.
+    dtype: dtype of the operands of the products; sums are float32.
 
   Returns:
     f32[B, P], P = n (n - 1) / 2 or n (n + 1) / 2, ordered as in `pairs`.
@@ -61,14 +62,15 @@ def _backward(
   vectors: jax.Array,
   grads: jax.Array,
 ) -> tuple[jax.Array]:
-  """A gather through a constant map and one product, not a scatter.
+  """The gradient of the vectors, by a gather and a matrix product.
 
-  With S the symmetric matrix of the gradients of the pairs (its diagonal
-  doubled, since x.x moves twice), the gradient of the vectors T is S T.
+  With T the vectors and S the symmetric matrix of the gradients of the pairs,
+  its diagonal doubled (since d(x.x) = 2 x.dx), the gradient is S T. Without
+  it JAX would scatter.
   """
   count = vectors.shape[1]
   i, j = pairs(count, self_interaction)
-  pair = np.full((count, count), len(i))  # the place of a zero
+  pair = np.full((count, count), len(i))  # the index of a padded zero
   pair[i, j] = pair[j, i] = np.arange(len(i))
   grads = jnp.pad(grads, ((0, 0), (0, 1)))
   symmetric = grads[:, pair.reshape(-1)].reshape(-1, count, count)
@@ -87,7 +89,7 @@ dot_interaction.defvjp(_forward, _backward)
 
 
 def cat_interaction(vectors: jax.Array) -> jax.Array:
-  """No interaction: f32[B, n, D] side by side, f32[B, n D].
+  """No interaction: concatenates vectors f32[B, n, D] to f32[B, n D].
 
   >>> cat_interaction(jnp.array([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
   [[1.0, 2.0, 3.0, 4.0]]

@@ -1,4 +1,4 @@
-"""Dense layers as the reference has them: normal weights, normal biases."""
+"""Dense layers with the initialisation of facebookresearch/dlrm."""
 
 import math
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-# Not glorot_normal, whose normal is cut off at two deviations.
+# JAX's glorot_normal would truncate at two standard deviations.
 _glorot_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
 
 
@@ -16,14 +16,14 @@ def _bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 class Dense(nn.Module):
-  """f32[B, in] -> f32[B, width], products in `dtype`, sums in float32.
+  """An affine layer, f32[B, in] -> f32[B, out].
 
   Starts with W ~ N(0, 2 / (in + out)) and b ~ N(0, 1 / out), as
-  facebookresearch/dlrm does.
+  facebookresearch/dlrm does. Sums are float32.
 
   Attributes:
-    width: out.
-    dtype: of the operands of the product, float32 or bfloat16.
+    width: width of the output, out.
+    dtype: dtype of the operands of the product, float32 or bfloat16.
   """
 
   width: int
@@ -31,7 +31,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Affine map."""
+    """The product with the kernel, plus the bias."""
     shape = (x.shape[-1], self.width)
     kernel = self.param('kernel', _glorot_normal, shape)
     bias = self.param('bias', _bias_init, shape[1:])
@@ -40,16 +40,16 @@ class Dense(nn.Module):
       kernel.astype(self.dtype),
       preferred_element_type=jnp.float32,
     )
-    return y + bias[None]
+    return y + bias[None]  # ranks equal, as strict promotion asks
 
 
 class MLP(nn.Module):
   """Dense layers with ReLU between them; parameters `dense_0`, `dense_1`, ...
 
   Attributes:
-    widths: of the layers.
+    widths: widths of the layers' outputs.
     activate_last: whether ReLU follows the last layer, too.
-    dtype: of the products.
+    dtype: dtype of the operands of the products.
   """
 
   widths: tuple[int, ...]

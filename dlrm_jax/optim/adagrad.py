@@ -1,10 +1,12 @@
-"""The Adagrads that Optax lacks: torch's, and the row-wise one.
+"""Adagrad as in torch, and row-wise Adagrad, which Optax lacks.
 
-Three programs mean three things by "Adagrad". Optax starts its accumulator
-at 0.1 and has epsilon inside of the root (`optax.adagrad`); torch, FBGEMM and
-MLPerf's DLRM start at 0 and have it outside. Row-wise Adagrad keeps one
-accumulator a row.
+Programs differ in what they call Adagrad. Optax starts the accumulator at 0.1
+and adds epsilon inside of the root (`optax.adagrad`); torch, FBGEMM and
+MLPerf's DLRM start at 0 and add it outside. Row-wise Adagrad keeps one
+accumulator for each row.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,23 +43,33 @@ def scale_by_adagrad(
   return optax.GradientTransformation(init, update)
 
 
+class RowwiseAdagradState(NamedTuple):
+  """State of row-wise Adagrad.
+
+  Attributes:
+    sum_of_squares: f32[R] for each table f32[R, D], the sum over updates of
+      the mean square of a row's gradient. Checkpoints contain the name.
+  """
+
+  sum_of_squares: Pytree
+
+
 def scale_by_rowwise_adagrad(
   initial: float = 0.0, eps: float = 1e-10
 ) -> optax.GradientTransformation:
-  """Row-wise Adagrad: one accumulator a row, of the row's mean square.
+  """Row-wise Adagrad: one accumulator for each row, of its mean squares.
 
   `acc += mean(g^2); g / (sqrt(acc) + eps)`, as in facebookresearch/dlrm's
-  RWSAdagrad and in FBGEMM (whose default eps is 1e-8). State: f32[R] for a
-  table f32[R, D].
+  RWSAdagrad and in FBGEMM (whose default eps is 1e-8).
 
   >>> tx = scale_by_rowwise_adagrad()
-  >>> g = jnp.array([[1.0, 7.0]])
-  >>> tx.update(g, tx.init(g))[0].round(6).tolist()
-  [[0.20000000298023224, 1.399999976158142]]
+  >>> g = jnp.array([[4.0, 0.0, 0.0, 0.0]])  # mean square 4
+  >>> tx.update(g, tx.init(g))[0].tolist()
+  [[2.0, 0.0, 0.0, 0.0]]
   """
 
-  def init(params: optax.Params) -> optax.ScaleByRssState:
-    return optax.ScaleByRssState(
+  def init(params: optax.Params) -> RowwiseAdagradState:
+    return RowwiseAdagradState(
       jax.tree.map(lambda p: jnp.full(p.shape[:1], initial, p.dtype), params)
     )
 
@@ -71,6 +83,6 @@ def scale_by_rowwise_adagrad(
     updates = jax.tree.map(
       lambda g, a: g / (jnp.sqrt(a)[:, None] + eps), updates, sums
     )
-    return updates, optax.ScaleByRssState(sums)
+    return updates, RowwiseAdagradState(sums)
 
   return optax.GradientTransformation(init, update)

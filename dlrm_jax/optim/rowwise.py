@@ -1,20 +1,20 @@
 """`rowwise(tx)`: any row-separable Optax transform, on the touched rows only.
 
-A wrapper in the spirit of `optax.masked`: the gradients of repeated rows are
-summed, the touched rows of the optimizer state are taken out, the inner
-transform runs on `f32[M, D]` as on any array, and the rows are put back.
-For a transform that does nothing on a zero gradient (SGD, Adagrad, row-wise
-Adagrad) this equals the dense transform exactly. For one with memory (Adam)
-it is the *lazy* variant: rows rest until they are seen again.
+A wrapper like `optax.masked`: the gradients of repeated rows are summed, the
+touched rows of the optimizer state are taken out, the inner transform runs on
+f32[M, D] as on any array, and the new rows are put back. For a transform that
+does nothing where the gradient is zero (SGD, Adagrad, row-wise Adagrad) this
+equals the dense transform exactly. A transform with memory (Adam) becomes its
+*lazy* variant: the state of a row does not change until the row is seen again.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
+from dlrm_jax.optim.separable import check_separable
 from dlrm_jax.rows import Pytree, RowGrads, put, sum_repeated, take
 
 
@@ -28,25 +28,29 @@ def _map_grads(
   return jax.tree.map(function, grads, *rest, is_leaf=_is_row_grads)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Touched:
-  """Rows of a leaf, and the width of the table that they belong to."""
+def _take_touched(table: Any, grads: RowGrads) -> jax.Array:
+  """The rows f32[M, D], or numbers f32[M], that a gradient touches."""
+  if callable(table):
+    return table(grads.rows)
+  return take(table, grads.rows, grads.values.shape[1])
 
-  rows: jax.Array
-  dim: int
 
-
-def _touched_of_state(
-  inner: optax.GradientTransformation, state: Pytree, grads: Pytree
+def _put_touched(
+  inner: optax.GradientTransformation,
+  state: Pytree,
+  touched: Pytree,
+  grads: Pytree,
 ) -> Pytree:
-  """What is touched of each leaf of a state; None for counters and the like."""
-  return optax.tree.map_params(
-    inner.init,
-    lambda _, g: _Touched(g.rows, g.values.shape[1]),
-    state,
-    grads,
-    transform_non_params=lambda _: None,
+  """The state with its touched rows replaced, and its counters."""
+  # Optax says which leaves of a state have rows: these become RowGrads.
+  new = optax.tree.map_params(
+    inner.init, lambda x, g: RowGrads(g.rows, x), touched, grads
   )
+
+  def put_leaf(new: Any, old: Any) -> Any:
+    return put(old, new.rows, new.values) if _is_row_grads(new) else new
+
+  return jax.tree.map(put_leaf, new, state, is_leaf=_is_row_grads)
 
 
 def rowwise(
@@ -55,13 +59,18 @@ def rowwise(
   """Wraps a row-separable transform so that it takes `RowGrads`.
 
   Args:
-    inner: an Optax transform that treats every row by itself and whose state
+    inner: an Optax transform that treats each row by itself and whose state
       has rows on axis 0 wherever it has the structure of the parameters.
 
   Returns:
     A transform whose `init` takes the tables, a pytree of f32[R, D], and
     whose `update` takes the same pytree with `RowGrads` for leaves and
-    returns `RowGrads` of distinct rows, to be added by `rows.add`.
+    returns `RowGrads` of distinct rows, to be added by `rows.add`. Its
+    parameters, if given, are the tables, or for each table a function that
+    reads rows, i32[M] -> f32[M, D].
+
+  Raises:
+    InputError: the update of a row depends on other rows.
 
   >>> import jax.numpy as jnp
   >>> tx, table = rowwise(optax.sgd(0.5)), jnp.zeros((4, 1))
@@ -70,29 +79,18 @@ def rowwise(
   >>> take(updates.values, jnp.argmax(updates.rows == 2)).tolist()
   [-2.0]
   """
+  check_separable(inner)
 
   def update(
     updates: Pytree, state: Pytree, params: Pytree | None = None
   ) -> tuple[Pytree, Pytree]:
     grads = _map_grads(sum_repeated, updates)
-    rows = _touched_of_state(inner, state, grads)
-
-    def picked(old: Any, at: _Touched | None) -> Any:
-      return old if at is None else take(old, at.rows, at.dim)
-
-    def written(old: Any, at: _Touched | None, new: Any) -> Any:
-      return new if at is None else put(old, at.rows, new)
-
+    touched = optax.tree.map_params(inner.init, _take_touched, state, grads)
     if params is not None:
-      params = _map_grads(
-        lambda g, table: take(table, g.rows, g.values.shape[1]), grads, params
-      )
-    values, new = inner.update(
-      _map_grads(lambda g: g.values, grads),
-      jax.tree.map(picked, state, rows),
-      params,
-    )
-    state = jax.tree.map(written, state, rows, new)
+      params = _map_grads(lambda g, p: _take_touched(p, g), grads, params)
+    values = _map_grads(lambda g: g.values, grads)
+    values, touched = inner.update(values, touched, params)
+    state = _put_touched(inner, state, touched, grads)
     return _map_grads(lambda g, v: RowGrads(g.rows, v), grads, values), state
 
   return optax.GradientTransformation(inner.init, update)
@@ -108,7 +106,10 @@ def has_rows(tx: optax.GradientTransformation, state: Pytree) -> Pytree:
 def with_counters(
   tx: optax.GradientTransformation, state: Pytree, other: Pytree
 ) -> Pytree:
-  """A state that has everything without rows from another one."""
+  """The rows of one state with the counters of another."""
   return jax.tree.map(
-    lambda rows, x, y: x if rows else y, has_rows(tx, state), state, other
+    lambda is_rows, mine, others: mine if is_rows else others,
+    has_rows(tx, state),
+    state,
+    other,
   )

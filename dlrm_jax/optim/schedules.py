@@ -14,7 +14,7 @@ def _check(
   decay_steps: int,
   decay_power: float,
 ) -> None:
-  """Raises InputError for a schedule that nobody can have meant."""
+  """Raises InputError for impossible numbers."""
   for field, value in (
     ('learning_rate', learning_rate),
     ('warmup_steps', warmup_steps),
@@ -51,23 +51,24 @@ def mlperf(
   with end = decay_start + decay_steps. Without warm-up and decay (0 steps
   each) it is constant.
 
-  facebookresearch/dlrm has the same warm-up and decay for the same k, but
-  where it decays at all it holds at rate * (warmup_steps - 1) / warmup_steps,
-  the last rate of its warm-up, does not fall below 1e-7, and goes on with the
-  rate of the last decayed update instead of 0.
+  facebookresearch/dlrm has the same warm-up and decay for the same k. But if
+  it decays, it holds at rate * (warmup_steps - 1) / warmup_steps, the last
+  rate of its warm-up; its rate does not fall below 1e-7; and it continues at
+  the rate of the last decayed update instead of 0.
 
   Args:
-    learning_rate: the rate that is held.
+    learning_rate: the rate between warm-up and decay.
     warmup_steps: updates of the linear warm-up; the last has the full rate.
-    decay_start: last update before the decay; unused without one.
-    decay_steps: updates from there to 0; 0 holds the rate for ever.
+    decay_start: last update before the decay; ignored without a decay.
+    decay_steps: updates of the decay to 0; 0: the rate never decays.
     decay_power: exponent of the decay, 2 in MLPerf.
 
   Returns:
     A function of Optax's count, i32[], to f32[].
 
   Raises:
-    InputError: a negative number, or a decay that starts in the warm-up.
+    InputError: a number is negative, or the decay starts before the warm-up
+      ends.
 
   >>> rate = mlperf(1.0, warmup_steps=4, decay_start=6, decay_steps=2)
   >>> [float(rate(count)) for count in range(8)]

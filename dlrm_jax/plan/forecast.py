@@ -8,9 +8,9 @@ import numpy as np
 
 from dlrm_jax.embedding.load import (
   Load,
-  Use,
+  Workload,
   imbalance,
-  load,
+  layout_load,
   load_by_table,
 )
 from dlrm_jax.embedding.planner import placement_name
@@ -47,16 +47,16 @@ class Forecast:
   notes: tuple[str, ...]
 
   @property
-  def use(self) -> Use:
+  def use(self) -> Workload:
     """Inputs of the cost model besides the layout."""
     hotness = self.task.collection.hotness
     state = row_state(self.task.table_tx)
-    return Use(hotness, self.batch, self.devices, state)
+    return Workload(hotness, self.batch, self.devices, state)
 
   @property
   def load(self) -> Load:
     """Rows, reads and traffic of all tables."""
-    return load(self.task.collection.layout, self.use)
+    return layout_load(self.task.collection.layout, self.use)
 
   @property
   def memory(self) -> StepMemory:
@@ -85,7 +85,7 @@ def _table_rows(forecast: Forecast) -> list[dict[str, Any]]:
       'rows': t.rows,
       'dim': t.dim,
       'hotness': use.hotness[t.name],
-      'bytes': t.rows * use.state.bytes(t.dim),
+      'bytes': t.rows * use.state.bytes(t.dim, t.storage),
       'placement': placement_name(t.placement, collection.layout.shards),
       'why': forecast.whys[t.name],
       'reads': float(loads[t.name].reads.sum()),

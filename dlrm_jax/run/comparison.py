@@ -1,4 +1,4 @@
-"""Two runs on the same rows, as a table: is one better, or is it chance?"""
+"""Compares two runs on the same rows; says whether they differ by chance."""
 
 from typing import Any, NamedTuple
 
@@ -12,12 +12,12 @@ _METRICS = {
 
 
 class Compared(NamedTuple):
-  """A run and what it says of the rows.
+  """A run and its predictions.
 
   Attributes:
-    workdir: of the run.
-    step: of the checkpoint.
-    scored: the rows.
+    workdir: workdir of the run.
+    step: step of the checkpoint.
+    scored: labels, weights and logits of the rows.
   """
 
   workdir: str
@@ -25,22 +25,22 @@ class Compared(NamedTuple):
   scored: paired.Scored
 
   def scores(self) -> dict[str, float]:
-    """All metrics of it alone."""
+    """All metrics of this run."""
     return binary.summarize(binary.tally(*self.scored))
 
 
 def compare(
   title: str, a: Compared, b: Compared
 ) -> tuple[list[str], dict[str, Any]]:
-  """What tells two runs apart, in lines and as JSON can hold it.
+  """Differences of two runs, as lines of text and as JSON can hold them.
 
   Args:
-    title: of the data.
-    a: the one.
-    b: the other.
+    title: name of the data.
+    a: the first run.
+    b: the second run.
 
   Raises:
-    InputError: they were not scored on the same rows.
+    InputError: the runs were not scored on the same rows.
   """
   paired.check_same(a.scored, b.scored)
   found = {

@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written when they are told and by no thread.
+"""TensorBoard's event files, written without a thread.
 
-tensorboardX's own writer has a thread for it. On a full disk that thread
-ends, and the next few numbers block the program for ever.
+tensorboardX's own writer has a thread. On a full disk that thread ends, and
+the next few numbers block the program for ever.
 """
 
 import time
@@ -16,22 +16,22 @@ class Events:
   """An event file of a run that goes on after some step."""
 
   def __init__(self, folder: Path, step: int) -> None:
-    """Opens a file; what others in the folder say of later steps is void."""
+    """Opens a file; it voids later steps in older files of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     self._writer = EventsWriter(str(folder / 'events'))
     start = SessionLog(status=SessionLog.START)
     self._write(Event(step=step + 1, session_log=start))
 
   def add(self, name: str, value: float, step: int) -> None:
-    """Adds a number, to be seen when `flush` returns."""
+    """Adds a number; it is in the file when `flush` has returned."""
     self._write(Event(step=step, summary=scalar(name, value)))
 
   def flush(self) -> None:
-    """Writes what was added."""
+    """Writes all numbers that were added."""
     self._writer.flush()
 
   def close(self) -> None:
-    """Writes what was added and closes the file."""
+    """Writes all numbers that were added, and closes the file."""
     self._writer.close()
 
   def _write(self, event: Event) -> None:

@@ -1,10 +1,10 @@
-"""The log of a run: one JSON line a report, readable while it runs.
+"""The log of a run: `metrics.jsonl`, a JSON object a line.
 
-Lines of training hold `step`, `loss`, `examples_per_second`; lines of
-evaluations `step` and `SPLIT/METRIC`. A checkpoint between two of them has a
-line with the sum of the losses since the last one. A resumed run forgets what
-was logged after its checkpoint; its lines, but for the speed, are those of a
-run that never stopped. Of the processes of a job the first one writes.
+Lines of training have `step`, `loss` and `examples_per_second`; lines of
+evaluations `step` and `SPLIT/METRIC`. A checkpoint between two lines of
+training has a line with the sum of the losses since the last one. A resumed
+run removes the lines after its checkpoint; except for the speed, its lines
+are those of a run that never stopped. Only process 0 of a job writes.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ HISTORY = 'metrics.jsonl'
 _EVALUATION = 'validation/'  # begins the names of its metrics
 _UNLOGGED = 'unlogged_loss', 'unlogged_steps'
 OUT_OF_RANGE = 'out_of_range'
-"""Ids that became the unknown row, up to a checkpoint."""
+"""Name of the count of ids that became the unknown row."""
 
 
 class History:
   """Writes `metrics.jsonl` and TensorBoard's event files side by side."""
 
   def __init__(self, workdir: Path, step: int) -> None:
-    """Opens the log of a run that goes on after `step`."""
+    """Opens the log of a run that continues after `step`."""
     self._path = workdir / HISTORY
     rows, bad = _read(self._path)
     self.rows = [row for row in rows if row['step'] <= step]
@@ -66,20 +66,20 @@ class History:
       self._events.flush()
 
   def add_unlogged(self, step: int, loss: float, steps: int) -> None:
-    """Keeps what no line tells yet at a checkpoint between two lines.
+    """Logs the losses since the last line, at a checkpoint between lines.
 
-    So the next line of a run that goes on from there is the one of a run
+    So the next line of a run that continues from there is the line of a run
     that never stopped.
 
     Args:
-      step: the last one.
+      step: the step of the checkpoint.
       loss: sum of the losses since the last line.
-      steps: since then.
+      steps: number of steps since the last line.
     """
     self._write(step, dict(zip(_UNLOGGED, (loss, steps), strict=True)))
 
   def unlogged(self, step: int) -> tuple[float, int]:
-    """What `add_unlogged` kept at a step: sum of losses, steps."""
+    """Sum and number of the losses that `add_unlogged` logged at a step."""
     for row in self.rows:
       if row['step'] == step and _UNLOGGED[0] in row:
         return row[_UNLOGGED[0]], row[_UNLOGGED[1]]
@@ -136,7 +136,7 @@ class History:
 def values_of(
   objective: Objective, rows: Iterable[Mapping[str, Any]]
 ) -> list[float]:
-  """The objective at each evaluation in a log that has it defined."""
+  """Values of the objective in a log, where it is defined."""
   scores = (
     {name.removeprefix(_EVALUATION): value for name, value in row.items()}
     for row in rows
@@ -147,10 +147,10 @@ def values_of(
 
 
 def _row(line: bytes) -> dict[str, Any]:
-  """What a line says.
+  """Parses a line.
 
   Raises:
-    ValueError: it is no line of a log.
+    ValueError: it is not a line of a log.
   """
   row = json.loads(line)
   if not isinstance(row, dict) or type(row.get('step')) is not int:
@@ -162,16 +162,16 @@ def _row(line: bytes) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-  """Lines of a log, and the numbers of those that are damaged, from 1.
+  """Reads a log: its rows, and the numbers of damaged lines from 1.
 
-  The last line may have been cut by a crash; then it was not written.
+  The last line may have been cut by a crash; then it is ignored.
   """
   try:
     *lines, cut = path.read_bytes().split(b'\n')
   except FileNotFoundError:
     return [], []
   except OSError as error:
-    raise InputError(f'{path}: can not be read: {error.strerror}') from None
+    raise InputError(f'{path}: cannot be read: {error.strerror}') from None
   rows, bad = [], []
   for number, line in enumerate(lines, 1):
     try:
@@ -184,7 +184,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def _put_aside(path: Path, bad: Sequence[int]) -> None:
-  """Keeps a damaged log beside the one that goes on."""
+  """Copies a damaged log to a file beside it."""
   kept = files.unfinished_name(path.with_name(f'{path.name}.damaged'))
   with files.writing(path):
     shutil.copyfile(path, kept)
@@ -197,5 +197,5 @@ def _put_aside(path: Path, bad: Sequence[int]) -> None:
 
 
 def read_history(workdir: Path) -> list[dict[str, Any]]:
-  """The lines of a run's log, but for those that are damaged."""
+  """Reads the rows of a run's log; damaged lines are left out."""
   return _read(workdir / HISTORY)[0]

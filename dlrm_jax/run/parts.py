@@ -1,14 +1,14 @@
-"""Where the time of a step goes: a recorded trace, divided among its parts.
+"""Divides the time of a recorded trace among the parts of a step.
 
-Every operation that a device ran stands in the trace under the name of an
-instruction of the compiled step. The program's text says where in the code
-the instruction comes from: the scopes of `train_step`, and what `jax.grad`
-made of `layers`. Operations overlap, on one device and between devices, so a
-moment is divided among all that run; where none does, the step waits for its
-input, or is idle. Hence parts add up to the time that passed.
+Every operation that a device ran is in the trace under the name of an
+instruction of the compiled step. The program's text maps instructions to the
+code: the scopes of `train_step`, and the gradient of `layers`. Operations
+overlap, on one device and between devices, so a moment is divided among all
+operations that run then. When none runs, the step waits for its input or is
+idle. So the parts add up to the time that passed.
 
-Traces of CPUs and GPUs name instructions in the statistic `hlo_op`, those of
-TPUs on the line `XLA Ops`. Tests cover CPUs; the others were written by JAX's
+Traces of CPUs and GPUs name instructions in the statistic `hlo_op`, traces of
+TPUs on the line `XLA Ops`. Tests cover CPUs; the rest follows JAX's
 documentation.
 """
 
@@ -41,13 +41,13 @@ _INSTRUCTION = re.compile(
 )
 _HEADER = re.compile(r'(?:ENTRY )?%?([\w.-]+) \(.*\{$')
 _EXCHANGE = re.compile('(' + '|'.join(hlo.KINDS) + ')(-start|-done)?')
-# They run other instructions, which stand in the trace themselves.
+# They run other instructions, which the trace has as well.
 _OUTER = ('while', 'conditional', 'call')
 _SCOPE = re.compile(r'\b(lookup|update|exchange)\b')
 
 
 class Span(NamedTuple):
-  """From when until when a part had work, in nanoseconds."""
+  """A time in which a part had work; start and stop in nanoseconds."""
 
   start: float
   stop: float
@@ -55,7 +55,7 @@ class Span(NamedTuple):
 
 
 def _part_of_code(name: str) -> str | None:
-  """Of a place in the code, as JAX names it.
+  """The part that a place in the code belongs to, by JAX's name of it.
 
   >>> _part_of_code('jit(train_step)/transpose(jvp(layers))/top/dot_general')
   'backward'
@@ -69,10 +69,10 @@ def _part_of_code(name: str) -> str | None:
 
 
 def parts_of(text: str) -> dict[str, str | None]:
-  """Instruction -> its part; None where it only runs other instructions.
+  """Maps each instruction to its part; None if it only runs other ones.
 
-  What XLA added has no place in the code: a fusion has that of its result,
-  others that of their first operand which has one.
+  Instructions that XLA added have no place in the code: a fusion gets the part
+  of its result, others that of their first operand that has one.
 
   >>> text = '''HloModule jit_step
   ... ENTRY %main (x: f32[8]) -> f32[8] {
@@ -127,9 +127,9 @@ def divide(
   """Nanoseconds of each of `PARTS`; they add up to `stop - start`.
 
   Args:
-    spans: in any order; what lies outside of the time is cut off.
-    start: when the time begins.
-    stop: when it ends.
+    spans: spans in any order; they are cut at start and stop.
+    start: begin of the time.
+    stop: end of the time.
 
   >>> spans = [Span(0, 4, 'lookup'), Span(2, 6, 'update'), Span(5, 9, 'input')]
   >>> {k: v for k, v in divide(spans, 0, 10).items() if v}
@@ -158,7 +158,7 @@ def divide(
 
 
 def _instruction(line: Any, event: Any, module: str) -> str | None:
-  """That an event of a trace ran; '' for one of another program."""
+  """The instruction that an event ran; '' for one of another program."""
   stats = dict(event.stats)
   if 'hlo_op' in stats:
     return stats['hlo_op'] if stats.get('hlo_module') == module else ''
@@ -168,7 +168,7 @@ def _instruction(line: Any, event: Any, module: str) -> str | None:
 
 
 def _spans(trace: Any, text: str) -> Iterator[Span]:
-  """What ran, what was waited for, and the time recorded, in any order."""
+  """Spans of operations, of waits for input, and of the whole recording."""
   parts = parts_of(text)
   module = re.findall(r'HloModule ([\w.-]+)', text)[0]
   for plane in trace.planes:
@@ -183,12 +183,12 @@ def _spans(trace: Any, text: str) -> Iterator[Span]:
             yield Span(event.start_ns, stop, part)
 
 
-def read(path: Path, text: str) -> dict[str, float]:
+def read_trace(path: Path, text: str) -> dict[str, float]:
   """Nanoseconds of each of `PARTS` in a trace.
 
   Args:
     path: the .xplane.pb that `jax.profiler` wrote, with one span `RECORDED`.
-    text: of the step's program that ran.
+    text: text of the compiled step that ran.
   """
   spans = list(_spans(ProfileData.from_file(str(path)), text))
   (whole,) = [span for span in spans if span.part == RECORDED]

@@ -1,8 +1,7 @@
-"""A profile: some steps of training, recorded, and their time by part.
+"""A profile: records some training steps, and prints their time by part.
 
-It is a measurement, and no part of a run: it starts from a new state, takes
-the batches and the compiled step that training takes, and writes a trace and
-nothing else.
+A profile is a measurement, not a part of a run: it starts from a new state,
+uses the batches and the compiled step of training, and writes only a trace.
 """
 
 from collections.abc import Mapping
@@ -17,19 +16,19 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.loop import batches_from, updates
 from dlrm_jax.run.meter import Meter
-from dlrm_jax.run.parts import RECORDED, read
+from dlrm_jax.run.parts import RECORDED, read_trace
 from dlrm_jax.training.state import TrainState, new_state
 from dlrm_jax.training.step import StepMetrics, compiled_step
 
-# While the step is compiled, the loader makes about so many examples ahead.
-# They are used up first: else no input would ever be waited for.
+# While the step is compiled, the loader prefetches about this many examples.
+# They are used up first, or the profile would show no waits for input.
 _MADE_AHEAD = 65_536
 _LEAST_WARM_UP = 10
 _MOST = 1000  # a trace has hundreds of events a step, and viewers their limits
 
 
 def _agree(run: Run, steps: int) -> None:
-  """Raises where processes would wait for each other for ever."""
+  """Raises an `InputError` if processes differ and so would hang."""
   mine = files.to_json([run.config, run.data.fingerprint, steps])
   differs = agreement.from_all(mine != agreement.text_of_first(mine))
   if any(differs):
@@ -40,7 +39,7 @@ def _agree(run: Run, steps: int) -> None:
 
 
 def _folder(run: Run) -> Path:
-  """Where this process writes its trace; made."""
+  """Creates the folder that this process writes its trace to."""
   folder = run.workdir / 'profile'
   if jax.process_count() > 1:
     folder /= f'process_{jax.process_index()}'
@@ -53,15 +52,15 @@ def _folder(run: Run) -> Path:
   return folder
 
 
-def table(parts: Mapping[str, float], steps: int, batch_size: int) -> str:
-  """Time by part, and the speed.
+def time_table(parts: Mapping[str, float], steps: int, batch_size: int) -> str:
+  """Time by part, and examples a second, as text.
 
   Args:
-    parts: nanoseconds of each, in all steps together.
-    steps: how many.
-    batch_size: examples of each.
+    parts: nanoseconds of each part in all steps.
+    steps: number of steps.
+    batch_size: number of examples of a step.
 
-  >>> print(table({'lookup': 3e6, 'idle': 1e6}, 2, 100))
+  >>> print(time_table({'lookup': 3e6, 'idle': 1e6}, 2, 100))
   part of a step           ms    share
     lookup              1.500   75.0 %
     idle                0.500   25.0 %
@@ -78,11 +77,11 @@ def table(parts: Mapping[str, float], steps: int, batch_size: int) -> str:
 
 
 def profile(run: Run, steps: int) -> None:
-  """Records steps of training; prints their time by part.
+  """Records training steps and prints their time by part.
 
   Args:
-    run: of which nothing is read but its description.
-    steps: to record, after some to warm up.
+    run: the run; only its description is used, its workdir is not changed.
+    steps: number of steps to record, after some to warm up.
 
   Raises:
     InputError: too few or too many steps, processes that differ, a loss that
@@ -105,18 +104,18 @@ def profile(run: Run, steps: int) -> None:
     return step(state, batch)
 
   state = new_state(run.task, jax.random.key(run.seed))
-  made = updates(run, update, batches_from(run, 0), state, 0)
+  steps_made = updates(run, update, batches_from(run, 0), state, 0)
 
   def advance(numbers: range) -> None:
     for number in numbers:
       with jax.profiler.StepTraceAnnotation('step', step_num=number):
-        _, _, told = next(made)
-        meter.add(number, told)
+        _, _, metrics = next(steps_made)
+        meter.add(number, metrics)
     meter.settle()
 
   advance(range(warm_up))
   options = jax.profiler.ProfileOptions()
-  options.python_tracer_level = 0  # it would slow down what it looks at
+  options.python_tracer_level = 0  # it would slow down the steps
   with (
     jax.profiler.trace(
       folder, create_perfetto_trace=True, profiler_options=options
@@ -129,7 +128,7 @@ def profile(run: Run, steps: int) -> None:
     key=lambda path: path.stat().st_mtime,
   )
   if agreement.first():
-    print(table(read(trace, programs[0]), steps, size))
+    print(time_table(read_trace(trace, programs[0]), steps, size))
     print(
       f'trace     {trace.parent}\n'
       '          https://ui.perfetto.dev opens its perfetto_trace.json.gz\n'

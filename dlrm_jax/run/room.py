@@ -1,9 +1,9 @@
-"""Whether there is room for a run, found out before anything is allocated.
+"""Checks before anything is allocated whether a run fits into the memory.
 
-What is counted is needed in any case, whatever XLA fuses, computes twice or
-lets share memory: state, the batch, one copy of its vectors, the widest layer,
-the rows that are shuffled. So what fits is never refused; a run that is let
-through may need more.
+The check counts only what is needed in any case, whatever XLA fuses, computes
+twice or lets share memory: the state, the batch, one copy of its vectors, the
+output of the widest layer, the rows that are shuffled. So a run that fits is
+never refused; a run that passes may still need more.
 """
 
 import math
@@ -23,19 +23,19 @@ from dlrm_jax.training.gradients import count_pieces
 from dlrm_jax.training.memory import kernels
 from dlrm_jax.training.state import Task, abstract_state
 
-_SURE = 0.9  # of what is counted
+_SURE = 0.9  # part of the count that is certain
 _FLOAT = 4
 
 
 class Need(NamedTuple):
-  """Bytes: of a device, but for the rows that are shuffled on the host.
+  """Bytes that a run needs, of a device and of the host.
 
   Attributes:
-    tables: with their optimizer's state.
-    layers: parameters and their optimizer's state.
-    step: the batch, its vectors and the widest layer's output.
-    evaluation: the same of an evaluation's batch.
-    windows: shuffled rows on the host.
+    tables: tables and the state of their optimizer.
+    layers: parameters and the state of their optimizer.
+    step: a batch, its vectors, and the output of the widest layer.
+    evaluation: the same for a batch of an evaluation.
+    windows: the shuffled rows, on the host.
   """
 
   tables: int
@@ -46,12 +46,12 @@ class Need(NamedTuple):
 
   @property
   def device(self) -> int:
-    """Bytes of a device at the same time."""
+    """Bytes that a device needs at the same time."""
     return self.tables + self.layers + max(self.step, self.evaluation)
 
   @property
   def host(self) -> int:
-    """Bytes of the host, beside the devices."""
+    """Bytes that the host needs beside the devices."""
     return self.windows
 
 
@@ -67,7 +67,7 @@ _ADVICE = {
 
 
 def held(tree: Pytree) -> int:
-  """Bytes of a device."""
+  """Bytes that a device holds of arrays."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
@@ -81,9 +81,10 @@ def _example(task: Task) -> int:
 
 
 def _gathered(task: Task) -> int:
-  """Bytes of what an example has of tables, or of its gradient.
+  """Bytes of the rows of an example or of its vectors, whichever are fewer.
 
-  An encoding may make a wide vector of narrow rows, or a narrow of wide ones.
+  An encoding may combine narrow rows to a wide vector, or wide rows to a
+  narrow one.
   """
   return _FLOAT * sum(
     min(f.encoding.dim, sum(table.dim for table in f.encoding.tables))
@@ -92,28 +93,28 @@ def _gathered(task: Task) -> int:
 
 
 def _widest(task: Task) -> int:
-  """Bytes of an example in the widest output of a layer."""
+  """Bytes of an example in the widest output of any layer."""
   layers = kernels(task.network.model, task.network.shapes)
   return _product(task) * max((width for _, width in layers), default=0)
 
 
 def _product(task: Task) -> int:
-  """Bytes of a number in the products of a model."""
+  """Bytes of a number in the matrix products of a model."""
   return jnp.dtype(getattr(task.network.model, 'dtype', jnp.float32)).itemsize
 
 
 def _step(task: Task, examples: int) -> int:
-  """Bytes of a device to train on examples; layers see a piece at a time."""
+  """Bytes that a device needs to train on examples; layers see pieces."""
   piece = examples // count_pieces(examples, task.micro_batch)
   each = _example(task) + _gathered(task)
   return examples * each + piece * _widest(task)
 
 
 def _evaluation(task: Task, examples: int) -> int:
-  """Bytes of a device to score examples.
+  """Bytes that a device needs to score examples.
 
-  All vectors of the batch meet in one product, so they exist together, but
-  not with the outputs of later layers.
+  The vectors of all examples are operands of one product, so they exist at the
+  same time, but not together with the outputs of later layers.
   """
   dims = sum(feature.encoding.dim for feature in task.collection.features)
   vectors = _product(task) * dims
@@ -121,7 +122,7 @@ def _evaluation(task: Task, examples: int) -> int:
 
 
 def needs(run: Run) -> Need:
-  """What a run needs at least, on the mesh in use."""
+  """The least memory that a run needs, on the mesh in use."""
   task, devices = run.task, device_count()
   state = abstract_state(task)
   schema = run.data.schema
@@ -139,26 +140,26 @@ def needs(run: Run) -> Need:
 
 
 def _device_room() -> int | None:
-  """Bytes of a device that is no CPU; None where it does not say."""
+  """Memory in bytes of a GPU or TPU; None if it does not report it."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get('bytes_limit')
 
 
 def check_room(run: Run) -> None:
-  """Raises where a run can't fit into this machine.
+  """Checks that a run can fit into this machine.
 
   Raises:
-    InputError: names what is needed, what there is, and what to lower.
+    InputError: it can't; names the need, the memory, and fields to lower.
   """
   _check_need(needs(run))
 
 
 def check_evaluation_room(task: Task, batch_size: int) -> None:
-  """Raises where batches of an evaluation can't fit into this machine.
+  """Checks that batches of an evaluation can fit into this machine.
 
   Args:
-    task: that was trained.
-    batch_size: examples of a global batch.
+    task: the trained task.
+    batch_size: number of examples of a global batch.
 
   Raises:
     InputError: as `check_room`.

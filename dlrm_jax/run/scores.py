@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dlrm_jax.metrics import binary
 
 ERROR = '_std_error'
-"""What the name of a metric's standard error ends in."""
+"""Suffix of the name of a metric's standard error."""
 
 
 ERROR_NOTE = '± one standard error, of AUC by DeLong'
@@ -44,7 +44,7 @@ def scores_of(tallies: Mapping[str, binary.Tally]) -> dict[str, float]:
 
 
 def with_error(scores: Mapping[str, float], metric: str) -> str:
-  """A metric, and its standard error where that is known.
+  """A metric with its standard error, if that is known, as text.
 
   >>> with_error({'auc': 0.7605, 'auc_std_error': 0.0065}, 'auc')
   '0.76050 ± 0.00650'
@@ -59,7 +59,7 @@ def score_table(
   scores: Mapping[str, float],
   references: Mapping[str, Mapping[str, float]],
 ) -> str:
-  """Metrics as a small table, beside those to compare with.
+  """Metrics beside those of references, as a table of text.
 
   >>> scores = {'auc': 0.5, 'auc_std_error': 0.01, 'ne': math.nan}
   >>> print(score_table('test', scores, {'Bayes': {'auc': 0.8}}))

@@ -1,11 +1,11 @@
-"""What a run is going to do, printed before it does it."""
+"""The plan of a run, printed before it starts."""
 
 import math
 from collections.abc import Iterator
 
 import jax
 
-from dlrm_jax.embedding.load import Use
+from dlrm_jax.embedding.load import Workload
 from dlrm_jax.embedding.planner import placement_name
 from dlrm_jax.run.description import Run
 from dlrm_jax.sharding import device_count
@@ -17,7 +17,7 @@ from dlrm_jax.training.state import Task, abstract_state
 
 
 def saving_lines(task: Task) -> Iterator[str]:
-  """What the encodings save, if any is not plain."""
+  """A line about the parameters that encodings save, if any does."""
   found, count = saving(task), len(task.collection.features)
   if found.features:
     times = _times(found.plain / found.parameters)
@@ -47,15 +47,15 @@ def _placements(task: Task) -> dict[str, str]:
 
 
 def _memory(run: Run) -> int:
-  """Bytes of a device in a step."""
+  """Bytes that a device needs in a step."""
   collection, state = run.task.collection, row_state(run.task.table_tx)
   batch = run.reading.batch_size
-  use = Use(collection.hotness, batch, device_count(), state)
+  use = Workload(collection.hotness, batch, device_count(), state)
   return step_memory(run.task, collection.layout, use).total
 
 
-def lines(run: Run) -> Iterator[str]:
-  """The plan, line by line."""
+def plan_lines(run: Run) -> Iterator[str]:
+  """The lines of the plan of a run."""
   state = abstract_state(run.task)
   sizes = table_sizes(run.task)
   devices = jax.devices()

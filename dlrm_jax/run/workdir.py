@@ -1,10 +1,11 @@
-"""The folder of a run: whose it is, and how files come into it.
+"""The workdir: ownership of a run's folder.
 
-`config.json` and `data.json` say what the run was started with. The same
-command again goes on; another config in the same folder is refused, unless the
-kinds of the fields that differ (`kinds.py`) say that it is the same run: then
-it goes on with the new values. Fields without effect do not count. The
-processes of a job share the folder; the first one claims it for all.
+`config.json` and `data.json` hold the settings and the data that the run was
+started with. The same command again continues the run. Another config in the
+same folder is refused, unless the kinds of the fields that differ
+(`config/kinds.py`) allow them to change: then the run continues with the new
+values. Fields without effect do not count. The processes of a job share the
+folder; process 0 claims it for all.
 """
 
 import contextlib
@@ -24,37 +25,37 @@ from dlrm_jax.config.unused import with_effect
 from dlrm_jax.errors import InputError
 
 _CONFIG, _DATA = 'config.json', 'data.json'
-_OWN = 'tables.features.'  # may follow from the other fields: auto
+_OWN = 'tables.features.'  # fields that auto encodings may have set
 _VERSION, _FORMAT = 'version', 1
 RESULTS = 'results.json'
-_LONG = 120  # letters of a difference that says something to a reader
+_LONG = 120  # most letters of a difference in a message
 
 
 def _refuse(path: Path, found: Sequence[object], advice: str) -> None:
-  """Raises where a run would be another one."""
+  """Raises an `InputError` that lists differences, if there are any."""
   if found:
     said = '; '.join(map(str, found))
     raise InputError(f'{path.parent} was made by another run: {said}. {advice}')
 
 
 def _compare_configs(path: Path, found: Sequence[Change]) -> None:
-  """Raises where what is learned would be something else; says why."""
+  """Raises an `InputError` if fields of the run's identity differ."""
   other = of_kind(found, FieldKind.IDENTITY)
-  # Fields of single features may follow from the others: auto.
+  # Fields of single features may follow from the others (auto encodings).
   given = [change for change in other if not change.field.startswith(_OWN)]
   advice = 'Choose another --workdir, or the settings that it was made with'
   _refuse(path, given or other, advice)
 
 
 def _compare_data(path: Path, now: Mapping[str, Any]) -> None:
-  """Raises where data differs in what was known of it then."""
+  """Raises an `InputError` if the data differs in a field known then."""
   then = _read(path)
   found = changes(then, {k: v for k, v in now.items() if k in then})
   short = [str(change) for change in found if len(str(change)) < _LONG]
   _refuse(
     path,
     short or found,
-    'The data is another, or was prepared anew with other files or options: '
+    'The data is another, or was prepared again with other files or options: '
     'choose another --workdir, or the config.data.dir that it was made with',
   )
 
@@ -67,7 +68,7 @@ def _trained(folder: Path) -> int:
 
 
 def _check_horizon(folder: Path, found: Sequence[Change], steps: int) -> None:
-  """Raises where fewer steps are asked for than there are already."""
+  """Raises an `InputError` if fewer steps are asked for than are trained."""
   trained = _trained(folder)
   if of_kind(found, FieldKind.HORIZON) and steps < trained:
     raise InputError(
@@ -80,7 +81,7 @@ def _check_horizon(folder: Path, found: Sequence[Change], steps: int) -> None:
 def _report(
   folder: Path, found: Sequence[Change], steps: int, patience: int
 ) -> Iterator[str]:
-  """What changes from now on, as far as it can be seen in results."""
+  """Lines about changed fields that affect the results of the run."""
 
   def said(some: Sequence[Change]) -> str:
     return '; '.join(map(str, some))
@@ -98,7 +99,7 @@ def _report(
 
 
 def _agree(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-  """Raises where processes were started with other settings or other data."""
+  """Raises an `InputError` if processes have other settings or data."""
   mine = {'config': config, 'data': data}
   first = json.loads(agreement.text_of_first(json.dumps(mine)))
   found = '; '.join(
@@ -137,7 +138,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _mend(path: Path) -> str:
-  """What to do about a file without which nobody knows what was trained."""
+  """Advice about a missing or damaged file that a run needs."""
   if any(path.parent.glob('checkpoints/[0-9]*')):
     return 'put back a copy of it, or choose another --workdir'
   return (
@@ -147,7 +148,7 @@ def _mend(path: Path) -> str:
 
 
 def _config(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
-  """A config as this version would have written it."""
+  """Reads a config and adds the fields that its version did not have."""
   config = _read(path)
   version = config.pop(_VERSION, 0)
   if version != 0 and version != _FORMAT:
@@ -163,7 +164,7 @@ def _config(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-  """Makes a folder, or sees that no other process works in it."""
+  """Creates and locks a folder; raises if another process holds the lock."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / '.lock').open('w')
@@ -183,13 +184,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class Claim(NamedTuple):
-  """Whose a folder is to be.
+  """The run that a folder is claimed for.
 
   Attributes:
     config: all settings.
-    data: what identifies the data.
-    steps: that are to be trained.
-    defaults: of all fields, for configs of earlier versions.
+    data: the identity of the data.
+    steps: number of steps to train.
+    defaults: default of every field, for configs of earlier versions.
   """
 
   config: Mapping[str, Any]
@@ -199,7 +200,7 @@ class Claim(NamedTuple):
 
 
 def started(folder: Path) -> bool:
-  """Whether a run was started in a folder before."""
+  """Whether a run has been started in a folder."""
   return (folder / _CONFIG).exists()
 
 
@@ -225,7 +226,7 @@ def _claim(folder: Path, claim: Claim) -> None:
   for line in _report(folder, found, claim.steps, patience):
     print(line)
   if of_kind(found, FieldKind.HORIZON):
-    # Those of a run that was not so long.
+    # They are results of a shorter run.
     (folder / RESULTS).unlink(missing_ok=True)
   if changed:
     files.write_json(path, written)
@@ -233,13 +234,13 @@ def _claim(folder: Path, claim: Claim) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path, claim: Claim) -> Iterator[None]:
-  """Makes the folder of a run, or sees that it belongs to this very run.
+  """Creates the folder of a run, or checks that it belongs to this run.
 
-  No other job can claim it meanwhile; the end of this one frees it.
+  No other job can claim it until this context ends.
 
   Args:
-    folder: made if it is not there.
-    claim: the run that it must be of.
+    folder: the workdir; created if it does not exist.
+    claim: the run that it must belong to.
 
   Raises:
     InputError: the folder can't be made, another process trains in it, or
@@ -251,7 +252,7 @@ def claimed(folder: Path, claim: Claim) -> Iterator[None]:
   if agreement.first():
     with _locked(folder):
       _claim(folder, claim)
-      agreement.from_first(1)  # now the others may look
+      agreement.from_first(1)  # now the other processes may look
       yield
     return
   agreement.from_first(0)
@@ -263,16 +264,16 @@ def claimed(folder: Path, claim: Claim) -> Iterator[None]:
   yield
 
 
-def read(
+def read_settings(
   folder: Path, defaults: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """What a run was started with: its config, and what identifies its data.
+  """Reads the config of a run, and the identity of its data.
 
   Args:
-    folder: of the run.
-    defaults: of all fields; the config has those that it did not have then.
+    folder: the workdir.
+    defaults: default of every field, for those that the config lacks.
 
   Raises:
-    InputError: the folder is not that of a run.
+    InputError: the folder is not the workdir of a run.
   """
   return _config(folder / _CONFIG, defaults), _read(folder / _DATA)

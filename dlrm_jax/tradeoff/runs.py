@@ -95,7 +95,7 @@ class StudyRun(NamedTuple):
       enter(self._claimed())
       log = enter((self.run.workdir / 'log.txt').open('a', buffering=1))
       enter(contextlib.redirect_stdout(log))
-      print(*summary.lines(self.run), sep='\n')
+      print(*summary.plan_lines(self.run), sep='\n')
       try:
         stopped_by = loop.train(self.run, signals)
       except InputError as error:

@@ -16,10 +16,10 @@ from dlrm_jax.embedding.features import Feature, shapes_of_roles
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.load import (
   RowState,
-  Use,
+  Workload,
   copies_memory,
   exchange_memory,
-  load,
+  layout_load,
 )
 from dlrm_jax.models.shapes import Shapes
 from dlrm_jax.rows import Pytree
@@ -125,7 +125,7 @@ def layers_bytes(task: Task) -> int:
   return _bytes(abstract_params(task))
 
 
-def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
+def step_memory(task: Task, layout: Layout, use: Workload) -> StepMemory:
   """Memory that a device needs to train.
 
   Args:
@@ -144,7 +144,7 @@ def step_memory(task: Task, layout: Layout, use: Use) -> StepMemory:
     task.micro_batch,
   )
   return StepMemory(
-    tables=load(layout, use).bytes,
+    tables=layout_load(layout, use).bytes,
     copies=copies_memory(layout, use),
     dense=2 * _bytes(parameters) + _bytes(state),
     program=_PROGRAM,

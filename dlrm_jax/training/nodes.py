@@ -17,14 +17,15 @@ import jax
 import jax.numpy as jnp
 
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
-from dlrm_jax.embedding.layout import Kind
+from dlrm_jax.embedding.layout import StackKind
+from dlrm_jax.rows import Pytree
 from dlrm_jax.training.state import Task, TrainState, shardings
 
 
 def _own(collection: EmbeddingCollection) -> list[str]:
   """Names of the stacks of which every node has its own copy."""
   stacks = collection.layout.stacks.items()
-  return [name for name, stack in stacks if stack.kind is Kind.INDEPENDENT]
+  return [name for name, stack in stacks if stack.kind is StackKind.INDEPENDENT]
 
 
 def node_count(task: Task) -> int:
@@ -36,15 +37,17 @@ def _copies(
   collection: EmbeddingCollection, tables: Tables, stack: str
 ) -> jax.Array:
   """f32[S, P, D], the stack of each node."""
-  _, shards, rows, dim = collection.layout.stacks[stack]
-  return tables[stack].reshape(shards, rows, dim)
+  about = collection.layout.stacks[stack]
+  values = about.storage.values(tables[stack], about.dim)
+  return values.reshape(about.shards, about.shard_rows, about.dim)
 
 
 def _averaged(collection: EmbeddingCollection, tables: Tables) -> Tables:
-  def mean(stack: str) -> jax.Array:
+  def mean(stack: str) -> Pytree:
     copies = _copies(collection, tables, stack)
     same = jnp.broadcast_to(jnp.mean(copies, 0, keepdims=True), copies.shape)
-    return same.reshape(tables[stack].shape)
+    storage = collection.layout.stacks[stack].storage
+    return storage.pack(storage.encode(same, None))
 
   return tables | {stack: mean(stack) for stack in _own(collection)}
 

@@ -25,7 +25,7 @@ def table_sizes(task: Task) -> list[TableSize]:
       features=task.collection.readers(table),
       rows=table.rows,
       dim=table.dim,
-      bytes=table.rows * table.dim * 4,
+      bytes=table.rows * table.storage.row_bytes(table.dim),
     )
     for table in task.collection.tables
   ]

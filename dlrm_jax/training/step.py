@@ -33,7 +33,12 @@ def train_step(
   with jax.named_scope('update'):
     updates, opt_state = task.tx.update(grads, state.opt_state, state.params)
     tables, table_state = task.collection.update(
-      task.table_tx, state.tables, state.table_state, rows, vector_grads
+      task.table_tx,
+      state.tables,
+      state.table_state,
+      rows,
+      vector_grads,
+      key=state.step,
     )
     new_state = TrainState(
       step=state.step + 1,

@@ -220,7 +220,7 @@ def test_what_may_not_be_read_is_not_called_damaged(folder, victim):
     os.seteuid(0)
     (folder / '20' / victim).chmod(0)
     os.seteuid(65534)
-    with pytest.raises(InputError, match=r'can not be read: ') as raised:
+    with pytest.raises(InputError, match=r'cannot be read: ') as raised:
       checkpoints.restore(20, abstract)
   assert f'{folder / "20" / victim}' in str(raised.value)
   assert 'ermission denied' in str(raised.value)
@@ -236,7 +236,7 @@ def test_too_few_descriptors_are_not_called_damage(folder):
   assert checkpoints.steps == [10, 20]
   resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
   try:
-    with pytest.raises(InputError, match=r'can not be read: .*oo many open'):
+    with pytest.raises(InputError, match=r'cannot be read: .*oo many open'):
       checkpoints.restore(20, abstract)
   finally:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -251,7 +251,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_one_line(folder):
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
   try:
     checkpoints.save(30, state, None)
-    with pytest.raises(InputError, match=r'30: can not be written: ') as raised:
+    with pytest.raises(InputError, match=r'30: cannot be written: ') as raised:
       checkpoints.wait()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -272,7 +272,7 @@ def test_a_right_lost_in_the_midst_of_a_run_is_told_in_one_line(folder):
   state = create_state(TASK, jax.random.key(0))
   inside = [path for path in folder.rglob('*') if path.is_dir()]
   above = [path for path in folder.parents if 'pytest' in str(path)]
-  message = r'30: can not be written: .*ermission denied.* on from step 20'
+  message = r'30: cannot be written: .*ermission denied.* on from step 20'
   with (
     as_nobody(*above, folder, *inside),
     pytest.raises(InputError, match=message),

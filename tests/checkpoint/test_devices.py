@@ -19,6 +19,7 @@ from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.operations import Mult, PathBased
 from dlrm_jax.embedding.partitions import QuotientRemainder
+from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.metrics.binary import summarize
@@ -41,13 +42,22 @@ OPTIMIZERS = {
 }
 
 
-def make_task(placements, shards, optimizer='rowwise_adagrad'):
+def make_task(
+  placements,
+  shards,
+  optimizer='rowwise_adagrad',
+  storages=(FLOAT32, FLOAT32, FLOAT32),
+):
   """Three tables, the last one read by bags of two."""
-  features = tuple(
-    Feature(name, Plain(Table(name, rows, 4, placement=placement)), hotness)
-    for name, rows, placement, hotness in zip(
-      'abc', SIZES, placements, (1, 1, 2), strict=True
+  tables = [
+    Table(name, rows, 4, placement=placement, storage=storage)
+    for name, rows, placement, storage in zip(
+      'abc', SIZES, placements, storages, strict=True
     )
+  ]
+  features = tuple(
+    Feature(table.name, Plain(table), hotness)
+    for table, hotness in zip(tables, (1, 1, 2), strict=True)
   )
   return Task(
     network=Network(

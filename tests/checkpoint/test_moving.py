@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from dlrm_jax import sharding
 from dlrm_jax.checkpoint.moving import move, rows_to_move
-from dlrm_jax.embedding.layout import Kind, from_json, plan_layout, to_json
+from dlrm_jax.embedding.layout import (
+  StackKind,
+  layout_from_json,
+  layout_to_json,
+)
+from dlrm_jax.embedding.layout_plan import plan_layout
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.rows import packed
 
@@ -86,7 +91,8 @@ def assert_moved(old, before, new, after):
       new.stacks[blocks[0].stack],
     )
     then, now = (
-      range(s.shards) if s.kind is Kind.INDEPENDENT else (0,) for s in stacks
+      range(s.shards) if s.kind is StackKind.INDEPENDENT else (0,)
+      for s in stacks
     )
     copies = [logical(old, before, table, node) for node in then]
     if len(then) != len(now):
@@ -110,7 +116,9 @@ def moved(old, before, new, devices=1, told=lambda rows: None):
         shape_of(stack, ndim),
         np.float32,
         sharding=sharding.sharding_of(
-          sharding.COPIED if stack.kind is Kind.REPLICATED else sharding.SPLIT
+          sharding.COPIED
+          if stack.kind is StackKind.REPLICATED
+          else sharding.SPLIT
         ),
       )
       for name, stack in new.stacks.items()
@@ -156,7 +164,7 @@ def test_drawn_layouts_move_to_one_another(data, ndim):
   several = st.lists(placements, min_size=len(sizes), max_size=len(sizes))
   old = lay_out(sizes, data.draw(powers), data.draw(several))
   new = lay_out(sizes, data.draw(powers), data.draw(several))
-  old = from_json(to_json(old))
+  old = layout_from_json(layout_to_json(old))
   family = random_family(old, ndim)
   told = []
   after = moved(

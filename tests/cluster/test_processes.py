@@ -48,7 +48,7 @@ def results(workdir):
 
 def final_state(workdir):
   task = restored.trained(
-    *folders.read(workdir, default.get_config().to_dict())
+    *folders.read_settings(workdir, default.get_config().to_dict())
   ).task
   checkpoints = Checkpoints(workdir / 'checkpoints', task.collection.layout)
   return checkpoints.restore(STEPS, abstract_state(task))

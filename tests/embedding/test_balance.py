@@ -8,13 +8,13 @@ import pytest
 from hypothesis import strategies as st
 
 from dlrm_jax.embedding.balance import measured
-from dlrm_jax.embedding.layout import plan_layout
+from dlrm_jax.embedding.layout_plan import plan_layout
 from dlrm_jax.embedding.load import (
   RowState,
-  Use,
+  Workload,
   copies_memory,
   exchange_memory,
-  load,
+  layout_load,
 )
 from dlrm_jax.embedding.table import Placement, Table
 
@@ -41,34 +41,39 @@ def laid(drawn, shards=6):
   ]
   # Two ids or more: all of them are bags.
   hotness = {f't{i}': (2, *each) for i, (*_, each) in enumerate(drawn)}
-  use = Use(hotness, 4096, shards, RowState(1, 0))
-  return tables, plan_layout(tables, shards, hotness), use
+  work = Workload(hotness, 4096, shards, RowState(1, 0))
+  return tables, plan_layout(tables, shards, hotness), work
 
 
 @hypothesis.given(TABLES)
 def test_sums_of_a_layout_are_its_load(drawn):
-  tables, layout, use = laid(drawn)
-  total, want = measured(layout, tables, use)[0].totals(), load(layout, use)
+  tables, layout, work = laid(drawn)
+  total, want = (
+    measured(layout, tables, work)[0].totals(),
+    layout_load(layout, work),
+  )
   assert total.sent == pytest.approx(want.sent)
   np.testing.assert_allclose(total.moved, want.moved)
-  size = want.bytes + copies_memory(layout, use) + exchange_memory(layout, use)
+  size = (
+    want.bytes + copies_memory(layout, work) + exchange_memory(layout, work)
+  )
   assert total.bytes <= size * (1 + 1e-9)
 
 
 def test_without_holes_the_bytes_are_those_of_the_layout():
   drawn = [(rows, 16, Placement(), [3]) for rows in (50, 7000, 123_456)]
-  tables, layout, use = laid(drawn)
-  size = load(layout, use).bytes + exchange_memory(layout, use)
-  assert measured(layout, tables, use)[0].totals().bytes == size
+  tables, layout, work = laid(drawn)
+  size = layout_load(layout, work).bytes + exchange_memory(layout, work)
+  assert measured(layout, tables, work)[0].totals().bytes == size
 
 
 @hypothesis.given(TABLES, st.sampled_from(PLACES))
 def test_a_table_that_is_lifted_leaves_the_sums_of_the_others(drawn, place):
-  tables, layout, use = laid(drawn)
-  balance, blocks = measured(layout, tables, use)
-  others, _ = measured(layout, tables[1:], use)
-  left = balance.lifted(tables[0], blocks['t0'])
-  back = left.laid(dataclasses.replace(tables[0], placement=place))
+  tables, layout, work = laid(drawn)
+  balance, blocks = measured(layout, tables, work)
+  others, _ = measured(layout, tables[1:], work)
+  left = balance.without(tables[0], blocks['t0'])
+  back = left.placed(dataclasses.replace(tables[0], placement=place))
   assert back.totals().sent >= left.totals().sent
   for found, want in zip(left.totals(), others.totals(), strict=True):
     np.testing.assert_allclose(found, want, rtol=1e-9, atol=1e-6)
@@ -76,10 +81,10 @@ def test_a_table_that_is_lifted_leaves_the_sums_of_the_others(drawn, place):
 
 def test_a_table_is_laid_where_most_room_is():
   drawn = [(9000, 16, Placement(1), [5]) for _ in range(6)]
-  tables, layout, use = laid(drawn)
-  balance, blocks = measured(layout, tables, use)
+  tables, layout, work = laid(drawn)
+  balance, blocks = measured(layout, tables, work)
   for table in tables[:2]:
-    balance = balance.lifted(table, blocks[table.name])
+    balance = balance.without(table, blocks[table.name])
   both = dataclasses.replace(tables[0], placement=Placement(1))
-  totals = balance.laid(both).laid(both).totals()
+  totals = balance.placed(both).placed(both).totals()
   assert np.ptp(totals.moved) == pytest.approx(0)

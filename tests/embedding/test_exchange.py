@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import PAD, Inputs
-from dlrm_jax.embedding.capacity import Reader, capacity
+from dlrm_jax.embedding.capacity import BagSpec, capacity
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.encoding import Plain
@@ -166,7 +166,7 @@ def test_skewed_ids_need_more_than_one_round(stack, readers):
   assert {name for name, _ in layout.in_stack(stack)} == {readers[0][0]}
   room = capacity(
     layout,
-    [Reader(name, layout.blocks[name][0], length) for name, length in readers],
+    [BagSpec(name, layout.blocks[name][0], length) for name, length in readers],
     batch,
     DEVICES,
   )

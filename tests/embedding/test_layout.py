@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dlrm_jax.batch import PAD
 from dlrm_jax.embedding import layout as layouts
-from dlrm_jax.embedding.layout import Kind, plan_layout
+from dlrm_jax.embedding.layout import StackKind
+from dlrm_jax.embedding.layout_plan import plan_layout
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 
@@ -47,7 +48,7 @@ def all_places(tables, layout):
 
 def nodes_of(layout, block):
   stack = layout.stacks[block.stack]
-  return stack.shards if stack.kind is Kind.INDEPENDENT else 1
+  return stack.shards if stack.kind is StackKind.INDEPENDENT else 1
 
 
 @given(TABLES, st.sampled_from([4, 8]))
@@ -67,7 +68,8 @@ def test_a_shard_knows_what_it_holds(drawn, shards):
   for name, stack in layout.stacks.items():
     blocks = layout.in_stack(name)
     for shard in range(stack.shards):
-      number, row = layouts.inverse(layout, name, jnp.int32(shard))
+      local = jnp.arange(stack.shard_rows, dtype=jnp.int32)
+      number, row = layouts.inverse(layout, name, jnp.int32(shard), local)
       for k in np.flatnonzero(np.asarray(number) >= 0):
         table, block = blocks[int(number[k])]
         j = layout.blocks[table].index(block)
@@ -80,8 +82,8 @@ def test_a_shard_knows_what_it_holds(drawn, shards):
 @given(TABLES)
 def test_a_layout_is_what_its_json_says(drawn):
   _, layout = make_layout(drawn, 8)
-  saved = json.loads(json.dumps(layouts.to_json(layout)))
-  assert layouts.from_json(saved) == layout
+  saved = json.loads(json.dumps(layouts.layout_to_json(layout)))
+  assert layouts.layout_from_json(saved) == layout
 
 
 def test_rows_are_dealt_evenly_and_heads_are_apart():
@@ -125,7 +127,7 @@ def test_tables_on_one_shard_are_spread_by_size():
   ('placement', 'message'),
   [
     (Placement(spread=9), 'table t0: dealt over 9 shards, but there are 8'),
-    (Placement(columns=3), 'table t0: width 8 can not be cut into 3'),
+    (Placement(columns=3), 'table t0: width 8 cannot be cut into 3'),
   ],
 )
 def test_an_impossible_placement_names_the_table(placement, message):

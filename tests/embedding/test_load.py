@@ -8,15 +8,15 @@ from configs import default
 from dlrm_jax.build.data import open_schema
 from dlrm_jax.build.task import build_task
 from dlrm_jax.embedding.capacity import capacity
-from dlrm_jax.embedding.layout import plan_layout
+from dlrm_jax.embedding.layout_plan import plan_layout
 from dlrm_jax.embedding.load import (
   RowState,
-  Use,
+  Workload,
+  bag_specs,
   copies_memory,
   imbalance,
-  load,
+  layout_load,
   load_by_table,
-  readers,
 )
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.plan import compiled
@@ -56,14 +56,14 @@ def test_rows_held_are_those_that_have_an_address_there(name, devices):
         else:
           where = at // (stack.rows // devices)
           expected += np.bincount(where, minlength=devices)
-  found = load(layout, Use(hot, 64, devices, RowState()))
+  found = layout_load(layout, Workload(hot, 64, devices, RowState()))
   assert found.rows.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize('name', PLACEMENTS)
 def test_every_bag_row_is_read_somewhere(name):
   layout, hot = laid_out(PLACEMENTS[name], rows=(5000, 700, 13000))
-  found = load(layout, Use(hot, 64, 4, RowState()))
+  found = layout_load(layout, Workload(hot, 64, 4, RowState()))
   columns = PLACEMENTS[name].columns
   assert found.reads.sum() == pytest.approx(64 * 6 * columns)
 
@@ -71,38 +71,38 @@ def test_every_bag_row_is_read_somewhere(name):
 def test_one_device_sends_nothing():
   for placement in PLACEMENTS.values():
     layout, hot = laid_out(placement)
-    assert load(layout, Use(hot, 64, 1, RowState())).sent == 0
+    assert layout_load(layout, Workload(hot, 64, 1, RowState())).sent == 0
 
 
 def test_independent_tables_send_nothing():
   layout, hot = laid_out(PLACEMENTS['independent'])
-  assert load(layout, Use(hot, 64, 8, RowState())).sent == 0
+  assert layout_load(layout, Workload(hot, 64, 8, RowState())).sent == 0
 
 
 def test_rows_are_sent_with_ids_both_ways():
   layout, hot = laid_out(Placement(), hotness=(1, 1, 1))
-  use = Use(hot, 64, 8, RowState())
-  (of_stack,) = readers(layout, use).values()
-  rows = capacity(layout, of_stack, 8, 8).rows
-  assert load(layout, use).sent == 7 * rows * (4 + 8 * 8)
+  work = Workload(hot, 64, 8, RowState())
+  (specs,) = bag_specs(layout, work).values()
+  rows = capacity(layout, specs, 8, 8).rows
+  assert layout_load(layout, work).sent == 7 * rows * (4 + 8 * 8)
 
 
 def test_bags_are_sent_as_sums():
   layout, hot = laid_out(Placement(1), hotness=(4, 4, 4))
-  use = Use(hot, 64, 8, RowState())
-  (of_stack,) = readers(layout, use).values()
-  room = capacity(layout, of_stack, 8, 8)
-  sent = load(layout, use).sent
+  work = Workload(hot, 64, 8, RowState())
+  (specs,) = bag_specs(layout, work).values()
+  room = capacity(layout, specs, 8, 8)
+  sent = layout_load(layout, work).sent
   assert sent == 7 * (4 * room.rows + 8 * 8 * room.bags)
 
 
 def test_a_small_replicated_stack_is_summed_a_large_one_gathered():
   small, hot = laid_out(PLACEMENTS['replicated'], rows=(5, 5, 5))
-  use = Use(hot, 256, 4, RowState())
+  work = Workload(hot, 256, 4, RowState())
   assert small.stacks['replicated_8'].rows == 128  # 15 and padding
-  assert load(small, use).sent == 2 * 3 / 4 * 128 * 36
+  assert layout_load(small, work).sent == 2 * 3 / 4 * 128 * 36
   large, _ = laid_out(PLACEMENTS['replicated'], rows=(5, 5, 50_000))
-  assert load(large, use).sent == 3 * 64 * 6 * 36
+  assert layout_load(large, work).sent == 3 * 64 * 6 * 36
 
 
 def test_bytes_hold_padding_and_the_state_of_the_optimizer():
@@ -110,14 +110,19 @@ def test_bytes_hold_padding_and_the_state_of_the_optimizer():
   stack = layout.stacks['rows_8']
   assert stack.shard_rows == 128  # 2 + 2 + 2, padded
   adam, by_row = RowState(2, 0), RowState(0, 1)
-  assert load(layout, Use(hot, 8, 8, adam)).bytes == 128 * 8 * 3 * 4
-  assert load(layout, Use(hot, 8, 4, by_row)).bytes == 2 * 128 * 9 * 4
+  assert layout_load(layout, Workload(hot, 8, 8, adam)).bytes == 128 * 8 * 3 * 4
+  assert (
+    layout_load(layout, Workload(hot, 8, 4, by_row)).bytes == 2 * 128 * 9 * 4
+  )
 
 
 def test_tables_add_up_to_the_whole():
   layout, hot = laid_out(PLACEMENTS['grid'])
-  use = Use(hot, 64, 8, RowState(1, 0))
-  whole, tables = load(layout, use), load_by_table(layout, use).values()
+  work = Workload(hot, 64, 8, RowState(1, 0))
+  whole, tables = (
+    layout_load(layout, work),
+    load_by_table(layout, work).values(),
+  )
   assert sum(t.sent for t in tables) == pytest.approx(whole.sent)
   assert sum(t.reads for t in tables).tolist() == whole.reads.tolist()
   assert sum(t.moved for t in tables).tolist() == whole.moved.tolist()
@@ -125,7 +130,7 @@ def test_tables_add_up_to_the_whole():
 
 def test_a_table_of_one_shard_is_an_imbalance():
   layout, hot = laid_out(Placement(1), (80, 80, 80), (2, 2, 2), shards=4)
-  found = load(layout, Use(hot, 64, 4, RowState()))
+  found = layout_load(layout, Workload(hot, 64, 4, RowState()))
   assert imbalance(found.rows) == pytest.approx(4 / 3)
   assert imbalance(np.zeros(3)) == 1
 
@@ -136,8 +141,8 @@ def test_a_table_of_one_shard_is_an_imbalance():
 )
 def test_only_rows_that_do_not_fit_lanes_are_copied(dim, lanes):
   layout = plan_layout([Table('t', 2**16, dim)], 1, {'t': (1,)})
-  use = Use({'t': (1,)}, 8, 1, RowState(1, 0))
-  assert copies_memory(layout, use) == 2 * 2**16 * lanes * 4
+  work = Workload({'t': (1,)}, 8, 1, RowState(1, 0))
+  assert copies_memory(layout, work) == 2 * 2**16 * lanes * 4
 
 
 @pytest.mark.parametrize('hotness', [(1, 1), (4, 6)])
@@ -156,5 +161,5 @@ def test_bytes_sent_are_those_of_the_compiled_step(hotness, placement):
     for c in step.collectives
     if c.kind == 'all-to-all' and not c.overflow
   )
-  use = Use(task.collection.hotness, 1024, 8, RowState())
-  assert load(task.collection.layout, use).sent == pytest.approx(found)
+  work = Workload(task.collection.hotness, 1024, 8, RowState())
+  assert layout_load(task.collection.layout, work).sent == pytest.approx(found)

@@ -229,7 +229,7 @@ def with_biases(params):
 @pytest.mark.parametrize(
   ('operation', 'dim', 'parts', 'message'),
   [
-    (Concat(), 16, 3, r'width 16 .* can not be cut into 3 equal parts'),
+    (Concat(), 16, 3, r'width 16 .* cannot be cut into 3 equal parts'),
     (PathBased(4), 16, 1, '1 partition: a path needs 2 or more'),
     (TensorTrain(4), 16, 1, '1 partition: a tensor train needs 2 or more'),
   ],

@@ -7,20 +7,23 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from dlrm_jax.embedding import planner
-from dlrm_jax.embedding.layout import Kind, plan_layout
+from dlrm_jax.embedding import bag_placement
+from dlrm_jax.embedding.layout import StackKind
+from dlrm_jax.embedding.layout_plan import plan_layout
 from dlrm_jax.embedding.load import (
   RowState,
-  Use,
+  Workload,
   copies_memory,
   exchange_memory,
   imbalance,
-  load,
+  layout_load,
 )
-from dlrm_jax.embedding.planner import Budget, choose, placement_name
+from dlrm_jax.embedding.planner import PlacementBudget, choose, placement_name
 from dlrm_jax.embedding.table import Placement, Table
 
-BUDGET = Budget(shards=8, batch=8192, memory=10**9, state=RowState(1, 0))
+BUDGET = PlacementBudget(
+  shards=8, batch=8192, memory=10**9, state=RowState(1, 0)
+)
 
 
 def tables_of(rows, dim=64):
@@ -35,9 +38,9 @@ def plan(rows, hotness, budget=BUDGET, fixed=None, dim=64):
     dataclasses.replace(t, placement=chosen[t.name].placement) for t in tables
   ]
   layout = plan_layout(placed, budget.shards, hot)
-  use = Use(hot, budget.batch, budget.shards, budget.state)
+  work = Workload(hot, budget.batch, budget.shards, budget.state)
   names = [placement_name(c.placement, budget.shards) for c in chosen.values()]
-  return names, load(layout, use), layout, chosen
+  return names, layout_load(layout, work), layout, chosen
 
 
 def row_wise(rows, hotness):
@@ -68,9 +71,9 @@ def test_with_little_memory_no_more_is_needed_than_row_wise(hotness):
       dataclasses.replace(t, placement=chosen[t.name].placement) for t in tables
     ]
     layout = plan_layout(placed, budget.shards, hot)
-    use = Use(hot, budget.batch, budget.shards, budget.state)
-    moving = copies_memory(layout, use) + exchange_memory(layout, use)
-    return load(layout, use).bytes + moving
+    work = Workload(hot, budget.batch, budget.shards, budget.state)
+    moving = copies_memory(layout, work) + exchange_memory(layout, work)
+    return layout_load(layout, work).bytes + moving
 
   least = needs(BUDGET, fixed)
   for memory in [1, least // 2, least, 10**8, least + 64 * 10**6]:
@@ -174,7 +177,7 @@ def test_many_bags_are_laid_no_oftener_than_some(monkeypatch):
     calls.append(1)
     return plan_layout(*arguments)
 
-  monkeypatch.setattr(planner, 'plan_layout', counted)
+  monkeypatch.setattr(bag_placement, 'plan_layout', counted)
   rows, hotness = many(60)
   plan(rows, hotness)
   few, calls[:] = len(calls), []
@@ -217,7 +220,7 @@ def test_devices_hold_and_read_alike_though_ids_are_skewed():
   for name, (block,) in layout.blocks.items():
     stack = layout.stacks[block.stack]
     ids = skewed(rng, layout.rows[name], 20_000)
-    if stack.kind is Kind.REPLICATED:
+    if stack.kind is StackKind.REPLICATED:
       reads += len(ids) / 8
     else:
       at = layout.locate(block, ids)

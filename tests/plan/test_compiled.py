@@ -9,7 +9,7 @@ import pytest
 from configs import default
 from dlrm_jax.build.data import open_schema
 from dlrm_jax.build.task import build_task
-from dlrm_jax.embedding.load import Use
+from dlrm_jax.embedding.load import Workload
 from dlrm_jax.errors import InputError
 from dlrm_jax.plan import compiled
 from dlrm_jax.training.memory import row_state, step_memory
@@ -52,7 +52,9 @@ def test_memory_is_as_planned_and_nothing_has_the_size_of_a_table(
   task = make_task(HOTNESS[name], len(devices), cells // dim, dim)
   step = compiled.compile_step(task, batch, devices)
   collection = task.collection
-  use = Use(collection.hotness, batch, len(devices), row_state(task.table_tx))
+  use = Workload(
+    collection.hotness, batch, len(devices), row_state(task.table_tx)
+  )
   planned = step_memory(task, collection.layout, use).total
   assert planned == pytest.approx(step.memory.total, rel=0.1)
   table = cells * 4  # bytes of a chip's part of one

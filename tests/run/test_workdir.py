@@ -158,7 +158,7 @@ def test_a_field_without_effect_is_no_other_run(tmp_path, field, capsys):
   folder = tmp_path / 'run'
   for given in (fields, without, fields):
     start(folder, train=False, **given)
-    config, _ = workdir.read(folder, DEFAULTS)
+    config, _ = workdir.read_settings(folder, DEFAULTS)
     assert (
       dict(flatten(config)).get(field) != dict(flatten(DEFAULTS)).get(field)
     ) == (given is fields)
@@ -202,7 +202,7 @@ FREE = {
 def test_what_changes_no_result_is_taken_as_given(six, capsys):
   start(six, train=False, **FREE)
   assert capsys.readouterr().out == ''
-  config, _ = workdir.read(six, DEFAULTS)
+  config, _ = workdir.read_settings(six, DEFAULTS)
   for field, value in FREE.items():
     assert dict(flatten(config))[field.replace('__', '.')] == value
   assert (six / 'results.json').exists()
@@ -286,7 +286,7 @@ def test_a_run_of_before_a_field_goes_on_and_is_evaluated(six):
     del config['table_optimizer'], config['tables']['features']
 
   edit(six, older)
-  config, data = workdir.read(six, DEFAULTS)
+  config, data = workdir.read_settings(six, DEFAULTS)
   assert config['tables']['shards'] == 8
   assert config['table_optimizer']['name'] == 'sgd'
   assert restored.trained(config, data).task
@@ -349,5 +349,5 @@ def test_a_set_may_be_moved_and_evaluation_finds_it(old, monkeypatch):
     claim = workdir.Claim(run.config, identity(data), run.steps, DEFAULTS)
     with workdir.claimed(run.workdir, claim):
       pass
-    remembered, _ = workdir.read(old / 'unfinished', DEFAULTS)
+    remembered, _ = workdir.read_settings(old / 'unfinished', DEFAULTS)
     assert remembered['data']['dir'] == str(directory)

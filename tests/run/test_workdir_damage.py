@@ -31,7 +31,7 @@ def claim(folder):
 
 
 def read(folder):
-  workdir.read(folder, CONFIG)
+  workdir.read_settings(folder, CONFIG)
 
 
 @pytest.mark.parametrize('use', [claim, read])

@@ -1,0 +1,172 @@
+"""The update of tables on one device: gradients arrive, rows move.
+
+Where rows live on other devices, their gradients arrive in rounds. In each
+round the row-wise optimizer moves the rows whose gradients arrived; all
+gradients of a row arrive together.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlrm_jax.batch import PAD
+from dlrm_jax.embedding.bags import Bags, Group, push
+from dlrm_jax.embedding.exchange import Delivery, gather_replicated
+from dlrm_jax.embedding.initial import noise
+from dlrm_jax.embedding.layout import Layout, StackKind
+from dlrm_jax.embedding.parcels import Route
+from dlrm_jax.optim.rowwise import with_counters
+from dlrm_jax.rows import Pytree, RowGrads
+from dlrm_jax.sharding import AXIS, device_count
+
+Tables = dict[str, Pytree]
+"""For each stack an array f32[R, D], or what its storage keeps; packed."""
+Rows = dict[str, Bags]
+"""For each stack the rows to gather."""
+Vectors = dict[str, jax.Array]
+"""For each stack sums of bags, f32[B, G, D]."""
+
+
+def as_local(bags: Bags, local_rows: int) -> Bags:
+  """Bags of rows of this device's part, numbered from its first row."""
+  first = jax.lax.axis_index(AXIS) * local_rows
+  return bags._replace(rows=jnp.where(bags.rows < 0, PAD, bags.rows - first))
+
+
+def _nothing(dim: int) -> RowGrads:
+  return RowGrads(jnp.zeros(0, jnp.int32), jnp.zeros((0, dim)))
+
+
+@dataclasses.dataclass(frozen=True)
+class TableUpdate:
+  """The static side of an update.
+
+  Attributes:
+    layout: the layout of all tables.
+    groups: the static layout of each stack's bags.
+    route: (stack, examples of a device) -> the route of the stack.
+    tx: a `rowwise` transform.
+  """
+
+  layout: Layout
+  groups: Mapping[str, tuple[Group, ...]]
+  route: Callable[[str, int], Route]
+  tx: optax.GradientTransformation
+
+  def __call__(
+    self,
+    tables: Tables,
+    state: Pytree,
+    rows: Rows,
+    grads: Vectors,
+    key: jax.Array | None,
+  ) -> tuple[Tables, Pytree]:
+    """New tables and state of this device.
+
+    Args:
+      tables: this device's part.
+      state: this device's part of the state of `tx`.
+      rows: the rows that this device looked up.
+      grads: gradients of their bags.
+      key: what noise is hashed from; None: storages round to nearest.
+    """
+    arrived: dict[str, RowGrads] = {}
+    on_way: dict[str, Delivery] = {}
+    done: dict[str, jax.Array] = {}
+    for stack, bags in rows.items():
+      if self._travels(stack):
+        local_rows = self.layout.stacks[stack].local_rows(tables[stack])
+        route = self.route(stack, len(bags.rows))
+        on_way[stack] = Delivery(grads[stack], bags, route, local_rows)
+        with jax.named_scope('exchange'):
+          arrived[stack], done[stack] = on_way[stack].first()
+      else:
+        arrived[stack] = self._stays(stack, tables[stack], bags, grads[stack])
+    before = state
+    tables, state = self._moved(tables, state, arrived, key)
+    if not on_way:
+      return tables, state
+
+    def left(carry: tuple[dict[str, jax.Array], Tables, Pytree]) -> jax.Array:
+      return functools.reduce(
+        jnp.logical_or, [on_way[s].left(carry[0][s]) for s in on_way]
+      )
+
+    def another(
+      carry: tuple[dict[str, jax.Array], Tables, Pytree],
+    ) -> tuple[dict[str, jax.Array], Tables, Pytree]:
+      done, tables, state = carry
+      with jax.named_scope('exchange'):
+        now = {s: on_way[s].another(done[s]) for s in on_way}
+      # A step counts once, however many rounds it takes.
+      state = with_counters(self.tx, state, before)
+      arrived = {s: grads for s, (grads, _) in now.items()}
+      tables, state = self._moved(tables, state, arrived, key)
+      return {s: reach for s, (_, reach) in now.items()}, tables, state
+
+    with jax.named_scope('overflow'):
+      _, tables, state = jax.lax.while_loop(
+        left, another, (done, tables, state)
+      )
+    return tables, state
+
+  def _travels(self, stack: str) -> bool:
+    kind = self.layout.stacks[stack].kind
+    return device_count() > 1 and kind in (StackKind.ROWS, StackKind.BAGS)
+
+  def _stays(
+    self, stack: str, tree: Pytree, bags: Bags, grads: jax.Array
+  ) -> RowGrads:
+    """Gradients of a stack whose rows are all on this device."""
+    about = self.layout.stacks[stack]
+    if about.kind is StackKind.INDEPENDENT:
+      # The loss is a mean over the batch; a node learns from its own part.
+      if device_count() > 1:
+        bags = as_local(bags, about.local_rows(tree))
+      return push(grads * float(about.shards), bags, self.groups[stack])
+    mine = push(grads, bags, self.groups[stack])
+    if device_count() == 1:
+      return mine
+    return gather_replicated(mine.flat(), about.local_rows(tree))
+
+  def _moved(
+    self,
+    tables: Tables,
+    state: Pytree,
+    arrived: Mapping[str, RowGrads],
+    key: jax.Array | None,
+  ) -> tuple[Tables, Pytree]:
+    """Tables and state after an update by the gradients that arrived."""
+    stacks = self.layout.stacks
+    grads = {s: arrived.get(s, _nothing(stacks[s].dim)) for s in tables}
+    readers = {s: self._reader(s, tree) for s, tree in tables.items()}
+    updates, state = cast(Any, self.tx).update(grads, state, readers)
+    return {
+      s: stacks[s].storage.add(
+        tree, updates[s], self._noise(s, tree, updates[s], key)
+      )
+      for s, tree in tables.items()
+    }, state
+
+  def _reader(
+    self, stack: str, tree: Pytree
+  ) -> Callable[[jax.Array], jax.Array]:
+    """A function that reads rows i32[M] of a stack, f32[M, D]."""
+    about = self.layout.stacks[stack]
+    return lambda rows: about.storage.read(tree, rows, about.dim)
+
+  def _noise(
+    self, stack: str, tree: Pytree, update: RowGrads, key: jax.Array | None
+  ) -> jax.Array | None:
+    """Random bits for each value of an update, u32[M, D]."""
+    about, rows = self.layout.stacks[stack], update.rows
+    if key is None or not about.storage.random:
+      return None
+    if device_count() > 1 and about.kind is not StackKind.REPLICATED:
+      rows = rows + jax.lax.axis_index(AXIS) * about.local_rows(tree)
+    return noise(self.layout, stack, rows, key)

@@ -1,0 +1,142 @@
+"""Tables of any storage are saved, restored, moved and checked."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from dlrm_jax import sharding
+from dlrm_jax.embedding.storage import FLOAT32
+from dlrm_jax.embedding.table import Placement
+from dlrm_jax.errors import InputError
+from dlrm_jax.training.state import new_state
+from dlrm_jax.training.step import compiled_step
+from tests.checkpoint.test_devices import (
+  make_batch,
+  make_task,
+  on,
+  restored,
+  saved,
+)
+from tests.checkpoint.test_moving import PLACEMENTS, assert_moved
+from tests.embedding.storages import Codes, Halves
+
+STORAGES = Codes(), FLOAT32, Halves()
+
+
+def task_of(placement=PLACEMENTS['row-wise'], shards=8, storages=STORAGES):
+  return make_task([placement] * 3, shards, storages=storages)
+
+
+def values_of(task, state):
+  """Every table in float32, of the first node."""
+  collection = task.collection
+  return {
+    t.name: np.asarray(collection.read(state.tables, t.name))
+    for t in collection.tables
+  }
+
+
+@pytest.fixture(scope='module')
+def trained():
+  """A state after one step."""
+  task = task_of()
+  state = new_state(task, jax.random.key(0))
+  batch = sharding.send(make_batch(0))
+  return jax.device_get(compiled_step(task)(state, batch)[0])
+
+
+def test_a_step_moves_rows_of_every_storage(trained):
+  first = values_of(task_of(), new_state(task_of(), jax.random.key(0)))
+  for name, values in values_of(task_of(), trained).items():
+    assert np.abs(values - first[name]).max() > 0.05
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_the_same_layout_is_restored_bit_by_bit(tmp_path, trained, devices):
+  saved(tmp_path, task_of(), jax.device_put(trained))
+  with on(devices):
+    state = restored(tmp_path, task_of())
+    jax.tree.map(np.testing.assert_array_equal, state, trained)
+  noted = json.loads((tmp_path / '1' / 'checksums' / 'metadata').read_text())
+  names = {'tables.rows_4_codes.codes', 'tables.rows_4_codes.range'}
+  assert (
+    names | {'tables.bags_4_halves', 'tables.rows_4'} < noted['arrays'].keys()
+  )
+
+
+@pytest.mark.parametrize(
+  ('placement', 'shards', 'devices', 'columns_change'),
+  [
+    ('row-wise', 2, 2, False),
+    ('row-wise', 4, 1, False),
+    ('table-wise', 4, 4, False),
+    ('replicated', 2, 2, False),
+    ('independent', 2, 2, False),
+    ('grid', 8, 4, True),
+    ('column-wise', 4, 4, True),
+  ],
+)
+def test_rows_move_as_they_are_kept_unless_columns_change(
+  tmp_path, trained, placement, shards, devices, columns_change
+):
+  old, new = task_of(), task_of(PLACEMENTS[placement], shards)
+  saved(tmp_path / 'old', old, jax.device_put(trained))
+  with on(devices):
+    moved = restored(tmp_path / 'old', new)
+    saved(tmp_path / 'new', new, moved)
+  back = restored(tmp_path / 'new', old)
+  want, then = values_of(old, trained), values_of(new, jax.device_get(moved))
+  for name, values in values_of(old, back).items():
+    if columns_change or placement == 'independent':
+      np.testing.assert_allclose(then[name], want[name], 2**-8, 0.01)
+      np.testing.assert_allclose(values, want[name], 2**-8, 0.01)
+    else:
+      np.testing.assert_array_equal(then[name], want[name])
+      np.testing.assert_array_equal(values, want[name])
+
+
+def test_the_state_of_the_optimizer_moves_in_float32(tmp_path, trained):
+  old, new = task_of(), task_of(PLACEMENTS['table-wise'], 4)
+  saved(tmp_path, old, jax.device_put(trained))
+  moved = restored(tmp_path, new)
+  before, after = (
+    jax.tree.leaves(state.table_state, is_leaf=lambda x: isinstance(x, dict))
+    for state in (trained, moved)
+  )
+  layouts = old.collection.layout.in_float32, new.collection.layout.in_float32
+  for x, y in zip(before, after, strict=True):
+    if isinstance(x, dict):
+      assert_moved(layouts[0], x, layouts[1], jax.device_get(y))
+
+
+def test_a_changed_code_differs_from_its_checksum(tmp_path, trained):
+  state = jax.tree.map(np.array, trained)
+  saved(tmp_path / 'good', task_of(), jax.device_put(state))
+  state.tables['rows_4_codes']['codes'][0, 0] ^= 1
+  saved(tmp_path / 'bad', task_of(), jax.device_put(state))
+  sums = '1/checksums'
+  shutil.rmtree(tmp_path / 'bad' / sums)
+  shutil.copytree(tmp_path / 'good' / sums, tmp_path / 'bad' / sums)
+  for task in (task_of(), task_of(Placement(spread=1))):
+    with pytest.raises(InputError, match=r'codes.*differ from their checksum'):
+      restored(tmp_path / 'bad', task)
+
+
+@pytest.mark.parametrize(
+  ('then', 'now', 'message'),
+  [
+    (FLOAT32, Codes(), 'table a .* 40 x 4 of float32 .* 40 x 4 of codes'),
+    (Codes(), FLOAT32, 'rows are kept as codes; expected float32'),
+    (Halves(), Codes(), 'rows are kept as halves; expected .*codes'),
+  ],
+)
+def test_another_storage_than_the_config_says_is_refused(
+  tmp_path, then, now, message
+):
+  task = task_of(storages=(then, FLOAT32, FLOAT32))
+  saved(tmp_path, task, new_state(task, jax.random.key(0)))
+  with pytest.raises(InputError, match=message):
+    restored(tmp_path, task_of(storages=(now, FLOAT32, FLOAT32)))
