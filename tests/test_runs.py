@@ -155,8 +155,7 @@ def test_before_the_first_step_a_signal_ends_it_at_once(
   """
   many = f'--config.model.top={(8,) * 100}'
   with Command(command(tmp_path / 'run', many)) as process:
-    plan_is_out = lambda: 'workdir   ' in process.stdout.read_text()
-    wait_until(plan_is_out, process)
+    wait_until(lambda: 'workdir   ' in process.stdout.read_text(), process)
     process.send(number)
     done = process.end()
   assert done.status == status

@@ -125,9 +125,7 @@ def test_evaluate_over_processes_gives_the_numbers_of_the_run(jobs):
   assert found == results(workdir)['test']
 
 
-def test_killed_and_signalled_in_mid_step_it_resumes_bit_equal(
-  jobs, tmp_path
-):
+def test_killed_and_signalled_in_mid_step_it_resumes_bit_equal(jobs, tmp_path):
   workdir = tmp_path / 'run'
 
   def signalled(number, process, step):
