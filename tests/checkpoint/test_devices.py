@@ -153,7 +153,14 @@ def restored(folder, task):
   return state
 
 
-@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+@pytest.mark.parametrize(
+  'optimizer',
+  [
+    *('rowwise_adagrad', 'adam'),
+    pytest.param('sgd', marks=pytest.mark.slow),
+    pytest.param('adagrad', marks=pytest.mark.slow),
+  ],
+)
 def test_a_tour_of_placements_and_devices_keeps_the_state(tmp_path, optimizer):
   tour = [
     'row-wise',
