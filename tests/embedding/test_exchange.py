@@ -61,7 +61,8 @@ def step(tables, state, ids, target):
   vectors = COLLECTION.lookup(tables, rows)
 
   def loss(vectors):
-    encoded = encode(COLLECTION, vectors, ids)
+    inputs = Inputs(jnp.zeros((len(ids), 0)), ids)
+    encoded = encode(COLLECTION, vectors, inputs)['vectors']
     return jnp.sum(encoded * target), encoded
 
   grads, encoded = jax.grad(loss, has_aux=True)(vectors)
