@@ -19,6 +19,7 @@ from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
 from dlrm_jax.evaluate import main as evaluate
+from dlrm_jax.metrics import binary
 from dlrm_jax.prepare.__main__ import main as prepare
 from dlrm_jax.run import loop, workdir
 from dlrm_jax.run.history import read_history
@@ -161,6 +162,23 @@ def test_a_signal_between_two_lines_saves_and_changes_nothing(
   assert results(folder) == results(whole)
 
 
+def test_stopped_where_an_epoch_ends_the_next_one_has_fresh_tables(
+  tmp_path, monkeypatch
+):
+  fields = config(fresh_tables=True)
+  fields.data.synthetic.train = 10 * fields.train.batch_size
+  assert train(tmp_path / 'whole', fields) == 0
+  with monkeypatch.context() as patch:
+    add = Calls(loop.Meter.add, 9, send(signal.SIGTERM))
+    patch.setattr(loop.Meter, 'add', lambda *args: add(*args))
+    assert train(tmp_path / 'run', fields) == signal.SIGTERM
+  assert (tmp_path / 'run' / 'checkpoints' / '10').is_dir()
+  assert train(tmp_path / 'run', fields) == 0
+  whole = by_step(lines(tmp_path / 'whole'))
+  assert by_step(lines(tmp_path / 'run')) == whole
+  assert results(tmp_path / 'run') == results(tmp_path / 'whole')
+
+
 @pytest.mark.parametrize('step', [12, 24])
 def test_a_signal_stops_an_evaluation_which_is_made_up_for(
   whole, tmp_path, monkeypatch, capsys, step
@@ -168,10 +186,10 @@ def test_a_signal_stops_an_evaluation_which_is_made_up_for(
   folder = tmp_path / 'run'
   scored = []
   with monkeypatch.context() as patch:
-    tally = loop.metrics.tally
+    tally = binary.tally
     third = Calls(tally, 2 if step == 12 else 14, send(signal.SIGTERM))
     patch.setattr(
-      loop.metrics, 'tally', lambda *a, **k: scored.append(1) or third(*a, **k)
+      binary, 'tally', lambda *a, **k: scored.append(1) or third(*a, **k)
     )
     assert train(folder, config()) == signal.SIGTERM
   assert f'SIGTERM: saved step {step} of 24' in capsys.readouterr().out
@@ -325,10 +343,10 @@ def test_an_evaluation_without_auc_is_no_candidate_for_the_best(
   """Undefined once, then falling: the best is the first that is defined."""
   aucs = [math.nan, 0.7, 0.6, math.nan, math.nan, 0.5]
   aucs = itertools.chain(aucs, itertools.repeat(0.4))
-  summarize = loop.metrics.summarize
+  summarize = binary.summarize
   with monkeypatch.context() as patch:
     patch.setattr(
-      loop.metrics, 'summarize', lambda t: summarize(t) | {'auc': next(aucs)}
+      binary, 'summarize', lambda t: summarize(t) | {'auc': next(aucs)}
     )
     fields = prepared(tmp_path, MIXED * 2)
     fields.train.steps = 40
