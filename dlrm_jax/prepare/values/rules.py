@@ -96,7 +96,7 @@ class _Elements(NamedTuple):
       ids: the ids whose weights these are; weights of another number are bad.
     """
     value = self.bags.x.list.eval(self.parsed.value)
-    good = self._all(self.parsed.found)
+    good = self._all(self.parsed.present)
     if ids:
       good &= ids.without_missing().good
       good &= ids.bags.x.list.len() == self.bags.x.list.len()
@@ -160,7 +160,7 @@ class Rules:
 
     def check(quick: bool) -> CheckedColumn:
       parsed = parse(quick)
-      good = parsed.found if needed else parsed.good
+      good = parsed.present if needed else parsed.good
       return CheckedColumn(parsed.value, good)
 
     parsed = parse(False)
