@@ -1,5 +1,6 @@
 # Two commands do everything on a bare clone: `make train` and `make test`.
 # Each makes .venv and installs what it needs, anew when requirements change.
+# `make test-all` also runs the tests that are marked as slow.
 # `make bench PEERS="--peer_python=PYTHON --dlrm=PATH --input=train.txt"` times
 # it beside its peers; all three flags may be left out.
 
@@ -7,17 +8,22 @@ PYTHON ?= python3
 # .venv has JAX for CPU; the compiler of TPUs, which tests use, looks for one.
 export JAX_PLATFORMS ?= cpu
 BIN := .venv/bin
+# A worker without a test left takes some of another worker.
+TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 WORKDIR ?= runs/synthetic
 PEERS ?=
 
-.PHONY: train test bench lint clean
+.PHONY: train test test-all bench lint clean
 .DELETE_ON_ERROR:
 
 train: .venv/train.stamp
 	$(BIN)/python train.py --config=configs/synthetic.py --workdir=$(WORKDIR)
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(TESTS) -m 'not slow'
+
+test-all: lint
+	$(TESTS)
 
 bench: .venv/train.stamp
 	$(BIN)/python -m benchmarks $(PEERS)

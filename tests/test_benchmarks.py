@@ -87,15 +87,15 @@ def test_steps_are_compared_kind_by_kind():
   assert rows[-1][peers.OURS] == pytest.approx(200 / 180)
 
 
-def test_without_peers_our_own_rows_stand_alone(monkeypatch):
-  monkeypatch.setenv('XLA_FLAGS', '')
+@pytest.mark.slow
+def test_without_peers_our_own_rows_stand_alone():
   rows = inference.compare(NOBODY, rounds=1, batch=2, calls=3)
   assert len(rows) == 2
   assert all(row[peers.OURS] > 0 and row['ratio'] is None for row in rows)
 
 
-def test_the_step_is_measured_without_peers(monkeypatch):
-  monkeypatch.setenv('XLA_FLAGS', '')
+@pytest.mark.slow
+def test_the_step_is_measured_without_peers():
   size = step.SIZES[2048]._replace(steps=1, ours=(step.ROWWISE,))
   rates = step.measure(NOBODY, rounds=1, batch=8, size=size)
   assert list(rates) == [peers.OURS]

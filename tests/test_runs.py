@@ -155,8 +155,7 @@ def test_before_the_first_step_a_signal_ends_it_at_once(
   """
   many = f'--config.model.top={(8,) * 100}'
   with Command(command(tmp_path / 'run', many)) as process:
-    plan_is_out = lambda: 'workdir   ' in process.stdout.read_text()
-    wait_until(plan_is_out, process)
+    wait_until(lambda: 'workdir   ' in process.stdout.read_text(), process)
     process.send(number)
     done = process.end()
   assert done.status == status
@@ -181,6 +180,24 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal(
   assert 'Traceback' not in done.stderr
   run(command(workdir))
   assert_bit_equal(final_state(workdir), final_state(finished[0]))
+
+
+def test_a_device_without_room_is_one_line(tmp_path):
+  mount = 'mount -t tmpfs -o size=100k none "$0" && exec "$@"'
+  own = ['unshare', '--mount', '--map-root-user', 'bash', '-c', mount]
+  if subprocess.run([*own, tmp_path, 'true'], capture_output=True).returncode:
+    pytest.skip('no file system of its own can be mounted here')
+  done = subprocess.run(
+    [*own, tmp_path, sys.executable, *command(tmp_path / 'run')],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert 'Traceback' not in done.stderr
+  assert re.match(
+    f'error: {tmp_path}.*No space left on device', done.stderr.splitlines()[-1]
+  )
 
 
 def test_a_finished_run_started_again_only_reports(finished):

@@ -17,6 +17,7 @@ from dlrm_jax.training.state import new_state
 from dlrm_jax.training.step import compiled_step
 
 STEPS = 50
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')

@@ -19,6 +19,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir as folders
 from dlrm_jax.run.history import read_history
 from dlrm_jax.training.state import abstract_state
+from tests import commands
 from tests.commands import signal_itself
 from tests.job import Job, run
 
@@ -30,7 +31,6 @@ def train(workdir, *flags):
     'train.py', '--config=tests/small.py', f'--workdir={workdir}',
     f'--config.train.steps={STEPS}', '--config.train.log_every=1',
     '--config.train.eval_every=25', '--config.train.checkpoint_every=10',
-    '--config.train.fresh_tables=False',
     '--config.data.synthetic.tables=(50, 30)',
     '--config.data.synthetic.hotness=(1, 3)', *flags,
   ]  # fmt: skip
@@ -54,18 +54,33 @@ def final_state(workdir):
   return checkpoints.restore(STEPS, abstract_state(task))
 
 
+JOBS = {
+  'two processes of two devices': (2, 2),
+  'four processes': (4, 1),
+}
+SLOW_JOBS = [
+  'two processes of two devices',
+  pytest.param('four processes', marks=pytest.mark.slow),
+]
+
+
 @pytest.fixture(scope='module')
-def workdirs(tmp_path_factory):
-  """Workdirs of the same run by 1, 2 and 4 processes, and what was printed."""
-  folder = tmp_path_factory.mktemp('processes')
-  return {
-    n: (folder / str(n), run(train(folder / str(n)), n)) for n in (1, 2, 4)
-  }
+def jobs(tmp_path_factory):
+  """(processes, devices of each) -> workdir of that job, and how it ended.
+
+  In the midst of the run its tables are made anew.
+  """
+
+  @functools.cache
+  def job(processes, devices):
+    workdir = tmp_path_factory.mktemp('processes') / 'run'
+    variables = commands.devices(devices)
+    return workdir, run(train(workdir), processes, environment=variables)
+
+  return job
 
 
-@pytest.mark.parametrize('processes', [2, 4])
-def test_losses_and_scores_are_those_of_one_process(workdirs, processes):
-  one, many = workdirs[1][0], workdirs[processes][0]
+def assert_same_run(one, many):
   np.testing.assert_allclose(losses(many), losses(one), rtol=1e-5)
   for split, scores in results(one).items():
     found = results(many)[split]
@@ -74,32 +89,51 @@ def test_losses_and_scores_are_those_of_one_process(workdirs, processes):
       np.testing.assert_allclose(found[metric], scores[metric], rtol=1e-4)
 
 
-def test_only_the_first_process_prints_and_logs(workdirs):
-  workdir, printed = workdirs[4]
-  assert 'devices   4' in printed[0][1]
-  for process in (1, 2, 3):
+@pytest.mark.parametrize('name', SLOW_JOBS)
+def test_losses_and_scores_are_those_of_one_process(jobs, name):
+  assert_same_run(jobs(1, 1)[0], jobs(*JOBS[name])[0])
+
+
+@pytest.mark.parametrize('name', SLOW_JOBS)
+def test_only_the_first_process_prints_and_logs(jobs, name):
+  processes, devices = JOBS[name]
+  workdir, printed = jobs(processes, devices)
+  assert 'devices   4' in printed[0].stdout
+  for process in range(1, processes):
     _, out, err = printed[process]
     assert [line for line in out.splitlines() if '[Gloo]' not in line] == []
     assert err == ''
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
 
 
-def test_evaluate_over_processes_gives_the_numbers_of_the_run(workdirs):
-  workdir = workdirs[2][0]
-  done = run(['-m', 'dlrm_jax.evaluate', f'--workdir={workdir}'], 2)
-  found = json.loads(done[0][1].splitlines()[-1])['metrics']
+def test_independent_tables_are_the_same_over_processes(tmp_path):
+  independent = "--config.tables.features={'C2':{'placement':'independent'}}"
+  for name, processes, devices in (('one', 1, 1), ('many', 2, 2)):
+    run(
+      train(tmp_path / name, independent),
+      processes,
+      environment=commands.devices(devices),
+    )
+  assert_same_run(tmp_path / 'one', tmp_path / 'many')
+
+
+def test_evaluate_over_processes_gives_the_numbers_of_the_run(jobs):
+  workdir, _ = jobs(2, 2)
+  evaluate = ['-m', 'dlrm_jax.evaluate', f'--workdir={workdir}']
+  done = run(evaluate, 2, environment=commands.devices(2))
+  found = json.loads(done[0].stdout.splitlines()[-1])['metrics']
   assert found == results(workdir)['test']
 
 
-def test_killed_and_signalled_in_mid_step_it_resumes_bit_equal(
-  workdirs, tmp_path
-):
+def test_killed_and_signalled_in_mid_step_it_resumes_bit_equal(jobs, tmp_path):
   workdir = tmp_path / 'run'
 
   def signalled(number, process, step):
     """All of a job, one of which sends itself a signal; they end by it."""
     before = {process: functools.partial(signal_itself, number, step)}
-    with Job(train(workdir), 2, before=before) as job:
+    with Job(
+      train(workdir), 2, before=before, environment=commands.devices(2)
+    ) as job:
       return job.end()
 
   done = signalled(signal.SIGKILL, 1, step=20)
@@ -119,11 +153,11 @@ def test_killed_and_signalled_in_mid_step_it_resumes_bit_equal(
   assert done[1].status != 0
   assert re.search(ENDED, done[1].stderr)
 
-  run(train(workdir), 2)
+  run(train(workdir), 2, environment=commands.devices(2))
   jax.tree.map(
     np.testing.assert_array_equal,
     final_state(workdir),
-    final_state(workdirs[2][0]),
+    final_state(jobs(2, 2)[0]),
   )
 
 

@@ -1,23 +1,21 @@
 """What a signal does outside of the steps of a run, in processes of its own."""
 
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from dlrm_jax.cluster.signals import Signals
+from tests.commands import Command, wait_until
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 START = """
 import os, signal, time
 from dlrm_jax.cluster.signals import Signals
 with Signals() as signals:
   {}
   print('ready', flush=True)
-  time.sleep(60)
+  while True:
+    time.sleep(1)
 """
 NOTED = """signals.hold()
   os.kill(os.getpid(), signal.SIGHUP)
@@ -59,18 +57,12 @@ def test_under_nohup_sighup_is_ignored_as_before():
 def test_where_nothing_is_noted_a_signal_ends_the_process(
   state, numbers, status, message
 ):
-  process = subprocess.Popen(
-    [sys.executable, '-c', START.format(state)],
-    cwd=ROOT,
-    env=os.environ | {'PYTHONPATH': str(ROOT)},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  process.stdout.readline()
-  for name in numbers:
-    process.send_signal(getattr(signal, name))
-  _, err = process.communicate(timeout=30)
-  assert process.returncode == status
-  assert message in err
-  assert len(err.splitlines()) == 1
+  with Command(['-c', START.format(state)]) as process:
+    if numbers:
+      wait_until(process.stdout.read_text, process)
+    for name in numbers:
+      process.send(getattr(signal, name))
+    done = process.end()
+  assert done.status == status
+  assert message in done.stderr
+  assert len(done.stderr.splitlines()) == 1

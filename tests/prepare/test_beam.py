@@ -24,7 +24,10 @@ needs_beam = pytest.mark.skipif(
   importlib.util.find_spec('apache_beam') is None,
   reason='apache-beam is not installed: pip install dlrm_jax[beam]',
 )
-pytestmark = pytest.mark.filterwarnings('default')  # Beam has many
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.filterwarnings('default'),  # Beam has many
+]
 
 
 def rows(seed, count=300):

@@ -3,15 +3,13 @@
 import gzip
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.prepare.__main__ import main
+from tests.commands import Command, stop_before_the_end, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = '\t'.join(['1', *['5'] * 13, *['0a1b2c3d'] * 26])
@@ -243,20 +241,17 @@ def test_help_lists_the_kinds_with_their_options(capsys):
 
 
 def start(raw, output):
-  flags = (f'--input={raw}', f'--output={output}')
-  return subprocess.Popen(
-    [sys.executable, '-m', 'dlrm_jax.prepare', 'criteo', *flags],
-    cwd=ROOT,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
+  """A command that stops before its end, to be signalled or killed."""
+  return Command(
+    [
+      '-m',
+      'dlrm_jax.prepare',
+      'criteo',
+      f'--input={raw}',
+      f'--output={output}',
+    ],
+    before=stop_before_the_end,
   )
-
-
-def wait_for(tmp_path, pattern):
-  deadline = time.monotonic() + 60
-  while not list(tmp_path.glob(pattern)):
-    assert time.monotonic() < deadline
-    time.sleep(0.002)
 
 
 @pytest.mark.parametrize(
@@ -265,10 +260,9 @@ def wait_for(tmp_path, pattern):
 )
 def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path, raw, moment):
   raw.write_bytes(GOOD * 2000)
-  process = start(raw, tmp_path / 'set')
-  wait_for(tmp_path, moment)
-  process.kill()
-  process.wait()
+  with start(raw, tmp_path / 'set') as process:
+    wait_until(lambda: list(tmp_path.glob(moment)), process)
+    process.kill()
   left = set(os.listdir(tmp_path)) - {'raw.txt'}
   assert left == {'set.unfinished'}
   assert run(tmp_path, '--input', raw) == 0
@@ -280,10 +274,13 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path, raw, moment):
 )
 def test_after_a_signal_the_same_command_goes_on(tmp_path, raw, number, status):
   raw.write_bytes(GOOD * 4000)
-  process = start(raw, tmp_path / 'set')
-  wait_for(tmp_path, 'set.unfinished/spool/*.json')
-  process.send_signal(number)
-  assert process.wait(60) == status
+  spool = 'set.unfinished/spool/*.json'
+  with start(raw, tmp_path / 'set') as process:
+    wait_until(lambda: list(tmp_path.glob(spool)), process)
+    # Where it has stopped by now it hears the signal only when it goes on.
+    for sent in (signal.SIGSTOP, number, signal.SIGCONT):
+      process.send(sent)
+    assert process.end().status == status
   assert sorted(os.listdir(tmp_path)) == ['raw.txt', 'set.unfinished']
   assert run(tmp_path, '--input', raw) == 0
   assert sorted(os.listdir(tmp_path)) == ['raw.txt', 'set']

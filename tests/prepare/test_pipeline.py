@@ -6,11 +6,7 @@ import dataclasses
 import filecmp
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 
 import numpy as np
 import polars as pl
@@ -36,6 +32,7 @@ from dlrm_jax.prepare.stages.parse import Slice
 from dlrm_jax.vocabulary import coder
 from dlrm_jax.vocabulary.coder import Values
 from dlrm_jax.vocabulary.columns import Sparse
+from tests import commands
 from tests.prepare.test_criteo_sets import make_rows, save
 from tests.sets import prepare_criteo
 
@@ -106,27 +103,22 @@ def test_killed_processes_go_on_to_the_same_set(tmp_path):
     job, str(tmp_path / 'whole'), MEMORY, stage=units.in_process
   )
   command = [
-    *(sys.executable, '-m', 'dlrm_jax.prepare', 'criteo', '--memory=2GB'),
+    *('-m', 'dlrm_jax.prepare', 'criteo', '--memory=2GB'),
     *('--input', *files, f'--output={tmp_path / "cut"}'),
   ]
-  kills = 0
+  unfinished = tmp_path / 'cut.unfinished'
   for files_there in (1, 6, 12, 18):
-    running = subprocess.Popen(command, stdout=subprocess.PIPE)
-    unfinished = tmp_path / 'cut.unfinished'
-    while running.poll() is None:
+
+    def far_enough(most=files_there):
       names = (name for *_, files in os.walk(unfinished) for name in files)
-      if sum(1 for _ in names) >= files_there:
-        running.kill()
-        break
-      time.sleep(0.001)
-    running.communicate()
-    kills += running.returncode == -signal.SIGKILL
-    if (tmp_path / 'cut').exists():
-      break
-  assert kills > 1
-  if (tmp_path / 'cut.unfinished').exists() or not (tmp_path / 'cut').exists():
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+      return sum(1 for _ in names) >= most
+
+    with commands.Command(
+      command, before=commands.stop_before_the_end
+    ) as process:
+      commands.wait_until(far_enough, process)
+      process.kill()
+  commands.run(command)
   same_files(tmp_path / 'whole', tmp_path / 'cut')
 
 

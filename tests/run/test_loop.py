@@ -162,6 +162,23 @@ def test_a_signal_between_two_lines_saves_and_changes_nothing(
   assert results(folder) == results(whole)
 
 
+def test_stopped_where_an_epoch_ends_the_next_one_has_fresh_tables(
+  tmp_path, monkeypatch
+):
+  fields = config(fresh_tables=True)
+  fields.data.synthetic.train = 10 * fields.train.batch_size
+  assert train(tmp_path / 'whole', fields) == 0
+  with monkeypatch.context() as patch:
+    add = Calls(loop.Meter.add, 9, send(signal.SIGTERM))
+    patch.setattr(loop.Meter, 'add', lambda *args: add(*args))
+    assert train(tmp_path / 'run', fields) == signal.SIGTERM
+  assert (tmp_path / 'run' / 'checkpoints' / '10').is_dir()
+  assert train(tmp_path / 'run', fields) == 0
+  whole = by_step(lines(tmp_path / 'whole'))
+  assert by_step(lines(tmp_path / 'run')) == whole
+  assert results(tmp_path / 'run') == results(tmp_path / 'whole')
+
+
 @pytest.mark.parametrize('step', [12, 24])
 def test_a_signal_stops_an_evaluation_which_is_made_up_for(
   whole, tmp_path, monkeypatch, capsys, step
