@@ -212,7 +212,8 @@ def mixed_task(kinds, shards):
 
 
 def scored(task, state):
-  return summarize(Evaluator(task)(state, [make_batch(9)]))
+  (tally,) = Evaluator(task)(state, [make_batch(9)]).values()
+  return summarize(tally)
 
 
 def told_on_eight(folder, task, seeds):
