@@ -1,10 +1,11 @@
-"""Trains a recommender, or goes on training it; see `dlrm_jax/train.py`."""
+"""Trains a recommender, or continues a run; see `dlrm_jax/train.py`."""
 
 import os
 import signal
 import sys
 
-# Nothing is to be saved yet: Ctrl-C ends the process at once, in an import too.
+# Before training nothing has to be saved: Ctrl-C ends the process at once, even
+# during an import.
 if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
   signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 

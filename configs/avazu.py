@@ -7,9 +7,9 @@ The competition's train.csv (40.4 M rows in time order), as it is:
   python train.py --config=configs/avazu.py \
     --config.data.dir=data/avazu --workdir=runs/avazu
 
-`id` is left out: it is another one for every row. `hour` (YYMMDDHH) is the
-time, and no feature: test hours are later than all hours of training.
-Settings are plain choices, not tuned on this log, and no result is known.
+`id` is left out, since it differs in every row. `hour` (YYMMDDHH) is the time
+and no feature, since test hours are later than all hours of training. The
+settings are not tuned on this log, and no published result is known.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ _INTEGERS = (
 
 
 def get_config() -> ConfigDict:
-  """A DLRM of sparse features only, one epoch."""
+  """A DLRM with sparse features only, trained for one epoch."""
   config = default.get_config()
   config.data.raw = ConfigDict(
     {

@@ -13,11 +13,11 @@ devices of 16 GB.
     --config.data.dir=data/mlperf --workdir=runs/mlperf
 
 Variant `multihot` (`--config=configs/criteo_mlperf.py:multihot`): tables,
-bags, batch and optimizer of MLPerf v3.0 on (DLRM-DCNv2): 204 M rows, 214 ids
-an example, batch 65,536, Adagrad 0.004. Its cross network is not here yet;
-the dot interaction stands for it, so its AUC (0.80275) is not to be expected.
-Its data, with the bags that the benchmark makes up (4 TB; those of the
-tables, 23 GB, are read at random while it is prepared):
+bags, batch and optimizer of MLPerf since v3.0 (DLRM-DCNv2): 204 M rows, 214
+ids an example, batch 65,536, Adagrad 0.004. It has the dot interaction instead
+of the cross network, so do not expect its AUC (0.80275). Its data, with the
+synthetic bags of the benchmark (4 TB; 23 GB of tables of bags are read at
+random while it is prepared):
 
   FIRST=40000000,39060,17295,7424,20265,3,7122,1543,63,40000000,3067956,405282
   LAST=10,2209,11938,155,4,976,14,40000000,40000000,40000000,590152,12973,108,36
@@ -48,7 +48,7 @@ _MULTIHOT = (
 
 
 def get_config(variant: str = 'onehot') -> ConfigDict:
-  """The benchmark with one id a feature, or the tables of the later one."""
+  """The benchmark with one id a feature, or with bags."""
   config = default.get_config()
   config.data.expected.dense = 13
   config.data.expected.rows = _ROWS

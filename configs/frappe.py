@@ -1,7 +1,7 @@
-r"""DLRM on Frappe: which apps will be used, given user and context.
+r"""DLRM on Frappe: which app will a user use in a context?
 
-Frappe_x1 of the BARS benchmark: CSV with a label and ten fields, whose ids
-are numbered across fields.
+The data is Frappe_x1 of the BARS benchmark: CSV with a label and ten fields,
+whose ids are numbered across fields.
 
   python -m dlrm_jax.prepare raw --config=configs/frappe.py \
     --input=train.csv --validation_input=valid.csv --test_input=test.csv \
@@ -9,11 +9,11 @@ are numbered across fields.
   python train.py --config=configs/frappe.py \
     --config.data.dir=data/frappe --workdir=runs/frappe
 
-Published on the test file (BARS): AUC 0.9840 and log-loss 0.144 of its DLRM,
+BARS published for the test file: AUC 0.9840 and log-loss 0.144 of its DLRM,
 0.9356 and 0.308 of logistic regression, 0.9671 and 0.207 of a factorisation
-machine. BARS's DLRM is this one (D = 10, interaction `cat`, top layers of
-400, Adam 0.001, batch 4,096), but for batch normalisation, dropout 0.4 and an
-L2 penalty of the tables, which are not here: expect less.
+machine. This config equals BARS's DLRM (D = 10, interaction `cat`, top layers
+of 400, Adam 0.001, batch 4,096) without its batch normalisation, dropout 0.4
+and L2 penalty of the tables, so expect less.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +29,7 @@ _ROWS = (957, 4082, 7, 7, 2, 3, 2, 9, 80, 233)
 
 
 def get_config() -> ConfigDict:
-  """The settings of BARS that there are here."""
+  """The settings of BARS, as far as this project has them."""
   config = default.get_config()
   config.data.raw = ConfigDict(
     {

@@ -1,16 +1,16 @@
 r"""DLRM on MovieLens: will this user rate this movie 4 or more?
 
-Prepare through TFDS (here the small set; 100k, 1m, 20m, 25m alike):
+Prepare the small set (100k, 1m, 20m and 25m likewise):
 
   python -m dlrm_jax.prepare movielens --name=latest-small-ratings \
     --input=ml-latest-small.zip --output=data/movielens
   python train.py --config=configs/movielens.py \
     --config.data.dir=data/movielens --workdir=runs/movielens
 
-Split by time: the last tenth is the test. Expected on the small set, in a
-quarter of a minute: AUC about 0.70, where biases of users and movies reach
-0.669 (`python -m benchmarks.movielens_baseline data/movielens`). Nine of ten
-test examples are of users never seen before.
+Splits are by time; the last tenth is the test part. On the small set the AUC is
+about 0.70 after a quarter of a minute; biases of users and movies alone reach
+0.669 (`python -m benchmarks.movielens_baseline data/movielens`). In nine of ten
+test examples the user is new.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from dlrm_jax.configs import default
 
 
 def get_config() -> ConfigDict:
-  """Wide shallow layers, small first values: most users are unknown."""
+  """Wide shallow layers and small initial rows, as most users are unknown."""
   config = default.get_config()
   config.model.dim = 8
   config.model.bottom = (64,)

@@ -4,9 +4,9 @@
   python -m dlrm_jax.evaluate --workdir=runs/kaggle --data=new_log.txt
   python -m dlrm_jax.evaluate --workdir=runs/new --compare=runs/old
 
-Raw files, or folders of them, are read with the vocabularies of the training
-data; ids that were never seen there go to the unknown row, and are counted. On
-many hosts each runs this, with the flags that train.py has for them.
+Raw files and folders of them are read with the vocabularies of the training
+data; ids that training never saw become the unknown row and are counted. In a
+job of many hosts each host runs this command, with the same flags as train.py.
 """
 
 import argparse
@@ -38,29 +38,40 @@ def _parser() -> argparse.ArgumentParser:
     nargs='+',
     action='extend',
     metavar='PATH',
-    help='a prepared set, or raw files and folders of them; default: what it '
-    'was trained on',
+    help='a prepared set, or raw files and folders of them (default: the '
+    'training data)',
   )
-  add('--split', help='of prepared data; default: test')
+  add('--split', help='split of prepared data (default: test)')
   add(
     '--checkpoint',
     default='best',
-    help='best (by the objective), latest, or a step',
+    help='best (by the objective), latest, or a step (default: best)',
   )
-  add('--batch_size', type=int, help='default: the one of the config')
-  add('--on_bad_row', choices=('stop', 'skip'), default='stop')
-  add('--json', metavar='FILE', help='write the JSON there, too')
+  add(
+    '--batch_size',
+    type=int,
+    metavar='N',
+    help='examples at a time (default: train.eval_batch_size of the config)',
+  )
+  add(
+    '--on_bad_row',
+    choices=('stop', 'skip'),
+    default='stop',
+    help='stop at a bad row (default), or skip and count it',
+  )
+  add('--json', metavar='FILE', help='file to write the JSON to')
   add(
     '--compare',
     metavar='WORKDIR',
-    help='another run: both are scored on the same rows, and it is said '
-    'whether their difference is more than chance',
+    help='another run: both are scored on the same rows, and the output says '
+    'whether their difference is beyond chance',
   )
   job.add_arguments(parser)
   return parser
 
 
 def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
+  """The step that --checkpoint names."""
   step = {'best': best, 'latest': latest}.get(name, name)
   if step is None:
     raise InputError('no checkpoint in the workdir; train first')
@@ -75,7 +86,7 @@ def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
 def _check_scored(
   scores: Mapping[str, float], name: str, skipped: Iterable[str]
 ) -> None:
-  """Raises where there was nothing to score, and says what was skipped."""
+  """Raises an error with the skipped rows where no example was scored."""
   if scores['examples']:
     return
   kinds = [line for line in skipped if not line.startswith(' ')]
@@ -87,7 +98,16 @@ def _check_scored(
 
 
 class _Opened(NamedTuple):
-  """A run, its checkpoint and the data to score."""
+  """A run, its checkpoint and the data to score.
+
+  Attributes:
+    folder: the workdir.
+    task: the task of the run.
+    step: step of the checkpoint.
+    checkpoints: all checkpoints of the run.
+    examined: the data to score.
+    mesh: the devices.
+  """
 
   folder: Path
   task: 'Task'
@@ -97,7 +117,7 @@ class _Opened(NamedTuple):
   mesh: 'Mesh'
 
   def state(self) -> 'TrainState':
-    """The checkpoint, without what only training needs."""
+    """The state of the checkpoint without the optimizers' states."""
     from dlrm_jax.training.state import abstract_state
 
     abstract = abstract_state(self.task)
@@ -122,7 +142,7 @@ def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
     folder / 'checkpoints', layout, objective=trained.objective
   )
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
-  step = agreement.from_first(step)  # a run that goes on may make better ones
+  step = agreement.from_first(step)  # a live run may have a better one by now
   examined = restored.examined(
     trained, arguments.data, arguments.split, size, arguments.on_bad_row
   )
@@ -135,7 +155,7 @@ def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
 def _scored(
   folder: Path, arguments: argparse.Namespace
 ) -> tuple['Examined', 'Compared']:
-  """A run, and what it says of every row."""
+  """The data of a run and the scores of its rows."""
   from dlrm_jax import sharding
   from dlrm_jax.run.comparison import Compared
   from dlrm_jax.run.evaluation import Evaluator
@@ -147,7 +167,7 @@ def _scored(
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-  """Scores two runs on the same rows, prints what tells them apart."""
+  """Scores two runs on the same rows and prints their difference."""
   from dlrm_jax.run.comparison import compare
 
   if arguments.distributed or arguments.coordinator:
@@ -155,15 +175,16 @@ def _compare(arguments: argparse.Namespace) -> None:
   examined, a = _scored(Path(arguments.workdir), arguments)
   other, b = _scored(Path(arguments.compare), arguments)
   lines, result = compare(examined.name, a, b)
-  met, of_b = examined.report(), other.report()
-  _check_scored(result['metrics'], examined.name, met.skipped)
-  print(*dict.fromkeys([*met.lines, *of_b.lines]), *lines, sep='\n')
-  said = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
-  _print_json(said | met.said | result, arguments.json)
+  report, other_report = examined.report(), other.report()
+  _check_scored(result['metrics'], examined.name, report.skipped)
+  notes = dict.fromkeys([*report.lines, *other_report.lines])
+  print(*notes, *lines, sep='\n')
+  names = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
+  _print_json(names | report.said | result, arguments.json)
 
 
 def _print_json(result: Mapping[str, Any], file: str | None) -> None:
-  """Prints the result as one line, and writes it where that is asked for."""
+  """Prints the result as a line of JSON, and writes it to a file if given."""
   from dlrm_jax.cluster import agreement
 
   text = files.to_json(result)
@@ -173,10 +194,16 @@ def _print_json(result: Mapping[str, Any], file: str | None) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-  """Restores, evaluates, prints."""
+  """Restores the checkpoint, scores the data and prints the metrics."""
   from dlrm_jax import sharding
   from dlrm_jax.run.evaluation import ENSEMBLE, Evaluator
-  from dlrm_jax.run.scores import by_head, score_table, scores_of
+  from dlrm_jax.run.scores import (
+    by_head,
+    flat_scores,
+    named,
+    score_table,
+    scores_of,
+  )
   from dlrm_jax.run.scoring import undefined_line
   from dlrm_jax.training.nodes import divergence, node_count, node_table
 
@@ -189,27 +216,29 @@ def _evaluate(arguments: argparse.Namespace) -> None:
       of_nodes = evaluate.nodes(state, batches)
       apart = divergence(run.task, state)
       nodes = {node: scores_of(t) for node, t in of_nodes.items()}
-      tallies = of_nodes[ENSEMBLE]
+      of_heads = by_head(of_nodes[ENSEMBLE])
       tables = [node_table(nodes, apart)]
       result |= {'nodes': nodes, 'divergence': apart}
     else:
-      tallies = evaluate(state, batches)
-      heads = by_head(name, tallies).items()
-      tables = [score_table(head, scores, {}) for head, scores in heads]
-  met = run.examined.report()
-  for head, scores in by_head(name, tallies).items():
-    _check_scored(scores, head, met.skipped)
-    if line := undefined_line(head, scores['examples'], scores['clicks']):
+      of_heads = by_head(evaluate(state, batches))
+      tables = [
+        score_table(title, scores, {})
+        for title, scores in named(name, of_heads).items()
+      ]
+  report = run.examined.report()
+  for title, scores in named(name, of_heads).items():
+    _check_scored(scores, title, report.skipped)
+    if line := undefined_line(title, scores['examples'], scores['clicks']):
       tables.append(line)
-  print(*met.lines, f'{run.folder}, checkpoint of step {run.step:,}', sep='\n')
-  print(*tables, sep='\n')
-  scores = scores_of(tallies)
-  _print_json(result | met.said | {'metrics': scores}, arguments.json)
+  checkpoint = f'{run.folder}, checkpoint of step {run.step:,}'
+  print(*report.lines, checkpoint, *tables, sep='\n')
+  metrics = {'metrics': flat_scores(of_heads)}
+  _print_json(result | report.said | metrics, arguments.json)
 
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
-  """Joins the other processes, if there are any, and evaluates."""
+  """Joins the other processes of the job and evaluates."""
   arguments = _parser().parse_args(split_values(argv, ('--data',)))
   if arguments.json:
     files.check_writable(Path(arguments.json), f'--json={arguments.json}')

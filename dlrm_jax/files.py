@@ -33,11 +33,11 @@ def remove_unfinished(folder: Path) -> None:
   Workers of a killed process may live a moment longer; what they still write
   is lost.
   """
-  for here, folders, names in os.walk(folder, topdown=False):
+  for parent, folders, names in os.walk(folder, topdown=False):
     for name in filter(_UNFINISHED.search, folders):
-      shutil.rmtree(Path(here) / name, ignore_errors=True)
+      shutil.rmtree(Path(parent) / name, ignore_errors=True)
     for name in filter(_UNFINISHED.search, names):
-      (Path(here) / name).unlink(missing_ok=True)
+      (Path(parent) / name).unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -51,10 +51,10 @@ def sync(path: Path) -> None:
 
 def sync_all(folder: Path) -> None:
   """Waits until a folder and everything in it is on the disk."""
-  for here, _, names in os.walk(folder):
+  for parent, _, names in os.walk(folder):
     for name in names:
-      sync(Path(here) / name)
-    sync(Path(here))
+      sync(Path(parent) / name)
+    sync(Path(parent))
 
 
 def publish(work: Path, path: Path, synced: bool = True) -> None:

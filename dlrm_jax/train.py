@@ -1,11 +1,12 @@
-"""Trains a recommender, or goes on training it.
+"""Trains a recommender, or continues a run.
 
   python train.py --config=configs/synthetic.py --workdir=runs/first
 
 Any field of the config can be set: `--config.train.batch_size=2048`. The same
-command again resumes; `python -m dlrm_jax.evaluate --workdir=DIR` evaluates.
-On many hosts each runs this, with --distributed in a cluster that JAX knows,
-else with --coordinator=HOST:PORT --processes=N --process=K.
+command continues the run; `python -m dlrm_jax.evaluate --workdir=DIR` scores
+it. In a job of many hosts each host runs this command, with --distributed in a
+cluster that JAX knows, else with --coordinator=HOST:PORT --processes=N
+--process=K.
 """
 
 import sys
@@ -43,7 +44,7 @@ def _defaults() -> dict[str, Any]:
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
-  """Joins the other processes, builds the run; trains it or profiles it."""
+  """Joins the other processes of the job, builds the run and trains it."""
   flags = command_line.read_flags(_parser(), argv, _defaults())
   from dlrm_jax import sharding
   from dlrm_jax.build.data import identity, open_data

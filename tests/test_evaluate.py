@@ -13,6 +13,7 @@ import pytest
 from dlrm_jax import evaluate
 from dlrm_jax.build import restored
 from dlrm_jax.build.data import identity
+from dlrm_jax.configs import default
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare import notes, pipeline
@@ -20,6 +21,7 @@ from dlrm_jax.prepare.preparation import Settings, preparation_of
 from dlrm_jax.prepare.readers import formats
 from dlrm_jax.prepare.readers.formats import reader_of
 from dlrm_jax.prepare.resources import default_memory
+from dlrm_jax.run import workdir
 
 ARCHIVE = pathlib.Path(__file__).parent / 'old/written_by_9396860.tar.gz'
 
@@ -170,18 +172,14 @@ def test_the_config_of_an_older_run_says_the_kinds_of_its_values(old, refused):
   # The run of the archive hashed texts. Nothing but the kind differs here.
   described = json.loads((old / 'set' / 'metadata.json').read_text())
   assert 'values' not in described['details']
-  run = restored.trained(
-    *(
-      json.loads((old / 'finished' / f'{n}.json').read_text())
-      for n in ('config', 'data')
-    )
-  )
+  defaults = default.get_config().to_dict()
+  run = restored.trained(*workdir.read_settings(old / 'finished', defaults))
   assert restored.kinds_of_run(run)['site'] == 'string'
   assert restored.kinds_of_run(run)['item'] == 'integer'
 
 
 def test_parts_of_other_kinds_of_values_are_not_one_set():
   parts = [{'parts': [{'types': {'u': t}}]} for t in ('Int64', 'String')]
-  assert notes.value_kinds(parts[:1] * 2) == {'u': 'integer'}
+  assert notes.column_kinds(parts[:1] * 2) == {'u': 'integer'}
   with pytest.raises(InputError, match=r'u: .* integer in one .* string in'):
-    notes.value_kinds(parts)
+    notes.column_kinds(parts)

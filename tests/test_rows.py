@@ -60,23 +60,36 @@ def test_repeated_rows_are_summed_and_others_stand_alone(rows):
   np.testing.assert_allclose(add(jnp.zeros((10, 1)), got), want)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 4, 16, 64]))
-def test_packed_rows_on_a_tpu_are_those_of_any_device(seed, dim):
+DTYPES = 'float32', 'bfloat16', 'uint8'  # of storages of rows
+
+
+@given(
+  st.integers(0, 2**32 - 1),
+  st.sampled_from([1, 4, 16, 64]),
+  st.sampled_from(DTYPES),
+)
+def test_packed_rows_on_a_tpu_are_those_of_any_device(seed, dim, dtype):
   """The doors that a TPU uses, called here by themselves."""
   rng = np.random.default_rng(seed)
-  packed = rng.normal(size=(8, 128)).astype(np.float32)
+
+  def draw(*shape):
+    return jnp.array(rng.integers(0, 200, shape)).astype(dtype)
+
+  packed = draw(8, 128)
   count = packed.size // dim
   drawn = rng.permutation(np.arange(-3, count + 3))[:7].astype(np.int32)
   rows = jnp.array(drawn[drawn != -2])
-  new = rng.normal(size=(len(rows), dim)).astype(np.float32)
-  taken = rows_module._take_packed(jnp.array(packed), rows, dim)
-  np.testing.assert_array_equal(taken, take(jnp.array(packed), rows, dim))
-  put_there = rows_module._put_packed(jnp.array(packed), rows, jnp.array(new))
-  np.testing.assert_array_equal(put_there, put(jnp.array(packed), rows, new))
-  added = rows_module._add_packed(jnp.array(packed), rows, jnp.array(new))
-  np.testing.assert_allclose(
-    added, add(jnp.array(packed), RowGrads(rows, jnp.array(new))), rtol=1e-6
-  )
+  new = draw(len(rows), dim)
+  taken = rows_module._take_packed(packed, rows, dim)
+  assert taken.dtype == packed.dtype
+  np.testing.assert_array_equal(taken, take(packed, rows, dim))
+  put_there = rows_module._put_packed(packed, rows, new)
+  assert put_there.dtype == packed.dtype
+  np.testing.assert_array_equal(put_there, put(packed, rows, new))
+  if dtype == 'float32':
+    added = rows_module._add_packed(packed, rows, new)
+    want = add(packed, RowGrads(rows, new))
+    np.testing.assert_allclose(added, want, rtol=1e-6)
 
 
 def test_packed_rows_are_read_and_written_as_plain_ones():

@@ -151,9 +151,9 @@ def kinds_of_run(run: Trained) -> Mapping[str, str]:
   raw = ConfigDict(run.config.data.get('raw') or {}).to_dict()
   if 'values' in run.data or raw.get('format') not in ('csv', 'parquet'):
     return run.data.get('values', {})
-  from dlrm_jax.prepare.readers.formats import value_kinds
+  from dlrm_jax.prepare.readers.formats import feature_kinds
 
-  return value_kinds(raw)
+  return feature_kinds(raw)
 
 
 def _is_set(paths: Sequence[str]) -> bool:

@@ -144,18 +144,18 @@ class Wanted(NamedTuple):
 
 def _check_overrides(overrides: Mapping[str, Any], schema: Schema) -> None:
   names = [column.name for column in schema.sparse]
-  for name, given in overrides.items():
+  for name, fields in overrides.items():
     if name not in names:
       raise InputError(
         f'config.tables.features.{name}: the data has no such feature; it '
         f'has {", ".join(names)}'
       )
-    if not isinstance(given, Mapping):
+    if not isinstance(fields, Mapping):
       raise InputError(
-        f'config.tables.features.{name} is {given!r}; expected fields, such '
+        f'config.tables.features.{name} is {fields!r}; expected fields, such '
         f"as {{'encoding': 'hashed', 'rows': 1000}}"
       )
-    for field in given.keys() - set(_FEATURE_FIELDS):
+    for field in fields.keys() - set(_FEATURE_FIELDS):
       raise InputError(
         f'config.tables.features.{name}.{field}: no such field; expected '
         f'one of {", ".join(_FEATURE_FIELDS)}'

@@ -136,7 +136,7 @@ class Checkpoints:
   @property
   def steps(self) -> list[int]:
     """Steps with a complete checkpoint, ascending."""
-    found = []
+    steps = []
     try:
       names = [path.name for path in self._folder.iterdir()]
       for name in names:
@@ -144,7 +144,7 @@ class Checkpoints:
           continue
         path = self._folder / name
         if (path / STATE).is_dir():
-          found.append(int(name))
+          steps.append(int(name))
         elif path.exists():
           self._say(f'{path}: not a checkpoint, it has no {STATE}; passed over')
     except (FileNotFoundError, NotADirectoryError):
@@ -153,7 +153,7 @@ class Checkpoints:
       raise InputError(
         f'{error.filename}: cannot be read: {error.strerror}'
       ) from None
-    return sorted(found)
+    return sorted(steps)
 
   @property
   def latest(self) -> int | None:
@@ -208,11 +208,11 @@ class Checkpoints:
     }
     if known := _finite(metrics):
       items[METRICS] = ocp.args.JsonSave(with_checksum(known))
-    here = (self._folder / str(step)).absolute()
+    path = (self._folder / str(step)).absolute()
     self._saving = step
     with self._writing():
-      self._make_room(here)
-      self._writer.save(here, ocp.args.Composite(**items))
+      self._make_room(path)
+      self._writer.save(path, ocp.args.Composite(**items))
 
   def add_scores(self, step: int, metrics: Mapping[str, float]) -> None:
     """Adds metrics to a complete checkpoint that was saved without any.
@@ -221,14 +221,14 @@ class Checkpoints:
       step: step of the checkpoint.
       metrics: metrics of its state.
     """
-    here, known = self._folder / str(step), _finite(metrics)
-    if agreement.first() and known and not (here / METRICS).exists():
+    path, known = self._folder / str(step), _finite(metrics)
+    if agreement.first() and known and not (path / METRICS).exists():
       self._saving = step
-      with self._writing(), tempfile.TemporaryDirectory(dir=here) as work:
+      with self._writing(), tempfile.TemporaryDirectory(dir=path) as work:
         folder = Path(work) / METRICS
         folder.mkdir()
         files.write_json(folder / METRICS, with_checksum(known))
-        files.publish(folder, here / METRICS)
+        files.publish(folder, path / METRICS)
       self._saving = None
     agreement.from_first(step)  # the others go on once it is written
 
@@ -241,12 +241,12 @@ class Checkpoints:
       f'when that is mended, the same command goes on {start}',
     )
 
-  def _make_room(self, here: Path) -> None:
+  def _make_room(self, path: Path) -> None:
     """Moves away a folder or file that has the name of the checkpoint."""
-    if agreement.first() and here.exists():
-      aside = files.unfinished_name(here)
-      here.rename(aside)
-      self._say(f'{here}: in the way of a checkpoint, now {aside.name}')
+    if agreement.first() and path.exists():
+      aside = files.unfinished_name(path)
+      path.rename(aside)
+      self._say(f'{path}: in the way of a checkpoint, now {aside.name}')
 
   def _sync(self) -> None:
     """Syncs a checkpoint to disk before it gets its final name."""
@@ -283,9 +283,9 @@ class Checkpoints:
       raise InputError(
         f'{self._folder}: no checkpoint of step {step}; there are: {existing}'
       )
-    here = self._folder / str(step)
-    with explain_read_errors(here, [other for other in steps if other != step]):
-      stored = open_stored(here, self._layout)
+    path = self._folder / str(step)
+    with explain_read_errors(path, [other for other in steps if other != step]):
+      stored = open_stored(path, self._layout)
       return read_state(stored, abstract, self._layout)
 
   def restore_for_evaluation(

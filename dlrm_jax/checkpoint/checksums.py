@@ -1,10 +1,10 @@
-"""Checksums of arrays, by blocks of rows: of what is saved and what is read.
+"""Checksums of arrays by blocks of rows, when they are saved and when read.
 
-The sum of a block is the sum, modulo 2^32, of all its elements, each of which
-was first mixed with its row and column by a bijection. So one changed element
-always changes the sum, other changes all but once in 2^32 times, and moved
-rows count as changed. Rows of a block may be summed in several places, in any
-order: sums are made where the rows are, on the devices or on the host.
+The sum of a block is the sum, modulo 2^32, of all its elements, each mixed
+with its row and column by a bijection. So a change of one element always
+changes the sum, and other changes, such as exchanged rows, change it with a
+probability of 1 - 2^-32. Rows of a block may be summed in several places and
+in any order: on the devices or on the host, wherever they are.
 """
 
 import bisect
@@ -24,20 +24,20 @@ from dlrm_jax.rows import mix32
 from dlrm_jax.sharding import AXIS, SPLIT
 
 PIECE = 4 * 2**20
-"""Bytes that are written, and can be read, by themselves."""
+"""Bytes of a piece of an array, which is written and read as a unit."""
 SMALL = 16 * 2**20
-"""Bytes of an array that is summed on the host: no program is compiled."""
-_IN_CACHE = 2**15  # elements that the host mixes at once
-_SALT = 0x9E3779B9  # tells columns from rows
+"""Arrays of at most so many bytes are summed on the host, not compiled."""
+_IN_CACHE = 2**15  # elements that the host mixes at a time, within its cache
+_SALT = 0x9E3779B9  # makes hashes of columns differ from those of rows
 
 
 class Sums(NamedTuple):
   """Checksums of an array.
 
   Attributes:
-    part: rows of a part; the array is cut in parts of equal size.
-    block: rows of a block of a part; the last block may have fewer.
-    sums: of the blocks of all parts, in order.
+    part: number of rows of a part; an array is cut into equal parts.
+    block: number of rows of a block; the last block of a part may have fewer.
+    sums: sums of the blocks of all parts, in order.
   """
 
   part: int
@@ -45,7 +45,7 @@ class Sums(NamedTuple):
   sums: tuple[int, ...]
 
   def blocks(self, rows: int) -> list[tuple[int, int]]:
-    """First row and end of each block of an array of so many rows."""
+    """First row and end of each block of an array with this many rows."""
     return [
       (start + k, min(start + k + self.block, start + self.part))
       for start in range(0, rows, self.part)
@@ -54,16 +54,16 @@ class Sums(NamedTuple):
 
 
 def _rows(x: jax.Array) -> tuple[int, int]:
-  """Rows of an array, and of the part of a device; a number is one row."""
+  """Number of rows of an array and of a device's part; a scalar has one."""
   if not x.ndim:
     return 1, 1
   return x.shape[0], x.sharding.shard_shape(x.shape)[0]
 
 
 def piece_rows(x: jax.Array) -> int:
-  """Rows of the pieces in which an array is written.
+  """Number of rows of the pieces in which an array is written.
 
-  They divide the rows of a device, and are as near to `PIECE` as that allows.
+  It divides the rows of a device; of such numbers it is nearest to `PIECE`.
   """
   _, rows = _rows(x)
   row_bytes = math.prod(x.shape[1:]) * x.dtype.itemsize
@@ -77,19 +77,19 @@ def piece_rows(x: jax.Array) -> int:
 
 
 def _mixed(words: Any, rows: Any, columns: Any) -> Any:
-  """Elements u32[n, C] mixed with their rows u32[n] and columns u32[C].
+  """Mixes elements u32[n, C] with their rows u32[n] and columns u32[C].
 
-  All are NumPy's or all are JAX's.
+  All arguments are arrays of NumPy, or all are arrays of JAX.
   """
   return mix32(words ^ (mix32(rows)[:, None] + mix32(columns)[None]))
 
 
 def sum_of(values: np.ndarray, first: int) -> int:
-  """Of rows that are on the host.
+  """Sum of rows on the host.
 
   Args:
-    values: the rows, or a number.
-    first: which row of the array the first one is.
+    values: the rows, or a scalar.
+    first: number of the first of these rows in the whole array.
   """
   unsigned = np.dtype(f'uint{8 * values.dtype.itemsize}')
   rows = len(values) if values.ndim else 1
@@ -107,20 +107,20 @@ def sum_of(values: np.ndarray, first: int) -> int:
 def _sums_of_part(
   x: jax.Array, first: Any, lows: jax.Array, highs: jax.Array, size: int
 ) -> jax.Array:
-  """Sums of some rows of a device's part, u32[n].
+  """Sums of ranges of rows of a device's part, u32[n].
 
-  One after the other: all at once would first be written out.
+  Computed one after the other, so that no array of the part's size is made.
 
   Args:
     x: the part.
-    first: which row of the array its first one is.
-    lows: i32[n], first rows of what is summed, counted in the part.
-    highs: i32[n], the rows behind the last ones.
-    size: at least the most rows of a sum, at most those of the part.
+    first: number of its first row in the whole array.
+    lows: i32[n], first rows of the ranges, counted in the part.
+    highs: i32[n], ends of the ranges.
+    size: a number of rows, from that of the longest range to that of the part.
   """
   unsigned = jnp.dtype(f'uint{8 * x.dtype.itemsize}')
 
-  def one(ends: tuple[jax.Array, jax.Array]) -> jax.Array:
+  def sum_range(ends: tuple[jax.Array, jax.Array]) -> jax.Array:
     low, high = ends
     start = jnp.minimum(low, len(x) - size)
     piece = jax.lax.dynamic_slice_in_dim(x, start, size)
@@ -132,21 +132,21 @@ def _sums_of_part(
     inside = ((rows >= low) & (rows < high))[:, None]
     return jnp.where(inside, mixed, jnp.uint32(0)).sum(dtype=jnp.uint32)
 
-  return jax.lax.map(one, (lows, highs))
+  return jax.lax.map(sum_range, (lows, highs))
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'cut'))
 def _sums_on_devices(
   x: jax.Array, lows: jax.Array, highs: jax.Array, size: int, cut: Any
 ) -> jax.Array:
-  """As `_sums_of_part` of all parts, u32[parts, n].
+  """`_sums_of_part` of all parts, u32[parts, n].
 
   Args:
     x: the array.
-    lows: i32[parts, n].
-    highs: i32[parts, n].
-    size: of all of them.
-    cut: the mesh along which the array is cut; None: one device has it.
+    lows: i32[parts, n], first rows of the ranges.
+    highs: i32[parts, n], ends of the ranges.
+    size: a number of rows, the same for all parts.
+    cut: the mesh that cuts the array; None: one device has it.
   """
   if cut is None:
     return _sums_of_part(x, 0, lows[0], highs[0], size)[None]
@@ -161,7 +161,7 @@ def _sums_on_devices(
 
 
 def _shards(x: jax.Array) -> dict[int, jax.Array]:
-  """Parts that this process has, each once, by their first rows."""
+  """The distinct parts that this process has, by their first rows."""
   return {
     (shard.index[0].start or 0) if x.ndim else 0: shard.data
     for shard in x.addressable_shards
@@ -169,13 +169,13 @@ def _shards(x: jax.Array) -> dict[int, jax.Array]:
 
 
 class LocalSums:
-  """Sums of the rows that this process has of an array.
+  """Sums of the rows of an array that this process has.
 
-  Devices start to sum at once; `numbers` waits for them.
+  Devices start to sum immediately; `numbers` waits for them.
   """
 
   def __init__(self, x: jax.Array, cuts: list[tuple[int, int]]) -> None:
-    """Starts to sum; where devices share the array, all processes come here.
+    """Starts to sum; all processes that have a part must call this.
 
     Args:
       x: the array.
@@ -204,7 +204,7 @@ class LocalSums:
     )
 
   def _overlaps(self, low: int, high: int) -> list[tuple[int, int, int]]:
-    """Blocks that share rows with some; their number, those rows."""
+    """Overlaps of rows with blocks: number of the block, first row, end."""
     first = bisect.bisect_right(self._starts, low) - 1
     last = bisect.bisect_left(self._starts, high)
     return [
@@ -213,7 +213,7 @@ class LocalSums:
     ]
 
   def absent(self, k: int) -> list[tuple[int, int]]:
-    """Rows of a block that only other processes have: first and end."""
+    """Ranges of rows of a block that only other processes have."""
     _, part = _rows(self._x)
     firsts = _shards(self._x)
     low, high = min(firsts), max(firsts) + part
@@ -222,7 +222,7 @@ class LocalSums:
     return [(a, b) for a, b in parts if a < b]
 
   def numbers(self) -> dict[int, int]:
-    """By block, of its rows that are here."""
+    """Sums of this process's rows of each block, by the block's number."""
     found: dict[int, int] = collections.defaultdict(int)
     if self._late is not None:
       for d, sums in _shards(self._late).items():
@@ -242,7 +242,7 @@ class LocalSums:
 def sums_of(arrays: Mapping[str, jax.Array]) -> dict[str, Sums]:
   """Checksums of arrays, whose blocks are the pieces that are written.
 
-  All processes come here.
+  All processes must call this.
   """
   found, started = {}, {}
   for name, x in arrays.items():
@@ -255,7 +255,7 @@ def sums_of(arrays: Mapping[str, jax.Array]) -> dict[str, Sums]:
   for name, local in started.items():
     for k, value in local.numbers().items():
       numbers[name][k] = value
-  # Blocks of which every process has but some rows, or none.
+  # A process has only some rows of these, so sums are added over processes.
   apart = [name for name, x in arrays.items() if not x.is_fully_replicated]
   if apart:
     ends = np.cumsum([len(numbers[name]) for name in apart])

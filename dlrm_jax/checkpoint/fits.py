@@ -84,7 +84,7 @@ def _size(layout: Layout, table: str) -> tuple[int, int, str] | None:
   return layout.rows[table], sum(b.dim for b in blocks), storage
 
 
-def _check_tables(here: Path, then: Layout, now: Layout) -> None:
+def _check_tables(folder: Path, then: Layout, now: Layout) -> None:
   for table in sorted(then.rows.keys() | now.rows.keys()):
     saved, wanted = _size(then, table), _size(now, table)
     if saved == wanted:
@@ -98,7 +98,7 @@ def _check_tables(here: Path, then: Layout, now: Layout) -> None:
       for size in (saved, wanted)
     ]
     raise InputError(
-      f'{here}: table {table} (rows x width) is {described[0]} in the '
+      f'{folder}: table {table} (rows x width) is {described[0]} in the '
       f'checkpoint and {described[1]} by the config and its data; '
       f'{"; ".join(_ADVICE[name] for name in names)}'
     )
@@ -130,7 +130,7 @@ def _described(
 
 
 def check_fits(
-  here: Path,
+  folder: Path,
   then: Layout,
   arrays: Mapping[str, Any],
   abstract: TrainState,
@@ -139,7 +139,7 @@ def check_fits(
   """Compares a checkpoint with the state that is wanted.
 
   Args:
-    here: folder of the checkpoint, for the message.
+    folder: folder of the checkpoint, for the message.
     then: layout of its tables.
     arrays: its arrays by name, with shapes and dtypes.
     abstract: the state wanted; fields that are None are ignored.
@@ -148,14 +148,14 @@ def check_fits(
   Raises:
     InputError: the checkpoint has other tables or layers.
   """
-  _check_tables(here, then, layout)
+  _check_tables(folder, then, layout)
   fields = {name for name, value in vars(abstract).items() if value is not None}
   saved = dict(_described(arrays, then, fields))
   wanted = dict(_described(leaves(abstract), layout, fields))
   for name in sorted(saved.keys() | wanted.keys()):
     if saved.get(name) != wanted.get(name):
       raise InputError(
-        f'{here}: {name.replace(".", "/")} is {saved.get(name, "absent")} in '
+        f'{folder}: {name.replace(".", "/")} is {saved.get(name, "absent")} in '
         f'the checkpoint and {wanted.get(name, "absent")} by the config and '
         f'its data; use the config and the prepared data that it was trained '
         f'with'

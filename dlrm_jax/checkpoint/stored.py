@@ -108,7 +108,7 @@ class Stored(NamedTuple):
 def _layout(
   folder: Path, noted: Mapping[str, Any] | None, wanted: Layout
 ) -> Layout:
-  """The layout of a checkpoint, whose storages the wanted layout knows."""
+  """The layout of a checkpoint, with storages of the wanted layout."""
   if noted is None and not (folder / LAYOUT).is_dir():
     raise InputError(
       f'{folder}: written by an earlier version of dlrm_jax, which kept no '
@@ -117,7 +117,7 @@ def _layout(
   saved = read_item(folder, LAYOUT)
   if noted is not None and noted.get(LAYOUT) != checksum_of(saved):
     raise Damaged(f'{folder / LAYOUT} differs from its checksum')
-  storages = {stack.storage for stack in wanted.stacks.values()}
+  storages = [stack.storage for stack in wanted.stacks.values()]
   try:
     return layout_from_json(saved, storages)
   except InputError as error:

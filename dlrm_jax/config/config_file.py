@@ -174,42 +174,42 @@ def hint_for(name: str, section: str, known: Mapping[str, Any]) -> str:
 
 
 def wrong_fields(
-  given: Mapping[str, Any], known: Mapping[str, Any]
+  config: Mapping[str, Any], known: Mapping[str, Any]
 ) -> Iterator[str]:
   """Messages about fields of a config whose name or type is wrong.
 
   Args:
-    given: the tree of the config.
+    config: the tree of the config.
     known: a tree of all the fields that a config has, with their defaults.
   """
-  yield from _wrong(given, known, known, '')
+  yield from _wrong(config, known, known, '')
 
 
 def _wrong(
-  given: Mapping[str, Any],
+  config: Mapping[str, Any],
   section: Mapping[str, Any],
   known: Mapping[str, Any],
   name: str,
 ) -> Iterator[str]:
   prefix = f'{name}.' if name else ''
-  for field in given:
+  for field in config:
     if field not in section:
       hint = hint_for(field, name, known)
       yield f'config.{prefix}{field}: there is no field {field}; {hint}'
   for field, default in section.items():
     full = prefix + field
-    if field not in given:
+    if field not in config:
       yield (
         f'config.{full} is not there; begin with `config = '
         f'default.get_config()` of configs/default.py and change its fields'
       )
     elif isinstance(default, Mapping):
-      if not isinstance(given[field], Mapping):
-        yield f'config.{full} is {given[field]!r}; expected its fields'
+      if not isinstance(config[field], Mapping):
+        yield f'config.{full} is {config[field]!r}; expected its fields'
       elif full not in OPEN:
-        yield from _wrong(given[field], default, known, full)
+        yield from _wrong(config[field], default, known, full)
     else:
-      yield from _wrong_type(full, given[field], default)
+      yield from _wrong_type(full, config[field], default)
 
 
 def _wrong_type(field: str, value: Any, default: Any) -> Iterator[str]:

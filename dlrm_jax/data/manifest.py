@@ -80,8 +80,8 @@ def origin_of(
     splits: number of examples of each split.
     details: options, source files and counts (see `Prepared.details`).
   """
-  said = [schema.to_json(), dict(splits), dict(details)]
-  digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
+  content = [schema.to_json(), dict(splits), dict(details)]
+  digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
   return int.from_bytes(digest[:8], 'little', signed=True)
 
 

@@ -62,11 +62,11 @@ class _Blocks:
     try:
       builder: Any = tfds.builder_from_directory(prepared.directory)
       self._records: Sequence[dict[str, Any]] = builder.as_data_source(split)
-      found = len(self._records)
+      blocks = len(self._records)
     except (OSError, ValueError, RuntimeError) as error:
       raise _broken(self._name, error) from error
-    if found != -(-self.examples // BLOCK_ROWS):
-      raise _broken(self._name, f'{found} blocks')
+    if blocks != -(-self.examples // BLOCK_ROWS):
+      raise _broken(self._name, f'{blocks} blocks')
 
   def __len__(self) -> int:
     return len(self._records)

@@ -58,9 +58,12 @@ class Schema:
     So sets of one label have the digests that they had before labels had
     names.
     """
-    fields = dataclasses.asdict(self)
-    if self.labels == LABELS:
-      del fields['labels']
+    fields: dict[str, Any] = {
+      'dense': list(self.dense),
+      'sparse': [dataclasses.asdict(column) for column in self.sparse],
+    }
+    if self.labels != LABELS:
+      fields['labels'] = list(self.labels)
     return fields
 
   @classmethod

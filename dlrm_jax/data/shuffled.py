@@ -138,9 +138,9 @@ def _like(block: Block, shape: tuple[int, ...]) -> Block:
 
 
 def _put(into: Block, where: np.ndarray | tuple, block: Block) -> None:
-  for there, x in zip(into, block, strict=True):
-    if there is not None:
-      there[where] = x
+  for array, x in zip(into, block, strict=True):
+    if array is not None:
+      array[where] = x
 
 
 class Shuffled:
@@ -172,11 +172,13 @@ class Shuffled:
   def make(self, steps: range) -> Block:
     """Batches of k consecutive numbers, stacked: arrays [k, B, ...]."""
     count, size, lanes = len(steps), self._size, len(self._lanes)
-    made = None
+    batches = None
     for k, lane in enumerate(self._lanes):
       read = lane.read(steps.start * size, steps.stop * size)
-      made = _like(read, (count, lanes, size)) if made is None else made
+      batches = (
+        _like(read, (count, lanes, size)) if batches is None else batches
+      )
       cut = each(read, lambda x: x.reshape(count, size, *x.shape[1:]))
-      _put(made, (slice(None), k), cut)
-    assert made is not None, 'a process has lanes'
-    return each(made, lambda x: x.reshape(count, lanes * size, *x.shape[3:]))
+      _put(batches, (slice(None), k), cut)
+    assert batches is not None, 'a process has lanes'
+    return each(batches, lambda x: x.reshape(count, lanes * size, *x.shape[3:]))

@@ -37,14 +37,14 @@ def small_buckets(
   >>> small_buckets(10, 2), small_buckets(10, 2, coprime=True)
   ((4, 3), (4, 3))
   """
-  found: list[int] = []
-  while len(found) < parts:
-    left = -(-ids // math.prod(found))
-    root = max(math.floor(left ** (1 / (parts - len(found)))), 1)
-    while root ** (parts - len(found)) < left:
+  buckets: list[int] = []
+  while len(buckets) < parts:
+    left = -(-ids // math.prod(buckets))
+    root = max(math.floor(left ** (1 / (parts - len(buckets)))), 1)
+    while root ** (parts - len(buckets)) < left:
       root += 1
-    found.append(next_coprime(root, found) if coprime else root)
-  return tuple(found)
+    buckets.append(next_coprime(root, buckets) if coprime else root)
+  return tuple(buckets)
 
 
 def _numbers(first: int, last: int) -> Iterator[int]:
@@ -70,11 +70,11 @@ def least_budget(
 
 def _others(ids: int, parts: int, coprime: bool) -> Iterator[tuple[int, ...]]:
   """Buckets of all partitions but the first, from few buckets to many."""
-  found: dict[tuple[int, ...], None] = {}
+  seen: set[tuple[int, ...]] = set()
   for together in _numbers(1, ids):
     others = small_buckets(together, parts - 1, coprime)
-    if others not in found:
-      found[others] = None
+    if others not in seen:
+      seen.add(others)
       yield others
 
 

@@ -102,16 +102,16 @@ def _bar(value: float, most: float) -> str:
 
 
 def _bars(
-  found: Sequence[DenseReport | SparseReport],
+  features: Sequence[DenseReport | SparseReport],
   head: Sequence[str],
   cells: Callable[[DenseReport | SparseReport], str],
   value: Callable[[DenseReport | SparseReport], float],
 ) -> str:
   """A table with a row and a bar for each feature."""
-  most = float(np.nanmax([value(f) for f in found] + [0]))
+  most = float(np.nanmax([value(f) for f in features] + [0]))
   rows = (
     f'<th>{html.escape(f.name)}</th>{cells(f)}{_bar(value(f), most)}'
-    for f in found
+    for f in features
   )
   return page.html_table((*head, ''), rows)
 

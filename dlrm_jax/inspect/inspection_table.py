@@ -24,8 +24,8 @@ def rates(
   clicks = [sum(stretch[1] for stretch in part) for part in parts]
   if len(rows) > 1 and 2 * rows[-1] < max(rows):  # Its rate would be noisy.
     rows[-2:], clicks[-2:] = [sum(rows[-2:])], [sum(clicks[-2:])]
-  found = [c / max(r, 1) for c, r in zip(clicks, rows, strict=True)]
-  return list(itertools.accumulate(rows)), found
+  shares = [c / max(r, 1) for c, r in zip(clicks, rows, strict=True)]
+  return list(itertools.accumulate(rows)), shares
 
 
 def sampled(inspection: Inspection) -> Iterator[str]:
@@ -37,10 +37,10 @@ def sampled(inspection: Inspection) -> Iterator[str]:
 
 def _splits(prepared: Prepared) -> Iterator[str]:
   for split, rows in prepared.splits.items():
-    found = rates(prepared.timelines[split], _WIDTH)[1]
-    low, high = min(found), max(found)
+    shares = rates(prepared.timelines[split], _WIDTH)[1]
+    low, high = min(shares), max(shares)
     step = (high - low) / len(_TICKS) or 1
-    ticks = (int((rate - low) / step) for rate in found)
+    ticks = (int((rate - low) / step) for rate in shares)
     line = ''.join(_TICKS[min(tick, len(_TICKS) - 1)] for tick in ticks)
     rate = prepared.clicks[split] / rows
     yield f'{split:<12}{rows:>13,} rows, click rate {rate:.4f}'

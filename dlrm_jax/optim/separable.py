@@ -43,7 +43,8 @@ def check_separable(tx: optax.GradientTransformation) -> None:
     try:
       why = _why_not(tx)
     except Exception as error:  # whatever a transform raises
-      why = f'it fails on rows alone ({type(error).__name__}: {error})'
+      first = next(iter(str(error).splitlines()), '')
+      why = f'it fails on rows alone ({type(error).__name__}: {first})'
   if why:
     raise InputError(
       f'optimizer of tables: {why}; expected a transform that treats each row '

@@ -176,12 +176,15 @@ def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Plans, prints, and compiles with --compile."""
+  import jax
+
   from dlrm_jax.plan.advice import hint_lines
   from dlrm_jax.plan.forecast import forecast_json, forecast_lines
 
   known = default.get_config().to_dict()
   options = command_line.read_flags(_parser(), argv, known)
   config, devices = options.config, options.devices
+  jax.config.update('jax_platforms', 'cpu')  # No accelerator is needed.
   if options.json:
     files.check_writable(Path(options.json), f'--json={options.json}')
   if options.memory:

@@ -90,7 +90,7 @@ def input_bytes(name: str) -> int:
   return os.path.getsize(name) if os.path.isfile(name) else 0
 
 
-def value_kinds(notes: Notes) -> dict[str, str]:
+def column_kinds(notes: Notes) -> dict[str, str]:
   """The kind of the values of each sparse column (see `value_kind`).
 
   Raises:

@@ -243,7 +243,7 @@ def _details(
     'shuffle': SHUFFLE if preparation.settings.shuffle else None,
     'hash': HASH,
     'ids': number.ids_digest(coders, counted, columns.dense),
-    'values': notes.value_kinds(pieces),
+    'values': notes.column_kinds(pieces),
     'columns': dict(counted),
     'bad_rows': dict(bad.counts),
     'skipped': list(bad.report()),

@@ -51,8 +51,8 @@ def divided(memory: int, row_bytes: int, cores: int | None = None) -> Resources:
   least = _BASE + worker + (64 << 20)
   if memory < least:
     raise InputError(
-      f'--memory={memory / 1e9:.2g}GB: too little for one worker; expected '
-      f'{least / 1e9:.2g}GB or more'
+      f'--memory: {human(memory)} is too little for one worker; expected '
+      f'{human(least)} or more'
     )
   # A quarter is for lookup tables, unless there is one worker only.
   if cores is None:

@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 from dlrm_jax.metrics import binary
+
+Value = TypeVar('Value')
 
 ERROR = '_std_error'
 """Suffix of the name of a metric's standard error."""
@@ -12,35 +15,33 @@ ERROR = '_std_error'
 ERROR_NOTE = '± one standard error, of AUC by DeLong'
 
 
-def by_head(
-  split: str, tallies: Mapping[str, binary.Tally]
-) -> dict[str, dict[str, float]]:
-  """Metrics of every head, by the name of the split, or `SPLIT/HEAD`."""
+def by_head(tallies: Mapping[str, binary.Tally]) -> dict[str, dict[str, float]]:
+  """All metrics of every head."""
+  return {head: binary.summarize(tally) for head, tally in tallies.items()}
+
+
+def named(split: str, of_heads: Mapping[str, Value]) -> dict[str, Value]:
+  """What heads have of a split, by `SPLIT/HEAD`; by `SPLIT` if there is one."""
+  if len(of_heads) == 1:
+    return dict.fromkeys([split], *of_heads.values())
+  return {f'{split}/{head}': value for head, value in of_heads.items()}
+
+
+def flat_scores(
+  of_heads: Mapping[str, Mapping[str, float]],
+) -> dict[str, float]:
+  """The metrics of all heads by `HEAD/METRIC`; by `METRIC` if there is one."""
+  several = len(of_heads) > 1
   return {
-    name: binary.summarize(tally)
-    for name, tally in named(split, tallies).items()
+    f'{head}/{metric}' if several else metric: value
+    for head, metrics in of_heads.items()
+    for metric, value in metrics.items()
   }
-
-
-def named(
-  split: str, tallies: Mapping[str, binary.Tally]
-) -> dict[str, binary.Tally]:
-  """Tallies of a split by its name; `SPLIT/HEAD` where there are several."""
-  if len(tallies) == 1:
-    return dict.fromkeys([split], *tallies.values())
-  return {f'{split}/{head}': tally for head, tally in tallies.items()}
 
 
 def scores_of(tallies: Mapping[str, binary.Tally]) -> dict[str, float]:
-  """All metrics by name; `HEAD/METRIC` where there are several heads."""
-  if len(tallies) == 1:
-    (tally,) = tallies.values()
-    return binary.summarize(tally)
-  return {
-    f'{head}/{metric}': value
-    for head, tally in tallies.items()
-    for metric, value in binary.summarize(tally).items()
-  }
+  """The metrics of all heads, named as by `flat_scores`."""
+  return flat_scores(by_head(tallies))
 
 
 def with_error(scores: Mapping[str, float], metric: str) -> str:

@@ -9,7 +9,7 @@ from dlrm_jax.cluster import agreement
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, never
 from dlrm_jax.run.history import History
-from dlrm_jax.run.scores import by_head, scores_of, with_error
+from dlrm_jax.run.scores import by_head, flat_scores, named, with_error
 from dlrm_jax.run.scoring import batches_of, score, undefined_line
 from dlrm_jax.training.state import TrainState
 
@@ -47,8 +47,9 @@ class Validation:
       return {}
     batches = batches_of(self._run, SPLIT)
     tallies = score(self._run, self._evaluate, state, step, batches, stop)
-    scores = scores_of(tallies)
-    for name, of_head in by_head(SPLIT, tallies).items():
+    of_heads = by_head(tallies)
+    scores = flat_scores(of_heads)
+    for name, of_head in named(SPLIT, of_heads).items():
       self._warn_of_undefined(name, of_head['examples'], of_head['clicks'])
       self._bar.write(
         f'step {step:>9,}  {name} AUC {with_error(of_head, "auc")}  '

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dlrm_jax.config import command_line
 from dlrm_jax.config.parser import Parser
@@ -47,11 +47,8 @@ _ENCODINGS = [
 ]
 
 
-def _defaults() -> dict[str, Any]:
-  return default.get_config().to_dict()
-
-
 def _names(text: str) -> list[str]:
+  """The names in a list with commas."""
   return [name.strip() for name in text.split(',')] if text else []
 
 
@@ -141,7 +138,8 @@ def main(argv: Sequence[str]) -> int:
   from dlrm_jax.tradeoff.runs import build_runs, find_split
   from dlrm_jax.tradeoff.study import make_folder, write_study
 
-  flags = command_line.read_flags(_parser(), argv, _defaults())
+  known = default.get_config().to_dict()
+  flags = command_line.read_flags(_parser(), argv, known)
   folder, data = Path(flags.workdir), open_data(flags.config)
   split = find_split(data)
   runs, notes = build_runs(flags.config, data, folder, vars(flags))

@@ -22,7 +22,7 @@ METRICS = {'auc': 'AUC', 'log_loss': 'log-loss'}
 _PICTURE, _TABLE, _NUMBERS = 'tradeoff.png', 'tradeoff.md', 'tradeoff.json'
 
 
-class Spread(NamedTuple):
+class SeedSpread(NamedTuple):
   """Mean over seeds, and standard deviation: nan for a single seed."""
 
   mean: float
@@ -47,11 +47,11 @@ class Point(NamedTuple):
   bytes: int
   scores: Mapping[int, Mapping[str, float]]
 
-  def spread(self, metric: str) -> Spread:
+  def spread(self, metric: str) -> SeedSpread:
     """Mean and deviation of a metric over seeds."""
     return _spread([scores[metric] for scores in self.scores.values()])
 
-  def beyond(self, plain: 'Point', metric: str) -> Spread:
+  def beyond(self, plain: 'Point', metric: str) -> SeedSpread:
     """Difference of a metric from plain tables, over the seeds of both."""
     return _spread(
       [
@@ -103,14 +103,14 @@ def tables_size(task: Task) -> tuple[int, int]:
   return parameters, sum(t.bytes for t in tables) + 4 * layers
 
 
-def _spread(values: Sequence[float]) -> Spread:
-  return Spread(
+def _spread(values: Sequence[float]) -> SeedSpread:
+  return SeedSpread(
     statistics.fmean(values) if values else math.nan,
     statistics.stdev(values) if len(values) > 1 else math.nan,
   )
 
 
-def _shown(spread: Spread, runs: int, sign: str = '') -> str:
+def _shown(spread: SeedSpread, runs: int, sign: str = '') -> str:
   """A spread as the text of a cell; empty where there is no run."""
   if math.isnan(spread.mean):
     return 'undefined' if runs else ''

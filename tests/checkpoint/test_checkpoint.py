@@ -19,6 +19,7 @@ from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.losses import binary_cross_entropy
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.heads import Head
@@ -58,7 +59,7 @@ def saved(tmp_path_factory):
   state = create_state(make_task(), jax.random.key(0))
   checkpoints = opened(folder, make_task(), keep=2)
   for step, auc in enumerate((0.5, 0.9, 0.6, None, 0.7, 0.8), 1):
-    checkpoints.save(step, state, None if auc is None else {'auc': auc})
+    checkpoints.save(step, state, {} if auc is None else {'auc': auc})
   checkpoints.close()
   return folder, state
 
@@ -113,7 +114,7 @@ def test_what_does_not_fit_is_named_with_both_shapes(saved, task, message):
 def test_large_arrays_are_written_in_pieces_that_can_be_read_alone(tmp_path):
   task = make_task(rows=2**17, dim=32, table_tx=optax.sgd(0.1))
   checkpoints = opened(tmp_path, task, keep=1)
-  checkpoints.save(1, create_state(task, jax.random.key(0)), None)
+  checkpoints.save(1, create_state(task, jax.random.key(0)), {})
   checkpoints.close()
   with ocp.StandardCheckpointer() as checkpointer:
     stored = checkpointer.metadata(tmp_path / '1' / 'state').item_metadata
@@ -138,7 +139,7 @@ def test_nothing_of_a_large_table_is_read_twice(
   with sharding.use(sharding.make_mesh(jax.devices()[:then])):
     state = create_state(task, jax.random.key(0))
     checkpoints = opened(tmp_path, task, keep=1)
-    checkpoints.save(1, state, None)
+    checkpoints.save(1, state, {})
     checkpoints.close()
   paths = (tmp_path / '1' / 'state').rglob('*')
   size = sum(path.stat().st_size for path in paths if path.is_file())
@@ -174,12 +175,12 @@ def test_a_checkpoint_without_checksums_is_taken_with_a_word(
   assert '5: written without checksums' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('undefined', [None, {}, math.nan, math.inf, 'no'])
+@pytest.mark.parametrize('undefined', [None, math.nan, math.inf])
 def test_an_auc_that_is_not_defined_never_removes_the_best(tmp_path, undefined):
   state = create_state(make_task(), jax.random.key(0))
   checkpoints = opened(tmp_path, make_task(), keep=1)
   checkpoints.save(10, state, {'auc': 0.7, 'log_loss': math.inf})
-  scores = undefined if undefined in (None, {}) else {'auc': undefined}
+  scores = {} if undefined is None else {'auc': undefined}
   for step in (20, 30):
     checkpoints.save(step, state, scores)
   checkpoints.close()
@@ -187,11 +188,23 @@ def test_an_auc_that_is_not_defined_never_removes_the_best(tmp_path, undefined):
   assert opened(tmp_path, make_task()).best == 10
 
 
+def test_the_best_is_the_lowest_where_less_is_better(tmp_path):
+  layout = make_task().collection.layout
+  state = create_state(make_task(), jax.random.key(0))
+  objective = Objective('log_loss', higher=False)
+  checkpoints = Checkpoints(tmp_path, layout, keep=1, objective=objective)
+  for step, loss in enumerate((0.6, 0.5, 0.55, math.nan), 1):
+    checkpoints.save(step, state, {'log_loss': loss, 'auc': 0.1 * step})
+  checkpoints.close()
+  assert checkpoints.steps == [2, 4]
+  assert checkpoints.best == 2
+
+
 def test_other_dtypes_are_refused_by_name(tmp_path):
   state = create_state(make_task(), jax.random.key(0))
   tables = {name: x.astype(np.int8) for name, x in state.tables.items()}
   checkpoints = opened(tmp_path, make_task(), keep=1)
-  checkpoints.save(1, dataclasses.replace(state, tables=tables), None)
+  checkpoints.save(1, dataclasses.replace(state, tables=tables), {})
   checkpoints.close()
   message = 'tables is a vector of int8 for each row in .* of float32 for each'
   with pytest.raises(InputError, match=message):
@@ -224,7 +237,7 @@ def test_what_has_the_name_of_a_checkpoint_and_is_none_is_moved_away(
   state = create_state(make_task(), jax.random.key(0))
   checkpoints = opened(tmp_path, make_task(), keep=1)
   for step in (6, 7, 8):
-    checkpoints.save(step, state, None)
+    checkpoints.save(step, state, {})
   checkpoints.close()
   assert checkpoints.steps == [8]
   assert [x.read_text() for x in tmp_path.glob('7.*/mine')] == ['precious']

@@ -250,7 +250,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_one_line(folder):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
   try:
-    checkpoints.save(30, state, None)
+    checkpoints.save(30, state, {})
     with pytest.raises(InputError, match=r'30: cannot be written: ') as raised:
       checkpoints.wait()
   finally:
@@ -261,7 +261,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_one_line(folder):
   checkpoints.close()
   again = Checkpoints(folder, TASK.collection.layout, keep=3)
   assert again.steps == [10, 20]
-  again.save(30, state, None)
+  again.save(30, state, {})
   again.close()
   assert same(restored(folder, TASK, 30), restored(folder, TASK, 20))
 
@@ -277,6 +277,6 @@ def test_a_right_lost_in_the_midst_of_a_run_is_told_in_one_line(folder):
     as_nobody(*above, folder, *inside),
     pytest.raises(InputError, match=message),
   ):
-    checkpoints.save(30, state, None)
+    checkpoints.save(30, state, {})
   checkpoints.close()
   assert checkpoints.steps == [10, 20]

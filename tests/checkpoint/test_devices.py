@@ -139,7 +139,7 @@ def assert_same(before, old, after, new):
 
 def saved(folder, task, state):
   checkpoints = Checkpoints(folder, task.collection.layout, keep=1)
-  checkpoints.save(1, state, None)
+  checkpoints.save(1, state, {})
   checkpoints.close()
 
 
@@ -212,7 +212,8 @@ def mixed_task(kinds, shards):
 
 
 def scored(task, state):
-  return summarize(Evaluator(task)(state, [make_batch(9)]))
+  (tally,) = Evaluator(task)(state, [make_batch(9)]).values()
+  return summarize(tally)
 
 
 def told_on_eight(folder, task, seeds):

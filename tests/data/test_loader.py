@@ -262,9 +262,10 @@ def test_streamed_blocks_are_padded_to_batches():
 
 def test_batches_are_float32_and_int32():
   batch = next(training_batches(Numbered(100, True), Reading(8)))
-  assert [x.dtype for x in batch] == [
-    np.float32, np.int32, np.float32, np.float32, np.float32
-  ]  # fmt: skip
+  inputs = batch.inputs
+  assert inputs.ids.dtype == np.int32
+  floats = inputs.dense, inputs.id_weights, batch.labels, batch.weights
+  assert {x.dtype for x in floats} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from dlrm_jax.batch import PAD
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.rows import RowGrads, add
@@ -23,7 +24,7 @@ def draw(step):
   """Rows with repeats, PAD and one out of range; values."""
   rng = np.random.default_rng(step)
   rows = rng.integers(-1, ROWS, 9).astype(np.int32)
-  rows[:3] = 3, 3, ROWS + 5
+  rows[:4] = 3, 3, ROWS + 5, PAD
   return rows, rng.normal(size=(9, DIM)).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ from tests import commands
 
 
 def run(*flags, status=0):
-  # A platform that does not exist: a plan that asks for a device fails.
+  # A platform that does not exist: a plan that asks for its devices fails.
   nowhere = {'JAX_PLATFORMS': 'nowhere'}
   return commands.run(
     ['-m', 'dlrm_jax.plan', *flags], status, environment=nowhere
@@ -171,7 +171,7 @@ MISTAKES = [
   ),
   (
     (KAGGLE, '--config.train.batch_size.x=3'),
-    '--config.train.batch_size.x: there is no such field',
+    '--config.train.batch_size.x: there is no field x; see configs/default.py',
   ),
   (
     ('--config=configs/nope.py',),
@@ -183,7 +183,10 @@ MISTAKES = [
     (KAGGLE + ':besst',),
     f"{KAGGLE}:besst: variant 'besst': expected reference or best",
   ),
-  ((KAGGLE, '--devices=x'), '--devices=x: expected a whole number'),
+  (
+    (KAGGLE, '--devices=x'),
+    '--devices=x: expected a whole number (see python -m dlrm_jax.plan --help)',
+  ),
 ]
 
 

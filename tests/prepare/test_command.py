@@ -90,7 +90,7 @@ def test_a_truncated_gzip_stops_in_one_line(tmp_path, capsys):
     (['--input=absent.txt'], 'absent.txt: no such file'),
     (['--input=.'], 'has folders within'),
     (['--input={raw}', '--min_count=0'], '--min_count=0: expected 1'),
-    (['--input={raw}', '--min_count=two'], 'invalid int'),
+    (['--input={raw}', '--min_count=two'], 'expected a whole number'),
     (['--input={raw}', '--hash_rows=0'], '--hash_rows=0: expected 1'),
     (['--input={raw}', '--hash_rows=5', '--min_count=1'], 'exclude each other'),
     (

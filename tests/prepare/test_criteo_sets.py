@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from dlrm_jax.data.loader import evaluation_batches
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import join
 from dlrm_jax.data.unknown import UnknownIds, unknown_rows
@@ -18,9 +19,9 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.prepare import pipeline, resources
 from dlrm_jax.prepare.criteo import settings as criteo
 from dlrm_jax.prepare.criteo.criteo_rows import SPARSE
-from dlrm_jax.prepare.criteo.settings import prepare_criteo
 from dlrm_jax.prepare.known_ids import read_raw
 from dlrm_jax.prepare.readers import text_files
+from tests.sets import prepare_criteo
 
 PACK = {'.gz': gzip.compress, '.bz2': bz2.compress, '.xz': lzma.compress}
 Options = functools.partial(criteo.CriteoSettings, shuffle=False)
@@ -293,9 +294,8 @@ def test_the_share_of_unknown_ids_in_training_is_known(tmp_path):
     share = rows[name].unknown / rows[name].ids
     assert share == pytest.approx((train[:, number] == 0).mean())
   counted = UnknownIds(prepared.schema, rows)
-  source = prepared.source('train')
-  for block in (source[i] for i in range(len(source))):
-    list(counted.watch([block]))
+  for batch in evaluation_batches(prepared.source('train'), 50):
+    list(counted.watch([batch]))
   assert counted.shares().now == pytest.approx(counted.shares().training)
 
 

@@ -109,7 +109,7 @@ def test_a_log_that_is_gone_begins_anew_with_a_word(tmp_path, capsys):
 
 def test_a_log_that_can_not_be_read_is_named(tmp_path):
   (tmp_path / 'metrics.jsonl').mkdir()
-  with pytest.raises(InputError, match=r'metrics\.jsonl: can not be read: I'):
+  with pytest.raises(InputError, match=r'metrics\.jsonl: cannot be read: I'):
     history(tmp_path)
 
 

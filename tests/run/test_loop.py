@@ -19,6 +19,7 @@ from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
 from dlrm_jax.evaluate import main as evaluate
+from dlrm_jax.metrics import binary
 from dlrm_jax.prepare.__main__ import main as prepare
 from dlrm_jax.run import loop, workdir
 from dlrm_jax.run.history import read_history
@@ -185,10 +186,10 @@ def test_a_signal_stops_an_evaluation_which_is_made_up_for(
   folder = tmp_path / 'run'
   scored = []
   with monkeypatch.context() as patch:
-    tally = loop.metrics.tally
+    tally = binary.tally
     third = Calls(tally, 2 if step == 12 else 14, send(signal.SIGTERM))
     patch.setattr(
-      loop.metrics, 'tally', lambda *a, **k: scored.append(1) or third(*a, **k)
+      binary, 'tally', lambda *a, **k: scored.append(1) or third(*a, **k)
     )
     assert train(folder, config()) == signal.SIGTERM
   assert f'SIGTERM: saved step {step} of 24' in capsys.readouterr().out
@@ -342,10 +343,10 @@ def test_an_evaluation_without_auc_is_no_candidate_for_the_best(
   """Undefined once, then falling: the best is the first that is defined."""
   aucs = [math.nan, 0.7, 0.6, math.nan, math.nan, 0.5]
   aucs = itertools.chain(aucs, itertools.repeat(0.4))
-  summarize = loop.metrics.summarize
+  summarize = binary.summarize
   with monkeypatch.context() as patch:
     patch.setattr(
-      loop.metrics, 'summarize', lambda t: summarize(t) | {'auc': next(aucs)}
+      binary, 'summarize', lambda t: summarize(t) | {'auc': next(aucs)}
     )
     fields = prepared(tmp_path, MIXED * 2)
     fields.train.steps = 40

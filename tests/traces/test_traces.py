@@ -6,26 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrm_jax.batch import PAD
-from dlrm_jax.data.schema import BLOCK_ROWS, Column, join
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare import __main__ as prepare
 from dlrm_jax.synthetic.log import Synthetic
-from dlrm_jax.traces import __main__ as command
 from dlrm_jax.traces import power_law as popularity
 from dlrm_jax.traces.blocks import make_pattern
-from dlrm_jax.traces.fit import fit, fit_source
+from dlrm_jax.traces.fit import fit
 from dlrm_jax.traces.lru_stack import ids_at, stack_distances
 from dlrm_jax.traces.trace import Trace, draw_distances, generate
 from dlrm_jax.traces.trace_files import read_dist_emb, read_traces, write_traces
-
-PUBLISHED = '4, 2, 9, 7, 5, 1\n0, 1, 3, 4, 5\n0.5, 0.6, 0.8, 0.9, 1.0\n'
-COLD = Trace(
-  rows=2000,
-  distances=(0, 1, 2, 10, 100, 200),
-  cumulative=(0.01, 0.2, 0.3, 0.5, 0.9, 1.0),
+from tests.traces.examples import (
+  BOTH,
+  COLD,
+  PUBLISHED,
+  assert_drawn_from,
+  hit_rates,
 )
-BOTH = dataclasses.replace(COLD, hot=40, hot_share=0.6, exponent=1.3)
 
 
 def on_a_list(depths):
@@ -46,18 +41,6 @@ def from_a_list(ids):
       stack.remove(i)
     stack.insert(0, i)
   return distances
-
-
-def hit_rates(ids, sizes):
-  """Of caches that hold the ids used last."""
-  distances = stack_distances(ids)
-  return np.array([np.mean((distances > 0) & (distances <= s)) for s in sizes])
-
-
-def assert_drawn_from(counts, probabilities):
-  """Counts are within five standard deviations of what is expected."""
-  expected = counts.sum() * probabilities
-  assert np.all(np.abs(counts - expected) <= 5 * np.sqrt(expected) + 5)
 
 
 @given(st.lists(st.integers(0, 30), max_size=200))
@@ -277,182 +260,3 @@ def test_a_file_that_is_not_there_or_no_json_is_told(tmp_path):
   (tmp_path / 'bad.json').write_text('{')
   with pytest.raises(InputError, match=r'bad.json: not JSON'):
     read_traces(tmp_path / 'bad.json')
-
-
-@pytest.fixture(scope='module')
-def trace_file(tmp_path_factory):
-  path = tmp_path_factory.mktemp('traces') / 'trace.json'
-  bags = dataclasses.replace(COLD, hotness=8)
-  write_traces(
-    {'A': BOTH, 'B': COLD, 'C': Trace(9, 1, 1.0, 9, 1.0), 'D': bags}, path
-  )
-  return str(path)
-
-
-@pytest.fixture(scope='module')
-def log(trace_file):
-  return Synthetic(train=600_000, validation=5000, trace=trace_file)
-
-
-def whole(source, blocks):
-  return join([source[block] for block in blocks])
-
-
-def test_a_synthetic_log_has_the_features_of_its_traces(log):
-  assert log.schema.sparse == (
-    Column('A', 2000), Column('B', 2000), Column('C', 9), Column('D', 2000, 8),
-  )  # fmt: skip
-  block = log.source('validation')[1]
-  assert block.ids.dtype == np.int32
-  assert block.ids.shape == (5000 - BLOCK_ROWS, 11)
-  assert block.ids.max() < 2000
-  assert block.ids.min() == PAD
-  assert block.ids[:, :3].min() == 0
-
-
-def test_blocks_of_traces_are_functions_of_their_number(log, trace_file):
-  again = Synthetic(train=900_000, validation=1, trace=trace_file)
-  for number in (140, 3, 64):
-    one, other = log.source('train')[number], again.source('train')[number]
-    np.testing.assert_array_equal(one.ids, other.ids)
-    np.testing.assert_array_equal(one.labels, other.labels)
-  train, validation = log.source('train'), log.source('validation')
-  assert not np.array_equal(train[0].ids, validation[0].ids)
-  assert not np.array_equal(train[0].ids, train[64].ids)
-
-
-def test_a_segment_has_the_locality_of_its_trace(log):
-  ids = whole(log.source('train'), range(64, 128)).ids
-  cold = stack_distances(ids[:, 1])
-  hot = stack_distances(ids[ids[:, 0] >= 40, 0])
-  for distance, share in zip(
-    COLD.distances[1:5], COLD.cumulative[1:5], strict=True
-  ):
-    for found in (cold, hot):
-      near = np.mean((found > 0) & (found <= distance))
-      assert near == pytest.approx(share - 0.01, abs=0.01)
-
-
-def test_ids_of_traces_are_counted_as_expected(tmp_path):
-  whole_octave = Trace(9, distances=(0, 9), cumulative=(0.1, 1.0))
-  power_law = Trace(9, 1, 1.0, 9, 1.0)
-  write_traces({'A': whole_octave, 'B': power_law}, tmp_path / 'trace.json')
-  log = Synthetic(train=2_000_000, trace=str(tmp_path / 'trace.json'))
-  ids = whole(log.source('train'), range(0, 488, 4)).ids
-  for column, feature in enumerate(log.schema.sparse):
-    counts = log.counts(feature.name)
-    assert counts.sum() == pytest.approx(log.train)
-    found = np.bincount(ids[:, column]) / len(ids)
-    np.testing.assert_allclose(found, counts / log.train, atol=0.01)
-
-
-def test_segments_go_through_the_vocabulary():
-  trace = Trace(100_000, distances=(0, 1), cumulative=(0.02, 1.0))
-  pattern = make_pattern(trace, [0])
-  few = len(np.unique(pattern.ids))
-  ids = np.stack([pattern.block([0, 0], block) for block in range(8 * 64)])
-  assert 4000 < few < 6000
-  assert len(np.unique(ids)) > 3 * few
-  assert ids.min() == 0
-  assert 90_000 < ids.max() < 100_000
-  assert pattern.shares().sum() == pytest.approx(1)
-
-
-def test_fingerprints_tell_traces_and_exponents_apart(tmp_path):
-  path = tmp_path / 'trace.json'
-  found = {Synthetic().fingerprint, Synthetic(exponent=1.2).fingerprint}
-  for trace in (COLD, BOTH):
-    write_traces({'C1': trace}, path)
-    found.add(Synthetic(trace=str(path)).fingerprint)
-  assert len(found) == 4
-
-
-def test_a_synthetic_log_may_have_another_exponent():
-  log = Synthetic(train=50_000, exponent=1.5)
-  ids = whole(log.source('train'), range(12)).ids[:, 1]
-  counts = log.counts('C2') * len(ids) / log.train
-  assert_drawn_from(np.bincount(ids, minlength=1000), counts / counts.sum())
-
-
-def test_wrong_laws_of_a_synthetic_log_are_told(tmp_path, trace_file):
-  with pytest.raises(InputError, match='exponent is -1'):
-    Synthetic(exponent=-1)
-  with pytest.raises(InputError, match='leave one of them out'):
-    Synthetic(exponent=1.1, trace=trace_file)
-  write_traces({'C1': Trace(3)}, tmp_path / 'few.json')
-  with pytest.raises(InputError, match=r'feature C1: rows is 3; .* 4 or more'):
-    Synthetic(trace=str(tmp_path / 'few.json'))
-
-
-@pytest.fixture(scope='module')
-def prepared(tmp_path_factory):
-  """A Criteo log of 300 rows, whose C1 has five values in turn."""
-  folder = tmp_path_factory.mktemp('set')
-  rows = (
-    '\t'.join(['1', *['3'] * 13, f'{i % 5:x}', *['68fd1e64'] * 25])
-    for i in range(300)
-  )
-  (folder / 'log.txt').write_text('\n'.join(rows) + '\n')
-  flags = [f'--input={folder}/log.txt', f'--output={folder}/data']
-  assert prepare.main(['criteo', *flags, '--splits=train=0.5,test=0.5']) == 0
-  return folder / 'data'
-
-
-def test_the_command_measures_a_prepared_set(prepared, tmp_path, capsys):
-  path = tmp_path / 'trace.json'
-  flags = [f'--data={prepared}', '--split=test', '--examples=100']
-  assert command.main([*flags, f'--output={path}']) == 0
-  found = read_traces(path)
-  assert list(found) == [f'C{i}' for i in range(1, 27)]
-  # Five values and the unknown one; each has a fifth of the accesses.
-  assert (found['C1'].rows, found['C1'].hot) == (6, 5)
-  assert found['C1'].exponent == pytest.approx(0, abs=1e-3)
-  assert (found['C2'].rows, found['C2'].hot) == (2, 1)
-  lines = capsys.readouterr().out.splitlines()
-  assert [line.split()[0] for line in lines[2:-1]] == list(found)
-
-
-def test_an_output_that_can_not_be_written_is_told_before_measuring(
-  tmp_path, capsys
-):
-  output = tmp_path / 'none' / 'trace.json'
-  assert command.main([f'--data={tmp_path}', f'--output={output}']) == 1
-  said = capsys.readouterr().err
-  assert f'--output={output}: {tmp_path / "none"} is no folder' in said
-  assert len(said.splitlines()) == 1
-
-
-def test_features_of_a_source_are_measured_without_pad():
-  log = Synthetic(train=10_000)
-  found = fit_source(log.source('train'), 9000)
-  ids = whole(log.source('train'), range(3)).ids[:9000]
-  assert found['C1'] == fit(ids[:, 0], 2000)
-  bags = ids[:, 3:7].ravel()
-  assert found['C4'] == fit(bags[bags != PAD], 500, 4)
-
-
-def test_the_command_takes_published_files(tmp_path):
-  path, output = tmp_path / 'dist_emb_0.log', tmp_path / 'trace.json'
-  path.write_text(PUBLISHED)
-  flags = ['--dist_emb', str(path), str(path), f'--output={output}']
-  assert command.main(flags) == 0
-  assert read_traces(output) == dict.fromkeys(('C1', 'C2'), read_dist_emb(path))
-
-
-@pytest.mark.parametrize(
-  ('flags', 'told'),
-  [
-    ([], 'one of the arguments --data --dist_emb is required'),
-    (['--data={data}', '--split=dev'], "no split 'dev'"),
-    (['--data={data}', '--examples=0'], '--examples=0: expected 1 or more'),
-    (['--data=none'], 'none is not a prepared set'),
-  ],
-)
-def test_mistakes_at_the_command_are_one_line(
-  prepared, tmp_path, capsys, flags, told
-):
-  flags = [flag.format(data=prepared) for flag in flags]
-  assert command.main([*flags, f'--output={tmp_path}/trace.json']) == 1
-  error = capsys.readouterr().err
-  assert told in error
-  assert error.count('\n') == 1

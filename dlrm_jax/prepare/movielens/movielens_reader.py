@@ -162,8 +162,10 @@ def downloaded(name: str) -> str:
   return archive.download(archive.url_of(name), archive.downloads())
 
 
-def movielens_reader(said: Mapping[str, Any]) -> MovieLensReader:
+def movielens_reader(description: Mapping[str, Any]) -> MovieLensReader:
   """The reader of a format, as `format_of` gives it."""
   return MovieLensReader(
-    said['name'], tuple(said['people']), tuple(said['genres'])
+    description['name'],
+    tuple(description['people']),
+    tuple(description['genres']),
   )

@@ -43,12 +43,12 @@ class ArrayLog(NamedTuple):
   Attributes:
     paths: files of the labels, the dense and the sparse features.
     arrays: arrays of these three, or a single array of `_RECORD`s.
-    counts: rows of the 26 tables, or () where the file does not hold them.
+    counts: rows of the 26 tables; None if the file does not have them.
   """
 
   paths: tuple[str, str, str]
   arrays: tuple[Array, ...]
-  counts: tuple[int, ...] = ()
+  counts: tuple[int, ...] | None = None
 
   @property
   def rows(self) -> int:
@@ -109,18 +109,18 @@ def open_fb_npz(path: str) -> ArrayLog:
   Raises:
     InputError: an array is missing, or does not fit.
   """
-  found = open_npz(path, (*_FB_NAMES, _COUNTS))
+  arrays = open_npz(path, (*_FB_NAMES, _COUNTS))
   for name in _FB_NAMES:
-    if name not in found:
+    if name not in arrays:
       raise InputError(
         f'{path} has no array {name}; expected {", ".join(_FB_NAMES)}'
       )
   paths = (path, path, path)
-  arrays = _checked_arrays(
-    paths, _FB_NAMES, [found[name] for name in _FB_NAMES]
+  checked = _checked_arrays(
+    paths, _FB_NAMES, [arrays[name] for name in _FB_NAMES]
   )
-  counts = counts_in(path, found[_COUNTS]) if _COUNTS in found else ()
-  return ArrayLog(paths, arrays, counts)
+  counts = counts_in(path, arrays[_COUNTS]) if _COUNTS in arrays else None
+  return ArrayLog(paths, checked, counts)
 
 
 def open_fb_bin(path: str) -> ArrayLog:
@@ -162,18 +162,15 @@ def open_torchrec(path: str) -> ArrayLog:
 
 
 def _beside(stem: str, part: str) -> str:
-  """Path of one of TorchRec's files.
-
-  A preprocessed file has a longer name, such as NAME_sparse_contig_freq.npy.
-  """
+  """Path of one of TorchRec's files, such as NAME_sparse_contig_freq.npy."""
   name = f'{stem}_{part}.npy'
   if os.path.exists(name):
     return name
-  found = glob.glob(f'{glob.escape(stem)}_{part}*.npy')
-  if len(found) != 1:
-    hint = f'; name one of {", ".join(sorted(found))}' if found else ''
+  names = glob.glob(f'{glob.escape(stem)}_{part}*.npy')
+  if len(names) != 1:
+    hint = f'; name one of {", ".join(sorted(names))}' if names else ''
     raise InputError(f'{name}: no such file{hint}')
-  return found[0]
+  return names[0]
 
 
 def is_log(kind: str, path: str) -> bool:
@@ -215,10 +212,10 @@ def counts_of(path: str) -> tuple[int, ...]:
   Raises:
     InputError: the file or the array is missing, or wrong.
   """
-  found = open_npz(path, (_COUNTS,))
-  if _COUNTS not in found:
+  arrays = open_npz(path, (_COUNTS,))
+  if _COUNTS not in arrays:
     raise InputError(f'{path} has no array {_COUNTS}; expected one')
-  return counts_in(path, found[_COUNTS])
+  return counts_in(path, arrays[_COUNTS])
 
 
 def counts_beside(files: Sequence[str]) -> str:
@@ -240,9 +237,9 @@ def counts_beside(files: Sequence[str]) -> str:
     )
   ]
   if len(beside) != 1:
-    found = f', but {", ".join(beside)} beside the files' if beside else ''
+    seen = f', but {", ".join(beside)} beside the files' if beside else ''
     raise InputError(
-      f'config.{FIELD} has no {_COUNTS}{found}; expected the .npz file with '
+      f'config.{FIELD} has no {_COUNTS}{seen}; expected the .npz file with '
       f'the array {_COUNTS} (a log itself, or {_COUNTS_FILE}), or rows of '
       f'{len(SPARSE)} tables'
     )

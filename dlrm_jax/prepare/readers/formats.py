@@ -61,7 +61,7 @@ def files_of(kind: str, names: Sequence[str]) -> list[str]:
   return expanded(names)
 
 
-def value_kinds(raw: Mapping[str, Any]) -> dict[str, str]:
+def feature_kinds(raw: Mapping[str, Any]) -> dict[str, str]:
   """Kind of the values of each sparse feature, for formats with a schema."""
   schema = schema_of(raw, separated=raw['format'] == 'csv')
   return {source.feature.name: source.values for source in schema.sparse}

@@ -35,10 +35,10 @@ from dlrm_jax.prepare.stages.encode import (
 from dlrm_jax.prepare.stages.parse import Slice
 from dlrm_jax.prepare.stages.spread import (
   Chunk,
-  Spread,
+  Transfer,
   make_chunk,
   path_of,
-  plan_spread,
+  plan_transfer,
 )
 from dlrm_jax.prepare.units import Stage, discard_broken
 from dlrm_jax.vocabulary.coder import Coder
@@ -90,12 +90,12 @@ class _SplitUnits(NamedTuple):
 
   Attributes:
     encoded: units that encode its slices, in order.
-    spread: the way of their rows to the shards.
+    transfer: the way of their rows to the shards.
     gathered: units that write the shards.
   """
 
   encoded: list[Encode]
-  spread: Spread
+  transfer: Transfer
   gathered: list[Gather]
 
 
@@ -133,9 +133,9 @@ def write_set(
   for split in splits:
     undone = discard_broken(split.gathered)
     gathered += split.gathered
-    if undone and split.spread.chunks:
-      chunks += split.spread.chunks
-      undone = discard_broken(split.spread.chunks)
+    if undone and split.transfer.chunks:
+      chunks += split.transfer.chunks
+      undone = discard_broken(split.transfer.chunks)
     encoded += [unit._replace(needed=bool(undone)) for unit in split.encoded]
   slices = [unit.slice for unit in discard_broken(encoded)]
   need(slices)
@@ -147,8 +147,8 @@ def write_set(
   if chunks:
     stage('bundle', make_chunk, chunks)
   for split in splits:
-    if split.spread.chunks:  # Else the disk would hold all rows three times.
-      shutil.rmtree(split.spread.folder)
+    if split.transfer.chunks:  # Else the disk would hold all rows three times.
+      shutil.rmtree(split.transfer.folder)
   stage('write', gather, gathered)
   remove_unfinished(work / 'set')
   written, own_scale = _summary(encoded)
@@ -179,7 +179,7 @@ def _units_of(
     for start, stop in itertools.pairwise(firsts)
   ]
   parts = [part.rows for part in slices]
-  spread = plan_spread(work, split, parts, rows, fields.width, key)
+  transfer = plan_transfer(work, split, parts, rows, fields.width, key)
   encoded = [
     Encode(
       slice=part,
@@ -188,11 +188,11 @@ def _units_of(
       group=log.groups[-1],
       earlier=None,
       fields=fields,
-      bounds=spread.bounds,
+      bounds=transfer.bounds,
       number=number,
       seed=(Purpose.PART, *(key or ()), number),
       needed=True,
-      matrix=path_of(spread.folder, number),
+      matrix=path_of(transfer.folder, number),
       output=work / f'mixed/{split}-{number:06}.json',
     )
     for number, part in enumerate(slices)
@@ -208,18 +208,18 @@ def _units_of(
     )
     for number, (source, path) in enumerate(
       zip(
-        spread.sources, shard_paths(work / 'set', split, lengths), strict=True
+        transfer.sources, shard_paths(work / 'set', split, lengths), strict=True
       )
     )
   ]
-  return _SplitUnits(encoded, spread, gathered)
+  return _SplitUnits(encoded, transfer, gathered)
 
 
 def _look_up(
   stage: Stage, work: Path, log: ParsedLog, slices: Sequence[Slice]
 ) -> dict[Slice, Path]:
   """Files of places found in all groups of tables but the last, by slice."""
-  found: dict[Slice, Path] = {}
+  places: dict[Slice, Path] = {}
   wanted = set(slices)  # The spool has no other slices any more.
   folder = None
   for number in range(len(log.groups) - 1):
@@ -233,7 +233,7 @@ def _look_up(
         slice=part,
         coders=log.coders,
         group=log.groups[number],
-        earlier=found.get(part),
+        earlier=places.get(part),
         output=folder / f'{index:06}.npz',
       )
       for index, part in enumerate(log.slices)
@@ -241,10 +241,10 @@ def _look_up(
     ]
     discard_broken(units)
     stage(f'look up, {number + 1} of {len(log.groups)}', look_up, units)
-    found = {unit.slice: unit.output for unit in units}
+    places = {unit.slice: unit.output for unit in units}
     if before is not None:
       shutil.rmtree(before)
-  return found
+  return places
 
 
 def _summary(encoded: Sequence[Encode]) -> tuple[dict[str, Written], Scale]:

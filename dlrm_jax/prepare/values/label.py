@@ -75,30 +75,30 @@ class Label:
     return parsed._replace(value=value.cast(pl.UInt8))
 
 
-def label_of(field: str, given: Any) -> Label:
+def label_of(field: str, value: Any) -> Label:
   """Reads the config's label.
 
   Raises:
     InputError: the value is not a label.
   """
-  if isinstance(given, Mapping) and set(given) == set(_KEYS):
-    column, positive = given['column'], given['positive']
+  if isinstance(value, Mapping) and set(value) == set(_KEYS):
+    column, positive = value['column'], value['positive']
     if not isinstance(positive, (list, tuple)):
       positive = [positive]
-    texts = tuple(str(value) for value in positive)
+    texts = tuple(str(x) for x in positive)
     if isinstance(column, str) and column and texts and all(texts):
       return Label(column, positive=texts)
-  elif isinstance(given, str) and given:
-    if found := _COMPARED.fullmatch(given):
-      column, sign, bound = found[1], found[2], float(found[3])
+  elif isinstance(value, str) and value:
+    if match := _COMPARED.fullmatch(value):
+      column, sign, bound = match[1], match[2], float(match[3])
       if sign == '>':
         return Label(column, above=bound)
       return Label(column, least=bound)
-    if (found := _EQUAL.fullmatch(given)) and found[2]:
-      return Label(found[1], positive=(found[2].strip('\'"'),))
-    return Label(given)
+    if (match := _EQUAL.fullmatch(value)) and match[2]:
+      return Label(match[1], positive=(match[2].strip('\'"'),))
+    return Label(value)
   raise InputError(
-    f"config.{field} is {given!r}; expected a column, 'column >= number', "
+    f"config.{field} is {value!r}; expected a column, 'column >= number', "
     "'column == value', or {'column': name, 'positive': [values]}"
   )
 

@@ -68,9 +68,9 @@ def lists(bags: pl.Series, separator: str) -> pl.Series:
   for rows, read in kinds:
     if rows.all():
       return read(bags)
-  found = pl.concat([read(bags.filter(rows)) for rows, read in kinds])
+  parts = pl.concat([read(bags.filter(rows)) for rows, read in kinds])
   places = pl.concat([rows.arg_true() for rows, _ in kinds])
-  return found.gather(places.arg_sort())
+  return parts.gather(places.arg_sort())
 
 
 def _separated(bags: pl.Series, separator: str) -> pl.Series:
@@ -85,9 +85,9 @@ def _separated(bags: pl.Series, separator: str) -> pl.Series:
 
 def _simple(bags: pl.Series) -> pl.Series:
   """Lists of numbers, and of quoted texts without quotes and backslashes."""
-  found = pl.col(bags.name).str.extract_all(_SIMPLE)
-  found = found.list.eval(_or_null(f'\'"{_BLANKS}'))
-  return bags.to_frame().select(found).to_series()
+  elements = pl.col(bags.name).str.extract_all(_SIMPLE)
+  elements = elements.list.eval(_or_null(f'\'"{_BLANKS}'))
+  return bags.to_frame().select(elements).to_series()
 
 
 def _or_null(around: str) -> pl.Expr:
@@ -97,8 +97,8 @@ def _or_null(around: str) -> pl.Expr:
 
 
 def _odd(bags: pl.Series, separator: str) -> pl.Series:
-  found = [items(bag, separator) for bag in bags]
-  return pl.Series(bags.name, found, pl.List(pl.String))
+  elements = [items(bag, separator) for bag in bags]
+  return pl.Series(bags.name, elements, pl.List(pl.String))
 
 
 def items(field: str, separator: str) -> list[str | None] | None:
@@ -118,29 +118,29 @@ def items(field: str, separator: str) -> list[str | None] | None:
   field = field.strip(_BLANKS)
   inner = field[1:-1]
   if field[:1] + field[-1:] in _BRACKETS:
-    inner = _WRAPPED.sub(lambda found: found[1] or found[0], inner)
+    inner = _WRAPPED.sub(lambda match: match[1] or match[0], inner)
     if _LITERAL.fullmatch(inner):
       return [_value(item) for item in _ITEMS.findall(inner)]
     if field[0] != '(' and not re.search(r'[\[\]{}]', inner):
       return _words(inner, separator)
-  found = _split(field, separator)
-  broken = field.endswith((']', '])', '}')) and any(map(_is_cut, found))
-  if broken or _OPEN.fullmatch(field) or any(map(_is_nested, found)):
+  elements = _split(field, separator)
+  broken = field.endswith((']', '])', '}')) and any(map(_is_cut, elements))
+  if broken or _OPEN.fullmatch(field) or any(map(_is_nested, elements)):
     return None
-  return [item or None for item in found]
+  return [item or None for item in elements]
 
 
 def _split(field: str, separator: str) -> list[str]:
-  found = [item.strip(_BLANKS) for item in field.split(separator)]
-  return found if found[-1] else found[:-1]
+  elements = [item.strip(_BLANKS) for item in field.split(separator)]
+  return elements if elements[-1] else elements[:-1]
 
 
 def _words(inner: str, separator: str) -> list[str | None] | None:
   """Elements of a list that are not all quoted."""
-  found = _split(inner, ',' if ',' in inner else separator)
-  if '...' in (*found, *inner.split()) or any(map(_is_cut, found)):
+  elements = _split(inner, ',' if ',' in inner else separator)
+  if '...' in (*elements, *inner.split()) or any(map(_is_cut, elements)):
     return None
-  return [_value(item) for item in found]
+  return [_value(item) for item in elements]
 
 
 def _is_cut(item: str) -> bool:

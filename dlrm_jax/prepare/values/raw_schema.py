@@ -8,7 +8,7 @@
       'bags': ['genres'],  # or {'genres': {'weights': 'genre_weights'}}
       'values': 'string',  # default for sparse features and bags
       'weight': 'w',  # weights of the examples
-      'time': 'when',  # rows are sorted by this column
+      'time': 'when',  # time of each row
     }
 
 The schema alone decides the types, never the first rows of a file.
@@ -136,10 +136,10 @@ def meant(name: str, names: Iterable[str]) -> str:
 
 
 def check_keys(
-  field: str, given: Iterable[object], known: Collection[str]
+  field: str, keys: Iterable[object], known: Collection[str]
 ) -> None:
   """Raises an `InputError` for the first unknown key."""
-  for key in given:
+  for key in keys:
     if key not in known:
       raise InputError(
         f'config.{field} has an unknown key {key!r}{meant(str(key), known)}; '
@@ -163,17 +163,17 @@ def one_of(field: str, value: object, words: Collection[str]) -> str:
   return value
 
 
-def _features(field: str, given: Any) -> dict[str, Any]:
+def _features(field: str, value: Any) -> dict[str, Any]:
   """A list of names, or a mapping from names to options, as a mapping."""
-  if isinstance(given, Mapping):
-    names = dict(given)
-  elif isinstance(given, (list, tuple)):
-    names = {read_name(field, name): None for name in given}
-    if len(names) < len(given):
-      raise InputError(f'config.{field} names a column twice: {list(given)}')
+  if isinstance(value, Mapping):
+    names = dict(value)
+  elif isinstance(value, (list, tuple)):
+    names = {read_name(field, name): None for name in value}
+    if len(names) < len(value):
+      raise InputError(f'config.{field} names a column twice: {list(value)}')
   else:
     raise InputError(
-      f'config.{field} is {given!r}; expected a list of columns, or a mapping '
+      f'config.{field} is {value!r}; expected a list of columns, or a mapping '
       'from columns to their options'
     )
   for name in names:
@@ -191,8 +191,8 @@ def check_feature(field: str, name: str) -> None:
     )
 
 
-def _dense(field: str, given: Any) -> Iterable[DenseSource]:
-  for name, options in _features(field, given).items():
+def _dense(field: str, value: Any) -> Iterable[DenseSource]:
+  for name, options in _features(field, value).items():
     where = f'{field}.{name}'
     if not isinstance(options, Mapping):
       options = {} if options is None else {'transform': options}
@@ -232,21 +232,13 @@ def hotness_of(field: str, options: Mapping[str, Any]) -> int:
 
 
 def _sparse(
-  field: str, given: Any, values: str, *, bag: bool, separated: bool
+  field: str, value: Any, values: str, *, bag: bool, separated: bool
 ) -> Iterable[SparseSource]:
-  """Reads the options of sparse features, or of bags.
-
-  Args:
-    field: of the config.
-    given: its value.
-    values: default kind of the values.
-    bag: whether the features are bags.
-    separated: whether bags are text with separators.
-  """
+  """Reads the options of sparse features, or of bags."""
   known = ['ids', 'rows', 'values', 'column']
   if bag:
     known += ['hotness', 'weights', *(['separator'] if separated else [])]
-  for name, options in _features(field, given).items():
+  for name, options in _features(field, value).items():
     where = f'{field}.{name}'
     if not isinstance(options, Mapping):
       options = {} if options is None else {'values': options}
@@ -277,14 +269,14 @@ def _sparse(
       )
 
 
-def _missing(field: str, given: Any) -> Words:
-  if not isinstance(given, (list, tuple)) or not all(
-    isinstance(word, str) or type(word) in (int, float) for word in given
+def _missing(field: str, value: Any) -> Words:
+  if not isinstance(value, (list, tuple)) or not all(
+    isinstance(word, str) or type(word) in (int, float) for word in value
   ):
     raise InputError(
-      f'config.{field} is {given!r}; expected a list of words and numbers'
+      f'config.{field} is {value!r}; expected a list of words and numbers'
     )
-  texts = tuple(map(str, given))
+  texts = tuple(map(str, value))
   numbers = tuple(
     int(word) if re.fullmatch('[+-]?[0-9]{1,20}', word) else float(word)
     for word in texts

@@ -90,25 +90,16 @@ class _Elements(NamedTuple):
     return self.bags.good & self.bags.x.list.eval(mask).list.all()
 
   def without_missing(self, ids: '_Elements | None' = None) -> CheckedColumn:
-    """The bags; those with a missing element are not good.
-
-    Args:
-      ids: the ids whose weights these are; weights of another number are bad.
-    """
+    """The bags; bad with a missing element, or of another length than `ids`."""
     value = self.bags.x.list.eval(self.parsed.value)
-    good = self._all(self.parsed.found)
+    good = self._all(self.parsed.present)
     if ids:
       good &= ids.without_missing().good
       good &= ids.bags.x.list.len() == self.bags.x.list.len()
     return CheckedColumn(value, good)
 
   def dropping_missing(self, ids: '_Elements | None' = None) -> CheckedColumn:
-    """The bags without their missing elements.
-
-    Args:
-      ids: the ids whose weights these are; a weight must be missing where its
-        id is missing.
-    """
+    """The bags without missing elements; bad if not the same as in `ids`."""
     value = self.bags.x.list.eval(self.parsed.value).list.drop_nulls()
     good = self._all(self.parsed.good)
     if ids:
@@ -160,7 +151,7 @@ class Rules:
 
     def check(quick: bool) -> CheckedColumn:
       parsed = parse(quick)
-      good = parsed.found if needed else parsed.good
+      good = parsed.present if needed else parsed.good
       return CheckedColumn(parsed.value, good)
 
     parsed = parse(False)

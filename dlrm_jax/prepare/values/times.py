@@ -40,7 +40,7 @@ def as_time(typed: Typed, *, quick: bool = False) -> Parsed | None:
   if typed.is_text and not quick:
     moment = _moment(stripped(x))
     dates = moment.is_not_null().any()
-    numbers = pl.when(parsed.found).then(parsed.value)
+    numbers = pl.when(parsed.present).then(parsed.value)
     value = pl.when(dates).then(moment).otherwise(numbers)
     parsed = Parsed(value, parsed.missing, '', '')
   expected = 'a number in all rows, or in all a date such as 2014-10-21 00:15'

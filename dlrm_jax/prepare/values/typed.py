@@ -60,15 +60,15 @@ class Parsed(NamedTuple):
   sure: pl.Expr | None = None
 
   @property
-  def found(self) -> pl.Expr:
+  def present(self) -> pl.Expr:
     """Mask of the good values that are not missing."""
-    found = self.value.is_not_null()
-    return found if self.sure is None else found & self.sure
+    present = self.value.is_not_null()
+    return present if self.sure is None else present & self.sure
 
   @property
   def good(self) -> pl.Expr:
     """Mask of the values that are good or missing."""
-    return self.found | self.missing
+    return self.present | self.missing
 
 
 class Typed(NamedTuple):
@@ -110,8 +110,8 @@ def _decoded(x: pl.Expr) -> pl.Expr:
     try:
       return values.cast(pl.String)
     except pl.exceptions.PolarsError:
-      found = [None if v is None else _text(v) for v in values]
-      return pl.Series(values.name, found, pl.String)
+      texts = [None if v is None else _text(v) for v in values]
+      return pl.Series(values.name, texts, pl.String)
 
   return x.map_batches(decoded, return_dtype=pl.String)
 

@@ -7,27 +7,13 @@ import polars as pl
 import pytest
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare.bad_rows import BadRows
-from dlrm_jax.prepare.readers.formats import reader_of
-from dlrm_jax.prepare.readers.reader import NUMBER
 from dlrm_jax.vocabulary import keys
+from tests.prepare.readers.parquet_log import read
 
-RAW = {'format': 'parquet', 'label': 'y', 'sparse': ['u']}
 INTEGER = {'sparse': {'u': 'integer'}}
 NAN = float('nan')
 DAY = datetime.date(2020, 1, 2)
 NOON = datetime.datetime(2020, 1, 2, 12)
-
-
-def read(path, bad='stop', **changes):
-  """All good rows of a file, and the bad ones."""
-  reader, found = reader_of(RAW | changes), BadRows(bad)
-  frames = [
-    frame
-    for piece in reader.pieces(str(path))
-    for frame in reader.read(piece, found, bytes)
-  ]
-  return pl.concat(frames).drop(NUMBER), found
 
 
 @pytest.fixture
@@ -84,58 +70,6 @@ def test_text_of_any_type_may_be_numbers_labels_and_times(write, dtype):
   assert frame['p'].to_list() == [1.5, None, None]
   assert frame['i'].to_list() == [5, 5, None]
   assert (frame['time'] - frame['time'][0]).to_list() == [0, 1, 86400]
-
-
-def test_what_pyarrow_calls_text_is_text(tmp_path):
-  pa = pytest.importorskip('pyarrow')
-  parquet = pytest.importorskip('pyarrow.parquet')
-  values = pa.array(['b', None, 'a'])
-  kinds = {
-    'dictionary': values.dictionary_encode(),
-    'large': values.cast(pa.large_string()),
-    'view': values.cast(pa.string_view()),
-    'binary': values.cast(pa.binary()),
-  }
-  parquet.write_table(pa.table(kinds | {'y': [1, 0, 1]}), tmp_path / 'a.pq')
-  frame, _ = read(tmp_path / 'a.pq', sparse=list(kinds))
-  for name in kinds:
-    assert frame[name].to_list() == ['b', None, 'a'], name
-
-
-@pytest.mark.skipif(
-  not hasattr(pl, 'BaseExtension'), reason='this Polars reads no extensions'
-)
-def test_other_types_of_pyarrow_are_what_they_are_stored_as_or_refused(
-  tmp_path, capfd
-):
-  pa = pytest.importorskip('pyarrow')
-  parquet = pytest.importorskip('pyarrow.parquet')
-  json = pa.ExtensionArray.from_storage(
-    pa.json_(pa.string()), pa.array(['a', 'b'])
-  )
-  short = pa.ExtensionArray.from_storage(
-    pa.bool8(), pa.array([1, 0], pa.int8())
-  )
-  columns = {
-    'y': [1, 0],
-    'json': json,
-    'short': short,
-    'codes': pa.array([5, 7]).dictionary_encode(),
-    'map': pa.array([[('a', 1)], []], pa.map_(pa.string(), pa.int64())),
-  }
-  parquet.write_table(pa.table(columns), tmp_path / 'a.pq')
-  kinds = {'json': 'string', 'short': 'integer', 'codes': 'integer'}
-  frame, _ = read(tmp_path / 'a.pq', sparse=kinds)
-  assert frame.rows() == [(1, 'a', 1, 5), (0, 'b', 0, 7)]
-  with pytest.raises(
-    InputError, match=r"a\.pq: column 'map' is .*expected list"
-  ):
-    read(tmp_path / 'a.pq', sparse=[], bags=['map'])
-  views = pa.array([[1, 2], []], pa.list_view(pa.int64()))
-  parquet.write_table(pa.table({'y': [1, 0], 'u': views}), tmp_path / 'b.pq')
-  with pytest.raises(InputError, match=r'b\.pq: Polars does not know a type'):
-    read(tmp_path / 'b.pq', sparse=[], bags=['u'])
-  capfd.readouterr()  # the trace of Polars
 
 
 def test_bytes_that_are_no_text_are_a_bad_row(write):
