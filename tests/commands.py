@@ -82,6 +82,12 @@ def checkpoints(workdir: pathlib.Path) -> set[int]:
   return {int(name) for name in names if name.isdigit()}
 
 
+def wait_for_checkpoint(workdir: pathlib.Path, *commands: 'Command') -> None:
+  """Returns as soon as there is one more checkpoint than now."""
+  known = checkpoints(workdir)
+  wait_until(lambda: checkpoints(workdir) - known, *commands)
+
+
 def devices(count: int) -> dict[str, str]:
   """Variables of a command that has so many devices."""
   flag = f'--xla_force_host_platform_device_count={count}'
