@@ -42,7 +42,7 @@ def _before(parts: int, shards: int) -> dict[str, float]:
   }
 
 
-def _after(plan: spread.Route, fields: Fields) -> dict[str, float]:
+def _after(plan: spread.Transfer, fields: Fields) -> dict[str, float]:
   units = [
     Gather(
       source, fields, (Purpose.SHARD, 0, 0, i), (0, 0, 0), 9, Path('/data/i')
@@ -64,7 +64,7 @@ def _after(plan: spread.Route, fields: Fields) -> dict[str, float]:
   }
 
 
-def _really_read(plan: spread.Route, parts: int) -> float:
+def _really_read(plan: spread.Transfer, parts: int) -> float:
   """Makes parts of one word a row, chunks, and reads shards; reads."""
   found: collections.Counter[Path] = collections.Counter()
   read = spread.read_rows
@@ -98,7 +98,7 @@ def main() -> None:
     sizes = np.diff(np.arange(shards + 1) * total // shards)
     with tempfile.TemporaryDirectory() as folder:
       start = time.perf_counter()
-      plan = spread.plan_route(
+      plan = spread.plan_transfer(
         Path(folder), 'train', [_PART_ROWS] * parts, sizes.tolist(), 1, (0, 0)
       )
       seconds = time.perf_counter() - start

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Self
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PATIENCE = 300  # seconds, on a busy machine
@@ -82,6 +83,12 @@ def checkpoints(workdir: pathlib.Path) -> set[int]:
   return {int(name) for name in names if name.isdigit()}
 
 
+def wait_for_checkpoint(workdir: pathlib.Path, *commands: 'Command') -> None:
+  """Returns as soon as there is one more checkpoint than now."""
+  known = checkpoints(workdir)
+  wait_until(lambda: checkpoints(workdir) - known, *commands)
+
+
 def devices(count: int) -> dict[str, str]:
   """Variables of a command that has so many devices."""
   flag = f'--xla_force_host_platform_device_count={count}'
@@ -108,7 +115,7 @@ def signal_itself(number: int, step: int) -> None:
       os.kill(os.getpid(), number)
     save(self, at, *rest)
 
-  Checkpoints.save = signalling
+  mock.patch.object(Checkpoints, 'save', signalling).start()
 
 
 def stop_before_the_end() -> None:
@@ -121,7 +128,7 @@ def stop_before_the_end() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
     publish(*paths)
 
-  work.publish = stopping
+  mock.patch.object(work, 'publish', stopping).start()
 
 
 class Command:

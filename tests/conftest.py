@@ -7,7 +7,6 @@ import shutil
 import signal
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Of this process and of the commands that tests run. Most of the time of small
 # programs goes into their compilation.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -22,6 +21,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
 import hypothesis
 import jax
 import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 jax.config.update('jax_compilation_cache_dir', None)  # a worker inherits it
 jax.config.update('jax_num_cpu_devices', 8)

@@ -2,7 +2,7 @@
 
 import socket
 
-from tests.commands import Command, checkpoints, wait_until
+from tests.commands import Command, wait_for_checkpoint
 
 
 def _free_address():
@@ -60,8 +60,7 @@ class Job:
 
   def wait_for_checkpoint(self, workdir):
     """Returns as soon as there is one more checkpoint than now."""
-    known = checkpoints(workdir)
-    wait_until(lambda: checkpoints(workdir) - known, *self.processes.values())
+    wait_for_checkpoint(workdir, *self.processes.values())
 
   def end(self):
     """Waits for all; process -> `Done`."""

@@ -1,4 +1,4 @@
-"""Prepared sets written from blocks that a test has made up."""
+"""Prepared sets: from blocks that a test has made up, from Criteo logs."""
 
 import numpy as np
 
@@ -6,6 +6,9 @@ from dlrm_jax.data import manifest, shards
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.records import Fields
+from dlrm_jax.prepare.criteo.settings import CriteoSettings, criteo_preparation
+from dlrm_jax.prepare.pipeline import prepare_set
+from dlrm_jax.prepare.resources import default_memory
 
 
 def write_set(folder, schema, splits, details=None):
@@ -38,3 +41,10 @@ def write_set(folder, schema, splits, details=None):
   )
   manifest.write_manifest(folder, schema, fields, written, scale, details)
   return open_prepared(folder)
+
+
+def prepare_criteo(inputs, output, settings=None):
+  """Prepares Criteo logs, as the command does; opens the set."""
+  preparation = criteo_preparation(inputs, settings or CriteoSettings())
+  prepare_set(preparation, output, default_memory())
+  return open_prepared(output)

@@ -1,9 +1,11 @@
 """Sets, workdirs and checkpoints of an earlier version work as they did.
 
-The archive was made by commit 9396860: `set` prepared from log.csv with
-config.py, `criteo` from criteo.txt; `unfinished` and `finished` are one run
-on `set` as it was after step 12 and after its last step, `auto` is a run on
-`criteo` with automatic encodings. JSON files hold what `evaluate` printed.
+An archive is named after the commit that wrote it, the last one before fields
+of the config had kinds, and the last one before the code had rooms. In each,
+`set` was prepared from log.csv with config.py, and `criteo` from a log in the
+format of Criteo; `unfinished` and `finished` are one run on `set`, after step
+12 and after its last step; `auto` is a run on `criteo` with automatic
+encodings. JSON files have what `evaluate` printed.
 """
 
 import json
@@ -17,12 +19,13 @@ import pytest
 from tests import commands
 from tests.commands import ROOT
 
-ARCHIVE = ROOT / 'tests' / 'old' / 'written_by_9396860.tar.gz'
+COMMITS = '9396860', 'f1a4081'
 
 
-@pytest.fixture
-def old(tmp_path):
-  with tarfile.open(ARCHIVE) as archive:
+@pytest.fixture(params=COMMITS)
+def old(request, tmp_path):
+  name = f'written_by_{request.param}.tar.gz'
+  with tarfile.open(ROOT / 'tests' / 'old' / name) as archive:
     archive.extractall(tmp_path, filter='data')
   return tmp_path
 

@@ -22,6 +22,7 @@ from tests.commands import (
   checkpoints,
   run,
   signal_itself,
+  wait_for_checkpoint,
   wait_until,
 )
 
@@ -95,10 +96,9 @@ def test_killed_at_any_moment_it_resumes_bit_equal(finished, tmp_path, kills):
   # On a machine however fast it is still there to be killed.
   waits = functools.partial(signal_itself, signal.SIGSTOP, LAST)
   for _ in range(kills):
-    known = checkpoints(workdir)
     with Command(command(workdir), before=waits) as process:
-      if LAST - 5 not in known:
-        wait_until(lambda: checkpoints(workdir) - known, process)
+      if LAST - 5 not in checkpoints(workdir):
+        wait_for_checkpoint(workdir, process)
       time.sleep(draw.random() * 0.3)
       process.kill()
   run(command(workdir))

@@ -89,7 +89,7 @@ def plan_network(
       where tables are placed, never what the network computes.
 
   Raises:
-    InputError: a field is wrong, or the model can't take such columns.
+    InputError: a field is wrong, or the model cannot take such columns.
   """
   scaling = choose_one(
     'model.dense_scaling',

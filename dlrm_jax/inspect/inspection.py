@@ -184,10 +184,7 @@ def _share(counts: IdCounts, chosen: np.ndarray) -> float:
 
 
 def _counts(prepared: Prepared, name: str) -> tuple[np.ndarray, float] | None:
-  """Counts of a vocabulary's rows, and the share of missing values.
-
-  None for a feature without a vocabulary.
-  """
+  """Counts of a vocabulary's rows, if there is one, and share of missing."""
   counts = prepared.counts(name)
   if counts is None:
     return None
@@ -274,14 +271,7 @@ def _sparse(
 def _dense(
   name: str, values: np.ndarray, labels: np.ndarray, test: Any
 ) -> DenseReport:
-  """Statistics of a dense feature.
-
-  Args:
-    name: name of the feature.
-    values: values in train, f32[n].
-    labels: labels in train, f32[n].
-    test: values and labels in test, f32[m] each, or None.
-  """
+  """Statistics of a dense feature; `test` has values and labels, f32[m]."""
   drift, auc = statistics.Drift(_UNKNOWN, _UNKNOWN), _UNKNOWN
   if test is not None:
     edges = statistics.quantile_bins(values)

@@ -167,7 +167,7 @@ def _auc(t: Tally) -> _Auc:
   if not pairs:
     return _Auc(*[float('nan')] * 3)
   together = t.clicks * t.others
-  # Share of others below each click, and of clicks above each other.
+  # Share of non-clicks below each click, and of clicks above each non-click.
   below = (np.cumsum(t.others) - t.others / 2) / others
   above = 1 - (np.cumsum(t.clicks) - t.clicks / 2) / clicks
   won = np.sum(t.clicks * (np.cumsum(t.others) - t.others)) + together.sum() / 2

@@ -73,12 +73,7 @@ def dense_effects(dense: np.ndarray) -> np.ndarray:
 
 
 def _standardised(normal: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """Makes the columns of f64[R, n] have mean 0 and covariance 1.
-
-  Args:
-    normal: values to transform, f64[R, n].
-    weights: probabilities of the rows, f64[R].
-  """
+  """Gives columns, f64[R, n], mean 0 and covariance 1 under weights f64[R]."""
   centred = normal - weights @ normal
   covariance = (centred * weights[:, None]).T @ centred
   return np.linalg.solve(np.linalg.cholesky(covariance), centred.T).T
@@ -122,13 +117,7 @@ def plant(
 def logits_of(
   truth: Truth, dense: np.ndarray, bags: Sequence[np.ndarray]
 ) -> Logits:
-  """Logits of n examples.
-
-  Args:
-    truth: planted effects.
-    dense: dense features, f32[n, N].
-    bags: ids of the sparse features, F of i32[hotness, n].
-  """
+  """Logits of dense features f32[n, N] and ids, F of i32[hotness, n]."""
   sums = [
     table[ids[0]] if len(ids) == 1 else table[ids].sum(axis=0)
     for table, ids in zip(truth.tables, bags, strict=True)

@@ -61,15 +61,16 @@ def stack_distances(ids: np.ndarray) -> np.ndarray:
   [0, 0, 2, 1, 0, 3]
 
   Args:
-    ids: of any integer type, [n]; n < 2^31.
+    ids: ids of any integer type, [n] with n < 2^31.
 
   Returns:
-    i64[n], 0 for ids not used before.
+    Distances, i64[n]; 0 for ids not used before.
   """
   n = len(ids)
   previous = _previous(ids)
   again = np.flatnonzero(previous >= 0)
-  # Last uses by rank; those that have none come first, the filling last.
+  # Rank of each access by its previous access; accesses without one come first,
+  # and the numbers that fill up a power of two come last.
   used = np.zeros(n, np.int64)
   used[previous[again]] = 1
   rank = np.arange(1 << max(n - 1, 0).bit_length())

@@ -22,9 +22,8 @@ _COLORS = (
 )
 _MARKERS = 'os^Dv<>phX*'
 _PLAIN = '#333333'
-_APART = (
-  1.02  # Factor between lines of equal memory, else bars hide each other.
-)
+# Factor between lines of equal memory, whose bars would hide each other.
+_APART = 1.02
 _STYLE = {
   'font.family': 'DejaVu Sans',  # Comes with matplotlib.
   'font.size': 10.5,

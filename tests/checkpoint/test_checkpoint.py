@@ -19,6 +19,7 @@ from dlrm_jax.embedding.network import Network
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.losses import binary_cross_entropy
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.heads import Head
@@ -185,6 +186,18 @@ def test_an_auc_that_is_not_defined_never_removes_the_best(tmp_path, undefined):
   checkpoints.close()
   assert opened(tmp_path, make_task()).steps == [10, 30]
   assert opened(tmp_path, make_task()).best == 10
+
+
+def test_the_best_is_the_lowest_where_less_is_better(tmp_path):
+  layout = make_task().collection.layout
+  state = create_state(make_task(), jax.random.key(0))
+  objective = Objective('log_loss', higher=False)
+  checkpoints = Checkpoints(tmp_path, layout, keep=1, objective=objective)
+  for step, loss in enumerate((0.6, 0.5, 0.55, math.nan), 1):
+    checkpoints.save(step, state, {'log_loss': loss, 'auc': 0.1 * step})
+  checkpoints.close()
+  assert checkpoints.steps == [2, 4]
+  assert checkpoints.best == 2
 
 
 def test_other_dtypes_are_refused_by_name(tmp_path):

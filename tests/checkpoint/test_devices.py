@@ -271,6 +271,7 @@ def composed_task(kinds, shards):
   )
 
 
+@pytest.mark.slow
 def test_tables_of_parts_move_and_are_scored_on_one_device(tmp_path):
   task, other = composed_task(MIXED, 8), composed_task(OTHER, 4)
   scores, expected = told_on_eight(tmp_path, task, range(3, 6))

@@ -54,8 +54,12 @@ def final_state(workdir):
   return checkpoints.restore(STEPS, abstract_state(task))
 
 
+# Of a table each node has a copy of its own, and in the midst of the run all
+# tables are made anew.
+INDEPENDENT = "--config.tables.features={'C2':{'placement':'independent'}}"
+# Processes, devices of each, and flags.
 JOBS = {
-  'two processes of two devices': (2, 2),
+  'two processes of two devices': (2, 2, INDEPENDENT),
   'four processes': (4, 1),
 }
 SLOW_JOBS = [
@@ -66,16 +70,14 @@ SLOW_JOBS = [
 
 @pytest.fixture(scope='module')
 def jobs(tmp_path_factory):
-  """(processes, devices of each) -> workdir of that job, and how it ended.
-
-  In the midst of the run its tables are made anew.
-  """
+  """(processes, devices of each, flags) -> workdir, and how they ended."""
 
   @functools.cache
-  def job(processes, devices):
+  def job(processes, devices, *flags):
     workdir = tmp_path_factory.mktemp('processes') / 'run'
     variables = commands.devices(devices)
-    return workdir, run(train(workdir), processes, environment=variables)
+    command = train(workdir, *flags)
+    return workdir, run(command, processes, environment=variables)
 
   return job
 
@@ -91,73 +93,69 @@ def assert_same_run(one, many):
 
 @pytest.mark.parametrize('name', SLOW_JOBS)
 def test_losses_and_scores_are_those_of_one_process(jobs, name):
-  assert_same_run(jobs(1, 1)[0], jobs(*JOBS[name])[0])
+  _, _, *flags = JOBS[name]
+  assert_same_run(jobs(1, 1, *flags)[0], jobs(*JOBS[name])[0])
 
 
 @pytest.mark.parametrize('name', SLOW_JOBS)
 def test_only_the_first_process_prints_and_logs(jobs, name):
-  processes, devices = JOBS[name]
-  workdir, printed = jobs(processes, devices)
+  workdir, printed = jobs(*JOBS[name])
   assert 'devices   4' in printed[0].stdout
-  for process in range(1, processes):
+  for process in range(1, len(printed)):
     _, out, err = printed[process]
     assert [line for line in out.splitlines() if '[Gloo]' not in line] == []
     assert err == ''
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
 
 
-def test_independent_tables_are_the_same_over_processes(tmp_path):
-  independent = "--config.tables.features={'C2':{'placement':'independent'}}"
-  for name, processes, devices in (('one', 1, 1), ('many', 2, 2)):
-    run(
-      train(tmp_path / name, independent),
-      processes,
-      environment=commands.devices(devices),
-    )
-  assert_same_run(tmp_path / 'one', tmp_path / 'many')
-
-
 def test_evaluate_over_processes_gives_the_numbers_of_the_run(jobs):
-  workdir, _ = jobs(2, 2)
+  workdir, _ = jobs(2, 2, INDEPENDENT)
   evaluate = ['-m', 'dlrm_jax.evaluate', f'--workdir={workdir}']
   done = run(evaluate, 2, environment=commands.devices(2))
-  found = json.loads(done[0].stdout.splitlines()[-1])['metrics']
-  assert found == results(workdir)['test']
+  found = json.loads(done[0].stdout.splitlines()[-1])['nodes']
+  scores = json.loads((workdir / 'results.json').read_text())['nodes']['scores']
+  assert found.keys() == scores.keys()
+  for node in found:
+    assert found[node] == pytest.approx(scores[node], rel=1e-6)
 
 
-def test_killed_and_signalled_in_mid_step_it_resumes_bit_equal(jobs, tmp_path):
-  workdir = tmp_path / 'run'
+STOPS = [
+  (signal.SIGKILL, 1, 20),
+  (signal.SIGTERM, 1, 30),
+  (signal.SIGKILL, 0, 40),
+]
 
-  def signalled(number, process, step):
-    """All of a job, one of which sends itself a signal; they end by it."""
+
+@pytest.mark.parametrize(
+  'stops', [STOPS[:2], pytest.param(STOPS, marks=pytest.mark.slow)]
+)
+def test_killed_and_signalled_it_resumes_bit_equal(jobs, tmp_path, stops):
+  workdir, variables = tmp_path / 'run', commands.devices(2)
+  command = train(workdir, INDEPENDENT)
+  for number, process, step in stops:
     before = {process: functools.partial(signal_itself, number, step)}
-    with Job(
-      train(workdir), 2, before=before, environment=commands.devices(2)
-    ) as job:
-      return job.end()
-
-  done = signalled(signal.SIGKILL, 1, step=20)
-  assert done[1].status == -signal.SIGKILL
-  assert done[0].status == 1
-  message = 'error: process 0: another process of this job has ended'
-  assert message in done[0].stderr
-  assert 'Start the job again' in done[0].stderr
-
-  done = signalled(signal.SIGTERM, 1, step=30)
-  assert {x.status for x in done.values()} == {143}, done
-  assert 'resuming from the checkpoint of step 10' in done[0].stdout
-  assert 'SIGTERM: saved step 3' in done[0].stdout
-
-  done = signalled(signal.SIGKILL, 0, step=40)
-  assert done[0].status == -signal.SIGKILL
-  assert done[1].status != 0
-  assert re.search(ENDED, done[1].stderr)
-
-  run(train(workdir), 2, environment=commands.devices(2))
+    with Job(command, 2, before=before, environment=variables) as job:
+      done = job.end()
+    first, other = done[0], done[1 - process]
+    if number == signal.SIGTERM:
+      assert {x.status for x in done.values()} == {143}, done
+      assert 'SIGTERM: saved step 3' in first.stdout
+    else:
+      assert done[process].status == -signal.SIGKILL
+      assert other.status != 0
+      assert re.search(ENDED, other.stderr)
+    if number == signal.SIGKILL and process == 1:
+      message = 'error: process 0: another process of this job has ended'
+      assert other.status == 1
+      assert message in other.stderr
+      assert 'Start the job again' in other.stderr
+    if step > 20:
+      assert 'resuming from the checkpoint of step' in first.stdout
+  run(command, 2, environment=variables)
   jax.tree.map(
     np.testing.assert_array_equal,
     final_state(workdir),
-    final_state(jobs(2, 2)[0]),
+    final_state(jobs(2, 2, INDEPENDENT)[0]),
   )
 
 

@@ -37,6 +37,7 @@ def make_task(hotness, chips, rows=800_000, dim=128):
 
 
 @needs_libtpu
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'topology', 'dim'),
   [

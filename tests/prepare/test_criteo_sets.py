@@ -19,9 +19,9 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.prepare import pipeline, resources
 from dlrm_jax.prepare.criteo import settings as criteo
 from dlrm_jax.prepare.criteo.criteo_rows import SPARSE
-from dlrm_jax.prepare.criteo.settings import prepare_criteo
 from dlrm_jax.prepare.known_ids import read_raw
 from dlrm_jax.prepare.readers import text_files
+from tests.sets import prepare_criteo
 
 PACK = {'.gz': gzip.compress, '.bz2': bz2.compress, '.xz': lzma.compress}
 Options = functools.partial(criteo.CriteoSettings, shuffle=False)

@@ -10,7 +10,7 @@ from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare import known_ids, pipeline
 from dlrm_jax.prepare.bad_rows import BadRows
-from dlrm_jax.prepare.criteo.settings import CriteoSettings, prepare_criteo
+from dlrm_jax.prepare.criteo.settings import CriteoSettings
 from dlrm_jax.prepare.fitting import Fit, fitting
 from dlrm_jax.prepare.preparation import Settings, preparation_of
 from dlrm_jax.prepare.readers import lines as raw_text
@@ -18,6 +18,7 @@ from dlrm_jax.prepare.readers import text_files
 from dlrm_jax.prepare.readers.formats import reader_of
 from dlrm_jax.prepare.readers.reader import PIECE_BYTES
 from dlrm_jax.prepare.resources import default_memory
+from tests.sets import prepare_criteo
 
 N = 40
 SCHEMA = {

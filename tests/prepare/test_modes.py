@@ -6,9 +6,10 @@ import pytest
 from dlrm_jax.data.schema import join
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.criteo import settings as criteo
-from dlrm_jax.prepare.criteo.settings import CriteoSettings, prepare_criteo
+from dlrm_jax.prepare.criteo.settings import CriteoSettings
 from dlrm_jax.prepare.known_ids import read_raw
 from dlrm_jax.prepare.stages import count as counting
+from tests.sets import prepare_criteo
 
 
 def fb_ids(column, modulo):

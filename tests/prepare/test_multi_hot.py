@@ -7,9 +7,10 @@ from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import join
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.__main__ import main
-from dlrm_jax.prepare.criteo.settings import CriteoSettings, prepare_criteo
+from dlrm_jax.prepare.criteo.settings import CriteoSettings
 from dlrm_jax.prepare.known_ids import read_raw
 from dlrm_jax.prepare.stages import multi_hot
+from tests.sets import prepare_criteo
 
 HOTNESS = (3, 2, 1, 5, *[1] * 20, 4, 2)
 TABLES = (7, 500, 4, 9, *[50] * 20, 1, 90)

@@ -34,6 +34,7 @@ from dlrm_jax.vocabulary.coder import Values
 from dlrm_jax.vocabulary.columns import Sparse
 from tests import commands
 from tests.prepare.test_criteo_sets import make_rows, save
+from tests.sets import prepare_criteo
 
 MEMORY = 2 << 30
 
@@ -176,9 +177,7 @@ def test_shuffling_keeps_rows_and_other_splits(tmp_path):
     'again': CriteoSettings(),
     'other': CriteoSettings(seed=1),
   }.items():
-    sets[name] = criteo.prepare_criteo(
-      {'all': files}, str(tmp_path / name), options
-    )
+    sets[name] = prepare_criteo({'all': files}, str(tmp_path / name), options)
   train = {name: whole(s.source('train')) for name, s in sets.items()}
   assert rows_of(train['kept']) == rows_of(train['mixed'])
   assert not np.array_equal(train['kept'].ids, train['mixed'].ids)
@@ -340,9 +339,7 @@ def test_unfinished_work_of_another_version_is_told(tmp_path, monkeypatch):
 def test_logs_get_the_vocabularies_of_another_set(tmp_path):
   first, second, third = inputs(tmp_path)
   options = CriteoSettings(splits=None)
-  known = criteo.prepare_criteo(
-    {'train': [first]}, str(tmp_path / 'known'), options
-  )
+  known = prepare_criteo({'train': [first]}, str(tmp_path / 'known'), options)
   job = preparation_with(
     known, {'test': [second, third]}, Settings(splits=None)
   )
@@ -350,7 +347,7 @@ def test_logs_get_the_vocabularies_of_another_set(tmp_path):
     job, str(tmp_path / 'day'), MEMORY, stage=units.in_process
   )
   day = open_prepared(tmp_path / 'day')
-  both = criteo.prepare_criteo(
+  both = prepare_criteo(
     {'train': [first], 'test': [second, third]}, str(tmp_path / 'both'), options
   )
   assert day.splits == {'test': 1400}
@@ -436,7 +433,7 @@ def damaged(folder, change, digest=True):
 
 
 def test_a_flipped_byte_is_found_in_its_block(tmp_path):
-  prepared = criteo.prepare_criteo(
+  prepared = prepare_criteo(
     {'all': inputs(tmp_path)}, str(tmp_path / 'set'), CriteoSettings()
   )
   path = next((tmp_path / 'set').glob('*-train.*'))
@@ -462,7 +459,7 @@ def test_a_flipped_byte_is_found_in_its_block(tmp_path):
 def test_parts_and_manifests_of_other_options_are_found(tmp_path):
   files = inputs(tmp_path)
   a, b = (
-    criteo.prepare_criteo({'all': files}, str(tmp_path / name), options)
+    prepare_criteo({'all': files}, str(tmp_path / name), options)
     for name, options in (
       ('a', CriteoSettings(seed=1)),
       ('b', CriteoSettings(seed=2)),
@@ -489,7 +486,7 @@ def test_parts_and_manifests_of_other_options_are_found(tmp_path):
 
 
 def test_a_manifest_that_was_edited_is_refused(tmp_path):
-  criteo.prepare_criteo(
+  prepare_criteo(
     {'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), CriteoSettings()
   )
   damaged(
@@ -500,7 +497,7 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path):
 
 
 def test_a_missing_part_is_named(tmp_path):
-  criteo.prepare_criteo(
+  prepare_criteo(
     {'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), CriteoSettings()
   )
   next((tmp_path / 'set').glob('*-test.*')).unlink()
@@ -510,7 +507,7 @@ def test_a_missing_part_is_named(tmp_path):
 
 def test_a_set_remembers_how_values_were_numbered(tmp_path):
   options = CriteoSettings(mode='fb', max_ind_range=50)
-  made = criteo.prepare_criteo(
+  made = prepare_criteo(
     {'all': inputs(tmp_path, 1)}, str(tmp_path / 'set'), options
   )
   numbering = vocabularies.numbering_of(made.details)
@@ -520,7 +517,7 @@ def test_a_set_remembers_how_values_were_numbered(tmp_path):
 
 def test_pieces_of_a_file_are_the_file(tmp_path, monkeypatch):
   raw = save(tmp_path / 'raw', make_rows(900))
-  whole_set = criteo.prepare_criteo(
+  whole_set = prepare_criteo(
     {'all': [raw]}, str(tmp_path / 'a'), CriteoSettings(shuffle=False)
   )
   monkeypatch.setattr(lines, 'PIECE_BYTES', 20_000)
@@ -612,7 +609,7 @@ def test_files_that_changed_meanwhile_are_not_gone_on_with(tmp_path):
 
 def test_a_damaged_vocabulary_is_found(tmp_path):
   files = inputs(tmp_path)
-  known = criteo.prepare_criteo(
+  known = prepare_criteo(
     {'all': files[:1]}, str(tmp_path / 'a'), CriteoSettings()
   )
   folder = tmp_path / 'a' / 'vocabulary'
@@ -632,7 +629,7 @@ def test_a_damaged_vocabulary_is_found(tmp_path):
 def test_a_feature_may_have_no_value_that_is_seen_enough(tmp_path):
   files = inputs(tmp_path, 1)
   options = CriteoSettings(min_count=10**6)
-  made = criteo.prepare_criteo({'all': files}, str(tmp_path / 's'), options)
+  made = prepare_criteo({'all': files}, str(tmp_path / 's'), options)
   assert {column.rows for column in made.schema.sparse} == {1}
   assert not whole(made.source('test')).ids.any()
 

@@ -14,7 +14,7 @@ from dlrm_jax.prepare.stages.spread import (
   by_pile,
   make_chunk,
   path_of,
-  plan_route,
+  plan_transfer,
   read_rows,
 )
 
@@ -30,7 +30,7 @@ def few_piles(monkeypatch):
 
 def spread(folder, parts, shards, key=(0, 0)):
   """The rows of each shard; a row is its number."""
-  made = plan_route(folder, 'train', parts, shards, 1, key)
+  made = plan_transfer(folder, 'train', parts, shards, 1, key)
   numbers = np.arange(sum(parts), dtype=np.int32)[:, None]
   ends = np.cumsum(parts)
   for part, rows in enumerate(np.split(numbers, ends[:-1])):

@@ -7,16 +7,13 @@ facebookresearch/dlrm, or as in torchrec and MLPerf. Or they are hashed.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from dlrm_jax.data.prepared import Prepared, open_prepared
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare import pipeline
 from dlrm_jax.prepare.criteo.criteo_reader import CriteoReader
 from dlrm_jax.prepare.preparation import (
   Preparation,
   Settings,
   preparation_of,
 )
-from dlrm_jax.prepare.resources import default_memory
 from dlrm_jax.prepare.splits import DEFAULT
 from dlrm_jax.prepare.stages.number import MAX_ROWS, Numbering
 from dlrm_jax.vocabulary.coder import Values
@@ -176,15 +173,3 @@ def criteo_preparation(
     ),
     settings.reader.to_json(),
   )
-
-
-def prepare_criteo(
-  inputs: Mapping[str, Sequence[str]],
-  output: str,
-  settings: CriteoSettings = CriteoSettings(),
-  overwrite: bool = False,
-) -> Prepared:
-  """Prepares Criteo files; see `criteo_preparation` and `prepare_set`."""
-  preparation = criteo_preparation(inputs, settings)
-  pipeline.prepare_set(preparation, output, default_memory(), overwrite)
-  return open_prepared(output)

@@ -128,7 +128,7 @@ def _mapped(file: str | IO[bytes], offset: int, header: Header) -> np.ndarray:
   """The values behind a header that is at byte `offset` of a file."""
   order = 'F' if header.fortran else 'C'
   begin = offset + header.length
-  values: Any = file  # stubs know no files
+  values: Any = file  # NumPy's stubs lack open files.
   return np.memmap(values, header.dtype, 'r', begin, header.shape, order)
 
 

@@ -162,10 +162,7 @@ def open_torchrec(path: str) -> ArrayLog:
 
 
 def _beside(stem: str, part: str) -> str:
-  """Path of one of TorchRec's files.
-
-  A preprocessed file has a longer name, such as NAME_sparse_contig_freq.npy.
-  """
+  """Path of one of TorchRec's files, such as NAME_sparse_contig_freq.npy."""
   name = f'{stem}_{part}.npy'
   if os.path.exists(name):
     return name

@@ -75,7 +75,7 @@ class ArrayReader:
     ]
 
   def about(self, path: str) -> int:
-    """How many rows a file has."""
+    """Number of rows of a file."""
     return self._open(path).rows
 
   def place(self, piece: Piece) -> tuple[int, str]:

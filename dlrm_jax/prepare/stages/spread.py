@@ -153,7 +153,7 @@ def by_pile(
   return rows[np.argsort(pile, kind='stable')]
 
 
-class Route(NamedTuple):
+class Transfer(NamedTuple):
   """The way of a split's rows from its parts to its shards.
 
   Attributes:
@@ -170,14 +170,14 @@ class Route(NamedTuple):
   sources: Sequence[Pile | Stretch]
 
 
-def plan_route(
+def plan_transfer(
   work: Path,
   split: str,
   parts: Sequence[int],
   shards: Sequence[int],
   width: int,
   key: Seed | None,
-) -> Route:
+) -> Transfer:
   """Deals the rows of a split, and writes the files of bounds.
 
   Args:
@@ -191,7 +191,7 @@ def plan_route(
   folder = work / 'parts' / split
   folder.mkdir(parents=True, exist_ok=True)
   if key is None:
-    return Route(folder, None, (), _stretches(folder, width, parts, shards))
+    return Transfer(folder, None, (), _stretches(folder, width, parts, shards))
   size = _bundle_size(len(shards))
   firsts = range(0, len(shards), size)
   piles = np.add.reduceat(shards, firsts)
@@ -203,7 +203,7 @@ def plan_route(
     return Pile(folder, bounds, width, number, first, last)
 
   if size == 1:
-    return Route(folder, bounds, (), [pile(i) for i in range(len(shards))])
+    return Transfer(folder, bounds, (), [pile(i) for i in range(len(shards))])
   groups = _groups(parts, size)
   chunks: list[Chunk] = []
   sources: list[Pile] = []
@@ -230,7 +230,7 @@ def plan_route(
       Pile(inside, inner, width, number, 0, len(groups))
       for number in range(len(bundled))
     ]
-  return Route(folder, bounds, chunks, sources)
+  return Transfer(folder, bounds, chunks, sources)
 
 
 def _bundle_size(shards: int) -> int:

@@ -35,10 +35,10 @@ from dlrm_jax.prepare.stages.encode import (
 from dlrm_jax.prepare.stages.parse import Slice
 from dlrm_jax.prepare.stages.spread import (
   Chunk,
-  Route,
+  Transfer,
   make_chunk,
   path_of,
-  plan_route,
+  plan_transfer,
 )
 from dlrm_jax.prepare.units import Stage, discard_broken
 from dlrm_jax.vocabulary.coder import Coder
@@ -90,12 +90,12 @@ class _SplitUnits(NamedTuple):
 
   Attributes:
     encoded: units that encode its slices, in order.
-    route: the way of their rows to the shards.
+    transfer: the way of their rows to the shards.
     gathered: units that write the shards.
   """
 
   encoded: list[Encode]
-  route: Route
+  transfer: Transfer
   gathered: list[Gather]
 
 
@@ -133,9 +133,9 @@ def write_set(
   for split in splits:
     undone = discard_broken(split.gathered)
     gathered += split.gathered
-    if undone and split.route.chunks:
-      chunks += split.route.chunks
-      undone = discard_broken(split.route.chunks)
+    if undone and split.transfer.chunks:
+      chunks += split.transfer.chunks
+      undone = discard_broken(split.transfer.chunks)
     encoded += [unit._replace(needed=bool(undone)) for unit in split.encoded]
   slices = [unit.slice for unit in discard_broken(encoded)]
   need(slices)
@@ -147,8 +147,8 @@ def write_set(
   if chunks:
     stage('bundle', make_chunk, chunks)
   for split in splits:
-    if split.route.chunks:  # Else the disk would hold all rows three times.
-      shutil.rmtree(split.route.folder)
+    if split.transfer.chunks:  # Else the disk would hold all rows three times.
+      shutil.rmtree(split.transfer.folder)
   stage('write', gather, gathered)
   remove_unfinished(work / 'set')
   written, own_scale = _summary(encoded)
@@ -179,7 +179,7 @@ def _units_of(
     for start, stop in itertools.pairwise(firsts)
   ]
   parts = [part.rows for part in slices]
-  route = plan_route(work, split, parts, rows, fields.width, key)
+  transfer = plan_transfer(work, split, parts, rows, fields.width, key)
   encoded = [
     Encode(
       slice=part,
@@ -188,11 +188,11 @@ def _units_of(
       group=log.groups[-1],
       earlier=None,
       fields=fields,
-      bounds=route.bounds,
+      bounds=transfer.bounds,
       number=number,
       seed=(Purpose.PART, *(key or ()), number),
       needed=True,
-      matrix=path_of(route.folder, number),
+      matrix=path_of(transfer.folder, number),
       output=work / f'mixed/{split}-{number:06}.json',
     )
     for number, part in enumerate(slices)
@@ -207,10 +207,12 @@ def _units_of(
       output=path,
     )
     for number, (source, path) in enumerate(
-      zip(route.sources, shard_paths(work / 'set', split, lengths), strict=True)
+      zip(
+        transfer.sources, shard_paths(work / 'set', split, lengths), strict=True
+      )
     )
   ]
-  return _SplitUnits(encoded, route, gathered)
+  return _SplitUnits(encoded, transfer, gathered)
 
 
 def _look_up(

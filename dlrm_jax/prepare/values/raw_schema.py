@@ -8,7 +8,7 @@
       'bags': ['genres'],  # or {'genres': {'weights': 'genre_weights'}}
       'values': 'string',  # default for sparse features and bags
       'weight': 'w',  # weights of the examples
-      'time': 'when',  # rows are sorted by this column
+      'time': 'when',  # time of each row
     }
 
 The schema alone decides the types, never the first rows of a file.
@@ -234,15 +234,7 @@ def hotness_of(field: str, options: Mapping[str, Any]) -> int:
 def _sparse(
   field: str, value: Any, values: str, *, bag: bool, separated: bool
 ) -> Iterable[SparseSource]:
-  """Reads the options of sparse features, or of bags.
-
-  Args:
-    field: of the config.
-    value: value of the field.
-    values: default kind of the values.
-    bag: whether the features are bags.
-    separated: whether bags are text with separators.
-  """
+  """Reads the options of sparse features, or of bags."""
   known = ['ids', 'rows', 'values', 'column']
   if bag:
     known += ['hotness', 'weights', *(['separator'] if separated else [])]

@@ -90,11 +90,7 @@ class _Elements(NamedTuple):
     return self.bags.good & self.bags.x.list.eval(mask).list.all()
 
   def without_missing(self, ids: '_Elements | None' = None) -> CheckedColumn:
-    """The bags; those with a missing element are not good.
-
-    Args:
-      ids: the ids whose weights these are; weights of another number are bad.
-    """
+    """The bags; bad with a missing element, or of another length than `ids`."""
     value = self.bags.x.list.eval(self.parsed.value)
     good = self._all(self.parsed.present)
     if ids:
@@ -103,12 +99,7 @@ class _Elements(NamedTuple):
     return CheckedColumn(value, good)
 
   def dropping_missing(self, ids: '_Elements | None' = None) -> CheckedColumn:
-    """The bags without their missing elements.
-
-    Args:
-      ids: the ids whose weights these are; a weight must be missing where its
-        id is missing.
-    """
+    """The bags without missing elements; bad if not the same as in `ids`."""
     value = self.bags.x.list.eval(self.parsed.value).list.drop_nulls()
     good = self._all(self.parsed.good)
     if ids:

@@ -1,0 +1,95 @@
+"""A run of a model with two tasks: trained, evaluated, stopped, reported."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dlrm_jax import sharding
+from dlrm_jax.build.run import build_run
+from dlrm_jax.cluster.signals import Signals
+from dlrm_jax.run import loop
+from dlrm_jax.run.history import read_history
+from dlrm_jax.synthetic.log import Synthetic
+from tests import small
+
+LABELS = 'click', 'like'
+
+
+class TwoLabels:
+  """Blocks of a log with a second label, which some examples lack."""
+
+  def __init__(self, source, schema):
+    self._source = source
+    self.schema, self.examples = schema, source.examples
+
+  def __len__(self):
+    return len(self._source)
+
+  def __getitem__(self, number):
+    block = self._source[number]
+    likes = (block.dense[:, :1] > 0).astype(np.float32)
+    likes[::3] = np.nan
+    labels = np.concatenate([block.labels, likes], 1)
+    return block._replace(labels=labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Log(Synthetic):
+  """A synthetic log with a second label that one dense feature tells."""
+
+  @property
+  def schema(self):
+    return dataclasses.replace(super().schema, labels=LABELS)
+
+  def source(self, split):
+    return TwoLabels(super().source(split), self.schema)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('tasks')
+  config = small.get_config()
+  config.tables.shards = 2
+  config.optimizer.name = config.table_optimizer.name = 'adagrad'
+  config.train.fresh_tables = False
+  config.train.steps, config.train.eval_every = 40, 10
+  config.train.eval_batch_size = 512
+  config.train.objective = 'like/log_loss'
+  data = Log(
+    train=10_000, validation=3_000, test=2_000, tables=(50, 30), hotness=(1, 3)
+  )
+  run = build_run(config, data, folder)
+  run = dataclasses.replace(run, references=lambda split: {})
+  mesh = sharding.make_mesh(jax.devices()[:2])
+  with Signals() as signals, sharding.use(mesh):
+    assert loop.train(run, signals) == 0
+  return folder
+
+
+def test_both_tasks_are_learned_and_scored(trained):
+  splits = json.loads((trained / 'results.json').read_text())['splits']
+  names = [f'{s}/{x}' for s in ('validation', 'test') for x in LABELS]
+  assert list(splits) == names
+  assert splits['test/like']['auc'] > 0.7
+  assert 0.55 < splits['test/click']['auc'] < 0.9
+  assert splits['test/click']['examples'] == 2_000
+  assert splits['test/like']['examples'] == 2_000 - 2_000 // 3 - 1
+
+
+def test_the_objective_chooses_the_checkpoint(trained):
+  losses = {
+    row['step']: row['validation/like/log_loss']
+    for row in read_history(trained)
+    if 'validation/like/log_loss' in row
+  }
+  best = json.loads((trained / 'results.json').read_text())['step']
+  assert best == min(losses, key=losses.get)
+
+
+def test_the_report_has_both(trained):
+  page = (trained / 'report.html').read_text()
+  for label in LABELS:
+    assert f'test/{label}' in page
