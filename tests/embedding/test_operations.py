@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlrm_jax.batch import PAD
+from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.encoding import Composed, Plain, Projected
@@ -36,7 +36,8 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, vectors, ids):
-    return encode(self.collection, vectors, ids)
+    inputs = Inputs(jnp.zeros((len(ids), 0)), ids)
+    return encode(self.collection, vectors, inputs)['vectors']
 
 
 def composed(operation, buckets=(4, 3), dim=DIM):

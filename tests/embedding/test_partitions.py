@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
+from dlrm_jax.batch import Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.encoding import Composed
@@ -108,7 +109,8 @@ def test_concatenated_vectors_of_all_ids_are_distinct(partition):
   ids = jnp.arange(partition.ids, dtype=jnp.int32)[:, None]
   stacks = collection.init(jax.random.key(0))
   vectors = collection.lookup(stacks, collection.rows(ids))
-  made = np.asarray(encode(collection, vectors, ids))[:, 0]
+  inputs = Inputs(jnp.zeros((len(ids), 0)), ids)
+  made = np.asarray(encode(collection, vectors, inputs)['vectors'])[:, 0]
   assert made.shape == (partition.ids, 4 * parts)
   assert len(np.unique(made, axis=0)) == partition.ids
 
