@@ -22,8 +22,8 @@ train: .venv/train.stamp
 test: lint
 	$(TESTS) -m 'not slow'
 
-test-all: lint
-	$(TESTS)
+test-all: test
+	$(TESTS) -m slow
 
 bench: .venv/train.stamp
 	$(BIN)/python -m benchmarks $(PEERS)

@@ -201,11 +201,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     by_head,
     flat_scores,
     named,
+    node_tables,
     score_table,
-    scores_of,
   )
   from dlrm_jax.run.scoring import undefined_line
-  from dlrm_jax.training.nodes import divergence, node_count, node_table
+  from dlrm_jax.training.nodes import divergence, node_count
 
   run = _open(Path(arguments.workdir), arguments)
   name, batches = run.examined.name, run.examined.batches
@@ -215,10 +215,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if node_count(run.task):
       of_nodes = evaluate.nodes(state, batches)
       apart = divergence(run.task, state)
-      nodes = {node: scores_of(t) for node, t in of_nodes.items()}
-      of_heads = by_head(of_nodes[ENSEMBLE])
-      tables = [node_table(nodes, apart)]
-      result |= {'nodes': nodes, 'divergence': apart}
+      nodes = {node: by_head(tallies) for node, tallies in of_nodes.items()}
+      of_heads = nodes[ENSEMBLE]
+      tables = node_tables(nodes, apart)
+      flat = {node: flat_scores(scores) for node, scores in nodes.items()}
+      result |= {'nodes': flat, 'divergence': apart}
     else:
       of_heads = by_head(evaluate(state, batches))
       tables = [
@@ -226,8 +227,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         for title, scores in named(name, of_heads).items()
       ]
   report = run.examined.report()
+  most = max(of_heads.values(), key=lambda scores: scores['examples'])
+  _check_scored(most, name, report.skipped)
   for title, scores in named(name, of_heads).items():
-    _check_scored(scores, title, report.skipped)
     if line := undefined_line(title, scores['examples'], scores['clicks']):
       tables.append(line)
   checkpoint = f'{run.folder}, checkpoint of step {run.step:,}'

@@ -1,4 +1,4 @@
-"""Losses of single examples, from logits; and their weighted mean.
+"""Losses of single examples, from logits.
 
 Float32 whatever comes in: a model may compute in bfloat16, its loss may not.
 """
@@ -31,17 +31,3 @@ def squared_error(
   """
   probability = jax.nn.sigmoid(jnp.asarray(logits, jnp.float32))
   return jnp.square(probability - jnp.asarray(labels, jnp.float32))
-
-
-def weighted_mean(
-  values: jax.typing.ArrayLike, weights: jax.typing.ArrayLike
-) -> jax.Array:
-  """sum(values * weights) / sum(weights), f32[]; 0 where no weight is.
-
-  >>> print(weighted_mean(jnp.array([1.0, 3.0, 9.0]), jnp.array([1, 1, 0])))
-  2.0
-  """
-  weights = jnp.asarray(weights, jnp.float32)
-  total = jnp.sum(weights)
-  weighted = jnp.asarray(values, jnp.float32) * weights
-  return jnp.sum(weighted) / jnp.where(total > 0, total, 1)

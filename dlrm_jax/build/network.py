@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dlrm_jax.build.tables import MOST_SHARDS, PlacedFeatures, build_tables
+from dlrm_jax.build.tables import PlacedFeatures, build_tables
 from dlrm_jax.config.fields import by_value, choose_one, whole, widths
 from dlrm_jax.data.schema import Scale, Schema
 from dlrm_jax.embedding.collection import EmbeddingCollection
@@ -103,9 +103,8 @@ def plan_network(
     training.row_state,
     lambda features: training.layers(model, features),
   )
-  shards = whole('tables.shards', config.tables.shards, 1, MOST_SHARDS)
   network = Network(
-    collection=EmbeddingCollection(tables.features, shards),
+    collection=EmbeddingCollection(tables.features, tables.shards),
     model=model,
     dense_features=len(schema.dense),
     scale=scaling,

@@ -187,12 +187,15 @@ def _watched(name: str, batches: Batches, data: Data, bad: BadRows) -> Examined:
 
 
 def _out_of_range(run: Trained) -> str:
-  """What becomes of ids out of range; runs of before the field stop."""
+  """The run's policy for ids out of range; older runs have 'stop'."""
   return run.config.data.get('out_of_range', STOP)
 
 
 def _lines(batches: Batches) -> list[str]:
-  """What was mapped, once all batches are read; every process asks."""
+  """A line with the number of ids that became the unknown row, if any did.
+
+  Every process must call it, after the last batch.
+  """
   count = agreement.total(batches.out_of_range)
   return [f'{count:,} ids out of range became the unknown row'] if count else []
 
@@ -260,8 +263,8 @@ def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
         f"rows. Prepare the data with 'values': {kinds[name]!r}, or evaluate "
         f'the raw file'
       )
-  for field in ('sparse', 'dense', 'ids'):
-    if trained_on[field] != found[field]:
+  for field in ('sparse', 'dense', 'labels', 'ids'):
+    if trained_on.get(field) != found.get(field):
       raise InputError(
         f'the data has other {field} than the model was trained with (same '
         f'numbers, other meaning). Prepared sets fit where both are hashed '

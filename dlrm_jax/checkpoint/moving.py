@@ -330,7 +330,7 @@ def move(
 
 
 def _empty(stack: Stack, like: Pytree) -> tuple[_LocalRows, Pytree]:
-  """This process's rows of a stack, all zero, and the same memory packed."""
+  """Zeros for this process's rows of a stack: by row, and the same packed."""
   leaves = stack.storage.leaves(stack.dim)
 
   def zeros(like: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -110,7 +110,7 @@ def total_of(numbers: np.ndarray) -> np.ndarray:
 
 
 class Largest:
-  """The largest number of all processes, one call later.
+  """The largest number of all processes, delayed by one call.
 
   A call does not wait: it starts a reduction on the devices and returns the
   result of the reduction that the call before started.

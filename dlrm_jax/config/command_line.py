@@ -192,6 +192,9 @@ def read_flags(
       _set_feature(config, flag)
     else:
       _set_field(config, flag, known)
+  wrong = next(config_file.wrong_fields(config.to_dict(), known), None)
+  if wrong:
+    raise InputError(f'flags of the config: {wrong}')
   flags.config = config.lock()
   return flags
 

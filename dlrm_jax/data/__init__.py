@@ -1,1 +1,1 @@
-"""From raw logs to batches: schema, prepared sets, readers, loader."""
+"""What training reads: schema, prepared sets, batches."""

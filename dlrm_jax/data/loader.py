@@ -163,7 +163,7 @@ def _prefetched(
 
 
 def _at_once(batch_size: int, examples: int) -> int:
-  """Number of batches of one call; of a small set not several epochs."""
+  """Number of batches of one call: about 8,192 examples, at most an epoch."""
   return max(1, min(_EXAMPLES_AT_ONCE, examples) // batch_size)
 
 

@@ -1,4 +1,4 @@
-"""The same examples in blocks of another size."""
+"""Regroups examples into blocks of another size."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,7 +6,7 @@ from dlrm_jax.data.schema import BLOCK_ROWS, Block, join, take
 
 
 def rebatch(blocks: Iterable[Block], size: int = BLOCK_ROWS) -> Iterator[Block]:
-  """The same examples in the same order, `size` a block but for the last."""
+  """Regroups examples, in order, into blocks of `size`, the last smaller."""
   held: list[Block] = []
   rows = 0
   for block in blocks:

@@ -41,7 +41,10 @@ class Encoding(abc.ABC):
   @property
   @abc.abstractmethod
   def pools_first(self) -> bool:
-    """Whether it combines the summed rows of a bag, or the rows of each id."""
+    """True: the rows of a bag are summed, then combined.
+
+    False: the rows of each id are combined, then summed.
+    """
 
   @abc.abstractmethod
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
@@ -166,7 +169,7 @@ class Composed(Encoding):
 
   @property
   def pools_first(self) -> bool:
-    """Where pooling first gives the same result, or `sums_first`."""
+    """True for linear operations, for one part, or with `sums_first`."""
     alone = len(self.partition.buckets) == 1
     return alone or self.operation.linear or self.sums_first
 

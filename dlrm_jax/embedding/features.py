@@ -22,9 +22,7 @@ from dlrm_jax.embedding.bags import Group
 from dlrm_jax.embedding.encoding import Encoding
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.errors import InputError
-
-VECTORS = 'vectors'
-"""The role of the vectors that interact, the only one of DLRM."""
+from dlrm_jax.models.shapes import VECTORS
 
 
 class Pooling(enum.Enum):
@@ -64,7 +62,7 @@ class Feature:
 
   @property
   def bags(self) -> Group:
-    """Its bags in each table that its encoding reads."""
+    """Number and length of its bags an example in each table it reads."""
     if self.encoding.pools_first:
       return Group(1, self.hotness)
     return Group(self.hotness, 1)

@@ -76,7 +76,7 @@ class Add(Operation):
   linear = True
 
   def bounds(self, bound: float, dim: int, parts: int) -> tuple[float, ...]:
-    """Variances add up."""
+    """`bound` / sqrt(parts), as the variances of the summed parts add up."""
     del dim
     return (bound / math.sqrt(parts),) * parts
 

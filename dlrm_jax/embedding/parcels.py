@@ -123,7 +123,7 @@ def rows_of_answers(
 
 
 class Mail(NamedTuple):
-  """Bags cut by owner: what other devices ask of this one, and what it asked.
+  """Bags cut by the device that owns their rows: requests received and sent.
 
   Attributes:
     rows: i32[n, room.rows], rows of this device that each device asks for.

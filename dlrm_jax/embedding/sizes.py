@@ -278,7 +278,7 @@ def frequent_rows(
   levels = np.unique(np.concatenate([of_table.counts for of_table in seen]))
 
   def rows(level: int, part: float) -> tuple[int, ...]:
-    """Ids above a level of counts, and a fraction of those at it."""
+    """For each table, ids seen more often than a level, and a part at it."""
     result = []
     for of_table in seen:
       above = of_table.oftener(levels[level])

@@ -14,12 +14,17 @@ HIGHER = {
 }
 """Metrics that can be an objective, and whether a higher value is better."""
 
-_LABELS = {
+LABELS = {
   'auc': 'AUC',
-  'pr_auc': 'PR-AUC',
   'log_loss': 'log-loss',
+  'pr_auc': 'PR-AUC',
   'ne': 'normalised entropy',
+  'accuracy': 'accuracy',
 }
+"""Names of these metrics for people."""
+
+SHOWN = ('auc', 'log_loss')
+"""Metrics that are printed and drawn in any case."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +40,23 @@ class Objective:
   higher: bool = True
 
   @property
+  def head(self) -> str:
+    """Name of the head; '' where a model has one."""
+    return self.name.rpartition('/')[0]
+
+  @property
+  def metric(self) -> str:
+    """Name of the metric, without the head."""
+    return self.name.rpartition('/')[2]
+
+  @property
   def label(self) -> str:
     """Name of the metric for people.
 
     >>> Objective('like/log_loss', higher=False).label
     'like log-loss'
     """
-    head, _, metric = self.name.rpartition('/')
-    return f'{head} {_LABELS.get(metric, metric)}'.lstrip()
+    return f'{self.head} {LABELS.get(self.metric, self.metric)}'.lstrip()
 
   def value(self, scores: Mapping[str, Any]) -> float | None:
     """The objective's value; None where it is missing or undefined.

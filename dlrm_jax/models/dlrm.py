@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from dlrm_jax.models.interaction import cat_interaction, dot_interaction
 from dlrm_jax.models.mlp import MLP
-from dlrm_jax.models.shapes import Shapes
+from dlrm_jax.models.shapes import VECTORS, Shapes
 
 
 class Interaction(enum.Enum):
@@ -51,13 +51,13 @@ class DLRM(nn.Module):
   outputs: int = 1
 
   def misfit(self, shapes: Shapes) -> str:
-    """Why the model can't take such inputs; '' where it can.
+    """Why the model cannot take such inputs; '' where it can.
 
     The reason begins with the field of `config.model` that is to blame.
     """
     if self.interaction is Interaction.CAT:
       return ''
-    count, width = shapes.vectors['vectors']
+    count, width = shapes.vectors[VECTORS]
     if count + bool(shapes.dense) < 2:
       return (
         f'interaction is {self.interaction.value}, but the data has one '
@@ -88,7 +88,7 @@ class DLRM(nn.Module):
       Logits f32[B, T].
     """
     del train
-    embedded = vectors['vectors']
+    embedded = vectors[VECTORS]
     has_dense = dense.shape[1] > 0
     x = dense
     if has_dense:

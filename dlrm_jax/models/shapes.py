@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+VECTORS = 'vectors'
+"""The role of the vectors that interact, the only one of DLRM."""
+
 
 class Shapes(NamedTuple):
   """Shapes of the inputs of a model, without the batch.

@@ -216,9 +216,14 @@ def _with_known_ids(flags: argparse.Namespace) -> Request:
   kind = known.details['kind']
   command = kind if kind in ('criteo', movielens.FORMAT) else 'raw'
   if command != flags.kind:
+    fix = f'use prepare {command}'
+    if command == movielens.FORMAT:
+      fix = (
+        'other archives are scored by python -m dlrm_jax.evaluate --data=ZIP'
+      )
     raise InputError(
       f'--vocabulary={flags.vocabulary}: made of {kind}, so other logs do not '
-      f'fit; use prepare {command}'
+      f'fit; {fix}'
     )
   inputs = _inputs(flags, known.details.get('format', {}).get('format', ''))
   if names == ('test',):
@@ -252,7 +257,7 @@ def request_of(flags: argparse.Namespace) -> Request:
 def run_request(flags: argparse.Namespace, request: Request) -> None:
   """Prints a preparation, and runs it."""
   preparation = request.preparation
-  memory, stage, by = _means(flags, preparation)
+  memory, stage, by = _resources(flags, preparation)
   for part, files in preparation.inputs.items():
     sizes = [os.path.getsize(f) if os.path.isfile(f) else 0 for f in files]
     for file, size in zip(files[:_SHOWN], sizes, strict=False):
@@ -281,10 +286,10 @@ def run_request(flags: argparse.Namespace, request: Request) -> None:
   )
 
 
-def _means(
+def _resources(
   flags: argparse.Namespace, preparation: Preparation
 ) -> tuple[int, Stage | None, str]:
-  """Bytes of memory, the stage of --beam or None, and both in words."""
+  """Bytes of memory, the stage of --beam or None, and a text about both."""
   if flags.beam is None:
     memory = resources.default_memory()
     if flags.memory is not None:

@@ -5,17 +5,21 @@ fits a light page, a dark page and paper. Equal numbers give equal bytes.
 """
 
 import io
+import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from dlrm_jax.metrics import binary
+from dlrm_jax.metrics.objective import HIGHER, LABELS, SHOWN, Objective
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
+
+T = TypeVar('T')
 
 INK = '#010203'
 """Placeholder that `chart` replaces by the text colour of the page."""
@@ -139,6 +143,11 @@ def _noisy(name: str, label: str, data: Series) -> str:
   return chart(name, f'{label} over steps', draw)
 
 
+def _colored(series: Mapping[str, T]) -> Iterator[tuple[str, tuple[str, T]]]:
+  """Pairs each series with a color; colors repeat after the last one."""
+  return zip(itertools.cycle(COLORS), series.items(), strict=False)
+
+
 def _evaluations(
   name: str,
   label: str,
@@ -149,7 +158,7 @@ def _evaluations(
   """A chart of a metric: best values marked, references as dashed lines."""
 
   def draw(axes: 'Axes') -> None:
-    for color, (split, data) in zip(COLORS, splits.items(), strict=False):
+    for color, (split, data) in _colored(splits):
       i = best(data.values)
       step, value = data.steps[i], data.values[i]
       text = f'{split}, best {value:.5f} at step {step:,.0f}'
@@ -172,7 +181,7 @@ def _roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
 
   def draw(axes: 'Axes') -> None:
     axes.plot([0, 1], [0, 1], '--', color=INK, linewidth=0.8, alpha=0.5)
-    for color, (split, curve) in zip(COLORS, curves.items(), strict=False):
+    for color, (split, curve) in _colored(curves):
       axes.plot(*curve, color=color, label=split)
     axes.set(xlabel='false positive rate', ylabel='true positive rate')
     axes.set(xlim=(0, 1), ylim=(0, 1.005))
@@ -185,7 +194,7 @@ def _calibration(curves: Mapping[str, binary.Calibration]) -> str:
   """A chart of click rate over mean prediction, with 95 % intervals."""
 
   def draw(axes: 'Axes') -> None:
-    for color, (split, curve) in zip(COLORS, curves.items(), strict=False):
+    for color, (split, curve) in _colored(curves):
       predicted, rate, count = curve
       spread = 1.96 * np.sqrt(rate * (1 - rate) / count)
       style = {'markersize': 3, 'linewidth': 1, 'elinewidth': 0.8}
@@ -204,7 +213,9 @@ def _calibration(curves: Mapping[str, binary.Calibration]) -> str:
 
 
 def training(
-  history: History, references: Mapping[str, Mapping[str, float]]
+  history: History,
+  references: Mapping[str, Mapping[str, float]],
+  objective: Objective,
 ) -> dict[str, str]:
   """Charts over steps, by title: loss, metrics by split, speed."""
   drawn = {}
@@ -212,10 +223,8 @@ def training(
   if loss.steps.size:
     drawn['Training loss'] = _noisy('loss', 'training loss', loss)
   keys = sorted({key for row in history for key in row})
-  for metric, label, best in (
-    ('auc', 'AUC', np.argmax),
-    ('log_loss', 'log-loss', np.argmin),
-  ):
+  for metric in dict.fromkeys([*SHOWN, objective.metric]):
+    label, best = LABELS[metric], np.argmax if HIGHER[metric] else np.argmin
     splits = {
       key.removesuffix(f'/{metric}'): series(history, key)
       for key in keys

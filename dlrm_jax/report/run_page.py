@@ -18,6 +18,7 @@ import numpy as np
 
 from dlrm_jax import files
 from dlrm_jax.metrics import binary
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.report import charts, page
 from dlrm_jax.text import human
 from dlrm_jax.training.sizes import TableSize
@@ -154,6 +155,7 @@ def write_report(
   tables: Sequence[TableSize],
   config: Mapping[str, Any],
   environment: Mapping[str, str],
+  objective: Objective,
   references: Mapping[str, Mapping[str, float]] | None = None,
   notes: Sequence[str] = (),
 ) -> None:
@@ -169,12 +171,14 @@ def write_report(
     tables: the embedding tables.
     config: all fields of the run's config, nested.
     environment: result of `environment()`.
+    objective: the metric that chose the checkpoint; it is drawn as well.
     references: metrics to compare with, by name: {'Bayes': {'auc': 0.81}}.
     notes: sentences under the heading.
   """
   references = references or {}
   summaries = {name: binary.summarize(t) for name, t in results.items()}
-  drawn = charts.training(history, references) | charts.quality(results)
+  drawn = charts.training(history, references, objective)
+  drawn |= charts.quality(results)
   sections = {
     'Results': _results(summaries, references) if summaries else '',
     'Curves': page.html_charts(drawn) if drawn else '',

@@ -27,6 +27,8 @@ ENSEMBLE = 'ensemble'
 """Name of all nodes together: the mean of their probabilities."""
 
 
+_MEAN = 'mean of tables'
+
 MOST_KEPT = 50_000_000
 """Most examples whose logits are kept; each takes some 60 bytes at the end."""
 
@@ -44,7 +46,7 @@ def tally_heads(
   heads: Sequence[Head],
   logits: np.ndarray,
   batch: Batch,
-  into: Mapping[str, binary.Tally] | None = None,
+  into: Mapping[str, binary.Tally],
 ) -> Tallies:
   """Tallies one batch for every head.
 
@@ -61,8 +63,9 @@ def tally_heads(
   for i, head in enumerate(heads):
     labels = np.asarray(batch.labels)[:, i]
     weights = np.where(np.isnan(labels), 0, batch.weights)
-    before = None if into is None else into[head.name]
-    tallies[head.name] = binary.tally(logits[:, i], labels, weights, before)
+    tallies[head.name] = binary.tally(
+      logits[:, i], labels, weights, into[head.name]
+    )
   return tallies
 
 
@@ -121,16 +124,19 @@ class Evaluator:
     Raises:
       NotFinite: a logit is NaN or infinite.
     """
-    totals: dict[str, Tallies] = {}
+    names = [f'node {k}' for k in range(node_count(self._task))]
+    totals = {
+      name: {head.name: binary.empty() for head in self._task.heads}
+      for name in (*names, _MEAN, ENSEMBLE)
+    }
     mean = compiled_average(self._task, keep=True)(state)
     for batch in batches:
       inputs = send(batch.inputs)
       logits = self._of_nodes(state, inputs)
       # All nodes' tables are equal here, so each node scores its own part.
-      logits['mean of tables'] = local_part(self._score(mean, inputs))
-      logits[ENSEMBLE] = logits.pop(ENSEMBLE)  # the last line of the table
+      logits[_MEAN] = local_part(self._score(mean, inputs))
       for name, x in logits.items():
-        totals[name] = tally_heads(self._task.heads, x, batch, totals.get(name))
+        totals[name] = tally_heads(self._task.heads, x, batch, totals[name])
     return {name: _of_all_processes(total) for name, total in totals.items()}
 
   def keep(self, state: TrainState, batches: Iterable[Batch]) -> paired.Scored:

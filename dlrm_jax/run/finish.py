@@ -16,26 +16,38 @@ from dlrm_jax.run.history import (
   read_history,
   values_of,
 )
-from dlrm_jax.run.scores import named, score_table, scores_of
+from dlrm_jax.run.scores import (
+  by_head,
+  flat_scores,
+  named,
+  node_tables,
+  score_table,
+)
 from dlrm_jax.run.scoring import batches_of, score, undefined_line
-from dlrm_jax.training.nodes import divergence, node_count, node_table
+from dlrm_jax.run.workdir import RESULTS
+from dlrm_jax.training.nodes import divergence, node_count
 from dlrm_jax.training.sizes import table_sizes
 from dlrm_jax.training.state import TrainState, abstract_state
 from dlrm_jax.vocabulary.policy import UNKNOWN
 
-_RESULTS, _REPORT = 'results.json', 'report.html'
+_REPORT = 'report.html'
 
 
 def check_writable(run: Run) -> None:
-  """Raises `InputError` where what a run writes at its end can't be written."""
-  for name in (HISTORY, _RESULTS, _REPORT):
+  """Raises an `InputError` if a file of the end of a run cannot be written."""
+  for name in (HISTORY, RESULTS, _REPORT):
     files.check_writable(run.workdir / name, '--workdir')
 
 
 class _Nodes(NamedTuple):
-  """Scores of nodes with independent tables, and their tables' divergence."""
+  """Nodes with independent tables.
 
-  scores: dict[str, dict[str, float]]
+  Attributes:
+    scores: node -> head -> metrics.
+    divergence: table -> how far the nodes' copies are apart.
+  """
+
+  scores: dict[str, dict[str, dict[str, float]]]
   divergence: dict[str, float]
 
 
@@ -47,7 +59,7 @@ def _nodes(
     return None
   tallies = evaluate.nodes(state, batches_of(run, splits[-1]))
   return _Nodes(
-    {name: scores_of(of_node) for name, of_node in tallies.items()},
+    {node: by_head(of_node) for node, of_node in tallies.items()},
     divergence(run.task, state),
   )
 
@@ -88,12 +100,15 @@ def _report(
   }
   history = read_history(run.workdir)
   which = _which(run, history, best)
-  extras: dict[str, Any] = {} if nodes is None else {'nodes': nodes._asdict()}
+  extras: dict[str, Any] = {}
+  if nodes is not None:
+    scores = {node: flat_scores(x) for node, x in nodes.scores.items()}
+    extras['nodes'] = {'scores': scores, 'divergence': nodes.divergence}
   if run.reading.out_of_range == UNKNOWN:
     trained = [row[OUT_OF_RANGE] for row in history if OUT_OF_RANGE in row]
     extras[OUT_OF_RANGE] = {'train': (trained or [0])[-1], **out_of_range}
   files.write_json(
-    run.workdir / _RESULTS,
+    run.workdir / RESULTS,
     {'step': best, 'splits': summaries, 'references': references} | extras,
   )
   lacks = [
@@ -110,6 +125,7 @@ def _report(
     tables=table_sizes(run.task),
     config=run.config,
     environment=run_page.environment(),
+    objective=run.objective,
     references=references.get(last),
     notes=[
       f'{step:,} steps of {run.reading.batch_size:,} examples; results are '
@@ -120,7 +136,7 @@ def _report(
   for split in results:
     print(score_table(split, summaries[split], references[split]))
   if nodes is not None:
-    print(node_table(*nodes))
+    print(*node_tables(*nodes), sep='\n')
   for split, count in extras.get(OUT_OF_RANGE, {}).items():
     print(f'{split}: {count:,} ids out of range became the unknown row')
   print(*lacks, f'{which}; see {run.workdir / _REPORT}', sep='\n')

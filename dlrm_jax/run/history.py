@@ -54,7 +54,7 @@ class History:
     """Adds a line; it is on disk when this returns.
 
     Raises:
-      InputError: it can't be written.
+      InputError: it cannot be written.
     """
     self._write(step, values)
     if self._events is None:

@@ -204,7 +204,7 @@ def choose_mesh(run: Run) -> Mesh:
   """The devices to train on.
 
   Raises:
-    InputError: devices or processes can't have equal parts of the work.
+    InputError: devices or processes cannot have equal parts of the work.
   """
   if run.reading.lanes % jax.process_count():
     raise InputError(

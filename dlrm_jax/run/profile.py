@@ -85,7 +85,7 @@ def profile(run: Run, steps: int) -> None:
 
   Raises:
     InputError: too few or too many steps, processes that differ, a loss that
-      is not finite, bad data, or a folder that can't be made.
+      is not finite, bad data, or a folder that cannot be made.
   """
   if not 1 <= steps <= _MOST:
     raise InputError(f'--profile={steps}: expected 1 to {_MOST:,} steps')

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dlrm_jax.data.records import Fields
 from dlrm_jax.data.schema import BLOCK_ROWS
 from dlrm_jax.errors import InputError
 from dlrm_jax.machine import free_memory
@@ -135,7 +136,7 @@ def needs(run: Run) -> Need:
     layers=held((state.params, state.opt_state)),
     step=_step(task, run.reading.batch_size // devices),
     evaluation=_evaluation(task, batch // devices),
-    windows=shuffled * _FLOAT * (len(schema.dense) + schema.hotness),
+    windows=shuffled * _FLOAT * Fields.of(schema).width,
   )
 
 
@@ -149,7 +150,7 @@ def check_room(run: Run) -> None:
   """Checks that a run can fit into this machine.
 
   Raises:
-    InputError: it can't; names the need, the memory, and fields to lower.
+    InputError: it cannot; names the need, the memory, and fields to lower.
   """
   _check_need(needs(run))
 

@@ -1,6 +1,7 @@
 """Scores of a split: by head and metric, and as text."""
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -21,9 +22,10 @@ def by_head(tallies: Mapping[str, binary.Tally]) -> dict[str, dict[str, float]]:
 
 
 def named(split: str, of_heads: Mapping[str, Value]) -> dict[str, Value]:
-  """What heads have of a split, by `SPLIT/HEAD`; by `SPLIT` if there is one."""
+  """Renames values by head to `SPLIT/HEAD`; to `SPLIT` for a single head."""
   if len(of_heads) == 1:
-    return dict.fromkeys([split], *of_heads.values())
+    (value,) = of_heads.values()
+    return {split: value}
   return {f'{split}/{head}': value for head, value in of_heads.items()}
 
 
@@ -98,3 +100,38 @@ def _number(metric: str, value: float) -> str:
   if metric == 'auc_bin_bound':
     return f'{value:.1e}'
   return f'{value:,.0f}' if metric in ('examples', 'clicks') else f'{value:.5f}'
+
+
+def node_tables(
+  scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+  apart: Mapping[str, float],
+) -> list[str]:
+  r"""Metrics of nodes with independent tables, as a table of text a head.
+
+  Args:
+    scores: node -> head -> metrics; also the mean of their tables and the
+      ensemble.
+    apart: table -> divergence of the nodes' copies.
+
+  >>> scores = {'auc': math.nan, 'log_loss': 0.7, 'log_loss_std_error': 0.02}
+  >>> print(*node_tables({'node 0': {'click': scores}}, {'a': 0.1}), sep='\n')
+  nodes                              AUC            log-loss
+    node 0                     undefined   0.70000 ± 0.02000
+  divergence of tables: median 0.1, largest 0.1 (a)
+  """
+  heads = list(next(iter(scores.values())))
+  tables = []
+  for head in heads:
+    title = 'nodes' if len(heads) == 1 else f'nodes, {head}'
+    lines = [f'{title:<18}{"AUC":>20}{"log-loss":>20}']
+    for node, of_heads in scores.items():
+      cells = [with_error(of_heads[head], x) for x in ('auc', 'log_loss')]
+      lines.append(f'  {node:<16}' + ''.join(f'{cell:>20}' for cell in cells))
+    tables.append('\n'.join(lines))
+  most = max(apart, key=lambda table: apart[table])
+  middle = statistics.median(apart.values())
+  tables.append(
+    f'divergence of tables: median {middle:.3g}, largest {apart[most]:.3g} '
+    f'({most})'
+  )
+  return tables

@@ -1,4 +1,4 @@
-"""Scores a split of a run; messages where that can't be done."""
+"""Scores a split of a run; messages where that cannot be done."""
 
 from collections.abc import Callable
 

@@ -11,7 +11,7 @@ from dlrm_jax.run.description import Run
 from dlrm_jax.sharding import device_count
 from dlrm_jax.text import human
 from dlrm_jax.training.gradients import count_pieces
-from dlrm_jax.training.memory import row_state, step_memory
+from dlrm_jax.training.memory import row_state, step_memory, tree_bytes
 from dlrm_jax.training.sizes import saving, table_sizes
 from dlrm_jax.training.state import Task, abstract_state
 
@@ -30,12 +30,6 @@ def saving_lines(task: Task) -> Iterator[str]:
 
 def _times(ratio: float) -> str:
   return f'{ratio:,.0f}' if ratio >= 100 else f'{ratio:.3g}'
-
-
-def _bytes(tree: object) -> int:
-  return sum(
-    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-  )
 
 
 def _placements(task: Task) -> dict[str, str]:
@@ -75,10 +69,11 @@ def plan_lines(run: Run) -> Iterator[str]:
       f'{human(t.bytes):>8}  {places[t.name]}{shared}'
     )
   yield from saving_lines(run.task)
-  optimizer = _bytes(state.opt_state) + _bytes(state.table_state)
+  whole = tree_bytes(state)
+  optimizer = tree_bytes(state.opt_state) + tree_bytes(state.table_state)
   yield f'model     {dense:,} dense parameters, {human(dense * 4)}'
   yield (
-    f'memory    {human(_bytes(state))} of state, {human(optimizer)} of it the '
+    f'memory    {human(whole)} of state, {human(optimizer)} of it the '
     f'optimizers; {human(_memory(run))} of a device in a step'
   )
   shards = run.task.collection.layout.shards

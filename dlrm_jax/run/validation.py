@@ -1,11 +1,12 @@
 """Evaluations of split validation while a run trains, and what they decide."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tqdm import tqdm
 
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster import agreement
+from dlrm_jax.metrics.objective import LABELS, SHOWN
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, never
 from dlrm_jax.run.history import History
@@ -30,7 +31,7 @@ class Validation:
     self._history, self._bar = history, bar
     examples = run.data.splits.get(SPLIT, 0)
     self.possible = examples > 0
-    self._warned = False
+    self._warned: set[str] = set()
     clicks = run.data.clicks.get(SPLIT)
     if self.possible and clicks is not None and len(run.task.heads) == 1:
       self._warn_of_undefined(SPLIT, examples, clicks)
@@ -51,24 +52,37 @@ class Validation:
     scores = flat_scores(of_heads)
     for name, of_head in named(SPLIT, of_heads).items():
       self._warn_of_undefined(name, of_head['examples'], of_head['clicks'])
-      self._bar.write(
-        f'step {step:>9,}  {name} AUC {with_error(of_head, "auc")}  '
-        f'log-loss {with_error(of_head, "log_loss")}'
+      shown = '  '.join(
+        f'{LABELS[metric]} {with_error(of_head, metric)}'
+        for metric in self._shown(name)
       )
+      self._bar.write(f'step {step:>9,}  {name} {shown}')
     self._history.add(step, {f'{SPLIT}/{k}': v for k, v in scores.items()})
     return scores
 
   def _warn_of_undefined(
     self, name: str, examples: float, clicks: float
   ) -> None:
-    """Prints once why there is no AUC, if there is none, and what follows."""
+    """Prints once why a head has no AUC, and what follows for the run."""
     line = undefined_line(name, examples, clicks)
-    if line and not self._warned:
-      self._bar.write(
-        f'{line}; it neither stops the run early (config.train.patience) nor '
-        f'chooses the best checkpoint'
+    if not line or name in self._warned:
+      return
+    self._warned.add(name)
+    if self._run.objective.metric == 'auc' and self._decides(name):
+      line += (
+        '; it neither stops the run early (config.train.patience) nor chooses '
+        'the best checkpoint'
       )
-      self._warned = True
+    self._bar.write(line)
+
+  def _shown(self, name: str) -> Sequence[str]:
+    """Metrics to print of a head: those of any run, and the objective."""
+    own = [self._run.objective.metric] if self._decides(name) else []
+    return list(dict.fromkeys([*SHOWN, *own]))
+
+  def _decides(self, name: str) -> bool:
+    """Whether the objective is a metric of this head."""
+    return name in (SPLIT, f'{SPLIT}/{self._run.objective.head}')
 
   def catch_up(
     self, checkpoints: Checkpoints, state: TrainState, step: int

@@ -124,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
       f'{path.parent} is not the workdir of a run: no {path.name} in it'
     ) from None
   except OSError as error:
-    raise InputError(f'{path}: can not be read: {error.strerror}') from None
+    raise InputError(f'{path}: cannot be read: {error.strerror}') from None
   except ValueError as error:
     raise InputError(
       f'{path}: damaged: no JSON ({error}); {_mend(path)}'
@@ -243,7 +243,7 @@ def claimed(folder: Path, claim: Claim) -> Iterator[None]:
     claim: the run that it must belong to.
 
   Raises:
-    InputError: the folder can't be made, another process trains in it, or
+    InputError: the folder cannot be made, another process trains in it, or
       it was made with another config or on other data; or a process of this
       job has another config, other data or another folder. Names the fields
       that differ.

@@ -1,1 +1,1 @@
-"""State, step, checkpoints, the loop, evaluation and the report."""
+"""The pure part of training: state, heads, gradients, step, memory."""

@@ -55,7 +55,7 @@ def count_pieces(examples: int, micro_batch: int | None) -> int:
       backend.
 
   Raises:
-    InputError: the part can't be cut into equal pieces of this size.
+    InputError: the part cannot be cut into equal pieces of this size.
   """
   if micro_batch is not None:
     size = min(micro_batch, examples)

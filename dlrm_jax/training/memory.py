@@ -31,7 +31,7 @@ _PROGRAM = 12 * 10**6  # steps compiled for TPUs have 8 to 18 MB
 
 
 class StepMemory(NamedTuple):
-  """Bytes of a device.
+  """Memory of a device in a training step, in bytes, by use.
 
   Attributes:
     tables: values and optimizer state, with padding.
@@ -70,13 +70,15 @@ def kernels(model: nn.Module, shapes: Shapes) -> list[tuple[int, int]]:
     vectors = {
       role: jnp.zeros((1, *shape)) for role, shape in shapes.vectors.items()
     }
-    return model.init(jax.random.key(0), jnp.zeros((1, shapes.dense)), vectors)
+    dense = jnp.zeros((1, shapes.dense))
+    return model.init(jax.random.key(0), dense, vectors, False)
 
   leaves = jax.tree.leaves(jax.eval_shape(init))
   return [x.shape for x in leaves if len(x.shape) == 2]
 
 
-def _bytes(tree: Pytree) -> int:
+def tree_bytes(tree: Pytree) -> int:
+  """Bytes of all arrays of a tree."""
   return sum(
     math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
@@ -122,7 +124,7 @@ def _parts(feature: Feature) -> int:
 
 def layers_bytes(task: Task) -> int:
   """Bytes of the parameters of all layers, those of encodings included."""
-  return _bytes(abstract_params(task))
+  return tree_bytes(abstract_params(task))
 
 
 def step_memory(task: Task, layout: Layout, use: Workload) -> StepMemory:
@@ -146,7 +148,7 @@ def step_memory(task: Task, layout: Layout, use: Workload) -> StepMemory:
   return StepMemory(
     tables=layout_load(layout, use).bytes,
     copies=copies_memory(layout, use),
-    dense=2 * _bytes(parameters) + _bytes(state),
+    dense=2 * tree_bytes(parameters) + tree_bytes(state),
     program=_PROGRAM,
     work=max(layers, exchange_memory(layout, use)),
   )

@@ -8,9 +8,7 @@ of how far the nodes' tables are apart.
 
 import dataclasses
 import functools
-import math
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -98,36 +96,3 @@ def divergence(task: Task, state: TrainState) -> dict[str, float]:
     name: float((apart / size) ** 0.5) if size else 0.0
     for name, (apart, size) in sums.items()
   }
-
-
-def _cell(scores: Mapping[str, float], metric: str) -> str:
-  """A metric with its standard error, where that is known."""
-  value = scores[metric]
-  error = scores.get(f'{metric}_std_error', math.nan)
-  if math.isnan(value):
-    return 'undefined'
-  return f'{value:.5f}' + ('' if math.isnan(error) else f' ± {error:.5f}')
-
-
-def node_table(
-  scores: Mapping[str, Mapping[str, float]], apart: Mapping[str, float]
-) -> str:
-  """Metrics of each node, of the mean of all, of the ensemble, as a table.
-
-  >>> scores = {'auc': math.nan, 'log_loss': 0.7, 'log_loss_std_error': 0.02}
-  >>> print(node_table({'node 0': scores}, {'a': 0.1}))
-  nodes                              AUC            log-loss
-    node 0                     undefined   0.70000 ± 0.02000
-  divergence of tables: median 0.1, largest 0.1 (a)
-  """
-  lines = [f'{"nodes":<18}{"AUC":>20}{"log-loss":>20}']
-  for name, of_one in scores.items():
-    cells = [_cell(of_one, metric) for metric in ('auc', 'log_loss')]
-    lines.append(f'  {name:<16}' + ''.join(f'{cell:>20}' for cell in cells))
-  most = max(apart, key=lambda name: apart[name])
-  middle = statistics.median(apart.values())
-  lines.append(
-    f'divergence of tables: median {middle:.3g}, largest {apart[most]:.3g} '
-    f'({most})'
-  )
-  return '\n'.join(lines)

@@ -46,7 +46,7 @@ class Saving(NamedTuple):
 
 
 def saving(task: Task) -> Saving:
-  """Counts parameters; what features share counts once."""
+  """Parameters with and without encodings; a shared table counts once."""
   features, tables = task.collection.features, task.collection.tables
   encodings = {feature.encoding for feature in features}
   layers = sum(encoding.layers() for encoding in encodings)

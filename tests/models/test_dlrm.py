@@ -6,6 +6,7 @@ import pytest
 from dlrm_jax.models.dlrm import DLRM, Interaction
 from dlrm_jax.models.interaction import dot_interaction, pairs
 from dlrm_jax.models.mlp import Dense
+from dlrm_jax.models.shapes import Shapes
 
 
 def plain_dot(vectors, itself):
@@ -41,23 +42,25 @@ def test_pairs_are_row_by_row_below_the_diagonal():
 )
 def test_top_sees_dense_then_interactions(interaction, width):
   model = DLRM((16, 8), (4,), Interaction(interaction))
-  dense, vectors = jnp.zeros((2, 5)), jnp.zeros((2, 3, 8))
+  dense, vectors = jnp.zeros((2, 5)), {'vectors': jnp.zeros((2, 3, 8))}
   params = model.init(jax.random.key(0), dense, vectors)['params']
   assert params['top']['dense_0']['kernel'].shape == (width, 4)
   assert params['top']['dense_1']['kernel'].shape == (4, 1)
-  assert model.apply({'params': params}, dense, vectors).shape == (2,)
+  assert model.apply({'params': params}, dense, vectors).shape == (2, 1)
 
 
 def test_without_dense_features_there_is_no_bottom():
   model = DLRM((16, 8), (4,))
-  dense, vectors = jnp.zeros((2, 0)), jnp.zeros((2, 3, 8))
+  dense, vectors = jnp.zeros((2, 0)), {'vectors': jnp.zeros((2, 3, 8))}
   params = model.init(jax.random.key(0), dense, vectors)['params']
   assert set(params) == {'top'}
 
 
 def test_bfloat16_products_stay_near_float32():
   dense = jax.random.normal(jax.random.key(1), (64, 13))
-  vectors = jax.random.normal(jax.random.key(2), (64, 26, 16)) * 0.1
+  vectors = {
+    'vectors': jax.random.normal(jax.random.key(2), (64, 26, 16)) * 0.1
+  }
   model = DLRM((32, 16), (32,))
   params = model.init(jax.random.key(0), dense, vectors)
   half = DLRM((32, 16), (32,), dtype=jnp.bfloat16)
@@ -77,3 +80,17 @@ def test_layers_start_as_in_the_reference():
   )
   assert np.abs(params['kernel']).max() > 3.5 * np.sqrt(2 / 500)  # has tails
   np.testing.assert_allclose(np.std(params['bias']), np.sqrt(1 / 400), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+  ('model', 'shapes', 'why'),
+  [
+    (DLRM((8, 4), (8,)), Shapes(0, {'vectors': (1, 4)}), 'interaction is dot'),
+    (DLRM((8, 5), (8,)), Shapes(3, {'vectors': (2, 4)}), 'bottom ends in wid'),
+    (DLRM((8, 4), (8,)), Shapes(3, {'vectors': (1, 4)}), ''),
+    (DLRM((8, 5), (8,), Interaction.CAT), Shapes(3, {'vectors': (1, 4)}), ''),
+  ],
+)
+def test_shapes_that_do_not_fit_are_said(model, shapes, why):
+  assert model.misfit(shapes).startswith(why)
+  assert bool(model.misfit(shapes)) == bool(why)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dlrm_jax.metrics import binary
+from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.report import run_page
 from dlrm_jax.training import sizes
 
@@ -70,6 +71,7 @@ def write(path, **changes):
     ],
     'config': {'model': {'top': [64, 1]}, 'seed': 0, 'note': None},
     'environment': {'device': '1 x cpu'},
+    'objective': Objective(),
     'references': {'Bayes': {'auc': 0.8123, 'log_loss': 0.3}},
     'notes': ['Stopped early.'],
   }
@@ -212,3 +214,18 @@ def test_what_is_missing_is_left_out(tmp_path, changes):
 def test_environment_names_device_and_versions():
   found = run_page.environment()
   assert {'device', 'backend', 'python', 'jax', 'optax'} <= set(found)
+
+
+def test_more_splits_than_colours_are_all_drawn(tmp_path):
+  results = {f'split {k}': tally(seed=k) for k in range(6)}
+  page = write(tmp_path / 'report.html', results=results)
+  roc = page[page.index('ROC') :]
+  assert all(f'>split {k}<' in roc for k in range(6))
+
+
+def test_the_objective_is_drawn(tmp_path):
+  lines = [{'step': k, 'validation/ne': 0.9 - k / 10} for k in range(3)]
+  objective = Objective('ne', higher=False)
+  page = write(tmp_path / 'report.html', history=lines, objective=objective)
+  assert 'Normalised entropy during training' in page
+  assert 'best 0.70000 at step 2' in page

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from dlrm_jax import sharding
+from dlrm_jax.build.data import identity
+from dlrm_jax.build.restored import check_fits
 from dlrm_jax.build.run import build_run
 from dlrm_jax.cluster.signals import Signals
+from dlrm_jax.errors import InputError
 from dlrm_jax.run import loop
 from dlrm_jax.run.history import read_history
 from dlrm_jax.synthetic.log import Synthetic
@@ -48,16 +51,15 @@ class Log(Synthetic):
     return TwoLabels(super().source(split), self.schema)
 
 
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('tasks')
+def train(folder, steps, objective, **tables):
   config = small.get_config()
+  config.tables.update(tables)
   config.tables.shards = 2
   config.optimizer.name = config.table_optimizer.name = 'adagrad'
   config.train.fresh_tables = False
-  config.train.steps, config.train.eval_every = 40, 10
+  config.train.steps, config.train.eval_every = steps, 10
   config.train.eval_batch_size = 512
-  config.train.objective = 'like/log_loss'
+  config.train.objective = objective
   data = Log(
     train=10_000, validation=3_000, test=2_000, tables=(50, 30), hotness=(1, 3)
   )
@@ -66,6 +68,12 @@ def trained(tmp_path_factory):
   mesh = sharding.make_mesh(jax.devices()[:2])
   with Signals() as signals, sharding.use(mesh):
     assert loop.train(run, signals) == 0
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('tasks')
+  train(folder, 40, 'like/log_loss')
   return folder
 
 
@@ -93,3 +101,31 @@ def test_the_report_has_both(trained):
   page = (trained / 'report.html').read_text()
   for label in LABELS:
     assert f'test/{label}' in page
+
+
+def test_nodes_with_tables_of_their_own_are_scored_for_each_task(
+  tmp_path, capsys
+):
+  train(tmp_path, 10, 'like/ne', placement='independent')
+  said = capsys.readouterr().out
+  assert 'nodes, click' in said
+  assert 'nodes, like' in said
+  nodes = json.loads((tmp_path / 'results.json').read_text())['nodes']
+  assert 'like/auc' in nodes['scores']['node 1']
+
+
+def test_what_decides_is_printed(tmp_path, capsys):
+  train(tmp_path, 10, 'like/ne')
+  lines = capsys.readouterr().out.splitlines()
+  (like,) = (x for x in lines if 'validation/like AUC' in x)
+  (click,) = (x for x in lines if 'validation/click AUC' in x)
+  assert 'normalised entropy' in like
+  assert 'normalised entropy' not in click
+
+
+def test_labels_of_data_must_be_those_of_the_run():
+  data = Log(train=1000)
+  other = dataclasses.replace(Synthetic(train=1000))
+  known = identity(data) | {'ids': identity(other)['ids']}
+  with pytest.raises(InputError, match='other labels'):
+    check_fits(other, known)
