@@ -50,6 +50,7 @@ def test_more_devices_send_and_hold_less_each():
     assert more.memory.temporaries < 0.8 * fewer.memory.temporaries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', HOTNESS)
 def test_rows_cost_neither_temporaries_nor_exchange(kind):
   few, many = (compile_for(8, times, kind) for times in (1, 10))

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,7 @@ def test_repeated_rows_are_summed_and_others_stand_alone(rows):
 DTYPES = 'float32', 'bfloat16', 'uint8'  # of storages of rows
 
 
+@pytest.mark.slow
 @given(
   st.integers(0, 2**32 - 1),
   st.sampled_from([1, 4, 16, 64]),

@@ -110,6 +110,7 @@ def evaluations(workdir):
   return [row for row in read_history(workdir) if 'validation/auc' in row]
 
 
+@pytest.mark.slow
 def test_killed_before_a_checkpoint_and_after_it_it_resumes_bit_equal(
   finished, tmp_path
 ):

@@ -168,6 +168,7 @@ def run(*command, status=0):
   return job.run(command, 1, status=status)[0]
 
 
+@pytest.mark.slow
 def test_runs_with_auto_and_a_file_go_on_and_are_evaluated(tmp_path):
   rows, given = np.arange(40), tmp_path / 'given.npy'
   np.save(given, np.stack([rows % 8, rows // 8], 1))

@@ -363,6 +363,7 @@ def results(workdir):
   return json.loads((workdir / 'results.json').read_text())
 
 
+@pytest.mark.slow
 def test_a_run_on_eight_devices_is_evaluated_on_one_and_goes_on_on_four(
   tmp_path,
 ):

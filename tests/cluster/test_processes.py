@@ -126,9 +126,8 @@ STOPS = [
 ]
 
 
-@pytest.mark.parametrize(
-  'stops', [STOPS[:2], pytest.param(STOPS, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('stops', [STOPS[:2], STOPS])
 def test_killed_and_signalled_it_resumes_bit_equal(jobs, tmp_path, stops):
   workdir, variables = tmp_path / 'run', commands.devices(2)
   command = train(workdir, INDEPENDENT)

@@ -224,6 +224,7 @@ def steps_of(tx, devices, seeds, kind):
   }, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'tx',
   [ADAM, rowwise(DESCENT)],

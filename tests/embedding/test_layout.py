@@ -60,6 +60,7 @@ def test_no_two_rows_share_a_place(drawn, shards):
     assert 0 <= at < layout.stacks[stack].rows
 
 
+@pytest.mark.slow
 @given(TABLES, st.sampled_from([4, 8]))
 def test_a_shard_knows_what_it_holds(drawn, shards):
   tables, layout = make_layout(drawn, shards)

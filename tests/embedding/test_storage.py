@@ -121,8 +121,7 @@ def cases():
   """Every storage with each optimizer and number of devices; few are fast."""
   fast = {
     ('codes', 'sgd', 1),
-    ('halves', 'sgd', 2),
-    ('codes', 'rowwise_adagrad', 8),
+    ('halves', 'rowwise_adagrad', 2),
   }
   for case in itertools.product((Halves(), Codes()), OPTIMIZERS, (1, 2, 8)):
     marks = [] if (case[0].name, *case[1:]) in fast else pytest.mark.slow

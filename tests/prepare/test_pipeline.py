@@ -531,6 +531,7 @@ def test_pieces_of_a_file_are_the_file(tmp_path, monkeypatch):
     np.testing.assert_array_equal(a.dense, b.dense)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('memory', [(3000, 2000), (500 << 20, 1 << 30)])
 def test_a_run_cut_off_while_encoding_goes_on_with_other_memory(
   tmp_path, monkeypatch, memory

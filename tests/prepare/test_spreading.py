@@ -72,7 +72,7 @@ def test_without_shuffling_shards_are_filled_one_after_the_other(tmp_path):
   assert np.concatenate(found).tolist() == list(range(sum(parts)))
 
 
-@pytest.mark.parametrize('most', [256, 2])
+@pytest.mark.parametrize('most', [256, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_order_of_rows_is_as_likely(
   tmp_path, few_piles, monkeypatch, most
 ):

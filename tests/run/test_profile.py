@@ -155,6 +155,7 @@ def test_a_run_does_not_notice_profiles(profiled, tmp_path):
   assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_each_process_leaves_a_trace_and_the_first_one_prints(tmp_path):
   command = (
     *('train.py', '--config=tests/small.py', f'--workdir={tmp_path}'),

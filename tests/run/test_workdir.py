@@ -252,6 +252,7 @@ def test_fewer_steps_than_are_trained_are_refused_and_change_nothing(six):
   assert (six / 'config.json').read_text() == before
 
 
+@pytest.mark.slow
 def test_more_patience_goes_on_after_an_early_stop(tmp_path):
   still = {
     'optimizer__learning_rate': 0.0,

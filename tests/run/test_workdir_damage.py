@@ -65,5 +65,5 @@ def test_what_is_no_workdir_is_called_so(tmp_path):
 def test_what_can_not_be_read_is_not_called_damaged(folder, name):
   (folder / name).unlink()
   (folder / name).mkdir()
-  with pytest.raises(InputError, match=f'{name}: can not be read: Is a dir'):
+  with pytest.raises(InputError, match=f'{name}: cannot be read: Is a dir'):
     read(folder)

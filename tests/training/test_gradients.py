@@ -115,7 +115,9 @@ def test_a_step_in_pieces_is_the_plain_step(name, micro_batch):
   assert_equal(task, got, told, want)
 
 
-@pytest.mark.parametrize('micro_batch', [None, 128])
+@pytest.mark.parametrize(
+  'micro_batch', [pytest.param(None, marks=pytest.mark.slow), 128]
+)
 def test_devices_sum_what_their_pieces_give(micro_batch):
   # 1,024 examples for each of four devices: they are cut unasked, too.
   task, batch = make_task('adagrad', micro_batch), make_batch(4096)
@@ -138,6 +140,7 @@ def test_a_loss_that_breaks_on_one_device_says_where():
   assert bad == ['dense features', 'logits', 'loss']
 
 
+@pytest.mark.slow
 def test_devices_exchange_gradients_of_layers_once_whatever_the_pieces():
   counts = set()
   for micro_batch in (512, 64):
