@@ -158,8 +158,8 @@ def test_killed_and_signalled_it_resumes_bit_equal(jobs, tmp_path, stops):
   )
 
 
-# With process 0 the service of JAX ends, which may be noticed before our watch
-# notices anything: JAX aborts the others then.
+# With process 0 the service of JAX ends: JAX aborts the others, before our watch
+# has noticed anything or while it says so.
 ENDED = 'another (process of this job has ended|task died)'
 
 
@@ -173,7 +173,7 @@ def test_killed_while_saving_it_takes_the_others_along(tmp_path, killed):
     job.processes[killed].kill()
     status, _, err = job.end()[1 - killed]
   assert status != 0
-  assert len(re.findall(ENDED, err)) == 1, err
+  assert re.search(ENDED, err), err
   if killed == 1:
     assert status == 1, err
     assert err.count('error:') == 1, err
