@@ -112,8 +112,9 @@ def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
 
   An `InputError` is printed in one line, and the status is 1. Every other
   exception is a defect of the program and keeps its traceback. A signal ends
-  the command with one line and the status 128 plus its number. Libraries log
-  errors only.
+  the command with one line and the status 128 plus its number; a reader of
+  its output that has gone (`| head`) ends it without a word, as SIGPIPE does.
+  Libraries log errors only.
 
   >>> @exit_cleanly
   ... def main():
@@ -131,6 +132,8 @@ def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
     except InputError as error:
       print(f'error: {error}', file=sys.stderr)
       return 1
+    except BrokenPipeError:
+      os._exit(status_of(signal.SIGPIPE))
     except KeyboardInterrupt as error:
       sys.stdout.flush()
       leave(number_of(error), UNDONE)

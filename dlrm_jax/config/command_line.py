@@ -194,7 +194,11 @@ def read_flags(
       _set_field(config, flag, known)
   wrong = next(config_file.wrong_fields(config.to_dict(), known), None)
   if wrong:
-    raise InputError(f'flags of the config: {wrong}')
+    raise InputError(
+      f'flags of the config: {wrong.partition("; begin with")[0]}; a flag of a '
+      f'whole part of the config replaces all its fields: set them one by one, '
+      f'as in --config.model.dim=16'
+    )
   flags.config = config.lock()
   return flags
 

@@ -121,7 +121,9 @@ class _FileErrors:
     what = str(error)
     if isinstance(error, (KeyError, AttributeError)):
       # The text may be quoted, with escaped line breaks.
-      what = what.strip('"\'').replace('\\n', ' ').replace("\\'", "'")
+      if what[:1] in ('"', "'") and what[:1] == what[-1:]:
+        what = what[1:-1]
+      what = what.replace('\\n', ' ').replace("\\'", "'")
     what = ' '.join(what.split())
     if isinstance(error, ValueError) and self._variant in what.split("'"):
       # The file itself names the variants that exist.

@@ -28,13 +28,16 @@ _CONFIG, _DATA = 'config.json', 'data.json'
 _OWN = 'tables.features.'  # fields that auto encodings may have set
 _VERSION, _FORMAT = 'version', 1
 RESULTS = 'results.json'
+_MOST = 6  # most differences in a message
 _LONG = 120  # most letters of a difference in a message
 
 
 def _refuse(path: Path, found: Sequence[object], advice: str) -> None:
   """Raises an `InputError` that lists differences, if there are any."""
   if found:
-    said = '; '.join(map(str, found))
+    said = '; '.join(map(str, found[:_MOST]))
+    if len(found) > _MOST:
+      said += f'; and {len(found) - _MOST} more'
     raise InputError(f'{path.parent} was made by another run: {said}. {advice}')
 
 

@@ -1,4 +1,4 @@
-"""Measures popularity and locality of the ids of a data set.
+r"""Measures popularity and locality of the ids of a data set.
 
   python -m dlrm_jax.traces --data=data/kaggle --output=trace.json
   python -m dlrm_jax.traces --dist_emb dist_emb_*.log --output=trace.json

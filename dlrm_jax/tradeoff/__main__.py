@@ -1,4 +1,4 @@
-"""Quality against memory: trains encodings at several sizes, and draws both.
+r"""Quality against memory: trains encodings at several sizes, and draws both.
 
   python -m dlrm_jax.tradeoff --config=configs/criteo_kaggle.py:best \
     --config.data.dir=data/kaggle --workdir=runs/tradeoff \
@@ -62,16 +62,22 @@ def _parser() -> Parser:
     type=_names,
     default=_ENCODINGS,
     metavar='NAME,NAME,...',
-    help='ENCODING or ENCODING:COMBINE; plain is added',
+    help='ENCODING or ENCODING:COMBINE; plain is added (default: '
+    f'{",".join(_ENCODINGS)})',
   )
   add(
     '--ratios',
     type=_names,
     default=['4', '16', '64'],
     metavar='RATIO,RATIO,...',
-    help='how many times fewer parameters than plain tables',
+    help='how many times fewer parameters than plain tables (default: 4,16,64)',
   )
-  add('--seeds', type=int, default=3, help='runs of each encoding and ratio')
+  add(
+    '--seeds',
+    type=int,
+    default=3,
+    help='runs of each encoding and ratio (default: 3)',
+  )
   return parser
 
 

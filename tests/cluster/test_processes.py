@@ -158,8 +158,8 @@ def test_killed_and_signalled_it_resumes_bit_equal(jobs, tmp_path, stops):
   )
 
 
-# With process 0 the service of JAX ends: JAX aborts the others, before our watch
-# has noticed anything or while it says so.
+# With process 0 the service of JAX ends: JAX aborts the others, before our
+# watch has noticed anything or while it says so.
 ENDED = 'another (process of this job has ended|task died)'
 
 
