@@ -128,7 +128,9 @@ def exit_cleanly(main: Callable[..., int | None]) -> Callable[..., int]:
     logging.set_verbosity(logging.ERROR)
     try:
       with _raising():
-        return main(*args, **kwargs) or 0
+        status = main(*args, **kwargs) or 0
+        sys.stdout.flush()
+      return status
     except InputError as error:
       print(f'error: {error}', file=sys.stderr)
       return 1

@@ -8,6 +8,7 @@ import gzip
 import importlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -532,3 +533,18 @@ def test_wrong_usage_has_the_status_of_every_other_mistake(command, capsys):
   said = capsys.readouterr().err
   assert said.startswith('error: ')
   assert len(said.splitlines()) == 1
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word():
+  """As in `python -m dlrm_jax.plan ... | head -1`."""
+  command = [sys.executable, '-m', 'dlrm_jax.plan', '--config=tests/small.py']
+  with subprocess.Popen(
+    command,
+    cwd=commands.ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    process.stdout.close()
+    assert process.stderr.read() == ''
+    assert process.wait() == 128 + signal.SIGPIPE
