@@ -164,6 +164,7 @@ def test_before_the_first_step_a_signal_ends_it_at_once(
   assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_equal(
   finished, tmp_path
 ):

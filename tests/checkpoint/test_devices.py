@@ -225,6 +225,7 @@ def told_on_eight(folder, task, seeds):
     return scored(task, state), trained(step, state, seeds)[1]
 
 
+@pytest.mark.slow
 def test_training_goes_on_and_is_scored_wherever_it_is_restored(tmp_path):
   task, other = mixed_task(MIXED, 8), mixed_task(OTHER, 4)
   scores, expected = told_on_eight(tmp_path, task, range(3, 8))

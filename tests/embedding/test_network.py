@@ -152,6 +152,7 @@ def test_they_learn_as_their_own_gradients_say():
     np.testing.assert_allclose(found, -0.5 * slope, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_roles_are_the_same_on_many_devices():
   want, _ = compiled_step(task(4))(
     new_state(task(4), jax.random.key(0)), make_batch()

@@ -267,6 +267,7 @@ KINDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('share', [0, 0.5])
 def test_files_that_a_loss_of_power_cut_are_made_again(
   tmp_path, many_shards, monkeypatch, share

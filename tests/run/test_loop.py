@@ -229,6 +229,7 @@ def test_a_run_that_lost_its_last_steps_logs_the_same_lines(
   assert lines(folder) == lines(whole)
 
 
+@pytest.mark.slow
 def test_a_lengthened_run_stops_early_where_one_that_was_as_long_stops(
   tmp_path,
 ):

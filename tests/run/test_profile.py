@@ -143,6 +143,7 @@ def test_the_trace_has_the_recorded_steps(profiled):
   assert names.count('step') == names.count('input') == 5
 
 
+@pytest.mark.slow
 def test_a_run_does_not_notice_profiles(profiled, tmp_path):
   workdir, _ = profiled
   assert contents(workdir) == {}

@@ -103,6 +103,7 @@ def test_the_report_has_both(trained):
     assert f'test/{label}' in page
 
 
+@pytest.mark.slow
 def test_nodes_with_tables_of_their_own_are_scored_for_each_task(
   tmp_path, capsys
 ):

@@ -220,6 +220,7 @@ def test_where_tables_live_may_change_and_is_said(six, capsys):
   assert 'tables.shards was 1, is 2' in said
 
 
+@pytest.mark.slow
 def test_trained_longer_it_is_the_run_that_was_to_be_so_long(
   six, tmp_path, capsys
 ):

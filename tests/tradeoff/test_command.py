@@ -115,6 +115,7 @@ def test_more_of_a_study_trains_only_what_is_new(finished, tmp_path):
   assert len(numbers(tmp_path / 'more')['points']) == 3
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_in_the_run_it_was_in(finished, tmp_path):
   workdir, one_seed = tmp_path / 'killed', (*STUDY, '--seeds=1')
   dies = functools.partial(signal_itself, signal.SIGKILL, 8)
