@@ -19,7 +19,7 @@ for _name in (
   'dlrm_jax.plan.advice',
   'dlrm_jax.plan.compiled',
   'dlrm_jax.plan.forecast',
-  'dlrm_jax.prepare.flags',
+  'dlrm_jax.prepare.request',
   'dlrm_jax.prepare.pipeline',
   'dlrm_jax.report.run_page',
   'dlrm_jax.run.comparison',

@@ -193,12 +193,12 @@ def main(argv: Sequence[str]) -> None:
   """Prepares the set that the options ask for, and prints a summary."""
   options = _parser().parse_args(split_values(argv, _FILES))
   # Imported here, because --help needs neither.
-  from dlrm_jax.prepare import flags
+  from dlrm_jax.prepare import request
   from dlrm_jax.prepare.work import check_output
 
   check_output(options.output, options.overwrite)
   start = time.monotonic()
-  flags.run_request(options, flags.request_of(options))
+  request.run_request(options, request.request_of(options))
   _summary(options.output, options.config, time.monotonic() - start)
 
 

@@ -202,13 +202,13 @@ def by_beam(flags: str, folder: Path) -> Stage:
   def stage(
     name: str, function: Callable[[Any], None], units: Sequence[Any]
   ) -> None:
-    todo = undone(units)
-    progress = progress_bar(name, len(units), len(units) - len(todo))
+    remaining = undone(units)
+    progress = progress_bar(name, len(units), len(units) - len(remaining))
     with progress, _watched(progress, units):
-      if not todo:
+      if not remaining:
         return
       path = folder / f'{name}.units'
-      places = _keep(path, function, todo)
+      places = _keep(path, function, remaining)
       pipeline = beam.Pipeline(options=options)
       # Without a shuffle, runners fuse the steps, and one worker does all.
       elements = pipeline | beam.Create(places) | beam.Reshuffle()
@@ -216,6 +216,6 @@ def by_beam(flags: str, folder: Path) -> Stage:
       _run(pipeline)
       if refused := _error_file(path).read_text().strip():
         raise InputError(refused)
-      _await_outputs(name, todo)
+      _await_outputs(name, remaining)
 
   return stage

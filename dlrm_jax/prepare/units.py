@@ -145,9 +145,9 @@ def in_process(
   name: str, function: Callable[[Any], None], units: Sequence[Any]
 ) -> None:
   """A `Stage` in this process, one unit after the other."""
-  todo = undone(units)
-  with progress_bar(name, len(units), len(units) - len(todo)) as progress:
-    for unit in todo:
+  remaining = undone(units)
+  with progress_bar(name, len(units), len(units) - len(remaining)) as progress:
+    for unit in remaining:
       do_unit(function, unit)
       progress.update()
 
@@ -198,9 +198,9 @@ def _run_in(
   function: Callable[[Any], None],
   units: Sequence[Any],
 ) -> None:
-  todo = undone(units)
-  with progress_bar(name, len(units), len(units) - len(todo)) as progress:
-    waiting = [pool.submit(do_unit, function, unit) for unit in todo]
+  remaining = undone(units)
+  with progress_bar(name, len(units), len(units) - len(remaining)) as progress:
+    waiting = [pool.submit(do_unit, function, unit) for unit in remaining]
     try:
       for future in concurrent.futures.as_completed(waiting):
         future.result()
