@@ -7,11 +7,13 @@ It contains the layout of its tables and checksums of all its files.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +74,23 @@ class _Repeated(logging.Filter):
     return f'{os.sep}orbax{os.sep}' not in record.pathname
 
 
+@functools.cache
+def _drop_late_results() -> None:
+  """Drops tracebacks of TensorStore's writes that end after a failed save.
+
+  Orbax closes its event loop at the first error, and every write that ends
+  later prints that the loop is closed. `wait` raises the error itself. The
+  writes may outlast the checkpoints, so this stays for the whole process.
+  """
+  previous = sys.unraisablehook
+
+  def hook(event: Any) -> None:
+    if str(event.exc_value) != 'Event loop is closed':
+      previous(event)
+
+  sys.unraisablehook = hook
+
+
 class Checkpoints:
   """The checkpoints of one run, numbered by step."""
 
@@ -105,6 +124,7 @@ class Checkpoints:
       folder.mkdir(parents=True, exist_ok=True)
       self._clean()
     logging.getLogger('absl').addFilter(self._filter)
+    _drop_late_results()
     handlers: dict[str, Any] = {
       STATE: ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False),
       LAYOUT: ocp.JsonCheckpointHandler(),
