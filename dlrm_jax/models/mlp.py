@@ -148,9 +148,7 @@ class MLP(nn.Module):
   dropout: float = 0.0
 
   @nn.compact
-  def __call__(
-    self, x: jax.Array, train: Training | None = None
-  ) -> jax.Array:
+  def __call__(self, x: jax.Array, train: Training | None = None) -> jax.Array:
     """f32[B, in] -> f32[B, widths[-1]]."""
     for i, width in enumerate(self.widths):
       x = Dense(width, self.dtype, name=f'dense_{i}')(x)
