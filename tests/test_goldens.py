@@ -162,7 +162,7 @@ def test_losses_and_weights_are_those_of_the_reference(name):
   step = jax.jit(functools.partial(train_step, task))
   for k, loss in enumerate(losses):
     batch = batch_of(golden, k, hotness)
-    outputs = task.network.outputs(state.params, state.tables, batch.inputs)
+    outputs = task.network.outputs(state.layers, state.tables, batch.inputs)
     probabilities = jax.nn.sigmoid(outputs[:, 0])
     np.testing.assert_allclose(
       probabilities, golden['predictions'][k].reshape(-1), rtol=1e-5, atol=1e-6
