@@ -24,10 +24,11 @@ def outputs(model, dense, vectors):
     dense: f32[B, N].
     vectors: by role.
   """
-  params = model.init(jax.random.key(0), dense, vectors)['params']
+  key = jax.random.key(0)
+  shapes = jax.eval_shape(lambda: model.init(key, dense, vectors)['params'])
   random = np.random.default_rng(1)
   params = jax.tree.map(
-    lambda x: random.normal(size=x.shape).astype(np.float32) / 2, params
+    lambda x: random.normal(size=x.shape).astype(np.float32) / 2, shapes
   )
   return params, np.asarray(model.apply({'params': params}, dense, vectors))
 
