@@ -82,10 +82,8 @@ class DCN(Deep):
   def misfit(self, shapes: Shapes) -> str:
     """Why the model cannot have such layers; '' where it can."""
     del shapes
-    for name, value in (('layers', self.layers - 1), ('rank', self.rank)):
-      if value < 0:
-        found = getattr(self, name)
-        return f'dcn.{name} is {found}; expected {found - value} or more'
+    if self.layers < 1:
+      return f'dcn.layers is {self.layers}; expected 1 or more'
     return ''
 
   @nn.compact

@@ -98,8 +98,6 @@ class NeuMF(DeepNCF):
 
   def misfit(self, shapes: Shapes) -> str:
     """Why the model cannot take such inputs; '' where it can."""
-    if self.mlp_dim < 0:
-      return f'neumf.mlp_dim is {self.mlp_dim}; expected 0 or more'
     return needs_a_pair('neumf', shapes, _GMF)
 
   @nn.compact

@@ -121,7 +121,6 @@ def test_cross_layers_multiply_in_the_compute_dtype():
     (DeepFM(BOTTOM, TOP, outputs=2), 'name is deepfm, which has one output'),
     (DCN((6, 5), TOP), ''),
     (DCN(BOTTOM, TOP, layers=0), 'dcn.layers is 0; expected 1 or more'),
-    (DCN(BOTTOM, TOP, rank=-1), 'dcn.rank is -1; expected 0 or more'),
   ],
 )
 def test_inputs_that_do_not_fit_are_said(model, why):

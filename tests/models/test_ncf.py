@@ -69,11 +69,6 @@ def test_neumf_has_vectors_of_one_width_if_none_is_given():
       Shapes(0, {'gmf': (3, 4), 'mlp': (3, 4)}),
       'name is neumf, which takes two sparse',
     ),
-    (
-      NeuMF((4,), TOP, mlp_dim=-1),
-      Shapes(0, {'gmf': (2, 4), 'mlp': (2, 4)}),
-      'neumf.mlp_dim is -1; expected 0 or more',
-    ),
   ],
 )
 def test_inputs_that_do_not_fit_are_said(model, shapes, why):
