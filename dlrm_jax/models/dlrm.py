@@ -48,7 +48,7 @@ class DLRM(Deep):
     count, _ = shapes.vectors[VECTORS]
     if count + bool(shapes.dense) < 2:
       return (
-        f'interaction is {self.interaction.value}, but the data has one '
+        f'dlrm.interaction is {self.interaction.value}, but the data has one '
         'feature, which has nothing to interact with; set it to cat'
       )
     return self.bottom_misfit(shapes)
