@@ -23,6 +23,7 @@ from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.heads import Head
 from dlrm_jax.training.state import Task, abstract_state, create_state
+from tests import commands
 
 
 def make_task(placement):
