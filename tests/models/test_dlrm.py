@@ -85,7 +85,11 @@ def test_layers_start_as_in_the_reference():
 @pytest.mark.parametrize(
   ('model', 'shapes', 'why'),
   [
-    (DLRM((8, 4), (8,)), Shapes(0, {'vectors': (1, 4)}), 'dlrm.interaction is d'),
+    (
+      DLRM((8, 4), (8,)),
+      Shapes(0, {'vectors': (1, 4)}),
+      'dlrm.interaction is d',
+    ),
     (DLRM((8, 5), (8,)), Shapes(3, {'vectors': (2, 4)}), 'bottom ends in wid'),
     (DLRM((8, 4), (8,)), Shapes(3, {'vectors': (1, 4)}), ''),
     (
