@@ -51,6 +51,7 @@ KINDS: dict[str, FieldKind] = {
       'data.synthetic',
       'data.lanes',
       'data.window',
+      'data.negatives',
       'model.dim',
       'model.bottom',
       'model.top',

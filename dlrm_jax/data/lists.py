@@ -1,12 +1,19 @@
-"""Lists to rank: consecutive examples, the positive first, then candidates.
+"""Sets of users and items, and lists to rank.
 
-An example of weight 0 is left out: it pads its list, or is the positive once
-more. A long list is cut into pieces of equal length, each of which begins with
+A list is consecutive examples, the positive first, then candidates. An example
+of weight 0 is left out: it pads its list, or is the positive once more. A long
+list is cut into pieces of equal length, each of which begins with
 the positive again, so that no batch has to hold a whole list.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+IMPLICIT = 'implicit'
+"""The kind (`Prepared.details`) of sets of users and their items."""
+
+USER, ITEM = 'user', 'item'
+"""The columns of such a set, in this order."""
 
 
 class Lists(NamedTuple):

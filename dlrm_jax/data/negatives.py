@@ -55,7 +55,7 @@ class Negatives:
     )
 
   def added(self, block: Block, seed: int, positives: np.ndarray) -> Block:
-    """Puts k negatives behind each positive: [s, P, ...] -> [s, P (k + 1), ...].
+    """Puts k negatives behind each positive: [s, P] -> [s, P (k + 1)].
 
     Args:
       block: the positives of s batches, P of each.

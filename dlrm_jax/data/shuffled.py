@@ -211,6 +211,4 @@ class Shuffled:
     places = self._process * lanes * size + np.arange(
       lanes * size, dtype=np.uint64
     )
-    return reading.negatives.added(
-      whole, reading.seed, first[:, None] + places
-    )
+    return reading.negatives.added(whole, reading.seed, first[:, None] + places)

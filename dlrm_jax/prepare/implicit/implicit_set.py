@@ -21,6 +21,7 @@ import polars as pl
 
 from dlrm_jax.data import manifest, shards
 from dlrm_jax.data.folder import VOCABULARIES, vocabulary_path
+from dlrm_jax.data.lists import IMPLICIT, ITEM, USER
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.records import Fields
 from dlrm_jax.data.schema import Block, Column, Schema
@@ -28,11 +29,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.files import replacing
 from dlrm_jax.prepare import notes
 from dlrm_jax.prepare.bad_rows import BadRows
-from dlrm_jax.prepare.implicit.interactions import (
-  ITEM,
-  USER,
-  read_interactions,
-)
+from dlrm_jax.prepare.implicit.interactions import read_interactions
 from dlrm_jax.prepare.implicit.leave_one_out import (
   CANDIDATES,
   HeldOut,
@@ -53,9 +50,6 @@ from dlrm_jax.prepare.work import LAYOUT, unfinished
 from dlrm_jax.vocabulary.columns import Columns, Sparse
 from dlrm_jax.vocabulary.hashing import HASH
 from dlrm_jax.vocabulary.keys import keys_of
-
-FORMAT = 'implicit'
-"""Name of this kind of set."""
 
 COLUMNS = Columns((), (Sparse(USER), Sparse(ITEM)))
 """Columns of such a set."""
@@ -232,7 +226,7 @@ def prepare_implicit(
     seed=seed,
     on_bad_row=on_bad_row,
   )
-  described = {'format': FORMAT, 'hold_out': 'last', 'candidates': CANDIDATES}
+  described = {'format': IMPLICIT, 'hold_out': 'last', 'candidates': CANDIDATES}
   plan = {
     'version': manifest.FORMAT,
     'layout': LAYOUT,
@@ -250,7 +244,7 @@ def prepare_implicit(
     numbering = settings.numbering.values
     coders = coders_without_tables(COLUMNS, counted, {}, numbering)
     details = {
-      'kind': FORMAT,
+      'kind': IMPLICIT,
       'format': described,
       'files': log.files,
       'options': dataclasses.asdict(settings),

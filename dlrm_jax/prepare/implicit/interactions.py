@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import polars as pl
 
+from dlrm_jax.data.lists import ITEM, USER
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import BadRows, Fault, shorten
 from dlrm_jax.prepare.readers.csv_lines import Csv
 from dlrm_jax.prepare.readers.lines import Lines, cut, first_line
 
 EXPECTED = 'lines of user, item, rating and time between tabs'
-
-USER, ITEM = 'user', 'item'
-"""Names of the two columns of a set, in this order."""
 
 LINE = 'line'
 """Name of the column of line numbers, from 1."""

@@ -49,7 +49,9 @@ class Owned(NamedTuple):
     """The items of users 0 ... count - 1, from pairs i32[n] each."""
     most = int(items.max(initial=0)) + 1
     pairs = np.unique(users.astype(np.int64) * most + items)
-    return cls(pairs % most, np.searchsorted(pairs, np.arange(count + 1) * most))
+    return cls(
+      pairs % most, np.searchsorted(pairs, np.arange(count + 1) * most)
+    )
 
   def __getitem__(self, user: int) -> np.ndarray:
     """The items of a user, rising."""
@@ -81,7 +83,9 @@ def hold_out(users: np.ndarray, times: np.ndarray, full: np.ndarray) -> HeldOut:
   )
 
 
-def absent_items(owned: np.ndarray, first: int, ranks: np.ndarray) -> np.ndarray:
+def absent_items(
+  owned: np.ndarray, first: int, ranks: np.ndarray
+) -> np.ndarray:
   """The items that a user does not have, by their ranks from 0.
 
   Args:
