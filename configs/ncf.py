@@ -12,6 +12,7 @@ from dlrm_jax.configs import default
 
 
 def get_config() -> ConfigDict:
+  """Settings."""
   config = default.get_config()
   config.data.negatives = 4
   config.model.dim = 32
