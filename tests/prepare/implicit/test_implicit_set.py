@@ -65,7 +65,9 @@ def test_the_last_item_of_each_user_is_held_out(prepare, capsys):
   held = {(user, item) for user, item, label, _ in lists if label}
   assert held == {(5, 102), (6, 100), (8, 900)}
   assert train == {(user, item) for user, item, _ in ROWS} - held
-  assert '1 users with a single row: it stays in train' in capsys.readouterr().out
+  assert (
+    '1 users with a single row: it stays in train' in capsys.readouterr().out
+  )
 
 
 def test_lists_have_distinct_items_that_the_user_does_not_have(prepare):
