@@ -11,6 +11,9 @@ HIGHER = {
   'accuracy': True,
   'log_loss': False,
   'ne': False,
+  'hr_10': True,
+  'ndcg_10': True,
+  'mrr': True,
 }
 """Metrics that can be an objective, and whether a higher value is better."""
 
@@ -20,11 +23,17 @@ LABELS = {
   'pr_auc': 'PR-AUC',
   'ne': 'normalised entropy',
   'accuracy': 'accuracy',
+  'hr_10': 'HR@10',
+  'ndcg_10': 'NDCG@10',
+  'mrr': 'MRR',
 }
 """Names of these metrics for people."""
 
 SHOWN = ('auc', 'log_loss')
 """Metrics that are printed and drawn in any case."""
+
+RANKED = ('hr_10', 'ndcg_10', 'mrr')
+"""Metrics of lists to rank; other examples have none of them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,7 @@ def plan_lines(run: Run) -> Iterator[str]:
   devices = jax.devices()
   examples = ', '.join(f'{name} {n:,}' for name, n in run.data.splits.items())
   batch_size = run.reading.batch_size
-  epochs = run.steps * batch_size / run.data.splits['train']
+  epochs = run.steps / run.steps_per_epoch
   dense = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
   yield f'data      {run.data_name}'
   yield f'examples  {examples}'

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster import agreement
-from dlrm_jax.metrics.objective import LABELS, SHOWN
+from dlrm_jax.metrics.objective import LABELS, RANKED, SHOWN
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, never
 from dlrm_jax.run.history import History
@@ -51,14 +51,14 @@ class Validation:
     if not self.possible:
       return {}
     batches = batches_of(self._run, SPLIT)
-    tallies = score(self._run, self._evaluate, state, step, batches, stop)
-    of_heads = by_head(tallies)
+    found = score(self._run, self._evaluate, state, step, SPLIT, batches, stop)
+    of_heads = by_head(*found)
     scores = flat_scores(of_heads)
     for name, of_head in named(SPLIT, of_heads).items():
       self._warn_of_undefined(name, of_head['examples'], of_head['clicks'])
       shown = '  '.join(
         f'{LABELS[metric]} {with_error(of_head, metric)}'
-        for metric in self._shown(name)
+        for metric in self._shown(name, of_head)
       )
       self._bar.write(f'step {step:>9,}  {name} {shown}')
     self._history.add(step, {f'{SPLIT}/{k}': v for k, v in scores.items()})
@@ -79,10 +79,11 @@ class Validation:
       )
     self._bar.write(line)
 
-  def _shown(self, name: str) -> Sequence[str]:
+  def _shown(self, name: str, scores: Mapping[str, float]) -> Sequence[str]:
     """Metrics to print of a head: those of any run, and the objective."""
     own = [self._run.objective.metric] if self._decides(name) else []
-    return list(dict.fromkeys([*SHOWN, *own]))
+    ranked = [metric for metric in RANKED if metric in scores]
+    return list(dict.fromkeys([*ranked, *SHOWN, *own]))
 
   def _decides(self, name: str) -> bool:
     """Whether the objective is a metric of this head."""
