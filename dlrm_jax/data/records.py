@@ -65,7 +65,7 @@ def pack(fields: Fields, block: Block) -> np.ndarray:
   if fields.id_weights:
     floats[:, end : end + fields.hotness] = block.id_weights
     end += fields.hotness
-  if fields.group:
+  if block.group is not None:
     packed[:, end] = block.group
   if fields.weights:
     floats[:, -1] = block.weights

@@ -9,6 +9,8 @@ HIGHER = {
   'auc': True,
   'pr_auc': True,
   'accuracy': True,
+  'uauc': True,
+  'wuauc': True,
   'log_loss': False,
   'ne': False,
 }
@@ -20,11 +22,16 @@ LABELS = {
   'pr_auc': 'PR-AUC',
   'ne': 'normalised entropy',
   'accuracy': 'accuracy',
+  'uauc': 'uAUC',
+  'wuauc': 'wuAUC',
 }
 """Names of these metrics for people."""
 
 SHOWN = ('auc', 'log_loss')
 """Metrics that are printed and drawn in any case."""
+
+WITHIN = ('uauc', 'wuauc')
+"""Metrics within groups, which only data with groups has."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.cluster import agreement
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary, paired
+from dlrm_jax.run.groups import Kept
 from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
 from dlrm_jax.training.heads import Head
 from dlrm_jax.training.nodes import compiled_average, node_count
@@ -105,9 +106,11 @@ class Evaluator:
     """
     heads = self._task.heads
     totals = {head.name: binary.empty() for head in heads}
+    kept = Kept([head.name for head in heads])
     for batch, logits in self._scored(state, batches, stop):
       totals = tally_heads(heads, logits, batch, totals)
-    return _of_all_processes(totals)
+      kept.add(batch, logits)
+    return kept.into(_of_all_processes(totals))
 
   def nodes(
     self, state: TrainState, batches: Iterable[Batch]
@@ -115,7 +118,7 @@ class Evaluator:
     """Tallies of each node, of the mean of their tables, of the ensemble.
 
     Every node scores every example. The ensemble's probability is the mean
-    of the nodes' probabilities.
+    of the nodes' probabilities. Only the ensemble is scored within groups.
 
     Args:
       state: a state with independent tables.
@@ -129,6 +132,7 @@ class Evaluator:
       name: {head.name: binary.empty() for head in self._task.heads}
       for name in (*names, _MEAN, ENSEMBLE)
     }
+    kept = Kept([head.name for head in self._task.heads])
     mean = compiled_average(self._task, keep=True)(state)
     for batch in batches:
       inputs = send(batch.inputs)
@@ -137,7 +141,9 @@ class Evaluator:
       logits[_MEAN] = local_part(self._score(mean, inputs))
       for name, x in logits.items():
         totals[name] = tally_heads(self._task.heads, x, batch, totals[name])
-    return {name: _of_all_processes(total) for name, total in totals.items()}
+      kept.add(batch, logits[ENSEMBLE])
+    found = {name: _of_all_processes(total) for name, total in totals.items()}
+    return found | {ENSEMBLE: kept.into(found[ENSEMBLE])}
 
   def keep(self, state: TrainState, batches: Iterable[Batch]) -> paired.Scored:
     """Labels, weights and logits of the first head, of one process.
@@ -229,10 +235,14 @@ def _of_all_processes(tallies: Tallies) -> Tallies:
 
 def _added(tally: binary.Tally) -> binary.Tally:
   """The sum of the tallies that all processes have."""
-  clicks, others, low, high, *sums = tally
-  (low,) = agreement.reduced([low], 'min')
-  (high,) = agreement.reduced([high], 'max')
-  clicks, others, total = agreement.reduced(
-    [clicks, others, np.array(sums)], 'sum'
+  names = tally._fields[4:-1]  # of the sums that are single numbers
+  (low,) = agreement.reduced([tally.low], 'min')
+  (high,) = agreement.reduced([tally.high], 'max')
+  sums = np.array([getattr(tally, name) for name in names])
+  clicks, others, sums = agreement.reduced(
+    [tally.clicks, tally.others, sums], 'sum'
   )
-  return binary.Tally(clicks, others, low, high, *map(float, total))
+  totals = dict(zip(names, map(float, sums), strict=True))
+  return tally._replace(
+    clicks=clicks, others=others, low=low, high=high, **totals
+  )

@@ -13,6 +13,8 @@ ERROR = '_std_error'
 """Suffix of the name of a metric's standard error."""
 
 
+_COUNTS = ('examples', 'clicks', 'groups', 'groups_left_out')
+
 ERROR_NOTE = '± one standard error, of AUC by DeLong'
 
 
@@ -99,7 +101,7 @@ def _number(metric: str, value: float) -> str:
     return 'undefined'
   if metric == 'auc_bin_bound':
     return f'{value:.1e}'
-  return f'{value:,.0f}' if metric in ('examples', 'clicks') else f'{value:.5f}'
+  return f'{value:,.0f}' if metric in _COUNTS else f'{value:.5f}'
 
 
 def node_tables(

@@ -125,7 +125,8 @@ class RawSchema:
     names += [source.column for source in self.dense]
     for source in self.sparse:
       names += [source.column, source.weights]
-    names += [self.weight, self.time, self.group and self.group.column]
+    names += [self.weight, self.time]
+    names += [self.group.column] if self.group else []
     return tuple(dict.fromkeys(name for name in names if name))
 
   def check(self, columns: Iterable[str], path: str) -> None:
