@@ -5,6 +5,7 @@ tally of all parts, the same on every process.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -235,14 +236,11 @@ def _of_all_processes(tallies: Tallies) -> Tallies:
 
 def _added(tally: binary.Tally) -> binary.Tally:
   """The sum of the tallies that all processes have."""
-  names = tally._fields[4:-1]  # of the sums that are single numbers
-  (low,) = agreement.reduced([tally.low], 'min')
-  (high,) = agreement.reduced([tally.high], 'max')
-  sums = np.array([getattr(tally, name) for name in names])
-  clicks, others, sums = agreement.reduced(
-    [tally.clicks, tally.others, sums], 'sum'
+  clicks, others, low, high, *sums = tally[:-1]
+  (low,) = agreement.reduced([low], 'min')
+  (high,) = agreement.reduced([high], 'max')
+  clicks, others, total = agreement.reduced(
+    [clicks, others, np.array(sums)], 'sum'
   )
-  totals = dict(zip(names, map(float, sums), strict=True))
-  return tally._replace(
-    clicks=clicks, others=others, low=low, high=high, **totals
-  )
+  numbers: Any = map(float, total)
+  return binary.Tally(clicks, others, low, high, *numbers)

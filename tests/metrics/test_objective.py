@@ -22,10 +22,10 @@ def built(name, labels=('click',), grouped=False):
 
 def scores(logits, labels):
   """The metrics of an evaluation whose examples are of one group."""
-  numbers = [np.array(x, np.float32) for x in (logits, labels)]
+  x, y = np.array(logits, np.float32), np.array(labels, np.float32)
   ones = np.ones(len(labels), np.float32)
-  examples = Examples(ones.astype(np.int32), *numbers, ones)
-  tally = binary.tally(*numbers, ones)
+  examples = Examples(ones.astype(np.int32), x, y, ones)
+  tally = binary.tally(x, y, ones)
   return binary.summarize(tally._replace(within=group_scores(examples)))
 
 
