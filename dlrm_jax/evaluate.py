@@ -233,7 +233,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     node_tables,
     score_table,
   )
-  from dlrm_jax.run.scoring import undefined_line
+  from dlrm_jax.run.scoring import undefined_lines
   from dlrm_jax.training.nodes import divergence, node_count
 
   run = _open(Path(arguments.workdir), arguments)
@@ -260,8 +260,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   most = max(of_heads.values(), key=lambda scores: scores['examples'])
   _check_scored(most, name, report.skipped)
   for title, scores in named(name, of_heads).items():
-    if line := undefined_line(title, scores['examples'], scores['clicks']):
-      tables.append(line)
+    tables += undefined_lines(title, scores)
   checkpoint = f'{run.folder}, checkpoint of step {run.step:,}'
   _print_lines([*report.lines, checkpoint, *tables], arguments.json)
   metrics = {'metrics': flat_scores(of_heads)}

@@ -77,6 +77,7 @@ KINDS: dict[str, FieldKind] = {
       *(f'optimizer.{name}' for name in _OPTIMIZER),
       *(f'table_optimizer.{name}' for name in _OPTIMIZER),
       'train.loss',
+      'train.label_weights',
       'train.batch_size',
       'train.clip',
       'train.plateau',

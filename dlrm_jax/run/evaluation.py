@@ -5,7 +5,7 @@ tally of all parts, the same on every process.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from dlrm_jax.cluster import agreement
 from dlrm_jax.data.lists import Lists
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary, paired, ranking
+from dlrm_jax.run.groups import Kept
 from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
 from dlrm_jax.training.heads import Head
 from dlrm_jax.training.nodes import compiled_average, node_count
@@ -138,14 +139,15 @@ class Evaluator:
     """
     heads = self._task.heads
     totals = {head.name: binary.empty() for head in heads}
-    parts = []
+    parts, kept = [], Kept([head.name for head in heads])
     for batch, logits in self._scored(state, batches, stop):
       totals = tally_heads(heads, logits, batch, totals)
+      kept.add(batch, logits)
       if lists is not None:
         shape = (-1, lists.length)
         weights = np.asarray(batch.weights).reshape(shape)
         parts.append(ranking.places(logits[:, 0].reshape(shape), weights))
-    tallies = _of_all_processes(totals)
+    tallies = kept.into(_of_all_processes(totals))
     if lists is None:
       return Scores(tallies)
     return Scores(tallies, _whole_lists(parts, lists.pieces))
@@ -156,7 +158,7 @@ class Evaluator:
     """Tallies of each node, of the mean of their tables, of the ensemble.
 
     Every node scores every example. The ensemble's probability is the mean
-    of the nodes' probabilities.
+    of the nodes' probabilities. Only the ensemble is scored within groups.
 
     Args:
       state: a state with independent tables.
@@ -170,6 +172,7 @@ class Evaluator:
       name: {head.name: binary.empty() for head in self._task.heads}
       for name in (*names, _MEAN, ENSEMBLE)
     }
+    kept = Kept([head.name for head in self._task.heads])
     mean = compiled_average(self._task, keep=True)(state)
     for batch in batches:
       inputs = send(batch.inputs)
@@ -178,7 +181,9 @@ class Evaluator:
       logits[_MEAN] = local_part(self._score(mean, inputs))
       for name, x in logits.items():
         totals[name] = tally_heads(self._task.heads, x, batch, totals[name])
-    return {name: _of_all_processes(total) for name, total in totals.items()}
+      kept.add(batch, logits[ENSEMBLE])
+    found = {name: _of_all_processes(total) for name, total in totals.items()}
+    return found | {ENSEMBLE: kept.into(found[ENSEMBLE])}
 
   def keep(self, state: TrainState, batches: Iterable[Batch]) -> paired.Scored:
     """Labels, weights and logits of the first head, of one process.
@@ -270,13 +275,14 @@ def _of_all_processes(tallies: Tallies) -> Tallies:
 
 def _added(tally: binary.Tally) -> binary.Tally:
   """The sum of the tallies that all processes have."""
-  clicks, others, low, high, *sums = tally
+  clicks, others, low, high, *sums = tally[:-1]
   (low,) = agreement.reduced([low], 'min')
   (high,) = agreement.reduced([high], 'max')
   clicks, others, total = agreement.reduced(
     [clicks, others, np.array(sums)], 'sum'
   )
-  return binary.Tally(clicks, others, low, high, *map(float, total))
+  numbers: Any = map(float, total)
+  return binary.Tally(clicks, others, low, high, *numbers)
 
 
 def _whole_lists(

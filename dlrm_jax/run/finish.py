@@ -23,7 +23,7 @@ from dlrm_jax.run.scores import (
   node_tables,
   score_table,
 )
-from dlrm_jax.run.scoring import batches_of, score, undefined_line
+from dlrm_jax.run.scoring import batches_of, score, undefined_lines
 from dlrm_jax.run.workdir import RESULTS
 from dlrm_jax.training.nodes import divergence, node_count
 from dlrm_jax.training.sizes import table_sizes
@@ -101,7 +101,9 @@ def _report(
     for split, t in results.items()
   }
   references = {
-    name: run.references(name.partition('/')[0]) for name in results
+    name: of_head
+    for split in dict.fromkeys(name.partition('/')[0] for name in results)
+    for name, of_head in named(split, run.references(split)).items()
   }
   history = read_history(run.workdir)
   which = _which(run, history, best)
@@ -119,7 +121,7 @@ def _report(
   lacks = [
     line
     for split, scores in summaries.items()
-    if (line := undefined_line(split, scores['examples'], scores['clicks']))
+    for line in undefined_lines(split, scores)
   ]
   last = list(results)[-1] if results else ''
   run_page.write_report(

@@ -14,7 +14,7 @@ ERROR = '_std_error'
 """Suffix of the name of a metric's standard error."""
 
 
-_COUNTS = ('examples', 'clicks', 'lists')
+_COUNTS = ('examples', 'clicks', 'lists', 'groups', 'groups_left_out')
 
 ERROR_NOTE = '± one standard error, of AUC by DeLong'
 
