@@ -1,7 +1,8 @@
 """The picture of a sweep: the objective against each field of the grid.
 
-A dot is a run. The line joins the best mean over seeds that each value of the
-field reaches, with one standard deviation.
+A dot is a run; a cross at the lower edge stands for runs that failed. The line
+joins the best mean over seeds that each value of the field reaches, with one
+standard deviation.
 """
 
 import io
@@ -32,7 +33,7 @@ STYLE = {
 }
 """The style of pictures of comparisons."""
 
-_BLUE, _GREY = '#0072b2', '#999999'
+_BLUE, _GREY, _RED = '#0072b2', '#999999', '#d55e00'
 _PANELS = 3  # most panels side by side
 
 
@@ -62,6 +63,9 @@ def _draw(
     x = values.index(ranked.point.settings[place][1]) if values else 0
     ys = [scores[metric] for scores in ranked.scores.values()]
     axes.plot([x] * len(ys), ys, 'o', color=_GREY, markersize=3.5)
+    if ranked.failures:  # at the lower edge
+      edge = axes.get_xaxis_transform()
+      axes.plot([x], [0.03], 'x', color=_RED, transform=edge)
     if ys and not math.isnan(ranked.spread(metric).mean):
       best.setdefault(x, ranked)  # the points are ranked
   spreads = [best[x].spread(metric) for x in sorted(best)]
