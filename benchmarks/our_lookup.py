@@ -59,7 +59,7 @@ def main() -> None:
     rows = collection.rows(ids)
     vectors = collection.lookup(state[0], rows)
     # The gradient of half the sum of their squares is the vectors.
-    return collection.update(tx, *state, rows, vectors), vectors
+    return collection.update(tx, *state, rows, vectors)[:2], vectors
 
   update = jax.jit(look_up_and_update, donate_argnums=0)
   state = tables, table_state

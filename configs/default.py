@@ -11,6 +11,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from dlrm_jax.build.network import model_fields
 from dlrm_jax.synthetic.log import Synthetic
 
 
@@ -26,7 +27,8 @@ def _optimizer_fields(name: str, learning_rate: float) -> ConfigDict:
       # Schedule: the rate rises linearly in the first warmup_steps updates
       # (0: no warm-up), then stays, then falls as a polynomial from update
       # decay_start on and is 0 decay_steps updates later (decay_steps 0: no
-      # decay).
+      # decay). decay: polynomial, or cosine (its power 1 is the usual one).
+      'decay': 'polynomial',
       'warmup_steps': 0,
       'decay_start': 0,
       'decay_steps': 0,
@@ -36,6 +38,9 @@ def _optimizer_fields(name: str, learning_rate: float) -> ConfigDict:
       'b1': 0.9,
       'b2': 0.999,
       'eps': 1e-8,
+      # Decoupled decay (AdamW): weights shrink by this times the rate in each
+      # update. Of tables: of the rows that move (see tables.update).
+      'weight_decay': 0.0,
     }
   )
 
@@ -66,6 +71,10 @@ def get_config() -> ConfigDict:
   config.data.expected = ConfigDict({'dense': 0, 'rows': (), 'hotness': ()})
 
   config.model = ConfigDict()
+  # dlrm, lr, fm, wide_deep, deepfm, dcn, mf, gmf, mlp, neumf, shared_bottom,
+  # mmoe, esmm: docs/models.md explains each, and which of the fields below it
+  # reads.
+  config.model.name = 'dlrm'
   config.model.dim = 16  # D, the width of all vectors
   # Widths of the hidden layers of the MLP of dense features; its output has
   # width D.
@@ -73,12 +82,24 @@ def get_config() -> ConfigDict:
   # Widths of the hidden layers of the MLP after the interaction; its output is
   # the logit.
   config.model.top = (512, 256)
+  # What normalises hidden layers: batch (over the whole batch, which a device
+  # then computes in one piece), layer, or none.
+  config.model.norm = 'none'
+  config.model.dropout = 0.0  # of the outputs of hidden layers
+  # L2 penalty of the kernels of layers: the loss has half of it times the sum
+  # of their squares.
+  config.model.l2 = 0.0
+  # Number of models with tables of their own that are trained at once by the
+  # sum of their losses, and score by the mean of their logits.
+  config.model.branches = 1
   # Dense features as they are (none), or with mean 0, deviation 1 (standard).
   config.model.dense_scaling = 'none'
-  # dot: inner products of all pairs of vectors; dot_itself: those of each
-  # vector with itself, too; cat: the vectors side by side.
-  config.model.interaction = 'dot'
   config.model.compute_dtype = 'float32'  # of matrix products; or bfloat16
+  # Fields of one model each, such as config.model.dlrm.interaction: dot (inner
+  # products of all pairs of vectors), dot_itself (those of each vector with
+  # itself, too) or cat (the vectors side by side).
+  for name, fields in model_fields().items():
+    config.model[name] = ConfigDict(fields)
 
   config.tables = ConfigDict()
   # How an id becomes a vector: plain (each id has a row), hashed,
@@ -116,8 +137,16 @@ def get_config() -> ConfigDict:
   # pooled and then combined (pool_then_combine, as facebookresearch/dlrm).
   config.tables.multi_hot = 'combine_then_pool'
   config.tables.pooling = 'sum'  # of the vectors of a bag; or mean
-  # Initial values of a table with R rows: uniform in +-init_scale / sqrt(R).
+  # Initial values of a table with R rows: uniform in +-init_scale / sqrt(R), or
+  # normal with deviation init_scale.
+  config.tables.init = 'uniform'
   config.tables.init_scale = 1.0
+  # What an update moves: the rows that the batch reads (sparse), or every row
+  # (dense; for small tables, of which each device then has a copy).
+  config.tables.update = 'sparse'
+  # L2 penalty: the loss has half of it times the sum of squares of the rows
+  # that an update moves.
+  config.tables.l2 = 0.0
   # S, the number of parts that tables are cut into; the number of devices must
   # divide it.
   config.tables.shards = 8
@@ -135,8 +164,8 @@ def get_config() -> ConfigDict:
   # by their mean. 0: never.
   config.tables.average_every = 0
   # Fields of single features: {'C3': {'encoding': 'hashed', 'rows': 1000}}. A
-  # feature may have the fields from encoding to pooling, placement, spread,
-  # columns, and `table`: features that name the same table share it.
+  # feature may have the fields from encoding to pooling, update, placement,
+  # spread, columns, and `table`: features that name the same table share it.
   config.tables.features = ConfigDict(allow_dotted_keys=True)
 
   config.optimizer = _optimizer_fields('sgd', 0.1)  # of the layers
@@ -151,6 +180,15 @@ def get_config() -> ConfigDict:
   config.train.micro_batch = 0
   config.train.epochs = 1.0
   config.train.steps = 0  # number of updates; 0: as many as the epochs have
+  # The norm of the gradients of layers and tables together is at most this; 0:
+  # they are not clipped.
+  config.train.clip = 0.0
+  # Both learning rates are multiplied by `factor` after `patience` evaluations
+  # in a row without a better objective, down to `least` of what they were.
+  # patience 0: they are not.
+  config.train.plateau = ConfigDict(
+    {'patience': 0, 'factor': 0.1, 'least': 0.001}
+  )
   # Whether each epoch starts with new tables and keeps the layers (MEDA, arXiv
   # 2305.19531): from the second epoch on tables overfit, layers do not.
   config.train.fresh_tables = False

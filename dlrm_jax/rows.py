@@ -199,6 +199,13 @@ def _add_in_turns(
   return lax.fori_loop(0, rows.shape[1], turn, x)
 
 
+def summed_by_row(grads: RowGrads, rows: int) -> jax.Array:
+  """The gradient of a whole table f32[R, D], of which R is `rows`."""
+  dim = grads.values.shape[1]
+  zeros = jnp.zeros((rows, dim), grads.values.dtype)
+  return _add_repeated(zeros, grads.rows, grads.values)
+
+
 def _add_packed(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
   k = x.shape[1] // values.shape[1]
   return x.at[rows // k].add(

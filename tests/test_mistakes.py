@@ -231,8 +231,8 @@ CASES = {
   ),
   # Values of the config.
   'unknown interaction': (
-    train(*SYNTHETIC, '--config.model.interaction=dott'),
-    ['config.model.interaction', 'dott', 'dot_itself'],
+    train(*SYNTHETIC, '--config.model.dlrm.interaction=dott'),
+    ['config.model.dlrm.interaction', 'dott', 'dot_itself'],
   ),
   'unknown optimizer': (
     train(*SYNTHETIC, '--config.optimizer.name=rowwise_adagrad'),

@@ -25,6 +25,7 @@ from dlrm_jax.embedding.partitions import (
   Partition,
   QuotientRemainder,
 )
+from dlrm_jax.embedding.table import uniform_by_cells
 from dlrm_jax.errors import InputError
 
 _SUMS_FIRST = {'combine_then_pool': False, 'pool_then_combine': True}
@@ -149,7 +150,7 @@ def hashed(wanted: Wanted) -> Encoding:
   cost = _cost(wanted, operation, parts)
   budget = wanted.at_least(cost((1,) * parts))
   rows = sizes.most(budget, lambda m: cost((m,) * parts))
-  if parts == 1:
+  if parts == 1 and wanted.init is uniform_by_cells:
     # Initial values of a plain table with `rows` rows, as in the reference.
     bound = wanted.bound * math.sqrt(wanted.ids / rows)
     wanted = wanted._replace(bound=bound)

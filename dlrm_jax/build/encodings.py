@@ -74,12 +74,25 @@ def _check_names(
         )
 
 
-def build_encodings(wanted: list[Wanted]) -> dict[str, Encoding]:
+def build_encodings(
+  by_role: Mapping[str, list[Wanted]],
+) -> dict[str, Encoding]:
   """The encoding of every table, by its name; tables are not placed yet.
+
+  Args:
+    by_role: the requests for the tables of each role.
 
   Raises:
     InputError: a request is impossible; names the field and the feature.
   """
+  encodings: dict[str, Encoding] = {}
+  for wanted in by_role.values():
+    encodings |= _of_role(wanted)
+  _check_names([w for of_role in by_role.values() for w in of_role], encodings)
+  return encodings
+
+
+def _of_role(wanted: list[Wanted]) -> dict[str, Encoding]:
   # Tables that stay plain last: errors should name the features of others.
   for w in sorted(wanted, key=lambda w: w.small):
     _check(w)
@@ -103,5 +116,4 @@ def build_encodings(wanted: list[Wanted]) -> dict[str, Encoding]:
     if group:
       with _errors_name(f'config.tables, encoding {word}'):
         encodings |= _JOINT[word](group)
-  _check_names(wanted, encodings)
   return {w.name: encodings[w.name] for w in wanted}

@@ -2,12 +2,12 @@
 
 import math
 
-from dlrm_jax.build.wanted import Wanted
+from dlrm_jax.build.wanted import Wanted, name_in_role
 from dlrm_jax.embedding import sizes
 from dlrm_jax.embedding.encoding import Composed, Encoding, Projected
 from dlrm_jax.embedding.operations import Concat
 from dlrm_jax.embedding.partitions import Hashes
-from dlrm_jax.embedding.table import Table, uniform_by_cells
+from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 
 _ROBE = 'robe'  # name of the array
@@ -31,7 +31,8 @@ def robe(wanted: list[Wanted]) -> dict[str, Encoding]:
   rows = max(sum(w.budget for w in wanted) // width, 1)
   bound = math.sqrt(sum(w.bound**2 * w.ids for w in wanted))
   bound /= math.sqrt(sum(w.ids for w in wanted))
-  array = Table(_ROBE, rows, width, uniform_by_cells, bound=bound)
+  name = name_in_role(_ROBE, wanted[0].role)
+  array = Table(name, rows, width, wanted[0].init, bound=bound)
   return {
     w.name: Composed(
       (array,) * count, Hashes(w.ids, (rows,) * count, salt), Concat(), dim

@@ -3,24 +3,147 @@
 Nothing here, nor below, imports what only training or preparing needs.
 """
 
+import dataclasses
+import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dlrm_jax.build.tables import PlacedFeatures, build_tables
-from dlrm_jax.config.fields import by_value, choose_one, whole, widths
+from dlrm_jax.config.fields import (
+  by_value,
+  choose_one,
+  field_value,
+  whole,
+  widths,
+)
 from dlrm_jax.data.schema import Scale, Schema
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.load import RowState
 from dlrm_jax.embedding.network import Network
 from dlrm_jax.errors import InputError
-from dlrm_jax.models.dlrm import DLRM, Interaction
+from dlrm_jax.models.branches import Branches
+from dlrm_jax.models.dlrm import DLRM
+from dlrm_jax.models.mlp import Norm
+
+MODELS: dict[str, Any] = {
+  'dlrm': DLRM,
+}
+"""The models by name; docs/models.md has a picture of each.
+
+Attributes of a model that `_COMMON` names come from fields of `config.model`
+that all models share; its others are fields of its own, `config.model.NAME`.
+"""
+
+_COMMON = {
+  'dim': 'dim',
+  'bottom': 'bottom',
+  'top': 'top',
+  'norm': 'norm',
+  'dropout': 'dropout',
+  'dtype': 'compute_dtype',
+}
+"""Fields of `config.model` by the name of the attribute that they set."""
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_MOST_BRANCHES = 64
+
+
+def _attributes(model: Any) -> dict[str, Any]:
+  """Attributes of a model, and their defaults."""
+  of_linen = 'parent', 'name', 'outputs'
+  return {
+    field.name: field.default
+    for field in dataclasses.fields(model)
+    if field.name not in of_linen
+  }
+
+
+def _own(model: Any) -> dict[str, Any]:
+  return {k: x for k, x in _attributes(model).items() if k not in _COMMON}
+
+
+def model_fields() -> dict[str, dict[str, Any]]:
+  """The fields of each model's own, with their defaults, by its name."""
+  return {
+    name: {
+      field: value.value if isinstance(value, enum.Enum) else value
+      for field, value in _own(model).items()
+    }
+    for name, model in MODELS.items()
+    if _own(model)
+  }
+
+
+def unread_fields(name: str) -> list[str]:
+  """The fields of `config.model` that all models share, but for this one."""
+  read = _attributes(MODELS[name])
+  return [
+    field
+    for attribute, field in _COMMON.items()
+    if attribute not in read and field != 'dim'
+  ]
+
+
+def _dropout(config: ConfigDict) -> float:
+  rate = config.model.dropout
+  if not 0 <= rate < 1:
+    raise InputError(
+      f'config.model.dropout is {rate}; expected a probability, less than 1'
+    )
+  return rate
+
+
+def _common_value(config: ConfigDict, attribute: str) -> Any:
+  """The value of an attribute that models share."""
+  fields = config.model
+  if attribute == 'dropout':
+    return _dropout(config)
+  if attribute == 'norm':
+    return choose_one('model.norm', fields.norm, by_value(Norm))
+  if attribute == 'dtype':
+    return choose_one('model.compute_dtype', fields.compute_dtype, _DTYPES)
+  dim = whole('model.dim', fields.dim, 1)
+  if attribute == 'dim':
+    return dim
+  hidden = widths(config, f'model.{attribute}')
+  return (*hidden, dim) if attribute == 'bottom' else hidden
+
+
+def _own_value(config: ConfigDict, field: str, default: Any) -> Any:
+  """The value of a field of a model's own, of the type of its default."""
+  value = field_value(config, field)
+  if isinstance(default, enum.Enum):
+    return choose_one(field, value, by_value(type(default)))
+  if isinstance(default, tuple):
+    return widths(config, field)
+  if type(default) is int:
+    return whole(field, value, 0)
+  return value
+
+
+def build_model(config: ConfigDict, outputs: int) -> Any:
+  """The layers over dense features and vectors, a linen module.
+
+  Args:
+    config: all of it.
+    outputs: T, the number of logits.
+  """
+  name = config.model.name
+  model = choose_one('model.name', name, MODELS)
+  values = {
+    attribute: _common_value(config, attribute)
+    if attribute in _COMMON
+    else _own_value(config, f'model.{name}.{attribute}', default)
+    for attribute, default in _attributes(model).items()
+  }
+  made = model(**values, outputs=outputs)
+  branches = whole('model.branches', config.model.branches, 1, _MOST_BRANCHES)
+  return made if branches == 1 else Branches(made, branches)
 
 
 class Training(NamedTuple):
@@ -53,26 +176,6 @@ class PlannedNetwork(NamedTuple):
   tables: PlacedFeatures
 
 
-def build_model(config: ConfigDict, outputs: int) -> DLRM:
-  """The layers over dense features and vectors.
-
-  Args:
-    config: all of it.
-    outputs: T, the number of logits.
-  """
-  fields = config.model
-  dim = whole('model.dim', fields.dim, 1)
-  return DLRM(
-    bottom=(*widths(config, 'model.bottom'), dim),
-    top=widths(config, 'model.top'),
-    interaction=choose_one(
-      'model.interaction', fields.interaction, by_value(Interaction)
-    ),
-    dtype=choose_one('model.compute_dtype', fields.compute_dtype, _DTYPES),
-    outputs=outputs,
-  )
-
-
 def plan_network(
   config: ConfigDict,
   schema: Schema,
@@ -100,6 +203,7 @@ def plan_network(
   tables = build_tables(
     config,
     schema,
+    model.roles(whole('model.dim', config.model.dim, 1)),
     training.row_state,
     lambda features: training.layers(model, features),
   )

@@ -1,15 +1,17 @@
 """The tables of a config: their features, encodings and placements."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from dlrm_jax.build.encodings import build_encodings
-from dlrm_jax.build.wanted import options_of, wanted_tables
+from dlrm_jax.build.wanted import name_in_role, options_of, wanted_tables
 from dlrm_jax.config.fields import by_value, choose_one, count, size, whole
 from dlrm_jax.data.schema import Schema
+from dlrm_jax.embedding.encoding import Encoding
 from dlrm_jax.embedding.features import Feature, Pooling, bag_lengths
 from dlrm_jax.embedding.load import RowState
 from dlrm_jax.embedding.planner import Chosen, PlacementBudget, choose
@@ -18,6 +20,9 @@ from dlrm_jax.errors import InputError
 
 MOST_SHARDS = 1 << 16
 """Most shards allowed; the planner looks at every one."""
+
+MOST_DENSE = 1 << 24
+"""Most numbers of a table with a dense update: its gradient is as large."""
 
 _MOST_COLUMNS = 1024  # blocks of a table; the planner looks at every one
 
@@ -38,7 +43,8 @@ class PlacedFeatures(NamedTuple):
   """The sparse features and the placement of their tables.
 
   Attributes:
-    features: features in the order of the schema; their tables are placed.
+    features: for each role the features in the order of the schema; their
+      tables are placed.
     shards: S, the number of shards.
     chosen: placement of every table and its reason, by name of the table.
   """
@@ -56,6 +62,19 @@ def _fixed_placement(
   placement_of = choose_one(
     f'tables.placement (feature {column})', name, _PLACEMENTS
   )
+  dense = choose_one(
+    f'tables.update (feature {column})',
+    options['update'],
+    {'sparse': False, 'dense': True},
+  )
+  if dense:
+    if name not in ('auto', 'replicated'):
+      raise InputError(
+        f'config.tables.update (feature {column}) is dense, and '
+        f'config.tables.placement is {name}; a dense update needs a copy on '
+        f'every device: expected placement auto or replicated'
+      )
+    return Placement(replicated=True, dense=True)
   if placement_of is None:
     return None
   spread, columns = options['spread'], options['columns']
@@ -91,20 +110,44 @@ class _Unplaced(NamedTuple):
 
 
 def _unplaced(
-  config: ConfigDict, schema: Schema, shards: int
+  config: ConfigDict, schema: Schema, roles: Mapping[str, int], shards: int
 ) -> list[_Unplaced]:
   options = options_of(config, schema)
-  encodings = build_encodings(wanted_tables(config, schema))
+  encodings = build_encodings(
+    {
+      role: wanted_tables(config, schema, role, width)
+      for role, width in roles.items()
+    }
+  )
   features = []
-  for column in schema.sparse:
+  for role, column in itertools.product(roles, schema.sparse):
     own = options[column.name]
-    encoding = encodings[own['table']]
-    pooling = choose_one('tables.pooling', own['pooling'], by_value(Pooling))
-    feature = Feature(column.name, encoding, column.hotness, pooling)
+    encoding = encodings[name_in_role(own['table'], role)]
+    feature = Feature(
+      name_in_role(column.name, role),
+      encoding,
+      column.hotness,
+      choose_one('tables.pooling', own['pooling'], by_value(Pooling)),
+      column.name,
+      role,
+    )
     widths = [table.dim for table in encoding.tables]
     fixed = _fixed_placement(column.name, own, widths, shards)
+    if fixed is not None and fixed.dense:
+      _check_dense(column.name, encoding)
     features.append(_Unplaced(feature, fixed))
   return features
+
+
+def _check_dense(column: str, encoding: Encoding) -> None:
+  for table in encoding.tables:
+    if table.rows * table.dim > MOST_DENSE:
+      raise InputError(
+        f'config.tables.update (feature {column}) is dense, and its table '
+        f'{table.name} has {table.rows:,} x {table.dim} numbers; a dense '
+        f'update makes a gradient of that size in every step: expected at '
+        f'most {MOST_DENSE:,} numbers, or sparse'
+      )
 
 
 def _fixed_placements(unplaced: list[_Unplaced]) -> dict[str, Placement]:
@@ -125,6 +168,7 @@ def _fixed_placements(unplaced: list[_Unplaced]) -> dict[str, Placement]:
 def build_tables(
   config: ConfigDict,
   schema: Schema,
+  roles: Mapping[str, int],
   state: RowState,
   layers: Callable[[tuple[Feature, ...]], int],
 ) -> PlacedFeatures:
@@ -133,12 +177,13 @@ def build_tables(
   Args:
     config: the whole config.
     schema: the columns of the data.
+    roles: the width of the vectors of each role of the model.
     state: what the optimizer of the tables keeps for each row.
     layers: function from features to the bytes that a step needs on a device
       beside the tables, if every shard is a device.
   """
   shards = whole('tables.shards', config.tables.shards, 1, MOST_SHARDS)
-  unplaced = _unplaced(config, schema, shards)
+  unplaced = _unplaced(config, schema, roles, shards)
   features = tuple(u.feature for u in unplaced)
   tables = {t.name: t for f in features for t in f.encoding.tables}
   memory = size('tables.memory', config.tables.memory)

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from dlrm_jax import losses
 from dlrm_jax.build.network import Training, plan_network
-from dlrm_jax.build.optimizer import build_optimizer
+from dlrm_jax.build.optimizer import build_optimizer, build_plateau
 from dlrm_jax.build.tables import MOST_SHARDS, PlacedFeatures
-from dlrm_jax.config.fields import choose_one, count, size, whole
+from dlrm_jax.config.fields import at_least, choose_one, count, size, whole
 from dlrm_jax.data.schema import Scale, Schema
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.errors import InputError
@@ -53,9 +53,7 @@ def _micro_batch(config: ConfigDict, batch: int) -> int | None:
 def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
   """Builds the task of a config for the columns of a schema."""
   batch = count(config, 'train.batch_size', 1)
-  table_tx = rowwise(
-    build_optimizer('table_optimizer', config.table_optimizer, of_tables=True)
-  )
+  table_tx = rowwise(build_optimizer('table_optimizer', config, of_tables=True))
   shards = whole('tables.shards', config.tables.shards, 1, MOST_SHARDS)
   micro_batch = _micro_batch(config, batch)
 
@@ -71,10 +69,19 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
   task = Task(
     network=network,
     heads=tuple(Head(loss, name) for name in schema.labels),
-    tx=build_optimizer('optimizer', config.optimizer),
+    tx=build_optimizer('optimizer', config),
     table_tx=table_tx,
     micro_batch=micro_batch,
+    clip=at_least(config, 'train.clip', 0) or None,
+    plateau=build_plateau(config),
+    seed=at_least(config, 'seed', 0),
   )
+  if network.normalises_batches and micro_batch:
+    raise InputError(
+      f'config.train.micro_batch is {micro_batch}, and config.model.norm is '
+      f"batch; batch normalisation takes a device's whole part of a batch at "
+      f'once: leave train.micro_batch 0, or choose norm layer or none'
+    )
   memory = size('tables.memory', config.tables.memory)
   return Planned(task, tables, batch, memory)
 

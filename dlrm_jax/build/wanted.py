@@ -14,8 +14,14 @@ from ml_collections import ConfigDict
 from dlrm_jax.config.fields import at_least, choose_one, whole
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.embedding.encoding import Plain
-from dlrm_jax.embedding.table import Table, uniform_by_cells
+from dlrm_jax.embedding.table import (
+  Initializer,
+  Table,
+  normal_by_cells,
+  uniform_by_cells,
+)
 from dlrm_jax.errors import InputError
+from dlrm_jax.models.shapes import LINEAR, VECTORS
 
 FIELDS = (
   'encoding',
@@ -43,7 +49,10 @@ _FEATURE_FIELDS = (
   'pooling',
   'spread',
   'table',
+  'update',
 )
+
+_INITIALIZERS = {'uniform': uniform_by_cells, 'normal': normal_by_cells}
 
 
 class Wanted(NamedTuple):
@@ -54,8 +63,11 @@ class Wanted(NamedTuple):
     feature: name of a feature that reads the table, for messages.
     ids: n, the number of ids.
     dim: D, the width of vectors.
-    bound: largest magnitude of the initial values of a plain table.
+    bound: largest magnitude of the initial values of a plain table; their
+      deviation, where they are normal.
     options: the values of `FIELDS`.
+    init: function that makes initial values.
+    role: role of the vectors.
   """
 
   name: str
@@ -64,6 +76,8 @@ class Wanted(NamedTuple):
   dim: int
   bound: float
   options: Mapping[str, Any]
+  init: Initializer = uniform_by_cells
+  role: str = VECTORS
 
   def whole(self, field: str, least: int) -> int:
     """The whole number in a field, which must be at least `least`."""
@@ -139,7 +153,7 @@ class Wanted(NamedTuple):
   def table(self, part: str, rows: int, dim: int, bound: float) -> Table:
     """A table of the encoding; `part` is its suffix, '' for an only table."""
     name = f'{self.name}.{part}' if part else self.name
-    return Table(name, rows, dim, uniform_by_cells, bound=bound)
+    return Table(name, rows, dim, self.init, bound=bound)
 
 
 def _check_overrides(overrides: Mapping[str, Any], schema: Schema) -> None:
@@ -173,11 +187,48 @@ def options_of(config: ConfigDict, schema: Schema) -> dict[str, dict[str, Any]]:
   }
 
 
-def wanted_tables(config: ConfigDict, schema: Schema) -> list[Wanted]:
-  """The request for each table, in the order of the features."""
+def name_in_role(name: str, role: str) -> str:
+  """The name of a table, or a feature, in a role.
+
+  >>> name_in_role('user', 'vectors'), name_in_role('user', 'linear')
+  ('user', 'user.linear')
+  """
+  return name if role == VECTORS else f'{name}.{role}'
+
+
+def _of_weights(options: Mapping[str, Any]) -> dict[str, Any]:
+  """Options of a table of width 1, as close to the given ones as they can be.
+
+  There is nothing to multiply or to concatenate in a single number, and
+  nothing to narrow: parts are added, and mixed dimensions leave it plain.
+  """
+  encoding = options['encoding']
+  changed = {'combine': 'add', 'multi_hot': 'combine_then_pool'}
+  if encoding == 'mixed_dims':
+    changed['encoding'] = 'plain'
+  elif encoding in ('tensor_train', 'robe'):
+    changed |= {'encoding': 'quotient_remainder', 'parts': 0, 'rows': 0}
+  return {**options, **changed}
+
+
+def wanted_tables(
+  config: ConfigDict,
+  schema: Schema,
+  role: str = VECTORS,
+  width: int | None = None,
+) -> list[Wanted]:
+  """The request for each table of a role, in the order of the features.
+
+  Args:
+    config: all of it.
+    schema: the columns of the data.
+    role: role of the vectors.
+    width: their width; None: `config.model.dim`.
+  """
   options = options_of(config, schema)
   scale = at_least(config, 'tables.init_scale', 0)
-  dim = whole('model.dim', config.model.dim, 1)
+  init = choose_one('tables.init', config.tables.init, _INITIALIZERS)
+  dim = whole('model.dim', config.model.dim, 1) if width is None else width
   ids: dict[str, int] = {}
   first: dict[str, str] = {}
   for column in schema.sparse:
@@ -195,7 +246,16 @@ def wanted_tables(config: ConfigDict, schema: Schema) -> list[Wanted]:
         )
   return [
     Wanted(
-      name, first[name], n, dim, scale / math.sqrt(n), options[first[name]]
+      name=name_in_role(name, role),
+      feature=first[name],
+      ids=n,
+      dim=dim,
+      bound=scale if init is normal_by_cells else scale / math.sqrt(n),
+      options=_of_weights(options[first[name]])
+      if role.split('.')[0] == LINEAR
+      else options[first[name]],
+      init=init,
+      role=role,
     )
     for name, n in ids.items()
   ]

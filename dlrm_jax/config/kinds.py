@@ -39,6 +39,8 @@ _OPTIMIZER = (
   'b1',
   'b2',
   'eps',
+  'decay',
+  'weight_decay',
 )
 _TABLE_PLACE = ('placement', 'spread', 'columns')
 
@@ -51,12 +53,7 @@ KINDS: dict[str, FieldKind] = {
       'data.synthetic',
       'data.lanes',
       'data.window',
-      'model.dim',
-      'model.bottom',
-      'model.top',
-      'model.dense_scaling',
-      'model.interaction',
-      'model.compute_dtype',
+      'model',
       'tables.encoding',
       'tables.combine',
       'tables.compression',
@@ -70,13 +67,18 @@ KINDS: dict[str, FieldKind] = {
       'tables.partitions',
       'tables.multi_hot',
       'tables.pooling',
+      'tables.init',
       'tables.init_scale',
+      'tables.update',
+      'tables.l2',
       'tables.average_every',
       'tables.features',
       *(f'optimizer.{name}' for name in _OPTIMIZER),
       *(f'table_optimizer.{name}' for name in _OPTIMIZER),
       'train.loss',
       'train.batch_size',
+      'train.clip',
+      'train.plateau',
       'train.fresh_tables',
       'train.objective',
     ),
@@ -109,6 +111,9 @@ KINDS: dict[str, FieldKind] = {
 
 OPEN = ('data.raw', 'tables.features')
 """Sections whose fields differ from config to config."""
+
+_RENAMED = {'model.interaction': 'model.dlrm.interaction'}
+"""Names that fields have by the names that they had in earlier versions."""
 
 _EARLIER_VALUES: dict[str, Any] = {
   # Tables of any size were hashed.
@@ -186,6 +191,23 @@ def of_kind(changed: Iterable[Change], kind: FieldKind) -> list[Change]:
   return [change for change in changed if field_kind(change.field) is kind]
 
 
+def _set(tree: dict[str, Any], field: str, value: Any) -> None:
+  *sections, name = field.split('.')
+  for section in sections:
+    tree = tree.setdefault(section, {})
+  tree[name] = value
+
+
+def _rename(tree: dict[str, Any], old: str, new: str) -> None:
+  """Gives a field of a tree its new name, if it has the old one."""
+  *sections, name = old.split('.')
+  inner = tree
+  for section in sections:
+    inner = inner.get(section, {})
+  if name in inner:
+    _set(tree, new, inner.pop(name))
+
+
 def completed(
   config: Mapping[str, Any], defaults: Mapping[str, Any], where: object
 ) -> dict[str, Any]:
@@ -200,7 +222,11 @@ def completed(
     InputError: the config has a field that this version does not have.
   """
   known = dict(flatten(json.loads(json.dumps(defaults))))
-  for field, value in flatten(config):
+  complete = json.loads(json.dumps(config))
+  for old, new in _RENAMED.items():
+    _rename(complete, old, new)
+  earlier = dict(flatten(complete))
+  for field, value in earlier.items():
     if field not in known and not field.startswith(
       tuple(f'{x}.' for x in OPEN)
     ):
@@ -208,15 +234,9 @@ def completed(
         f'{where}: {field} is {value!r}, and this version of dlrm_jax has no '
         f'such field; use the version that wrote it'
       )
-  complete = json.loads(json.dumps(config))
-  earlier = dict(flatten(config))
   for field, default in known.items():
     if field not in earlier:
-      *sections, name = field.split('.')
-      inner = complete
-      for section in sections:
-        inner = inner.setdefault(section, {})
-      inner[name] = _EARLIER_VALUES.get(field, default)
+      _set(complete, field, _EARLIER_VALUES.get(field, default))
   for section in OPEN:
     outer, name = section.split('.')
     complete[outer].setdefault(name, {})

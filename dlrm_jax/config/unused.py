@@ -1,5 +1,6 @@
 """Finds fields of a config that have no effect beside its other fields."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -126,7 +127,11 @@ def _of_optimizer(
   no_decay = f'{section}.decay_steps is 0, so there is no decay'
   no_adam = f'{section}.name is {fields["name"]}, and it is for adam'
   for dead, names, why in (
-    (not fields['decay_steps'], ('decay_start', 'decay_power'), no_decay),
+    (
+      not fields['decay_steps'],
+      ('decay', 'decay_start', 'decay_power'),
+      no_decay,
+    ),
     (fields['name'] != 'adam', ('b1', 'b2', 'eps'), no_adam),
   ):
     for field in names:
@@ -156,6 +161,19 @@ def _of_data(
       yield Unused(f'data.expected.{field}', value, why, usual=True)
 
 
+def _of_model(
+  model: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Iterator[Unused]:
+  for section, fields in model.items():
+    if not isinstance(fields, Mapping) or section == model['name']:
+      continue
+    for field, value in fields.items():
+      default = defaults[section].get(field)
+      if json.dumps(value) != json.dumps(default):
+        why = f'model.name is {model["name"]}'
+        yield Unused(f'model.{section}.{field}', value, why, usual=True)
+
+
 def unused(
   config: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[Unused]:
@@ -166,10 +184,17 @@ def unused(
     defaults: a tree of all fields with their defaults.
   """
   yield from _of_data(config['data'], defaults['data'])
+  yield from _of_model(config['model'], defaults['model'])
   yield from _of_tables(config['tables'], defaults['tables'])
   for section in ('optimizer', 'table_optimizer'):
     yield from _of_optimizer(section, config[section], defaults[section])
   train = config['train']
+  plateau, usual = train['plateau'], defaults['train']['plateau']
+  if not plateau['patience']:
+    for field in ('factor', 'least'):
+      if plateau[field] != usual[field]:
+        why = 'train.plateau.patience is 0, so rates do not fall'
+        yield Unused(f'train.plateau.{field}', plateau[field], why)
   if train['steps'] and train['epochs'] != defaults['train']['epochs']:
     why = f'train.steps={train["steps"]} says how long is trained'
     yield Unused('train.epochs', train['epochs'], why, usual=True)

@@ -53,6 +53,7 @@ from dlrm_jax.embedding.update import (
   as_local,
 )
 from dlrm_jax.errors import InputError
+from dlrm_jax.optim.clipping import Clip
 from dlrm_jax.rows import Pytree
 from dlrm_jax.sharding import COPIED, SPLIT, device_count, on_each_device
 
@@ -255,8 +256,12 @@ class EmbeddingCollection:
     rows: Rows,
     grads: Vectors,
     key: jax.Array | None = None,
-  ) -> tuple[Tables, Pytree]:
+    clip: Clip | None = None,
+    factor: jax.Array | None = None,
+  ) -> tuple[Tables, Pytree, jax.Array]:
     """The one write: moves the rows that were looked up.
+
+    Of tables with a dense update all rows move.
 
     Args:
       tx: a `rowwise` transform.
@@ -266,18 +271,22 @@ class EmbeddingCollection:
       grads: gradients of the vectors, f32[B, G, D] for each stack.
       key: i32[] or u32[], another number in each step, from which storages
         that round at random hash their noise; None: they round to nearest.
+      clip: the norm of all gradients to clip by; None: they are not clipped.
+      factor: f32[], what updates are multiplied by; None: 1.
 
     Returns:
-      New tables and state; donated buffers are written in place.
+      New tables and state, whose donated buffers are written in place; and
+      f32[], what gradients were multiplied by to clip them.
     """
     stacks = self.layout.stacks
     if not any(stack.storage.random for stack in stacks.values()):
       key = None
     specs = self.specs, self.state_specs(tx, state)
     write = TableUpdate(self.layout, self.groups, self._route, tx)
-    return on_each_device(write, (*specs, SPLIT, SPLIT, COPIED), specs)(
-      tables, state, rows, grads, key
-    )
+    copied = COPIED, COPIED, COPIED
+    return on_each_device(
+      write, (*specs, SPLIT, SPLIT, *copied), (*specs, COPIED)
+    )(tables, state, rows, grads, key, clip, factor)
 
   def read(self, tables: Tables, name: str, node: int = 0) -> jax.Array:
     """One logical table, f32[R, D]: for tests and export.

@@ -46,6 +46,7 @@ class Stack(NamedTuple):
     shard_rows: rows of a shard, P.
     dim: width of the rows' values, D.
     storage: codec of the rows.
+    dense: whether a step updates every row, of a replicated stack.
   """
 
   kind: StackKind
@@ -53,6 +54,7 @@ class Stack(NamedTuple):
   shard_rows: int
   dim: int
   storage: Storage = FLOAT32
+  dense: bool = False
 
   @property
   def rows(self) -> int:

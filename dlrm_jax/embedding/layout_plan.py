@@ -23,6 +23,10 @@ def _check(table: Table, shards: int) -> None:
       f'table {table.name}: width {table.dim} cannot be cut into {columns} '
       f'equal column blocks (config.tables.columns)'
     )
+  if table.placement.dense and not table.placement.replicated:
+    raise InputError(
+      f'table {table.name}: a dense update needs a copy on every device'
+    )
 
 
 def _kind(table: Table, pooled: bool) -> StackKind:
@@ -34,19 +38,21 @@ def _kind(table: Table, pooled: bool) -> StackKind:
   return StackKind.BAGS if pooled else StackKind.ROWS
 
 
-def _stack_name(kind: StackKind, dim: int, storage: Storage) -> str:
+def _stack_name(table: Table, kind: StackKind, dim: int) -> str:
   # Checkpoints older than storages have names without one.
-  suffix = '' if storage == FLOAT32 else f'_{storage.name}'
-  return f'{kind.value}_{dim}{suffix}'
+  suffix = '' if table.storage == FLOAT32 else f'_{table.storage.name}'
+  dense = '_dense' if table.placement.dense else ''
+  return f'{kind.value}_{dim}{suffix}{dense}'
 
 
 class _Filling:
   """The shards of a stack while column blocks are put into them."""
 
   def __init__(
-    self, kind: StackKind, dim: int, storage: Storage, shards: int
+    self, table: Table, kind: StackKind, dim: int, shards: int
   ) -> None:
-    self.kind, self.dim, self.storage = kind, dim, storage
+    self.kind, self.dim, self.storage = kind, dim, table.storage
+    self.dense = table.placement.dense
     self.shards = 1 if kind is StackKind.REPLICATED else shards
     self.rows = [0] * self.shards
     self.reads = [0.0] * self.shards
@@ -56,7 +62,9 @@ class _Filling:
   def stack(self) -> Stack:
     """The stack of all blocks so far."""
     rows = aligned(max(self.rows), self.dim, self.storage)
-    return Stack(self.kind, self.shards, rows, self.dim, self.storage)
+    return Stack(
+      self.kind, self.shards, rows, self.dim, self.storage, self.dense
+    )
 
   def add(self, rows: int, spread: int, reads: float) -> tuple[int, int, int]:
     """Adds a block; returns its first shard, spread and offset."""
@@ -132,10 +140,8 @@ def plan_layout(
     placement, reads = table.placement, hotness[table.name]
     kind = _kind(table, max(reads) > 1)
     dim = table.dim // placement.columns
-    name = _stack_name(kind, dim, table.storage)
-    filling = fillings.setdefault(
-      name, _Filling(kind, dim, table.storage, shards)
-    )
+    name = _stack_name(table, kind, dim)
+    filling = fillings.setdefault(name, _Filling(table, kind, dim, shards))
     blocks[table.name] = tuple(
       Address(
         name,

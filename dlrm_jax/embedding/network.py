@@ -7,10 +7,13 @@ model are the same object.
 A model is a linen module that never sees ids, tables or the config:
 
     model(dense f32[B, N], {role: f32[B, features, width]}, train) -> f32[B, T]
+
+With `branches` there are K such models, each with tables of its own; the
+score is the mean of their logits.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,8 +24,38 @@ from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables, Vectors
 from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.features import column_hotness, shapes_of_roles
+from dlrm_jax.models.branches import Branches
+from dlrm_jax.models.mlp import STATISTICS, Norm
+from dlrm_jax.models.mode import Training
 from dlrm_jax.models.shapes import Shapes
 from dlrm_jax.rows import Pytree
+
+
+class Layers(NamedTuple):
+  """The arrays of the layers of a network.
+
+  Attributes:
+    params: what is trained.
+    statistics: running means and variances of batch normalisation; empty where
+      no layer has any.
+  """
+
+  params: Pytree
+  statistics: Pytree
+
+
+def _variables(layers: Layers) -> dict[str, Pytree]:
+  return {'params': layers.params, STATISTICS: layers.statistics}
+
+
+def _by_branch(logits: jax.Array) -> jax.Array:
+  """Logits f32[B, T], or of branches f32[B, K, T], as f32[B, K, T]."""
+  return logits[:, None] if logits.ndim == 2 else logits
+
+
+def _mean(by_branch: jax.Array) -> jax.Array:
+  """The mean of the logits of branches, f32[B, K, T] -> f32[B, T]."""
+  return by_branch[:, 0] if by_branch.shape[1] == 1 else jnp.mean(by_branch, 1)
 
 
 class _Recommender(nn.Module):
@@ -34,7 +67,7 @@ class _Recommender(nn.Module):
 
   @nn.compact
   def __call__(
-    self, inputs: Inputs, vectors: Vectors, train: bool
+    self, inputs: Inputs, vectors: Vectors, train: Training | None
   ) -> jax.Array:
     dense = inputs.dense
     if self.scale is not None:
@@ -74,43 +107,83 @@ class Network:
     return Shapes(self.dense_features, roles)
 
   @property
+  def branches(self) -> int:
+    """K, the number of models whose logits are averaged."""
+    return self.model.count if isinstance(self.model, Branches) else 1
+
+  @property
+  def normalises_batches(self) -> bool:
+    """Whether a layer in training needs the whole batch at once."""
+    model = self.model
+    if isinstance(model, Branches):
+      model = model.model
+    return getattr(model, 'norm', None) is Norm.BATCH
+
+  @property
   def _module(self) -> _Recommender:
     return _Recommender(self.collection, self.model, self.scale)
 
-  def init(self, key: jax.Array) -> Pytree:
-    """First parameters of all layers; tables are made by the collection."""
+  def init(self, key: jax.Array) -> Layers:
+    """The first arrays of all layers; tables are made by the collection."""
     inputs = Inputs(
       dense=jnp.zeros((1, self.dense_features)),
       ids=jnp.full((1, self.ids), PAD, jnp.int32),
     )
     vectors = self.collection.empty_vectors()
-    return self._module.init(key, inputs, vectors, False).get('params', {})
+    made = self._module.init(key, inputs, vectors, None)
+    return Layers(made.get('params', {}), made.get(STATISTICS, {}))
 
   def apply(
-    self, params: Pytree, inputs: Inputs, vectors: Vectors, *, train: bool
+    self, layers: Layers, inputs: Inputs, vectors: Vectors
   ) -> jax.Array:
     """Logits f32[B, T] from vectors that are gathered already.
 
     Args:
-      params: parameters of the layers.
+      layers: parameters and statistics.
       inputs: a batch.
       vectors: its bags, f32[B, G, D] for each stack.
-      train: whether the layers act as in training.
     """
-    logits: Any = self._module.apply({'params': params}, inputs, vectors, train)
-    return logits
+    logits: Any = self._module.apply(_variables(layers), inputs, vectors, None)
+    return _mean(_by_branch(logits))
+
+  def apply_in_training(
+    self, layers: Layers, inputs: Inputs, vectors: Vectors, train: Training
+  ) -> tuple[jax.Array, Pytree]:
+    """Logits of each branch f32[B, K, T], and statistics after this batch.
+
+    Args:
+      layers: parameters and statistics.
+      inputs: a batch.
+      vectors: its bags, f32[B, G, D] for each stack.
+      train: what layers need that act otherwise in training.
+    """
+    made: Any = self._module.apply(
+      _variables(layers), inputs, vectors, train, mutable=[STATISTICS]
+    )
+    logits, changed = made
+    return _by_branch(logits), changed.get(STATISTICS, {})
 
   def outputs(
     self,
-    params: Pytree,
+    layers: Layers,
     tables: Tables,
     inputs: Inputs,
     node: jax.Array | None = None,
   ) -> jax.Array:
-    """Logits f32[B, T] of a batch; everything is read only.
+    """Logits f32[B, T] of a batch, the mean over branches; see `by_branch`."""
+    return _mean(self.by_branch(layers, tables, inputs, node))
+
+  def by_branch(
+    self,
+    layers: Layers,
+    tables: Tables,
+    inputs: Inputs,
+    node: jax.Array | None = None,
+  ) -> jax.Array:
+    """Logits f32[B, K, T] of each branch; everything is read only.
 
     Args:
-      params: parameters of the layers.
+      layers: parameters and statistics.
       tables: all stacks.
       inputs: a batch.
       node: i32[], the node whose copies of independent tables score; None:
@@ -118,4 +191,5 @@ class Network:
     """
     rows = self.collection.rows(inputs.ids, inputs.id_weights, node)
     vectors = self.collection.lookup(tables, rows, node is not None)
-    return self.apply(params, inputs, vectors, train=False)
+    logits: Any = self._module.apply(_variables(layers), inputs, vectors, None)
+    return _by_branch(logits)

@@ -117,6 +117,13 @@ class Storage(abc.ABC):
     sums = self.read(tree, rows, values.shape[-1]) + values
     return put(tree, rows, self.encode(sums, noise))
 
+  def add_to_all(
+    self, tree: Pytree, update: jax.Array, noise: jax.Array | None
+  ) -> Pytree:
+    """Adds f32[R, D] to all rows of a stack; `noise` as in `add`."""
+    sums = self.values(tree, update.shape[-1]) + update
+    return self.pack(self.encode(sums, noise))
+
 
 @dataclasses.dataclass(frozen=True)
 class Float32(Storage):

@@ -32,6 +32,15 @@ def uniform_by_cells(
   return (bits.astype(jnp.float32) * 2.0**-23 - 1.0) * bound
 
 
+def normal_by_cells(
+  seed: jax.Array, row: jax.Array, column: jax.Array, bound: jax.Array
+) -> jax.Array:
+  """N(0, bound^2), drawn by hashing (seed, row, column), 23 bits each."""
+  bits = (cell_bits(seed, row, column) >> 9).astype(jnp.float32)
+  uniform = (bits + 0.5) * 2.0**-22 - 1.0  # between -1 and 1, never there
+  return jax.lax.erf_inv(uniform) * (2.0**0.5 * bound)
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
   """Where the rows of a table live, in logical shards.
@@ -48,17 +57,22 @@ class Placement:
   * `Placement(independent=True)`: each shard has a copy of the whole table,
     which learns only from that shard's part of every batch.
 
+  A replicated table may have a *dense* update: a step moves all of its rows,
+  by the gradient of the whole table, and not only those that the batch reads.
+
   Attributes:
     spread: number of shards over which rows are dealt; 0: all shards.
     columns: number of column blocks that the width is cut into.
     replicated: whether every device has a copy of the table.
     independent: whether every shard has a copy that learns by itself.
+    dense: whether a step updates every row of a replicated table.
   """
 
   spread: int = 0
   columns: int = 1
   replicated: bool = False
   independent: bool = False
+  dense: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +85,8 @@ class Table:
     dim: width, D.
     init: function that makes the first values.
     placement: shards on which the rows live.
-    bound: largest magnitude of first values; None: sqrt(1/R), as in
-      facebookresearch/dlrm.
+    bound: largest magnitude of uniform first values, deviation of normal ones;
+      None: sqrt(1/R), as in facebookresearch/dlrm.
     storage: codec of the rows.
   """
 

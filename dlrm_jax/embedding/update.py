@@ -2,7 +2,8 @@
 
 Where rows live on other devices, their gradients arrive in rounds. In each
 round the row-wise optimizer moves the rows whose gradients arrived; all
-gradients of a row arrive together.
+gradients of a row arrive together. The norm of all gradients, by which they may
+be clipped, is computed before the first row moves.
 """
 
 import dataclasses
@@ -16,12 +17,17 @@ import optax
 
 from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.bags import Bags, Group, push
-from dlrm_jax.embedding.exchange import Delivery, gather_replicated
+from dlrm_jax.embedding.exchange import (
+  Delivery,
+  gather_replicated,
+  over_devices,
+)
 from dlrm_jax.embedding.initial import noise
 from dlrm_jax.embedding.layout import Layout, StackKind
 from dlrm_jax.embedding.parcels import Route
-from dlrm_jax.optim.rowwise import with_counters
-from dlrm_jax.rows import Pytree, RowGrads
+from dlrm_jax.optim.clipping import Clip, clip_factor
+from dlrm_jax.optim.rowwise import Grads, with_counters
+from dlrm_jax.rows import Pytree, RowGrads, sum_repeated, summed_by_row
 from dlrm_jax.sharding import AXIS, device_count
 
 Tables = dict[str, Pytree]
@@ -40,6 +46,12 @@ def as_local(bags: Bags, local_rows: int) -> Bags:
 
 def _nothing(dim: int) -> RowGrads:
   return RowGrads(jnp.zeros(0, jnp.int32), jnp.zeros((0, dim)))
+
+
+def _scaled(grads: Grads, factor: jax.Array) -> Grads:
+  if isinstance(grads, RowGrads):
+    return grads._replace(values=grads.values * factor)
+  return grads * factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +77,10 @@ class TableUpdate:
     rows: Rows,
     grads: Vectors,
     key: jax.Array | None,
-  ) -> tuple[Tables, Pytree]:
-    """New tables and state of this device.
+    clip: Clip | None,
+    factor: jax.Array | None,
+  ) -> tuple[Tables, Pytree, jax.Array]:
+    """New tables and state of this device, and the factor of the clipping.
 
     Args:
       tables: this device's part.
@@ -74,8 +88,10 @@ class TableUpdate:
       rows: the rows that this device looked up.
       grads: gradients of their bags.
       key: what noise is hashed from; None: storages round to nearest.
+      clip: the norm to clip by; None: gradients stay as they are.
+      factor: f32[], of the learning rates; None: 1.
     """
-    arrived: dict[str, RowGrads] = {}
+    arrived: dict[str, Grads] = {}
     on_way: dict[str, Delivery] = {}
     done: dict[str, jax.Array] = {}
     for stack, bags in rows.items():
@@ -87,33 +103,62 @@ class TableUpdate:
           arrived[stack], done[stack] = on_way[stack].first()
       else:
         arrived[stack] = self._stays(stack, tables[stack], bags, grads[stack])
-    before = state
-    tables, state = self._moved(tables, state, arrived, key)
-    if not on_way:
-      return tables, state
+    before, scale = state, jnp.ones(())
 
-    def left(carry: tuple[dict[str, jax.Array], Tables, Pytree]) -> jax.Array:
+    def left(carry: tuple[dict[str, jax.Array], Any, Any]) -> jax.Array:
       return functools.reduce(
         jnp.logical_or, [on_way[s].left(carry[0][s]) for s in on_way]
       )
+
+    def next_round(
+      done: dict[str, jax.Array],
+    ) -> tuple[dict[str, jax.Array], dict[str, RowGrads]]:
+      with jax.named_scope('exchange'):
+        now = {s: on_way[s].another(done[s]) for s in on_way}
+      reach = {s: reach for s, (_, reach) in now.items()}
+      return reach, {s: grads for s, (grads, _) in now.items()}
+
+    if clip is not None:
+      squares = clip.squares + self._squares(arrived, tables)
+
+      def add_squares(
+        carry: tuple[dict[str, jax.Array], jax.Array, None],
+      ) -> tuple[dict[str, jax.Array], jax.Array, None]:
+        done, grads = next_round(carry[0])
+        return done, carry[1] + self._squares(grads, tables), None
+
+      if on_way:
+        with jax.named_scope('overflow'):
+          _, squares, _ = jax.lax.while_loop(
+            left, add_squares, (done, squares, None)
+          )
+      scale = clip_factor(clip.limit, squares)
+
+    def moved(
+      tables: Tables, state: Pytree, arrived: Mapping[str, Grads]
+    ) -> tuple[Tables, Pytree]:
+      if clip is not None:
+        arrived = {s: _scaled(grads, scale) for s, grads in arrived.items()}
+      return self._moved(tables, state, arrived, key, factor)
+
+    tables, state = moved(tables, state, arrived)
+    if not on_way:
+      return tables, state, scale
 
     def another(
       carry: tuple[dict[str, jax.Array], Tables, Pytree],
     ) -> tuple[dict[str, jax.Array], Tables, Pytree]:
       done, tables, state = carry
-      with jax.named_scope('exchange'):
-        now = {s: on_way[s].another(done[s]) for s in on_way}
+      done, arrived = next_round(done)
       # A step counts once, however many rounds it takes.
       state = with_counters(self.tx, state, before)
-      arrived = {s: grads for s, (grads, _) in now.items()}
-      tables, state = self._moved(tables, state, arrived, key)
-      return {s: reach for s, (_, reach) in now.items()}, tables, state
+      return done, *moved(tables, state, arrived)
 
     with jax.named_scope('overflow'):
       _, tables, state = jax.lax.while_loop(
         left, another, (done, tables, state)
       )
-    return tables, state
+    return tables, state, scale
 
   def _travels(self, stack: str) -> bool:
     kind = self.layout.stacks[stack].kind
@@ -121,9 +166,13 @@ class TableUpdate:
 
   def _stays(
     self, stack: str, tree: Pytree, bags: Bags, grads: jax.Array
-  ) -> RowGrads:
+  ) -> Grads:
     """Gradients of a stack whose rows are all on this device."""
     about = self.layout.stacks[stack]
+    if about.dense:
+      mine = push(grads, bags, self.groups[stack])
+      rows = about.local_rows(tree)
+      return over_devices(jax.lax.psum, summed_by_row(mine, rows))
     if about.kind is StackKind.INDEPENDENT:
       # The loss is a mean over the batch; a node learns from its own part.
       if device_count() > 1:
@@ -138,20 +187,53 @@ class TableUpdate:
     self,
     tables: Tables,
     state: Pytree,
-    arrived: Mapping[str, RowGrads],
+    arrived: Mapping[str, Grads],
     key: jax.Array | None,
+    factor: jax.Array | None,
   ) -> tuple[Tables, Pytree]:
     """Tables and state after an update by the gradients that arrived."""
     stacks = self.layout.stacks
     grads = {s: arrived.get(s, _nothing(stacks[s].dim)) for s in tables}
-    readers = {s: self._reader(s, tree) for s, tree in tables.items()}
-    updates, state = cast(Any, self.tx).update(grads, state, readers)
-    return {
-      s: stacks[s].storage.add(
-        tree, updates[s], self._noise(s, tree, updates[s], key)
-      )
+    values = {
+      s: self._reader(s, tree)
+      if isinstance(grads[s], RowGrads)
+      else stacks[s].storage.values(tree, stacks[s].dim)
       for s, tree in tables.items()
+    }
+    updates, state = cast(Any, self.tx).update(grads, state, values)
+    if factor is not None:
+      updates = {s: _scaled(update, factor) for s, update in updates.items()}
+    return {
+      s: self._added(s, tree, updates[s], key) for s, tree in tables.items()
     }, state
+
+  def _added(
+    self, stack: str, tree: Pytree, update: Grads, key: jax.Array | None
+  ) -> Pytree:
+    """The arrays of a stack after an update."""
+    storage = self.layout.stacks[stack].storage
+    if isinstance(update, RowGrads):
+      noise = self._noise(stack, tree, update.rows, key)
+      return storage.add(tree, update, noise)
+    rows = jnp.arange(len(update), dtype=jnp.int32)
+    return storage.add_to_all(tree, update, self._noise(stack, tree, rows, key))
+
+  def _squares(self, grads: Mapping[str, Grads], tables: Tables) -> jax.Array:
+    """Sum of squares of gradients, f32[]; repeated rows are summed before."""
+    mine, all_have = jnp.zeros(()), jnp.zeros(())
+    for stack, of_stack in grads.items():
+      about = self.layout.stacks[stack]
+      if isinstance(of_stack, RowGrads):
+        rows, values = sum_repeated(of_stack)
+        held = (rows >= 0) & (rows < about.local_rows(tables[stack]))
+        total = jnp.sum(jnp.square(values), where=held[:, None])
+      else:
+        total = jnp.sum(jnp.square(of_stack))
+      if about.kind is StackKind.REPLICATED:
+        all_have += total
+      else:
+        mine += total
+    return over_devices(jax.lax.psum, mine) + all_have
 
   def _reader(
     self, stack: str, tree: Pytree
@@ -161,10 +243,10 @@ class TableUpdate:
     return lambda rows: about.storage.read(tree, rows, about.dim)
 
   def _noise(
-    self, stack: str, tree: Pytree, update: RowGrads, key: jax.Array | None
+    self, stack: str, tree: Pytree, rows: jax.Array, key: jax.Array | None
   ) -> jax.Array | None:
-    """Random bits for each value of an update, u32[M, D]."""
-    about, rows = self.layout.stacks[stack], update.rows
+    """Random bits for each value of rows i32[M] of a device, u32[M, D]."""
+    about = self.layout.stacks[stack]
     if key is None or not about.storage.random:
       return None
     if device_count() > 1 and about.kind is not StackKind.REPLICATED:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dlrm_jax.models.interaction import cat_interaction, dot_interaction
-from dlrm_jax.models.mlp import MLP
+from dlrm_jax.models.mlp import MLP, Norm
+from dlrm_jax.models.mode import Training
 from dlrm_jax.models.shapes import VECTORS, Shapes
 
 
@@ -42,6 +43,8 @@ class DLRM(nn.Module):
     dtype: dtype of the operands of matrix products, float32 or bfloat16;
       sums, activations and parameters are float32.
     outputs: T, the number of logits.
+    norm: normalisation of the hidden layers of both MLPs.
+    dropout: rate of dropout after these layers.
   """
 
   bottom: tuple[int, ...]
@@ -49,6 +52,12 @@ class DLRM(nn.Module):
   interaction: Interaction = Interaction.DOT
   dtype: DTypeLike = jnp.float32
   outputs: int = 1
+  norm: Norm = Norm.NONE
+  dropout: float = 0.0
+
+  def roles(self, dim: int) -> dict[str, int]:
+    """Width of the vectors of each role: one role, of width D."""
+    return {VECTORS: dim}
 
   def misfit(self, shapes: Shapes) -> str:
     """Why the model cannot take such inputs; '' where it can.
@@ -75,27 +84,23 @@ class DLRM(nn.Module):
     self,
     dense: jax.Array,
     vectors: Mapping[str, jax.Array],
-    train: bool = False,
+    train: Training | None = None,
   ) -> jax.Array:
     """Scores a batch.
 
     Args:
       dense: f32[B, N]; without dense features (N = 0) there is no bottom MLP.
       vectors: those of role 'vectors', f32[B, F, D].
-      train: without effect, as no layer differs in training.
+      train: seed and places in training; None when scoring.
 
     Returns:
       Logits f32[B, T].
     """
-    del train
     embedded = vectors[VECTORS]
     has_dense = dense.shape[1] > 0
     x = dense
     if has_dense:
-      bottom = MLP(
-        self.bottom, activate_last=True, dtype=self.dtype, name='bottom'
-      )
-      x = bottom(dense)
+      x = self._mlp(self.bottom, 'bottom', True)(dense, train)
     if self.interaction is Interaction.CAT:
       joined = jnp.concatenate([x, cat_interaction(embedded)], 1)
     else:
@@ -105,5 +110,7 @@ class DLRM(nn.Module):
       products = dot_interaction(embedded, itself, self.dtype)
       joined = jnp.concatenate([x, products], 1)
     widths = (*self.top, self.outputs)
-    top = MLP(widths, activate_last=False, dtype=self.dtype, name='top')
-    return top(joined)
+    return self._mlp(widths, 'top', False)(joined, train)
+
+  def _mlp(self, widths: tuple[int, ...], name: str, last: bool) -> MLP:
+    return MLP(widths, last, self.dtype, self.norm, self.dropout, name=name)

@@ -1,14 +1,40 @@
-"""Dense layers with the initialisation of facebookresearch/dlrm."""
+"""Dense layers, with the initialisation of facebookresearch/dlrm.
 
+Hidden layers are, in this order: product and bias, normalisation, ReLU,
+dropout.
+"""
+
+import enum
 import math
+import zlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from dlrm_jax.models.mode import Training, mean_over_batch, random_bits
+from dlrm_jax.sharding import device_count
+
 # JAX's glorot_normal would truncate at two standard deviations.
 _glorot_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
+
+
+class Norm(enum.Enum):
+  """What normalises the sums of a hidden layer.
+
+  NONE: nothing does.
+  BATCH: batch normalisation, over all examples of the global batch.
+  LAYER: layer normalisation, over the units of an example.
+  """
+
+  NONE = 'none'
+  BATCH = 'batch'
+  LAYER = 'layer'
+
+
+STATISTICS = 'statistics'
+"""Linen collection of the running means and variances of `BatchNorm`."""
 
 
 def _bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -43,24 +69,94 @@ class Dense(nn.Module):
     return y + bias[None]  # ranks equal, as strict promotion asks
 
 
+class BatchNorm(nn.Module):
+  """Batch normalisation, f32[B, n] -> f32[B, n].
+
+  In training each unit gets mean 0 and variance 1 over the global batch, over
+  all devices; in scoring by running estimates. Then it is scaled and shifted.
+  As torch does, the running variance is the unbiased one. Source: Ioffe and
+  Szegedy, arXiv 1502.03167, algorithm 1.
+
+  Attributes:
+    momentum: share of a running estimate that stays in each step.
+    eps: added to the variance.
+  """
+
+  momentum: float = 0.9
+  eps: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: Training | None) -> jax.Array:
+    """The normalised units; in training the running estimates move."""
+    shape = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, shape)
+    shift = self.param('bias', nn.initializers.zeros, shape)
+    mean = self.variable(STATISTICS, 'mean', jnp.zeros, shape)
+    variance = self.variable(STATISTICS, 'var', jnp.ones, shape)
+    if train is None:
+      now = mean.value, variance.value
+    else:
+      center = mean_over_batch(x)
+      now = center, mean_over_batch(jnp.square(x - center[None]))
+      count = len(x) * device_count()
+      unbiased = now[1] * (count / max(count - 1, 1))
+      for old, new in ((mean, center), (variance, unbiased)):
+        old.value = self.momentum * old.value + (1 - self.momentum) * new
+    factor = scale * jax.lax.rsqrt(now[1] + self.eps)
+    return (x - now[0][None]) * factor[None] + shift[None]
+
+
+class Dropout(nn.Module):
+  """Dropout, f32[B, n] -> f32[B, n]: units become 0, the others grow.
+
+  Which units is a function of seed, layer, step and the example's place in
+  the global batch. Source: Srivastava et al., JMLR 15 (2014).
+
+  Attributes:
+    rate: probability that a unit becomes 0, less than 1.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: Training | None) -> jax.Array:
+    """Some units 0 in training; in scoring x itself."""
+    if train is None or not self.rate:
+      return x
+    use = zlib.crc32('/'.join(self.path).encode())
+    bits = random_bits(train, use, x.shape[-1])
+    kept = bits >= jnp.uint32(min(round(self.rate * 2**32), 2**32 - 1))
+    return jnp.where(kept, x / (1 - self.rate), 0.0)
+
+
 class MLP(nn.Module):
   """Dense layers with ReLU between them; parameters `dense_0`, `dense_1`, ...
 
   Attributes:
     widths: widths of the layers' outputs.
-    activate_last: whether ReLU follows the last layer, too.
+    activate_last: whether the last layer is a hidden one, too: followed by
+      normalisation, ReLU and dropout.
     dtype: dtype of the operands of the products.
+    norm: normalisation of hidden layers.
+    dropout: rate of dropout after hidden layers.
   """
 
   widths: tuple[int, ...]
   activate_last: bool
   dtype: DTypeLike = jnp.float32
+  norm: Norm = Norm.NONE
+  dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, train: Training | None = None) -> jax.Array:
     """f32[B, in] -> f32[B, widths[-1]]."""
     for i, width in enumerate(self.widths):
       x = Dense(width, self.dtype, name=f'dense_{i}')(x)
-      if self.activate_last or i < len(self.widths) - 1:
-        x = nn.relu(x)
+      if not self.activate_last and i == len(self.widths) - 1:
+        break
+      if self.norm is Norm.BATCH:
+        x = BatchNorm(name=f'norm_{i}')(x, train)
+      elif self.norm is Norm.LAYER:
+        x = nn.LayerNorm(epsilon=1e-5, name=f'norm_{i}')(x)
+      x = Dropout(self.dropout, name=f'dropout_{i}')(nn.relu(x), train)
     return x

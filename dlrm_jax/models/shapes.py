@@ -7,6 +7,10 @@ VECTORS = 'vectors'
 """The role of the vectors that interact, the only one of DLRM."""
 
 
+LINEAR = 'linear'
+"""The role of weights: a vector of width 1 for each id."""
+
+
 class Shapes(NamedTuple):
   """Shapes of the inputs of a model, without the batch.
 

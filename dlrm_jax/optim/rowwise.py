@@ -6,6 +6,9 @@ f32[M, D] as on any array, and the new rows are put back. For a transform that
 does nothing where the gradient is zero (SGD, Adagrad, row-wise Adagrad) this
 equals the dense transform exactly. A transform with memory (Adam) becomes its
 *lazy* variant: the state of a row does not change until the row is seen again.
+
+A gradient may also be an array, that of a whole table: then every row moves, as
+under the inner transform alone.
 """
 
 from collections.abc import Callable
@@ -16,6 +19,9 @@ import optax
 
 from dlrm_jax.optim.separable import check_separable
 from dlrm_jax.rows import Pytree, RowGrads, put, sum_repeated, take
+
+Grads = RowGrads | jax.Array
+"""The gradient of a table: of some rows, or f32[R, D] of all."""
 
 
 def _is_row_grads(x: Any) -> bool:
@@ -28,8 +34,10 @@ def _map_grads(
   return jax.tree.map(function, grads, *rest, is_leaf=_is_row_grads)
 
 
-def _take_touched(table: Any, grads: RowGrads) -> jax.Array:
+def _take_touched(table: Any, grads: Grads) -> jax.Array:
   """The rows f32[M, D], or numbers f32[M], that a gradient touches."""
+  if not isinstance(grads, RowGrads):
+    return table if table.ndim == 1 else table.reshape(grads.shape)
   if callable(table):
     return table(grads.rows)
   return take(table, grads.rows, grads.values.shape[1])
@@ -44,13 +52,22 @@ def _put_touched(
   """The state with its touched rows replaced, and its counters."""
   # Optax says which leaves of a state have rows: these become RowGrads.
   new = optax.tree.map_params(
-    inner.init, lambda x, g: RowGrads(g.rows, x), touched, grads
+    inner.init, lambda x, g: _like(g, x), touched, grads
   )
 
   def put_leaf(new: Any, old: Any) -> Any:
-    return put(old, new.rows, new.values) if _is_row_grads(new) else new
+    if _is_row_grads(new):
+      return put(old, new.rows, new.values)
+    return new.reshape(old.shape)
 
   return jax.tree.map(put_leaf, new, state, is_leaf=_is_row_grads)
+
+
+def _like(grads: Grads, values: jax.Array) -> Grads:
+  """Values that belong to the rows of a gradient."""
+  if isinstance(grads, RowGrads):
+    return RowGrads(grads.rows, values)
+  return values
 
 
 def rowwise(
@@ -65,8 +82,9 @@ def rowwise(
   Returns:
     A transform whose `init` takes the tables, a pytree of f32[R, D], and
     whose `update` takes the same pytree with `RowGrads` for leaves and
-    returns `RowGrads` of distinct rows, to be added by `rows.add`. Its
-    parameters, if given, are the tables, or for each table a function that
+    returns `RowGrads` of distinct rows, to be added by `rows.add`; an array
+    f32[R, D] for a leaf gives an array. Its parameters, if given, are the
+    tables, or for each table whose gradient is `RowGrads` a function that
     reads rows, i32[M] -> f32[M, D].
 
   Raises:
@@ -84,14 +102,16 @@ def rowwise(
   def update(
     updates: Pytree, state: Pytree, params: Pytree | None = None
   ) -> tuple[Pytree, Pytree]:
-    grads = _map_grads(sum_repeated, updates)
+    grads = _map_grads(
+      lambda g: sum_repeated(g) if _is_row_grads(g) else g, updates
+    )
     touched = optax.tree.map_params(inner.init, _take_touched, state, grads)
     if params is not None:
       params = _map_grads(lambda g, p: _take_touched(p, g), grads, params)
-    values = _map_grads(lambda g: g.values, grads)
+    values = _map_grads(lambda g: getattr(g, 'values', g), grads)
     values, touched = inner.update(values, touched, params)
     state = _put_touched(inner, state, touched, grads)
-    return _map_grads(lambda g, v: RowGrads(g.rows, v), grads, values), state
+    return _map_grads(_like, grads, values), state
 
   return optax.GradientTransformation(inner.init, update)
 

@@ -1,4 +1,4 @@
-"""The learning-rate schedule of MLPerf's DLRM: warm up, hold, decay, stop."""
+"""Learning rates as functions of the step: warm up, hold, decay, stop."""
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,37 @@ def mlperf(
     if decay_steps:
       left = (decay_start + decay_steps - k) / decay_steps
       rate = rate * jnp.clip(left, 0.0, 1.0) ** decay_power
+    return rate
+
+  return schedule
+
+
+def cosine(
+  learning_rate: float,
+  warmup_steps: int = 0,
+  decay_start: int = 0,
+  decay_steps: int = 0,
+  decay_power: float = 1.0,
+) -> optax.Schedule:
+  """Linear warm-up, hold, then half a cosine to 0; arguments as `mlperf`'s.
+
+  The rate of update k of the decay, which begins after `decay_start`, is
+  rate * ((1 + cos(pi (k - decay_start) / decay_steps)) / 2) ** power.
+  Source: Loshchilov and Hutter, arXiv 1608.03983, without restarts.
+
+  >>> rate = cosine(1.0, decay_steps=4)
+  >>> [round(float(rate(count)), 3) for count in range(5)]
+  [0.854, 0.5, 0.146, 0.0, 0.0]
+  """
+  _check(learning_rate, warmup_steps, decay_start, decay_steps, decay_power)
+  hold = mlperf(learning_rate, warmup_steps)
+
+  def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+    rate = jnp.asarray(hold(count))
+    if decay_steps:
+      k = jnp.asarray(count, jnp.int32) + 1
+      part = jnp.clip((k - decay_start) / decay_steps, 0.0, 1.0)
+      rate = rate * ((1 + jnp.cos(jnp.pi * part)) / 2) ** decay_power
     return rate
 
   return schedule

@@ -81,7 +81,7 @@ class Evaluator:
     def score(
       state: TrainState, inputs: Inputs, node: jax.Array | None = None
     ) -> jax.Array:
-      return task.network.outputs(state.params, state.tables, inputs, node)
+      return task.network.outputs(state.layers, state.tables, inputs, node)
 
     self._score = jax.jit(score, out_shardings=sharding_of(SPLIT))
 

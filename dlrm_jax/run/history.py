@@ -102,6 +102,18 @@ class History:
       file.flush()
       os.fsync(file.fileno())
 
+  def gains(
+    self, objective: Objective, counts: Callable[[int], bool]
+  ) -> list[float]:
+    """The objective of each evaluation, where it is defined; higher is better.
+
+    Args:
+      objective: the metric that decides.
+      counts: as `should_stop` takes it.
+    """
+    rows = [row for row in self.rows if counts(row['step'])]
+    return [objective.gain(value) for value in values_of(objective, rows)]
+
   def should_stop(
     self,
     objective: Objective,
@@ -118,8 +130,7 @@ class History:
       counts: whether a run that was this long from its start has an
         evaluation at a step. A shorter run has one more, where it ended.
     """
-    rows = [row for row in self.rows if counts(row['step'])]
-    gains = [objective.gain(value) for value in values_of(objective, rows)]
+    gains = self.gains(objective, counts)
     return (
       patience is not None
       and patience < len(gains)

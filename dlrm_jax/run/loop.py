@@ -10,6 +10,7 @@ process stops all.
 """
 
 import contextlib
+import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from dlrm_jax.run.finish import check_writable, finish
 from dlrm_jax.run.history import OUT_OF_RANGE, History
 from dlrm_jax.run.meter import Meter
 from dlrm_jax.run.parts import INPUT
-from dlrm_jax.run.validation import Validation, stops_early
+from dlrm_jax.run.validation import Validation, stops_early, with_rates
 from dlrm_jax.training.nodes import compiled_average
 from dlrm_jax.training.state import (
   TrainState,
@@ -77,7 +78,12 @@ def _sent(batches: Batches) -> Iterator[Batch]:
 
 
 def updates(
-  run: Run, update: Update, batches: Batches, state: TrainState, step: int
+  run: Run,
+  update: Update,
+  batches: Batches,
+  state: TrainState,
+  step: int,
+  rates: Callable[[TrainState], TrainState] | None = None,
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
   """Trains after `step`, for as long as the caller asks for more.
 
@@ -87,13 +93,17 @@ def updates(
     batches: the batches after `step`, by `batches_from`.
     state: the state at `step`; it is written in place.
     step: number of updates before.
+    rates: lowers the learning rates as the evaluations so far say.
 
   Yields:
     The number of updates, the state, and the metrics of the last update.
   """
   average = compiled_average(run.task, keep=False)
+  first = step
   # A step is dispatched, not awaited: the next batch is sent meanwhile.
   for batch in _sent(batches):
+    if rates is not None and (step == first or run.evaluates(step)):
+      state = rates(state)
     if run.fresh_tables and run.begins_epoch(step):
       state = fresh_tables(run.task, state, jax.random.key(run.seed + step))
     state, metrics = update(state, batch)
@@ -159,7 +169,9 @@ def _fit(
     meter = Meter(run.reading.batch_size, history.unlogged(first))
     batches = batches_from(run, first)
     out_of_range = _OutOfRange(run, history, batches)
-    steps = updates(run, compiled_step(run.task), batches, state, first)
+    rates = functools.partial(with_rates, run, history)
+    step_of_run = compiled_step(run.task)
+    steps = updates(run, step_of_run, batches, state, first, rates)
     for step, state, metrics in steps:
       signals.hold()
       meter.add(step, metrics)

@@ -106,7 +106,7 @@ def _product(task: Task) -> int:
 
 def _step(task: Task, examples: int) -> int:
   """Bytes that a device needs to train on examples; layers see pieces."""
-  piece = examples // count_pieces(examples, task.micro_batch)
+  piece = examples // count_pieces(examples, task.piece)
   each = _example(task) + _gathered(task)
   return examples * each + piece * _widest(task)
 

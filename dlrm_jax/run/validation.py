@@ -1,7 +1,10 @@
 """Evaluations of split validation while a run trains, and what they decide."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
+import numpy as np
 from tqdm import tqdm
 
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
@@ -12,6 +15,7 @@ from dlrm_jax.run.evaluation import Evaluator, never
 from dlrm_jax.run.history import History
 from dlrm_jax.run.scores import by_head, flat_scores, named, with_error
 from dlrm_jax.run.scoring import batches_of, score, undefined_line
+from dlrm_jax.sharding import COPIED, sharding_of
 from dlrm_jax.training.state import TrainState
 
 SPLIT = 'validation'
@@ -93,6 +97,16 @@ class Validation:
       return
     if not agreement.from_first(history.evaluated(step)):
       checkpoints.add_scores(step, self(state, step))
+
+
+def with_rates(run: Run, history: History, state: TrainState) -> TrainState:
+  """The state with learning rates as low as the evaluations so far say."""
+  if run.task.plateau is None:
+    return state
+  gains = history.gains(run.objective, run.evaluates)
+  product = agreement.from_first(run.task.plateau.product(gains))
+  factor = jax.device_put(np.float32(product), sharding_of(COPIED))
+  return dataclasses.replace(state, factor=factor)
 
 
 def stops_early(run: Run, history: History) -> bool:

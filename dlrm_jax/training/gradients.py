@@ -18,9 +18,18 @@ from jax import lax
 from dlrm_jax.batch import Batch
 from dlrm_jax.embedding.collection import Vectors
 from dlrm_jax.embedding.exchange import over_devices
+from dlrm_jax.embedding.network import Layers
 from dlrm_jax.errors import InputError
+from dlrm_jax.models.mode import Training
 from dlrm_jax.rows import Pytree
-from dlrm_jax.sharding import COPIED, SPLIT, on_cpu, on_each_device
+from dlrm_jax.sharding import (
+  AXIS,
+  COPIED,
+  SPLIT,
+  device_count,
+  on_cpu,
+  on_each_device,
+)
 from dlrm_jax.training.heads import summed_loss, total_weights
 from dlrm_jax.training.state import Task
 
@@ -72,56 +81,79 @@ def count_pieces(examples: int, micro_batch: int | None) -> int:
   return next((n for n in counts if examples % n == 0), 1)
 
 
+class Gradients(NamedTuple):
+  """What a batch gives.
+
+  Attributes:
+    metrics: those of the step.
+    params: gradients of the layers' parameters.
+    vectors: gradients of the gathered bags, f32[B, G, D] for each stack.
+    statistics: those of the layers, after the batch.
+  """
+
+  metrics: StepMetrics
+  params: Pytree
+  vectors: Vectors
+  statistics: Pytree
+
+
 def gradients(
-  task: Task, params: Pytree, batch: Batch, vectors: Vectors
-) -> tuple[StepMetrics, Pytree, Vectors]:
+  task: Task, layers: Layers, batch: Batch, vectors: Vectors, seed: jax.Array
+) -> Gradients:
   """Loss and gradients of a batch.
 
   Args:
     task: what is trained.
-    params: parameters of the layers.
+    layers: parameters and statistics of the layers.
     batch: the global batch.
     vectors: the bags gathered for it, f32[B, G, D] for each stack.
-
-  Returns:
-    Metrics, gradients of the parameters, gradients of the vectors.
+    seed: u32[], another number in each step, for what layers draw at random.
   """
   on_devices = on_each_device(
     functools.partial(_of_part, task),
-    (COPIED, SPLIT, SPLIT),
-    (COPIED, COPIED, SPLIT),
+    (COPIED, SPLIT, SPLIT, COPIED),
+    Gradients(COPIED, COPIED, SPLIT, COPIED),
   )
-  return on_devices(params, batch, vectors)
+  return on_devices(layers, batch, vectors, seed)
 
 
 def _of_part(
-  task: Task, params: Pytree, batch: Batch, vectors: Vectors
-) -> tuple[StepMetrics, Pytree, Vectors]:
+  task: Task, layers: Layers, batch: Batch, vectors: Vectors, seed: jax.Array
+) -> Gradients:
   """`gradients` on one device, which has a part of the batch."""
   totals = over_devices(lax.psum, total_weights(task.heads, batch))
   totals = [jnp.where(total > 0, total, 1) for total in totals]
   examples = len(batch.labels)
-  pieces = count_pieces(examples, task.micro_batch)
+  pieces = count_pieces(examples, task.piece)
+  places = jnp.arange(examples, dtype=jnp.int32)
+  if device_count() > 1:
+    places = places + lax.axis_index(AXIS) * examples
   in_pieces = jax.tree.map(
     lambda x: x.reshape(pieces, examples // pieces, *x.shape[1:]),
-    (batch, vectors),
+    (batch, vectors, places),
   )
 
   def add_piece(
-    sums: tuple[jax.Array, Pytree], piece: tuple[Batch, Vectors]
-  ) -> tuple[tuple[jax.Array, Pytree], tuple[jax.Array, Vectors]]:
-    (loss, logits), (grads, vector_grads) = jax.value_and_grad(
-      functools.partial(_loss, task, totals), (0, 1), has_aux=True
-    )(params, piece[1], piece[0])
-    return jax.tree.map(jnp.add, sums, (loss, grads)), (logits, vector_grads)
+    sums: tuple[jax.Array, Pytree], piece: tuple[Batch, Vectors, jax.Array]
+  ) -> tuple[tuple[jax.Array, Pytree], tuple[jax.Array, Vectors, Pytree]]:
+    part, of_part, places = piece
+    (loss, (logits, statistics)), (grads, vector_grads) = jax.value_and_grad(
+      functools.partial(
+        _loss, task, totals, part, Training(seed, places), layers.statistics
+      ),
+      (0, 1),
+      has_aux=True,
+    )(layers.params, of_part)
+    sums = jax.tree.map(jnp.add, sums, (loss, grads))
+    return sums, (logits, vector_grads, statistics)
 
-  zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-  sums, by_piece = lax.scan(
+  zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, layers.params)
+  sums, (*by_piece, statistics) = lax.scan(
     add_piece, zeros, in_pieces, unroll=min(pieces, AT_ONCE)
   )
   loss, grads = over_devices(lax.psum, sums)
   logits, vector_grads = jax.tree.map(
-    lambda x: x.reshape(examples, *x.shape[2:]), by_piece
+    lambda x: x.reshape(examples, *x.shape[2:]), tuple(by_piece)
   )
   stages = {
     'dense features': batch.inputs.dense,
@@ -129,19 +161,36 @@ def _of_part(
     'logits': logits,
     'loss': loss,
   }
-  return StepMetrics(loss, _largest(loss, stages)), grads, vector_grads
+  return Gradients(
+    metrics=StepMetrics(loss, _largest(loss, stages)),
+    params=grads,
+    vectors=vector_grads,
+    # Layers with statistics see the whole part as one piece.
+    statistics=jax.tree.map(lambda x: x[0], statistics),
+  )
 
 
 def _loss(
   task: Task,
   totals: Sequence[jax.Array],
+  batch: Batch,
+  train: Training,
+  statistics: Pytree,
   params: Pytree,
   vectors: Vectors,
-  batch: Batch,
-) -> tuple[jax.Array, jax.Array]:
-  """A piece's share of the loss, f32[], and its logits, f32[B, T]."""
-  logits = task.network.apply(params, batch.inputs, vectors, train=True)
-  return summed_loss(task.heads, logits, batch, totals), logits
+) -> tuple[jax.Array, tuple[jax.Array, Pytree]]:
+  """A piece's share of the loss, f32[]; its logits f32[B, K, T]; statistics.
+
+  The loss is the sum over the K branches.
+  """
+  by_branch, statistics = task.network.apply_in_training(
+    Layers(params, statistics), batch.inputs, vectors, train
+  )
+  losses = [
+    summed_loss(task.heads, by_branch[:, k], batch, totals)
+    for k in range(by_branch.shape[1])
+  ]
+  return sum(losses[1:], losses[0]), (by_branch, statistics)
 
 
 def _largest(

@@ -71,7 +71,7 @@ def kernels(model: nn.Module, shapes: Shapes) -> list[tuple[int, int]]:
       role: jnp.zeros((1, *shape)) for role, shape in shapes.vectors.items()
     }
     dense = jnp.zeros((1, shapes.dense))
-    return model.init(jax.random.key(0), dense, vectors, False)
+    return model.init(jax.random.key(0), dense, vectors)['params']
 
   leaves = jax.tree.leaves(jax.eval_shape(init))
   return [x.shape for x in leaves if len(x.shape) == 2]
@@ -143,7 +143,7 @@ def step_memory(task: Task, layout: Layout, use: Workload) -> StepMemory:
     network.dense_features,
     features,
     use.local_batch,
-    task.micro_batch,
+    task.piece,
   )
   return StepMemory(
     tables=layout_load(layout, use).bytes,

@@ -7,6 +7,7 @@ gives the first one.
 
 import dataclasses
 import functools
+import sys
 
 import flax.struct
 import jax
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
-from dlrm_jax.embedding.network import Network
+from dlrm_jax.embedding.network import Layers, Network
+from dlrm_jax.optim.plateau import Plateau
 from dlrm_jax.optim.rowwise import has_rows, with_counters
 from dlrm_jax.rows import Pytree
 from dlrm_jax.sharding import COPIED, sharding_of
@@ -32,6 +34,11 @@ class Task:
     table_tx: the optimizer of the tables: a `rowwise` transform.
     micro_batch: number of examples that a device computes at a time; None:
       a number that suits the backend.
+    clip: the largest norm of the gradients of layers and tables together;
+      None: they are not clipped.
+    plateau: how the learning rates fall where validation does not improve;
+      None: they do not.
+    seed: of what layers and storages draw at random in a step.
   """
 
   network: Network
@@ -39,6 +46,14 @@ class Task:
   tx: optax.GradientTransformation
   table_tx: optax.GradientTransformation
   micro_batch: int | None = None
+  clip: float | None = None
+  plateau: Plateau | None = None
+  seed: int = 0
+
+  @property
+  def piece(self) -> int | None:
+    """As `micro_batch`; batch normalisation takes the whole part at once."""
+    return sys.maxsize if self.network.normalises_batches else self.micro_batch
 
   @property
   def collection(self) -> EmbeddingCollection:
@@ -56,6 +71,9 @@ class TrainState:
     opt_state: state of `Task.tx`.
     tables: f32[R, D], or packed, for each stack.
     table_state: state of `Task.table_tx`; rows on axis 0.
+    statistics: running means and variances of batch normalisation.
+    factor: f32[], what `Task.plateau` has multiplied the learning rates by;
+      None where they do not fall.
   """
 
   step: jax.Array
@@ -63,24 +81,33 @@ class TrainState:
   opt_state: Pytree
   tables: Tables
   table_state: Pytree
+  statistics: Pytree = dataclasses.field(default_factory=dict)
+  factor: jax.Array | None = None
+
+  @property
+  def layers(self) -> Layers:
+    """The arrays of the layers."""
+    return Layers(self.params, self.statistics)
 
 
 def abstract_params(task: Task) -> Pytree:
   """Shapes of the parameters of the layers; no device is touched."""
-  return jax.eval_shape(lambda: task.network.init(jax.random.key(0)))
+  return jax.eval_shape(lambda: task.network.init(jax.random.key(0))).params
 
 
 def create_state(task: Task, key: jax.Array) -> TrainState:
   """The state before the first step; `new_state` puts it on the devices."""
   table_key, model_key = jax.random.split(key)
   tables = task.collection.init(table_key)
-  params = task.network.init(model_key)
+  layers = task.network.init(model_key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=task.tx.init(params),
+    params=layers.params,
+    opt_state=task.tx.init(layers.params),
     tables=tables,
     table_state=task.collection.init_state(task.table_tx, tables),
+    statistics=layers.statistics,
+    factor=None if task.plateau is None else jnp.ones(()),
   )
 
 

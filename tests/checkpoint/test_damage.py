@@ -23,6 +23,7 @@ from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.heads import Head
 from dlrm_jax.training.state import Task, abstract_state, create_state
+from tests import commands
 
 
 def make_task(placement):
@@ -280,3 +281,34 @@ def test_a_right_lost_in_the_midst_of_a_run_is_told_in_one_line(folder):
     checkpoints.save(30, state, {})
   checkpoints.close()
   assert checkpoints.steps == [10, 20]
+
+
+LATE = """
+import asyncio, gc, pathlib, sys, threading
+import tensorstore
+from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.embedding.layout import Layout
+Checkpoints(pathlib.Path(sys.argv[1]), Layout(1, (), ()), keep=1)
+promise, future = tensorstore.Promise.new()
+loop = asyncio.new_event_loop()
+async def read():
+  await future
+tasks = [loop.create_task(read())]
+loop.run_until_complete(asyncio.sleep(0.01))
+loop.close()
+promise.set_result(1)
+class Other:
+  def __del__(self):
+    raise ValueError('another error')
+Other()
+import os
+sys.stderr.flush()
+os._exit(0)
+"""
+
+
+def test_writes_that_end_after_a_failed_save_print_nothing(tmp_path):
+  done = commands.run(['-c', LATE, str(tmp_path)])
+  assert done.status == 0
+  assert 'Event loop is closed' not in done.stderr
+  assert 'ValueError: another error' in done.stderr

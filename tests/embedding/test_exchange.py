@@ -198,7 +198,7 @@ def steps_of(tx, devices, seeds, kind):
       return jnp.sum(encode(collection, vectors, inputs)['vectors'] * target)
 
     grads = jax.grad(loss)(vectors)
-    return collection.update(tx, tables, state, rows, grads)
+    return collection.update(tx, tables, state, rows, grads)[:2]
 
   with sharding.use(sharding.make_mesh(jax.devices()[:devices])):
     cut = sharding.sharding_of(sharding.SPLIT)

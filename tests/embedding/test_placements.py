@@ -144,7 +144,7 @@ def step(model, tx, tables, state, batch):
     return jnp.mean(jnp.sum(jnp.sin(encoded) * target, (1, 2))), encoded
 
   grads, encoded = jax.grad(loss, has_aux=True)(vectors)
-  return *collection.update(tx, tables, state, rows, grads), encoded
+  return *collection.update(tx, tables, state, rows, grads)[:2], encoded
 
 
 class Reference:

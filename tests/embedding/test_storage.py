@@ -201,7 +201,7 @@ def prepared(collection, tx):
     ids, grads = batch
     rows = collection.rows(ids)
     vectors = collection.lookup(tables, rows)
-    return *collection.update(tx, tables, state, rows, grads, key), vectors
+    return *collection.update(tx, tables, state, rows, grads, key)[:2], vectors
 
   run = jax.jit(step, out_shardings=(where, state_where, None))
   return tables, state, run

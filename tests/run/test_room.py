@@ -73,7 +73,7 @@ def test_what_fits_is_let_through_and_more_is_not(tmp_path, monkeypatch):
 FITS = {
   'plain': {},
   'bfloat16': {'model__compute_dtype': 'bfloat16', 'model__top': (512,)},
-  'wide vectors': {'model__dim': 64, 'model__interaction': 'cat'},
+  'wide vectors': {'model__dim': 64, 'model__dlrm__interaction': 'cat'},
   'wide layers': {'model__bottom': (512, 64), 'train__micro_batch': 64},
   'a hash': {'tables__encoding': 'hashed'},
   'remainders': {'tables__encoding': 'quotient_remainder'},

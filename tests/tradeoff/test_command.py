@@ -165,7 +165,7 @@ def test_runs_of_another_config_are_refused_by_field(finished):
       ['--encodings=quotient_remainder', 'budget'],
     ),
     (['--config.tables.threshold=200'], ['config.tables.threshold=200']),
-    (['--config.model.interaction=x'], ['config.model.interaction']),
+    (['--config.model.dlrm.interaction=x'], ['config.model.dlrm.interaction']),
   ],
 )
 def test_what_is_impossible_is_said_before_the_first_run(
