@@ -113,7 +113,7 @@ def test_a_fingerprint_says_that_ids_were_drawn_otherwise_once():
 
 
 def test_interactions_add_nothing_to_any_one_feature():
-  truth = plant(Strength(rank=3), 2, (40, 60), (1, 5), seed=3)
+  truth = plant(Strength(rank=3), 2, (40, 60), (1, 2.5), seed=3)
   for table, rows in zip(truth.tables, (40, 60), strict=True):
     mean = probabilities(rows, 1.0) @ table[:-1]
     np.testing.assert_allclose(mean, 0, atol=1e-6)
