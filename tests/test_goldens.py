@@ -225,7 +225,7 @@ def test_losses_and_weights_are_those_of_the_reference(name):
   step = jax.jit(functools.partial(train_step, task))
   for k, loss in enumerate(losses):
     batch = batch_of(golden, k, hotness)
-    outputs = task.network.outputs(state.params, state.tables, batch.inputs)
+    outputs = task.network.outputs(state.layers, state.tables, batch.inputs)
     got, want = outputs[:, 0], golden[scored][k].reshape(-1)
     if scored == 'predictions':
       got = jax.nn.sigmoid(got)
