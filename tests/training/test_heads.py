@@ -35,7 +35,7 @@ def task(micro_batch=None):
   return Task(
     network=Network(
       EmbeddingCollection((feature,), 4),
-      DLRM((8, 4), (8,), Interaction.CAT, outputs=2),
+      DLRM((8, 4), (8,), interaction=Interaction.CAT, outputs=2),
       dense_features=3,
     ),
     heads=HEADS,
