@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from dlrm_jax.build.run import build_objective
 from dlrm_jax.configs import default
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics import binary
+from dlrm_jax.metrics import binary, ranking
 from dlrm_jax.metrics.objective import HIGHER, Objective
 
 
@@ -18,15 +19,23 @@ def built(name, labels=('click',)):
   return build_objective(config, Schema((), (), labels))
 
 
+def metrics(logits):
+  """Metrics of a list of a positive and two candidates."""
+  labels, ones = [1, 0, 0], [1, 1, 1]
+  found = ranking.places(np.array([logits]), np.array([ones]))
+  tally = binary.tally(logits, labels, ones)
+  return binary.summarize(tally) | ranking.summarize(found, 1)
+
+
 def test_every_objective_is_a_metric_of_an_evaluation():
-  tally = binary.tally([2.0, -1.0], [1, 0], [1, 1])
-  assert HIGHER.keys() <= binary.summarize(tally).keys()
+  lists = ranking.summarize(ranking.places(np.ones((1, 3)), np.ones((1, 3))))
+  assert HIGHER.keys() <= metrics([2.0, -1, 0]).keys() | lists.keys()
 
 
 def test_directions_are_those_of_the_metrics():
-  worse = binary.summarize(binary.tally([-2.0, 1, 2], [1, 0, 1], [1, 1, 1]))
-  better = binary.summarize(binary.tally([3.0, -3, 3], [1, 0, 1], [1, 1, 1]))
+  worse, better = metrics([-2.0, 1, 2]), metrics([3.0, -3, -3])
   for name, higher in HIGHER.items():
+    name = name.replace('_10', '_1')  # the top of so short a list
     objective = Objective(name, higher)
     assert objective.gain(better[name]) > objective.gain(worse[name]), name
 

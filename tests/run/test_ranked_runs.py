@@ -17,6 +17,7 @@ from dlrm_jax.prepare.implicit import list_files
 from dlrm_jax.prepare.implicit.implicit_set import prepare_implicit
 from dlrm_jax.run import loop, workdir
 from dlrm_jax.run.history import read_history
+from tests import job
 
 USERS, ITEMS = 60, 120
 
@@ -222,3 +223,13 @@ def test_a_batch_counts_positives_and_negatives(tmp_path, place):
   run = build_run(config, open_data(config), tmp_path)
   rows = open_prepared(place / 'set').splits['train']
   assert run.steps_per_epoch == pytest.approx(4 * rows / 320)
+
+
+@pytest.mark.slow
+def test_processes_rank_together(place, evaluated):
+  _, alone = evaluated(*FILES)
+  flags = [flag.replace('{place}', str(place)) for flag in FILES]
+  command = ['-m', 'dlrm_jax.evaluate', f'--workdir={place}/run', *flags]
+  done = job.run([*command, '--batch_size=100'], 2)
+  result = json.loads(done[0].stdout.splitlines()[-1])
+  assert result['metrics'] == pytest.approx(alone['metrics'])
