@@ -21,7 +21,7 @@ from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.negatives import Negatives
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics.objective import HIGHER, RANKED, Objective
+from dlrm_jax.metrics.objective import HIGHER, RANKED, WITHIN, Objective
 from dlrm_jax.run.description import Data, Run
 from dlrm_jax.run.workdir import started
 from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
@@ -49,6 +49,11 @@ def build_objective(config: ConfigDict, schema: Schema) -> Objective:
     for label in schema.labels
     for metric, higher in HIGHER.items()
   }
+  if given.rpartition('/')[2] in WITHIN and not schema.grouped:
+    raise InputError(
+      f'config.train.objective is {given!r}, but the examples have no groups; '
+      'prepare the log with a column of groups (config.data.raw.group)'
+    )
   if several:  # the first label decides where none is named
     given = given if '/' in given else f'{schema.labels[0]}/{given}'
   return Objective(given, choose_one('train.objective', given, names))
@@ -210,6 +215,9 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     average_every=average_every or None,
     seed=config.seed,
     config=config.to_dict(),
+    init_from=tuple(
+      Path(folder) for folder in train.init_from.split(',') if folder
+    ),
     references=functools.partial(references, data),
     notes=notes,
   )

@@ -9,6 +9,8 @@ HIGHER = {
   'auc': True,
   'pr_auc': True,
   'accuracy': True,
+  'uauc': True,
+  'wuauc': True,
   'log_loss': False,
   'ne': False,
   'hr_10': True,
@@ -26,6 +28,8 @@ LABELS = {
   'hr_10': 'HR@10',
   'ndcg_10': 'NDCG@10',
   'mrr': 'MRR',
+  'uauc': 'uAUC',
+  'wuauc': 'wuAUC',
 }
 """Names of these metrics for people."""
 
@@ -34,6 +38,8 @@ SHOWN = ('auc', 'log_loss')
 
 RANKED = ('hr_10', 'ndcg_10', 'mrr')
 """Metrics of lists to rank; other examples have none of them."""
+WITHIN = ('uauc', 'wuauc')
+"""Metrics within groups, which only data with groups has."""
 
 
 @dataclasses.dataclass(frozen=True)

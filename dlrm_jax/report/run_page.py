@@ -45,6 +45,10 @@ _METRICS = (
   ('log_loss', 'Log-loss', 'nats; less is better; ± as above', '.5f'),
   ('ne', 'Normalised entropy', 'log-loss / entropy of the base rate', '.5f'),
   ('accuracy', 'Accuracy', 'at probability 0.5', '.5f'),
+  ('uauc', 'uAUC', "mean of the groups' AUCs", '.5f'),
+  ('wuauc', 'wuAUC', 'the same, weighted by impressions', '.5f'),
+  ('groups', 'Groups', 'with clicks and non-clicks', ',.0f'),
+  ('groups_left_out', 'Groups left out', 'without', ',.0f'),
   ('calibration', 'Calibration', 'mean prediction / base rate', '.4f'),
   ('base_rate', 'Base rate', 'clicks / examples', '.5f'),
   ('mean_prediction', 'Mean prediction', 'of the click probability', '.5f'),
@@ -119,8 +123,8 @@ def _results(
     return f'<th>{label}<small>{note}</small></th>{"".join(cells)}'
 
   head = ['', *(html.escape(name) for name in columns)]
-  known = [x for x in _METRICS if any(x[0] in c for c in columns.values())]
-  return page.html_table(head, (row(*metric) for metric in known))
+  known = {key for column in columns.values() for key in column}
+  return page.html_table(head, (row(*m) for m in _METRICS if m[0] in known))
 
 
 def _tables(tables: Sequence[TableSize]) -> str:

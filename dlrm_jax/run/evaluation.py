@@ -5,7 +5,7 @@ tally of all parts, the same on every process.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from dlrm_jax.cluster import agreement
 from dlrm_jax.data.lists import Lists
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary, paired, ranking
+from dlrm_jax.run.groups import Kept
 from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
 from dlrm_jax.training.heads import Head
 from dlrm_jax.training.nodes import compiled_average, node_count
@@ -39,7 +40,8 @@ class Scores(NamedTuple):
 
 
 ENSEMBLE = 'ensemble'
-"""Name of all nodes together: the mean of their probabilities."""
+"""Name of all nodes together, by the mean of their probabilities; of all
+branches together, by the mean of their logits."""
 
 
 _MEAN = 'mean of tables'
@@ -98,7 +100,11 @@ class Evaluator:
     ) -> jax.Array:
       return task.network.outputs(state.layers, state.tables, inputs, node)
 
+    def by_branch(state: TrainState, inputs: Inputs) -> jax.Array:
+      return task.network.by_branch(state.layers, state.tables, inputs)
+
     self._score = jax.jit(score, out_shardings=sharding_of(SPLIT))
+    self._by_branch = jax.jit(by_branch, out_shardings=sharding_of(SPLIT))
 
   def __call__(
     self,
@@ -138,14 +144,15 @@ class Evaluator:
     """
     heads = self._task.heads
     totals = {head.name: binary.empty() for head in heads}
-    parts = []
+    parts, kept = [], Kept([head.name for head in heads])
     for batch, logits in self._scored(state, batches, stop):
       totals = tally_heads(heads, logits, batch, totals)
+      kept.add(batch, logits)
       if lists is not None:
         shape = (-1, lists.length)
         weights = np.asarray(batch.weights).reshape(shape)
         parts.append(ranking.places(logits[:, 0].reshape(shape), weights))
-    tallies = _of_all_processes(totals)
+    tallies = kept.into(_of_all_processes(totals))
     if lists is None:
       return Scores(tallies)
     return Scores(tallies, _whole_lists(parts, lists.pieces))
@@ -156,7 +163,7 @@ class Evaluator:
     """Tallies of each node, of the mean of their tables, of the ensemble.
 
     Every node scores every example. The ensemble's probability is the mean
-    of the nodes' probabilities.
+    of the nodes' probabilities. Only the ensemble is scored within groups.
 
     Args:
       state: a state with independent tables.
@@ -170,6 +177,7 @@ class Evaluator:
       name: {head.name: binary.empty() for head in self._task.heads}
       for name in (*names, _MEAN, ENSEMBLE)
     }
+    kept = Kept([head.name for head in self._task.heads])
     mean = compiled_average(self._task, keep=True)(state)
     for batch in batches:
       inputs = send(batch.inputs)
@@ -178,7 +186,38 @@ class Evaluator:
       logits[_MEAN] = local_part(self._score(mean, inputs))
       for name, x in logits.items():
         totals[name] = tally_heads(self._task.heads, x, batch, totals[name])
-    return {name: _of_all_processes(total) for name, total in totals.items()}
+      kept.add(batch, logits[ENSEMBLE])
+    found = {name: _of_all_processes(total) for name, total in totals.items()}
+    return found | {ENSEMBLE: kept.into(found[ENSEMBLE])}
+
+  def branches(
+    self, state: TrainState, batches: Iterable[Batch]
+  ) -> dict[str, Tallies]:
+    """Tallies of each branch of the model, and of the mean of their logits.
+
+    Args:
+      state: the state to score with.
+      batches: batches of equal size, this process's part of each.
+
+    Raises:
+      NotFinite: a logit is NaN or infinite.
+    """
+    heads = self._task.heads
+    names = [f'branch {k}' for k in range(self._task.network.branches)]
+    totals = {
+      name: {head.name: binary.empty() for head in heads}
+      for name in (*names, ENSEMBLE)
+    }
+    kept = Kept([head.name for head in heads])
+    for batch in batches:
+      scored = local_part(self._by_branch(state, send(batch.inputs)))
+      logits = dict(zip(names, scored.swapaxes(0, 1), strict=True))
+      logits[ENSEMBLE] = scored.mean(1)
+      for name, x in logits.items():
+        totals[name] = tally_heads(heads, x, batch, totals[name])
+      kept.add(batch, logits[ENSEMBLE])
+    found = {name: _of_all_processes(total) for name, total in totals.items()}
+    return found | {ENSEMBLE: kept.into(found[ENSEMBLE])}
 
   def keep(self, state: TrainState, batches: Iterable[Batch]) -> paired.Scored:
     """Labels, weights and logits of the first head, of one process.
@@ -270,13 +309,14 @@ def _of_all_processes(tallies: Tallies) -> Tallies:
 
 def _added(tally: binary.Tally) -> binary.Tally:
   """The sum of the tallies that all processes have."""
-  clicks, others, low, high, *sums = tally
+  clicks, others, low, high, *sums = tally[:-1]
   (low,) = agreement.reduced([low], 'min')
   (high,) = agreement.reduced([high], 'max')
   clicks, others, total = agreement.reduced(
     [clicks, others, np.array(sums)], 'sum'
   )
-  return binary.Tally(clicks, others, low, high, *map(float, total))
+  numbers: Any = map(float, total)
+  return binary.Tally(clicks, others, low, high, *numbers)
 
 
 def _whole_lists(

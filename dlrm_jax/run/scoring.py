@@ -1,6 +1,6 @@
 """Scores a split of a run; messages where that cannot be done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -11,6 +11,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, Scores, never
+from dlrm_jax.run.groups import MOST_GROUPED
 from dlrm_jax.run.meter import ADVICE
 from dlrm_jax.sharding import device_count
 from dlrm_jax.training.state import TrainState
@@ -79,3 +80,26 @@ def undefined_line(split: str, examples: float, clicks: float) -> str:
   """
   why = binary.lacking(examples, clicks)
   return f'{split} has {why}: AUC is undefined' if why else ''
+
+
+def undefined_groups_line(split: str, scores: Mapping[str, float]) -> str:
+  """Says why a split has no AUC within groups; '' where it has or needs none.
+
+  >>> undefined_groups_line('test', {'groups': 0, 'groups_left_out': 9})
+  'test has no group with a click and a non-click: uAUC and wuAUC are undefined'
+  """
+  if scores.get('groups', 1):
+    return ''
+  why = f'has no example with a group, or more than {MOST_GROUPED:,}'
+  if scores['groups_left_out']:
+    why = 'has no group with a click and a non-click'
+  return f'{split} {why}: uAUC and wuAUC are undefined'
+
+
+def undefined_lines(split: str, scores: Mapping[str, float]) -> list[str]:
+  """Says why metrics of a split are undefined, in a line for each reason."""
+  lines = (
+    undefined_line(split, scores['examples'], scores['clicks']),
+    undefined_groups_line(split, scores),
+  )
+  return [line for line in lines if line]

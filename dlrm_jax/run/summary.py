@@ -82,7 +82,7 @@ def plan_lines(run: Run) -> Iterator[str]:
     f'{device_count()}; tables in {shards} shards'
   )
   each = batch_size // device_count()
-  pieces = count_pieces(each, run.task.micro_batch)
+  pieces = count_pieces(each, run.task.piece)
   cut = f'; {pieces} micro-batches of {each // pieces:,}' if pieces > 1 else ''
   yield f'batch     {batch_size:,}, {each:,} a device{cut}'
   yield f'steps     {run.steps:,} ({epochs:.3g} epochs)'
