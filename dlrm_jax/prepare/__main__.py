@@ -144,6 +144,13 @@ def _add_implicit(kind: argparse.ArgumentParser) -> None:
     help='lines of user, item, rating and time between tabs, without a header',
   )
   add(
+    '--hold_out',
+    choices=('last', 'none'),
+    default='last',
+    help='hold out the last item of each user as split validation (default), '
+    'or train on all rows',
+  )
+  add(
     '--seed',
     type=int,
     default=0,
@@ -187,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _summary(output: str, config: str, seconds: float) -> None:
-  from dlrm_jax.data.lists import lists_of
+  from dlrm_jax.data.lists import IMPLICIT, lists_of
   from dlrm_jax.data.prepared import open_prepared
   from dlrm_jax.text import duration
 
@@ -202,7 +209,7 @@ def _summary(output: str, config: str, seconds: float) -> None:
     found = lists_of(prepared.details, split)
     lists = f', lists of {found.length} to rank' if found else ''
     print(f'{split:<12}{count:>13,} rows, click rate {rate:.4f}{lists}')
-    if rate in (0, 1) and not prepared.details.get('lists'):
+    if rate in (0, 1) and prepared.details['kind'] != IMPLICIT:
       only = 'clicks only' if rate else 'no clicks'
       print(f'WARNING: split {split} has {only}: AUC is undefined on it')
   columns = prepared.schema.sparse
@@ -241,9 +248,10 @@ def main(argv: Sequence[str]) -> None:
     implicit_set.prepare_implicit(
       options.input,
       options.output,
-      options.seed,
-      options.on_bad_row,
-      options.overwrite,
+      hold_out=options.hold_out == 'last',
+      seed=options.seed,
+      on_bad_row=options.on_bad_row,
+      overwrite=options.overwrite,
     )
   else:
     request.run_request(options, request.request_of(options))
