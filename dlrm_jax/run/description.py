@@ -91,7 +91,8 @@ class Run:
       are not averaged.
     seed: seed of the first state.
     config: all settings, 'auto' encodings replaced by the chosen ones.
-    references: gives for a split metrics to compare with, by name.
+    references: gives for a split the metrics to compare with, by head and
+      name.
     notes: lines about what is unusual in the run.
   """
 
@@ -113,7 +114,7 @@ class Run:
   average_every: int | None
   seed: int
   config: Mapping[str, Any]
-  references: Callable[[str], Mapping[str, Mapping[str, float]]]
+  references: Callable[[str], Mapping[str, Mapping[str, Mapping[str, float]]]]
   notes: tuple[str, ...] = ()
 
   def evaluates(self, step: int) -> bool:

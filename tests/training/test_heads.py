@@ -74,7 +74,7 @@ def loss_by_hand(logits, batch):
 def test_a_missing_label_does_not_count(micro_batch):
   batch, one = make_batch(), task(micro_batch)
   state = new_state(one, jax.random.key(0))
-  logits = one.network.outputs(state.params, state.tables, batch.inputs)
+  logits = one.network.outputs(state.layers, state.tables, batch.inputs)
   assert logits.shape == (BATCH, 2)
   new, metrics = jax.jit(functools.partial(train_step, one))(state, batch)
   np.testing.assert_allclose(
