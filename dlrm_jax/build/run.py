@@ -215,6 +215,9 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     average_every=average_every or None,
     seed=config.seed,
     config=config.to_dict(),
+    init_from=tuple(
+      Path(folder) for folder in train.init_from.split(',') if folder
+    ),
     references=functools.partial(references, data),
     notes=notes,
   )

@@ -24,6 +24,7 @@ import numpy as np
 
 from dlrm_jax.embedding.layout import Address, Layout, Stack, StackKind
 from dlrm_jax.rows import Pytree
+from dlrm_jax.sharding import local_part
 
 _PIECE = 8 * 2**20  # bytes
 
@@ -285,6 +286,7 @@ def move(
   new: Layout,
   report: Callable[[int], object] = lambda rows: None,
   piece: int = _PIECE,
+  start: Mapping[str, Pytree] | None = None,
 ) -> dict[str, Pytree]:
   """Moves a family of stacks to another layout of the same tables.
 
@@ -300,14 +302,18 @@ def move(
     new: the new layout.
     report: called with numbers of rows moved, `rows_to_move` in all.
     piece: bytes of a table that are read at once.
+    start: by new stack the arrays whose rows stay where no table that moves
+      has a row; None: zeros.
 
   Returns:
-    Arrays by new stack. Rows where no table has a row are zero.
+    Arrays by new stack.
   """
 
   def make_stack(name: str, like: Pytree) -> Pytree:
     stack = new.stacks[name]
-    mine, arrays = _empty(stack, like)
+    mine, arrays = _local_rows(
+      stack, like, None if start is None else start[name]
+    )
     stretches = _stretches(old, new, name, piece)
     # In the order of the file, since a block of it is decoded as a whole.
     for stretch in sorted(stretches, key=lambda s: (s.source.stack, s.starts)):
@@ -329,15 +335,26 @@ def move(
   return {name: make_stack(name, like) for name, like in wanted.items()}
 
 
-def _empty(stack: Stack, like: Pytree) -> tuple[_LocalRows, Pytree]:
-  """Zeros for this process's rows of a stack: by row, and the same packed."""
+def _local_rows(
+  stack: Stack, like: Pytree, start: Pytree | None
+) -> tuple[_LocalRows, Pytree]:
+  """This process's rows of a stack, to be written: by row, and the same packed.
+
+  Args:
+    stack: the stack.
+    like: shapes, dtypes and shardings of its arrays.
+    start: arrays to begin with; None: zeros.
+  """
   leaves = stack.storage.leaves(stack.dim)
 
   def zeros(like: jax.ShapeDtypeStruct) -> np.ndarray:
     low, high = _local_range(like)
     return np.zeros((high - low, *like.shape[1:]), like.dtype)
 
-  arrays = jax.tree.map(zeros, like)
+  if start is None:
+    arrays = jax.tree.map(zeros, like)
+  else:
+    arrays = jax.tree.map(lambda x: np.array(local_part(x)), start)
   by_rows = jax.tree.map(
     lambda leaf, x: x.reshape(-1, leaf.size) if x.ndim == 2 else x,
     leaves,
