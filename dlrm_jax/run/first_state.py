@@ -42,7 +42,7 @@ def _with(run: Run, state: TrainState, folder: Path) -> TrainState:
     state, taken = transfer.take(stored, state, layout, with_tables=same)
   if not (taken.layers or taken.tables):
     raise InputError(
-      f'{where}: nothing in {path} has the name and shape of a layer or a table '
+      f'{where}: nothing in {path} has the name and shape of a layer or table '
       f'of this model'
     )
   if agreement.first():
