@@ -153,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _summary(output: str, config: str, seconds: float) -> None:
   from dlrm_jax.data.prepared import open_prepared
+  from dlrm_jax.metrics.binary import lacking
   from dlrm_jax.text import duration
 
   prepared = open_prepared(output)
@@ -162,11 +163,19 @@ def _summary(output: str, config: str, seconds: float) -> None:
   for line in prepared.details.get('skipped', ()):
     print(line)
   for split, count in prepared.splits.items():
-    rate = prepared.clicks[split] / count
-    print(f'{split:<12}{count:>13,} rows, click rate {rate:.4f}')
-    if rate in (0, 1):
-      only = 'clicks only' if rate else 'no clicks'
-      print(f'WARNING: split {split} has {only}: AUC is undefined on it')
+    one = {'click': [count, prepared.clicks[split]]}
+    labels = prepared.labels[split] or one
+    rates = {name: ones / max(1, n) for name, (n, ones) in labels.items()}
+    shown = ', '.join(f'{name} rate {rate:.4f}' for name, rate in rates.items())
+    print(f'{split:<12}{count:>13,} rows, {shown}')
+    for name, (known, ones) in labels.items():
+      if lacks := lacking(known, ones):
+        label = f' of {name}' if len(labels) > 1 else ''
+        print(
+          f'WARNING: split {split} has {lacks}{label}: AUC is undefined on it'
+        )
+      if known < count:
+        print(f'{"":<12}{count - known:>13,} of them without {name}')
   columns = prepared.schema.sparse
   rows = sum(column.rows for column in columns)
   print(
