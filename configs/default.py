@@ -67,6 +67,10 @@ def get_config() -> ConfigDict:
   # What happens with ids that are not in their table: stop with an error, or
   # unknown: they become row 0, the unknown id, and are counted.
   config.data.out_of_range = 'stop'
+  # Sets of `dlrm_jax.prepare implicit`: number of negatives that follow each
+  # example of split train, with the same user, an item drawn uniformly, and
+  # label 0; other ones in each epoch. train.batch_size counts them too.
+  config.data.negatives = 0
   # Sizes of the full data set, for plans without it: number of dense features;
   # rows of each sparse feature, and ids an example of each (empty: 1 each).
   config.data.expected = ConfigDict({'dense': 0, 'rows': (), 'hotness': ()})
@@ -202,7 +206,8 @@ def get_config() -> ConfigDict:
   config.train.checkpoint_every = 10_240
   # The validation metric that chooses the best checkpoint and stops early: auc,
   # pr_auc, accuracy (higher is better), log_loss or ne (lower is better); for
-  # data with groups also uauc and wuauc, AUCs within groups. Data with several
+  # data with groups also uauc and wuauc, AUCs within groups; for sets of
+  # `dlrm_jax.prepare implicit` hr_10, ndcg_10 and mrr. Data with several
   # labels: LABEL/METRIC.
   config.train.objective = 'auc'
   config.train.keep = 2  # number of last checkpoints kept, beside the best one

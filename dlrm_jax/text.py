@@ -1,6 +1,7 @@
 """Sizes and durations as people read them."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 _UNITS = ('B', 'kB', 'MB', 'GB', 'TB')
 
@@ -27,3 +28,35 @@ def duration(seconds: float) -> str:
     return f'{seconds:.{1 if seconds < 10 else 0}f} s'
   minutes = seconds / 60
   return f'{minutes:.0f} min' if minutes < 100 else f'{minutes / 60:.1f} h'
+
+
+def markdown_table(
+  header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1
+) -> list[str]:
+  r"""The lines of a table in Markdown, which also a terminal shows as a table.
+
+  Args:
+    header: names of the columns.
+    rows: the cells.
+    words: number of columns to align to the left; the others are numbers.
+
+  >>> print(*markdown_table(['model', 'AUC'], [['fm', '0.97']]), sep='\n')
+  | model |  AUC |
+  | ----- | ---: |
+  | fm    | 0.97 |
+  """
+  cells = [header, *rows]
+  widths = [max(4, *map(len, column)) for column in zip(*cells, strict=True)]
+  rules = [
+    '-' * width if place < words else f'{"-" * (width - 1)}:'
+    for place, width in enumerate(widths)
+  ]
+  return [
+    '| '
+    + ' | '.join(
+      cell.ljust(width) if place < words else cell.rjust(width)
+      for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    + ' |'
+    for row in (header, rules, *cells[1:])
+  ]

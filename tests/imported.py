@@ -28,6 +28,8 @@ for _name in (
   'dlrm_jax.run.room',
   'dlrm_jax.run.scores',
   'dlrm_jax.run.summary',
+  'dlrm_jax.sweep.ranking',
+  'dlrm_jax.sweep.trials',
   'dlrm_jax.tradeoff.runs',
   'dlrm_jax.tradeoff.study',
 ):

@@ -88,8 +88,8 @@ _READERS: dict[type, tuple[Callable[[str], Any], str]] = {
 """How the text of a value is read, and what is expected, by type of field."""
 
 
-def _set_feature(config: ConfigDict, flag: _FieldFlag) -> None:
-  """Sets a field of one feature, whose name may have dots."""
+def _set_feature(config: ConfigDict, flag: _FieldFlag) -> Any:
+  """Sets a field of a feature, whose name may have dots; returns its value."""
   name = flag.field.removeprefix(_FEATURES)
   feature, _, field = name.rpartition('.')
   if not feature or flag.value is None:
@@ -101,8 +101,10 @@ def _set_feature(config: ConfigDict, flag: _FieldFlag) -> None:
   features = config.tables.features
   old = features.get(feature, {})
   old = old.to_dict() if isinstance(old, ConfigDict) else old
+  value = _literal(flag.value)
   with features.unlocked():
-    features[feature] = {**old, field: _literal(flag.value)}
+    features[feature] = {**old, field: value}
+  return value
 
 
 def _no_such_field(
@@ -125,8 +127,10 @@ def _no_such_field(
 
 def _set_field(
   config: ConfigDict, flag: _FieldFlag, known: Mapping[str, Any]
-) -> None:
-  """Sets a field to a value of its type."""
+) -> Any:
+  """Sets a field to a value of its type; returns the value."""
+  if flag.field.startswith(_FEATURES):
+    return _set_feature(config, flag)
   section: Any = config
   names = flag.field.split('.')
   for depth, name in enumerate(names):
@@ -147,6 +151,27 @@ def _set_field(
     raise InputError(
       f'--config.{flag.field}={text}: expected {expected}'
     ) from None
+  return section[names[-1]]
+
+
+def set_field(
+  config: ConfigDict, field: str, text: str, known: Mapping[str, Any]
+) -> Any:
+  """Sets a field as the flag `--config.FIELD=TEXT` does.
+
+  Args:
+    config: the config; it is changed.
+    field: dotted name.
+    text: text of the value.
+    known: a tree of all the fields that a config may have.
+
+  Returns:
+    The value.
+
+  Raises:
+    InputError: there is no such field, or it cannot have this value.
+  """
+  return _set_field(config, _FieldFlag(field, text), known)
 
 
 def add_config(parser: Parser) -> None:
@@ -170,7 +195,8 @@ def read_flags(
     known: a tree of all the fields that a config may have.
 
   Returns:
-    All flags; `config` is a locked ConfigDict.
+    All flags; `config` is a locked ConfigDict, `config_name` what --config
+    names.
 
   Raises:
     InputError: a flag, the config file or a field of it is wrong.
@@ -188,10 +214,7 @@ def read_flags(
   if wrong:
     raise InputError(f'--config={flags.config}: {wrong}')
   for flag in fields:
-    if flag.field.startswith(_FEATURES):
-      _set_feature(config, flag)
-    else:
-      _set_field(config, flag, known)
+    _set_field(config, flag, known)
   wrong = next(config_file.wrong_fields(config.to_dict(), known), None)
   if wrong:
     raise InputError(
@@ -199,7 +222,7 @@ def read_flags(
       f'whole part of the config replaces all its fields: set them one by one, '
       f'as in --config.model.dim=16'
     )
-  flags.config = config.lock()
+  flags.config_name, flags.config = flags.config, config.lock()
   return flags
 
 

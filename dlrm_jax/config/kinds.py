@@ -53,6 +53,7 @@ KINDS: dict[str, FieldKind] = {
       'data.synthetic',
       'data.lanes',
       'data.window',
+      'data.negatives',
       'model',
       'tables.encoding',
       'tables.combine',

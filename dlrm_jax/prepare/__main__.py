@@ -2,16 +2,21 @@
 
 python -m dlrm_jax.prepare criteo --input=train.txt --output=data/criteo
 python -m dlrm_jax.prepare movielens --output=data/movielens
+python -m dlrm_jax.prepare implicit --input=train.rating --output=data/ratings
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from dlrm_jax.config.parser import Parser, split_values
 from dlrm_jax.errors import exit_cleanly
 from dlrm_jax.prepare.splits import DEFAULT, MOVIELENS_DEFAULT
+
+if TYPE_CHECKING:
+  from dlrm_jax.data.prepared import Prepared
 
 _FILES = ('--input', '--validation_input', '--test_input')
 
@@ -71,8 +76,7 @@ def _add_common(kind: argparse.ArgumentParser, splits: str) -> None:
     'its runner in one string, as in --beam="--runner=FlinkRunner '
     '--flink_master=HOST:8081"',
   )
-  add('--output', required=True, help='folder to make')
-  add('--overwrite', action='store_true', help='replace a prepared set there')
+  _add_output(kind)
 
 
 def _add_criteo(kind: argparse.ArgumentParser) -> None:
@@ -132,6 +136,40 @@ def _add_movielens(kind: argparse.ArgumentParser) -> None:
   _add_common(kind, MOVIELENS_DEFAULT)
 
 
+def _add_implicit(kind: argparse.ArgumentParser) -> None:
+  kind.set_defaults(config='configs/ncf.py')
+  add = kind.add_argument
+  add(
+    '--input',
+    required=True,
+    nargs='+',
+    action='extend',
+    metavar='FILE',
+    help='lines of user, item, rating and time between tabs, without a header',
+  )
+  add(
+    '--seed',
+    type=int,
+    default=0,
+    help='of the order of split train and of the negatives of split '
+    'validation (default: 0)',
+  )
+  add(
+    '--on_bad_row',
+    choices=('stop', 'skip'),
+    default='stop',
+    help='stop at a bad row (default), or skip and count it',
+  )
+  _add_output(kind)
+
+
+def _add_output(kind: argparse.ArgumentParser) -> None:
+  kind.add_argument('--output', required=True, help='folder to make')
+  kind.add_argument(
+    '--overwrite', action='store_true', help='replace a prepared set there'
+  )
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog='python -m dlrm_jax.prepare',
@@ -143,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     ('criteo', _add_criteo, 'Criteo display-advertising logs'),
     ('raw', _add_raw, 'CSV, Parquet, libsvm, ...: what config.data.raw says'),
     ('movielens', _add_movielens, 'MovieLens ratings, through TFDS'),
+    ('implicit', _add_implicit, 'items of users, the last held out to rank'),
   ):
     kind = kinds.add_parser(name, help=about, description=f'{about}.')
     add(kind)
@@ -151,9 +190,32 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _split_lines(prepared: 'Prepared') -> Iterator[str]:
+  """Size and click rate of each split, and what is unusual in it."""
+  from dlrm_jax.data.lists import lists_of
+  from dlrm_jax.metrics.binary import lacking
+
+  for split, count in prepared.splits.items():
+    one = {'click': [count, prepared.clicks[split]]}
+    labels = prepared.labels[split] or one
+    rates = ', '.join(
+      f'{name} rate {ones / max(1, known):.4f}'
+      for name, (known, ones) in labels.items()
+    )
+    found = lists_of(prepared.details, split)
+    lists = f', lists of {found.length} to rank' if found else ''
+    yield f'{split:<12}{count:>13,} rows, {rates}{lists}'
+    for name, (known, ones) in labels.items():
+      lacks = lacking(known, ones)
+      if lacks and not prepared.details.get('lists'):
+        what = f'label {name} has' if len(labels) > 1 else 'it has'
+        yield f'WARNING: split {split}: {what} {lacks}: AUC is undefined on it'
+      if known < count:
+        yield f'{"":<12}{count - known:>13,} of them without {name}'
+
+
 def _summary(output: str, config: str, seconds: float) -> None:
   from dlrm_jax.data.prepared import open_prepared
-  from dlrm_jax.metrics.binary import lacking
   from dlrm_jax.text import duration
 
   prepared = open_prepared(output)
@@ -162,20 +224,7 @@ def _summary(output: str, config: str, seconds: float) -> None:
   print(f'{total:,} rows in {duration(seconds)} ({rate})')
   for line in prepared.details.get('skipped', ()):
     print(line)
-  for split, count in prepared.splits.items():
-    one = {'click': [count, prepared.clicks[split]]}
-    labels = prepared.labels[split] or one
-    rates = {name: ones / max(1, n) for name, (n, ones) in labels.items()}
-    shown = ', '.join(f'{name} rate {rate:.4f}' for name, rate in rates.items())
-    print(f'{split:<12}{count:>13,} rows, {shown}')
-    for name, (known, ones) in labels.items():
-      if lacks := lacking(known, ones):
-        label = f' of {name}' if len(labels) > 1 else ''
-        print(
-          f'WARNING: split {split} has {lacks}{label}: AUC is undefined on it'
-        )
-      if known < count:
-        print(f'{"":<12}{count - known:>13,} of them without {name}')
+  print(*_split_lines(prepared), sep='\n')
   columns = prepared.schema.sparse
   rows = sum(column.rows for column in columns)
   print(
@@ -203,11 +252,21 @@ def main(argv: Sequence[str]) -> None:
   options = _parser().parse_args(split_values(argv, _FILES))
   # Imported here, because --help needs neither.
   from dlrm_jax.prepare import request
+  from dlrm_jax.prepare.implicit import implicit_set
   from dlrm_jax.prepare.work import check_output
 
   check_output(options.output, options.overwrite)
   start = time.monotonic()
-  request.run_request(options, request.request_of(options))
+  if options.kind == 'implicit':
+    implicit_set.prepare_implicit(
+      options.input,
+      options.output,
+      options.seed,
+      options.on_bad_row,
+      options.overwrite,
+    )
+  else:
+    request.run_request(options, request.request_of(options))
   _summary(options.output, options.config, time.monotonic() - start)
 
 

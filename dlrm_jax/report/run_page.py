@@ -24,6 +24,10 @@ from dlrm_jax.text import human
 from dlrm_jax.training.sizes import TableSize
 
 _METRICS = (
+  ('hr_10', 'HR@10', 'lists whose positive is in the top 10', '.5f'),
+  ('ndcg_10', 'NDCG@10', '1 / log2(1 + place) in the top 10, else 0', '.5f'),
+  ('mrr', 'MRR', '1 / place of the positive', '.5f'),
+  ('lists', 'Lists', 'a positive and its candidates each', ',.0f'),
   (
     'auc',
     'AUC',
@@ -162,6 +166,7 @@ def write_report(
   environment: Mapping[str, str],
   objective: Objective,
   references: Mapping[str, Mapping[str, float]] | None = None,
+  ranked: Mapping[str, Mapping[str, float]] | None = None,
   notes: Sequence[str] = (),
 ) -> None:
   """Writes the report; equal arguments give an equal file.
@@ -178,10 +183,14 @@ def write_report(
     environment: result of `environment()`.
     objective: the metric that chose the checkpoint; it is drawn as well.
     references: metrics to compare with, by name: {'Bayes': {'auc': 0.81}}.
+    ranked: metrics of lists to rank, of splits that have any.
     notes: sentences under the heading.
   """
-  references = references or {}
-  summaries = {name: binary.summarize(t) for name, t in results.items()}
+  references, ranked = references or {}, ranked or {}
+  summaries = {
+    name: {**ranked.get(name, {}), **binary.summarize(t)}
+    for name, t in results.items()
+  }
   drawn = charts.training(history, references, objective)
   drawn |= charts.quality(results)
   sections = {

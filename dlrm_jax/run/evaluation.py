@@ -5,7 +5,7 @@ tally of all parts, the same on every process.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from scipy.special import log_expit, logsumexp
 
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.cluster import agreement
+from dlrm_jax.data.lists import Lists
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics import binary, paired
+from dlrm_jax.metrics import binary, paired, ranking
 from dlrm_jax.run.groups import Kept
 from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
 from dlrm_jax.training.heads import Head
@@ -24,6 +25,19 @@ from dlrm_jax.training.state import Task, TrainState
 
 Tallies = dict[str, binary.Tally]
 """The tally of each head, by its name."""
+
+
+class Scores(NamedTuple):
+  """The result of an evaluation.
+
+  Attributes:
+    tallies: the tally of each head.
+    places: places of the positives, where the examples are lists to rank.
+  """
+
+  tallies: Tallies
+  places: ranking.Places | None = None
+
 
 ENSEMBLE = 'ensemble'
 """Name of all nodes together: the mean of their probabilities."""
@@ -105,13 +119,38 @@ class Evaluator:
       NotFinite: a logit is NaN or infinite.
       Stopped: `stop` gave a true result.
     """
+    return self.ranked(state, batches, None, stop).tallies
+
+  def ranked(
+    self,
+    state: TrainState,
+    batches: Iterable[Batch],
+    lists: Lists | None,
+    stop: Callable[[], int | bool] = never,
+  ) -> 'Scores':
+    """Tallies all batches, and ranks the lists that their examples are.
+
+    Args:
+      state: the state to score with; only parameters and tables are read.
+      batches: batches of equal size, this process's part of each; the part
+        has whole pieces of lists.
+      lists: the lists; None: the examples are none.
+      stop: as in `__call__`.
+    """
     heads = self._task.heads
     totals = {head.name: binary.empty() for head in heads}
-    kept = Kept([head.name for head in heads])
+    parts, kept = [], Kept([head.name for head in heads])
     for batch, logits in self._scored(state, batches, stop):
       totals = tally_heads(heads, logits, batch, totals)
       kept.add(batch, logits)
-    return kept.into(_of_all_processes(totals))
+      if lists is not None:
+        shape = (-1, lists.length)
+        weights = np.asarray(batch.weights).reshape(shape)
+        parts.append(ranking.places(logits[:, 0].reshape(shape), weights))
+    tallies = kept.into(_of_all_processes(totals))
+    if lists is None:
+      return Scores(tallies)
+    return Scores(tallies, _whole_lists(parts, lists.pieces))
 
   def nodes(
     self, state: TrainState, batches: Iterable[Batch]
@@ -244,3 +283,25 @@ def _added(tally: binary.Tally) -> binary.Tally:
   )
   numbers: Any = map(float, total)
   return binary.Tally(clicks, others, low, high, *numbers)
+
+
+def _whole_lists(
+  parts: Sequence[ranking.Places], pieces: int
+) -> ranking.Places:
+  """The places in whole lists, on every process.
+
+  Args:
+    parts: the places in the pieces that this process has of each batch.
+    pieces: number of consecutive pieces of a list.
+  """
+  mine = np.stack(
+    [np.stack([np.asarray(x, np.int64) for x in p]) for p in parts]
+  )
+  # [batch, process, piece of the batch, field]: the order of the pieces.
+  batches, fields, count = mine.shape
+  found = np.zeros((batches, jax.process_count(), count, fields), np.int64)
+  found[:, jax.process_index()] = mine.swapaxes(1, 2)
+  found = agreement.total_of(found).reshape(-1, fields)
+  found = found[: len(found) // pieces * pieces]
+  above, tied, counted = found.reshape(-1, pieces, fields).sum(1).T
+  return ranking.Places(above, tied, counted > 0)

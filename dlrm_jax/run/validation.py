@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster import agreement
-from dlrm_jax.metrics.objective import LABELS, SHOWN, WITHIN
+from dlrm_jax.metrics.objective import LABELS, RANKED, SHOWN, WITHIN
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, never
 from dlrm_jax.run.history import History
@@ -56,8 +56,8 @@ class Validation:
     if not self.possible:
       return {}
     batches = batches_of(self._run, SPLIT)
-    tallies = score(self._run, self._evaluate, state, step, batches, stop)
-    of_heads = by_head(tallies)
+    found = score(self._run, self._evaluate, state, step, SPLIT, batches, stop)
+    of_heads = by_head(*found)
     scores = flat_scores(of_heads)
     for name, of_head in named(SPLIT, of_heads).items():
       self._warn_of_undefined(name, of_head['examples'], of_head['clicks'])
@@ -94,9 +94,10 @@ class Validation:
 
   def _shown(self, name: str, scores: Mapping[str, float]) -> Sequence[str]:
     """Metrics to print of a head: the usual ones, and the objective."""
-    within = [metric for metric in WITHIN if metric in scores]
     own = [self._run.objective.metric] if self._decides(name) else []
-    return list(dict.fromkeys([*SHOWN, *within, *own]))
+    ranked = [metric for metric in RANKED if metric in scores]
+    within = [metric for metric in WITHIN if metric in scores]
+    return list(dict.fromkeys([*ranked, *SHOWN, *within, *own]))
 
   def _decides(self, name: str) -> bool:
     """Whether the objective is a metric of this head."""
@@ -118,7 +119,8 @@ def with_rates(run: Run, history: History, state: TrainState) -> TrainState:
   if run.task.plateau is None:
     return state
   gains = history.gains(run.objective, run.evaluates)
-  product = agreement.from_first(run.task.plateau.product(gains))
+  falls = agreement.from_first(run.task.plateau.falls(gains))
+  product = run.task.plateau.product(falls)
   factor = jax.device_put(np.float32(product), sharding_of(COPIED))
   return dataclasses.replace(state, factor=factor)
 

@@ -18,8 +18,7 @@ encodings, ratios or seeds it adds their runs.
 """
 
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +26,11 @@ from dlrm_jax.config import command_line
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.configs import default
 from dlrm_jax.errors import exit_cleanly, status_of
-from dlrm_jax.text import duration, human
+from dlrm_jax.text import human
 
 if TYPE_CHECKING:
   from dlrm_jax.run.description import Run
-  from dlrm_jax.tradeoff.runs import Scores, StudyRun
+  from dlrm_jax.sweep.trials import Outcomes
   from dlrm_jax.tradeoff.study import Study
 
 _ENCODINGS = [
@@ -81,39 +80,35 @@ def _parser() -> Parser:
   return parser
 
 
-def _study(
-  runs: Sequence['StudyRun'], results: Mapping[Path, 'Scores'], split: str
-) -> 'Study':
-  """The study, with the results so far by the folder of the run."""
+def _study(outcomes: 'Outcomes') -> 'Study':
+  """The study, with the results so far."""
   from dlrm_jax.tradeoff.study import Point, Study, tables_size
 
-  by_variant: dict[tuple[str, float], list[StudyRun]] = {}
-  for run in runs:
-    by_variant.setdefault(run.variant, []).append(run)
   points = []
-  for (name, ratio), group in by_variant.items():
-    folders = {run.seed: run.run.workdir for run in group}
-    scores = {s: results[f] for s, f in folders.items() if f in results}
-    parameters, size = tables_size(group[0].run.task)
+  for (name, ratio), trials in outcomes.by_point().items():
+    parameters, size = tables_size(trials[0].run.task)
+    scores = outcomes.scores_of(trials)
     points.append(Point(name, ratio, parameters, size, scores))
-  first = runs[0].run
+  first = outcomes.trials[0].run
   return Study(
     data=first.data_name,
-    split=split,
-    examples=first.data.splits[split],
-    seeds=sorted({run.seed for run in runs}),
+    split=outcomes.split,
+    examples=first.data.splits[outcomes.split],
+    seeds=sorted({trial.seed for trial in outcomes.trials}),
     points=points,
   )
 
 
 def _plan(study: 'Study', notes: Sequence[str], run: 'Run') -> Iterator[str]:
   """Lines about the runs, before the first one."""
+  from dlrm_jax.sweep.spread import seed_names
+
   points = study.points
   yield f'data      {study.data}'
   yield f'quality   on split {study.split}, {study.examples:,} examples'
   yield (
     f'runs      {study.runs}: {len(points)} kinds of tables, '
-    f'{study.seed_names}; {study.done} done'
+    f'{seed_names(study.seeds)}; {study.done} done'
   )
   yield f'run       {run.steps:,} steps of {run.reading.batch_size:,} examples'
   yield 'memory    of tables and of the layers of their encodings'
@@ -128,53 +123,31 @@ def _plan(study: 'Study', notes: Sequence[str], run: 'Run') -> Iterator[str]:
   yield from (f'          {note}' for note in notes)
 
 
-def _left(seconds: Sequence[float], runs: int) -> str:
-  """Estimated duration of the runs that are left, from those before."""
-  if not runs:
-    return 'all done'
-  return f'{duration(sum(seconds) / len(seconds) * runs)} left for {runs}'
-
-
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
   """Builds all runs, prints the plan, trains what is not done, draws."""
   from dlrm_jax.build.data import open_data
-  from dlrm_jax.cluster.signals import Signals
-  from dlrm_jax.run.scores import with_error
+  from dlrm_jax.metrics.objective import Objective
+  from dlrm_jax.sweep.trials import Outcomes, make_folder, train_all
+  from dlrm_jax.tradeoff import study
   from dlrm_jax.tradeoff.runs import build_runs, find_split
-  from dlrm_jax.tradeoff.study import make_folder, write_study
 
   known = default.get_config().to_dict()
   flags = command_line.read_flags(_parser(), argv, known)
   folder, data = Path(flags.workdir), open_data(flags.config)
   split = find_split(data)
-  runs, notes = build_runs(flags.config, data, folder, vars(flags))
-  make_folder(folder)
-  results = {r.run.workdir: s for r in runs if (s := r.scores(split))}
-  study = _study(runs, results, split)
-  print(*_plan(study, notes, runs[0].run), sep='\n', flush=True)
-  waiting = [run for run in runs if run.run.workdir not in results]
-  seconds: list[float] = []
-  for run in waiting:
-    start = time.monotonic()
-    print(f'{len(results) + 1}/{len(runs)}  {run}', flush=True)
-    with Signals() as signals:
-      stopped_by = run.train(signals)
-    if stopped_by:
-      print('stopped; the same command goes on from there')
-      return status_of(stopped_by)
-    scores = results[run.run.workdir] = run.scores(split) or {}
-    write_study(_study(runs, results, split), folder)
-    seconds.append(time.monotonic() - start)
-    print(
-      f'      {split} AUC {with_error(scores, "auc")}, log-loss '
-      f'{with_error(scores, "log_loss")}; took {duration(seconds[-1])}, '
-      f'{_left(seconds, len(runs) - len(results))}',
-      flush=True,
-    )
-  if not waiting:
-    write_study(study, folder)
-  print(f'see {folder / "tradeoff.png"}, .md and .json')
+  trials, notes = build_runs(flags.config, data, folder, vars(flags))
+  make_folder(folder, (study.PICTURE, study.TABLE, study.NUMBERS))
+  outcomes = Outcomes(trials, split)
+  print(*_plan(_study(outcomes), notes, trials[0].run), sep='\n', flush=True)
+  stopped_by = train_all(
+    outcomes,
+    [Objective(metric) for metric in study.METRICS],
+    lambda: study.write_study(_study(outcomes), folder),
+  )
+  if stopped_by:
+    return status_of(stopped_by)
+  print(f'see {folder / study.PICTURE}, .md and .json')
   return 0
 
 

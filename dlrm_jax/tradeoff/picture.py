@@ -5,9 +5,9 @@ compared with them. Bars and band are one standard deviation over seeds.
 """
 
 import io
-import math
 from typing import TYPE_CHECKING
 
+from dlrm_jax.sweep.picture import STYLE, bar
 from dlrm_jax.text import human
 from dlrm_jax.tradeoff.study import METRICS, Point, Study
 
@@ -24,21 +24,6 @@ _MARKERS = 'os^Dv<>phX*'
 _PLAIN = '#333333'
 # Factor between lines of equal memory, whose bars would hide each other.
 _APART = 1.02
-_STYLE = {
-  'font.family': 'DejaVu Sans',  # Comes with matplotlib.
-  'font.size': 10.5,
-  'axes.spines.top': False,
-  'axes.spines.right': False,
-  'axes.grid': True,
-  'axes.axisbelow': True,
-  'axes.xmargin': 0.08,
-  'grid.alpha': 0.25,
-  'legend.frameon': False,
-  'lines.linewidth': 1.6,
-  'lines.markersize': 6,
-  'errorbar.capsize': 3,
-  'text.parse_math': False,
-}
 
 
 def _lines(study: Study) -> dict[str, list[Point]]:
@@ -53,20 +38,15 @@ def _lines(study: Study) -> dict[str, list[Point]]:
   }
 
 
-def _bar(deviation: float) -> float:
-  """Half the length of a bar; 0 for a single seed."""
-  return 0.0 if math.isnan(deviation) else deviation
-
-
 def _draw_plain(axes: 'Axes', plain: Point, metric: str) -> None:
   if not plain.scores:
     return
   mean, deviation = plain.spread(metric)
-  bar = _bar(deviation)
-  axes.axhspan(mean - bar, mean + bar, color=_PLAIN, alpha=0.13, linewidth=0)
+  half = bar(deviation)
+  axes.axhspan(mean - half, mean + half, color=_PLAIN, alpha=0.13, linewidth=0)
   axes.axhline(mean, color=_PLAIN, linewidth=1, linestyle='--')
   style = {'color': _PLAIN, 'markersize': 8, 'zorder': 4}
-  axes.errorbar(plain.bytes, mean, bar, fmt='*', label='plain', **style)
+  axes.errorbar(plain.bytes, mean, half, fmt='*', label='plain', **style)
 
 
 def _draw_memory(axes: 'Axes', study: Study) -> None:
@@ -93,7 +73,7 @@ def _draw(axes: 'Axes', study: Study, metric: str) -> None:
     axes.errorbar(
       [point.bytes * aside for point in points],
       [spread.mean for spread in spreads],
-      [_bar(spread.deviation) for spread in spreads],
+      [bar(spread.deviation) for spread in spreads],
       fmt=_MARKERS[number % len(_MARKERS)],
       linestyle='-' if number < len(_COLORS) else '--',
       color=_COLORS[number % len(_COLORS)],
@@ -109,7 +89,7 @@ def picture(study: Study) -> bytes:
   import matplotlib as mpl
   from matplotlib.figure import Figure
 
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(STYLE):
     figure = Figure(figsize=(10, 4.9), dpi=160, layout='constrained')
     for axes, metric in zip(figure.subplots(1, 2), METRICS, strict=True):
       _draw(axes, study, metric)

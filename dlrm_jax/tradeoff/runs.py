@@ -1,25 +1,16 @@
 """The runs of a study: each encoding at each ratio with each seed."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from ml_collections import ConfigDict
 
-from dlrm_jax import files, sharding
-from dlrm_jax.build.data import identity
 from dlrm_jax.build.run import build_run
-from dlrm_jax.cluster.signals import Signals
-from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
-from dlrm_jax.run import loop, room, summary, workdir
-from dlrm_jax.run.description import Data, Run
-
-Scores = dict[str, float]
-"""Metrics of a run on the split of the study."""
+from dlrm_jax.run.description import Data
+from dlrm_jax.sweep.trials import Trial
 
 
 class Variant(NamedTuple):
@@ -38,70 +29,6 @@ class Variant(NamedTuple):
 
 
 _PLAIN = Variant('plain', 1.0)
-
-
-class StudyRun(NamedTuple):
-  """A run of a study."""
-
-  variant: Variant
-  seed: int
-  run: Run
-
-  def __str__(self) -> str:
-    return f'{self.variant}, seed {self.seed}'
-
-  @contextlib.contextmanager
-  def _claimed(self) -> Iterator[None]:
-    """Claims the folder of the run.
-
-    Raises:
-      InputError: a run of another config made the folder.
-    """
-    run, defaults = self.run, default.get_config().to_dict()
-    claim = workdir.Claim(run.config, identity(run.data), run.steps, defaults)
-    with workdir.claimed(run.workdir, claim):
-      yield
-
-  def scores(self, split: str) -> Scores | None:
-    """Metrics of a finished run; None if it is not finished.
-
-    A damaged file of results counts as none, so that the run is made again.
-
-    Raises:
-      InputError: a run of another config made the folder.
-    """
-    if not workdir.started(self.run.workdir):
-      return None
-    with (
-      self._claimed(),
-      contextlib.suppress(OSError, ValueError, LookupError),
-      contextlib.suppress(TypeError, AttributeError),
-    ):
-      results = files.read_json(self.run.workdir / workdir.RESULTS)
-      scores = results['splits'][split].items()
-      return {k: math.nan if v is None else float(v) for k, v in scores}
-    return None
-
-  def train(self, signals: Signals) -> int:
-    """Trains, or continues; prints into log.txt of the run's folder.
-
-    Returns:
-      The number of the signal that stopped the run, or 0.
-    """
-    with contextlib.ExitStack() as stack:
-      enter = stack.enter_context
-      enter(sharding.use(loop.choose_mesh(self.run)))
-      room.check_room(self.run)
-      enter(self._claimed())
-      log = enter((self.run.workdir / 'log.txt').open('a', buffering=1))
-      enter(contextlib.redirect_stdout(log))
-      print(*summary.plan_lines(self.run), sep='\n')
-      try:
-        stopped_by = loop.train(self.run, signals)
-      except InputError as error:
-        raise InputError(f'{self}: {error}') from None
-    jax.clear_caches()  # Otherwise the programs of all runs stay in memory.
-    return stopped_by
 
 
 def _ratio(word: str) -> float:
@@ -145,12 +72,12 @@ def _config_of(config: ConfigDict, variant: Variant, seed: int) -> ConfigDict:
 
 def _build_variant(
   config: ConfigDict, data: Data, folder: Path, variant: Variant, seeds: range
-) -> list[StudyRun]:
+) -> list[Trial]:
   """The runs of a variant."""
   name = f'{variant.name.replace(":", "_")}-{variant.ratio:g}'
   try:
     return [
-      StudyRun(
+      Trial(
         variant,
         seed,
         build_run(
@@ -171,7 +98,7 @@ def _build_variant(
 
 def build_runs(
   config: ConfigDict, data: Data, folder: Path, flags: Mapping[str, Any]
-) -> tuple[list[StudyRun], list[str]]:
+) -> tuple[list[Trial], list[str]]:
   """Builds all runs, without reading data, writing files or training.
 
   All variants of the first seed come first, so that there is soon a picture.
@@ -183,14 +110,14 @@ def build_runs(
     InputError: the config, an encoding or a ratio is not possible.
   """
   seeds = range(config.seed, config.seed + flags['seeds'])
-  runs: list[StudyRun] = []
+  runs: list[Trial] = []
   notes: list[str] = []
   for variant in _variants(flags):
     more = _build_variant(config, data, folder, variant, seeds)
     features = more[0].run.task.collection.features
     same = [r for r in runs if r.run.task.collection.features == features]
     if same:
-      notes.append(f'{variant}: left out, same tables as {same[0].variant}')
+      notes.append(f'{variant}: left out, same tables as {same[0].point}')
     else:
       runs += more
   if len(runs) == len(seeds):

@@ -5,28 +5,20 @@ deviations. Differences from plain tables are taken seed by seed, so that the
 effect of a seed on both cancels.
 """
 
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlrm_jax import files
 from dlrm_jax.report.run_page import environment
-from dlrm_jax.text import human
+from dlrm_jax.sweep.spread import SeedSpread, seed_names, spread
+from dlrm_jax.text import human, markdown_table
 from dlrm_jax.training.sizes import saving, table_sizes
 from dlrm_jax.training.state import Task
 
 METRICS = {'auc': 'AUC', 'log_loss': 'log-loss'}
 """Metrics to compare: key in results.json -> name."""
-_PICTURE, _TABLE, _NUMBERS = 'tradeoff.png', 'tradeoff.md', 'tradeoff.json'
-
-
-class SeedSpread(NamedTuple):
-  """Mean over seeds, and standard deviation: nan for a single seed."""
-
-  mean: float
-  deviation: float
+PICTURE, TABLE, NUMBERS = 'tradeoff.png', 'tradeoff.md', 'tradeoff.json'
 
 
 class Point(NamedTuple):
@@ -49,11 +41,11 @@ class Point(NamedTuple):
 
   def spread(self, metric: str) -> SeedSpread:
     """Mean and deviation of a metric over seeds."""
-    return _spread([scores[metric] for scores in self.scores.values()])
+    return spread([scores[metric] for scores in self.scores.values()])
 
   def beyond(self, plain: 'Point', metric: str) -> SeedSpread:
     """Difference of a metric from plain tables, over the seeds of both."""
-    return _spread(
+    return spread(
       [
         scores[metric] - plain.scores[seed][metric]
         for seed, scores in self.scores.items()
@@ -89,12 +81,6 @@ class Study(NamedTuple):
     """Number of finished runs."""
     return sum(len(point.scores) for point in self.points)
 
-  @property
-  def seed_names(self) -> str:
-    """The seeds in words, as in 'seeds 0, 1'."""
-    plural = 's' if len(self.seeds) > 1 else ''
-    return f'seed{plural} {", ".join(map(str, self.seeds))}'
-
 
 def tables_size(task: Task) -> tuple[int, int]:
   """Parameters and bytes of tables and of the layers of their encodings."""
@@ -103,21 +89,9 @@ def tables_size(task: Task) -> tuple[int, int]:
   return parameters, sum(t.bytes for t in tables) + 4 * layers
 
 
-def _spread(values: Sequence[float]) -> SeedSpread:
-  return SeedSpread(
-    statistics.fmean(values) if values else math.nan,
-    statistics.stdev(values) if len(values) > 1 else math.nan,
-  )
-
-
-def _shown(spread: SeedSpread, runs: int, sign: str = '') -> str:
+def _shown(of_seeds: SeedSpread, runs: int, sign: str = '') -> str:
   """A spread as the text of a cell; empty where there is no run."""
-  if math.isnan(spread.mean):
-    return 'undefined' if runs else ''
-  mean = f'{spread.mean:{sign}.4f}'
-  if math.isnan(spread.deviation):
-    return mean
-  return f'{mean} ± {spread.deviation:.4f}'
+  return of_seeds.text(sign) if runs else ''
 
 
 def _cells(point: Point, plain: Point) -> Iterable[str]:
@@ -139,17 +113,16 @@ def markdown(study: Study) -> str:
   names = 'encoding', 'ratio asked', 'parameters', 'memory', 'ratio'
   measured = [name for m in METRICS.values() for name in (m, f'{m} less plain')]
   header = [*names, *measured]
-  rules = ['---', *['---:'] * (len(header) - 1)]
-  rows = [header, rules, *(_cells(p, study.points[0]) for p in study.points)]
+  rows = [list(_cells(point, study.points[0])) for point in study.points]
   return '\n'.join(
     [
       f'Data `{study.data}`, split {study.split} of {study.examples:,} '
-      f'examples; mean ± standard deviation over {study.seed_names}. '
+      f'examples; mean ± standard deviation over {seed_names(study.seeds)}. '
       'Differences from plain tables are taken seed by seed. Parameters and '
       'memory are those of all tables and of the layers of their encodings.'
       f'{"" if study.done == study.runs else unfinished}',
       '',
-      *(f'| {" | ".join(row)} |' for row in rows),
+      *markdown_table(header, rows),
       '',
     ]
   )
@@ -180,22 +153,10 @@ def _as_json(study: Study) -> dict[str, Any]:
   }
 
 
-def make_folder(folder: Path) -> None:
-  """Makes the folder of a study.
-
-  Raises:
-    InputError: `write_study` could not write its files there.
-  """
-  with files.writing(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-  for name in (_PICTURE, _TABLE, _NUMBERS):
-    files.check_writable(folder / name, '--workdir')
-
-
 def write_study(study: Study, folder: Path) -> None:
   """Writes tradeoff.png, tradeoff.md and tradeoff.json."""
   from dlrm_jax.tradeoff.picture import picture
 
-  files.write_bytes(folder / _PICTURE, picture(study))
-  files.write_text(folder / _TABLE, markdown(study))
-  files.write_json(folder / _NUMBERS, _as_json(study))
+  files.write_bytes(folder / PICTURE, picture(study))
+  files.write_text(folder / TABLE, markdown(study))
+  files.write_json(folder / NUMBERS, _as_json(study))

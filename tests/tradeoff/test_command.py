@@ -14,8 +14,7 @@ from dlrm_jax.build.data import identity, open_data
 from dlrm_jax.build.run import build_run
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
-from dlrm_jax.tradeoff.runs import StudyRun
-from dlrm_jax.tradeoff.study import make_folder
+from dlrm_jax.sweep.trials import Trial, make_folder
 from tests import small
 from tests.commands import Command, checkpoints, run, signal_itself, wait_until
 
@@ -89,7 +88,7 @@ def test_picture_and_table_are_there(finished):
   assert picture[:8] == b'\x89PNG\r\n\x1a\n'
   assert int.from_bytes(picture[16:20]) == 1600
   table = (finished[0] / 'tradeoff.md').read_text().splitlines()
-  assert [row.split(' | ')[0] for row in table[-2:]] == [
+  assert [row.split(' | ')[0].rstrip() for row in table[-2:]] == [
     '| `plain`',
     '| `hashed`',
   ]
@@ -185,9 +184,9 @@ def test_what_is_impossible_is_said_before_the_first_run(
 def test_files_that_cannot_be_written_are_told_before_the_first_run(tmp_path):
   (tmp_path / 'tradeoff.md').mkdir()
   with pytest.raises(InputError, match=r'tradeoff\.md is a folder') as error:
-    make_folder(tmp_path)
+    make_folder(tmp_path, ['tradeoff.md'])
   assert '--workdir' in str(error.value)
-  make_folder(tmp_path / 'new' / 'folder')
+  make_folder(tmp_path / 'new' / 'folder', ['tradeoff.md'])
   assert list((tmp_path / 'new' / 'folder').iterdir()) == []
 
 
@@ -204,7 +203,7 @@ DAMAGED = {
 def test_results_that_are_damaged_are_none(tmp_path, text):
   config = small.get_config()
   run = build_run(config, open_data(config), tmp_path)
-  study_run = StudyRun(('plain', 1), 0, run)
+  study_run = Trial('plain', 0, run)
   known = config.to_dict()
   claim = workdir.Claim(run.config, identity(run.data), run.steps, known)
   with workdir.claimed(tmp_path, claim):

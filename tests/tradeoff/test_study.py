@@ -25,6 +25,11 @@ def study(*points, seeds=(0, 1)):
   return Study('data/log', 'test', 1000, seeds, points)
 
 
+def last_row(of_study):
+  """The last row of the table, without the spaces that align columns."""
+  return ' '.join(markdown(of_study).splitlines()[-1].split())
+
+
 def test_differences_are_taken_seed_by_seed():
   assert HASHED.spread('auc').deviation == pytest.approx(0.0707107, abs=1e-6)
   mean, deviation = HASHED.beyond(PLAIN, 'auc')
@@ -40,13 +45,13 @@ def test_only_seeds_that_both_have_are_compared():
 def test_one_seed_has_no_deviation():
   one = point('hashed', 4, [0.69], [0.51])
   assert math.isnan(one.spread('auc').deviation)
-  row = markdown(study(PLAIN, one)).splitlines()[-1]
+  row = last_row(study(PLAIN, one))
   assert '| 0.6900 | -0.0100 |' in row
 
 
 def test_the_table_has_sizes_and_signed_differences():
   text = markdown(study(PLAIN, HASHED))
-  row = text.splitlines()[-1]
+  row = last_row(study(PLAIN, HASHED))
   assert row.startswith(
     '| `hashed` | 4 | 250 | 1 kB | 4.00 | 0.7400 ± 0.0707 |'
   )

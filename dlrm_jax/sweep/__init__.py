@@ -1,0 +1,1 @@
+"""Runs of many settings, ranked; `python -m dlrm_jax.sweep`."""
