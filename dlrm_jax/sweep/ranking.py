@@ -6,7 +6,7 @@ with a run that failed come last, whatever their other runs reach.
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +48,8 @@ class Ranked(NamedTuple):
   epoch_seconds: float
 
   def spread(self, metric: str) -> SeedSpread:
-    """Mean and deviation of a metric over seeds."""
-    return spread([scores[metric] for scores in self.scores.values()])
+    """Mean and deviation of a metric over seeds; nan where it is unknown."""
+    return spread([s.get(metric, math.nan) for s in self.scores.values()])
 
 
 class Sweep(NamedTuple):
@@ -71,8 +71,10 @@ class Sweep(NamedTuple):
 
   @property
   def metrics(self) -> list[Objective]:
-    """The metrics to show, the objective first."""
-    return shown_metrics(self.objective)
+    """The metrics to show that runs have, the objective first."""
+    known = {name for p in self.points for s in p.scores.values() for name in s}
+    first, *others = shown_metrics(self.objective)
+    return [first, *(metric for metric in others if metric.name in known)]
 
 
 def shown_metrics(objective: Objective) -> list[Objective]:
@@ -114,6 +116,21 @@ def _ranked(point: Point, trials: Sequence[Trial], known: Outcomes) -> Ranked:
   )
 
 
+def in_order(points: Iterable[Ranked], objective: Objective) -> list[Ranked]:
+  """Points by the mean of the objective, the best first.
+
+  Those without a mean come after the others, those with failed runs last.
+  """
+
+  def place(ranked: Ranked) -> tuple[bool, bool, float]:
+    mean = ranked.spread(objective.name).mean
+    undefined = math.isnan(mean)
+    gain = 0.0 if undefined else objective.gain(mean)
+    return bool(ranked.failures), undefined, -gain
+
+  return sorted(points, key=place)
+
+
 def rank(outcomes: Outcomes, config: str) -> Sweep:
   """Ranks the points of trials by what they have reached so far.
 
@@ -122,21 +139,13 @@ def rank(outcomes: Outcomes, config: str) -> Sweep:
     config: name of their config.
   """
   first = outcomes.trials[0].run
-  objective = first.objective
-
-  def place(ranked: Ranked) -> tuple[bool, bool, float]:
-    mean = ranked.spread(objective.name).mean
-    undefined = math.isnan(mean)
-    gain = 0.0 if undefined else objective.gain(mean)
-    return bool(ranked.failures), undefined, -gain
-
   points = (_ranked(p, t, outcomes) for p, t in outcomes.by_point().items())
   return Sweep(
     config,
     first.data_name,
-    objective,
+    first.objective,
     sorted({trial.seed for trial in outcomes.trials}),
-    sorted(points, key=place),
+    in_order(points, first.objective),
   )
 
 
@@ -185,7 +194,9 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
       'settings': dict(ranked.point.settings),
       'parameters': ranked.parameters,
       'epoch_seconds': ranked.epoch_seconds,
-      **{m.name: ranked.spread(m.name)._asdict() for m in sweep.metrics},
+      'metrics': {
+        m.name: ranked.spread(m.name)._asdict() for m in sweep.metrics
+      },
       'runs': [{'seed': k} | dict(v) for k, v in ranked.scores.items()],
       'failures': [{'seed': k, 'why': v} for k, v in ranked.failures.items()],
     }
