@@ -91,7 +91,7 @@ def test_points_that_differ_without_effect_are_left_out():
     ('optimizer=[{}]', ['optimizer has fields of its own']),
     ('seed=[0,1]', ['seed cannot be in a grid', '--seeds=NUMBER']),
     ('train.objective=[auc,ne]', ['train.objective cannot be in a grid']),
-    ('optimizer.b1=[0.8,0.9]', ['optimizer.b1', 'no difference', 'for adam']),
+    ('tables.rank=[4,9]', ['tables.rank', 'no difference', 'tensor_train']),
     ('model.dim=[4,4]', ['model.dim make no difference: they are equal']),
   ],
 )
