@@ -65,7 +65,7 @@ def test_train_goes_on_with_a_run(finished):
   flags = '--config.train.steps=12', '--config.train.eval_every=4'
   rate = '--config.optimizer.learning_rate=0.1'
   train = 'train.py', '--config=tests/small.py', f'--workdir={workdir}'
-  assert 'nothing left to train' in run([*train, *flags, rate]).stderr
+  assert 'nothing left to train' in run([*train, *flags, rate]).stdout
 
 
 @pytest.mark.slow

@@ -71,9 +71,8 @@ def test_json_has_means_deviations_and_reasons_of_failures():
   good, failed = found['points']
   assert good['settings'] == {'learning_rate': 0.1, 'dim': 4}
   assert good['metrics']['auc']['mean'] == pytest.approx(0.81)
-  assert good['metrics']['log_loss']['deviation'] == pytest.approx(
-    math.sqrt(2e-4)
-  )
+  deviation = good['metrics']['log_loss']['deviation']
+  assert deviation == pytest.approx(math.sqrt(2e-4))
   assert good['runs'][1] == {'seed': 1, 'auc': 0.82, 'log_loss': 1 - 0.82}
   assert failed['failures'] == [{'seed': 1, 'why': 'the loss is nan'}]
   assert failed['metrics']['auc'] == {'mean': 0.99, 'deviation': None}
