@@ -93,11 +93,7 @@ def make_lookup(
   """A compiled lookup, of the next of some batches each time."""
   collection = task.collection
   network = dataclasses.replace(task.network, model=Vectors())
-  params = {
-    name: values
-    for name, values in network.init(jax.random.key(1)).items()
-    if name != 'model'
-  }
+  layers = network.init(jax.random.key(1))
   tables = jax.jit(collection.init)(jax.random.key(0))
   shape = (_BATCHES, arguments.batch_size, arguments.features)
   uniform = np.random.default_rng(0).random(shape)
@@ -108,11 +104,11 @@ def make_lookup(
   batches = itertools.cycle(list(jnp.asarray(np.stack(columns, -1))))
 
   @jax.jit
-  def lookup(tables: Any, params: Any, ids: jax.Array) -> Any:
+  def lookup(tables: Any, layers: Any, ids: jax.Array) -> Any:
     inputs = Inputs(jnp.zeros((len(ids), 0)), ids)
-    return network.outputs(params, tables, inputs)
+    return network.outputs(layers, tables, inputs)
 
-  return lambda: lookup(tables, params, next(batches))
+  return lambda: lookup(tables, layers, next(batches))
 
 
 def seconds(lookup: Callable[[], jax.Array], repeats: int) -> float:

@@ -21,7 +21,7 @@ from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.sweep.spread import SeedSpread
 from dlrm_jax.text import markdown_table
 
-BEGIN = '<!-- results: written by `python -m benchmarks.models` -->'
+BEGIN = '<!-- results -->'
 END = '<!-- end of results -->'
 
 

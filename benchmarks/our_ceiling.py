@@ -41,9 +41,13 @@ def _layers(batch: int, dtype: str) -> Callable[[], Any]:
   vectors = jax.tree.map(
     lambda x: jnp.ones((batch, *x.shape[1:])), task.collection.empty_vectors()
   )
-  params = task.network.init(jax.random.key(0))
+  layers = task.network.init(jax.random.key(0))
   return functools.partial(
-    jax.jit(functools.partial(gradients, task)), params, made, vectors
+    jax.jit(functools.partial(gradients, task)),
+    layers,
+    made,
+    vectors,
+    jnp.uint32(0),
   )
 
 

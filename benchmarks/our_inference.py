@@ -27,7 +27,7 @@ def main() -> None:
 
   @jax.jit
   def score(state: TrainState, inputs: Inputs) -> jax.Array:
-    logits = task.network.outputs(state.params, state.tables, inputs)
+    logits = task.network.outputs(state.layers, state.tables, inputs)
     return jax.nn.sigmoid(logits)
 
   inputs = [(b.dense, b.ids) for b in kaggle.draw(arguments.batch, 64)]

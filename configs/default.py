@@ -55,7 +55,8 @@ def get_config() -> ConfigDict:
   config.data.dir = ''  # prepared: folder that `dlrm_jax.prepare` wrote
   # synthetic: sizes and seed, see dlrm_jax.synthetic.log.Synthetic. `exponent`
   # is that of the power law of ids. `trace` is a file that `python -m
-  # dlrm_jax.traces` wrote: its ids are imitated; empty: none.
+  # dlrm_jax.traces` wrote: its ids are imitated; empty: none. `tasks` 2:
+  # labels click and conversion, which only a click can have.
   config.data.synthetic = ConfigDict(dataclasses.asdict(Synthetic()))
   # The columns of a raw log, for `dlrm_jax.prepare raw`; see docs/raw.md.
   config.data.raw = ConfigDict()
@@ -66,6 +67,10 @@ def get_config() -> ConfigDict:
   # What happens with ids that are not in their table: stop with an error, or
   # unknown: they become row 0, the unknown id, and are counted.
   config.data.out_of_range = 'stop'
+  # Sets of `dlrm_jax.prepare implicit`: number of negatives that follow each
+  # example of split train, with the same user, an item drawn uniformly, and
+  # label 0; other ones in each epoch. train.batch_size counts them too.
+  config.data.negatives = 0
   # Sizes of the full data set, for plans without it: number of dense features;
   # rows of each sparse feature, and ids an example of each (empty: 1 each).
   config.data.expected = ConfigDict({'dense': 0, 'rows': (), 'hotness': ()})
@@ -173,6 +178,9 @@ def get_config() -> ConfigDict:
 
   config.train = ConfigDict()
   config.train.loss = 'bce'  # cross entropy; or mse, squared error of clicks
+  # Factors of the losses of the data's labels, in their order, in the sum that
+  # is trained on. Empty: 1 each.
+  config.train.label_weights = ()
   config.train.batch_size = 128
   # Examples that a device computes at a time, a divisor of its part of a
   # batch. Results are equal to rounding; fewer examples need less memory. 0:
@@ -189,6 +197,10 @@ def get_config() -> ConfigDict:
   config.train.plateau = ConfigDict(
     {'patience': 0, 'factor': 0.1, 'least': 0.001}
   )
+  # A run starts with the layers and tables that the best checkpoint of another
+  # run has under the same names and in the same shapes: its workdir, or
+  # several with commas between them. Empty: everything is new.
+  config.train.init_from = ''
   # Whether each epoch starts with new tables and keeps the layers (MEDA, arXiv
   # 2305.19531): from the second epoch on tables overfit, layers do not.
   config.train.fresh_tables = False
@@ -197,8 +209,10 @@ def get_config() -> ConfigDict:
   config.train.eval_batch_size = 16_384
   config.train.checkpoint_every = 10_240
   # The validation metric that chooses the best checkpoint and stops early: auc,
-  # pr_auc, accuracy (higher is better), log_loss or ne (lower is better). Data
-  # with several labels: LABEL/METRIC.
+  # pr_auc, accuracy (higher is better), log_loss or ne (lower is better); for
+  # data with groups also uauc and wuauc, AUCs within groups; for sets of
+  # `dlrm_jax.prepare implicit` hr_10, ndcg_10 and mrr. Data with several
+  # labels: LABEL/METRIC.
   config.train.objective = 'auc'
   config.train.keep = 2  # number of last checkpoints kept, beside the best one
   # Training stops after this many evaluations without a better objective; 0:

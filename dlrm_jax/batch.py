@@ -11,6 +11,9 @@ Array = Any  # a NumPy array on the host, a JAX array in a step
 PAD = -1
 """The id that means "no id here"; it pads bags of variable length."""
 
+NO_GROUP = -1
+"""The group of examples that belong to none."""
+
 
 class Inputs(NamedTuple):
   """What scoring needs of a batch; each leaf has examples on axis 0.
@@ -21,7 +24,7 @@ class Inputs(NamedTuple):
       array for each as its hotness.
     id_weights: f32[B, H], the weights of the ids; None: every id counts once.
     group: i32[B], the user or request of each example, for metrics within
-      groups; None: examples have no groups.
+      groups, `NO_GROUP` for none; None: the data has no groups.
   """
 
   dense: Array

@@ -1,8 +1,10 @@
-"""Evaluates a checkpoint on any split, prepared set or raw file.
+r"""Evaluates a checkpoint on any split, prepared set or raw file.
 
   python -m dlrm_jax.evaluate --workdir=runs/kaggle
   python -m dlrm_jax.evaluate --workdir=runs/kaggle --data=new_log.txt
   python -m dlrm_jax.evaluate --workdir=runs/new --compare=runs/old
+  python -m dlrm_jax.evaluate --workdir=runs/ncf --data=test.rating \
+    --candidates=test.negative
 
 Raw files and folders of them are read with the vocabularies of the training
 data; ids that training never saw become the unknown row and are counted. In a
@@ -59,7 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     default='stop',
     help='stop at a bad row (default), or skip and count it',
   )
-  add('--json', metavar='FILE', help='file to write the JSON to')
+  add(
+    '--candidates',
+    metavar='FILE',
+    help='rank the item of each line of --data among the candidates in the '
+    'same line of FILE, or among all items: --candidates=catalogue',
+  )
+  add(
+    '--json',
+    nargs='?',
+    const='',
+    metavar='FILE',
+    help='file to write the JSON to; without a name, only the JSON is printed',
+  )
   add(
     '--compare',
     metavar='WORKDIR',
@@ -126,7 +140,7 @@ class _Opened(NamedTuple):
 
 def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
   from dlrm_jax import sharding
-  from dlrm_jax.build import restored
+  from dlrm_jax.build import ranked, restored
   from dlrm_jax.checkpoint.checkpoints import Checkpoints
   from dlrm_jax.cluster import agreement
   from dlrm_jax.configs import default
@@ -143,9 +157,14 @@ def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
   )
   step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
   step = agreement.from_first(step)  # a live run may have a better one by now
-  examined = restored.examined(
-    trained, arguments.data, arguments.split, size, arguments.on_bad_row
-  )
+  data, split, how = arguments.data, arguments.split, arguments.on_bad_row
+  if arguments.candidates is None:
+    examined = restored.examined(trained, data, split, size, how)
+  else:
+    examined = ranked.ranked(
+      trained, data, split, arguments.candidates, size, how
+    )
+  size = examined.batch_size
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
   with sharding.use(mesh):
     room.check_evaluation_room(trained.task, size)
@@ -172,15 +191,25 @@ def _compare(arguments: argparse.Namespace) -> None:
 
   if arguments.distributed or arguments.coordinator:
     raise InputError('--compare: expected one process; leave out its flags')
+  if arguments.candidates is not None:
+    raise InputError(
+      f'--candidates={arguments.candidates} has no effect beside --compare'
+    )
   examined, a = _scored(Path(arguments.workdir), arguments)
   other, b = _scored(Path(arguments.compare), arguments)
   lines, result = compare(examined.name, a, b)
   report, other_report = examined.report(), other.report()
   _check_scored(result['metrics'], examined.name, report.skipped)
   notes = dict.fromkeys([*report.lines, *other_report.lines])
-  print(*notes, *lines, sep='\n')
+  _print_lines([*notes, *lines], arguments.json)
   names = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
   _print_json(names | report.said | result, arguments.json)
+
+
+def _print_lines(lines: Iterable[str], json: str | None) -> None:
+  """Prints lines for people, unless --json asks for nothing but JSON."""
+  if json != '':
+    print(*lines, sep='\n')
 
 
 def _print_json(result: Mapping[str, Any], file: str | None) -> None:
@@ -204,7 +233,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     node_tables,
     score_table,
   )
-  from dlrm_jax.run.scoring import undefined_line
+  from dlrm_jax.run.scoring import undefined_lines
   from dlrm_jax.training.nodes import divergence, node_count
 
   run = _open(Path(arguments.workdir), arguments)
@@ -221,7 +250,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
       flat = {node: flat_scores(scores) for node, scores in nodes.items()}
       result |= {'nodes': flat, 'divergence': apart}
     else:
-      of_heads = by_head(evaluate(state, batches))
+      scored = evaluate.ranked(state, batches, run.examined.lists)
+      of_heads = by_head(*scored)
       tables = [
         score_table(title, scores, {})
         for title, scores in named(name, of_heads).items()
@@ -230,12 +260,42 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   most = max(of_heads.values(), key=lambda scores: scores['examples'])
   _check_scored(most, name, report.skipped)
   for title, scores in named(name, of_heads).items():
-    if line := undefined_line(title, scores['examples'], scores['clicks']):
-      tables.append(line)
+    tables += undefined_lines(title, scores)
   checkpoint = f'{run.folder}, checkpoint of step {run.step:,}'
-  print(*report.lines, checkpoint, *tables, sep='\n')
+  _print_lines([*report.lines, checkpoint, *tables], arguments.json)
   metrics = {'metrics': flat_scores(of_heads)}
   _print_json(result | report.said | metrics, arguments.json)
+
+
+def _rank(arguments: argparse.Namespace) -> None:
+  """Restores the checkpoint, ranks lists and prints the metrics."""
+  from dlrm_jax import sharding
+  from dlrm_jax.metrics import ranking
+  from dlrm_jax.metrics.objective import RANKED
+  from dlrm_jax.run.evaluation import Evaluator
+  from dlrm_jax.run.scores import ranked_table
+
+  run = _open(Path(arguments.workdir), arguments)
+  examined = run.examined
+  with sharding.use(run.mesh):
+    scored = Evaluator(run.task).ranked(
+      run.state(), examined.batches, examined.lists
+    )
+  assert scored.places is not None, 'the data is lists'
+  scores = ranking.summarize(scored.places)
+  report = examined.report()
+  _check_scored({'examples': scores['lists']}, examined.name, report.skipped)
+  checkpoint = f'{run.folder}, checkpoint of step {run.step:,}'
+  table = ranked_table(examined.name, scores)
+  _print_lines([*report.lines, checkpoint, table], arguments.json)
+  result = {
+    'workdir': str(run.folder),
+    'step': run.step,
+    'data': examined.name,
+    'candidates': arguments.candidates,
+    **{name: scores[name] for name in RANKED},
+  }
+  _print_json(result | report.said | {'metrics': scores}, arguments.json)
 
 
 @exit_cleanly
@@ -249,7 +309,10 @@ def main(argv: Sequence[str]) -> None:
     _compare(arguments)
     return
   with job.joined(arguments):
-    _evaluate(arguments)
+    if arguments.candidates is None:
+      _evaluate(arguments)
+    else:
+      _rank(arguments)
 
 
 def run() -> int:

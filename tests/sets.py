@@ -31,7 +31,7 @@ def write_set(folder, schema, splits, details=None):
       first += length
   written = {
     name: manifest.Written(
-      rows[name], int(block.labels.sum()), [[rows[name], 0]]
+      rows[name], int(np.nansum(block.labels[:, 0])), [[rows[name], 0]]
     )
     for name, block in splits.items()
   }

@@ -1,5 +1,10 @@
-"""The public step gives the numbers of facebookresearch/dlrm's own runs."""
+"""The public step gives the numbers of other programs' own runs.
 
+The programs are facebookresearch/dlrm (`fb_*.npz`) and torchrec
+(`torchrec_*.npz`).
+"""
+
+import dataclasses
 import functools
 import json
 import math
@@ -20,59 +25,76 @@ from dlrm_jax.embedding.operations import Add, Mult
 from dlrm_jax.embedding.partitions import QuotientRemainder
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.losses import binary_cross_entropy, squared_error
+from dlrm_jax.models.dcn import DCN
 from dlrm_jax.models.dlrm import DLRM, Interaction
+from dlrm_jax.models.interaction import pairs
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.heads import Head
-from dlrm_jax.training.state import Task, TrainState, create_state
+from dlrm_jax.training.state import Task, create_state
 from dlrm_jax.training.step import train_step
 
 FOLDER = pathlib.Path(
   os.environ.get('DLRM_JAX_GOLDENS', pathlib.Path(__file__).parent / 'goldens')
 )
-NAMES = sorted(path.stem for path in FOLDER.glob('fb_*.npz'))
+NAMES = sorted(
+  path.stem
+  for program in ('fb', 'torchrec')
+  for path in FOLDER.glob(f'{program}_*.npz')
+  if 'losses' in np.load(path)  # others are models without their training
+)
 OPERATIONS = {'mult': Mult(), 'add': Add()}
 LOSSES = {'bce': binary_cross_entropy, 'mse': squared_error}
 
 
 def optimizers(meta):
   """(for the MLPs, for the tables)."""
-  descend = optax.scale_by_learning_rate(meta['learning_rate'])
-  dense, table = {
-    'sgd': (optax.identity, optax.identity),
-    'adagrad': (scale_by_adagrad, scale_by_adagrad),
-    'rwsadagrad': (scale_by_adagrad, scale_by_rowwise_adagrad),
-  }[meta['optimizer']]
+  if 'over' in meta:
+    adagrad = functools.partial(scale_by_adagrad, eps=1e-8)
+    dense, table, rate = adagrad, adagrad, 0.01
+  else:
+    rate = meta['learning_rate']
+    dense, table = {
+      'sgd': (optax.identity, optax.identity),
+      'adagrad': (scale_by_adagrad, scale_by_adagrad),
+      'rwsadagrad': (scale_by_adagrad, scale_by_rowwise_adagrad),
+    }[meta['optimizer']]
+  descend = optax.scale_by_learning_rate(rate)
   return optax.chain(dense(), descend), rowwise(optax.chain(table(), descend))
 
 
-def longest_bags(golden, tables, steps):
-  longest = [1] * tables
-  for step in range(steps):
-    for t in range(tables):
-      lengths = np.diff(
-        golden[f'step{step}/offsets{t}'],
-        append=len(golden[f'step{step}/indices{t}']),
-      )
-      longest[t] = max(longest[t], lengths.max())
-  return longest
-
-
-def bags(golden, step, table, hotness):
-  """EmbeddingBag's indices and offsets -> i32[B, hotness] with PAD."""
+def bags(golden, step, table):
+  """The ids of a table, one after the other, and the length of each bag."""
+  if f'step{step}/lengths' in golden:
+    size = len(golden[f'step{step}/labels'])
+    lengths = golden[f'step{step}/lengths']
+    start = lengths[: table * size].sum()
+    lengths = lengths[table * size : (table + 1) * size]
+    values = golden[f'step{step}/values']
+    return values[start : start + lengths.sum()], lengths
   indices = golden[f'step{step}/indices{table}']
   offsets = golden[f'step{step}/offsets{table}']
-  ends = np.append(offsets[1:], len(indices))
-  ids = np.full((len(offsets), hotness), PAD, np.int32)
-  for row, (a, b) in enumerate(zip(offsets, ends, strict=True)):
-    ids[row, : b - a] = indices[a:b]
+  return indices, np.diff(offsets, append=len(indices))
+
+
+def longest_bags(golden, tables, steps):
+  return [
+    max(1, *(bags(golden, step, t)[1].max() for step in range(steps)))
+    for t in range(tables)
+  ]
+
+
+def padded(indices, lengths, hotness):
+  """Bags one after the other -> i32[B, hotness] with PAD."""
+  ids = np.full((len(lengths), hotness), PAD, np.int32)
+  ids[np.arange(hotness)[None] < lengths[:, None]] = indices
   return ids
 
 
 def batch_of(golden, step, hotness):
   dense = golden[f'step{step}/dense']
   labels = golden[f'step{step}/labels'].reshape(-1)
-  ids = [bags(golden, step, t, h) for t, h in enumerate(hotness)]
+  ids = [padded(*bags(golden, step, t), h) for t, h in enumerate(hotness)]
   return Batch(
     Inputs(dense, np.concatenate(ids, 1)),
     labels[:, None],
@@ -80,43 +102,88 @@ def batch_of(golden, step, hotness):
   )
 
 
-def params_of(golden, prefix, params):
+def params_of(golden, meta, prefix, params):
   """The reference's layers in our tree: weights are transposed."""
+  flat, tree = jax.tree.flatten_with_path(params)
+  values = []
+  for path, _ in flat:
+    part, *layer, name = (key.key for key in path)
+    if part.startswith('cross_'):
+      key = f'inter_arch.crossnet.{CROSS[name]}.{part.removeprefix("cross_")}'
+    else:
+      kind = 'weight' if name == 'kernel' else 'bias'
+      number = int(layer[0].removeprefix('dense_'))
+      key = f'{layer_name(meta, part, number)}.{kind}'
+    value = golden[f'{prefix}/{key}'].T
+    if key == 'over_arch.model.0._mlp.0._linear.weight':
+      value = value[over_columns(meta)]
+    values.append(value)
+  return jax.tree.unflatten(tree, values)
 
-  def layer(part, k):
-    name = f'{prefix}/{"bot" if part == "bottom" else "top"}_l.{2 * k}'
-    return {
-      'kernel': golden[f'{name}.weight'].T,
-      'bias': golden[f'{name}.bias'],
-    }
 
-  return {
-    part: {name: layer(part, int(name.split('_')[1])) for name in layers}
-    for part, layers in params.items()
-  }
+CROSS = {'down': 'V_kernels', 'up': 'W_kernels', 'bias': 'bias'}
+
+
+def layer_name(meta, part, number):
+  if 'over' not in meta:
+    return f'{"bot" if part == "bottom" else "top"}_l.{2 * number}'
+  if part == 'bottom':
+    return f'dense_arch.model._mlp.{number}._linear'
+  if number == len(meta['over']) - 1:
+    return 'over_arch.model.1'
+  return f'over_arch.model.0._mlp.{number}._linear'
+
+
+def over_columns(meta):
+  """Where torchrec has each input of our first layer of the top MLP.
+
+  It has the pairs of vectors above the diagonal, we have those below it.
+  """
+  if 'dcn_num_layers' in meta:
+    return slice(None)
+  dim, count = meta['dim'], len(meta['table_rows']) + 1
+  theirs = np.zeros((count, count), int)
+  theirs[np.triu_indices(count, 1)] = np.arange(count * (count - 1) // 2)
+  i, j = pairs(count, False)
+  return np.concatenate([np.arange(dim), dim + theirs[j, i]])
+
+
+def model_of(meta):
+  if 'over' not in meta:
+    itself = '_itself' if meta['self_interaction'] else ''
+    return DLRM(
+      bottom=tuple(meta['bottom'][1:]),
+      top=tuple(meta['top'][1:-1]),
+      interaction=Interaction(meta['interaction'] + itself),
+    )
+  mlps = {'bottom': tuple(meta['dense']), 'top': tuple(meta['over'][:-1])}
+  if 'dcn_num_layers' not in meta:
+    return DLRM(**mlps)
+  layers, rank = meta['dcn_num_layers'], meta['dcn_low_rank_dim']
+  return DCN(**mlps, layers=layers, rank=rank)
+
+
+def table_names(meta):
+  prefix = 'sparse_arch.embedding_bag_collection.embedding_bags.t_cat_'
+  prefix = prefix if 'over' in meta else 'emb_l.'
+  return [f'{prefix}{t}' for t in range(len(meta['table_rows']))]
 
 
 def task_of(golden, meta, steps):
-  hotness = longest_bags(golden, len(meta['table_rows']), steps)
+  rows = meta['table_rows']
+  hotness = longest_bags(golden, len(rows), steps)
   features = tuple(
-    Feature(f't{t}', encoding_of(golden, meta, f'emb_l.{t}', rows), hotness[t])
-    for t, rows in enumerate(meta['table_rows'])
-  )
-  interaction = meta['interaction'] + (
-    '_itself' if meta['self_interaction'] else ''
+    Feature(f't{t}', encoding_of(golden, meta, name, rows[t]), hotness[t])
+    for t, name in enumerate(table_names(meta))
   )
   tx, table_tx = optimizers(meta)
   return Task(
     network=Network(
       collection=EmbeddingCollection(features),
-      model=DLRM(
-        bottom=tuple(meta['bottom'][1:]),
-        top=tuple(meta['top'][1:-1]),
-        interaction=Interaction(interaction),
-      ),
-      dense_features=meta['bottom'][0],
+      model=model_of(meta),
+      dense_features=golden['step0/dense'].shape[1],
     ),
-    heads=(Head(LOSSES[meta['loss']]),),
+    heads=(Head(LOSSES[meta.get('loss', 'bce')]),),
     tx=tx,
     table_tx=table_tx,
   ), hotness
@@ -149,27 +216,23 @@ def start(golden, name):
 def test_losses_and_weights_are_those_of_the_reference(name):
   golden = np.load(FOLDER / f'{name}.npz')
   meta, losses = json.loads(str(golden['meta'])), golden['losses']
+  scored = 'predictions' if 'predictions' in golden else 'logits'
   task, hotness = task_of(golden, meta, len(losses))
   state = create_state(task, jax.random.key(0))
   layers = state.params['model']
-  state = TrainState(
-    step=state.step,
-    params={'model': params_of(golden, 'init', layers)},
-    opt_state=state.opt_state,
-    tables=state.tables,
-    table_state=state.table_state,
-  )
+  first = params_of(golden, meta, 'init', layers)
+  state = dataclasses.replace(state, params={'model': first})
   step = jax.jit(functools.partial(train_step, task))
   for k, loss in enumerate(losses):
     batch = batch_of(golden, k, hotness)
-    outputs = task.network.outputs(state.params, state.tables, batch.inputs)
-    probabilities = jax.nn.sigmoid(outputs[:, 0])
-    np.testing.assert_allclose(
-      probabilities, golden['predictions'][k].reshape(-1), rtol=1e-5, atol=1e-6
-    )
+    outputs = task.network.outputs(state.layers, state.tables, batch.inputs)
+    got, want = outputs[:, 0], golden[scored][k].reshape(-1)
+    if scored == 'predictions':
+      got = jax.nn.sigmoid(got)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     state, metrics = step(state, batch)
     np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
-  final = params_of(golden, 'final', layers)
+  final = params_of(golden, meta, 'final', layers)
   jax.tree.map(
     lambda got, want: np.testing.assert_allclose(got, want, atol=1e-5),
     state.params['model'],
@@ -179,7 +242,7 @@ def test_losses_and_weights_are_those_of_the_reference(name):
   assert tables == {
     key.removeprefix('final/')
     for key in golden
-    if key.startswith('final/emb_l.')
+    if key.startswith(('final/emb_l.', 'final/sparse_arch.'))
   }
   for name in tables:
     np.testing.assert_allclose(
@@ -190,6 +253,6 @@ def test_losses_and_weights_are_those_of_the_reference(name):
 
 
 def test_goldens_are_there():
-  assert {'fb_dot_sgd_bce', 'fb_qr_mult_sgd', 'fb_qr_add_sgd'} <= {*NAMES}, (
-    f'goldens are missing in {FOLDER}'
-  )
+  needed = {'fb_dot_sgd_bce', 'fb_qr_mult_sgd', 'fb_qr_add_sgd'}
+  needed |= {'torchrec_dlrm', 'torchrec_dcnv2'}
+  assert needed <= {*NAMES}, f'goldens are missing in {FOLDER}'

@@ -91,8 +91,11 @@ def identity(data: Data) -> dict[str, Any]:
   }
 
 
-def references(data: Data, split: str) -> dict[str, dict[str, float]]:
-  """Metrics of a split that are known without a model, to compare with."""
+def references(
+  data: Data, split: str
+) -> dict[str, dict[str, dict[str, float]]]:
+  """Metrics of a split that are known without a model, by label and name."""
   if not isinstance(data, Synthetic):
-    return {}
-  return {'Bayes': optimum(data.source(split))}
+    return {label: {} for label in data.schema.labels}
+  best = optimum(data.source(split))
+  return {label: {'Bayes': metrics} for label, metrics in best.items()}

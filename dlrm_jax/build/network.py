@@ -27,11 +27,31 @@ from dlrm_jax.embedding.load import RowState
 from dlrm_jax.embedding.network import Network
 from dlrm_jax.errors import InputError
 from dlrm_jax.models.branches import Branches
+from dlrm_jax.models.dcn import DCN
+from dlrm_jax.models.deepfm import DeepFM
 from dlrm_jax.models.dlrm import DLRM
+from dlrm_jax.models.fm import FM
+from dlrm_jax.models.lr import LR
+from dlrm_jax.models.mf import MF
 from dlrm_jax.models.mlp import Norm
+from dlrm_jax.models.multitask import ESMM, MMoE, SharedBottom
+from dlrm_jax.models.ncf import GMF, DeepNCF, NeuMF
+from dlrm_jax.models.wide_deep import WideDeep
 
 MODELS: dict[str, Any] = {
   'dlrm': DLRM,
+  'lr': LR,
+  'fm': FM,
+  'wide_deep': WideDeep,
+  'deepfm': DeepFM,
+  'dcn': DCN,
+  'mf': MF,
+  'gmf': GMF,
+  'mlp': DeepNCF,
+  'neumf': NeuMF,
+  'shared_bottom': SharedBottom,
+  'mmoe': MMoE,
+  'esmm': ESMM,
 }
 """The models by name; docs/models.md has a picture of each.
 

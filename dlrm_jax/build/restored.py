@@ -13,6 +13,7 @@ from dlrm_jax.build.run import build_objective
 from dlrm_jax.build.task import build_task
 from dlrm_jax.cluster import agreement
 from dlrm_jax.data.folder import MARK
+from dlrm_jax.data.lists import Lists, lists_of
 from dlrm_jax.data.loader import Batches, evaluation_batches, stream_batches
 from dlrm_jax.data.prepared import Prepared, open_prepared
 from dlrm_jax.data.schema import Scale, Schema
@@ -22,6 +23,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.run.description import Data
+from dlrm_jax.sharding import choose_devices
 from dlrm_jax.training.state import Task
 from dlrm_jax.vocabulary.policy import STOP
 
@@ -65,14 +67,18 @@ class Examined(NamedTuple):
 
   Attributes:
     name: name of the split, or of the raw file.
+    batch_size: number of examples of a batch.
     batches: the batches, this process's part of each.
     report: gives the findings of the reader, once all batches are read; every
       process must call it.
+    lists: the lists to rank that the examples are; None: they are none.
   """
 
   name: str
+  batch_size: int
   batches: Iterable[Batch]
   report: Callable[[], 'Met']
+  lists: Lists | None = None
 
 
 class Met(NamedTuple):
@@ -103,10 +109,11 @@ def examined(
     paths: a prepared set, or raw files of the kind that the run was trained
       on, or folders of them; None: the data of the training.
     split: split of a prepared set; None: test.
-    batch_size: number of examples of a global batch.
+    batch_size: number of examples of a global batch, at most where they are
+      lists to rank.
     on_bad_row: 'stop' or 'skip', for raw files.
   """
-  if paths and not _is_set(paths):
+  if paths and not is_set(paths):
     if split:
       raise InputError(
         f'--split={split}: {paths[0]} is a raw file and has no splits'
@@ -114,7 +121,7 @@ def examined(
     return _raw(run, paths, batch_size, on_bad_row)
   path = paths[0] if paths else run.config.data.dir or 'synthetic'
   if not paths:
-    _check_there(run)
+    check_there(run)
   data = open_prepared(path) if paths else open_data(run.config)
   if not split and 'test' not in data.splits:
     raise InputError(
@@ -123,19 +130,29 @@ def examined(
     )
   check_fits(data, {**run.data, 'values': kinds_of_run(run)})
   split = split or 'test'
+  lists = lists_of(data.details, split)
+  if lists is not None:
+    batch_size = whole_lists(run, lists, batch_size)
   batches = evaluation_batches(
     data.source(split),
     batch_size,
     jax.process_index(),
     jax.process_count(),
     name=f'{path}, split {split}',
-    out_of_range=_out_of_range(run),
+    out_of_range=out_of_range(run),
     means=mean_pooled(run.task.collection.features),
   )
-  return _watched(split, batches, data, BadRows())
+  found = watched(split, batch_size, batches, data, BadRows())
+  return found._replace(lists=lists)
 
 
-def _check_there(run: Trained) -> None:
+def whole_lists(run: Trained, lists: Lists, most: int) -> int:
+  """Number of examples of a batch of which each device has whole pieces."""
+  shards = run.task.collection.layout.shards
+  return lists.batch_size(most, len(choose_devices(shards)))
+
+
+def check_there(run: Trained) -> None:
   """Raises an `InputError` if the data of the training has been moved."""
   folder = run.config.data.dir
   if run.config.data.kind == 'prepared' and not Path(folder).exists():
@@ -156,7 +173,7 @@ def kinds_of_run(run: Trained) -> Mapping[str, str]:
   return feature_kinds(raw)
 
 
-def _is_set(paths: Sequence[str]) -> bool:
+def is_set(paths: Sequence[str]) -> bool:
   """Whether the paths name a prepared set; otherwise they are raw files."""
   sets = [path for path in paths if (Path(path) / MARK).exists()]
   if sets and len(paths) > 1:
@@ -167,7 +184,9 @@ def _is_set(paths: Sequence[str]) -> bool:
   return bool(sets)
 
 
-def _watched(name: str, batches: Batches, data: Data, bad: BadRows) -> Examined:
+def watched(
+  name: str, batch_size: int, batches: Batches, data: Data, bad: BadRows
+) -> Examined:
   """Data whose unknown ids are counted, if the set knows their rows."""
   rows = unknown_rows(data) if isinstance(data, Prepared) else {}
   unknown = UnknownIds(data.schema, rows)
@@ -183,10 +202,10 @@ def _watched(name: str, batches: Batches, data: Data, bad: BadRows) -> Examined:
     said['unknown_ids'] = shares.to_json()
     return Met(skipped, [*skipped, *shares.lines()], said)
 
-  return Examined(name, unknown.watch(batches), met)
+  return Examined(name, batch_size, unknown.watch(batches), met)
 
 
-def _out_of_range(run: Trained) -> str:
+def out_of_range(run: Trained) -> str:
   """The run's policy for ids out of range; older runs have 'stop'."""
   return run.config.data.get('out_of_range', STOP)
 
@@ -214,11 +233,11 @@ def _raw(
   # Readers of raw files: training does without them.
   from dlrm_jax.prepare.known_ids import read_raw
 
-  _check_there(run)
+  check_there(run)
   prepared = open_prepared(run.config.data.dir)
   check_fits(prepared, run.data)
   bad = BadRows(on_bad_row)
-  blocks = read_raw(prepared, paths, on_bad_row, bad, _out_of_range(run))
+  blocks = read_raw(prepared, paths, on_bad_row, bad, out_of_range(run))
   batches = stream_batches(
     blocks,
     prepared.schema,
@@ -226,11 +245,11 @@ def _raw(
     jax.process_index(),
     jax.process_count(),
     name=path,
-    out_of_range=_out_of_range(run),
+    out_of_range=out_of_range(run),
     means=mean_pooled(run.task.collection.features),
   )
   name = path if len(paths) == 1 else f'{path} and {len(paths) - 1} more'
-  return _watched(name, batches, prepared, bad)
+  return watched(name, batch_size, batches, prepared, bad)
 
 
 def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:

@@ -16,10 +16,12 @@ from dlrm_jax.build.data import open_data, open_schema, references
 from dlrm_jax.build.task import build_task
 from dlrm_jax.build.wanted import options_of
 from dlrm_jax.config.fields import at_least, choose_one, count, whole
+from dlrm_jax.data.lists import IMPLICIT, ITEM, lists_of
 from dlrm_jax.data.loader import Reading
+from dlrm_jax.data.negatives import Negatives
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics.objective import HIGHER, Objective
+from dlrm_jax.metrics.objective import HIGHER, RANKED, WITHIN, Objective
 from dlrm_jax.run.description import Data, Run
 from dlrm_jax.run.workdir import started
 from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
@@ -47,21 +49,61 @@ def build_objective(config: ConfigDict, schema: Schema) -> Objective:
     for label in schema.labels
     for metric, higher in HIGHER.items()
   }
+  if given.rpartition('/')[2] in WITHIN and not schema.grouped:
+    raise InputError(
+      f'config.train.objective is {given!r}, but the examples have no groups; '
+      'prepare the log with a column of groups (config.data.raw.group)'
+    )
   if several:  # the first label decides where none is named
     given = given if '/' in given else f'{schema.labels[0]}/{given}'
   return Objective(given, choose_one('train.objective', given, names))
+
+
+def _check_ranked(objective: Objective, data: Data) -> None:
+  """Raises an `InputError` if a metric of lists decides, and there are none."""
+  if objective.metric in RANKED and not lists_of(data.details, 'validation'):
+    raise InputError(
+      f'config.train.objective is {objective.name}, but split validation has '
+      f'no lists to rank; prepare the data with `python -m dlrm_jax.prepare '
+      f'implicit`, or choose another objective'
+    )
+
+
+def build_negatives(config: ConfigDict, data: Data) -> Negatives:
+  """The negatives that are drawn for each example of split train.
+
+  Raises:
+    InputError: the data is not implicit feedback.
+  """
+  found = count(config, 'data.negatives', 0)
+  if not found:
+    return Negatives()
+  names = [column.name for column in data.schema.sparse]
+  counted = data.details.get('columns', {}).get(ITEM)
+  if data.details.get('kind') != IMPLICIT or not counted:
+    raise InputError(
+      f'config.data.negatives is {found}, but the data is not of users and '
+      f'their items; prepare it with `python -m dlrm_jax.prepare implicit`, or '
+      f'set it to 0'
+    )
+  return Negatives(
+    found, names.index(ITEM), counted['first_row'], counted['kept']
+  )
 
 
 def _batch_size(config: ConfigDict) -> int:
   """Number of examples of a step, an equal share from every lane."""
   found = count(config, 'train.batch_size', 1)
   lanes = count(config, 'data.lanes', 1)
-  if found % lanes:
-    below = found // lanes * lanes
-    nearest = f'{below} and {below + lanes}' if below else str(lanes)
+  negatives = count(config, 'data.negatives', 0)
+  least = lanes * (1 + negatives)
+  if found % least:
+    below = found // least * least
+    nearest = f'{below} and {below + least}' if below else str(least)
+    drawn = f' times 1 + config.data.negatives={negatives}' if negatives else ''
     raise InputError(
       f'config.train.batch_size {found}: expected a multiple of '
-      f'config.data.lanes={lanes}; nearest: {nearest}'
+      f'config.data.lanes={lanes}{drawn}; nearest: {nearest}'
     )
   return found
 
@@ -82,14 +124,15 @@ def _notes_of_batch(
     InputError: a step of a new run would see examples several times.
   """
   batch_size, lanes = config.train.batch_size, config.data.lanes
-  if batch_size <= examples:
+  copies = 1 + config.data.negatives
+  if batch_size <= examples * copies:
     return
   found = (
     f'config.train.batch_size is {batch_size:,}, but split train has only '
     f'{examples:,} rows, so a step sees each of them several times'
   )
   if not started:
-    most = examples // lanes * lanes
+    most = examples // lanes * lanes * copies
     fix = f'at most {most}' if most else 'more rows to train on'
     raise InputError(f'{found}; expected {fix}')
   yield found
@@ -128,7 +171,8 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     )
   examples, batch_size = data.splits['train'], _batch_size(config)
   notes = tuple(_notes_of_batch(config, examples, started(workdir)))
-  epoch = examples / batch_size
+  negatives = build_negatives(config, data)
+  epoch = examples * (1 + negatives.count) / batch_size
   steps = _steps(config, epoch)
   task = build_task(config, data.schema, data.scale)
   average_every = whole('tables.average_every', config.tables.average_every, 0)
@@ -139,6 +183,8 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
       f'config.tables.average_every is {average_every}, but no table is '
       f'independent; set config.tables.placement=independent, or 0'
     )
+  objective = build_objective(config, data.schema)
+  _check_ranked(objective, data)
   return Run(
     task=task,
     data=data,
@@ -153,12 +199,13 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
         config.data.out_of_range,
         {word: word for word in (STOP, UNKNOWN)},
       ),
+      negatives=negatives,
     ),
     workdir=workdir,
     steps=steps,
     steps_per_epoch=epoch,
     fresh_tables=train.fresh_tables,
-    objective=build_objective(config, data.schema),
+    objective=objective,
     eval_every=count(config, 'train.eval_every', 1),
     eval_batch_size=count(config, 'train.eval_batch_size', 1),
     checkpoint_every=count(config, 'train.checkpoint_every', 1),
@@ -168,6 +215,9 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     average_every=average_every or None,
     seed=config.seed,
     config=config.to_dict(),
+    init_from=tuple(
+      Path(folder) for folder in train.init_from.split(',') if folder
+    ),
     references=functools.partial(references, data),
     notes=notes,
   )

@@ -1,5 +1,6 @@
 """The task of a config: its network, heads and optimizers."""
 
+from math import inf
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -50,6 +51,20 @@ def _micro_batch(config: ConfigDict, batch: int) -> int | None:
   return found or None
 
 
+def _label_weights(config: ConfigDict, schema: Schema) -> tuple[float, ...]:
+  """The weight of each label's loss; 1 where the config does not say."""
+  given, labels = tuple(config.train.label_weights), schema.labels
+  if not given:
+    return (1.0,) * len(labels)
+  numbers = all(isinstance(x, int | float) and 0 <= x < inf for x in given)
+  if len(given) != len(labels) or not numbers or not any(given):
+    raise InputError(
+      f'config.train.label_weights is {given}; expected a number of 0 or more '
+      f'for each label ({", ".join(labels)}), one of them above 0'
+    )
+  return tuple(map(float, given))
+
+
 def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
   """Builds the task of a config for the columns of a schema."""
   batch = count(config, 'train.batch_size', 1)
@@ -68,7 +83,12 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
   loss = choose_one('train.loss', config.train.loss, _LOSSES)
   task = Task(
     network=network,
-    heads=tuple(Head(loss, name) for name in schema.labels),
+    heads=tuple(
+      Head(loss, name, weight)
+      for name, weight in zip(
+        schema.labels, _label_weights(config, schema), strict=True
+      )
+    ),
     tx=build_optimizer('optimizer', config),
     table_tx=table_tx,
     micro_batch=micro_batch,

@@ -61,6 +61,29 @@ def from_all(number: int) -> list[int]:
   return [int(x) for x in numbers]
 
 
+_PIECE = 1 << 20  # Rows that are exchanged at a time.
+
+
+def joined(rows: np.ndarray) -> np.ndarray:
+  """The rows of all processes, in the order of processes.
+
+  Args:
+    rows: i32[n, W], with any n and the same W on every process.
+  """
+  if jax.process_count() == 1:
+    return rows
+  counts = from_all(len(rows))
+  parts: list[list[np.ndarray]] = [[] for _ in counts]
+  for start in range(0, max(counts), _PIECE):
+    piece = rows[start : start + _PIECE]
+    most = min(_PIECE, max(counts) - start)
+    piece = np.pad(piece, ((0, most - len(piece)), (0, 0)))
+    gathered = multihost_utils.process_allgather(piece)
+    for part, count, received in zip(parts, counts, gathered, strict=True):
+      part.append(np.asarray(received)[: max(0, count - start)])
+  return np.concatenate([piece for part in parts for piece in part])
+
+
 @functools.cache
 def _reduction(how: str) -> tuple[Mesh, jax.stages.Wrapped]:
   """A mesh of one device of each process, and a jitted reduction over it.

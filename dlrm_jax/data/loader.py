@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import grain
 import numpy as np
 
-from dlrm_jax.batch import PAD, Batch, Inputs
+from dlrm_jax.batch import NO_GROUP, PAD, Batch, Inputs
 from dlrm_jax.data.checked import Checked, Checker
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import (
@@ -110,12 +110,14 @@ def _padded(block: Block, size: int) -> Block:
     widths = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
     return np.pad(x, widths, constant_values=value)
 
+  id_weights, group = block.id_weights, block.group
   return Block(
     dense=fill(block.dense, 0),
     ids=fill(block.ids, PAD),
     labels=fill(block.labels, 0),
-    id_weights=None if block.id_weights is None else fill(block.id_weights, 0),
+    id_weights=None if id_weights is None else fill(id_weights, 0),
     weights=fill(_weights(block), 0),
+    group=None if group is None else fill(group, NO_GROUP),
   )
 
 
@@ -129,7 +131,7 @@ def _weights(block: Block) -> np.ndarray:
 def _finished(made: Block, checker: Checker) -> list[tuple[Batch, int]]:
   """Cuts [k, B, ...] into k batches, each with its ids out of range."""
   ids, out_of_range = checker.mend(made.ids)
-  weights, id_weights = _weights(made), made.id_weights
+  weights, id_weights, group = _weights(made), made.id_weights, made.group
   return [
     (
       Batch(
@@ -137,6 +139,7 @@ def _finished(made: Block, checker: Checker) -> list[tuple[Batch, int]]:
           made.dense[k],
           ids[k],
           None if id_weights is None else id_weights[k],
+          None if group is None else group[k],
         ),
         made.labels[k],
         weights[k],

@@ -33,7 +33,7 @@ class Written(NamedTuple):
 
   Attributes:
     examples: number of examples.
-    clicks: number of examples with label 1.
+    clicks: number of examples whose first label is 1.
     timeline: a list for each stretch of rows, in the order of the raw files:
       number of examples, number of clicks and, if the log has times, the
       first and the last time.

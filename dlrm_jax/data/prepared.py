@@ -88,6 +88,7 @@ class _Blocks:
         labels.reshape(len(labels), -1),
         record.get('id_weights'),
         record.get('weights'),
+        record.get('group'),
       )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
       if 'Too many open files' in str(error):
@@ -105,7 +106,7 @@ class Prepared:
     directory: folder of the set.
     schema: the columns.
     splits: number of examples of each split, in the order of writing.
-    clicks: number of examples with label 1 of each split.
+    clicks: number of examples of each split whose first label is 1.
     scale: mean and deviation of the dense features in split train.
     details: the set's account of its making: options, source files, counts.
     timelines: timeline of each split (see `manifest.Written`).

@@ -1,7 +1,8 @@
 """Examples as rows of one matrix of 32-bit words.
 
 A row has the labels, dense features, ids, and where the set has them the
-weights of the ids and of the example. Floats keep their bits.
+weights of the ids, the group and the weight of the example. Floats keep their
+bits.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ class Fields:
     id_weights: whether ids have weights.
     weights: whether examples have weights.
     labels: T, the number of labels.
+    group: whether examples have groups.
   """
 
   dense: int
@@ -28,6 +30,7 @@ class Fields:
   id_weights: bool = False
   weights: bool = False
   labels: int = 1
+  group: bool = False
 
   @classmethod
   def of(
@@ -40,13 +43,14 @@ class Fields:
       id_weights=id_weights,
       weights=weights,
       labels=len(schema.labels),
+      group=schema.grouped,
     )
 
   @property
   def width(self) -> int:
     """W, the number of words an example."""
     ids = self.hotness * (2 if self.id_weights else 1)
-    return self.labels + self.dense + ids + self.weights
+    return self.labels + self.dense + ids + self.group + self.weights
 
 
 def pack(fields: Fields, block: Block) -> np.ndarray:
@@ -60,6 +64,9 @@ def pack(fields: Fields, block: Block) -> np.ndarray:
   end += fields.hotness
   if fields.id_weights:
     floats[:, end : end + fields.hotness] = block.id_weights
+    end += fields.hotness
+  if block.group is not None:
+    packed[:, end] = block.group
   if fields.weights:
     floats[:, -1] = block.weights
   return packed
@@ -71,10 +78,12 @@ def unpack(fields: Fields, packed: np.ndarray) -> Block:
   start = fields.labels + fields.dense
   end = start + fields.hotness
   weights = floats[:, end : end + fields.hotness]
+  group = packed[:, fields.width - fields.weights - 1]
   return Block(
     dense=np.ascontiguousarray(floats[:, fields.labels : start]),
     ids=np.ascontiguousarray(packed[:, start:end]),
     labels=floats[:, : fields.labels].copy(),
     id_weights=np.ascontiguousarray(weights) if fields.id_weights else None,
     weights=floats[:, -1].copy() if fields.weights else None,
+    group=group.copy() if fields.group else None,
   )

@@ -41,11 +41,13 @@ class Schema:
     dense: names of the dense columns.
     sparse: the sparse columns.
     labels: names of the labels, one for each task.
+    grouped: whether examples have groups, for metrics within groups.
   """
 
   dense: tuple[str, ...]
   sparse: tuple[Column, ...]
   labels: tuple[str, ...] = LABELS
+  grouped: bool = False
 
   @property
   def hotness(self) -> int:
@@ -53,10 +55,10 @@ class Schema:
     return sum(column.hotness for column in self.sparse)
 
   def to_json(self) -> dict[str, Any]:
-    """The schema as JSON can hold it; one label is left out.
+    """The schema as JSON can hold it; a single label is left out.
 
-    So sets of one label have the digests that they had before labels had
-    names.
+    So is the field of groups where there are none. Sets of one label without
+    groups have the digests that they had before there were these fields.
     """
     fields: dict[str, Any] = {
       'dense': list(self.dense),
@@ -64,6 +66,8 @@ class Schema:
     }
     if self.labels != LABELS:
       fields['labels'] = list(self.labels)
+    if self.grouped:
+      fields['grouped'] = True
     return fields
 
   @classmethod
@@ -73,6 +77,7 @@ class Schema:
       tuple(fields['dense']),
       tuple(Column(**column) for column in fields['sparse']),
       tuple(fields.get('labels', LABELS)),
+      fields.get('grouped', False),
     )
 
 
@@ -97,6 +102,8 @@ class Block(NamedTuple):
     labels: f32[n, T], 0 or 1; NaN where an example has no label for a task.
     id_weights: f32[n, H], or None: every id counts once.
     weights: f32[n], or None: every example counts once.
+    group: i32[n], the group of each example, `NO_GROUP` for none; None: the
+      log has no groups.
   """
 
   dense: np.ndarray
@@ -104,6 +111,7 @@ class Block(NamedTuple):
   labels: np.ndarray
   id_weights: np.ndarray | None = None
   weights: np.ndarray | None = None
+  group: np.ndarray | None = None
 
 
 def each(block: Block, change: Callable[[np.ndarray], np.ndarray]) -> Block:
@@ -112,10 +120,8 @@ def each(block: Block, change: Callable[[np.ndarray], np.ndarray]) -> Block:
   def of(array: np.ndarray | None) -> np.ndarray | None:
     return None if array is None else change(array)
 
-  dense, ids, labels, id_weights, weights = block
-  return Block(
-    change(dense), change(ids), change(labels), of(id_weights), of(weights)
-  )
+  dense, ids, labels, *others = block
+  return Block(change(dense), change(ids), change(labels), *map(of, others))
 
 
 def take(block: Block, rows: np.ndarray | slice) -> Block:
@@ -131,13 +137,12 @@ def join(blocks: list[Block]) -> Block:
   def of(arrays: tuple) -> np.ndarray | None:
     return None if arrays[0] is None else np.concatenate(arrays)
 
-  dense, ids, labels, id_weights, weights = zip(*blocks, strict=True)
+  dense, ids, labels, *others = zip(*blocks, strict=True)
   return Block(
     np.concatenate(dense),
     np.concatenate(ids),
     np.concatenate(labels),
-    of(id_weights),
-    of(weights),
+    *map(of, others),
   )
 
 

@@ -72,6 +72,8 @@ def _features(fields: Fields) -> Any:
     )
   if fields.weights:
     features['weights'] = array(shape=(None,), dtype=np.float32)
+  if fields.group:
+    features['group'] = array(shape=(None,), dtype=np.int32)
   return tfds.features.FeaturesDict(features)
 
 

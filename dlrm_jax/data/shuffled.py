@@ -11,6 +11,8 @@ epoch where one ends. So
   number of processes that divides the lanes;
 * a window of all blocks is a complete shuffle.
 
+Where negatives are wanted, they follow their positive (see `negatives`).
+
 A window is shuffled once, while its blocks are copied into it. Batches are
 slices of it, and several batches are cut at a time.
 """
@@ -22,6 +24,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dlrm_jax.data.checked import Checked
+from dlrm_jax.data.negatives import Negatives
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, each, join, take
 from dlrm_jax.errors import InputError
 from dlrm_jax.vocabulary.policy import STOP
@@ -32,13 +35,14 @@ class Reading:
   """The way a source is cut into batches.
 
   Attributes:
-    batch_size: number of examples in a global batch.
+    batch_size: number of examples in a global batch, negatives included.
     lanes: number of parts that are read independently; a multiple of the
       number of processes.
     window: number of blocks of a lane that are shuffled together.
     seed: seed of the shuffle.
     out_of_range: 'stop': an id that its table does not have is an error;
       'unknown': it becomes row 0 and is counted.
+    negatives: the examples that are drawn for each one that is read.
   """
 
   batch_size: int
@@ -46,12 +50,24 @@ class Reading:
   window: int = 16
   seed: int = 0
   out_of_range: str = STOP
+  negatives: Negatives = Negatives()  # noqa: RUF009, frozen
+
+  @property
+  def read(self) -> int:
+    """Number of examples of a global batch that are read, not drawn."""
+    return self.batch_size // (self.negatives.count + 1)
 
   def __post_init__(self) -> None:
-    if self.batch_size < 1 or self.batch_size % self.lanes:
+    least = self.lanes * (self.negatives.count + 1)
+    if self.batch_size < 1 or self.batch_size % least:
+      drawn = (
+        f' times 1 + the {self.negatives.count} negatives (data.negatives)'
+        if self.negatives.count
+        else ''
+      )
       raise InputError(
         f'batch_size {self.batch_size}: must be a positive multiple of the '
-        f'{self.lanes} lanes (data.lanes)'
+        f'{self.lanes} lanes (data.lanes){drawn}'
       )
     if self.window < 1:
       raise InputError(f'window {self.window}: must be at least one block')
@@ -160,6 +176,7 @@ class Shuffled:
         f'{reading.lanes}, one for each lane (data.lanes)'
       )
     share = reading.lanes // processes
+    self._reading, self._process = reading, process
     order = functools.lru_cache(2)(
       functools.partial(_Order, reading.seed, source.examples)
     )
@@ -167,7 +184,7 @@ class Shuffled:
       _Lane(source, reading, lane, order)
       for lane in range(process * share, (process + 1) * share)
     ]
-    self._size = reading.batch_size // reading.lanes
+    self._size = reading.read // reading.lanes
 
   def make(self, steps: range) -> Block:
     """Batches of k consecutive numbers, stacked: arrays [k, B, ...]."""
@@ -181,4 +198,17 @@ class Shuffled:
       cut = each(read, lambda x: x.reshape(count, size, *x.shape[1:]))
       _put(batches, (slice(None), k), cut)
     assert batches is not None, 'a process has lanes'
-    return each(batches, lambda x: x.reshape(count, lanes * size, *x.shape[3:]))
+    whole = each(
+      batches, lambda x: x.reshape(count, lanes * size, *x.shape[3:])
+    )
+    reading = self._reading
+    if not reading.negatives.count:
+      return whole
+    # The numbers of these examples, counted over all global batches.
+    first = np.arange(steps.start, steps.stop, dtype=np.uint64) * np.uint64(
+      reading.read
+    )
+    places = self._process * lanes * size + np.arange(
+      lanes * size, dtype=np.uint64
+    )
+    return reading.negatives.added(whole, reading.seed, first[:, None] + places)

@@ -88,7 +88,8 @@ def _fetch_round(
   tree: Pytree, bags: Bags, route: Route, needs: Needs, this: Round
 ) -> jax.Array:
   """Sums of those rows of bags that travel in a round, f32[b, G, D]."""
-  room, (_, _, _, dim, storage) = route.room.rows, route.stack
+  room, dim = route.room.rows, route.stack.dim
+  storage = route.stack.storage
   local_rows = route.stack.local_rows(tree)
   _, asked = _ask(needs, this, room, local_rows)
   answers = jax.tree.map(

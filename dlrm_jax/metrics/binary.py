@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlrm_jax.errors import InputError
+from dlrm_jax.metrics.grouped import GroupScores
 
 BINS = 1 << 18
 """Number of bins of the logit, of equal width; the outer two are unbounded."""
@@ -43,6 +44,8 @@ class Tally(NamedTuple):
     loss_squares: weighted sum of the squared log-losses.
     click_squares: sum of the squared weights of the clicks.
     other_squares: sum of the squared weights of the non-clicks.
+    within: scores within groups, which are not a sum; None: the examples have
+      no groups.
   """
 
   clicks: np.ndarray
@@ -55,6 +58,7 @@ class Tally(NamedTuple):
   loss_squares: float
   click_squares: float
   other_squares: float
+  within: GroupScores | None = None
 
 
 def _checked(logits: Any, labels: Any, weights: Any) -> list[np.ndarray]:
@@ -307,6 +311,8 @@ def summarize(t: Tally) -> dict[str, float]:
   `calibration`: mean prediction over base rate.
   `examples`, `clicks`: sums of weights.
   `base_rate`, `mean_prediction`: share of clicks, mean probability.
+  `uauc`, `wuauc`, `groups`, `groups_left_out`: see `grouped`; only where
+    examples have groups.
 
   >>> total = tally([2.0, -1.0, 0.5], [1, 0, 0], [1, 1, 1])
   >>> summarize(total)['auc'], summarize(total)['auc_bin_bound']
@@ -331,4 +337,5 @@ def summarize(t: Tally) -> dict[str, float]:
     'clicks': float(clicks),
     'base_rate': base_rate,
     'mean_prediction': _ratio(t.probability, examples),
+    **(t.within._asdict() if t.within else {}),
   }

@@ -9,8 +9,13 @@ HIGHER = {
   'auc': True,
   'pr_auc': True,
   'accuracy': True,
+  'uauc': True,
+  'wuauc': True,
   'log_loss': False,
   'ne': False,
+  'hr_10': True,
+  'ndcg_10': True,
+  'mrr': True,
 }
 """Metrics that can be an objective, and whether a higher value is better."""
 
@@ -20,11 +25,21 @@ LABELS = {
   'pr_auc': 'PR-AUC',
   'ne': 'normalised entropy',
   'accuracy': 'accuracy',
+  'hr_10': 'HR@10',
+  'ndcg_10': 'NDCG@10',
+  'mrr': 'MRR',
+  'uauc': 'uAUC',
+  'wuauc': 'wuAUC',
 }
 """Names of these metrics for people."""
 
 SHOWN = ('auc', 'log_loss')
 """Metrics that are printed and drawn in any case."""
+
+RANKED = ('hr_10', 'ndcg_10', 'mrr')
+"""Metrics of lists to rank; other examples have none of them."""
+WITHIN = ('uauc', 'wuauc')
+"""Metrics within groups, which only data with groups has."""
 
 
 @dataclasses.dataclass(frozen=True)

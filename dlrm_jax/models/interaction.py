@@ -95,3 +95,22 @@ def cat_interaction(vectors: jax.Array) -> jax.Array:
   [[1.0, 2.0, 3.0, 4.0]]
   """
   return vectors.reshape(vectors.shape[0], -1)
+
+
+def sum_of_products(vectors: jax.Array) -> jax.Array:
+  """Sum of the inner products of all pairs of vectors of an example.
+
+  Source: Rendle, "Factorization Machines", ICDM 2010, lemma 3.1.
+
+  Args:
+    vectors: f32[B, n, D].
+
+  Returns:
+    f32[B, 1].
+
+  >>> sum_of_products(jnp.array([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
+  [[11.0]]
+  """
+  square = jnp.square(jnp.sum(vectors, 1))
+  squares = jnp.sum(jnp.square(vectors), 1)
+  return 0.5 * jnp.sum(square - squares, 1, keepdims=True)

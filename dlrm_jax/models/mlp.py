@@ -16,8 +16,8 @@ from jax.typing import DTypeLike
 from dlrm_jax.models.mode import Training, mean_over_batch, random_bits
 from dlrm_jax.sharding import device_count
 
-# JAX's glorot_normal would truncate at two standard deviations.
-_glorot_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
+# jax.nn.initializers.glorot_normal would truncate at two standard deviations.
+glorot_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
 
 
 class Norm(enum.Enum):
@@ -59,7 +59,7 @@ class Dense(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """The product with the kernel, plus the bias."""
     shape = (x.shape[-1], self.width)
-    kernel = self.param('kernel', _glorot_normal, shape)
+    kernel = self.param('kernel', glorot_normal, shape)
     bias = self.param('bias', _bias_init, shape[1:])
     y = jnp.dot(
       x.astype(self.dtype),

@@ -18,19 +18,23 @@ class Plateau:
   patience: int
   least: float
 
-  def product(self, gains: Iterable[float]) -> float:
-    """The product of all factors after some evaluations.
+  def falls(self, gains: Iterable[float]) -> int:
+    """How often the rates have fallen after some evaluations.
 
     Args:
       gains: the objective of each evaluation in order; higher is better.
 
-    >>> Plateau(0.1, patience=1, least=0.05).product([0.7, 0.8, 0.8, 0.6])
-    0.05
+    >>> Plateau(0.1, patience=1, least=0.001).falls([0.7, 0.8, 0.8, 0.6])
+    2
     """
-    best, waited, product = float('-inf'), 0, 1.0
+    best, waited, falls = float('-inf'), 0, 0
     for gain in gains:
       waited = 0 if gain > best else waited + 1
       best = max(best, gain)
       if waited == self.patience:
-        product, waited = max(product * self.factor, self.least), 0
-    return product
+        falls, waited = falls + 1, 0
+    return falls
+
+  def product(self, falls: int) -> float:
+    """What the rates are multiplied by after so many falls."""
+    return max(self.factor**falls, self.least)

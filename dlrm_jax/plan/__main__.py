@@ -77,7 +77,10 @@ def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
 def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
   """Notes of batch sizes that train.py refuses on these devices."""
   units = {
-    'train.batch_size': math.lcm(devices, count(config, 'data.lanes', 1)),
+    'train.batch_size': math.lcm(
+      devices,
+      count(config, 'data.lanes', 1) * (1 + count(config, 'data.negatives', 0)),
+    ),
     'train.eval_batch_size': devices,
   }
   for field, unit in units.items():

@@ -2,6 +2,7 @@
 
 python -m dlrm_jax.prepare criteo --input=train.txt --output=data/criteo
 python -m dlrm_jax.prepare movielens --output=data/movielens
+python -m dlrm_jax.prepare implicit --input=train.rating --output=data/ratings
 """
 
 import argparse
@@ -71,8 +72,7 @@ def _add_common(kind: argparse.ArgumentParser, splits: str) -> None:
     'its runner in one string, as in --beam="--runner=FlinkRunner '
     '--flink_master=HOST:8081"',
   )
-  add('--output', required=True, help='folder to make')
-  add('--overwrite', action='store_true', help='replace a prepared set there')
+  _add_output(kind)
 
 
 def _add_criteo(kind: argparse.ArgumentParser) -> None:
@@ -132,6 +132,40 @@ def _add_movielens(kind: argparse.ArgumentParser) -> None:
   _add_common(kind, MOVIELENS_DEFAULT)
 
 
+def _add_implicit(kind: argparse.ArgumentParser) -> None:
+  kind.set_defaults(config='configs/ncf.py')
+  add = kind.add_argument
+  add(
+    '--input',
+    required=True,
+    nargs='+',
+    action='extend',
+    metavar='FILE',
+    help='lines of user, item, rating and time between tabs, without a header',
+  )
+  add(
+    '--seed',
+    type=int,
+    default=0,
+    help='of the order of split train and of the negatives of split '
+    'validation (default: 0)',
+  )
+  add(
+    '--on_bad_row',
+    choices=('stop', 'skip'),
+    default='stop',
+    help='stop at a bad row (default), or skip and count it',
+  )
+  _add_output(kind)
+
+
+def _add_output(kind: argparse.ArgumentParser) -> None:
+  kind.add_argument('--output', required=True, help='folder to make')
+  kind.add_argument(
+    '--overwrite', action='store_true', help='replace a prepared set there'
+  )
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = Parser(
     prog='python -m dlrm_jax.prepare',
@@ -143,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     ('criteo', _add_criteo, 'Criteo display-advertising logs'),
     ('raw', _add_raw, 'CSV, Parquet, libsvm, ...: what config.data.raw says'),
     ('movielens', _add_movielens, 'MovieLens ratings, through TFDS'),
+    ('implicit', _add_implicit, 'items of users, the last held out to rank'),
   ):
     kind = kinds.add_parser(name, help=about, description=f'{about}.')
     add(kind)
@@ -152,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _summary(output: str, config: str, seconds: float) -> None:
+  from dlrm_jax.data.lists import lists_of
   from dlrm_jax.data.prepared import open_prepared
   from dlrm_jax.text import duration
 
@@ -163,8 +199,10 @@ def _summary(output: str, config: str, seconds: float) -> None:
     print(line)
   for split, count in prepared.splits.items():
     rate = prepared.clicks[split] / count
-    print(f'{split:<12}{count:>13,} rows, click rate {rate:.4f}')
-    if rate in (0, 1):
+    found = lists_of(prepared.details, split)
+    lists = f', lists of {found.length} to rank' if found else ''
+    print(f'{split:<12}{count:>13,} rows, click rate {rate:.4f}{lists}')
+    if rate in (0, 1) and not prepared.details.get('lists'):
       only = 'clicks only' if rate else 'no clicks'
       print(f'WARNING: split {split} has {only}: AUC is undefined on it')
   columns = prepared.schema.sparse
@@ -194,11 +232,21 @@ def main(argv: Sequence[str]) -> None:
   options = _parser().parse_args(split_values(argv, _FILES))
   # Imported here, because --help needs neither.
   from dlrm_jax.prepare import request
+  from dlrm_jax.prepare.implicit import implicit_set
   from dlrm_jax.prepare.work import check_output
 
   check_output(options.output, options.overwrite)
   start = time.monotonic()
-  request.run_request(options, request.request_of(options))
+  if options.kind == 'implicit':
+    implicit_set.prepare_implicit(
+      options.input,
+      options.output,
+      options.seed,
+      options.on_bad_row,
+      options.overwrite,
+    )
+  else:
+    request.run_request(options, request.request_of(options))
   _summary(options.output, options.config, time.monotonic() - start)
 
 

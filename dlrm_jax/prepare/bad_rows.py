@@ -39,8 +39,8 @@ class BadRows:
     examples: descriptions of the first bad rows of each kind.
     lost: descriptions of files of which the rest could not be read.
     changed: number of values that were changed to fit, by kind of change.
-    labels: the labels '-1' and '0', which may mean "no click", and the place
-      where each occurred first.
+    labels: of each column of labels, the labels '-1' and '0', which may mean
+      "no click", and the place where each occurred first.
   """
 
   def __init__(self, on_bad_row: str = 'stop') -> None:
@@ -51,7 +51,7 @@ class BadRows:
     self.examples: dict[str, list[str]] = collections.defaultdict(list)
     self.lost: list[str] = []
     self.changed: collections.Counter[str] = collections.Counter()
-    self.labels: dict[str, str] = {}
+    self.labels: dict[str, dict[str, str]] = {}
 
   def add(
     self, path: str, number: int, fault: Fault, unit: str = 'line'
@@ -118,21 +118,23 @@ class BadRows:
     if count:
       self.changed[what] += count
 
-  def meet(self, labels: Mapping[str, str]) -> None:
+  def meet(self, labels: Mapping[str, Mapping[str, str]]) -> None:
     """Notes labels that may mean "no click" (see `labels`).
 
     Raises:
-      InputError: labels are both -1 and 0, so one of them means another thing.
+      InputError: labels of a column are both -1 and 0, so one of them means
+        another thing.
     """
-    self.labels = {**labels, **self.labels}
-    if len(self.labels) > 1:
-      raise InputError(
-        f'{self.labels["-1"]}: a label is -1, and in {self.labels["0"]} one is '
-        '0; expected 0 and 1, or -1 and 1. If -1 means no click, set '
-        "config.data.raw.label to 'COLUMN > 0' (LIBSVM: write 0 for -1); if "
-        'not, leave these rows out: config.data.raw.missing = [-1] and '
-        '--on_bad_row=skip'
-      )
+    for column, found in labels.items():
+      known = self.labels[column] = {**found, **self.labels.get(column, {})}
+      if len(known) > 1:
+        raise InputError(
+          f'{known["-1"]}: a label is -1, and in {known["0"]} one is 0; '
+          'expected 0 and 1, or -1 and 1. If -1 means no click, set '
+          "config.data.raw.label to 'COLUMN > 0' (LIBSVM: write 0 for -1); if "
+          'not, leave these rows out: config.data.raw.missing = [-1] and '
+          '--on_bad_row=skip'
+        )
 
   def to_json(self) -> dict[str, Any]:
     """The counter as a JSON value."""

@@ -115,21 +115,31 @@ def fitting(
         bad.add(piece.path, number, _fault(frame, checks, row), unit)
       frame = frame.filter(~pl.Series(wrong))
     frame = _cut(frame, fit.longest, bad)
-    if frame['label'].dtype == pl.Int8:
-      _mend_labels(frame, piece.path, fit.columns.label, bad)
+    names = zip(fit.columns.labels, fit.columns.targets, strict=True)
+    for name, target in names:
+      if frame[name].dtype == pl.Int8:
+        _mend_labels(frame, name, piece.path, target.column, bad)
     if frame.height:
       frame.drop_in_place(NUMBER)
       yield frame
 
 
 def _mend_labels(
-  frame: pl.DataFrame, path: str, column: str, bad: BadRows
+  frame: pl.DataFrame, name: str, path: str, column: str, bad: BadRows
 ) -> None:
-  """Labels -1 and 1 -> 0 and 1; labels must not be both -1 and 0."""
+  """Labels -1 and 1 -> 0 and 1; labels must not be both -1 and 0.
+
+  Args:
+    frame: the frame; its column of labels is replaced.
+    name: name of that column.
+    path: the file.
+    column: name of the column in the file; '': the file does not name it.
+    bad: counter of bad rows, which remembers -1 and 0.
+  """
   where = f'{path}, column {column}' if column else path
-  labels = frame['label']
-  bad.meet({f'{n}': where for n in (-1, 0) if (labels == n).any()})
-  place = frame.get_column_index('label')
+  labels = frame[name]
+  bad.meet({column: {f'{n}': where for n in (-1, 0) if (labels == n).any()}})
+  place = frame.get_column_index(name)
   frame.replace_column(place, (labels == 1).cast(pl.UInt8))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from dlrm_jax.data.lists import IMPLICIT
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import Block
@@ -29,6 +30,7 @@ from dlrm_jax.prepare.stages.multi_hot import with_bags
 from dlrm_jax.prepare.stages.number import coders_without_tables, numbering_of
 from dlrm_jax.prepare.stages.tables import with_tables
 from dlrm_jax.vocabulary.coder import Coder, closed_of
+from dlrm_jax.vocabulary.columns import Columns
 from dlrm_jax.vocabulary.policy import STOP
 
 
@@ -44,6 +46,11 @@ def reader_of_set(prepared: Prepared) -> Reader:
       'so a raw log does not fit it'
     )
   description = dict(prepared.details['format'])
+  if description['format'] == IMPLICIT:
+    raise InputError(
+      f'{prepared.directory} has users and their items, whose raw files are '
+      'lists to rank: add --candidates=FILE or --candidates=catalogue'
+    )
   if description['format'] == movielens_reader.FORMAT:
     return movielens_reader.movielens_reader(description)
   if description['format'] != 'criteo':
@@ -83,8 +90,8 @@ def preparation_with(
   )
 
 
-def _coders(
-  prepared: Prepared, reader: Reader, work: Path, out_of_range: str
+def coders_of(
+  prepared: Prepared, columns: Columns, work: Path, out_of_range: str
 ) -> tuple[Coder, ...]:
   """The coders of a set; their lookup tables are built in `work`.
 
@@ -93,7 +100,7 @@ def _coders(
   """
   counted = prepared.details['columns']
   coders = coders_without_tables(
-    reader.columns,
+    columns,
     counted,
     {column.name: column.hotness for column in prepared.schema.sparse},
     numbering_of(prepared.details).values,
@@ -148,7 +155,7 @@ def read_raw(
   pieces = [piece for name in files for piece in reader.pieces(name)]
   bad = bad or BadRows(on_bad_row)
   with tempfile.TemporaryDirectory() as work:
-    coders = _coders(prepared, reader, Path(work), out_of_range)
+    coders = coders_of(prepared, reader.columns, Path(work), out_of_range)
     fit = fit_of(
       reader.columns, prepared.schema, closed_of(coders), out_of_range
     )

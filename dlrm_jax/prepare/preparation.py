@@ -77,7 +77,8 @@ class Preparation(NamedTuple):
       (2 if c.weighted else 1) * (c.hotness or self.longest.get(c.name, 8))
       for c in columns.sparse
     )
-    return 4 * (1 + len(columns.dense) + hotness + columns.weight)
+    others = len(columns.targets) + columns.weight + columns.group
+    return 4 * (len(columns.dense) + hotness + others)
 
   @property
   def disk(self) -> int:

@@ -22,7 +22,7 @@ _OLD = 'replaced'
 _OPTIONS = 'options'
 
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the layout of the folder, which plans name."""
 
 

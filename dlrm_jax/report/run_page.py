@@ -24,6 +24,10 @@ from dlrm_jax.text import human
 from dlrm_jax.training.sizes import TableSize
 
 _METRICS = (
+  ('hr_10', 'HR@10', 'lists whose positive is in the top 10', '.5f'),
+  ('ndcg_10', 'NDCG@10', '1 / log2(1 + place) in the top 10, else 0', '.5f'),
+  ('mrr', 'MRR', '1 / place of the positive', '.5f'),
+  ('lists', 'Lists', 'a positive and its candidates each', ',.0f'),
   (
     'auc',
     'AUC',
@@ -41,6 +45,10 @@ _METRICS = (
   ('log_loss', 'Log-loss', 'nats; less is better; ± as above', '.5f'),
   ('ne', 'Normalised entropy', 'log-loss / entropy of the base rate', '.5f'),
   ('accuracy', 'Accuracy', 'at probability 0.5', '.5f'),
+  ('uauc', 'uAUC', "mean of the groups' AUCs", '.5f'),
+  ('wuauc', 'wuAUC', 'the same, weighted by impressions', '.5f'),
+  ('groups', 'Groups', 'with clicks and non-clicks', ',.0f'),
+  ('groups_left_out', 'Groups left out', 'without', ',.0f'),
   ('calibration', 'Calibration', 'mean prediction / base rate', '.4f'),
   ('base_rate', 'Base rate', 'clicks / examples', '.5f'),
   ('mean_prediction', 'Mean prediction', 'of the click probability', '.5f'),
@@ -115,7 +123,8 @@ def _results(
     return f'<th>{label}<small>{note}</small></th>{"".join(cells)}'
 
   head = ['', *(html.escape(name) for name in columns)]
-  return page.html_table(head, (row(*metric) for metric in _METRICS))
+  known = {key for column in columns.values() for key in column}
+  return page.html_table(head, (row(*m) for m in _METRICS if m[0] in known))
 
 
 def _tables(tables: Sequence[TableSize]) -> str:
@@ -157,6 +166,7 @@ def write_report(
   environment: Mapping[str, str],
   objective: Objective,
   references: Mapping[str, Mapping[str, float]] | None = None,
+  ranked: Mapping[str, Mapping[str, float]] | None = None,
   notes: Sequence[str] = (),
 ) -> None:
   """Writes the report; equal arguments give an equal file.
@@ -173,10 +183,14 @@ def write_report(
     environment: result of `environment()`.
     objective: the metric that chose the checkpoint; it is drawn as well.
     references: metrics to compare with, by name: {'Bayes': {'auc': 0.81}}.
+    ranked: metrics of lists to rank, of splits that have any.
     notes: sentences under the heading.
   """
-  references = references or {}
-  summaries = {name: binary.summarize(t) for name, t in results.items()}
+  references, ranked = references or {}, ranked or {}
+  summaries = {
+    name: {**ranked.get(name, {}), **binary.summarize(t)}
+    for name, t in results.items()
+  }
   drawn = charts.training(history, references, objective)
   drawn |= charts.quality(results)
   sections = {

@@ -5,6 +5,7 @@ tally of all parts, the same on every process.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,10 @@ from scipy.special import log_expit, logsumexp
 
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.cluster import agreement
+from dlrm_jax.data.lists import Lists
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics import binary, paired
+from dlrm_jax.metrics import binary, paired, ranking
+from dlrm_jax.run.groups import Kept
 from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
 from dlrm_jax.training.heads import Head
 from dlrm_jax.training.nodes import compiled_average, node_count
@@ -22,6 +25,19 @@ from dlrm_jax.training.state import Task, TrainState
 
 Tallies = dict[str, binary.Tally]
 """The tally of each head, by its name."""
+
+
+class Scores(NamedTuple):
+  """The result of an evaluation.
+
+  Attributes:
+    tallies: the tally of each head.
+    places: places of the positives, where the examples are lists to rank.
+  """
+
+  tallies: Tallies
+  places: ranking.Places | None = None
+
 
 ENSEMBLE = 'ensemble'
 """Name of all nodes together: the mean of their probabilities."""
@@ -103,11 +119,38 @@ class Evaluator:
       NotFinite: a logit is NaN or infinite.
       Stopped: `stop` gave a true result.
     """
+    return self.ranked(state, batches, None, stop).tallies
+
+  def ranked(
+    self,
+    state: TrainState,
+    batches: Iterable[Batch],
+    lists: Lists | None,
+    stop: Callable[[], int | bool] = never,
+  ) -> 'Scores':
+    """Tallies all batches, and ranks the lists that their examples are.
+
+    Args:
+      state: the state to score with; only parameters and tables are read.
+      batches: batches of equal size, this process's part of each; the part
+        has whole pieces of lists.
+      lists: the lists; None: the examples are none.
+      stop: as in `__call__`.
+    """
     heads = self._task.heads
     totals = {head.name: binary.empty() for head in heads}
+    parts, kept = [], Kept([head.name for head in heads])
     for batch, logits in self._scored(state, batches, stop):
       totals = tally_heads(heads, logits, batch, totals)
-    return _of_all_processes(totals)
+      kept.add(batch, logits)
+      if lists is not None:
+        shape = (-1, lists.length)
+        weights = np.asarray(batch.weights).reshape(shape)
+        parts.append(ranking.places(logits[:, 0].reshape(shape), weights))
+    tallies = kept.into(_of_all_processes(totals))
+    if lists is None:
+      return Scores(tallies)
+    return Scores(tallies, _whole_lists(parts, lists.pieces))
 
   def nodes(
     self, state: TrainState, batches: Iterable[Batch]
@@ -115,7 +158,7 @@ class Evaluator:
     """Tallies of each node, of the mean of their tables, of the ensemble.
 
     Every node scores every example. The ensemble's probability is the mean
-    of the nodes' probabilities.
+    of the nodes' probabilities. Only the ensemble is scored within groups.
 
     Args:
       state: a state with independent tables.
@@ -129,6 +172,7 @@ class Evaluator:
       name: {head.name: binary.empty() for head in self._task.heads}
       for name in (*names, _MEAN, ENSEMBLE)
     }
+    kept = Kept([head.name for head in self._task.heads])
     mean = compiled_average(self._task, keep=True)(state)
     for batch in batches:
       inputs = send(batch.inputs)
@@ -137,7 +181,9 @@ class Evaluator:
       logits[_MEAN] = local_part(self._score(mean, inputs))
       for name, x in logits.items():
         totals[name] = tally_heads(self._task.heads, x, batch, totals[name])
-    return {name: _of_all_processes(total) for name, total in totals.items()}
+      kept.add(batch, logits[ENSEMBLE])
+    found = {name: _of_all_processes(total) for name, total in totals.items()}
+    return found | {ENSEMBLE: kept.into(found[ENSEMBLE])}
 
   def keep(self, state: TrainState, batches: Iterable[Batch]) -> paired.Scored:
     """Labels, weights and logits of the first head, of one process.
@@ -229,10 +275,33 @@ def _of_all_processes(tallies: Tallies) -> Tallies:
 
 def _added(tally: binary.Tally) -> binary.Tally:
   """The sum of the tallies that all processes have."""
-  clicks, others, low, high, *sums = tally
+  clicks, others, low, high, *sums = tally[:-1]
   (low,) = agreement.reduced([low], 'min')
   (high,) = agreement.reduced([high], 'max')
   clicks, others, total = agreement.reduced(
     [clicks, others, np.array(sums)], 'sum'
   )
-  return binary.Tally(clicks, others, low, high, *map(float, total))
+  numbers: Any = map(float, total)
+  return binary.Tally(clicks, others, low, high, *numbers)
+
+
+def _whole_lists(
+  parts: Sequence[ranking.Places], pieces: int
+) -> ranking.Places:
+  """The places in whole lists, on every process.
+
+  Args:
+    parts: the places in the pieces that this process has of each batch.
+    pieces: number of consecutive pieces of a list.
+  """
+  mine = np.stack(
+    [np.stack([np.asarray(x, np.int64) for x in p]) for p in parts]
+  )
+  # [batch, process, piece of the batch, field]: the order of the pieces.
+  batches, fields, count = mine.shape
+  found = np.zeros((batches, jax.process_count(), count, fields), np.int64)
+  found[:, jax.process_index()] = mine.swapaxes(1, 2)
+  found = agreement.total_of(found).reshape(-1, fields)
+  found = found[: len(found) // pieces * pieces]
+  above, tied, counted = found.reshape(-1, pieces, fields).sum(1).T
+  return ranking.Places(above, tied, counted > 0)

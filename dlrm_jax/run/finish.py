@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from dlrm_jax import files
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster import agreement
-from dlrm_jax.metrics import binary
+from dlrm_jax.metrics import binary, ranking
 from dlrm_jax.report import run_page
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator
@@ -23,7 +23,7 @@ from dlrm_jax.run.scores import (
   node_tables,
   score_table,
 )
-from dlrm_jax.run.scoring import batches_of, score, undefined_line
+from dlrm_jax.run.scoring import batches_of, score, undefined_lines
 from dlrm_jax.run.workdir import RESULTS
 from dlrm_jax.training.nodes import divergence, node_count
 from dlrm_jax.training.sizes import table_sizes
@@ -79,6 +79,7 @@ def _which(run: Run, history: list[dict[str, Any]], best: int) -> str:
 def _report(
   run: Run,
   results: Mapping[str, binary.Tally],
+  ranked: Mapping[str, Mapping[str, float]],
   nodes: _Nodes | None,
   step: int,
   best: int,
@@ -89,14 +90,20 @@ def _report(
   Args:
     run: the run.
     results: tallies by split, or `SPLIT/HEAD`.
+    ranked: metrics of lists, of splits that have any.
     nodes: scores of its nodes, where there are any.
     step: the last step.
     best: the step of the checkpoint that was scored.
     out_of_range: ids of each split that became the unknown row.
   """
-  summaries = {split: binary.summarize(t) for split, t in results.items()}
+  summaries = {
+    split: {**ranked.get(split, {}), **binary.summarize(t)}
+    for split, t in results.items()
+  }
   references = {
-    name: run.references(name.partition('/')[0]) for name in results
+    name: of_head
+    for split in dict.fromkeys(name.partition('/')[0] for name in results)
+    for name, of_head in named(split, run.references(split)).items()
   }
   history = read_history(run.workdir)
   which = _which(run, history, best)
@@ -114,13 +121,14 @@ def _report(
   lacks = [
     line
     for split, scores in summaries.items()
-    if (line := undefined_line(split, scores['examples'], scores['clicks']))
+    for line in undefined_lines(split, scores)
   ]
   last = list(results)[-1] if results else ''
   run_page.write_report(
     run.workdir / _REPORT,
     title=f'Training run {run.workdir.name}',
     results=results,
+    ranked=ranked,
     history=history,
     tables=table_sizes(run.task),
     config=run.config,
@@ -168,13 +176,18 @@ def finish(
     abstract = abstract_state(run.task)
     state = checkpoints.restore_for_evaluation(best, abstract)
   results: dict[str, binary.Tally] = {}
+  ranked: dict[str, dict[str, float]] = {}
   out_of_range, splits = {}, []
   for split in ('validation', 'test'):
     if run.data.splits.get(split):
       batches = batches_of(run, split)
-      results |= named(split, score(run, evaluate, state, best, batches))
+      scored = score(run, evaluate, state, best, split, batches)
+      of_split = named(split, scored.tallies)
+      results |= of_split
+      if scored.places is not None:
+        ranked[next(iter(of_split))] = ranking.summarize(scored.places)
       out_of_range[split] = agreement.total(batches.out_of_range)
       splits.append(split)
   nodes = _nodes(run, evaluate, state, splits)
   if agreement.first():
-    _report(run, results, nodes, step, best, out_of_range)
+    _report(run, results, ranked, nodes, step, best, out_of_range)

@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Mapping
 from typing import TypeVar
 
-from dlrm_jax.metrics import binary
+from dlrm_jax.metrics import binary, ranking
+from dlrm_jax.metrics.objective import LABELS, RANKED
 
 Value = TypeVar('Value')
 
@@ -13,12 +14,20 @@ ERROR = '_std_error'
 """Suffix of the name of a metric's standard error."""
 
 
+_COUNTS = ('examples', 'clicks', 'lists', 'groups', 'groups_left_out')
+
 ERROR_NOTE = '± one standard error, of AUC by DeLong'
 
 
-def by_head(tallies: Mapping[str, binary.Tally]) -> dict[str, dict[str, float]]:
-  """All metrics of every head."""
-  return {head: binary.summarize(tally) for head, tally in tallies.items()}
+def by_head(
+  tallies: Mapping[str, binary.Tally], places: ranking.Places | None = None
+) -> dict[str, dict[str, float]]:
+  """All metrics of every head; the first one ranks lists, if there are any."""
+  found = {head: binary.summarize(tally) for head, tally in tallies.items()}
+  if places is not None:
+    first = next(iter(found))
+    found[first] = ranking.summarize(places) | found[first]
+  return found
 
 
 def named(split: str, of_heads: Mapping[str, Value]) -> dict[str, Value]:
@@ -94,12 +103,28 @@ def score_table(
   return '\n'.join(line.rstrip() for line in table)
 
 
+def ranked_table(title: str, scores: Mapping[str, float]) -> str:
+  """Metrics of lists, as a table of text.
+
+  >>> print(ranked_table('test.rating', {'hr_10': 0.7, 'lists': 6040}))
+  test.rating
+    HR@10             0.70000
+    lists               6,040
+  """
+  lines = [title]
+  for metric in (*RANKED, 'lists'):
+    if metric in scores:
+      label = LABELS.get(metric, metric)
+      lines.append(f'  {label:<16}{with_error(scores, metric):>9}')
+  return '\n'.join(lines)
+
+
 def _number(metric: str, value: float) -> str:
   if math.isnan(value):
     return 'undefined'
   if metric == 'auc_bin_bound':
     return f'{value:.1e}'
-  return f'{value:,.0f}' if metric in ('examples', 'clicks') else f'{value:.5f}'
+  return f'{value:,.0f}' if metric in _COUNTS else f'{value:.5f}'
 
 
 def node_tables(

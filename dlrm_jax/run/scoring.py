@@ -1,24 +1,34 @@
 """Scores a split of a run; messages where that cannot be done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
+from dlrm_jax.data.lists import lists_of
 from dlrm_jax.data.loader import Batches, evaluation_batches
 from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary
 from dlrm_jax.run.description import Run
-from dlrm_jax.run.evaluation import Evaluator, Tallies, never
+from dlrm_jax.run.evaluation import Evaluator, Scores, never
+from dlrm_jax.run.groups import MOST_GROUPED
 from dlrm_jax.run.meter import ADVICE
+from dlrm_jax.sharding import device_count
 from dlrm_jax.training.state import TrainState
 
 
 def batches_of(run: Run, split: str) -> Batches:
-  """Batches with every example of a split once: this process's part."""
+  """Batches with every example of a split once: this process's part.
+
+  Of a split of lists to rank, each device gets whole lists.
+  """
+  lists = lists_of(run.data.details, split)
+  size = run.eval_batch_size
+  if lists is not None:
+    size = lists.batch_size(size, device_count())
   return evaluation_batches(
     run.data.source(split),
-    run.eval_batch_size,
+    size,
     jax.process_index(),
     jax.process_count(),
     name=f'{run.data_name}, split {split}',
@@ -32,9 +42,10 @@ def score(
   evaluate: Evaluator,
   state: TrainState,
   step: int,
+  split: str,
   batches: Batches,
   stop: Callable[[], int | bool] = never,
-) -> Tallies:
+) -> Scores:
   """Evaluates the state of a step.
 
   Args:
@@ -42,7 +53,8 @@ def score(
     evaluate: the evaluator of the run.
     state: the state to evaluate.
     step: number of updates that the state has had.
-    batches: the batches of a split, by `batches_of`.
+    split: name of the split.
+    batches: its batches, by `batches_of`.
     stop: as in `Evaluator`.
 
   Raises:
@@ -51,7 +63,8 @@ def score(
     Stopped: `stop` gave a true result.
   """
   try:
-    return evaluate(state, batches, stop)
+    lists = lists_of(run.data.details, split)
+    return evaluate.ranked(state, batches, lists, stop)
   except binary.NotFinite as error:
     raise InputError(
       f'step {step}: evaluation: {error}: the update made parameters too '
@@ -67,3 +80,26 @@ def undefined_line(split: str, examples: float, clicks: float) -> str:
   """
   why = binary.lacking(examples, clicks)
   return f'{split} has {why}: AUC is undefined' if why else ''
+
+
+def undefined_groups_line(split: str, scores: Mapping[str, float]) -> str:
+  """Says why a split has no AUC within groups; '' where it has or needs none.
+
+  >>> undefined_groups_line('test', {'groups': 0, 'groups_left_out': 9})
+  'test has no group with a click and a non-click: uAUC and wuAUC are undefined'
+  """
+  if scores.get('groups', 1):
+    return ''
+  why = f'has no example with a group, or more than {MOST_GROUPED:,}'
+  if scores['groups_left_out']:
+    why = 'has no group with a click and a non-click'
+  return f'{split} {why}: uAUC and wuAUC are undefined'
+
+
+def undefined_lines(split: str, scores: Mapping[str, float]) -> list[str]:
+  """Says why metrics of a split are undefined, in a line for each reason."""
+  lines = (
+    undefined_line(split, scores['examples'], scores['clicks']),
+    undefined_groups_line(split, scores),
+  )
+  return [line for line in lines if line]

@@ -55,7 +55,7 @@ def plan_lines(run: Run) -> Iterator[str]:
   devices = jax.devices()
   examples = ', '.join(f'{name} {n:,}' for name, n in run.data.splits.items())
   batch_size = run.reading.batch_size
-  epochs = run.steps * batch_size / run.data.splits['train']
+  epochs = run.steps / run.steps_per_epoch
   dense = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
   yield f'data      {run.data_name}'
   yield f'examples  {examples}'
@@ -82,7 +82,7 @@ def plan_lines(run: Run) -> Iterator[str]:
     f'{device_count()}; tables in {shards} shards'
   )
   each = batch_size // device_count()
-  pieces = count_pieces(each, run.task.micro_batch)
+  pieces = count_pieces(each, run.task.piece)
   cut = f'; {pieces} micro-batches of {each // pieces:,}' if pieces > 1 else ''
   yield f'batch     {batch_size:,}, {each:,} a device{cut}'
   yield f'steps     {run.steps:,} ({epochs:.3g} epochs)'

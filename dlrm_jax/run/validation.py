@@ -9,12 +9,17 @@ from tqdm import tqdm
 
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster import agreement
-from dlrm_jax.metrics.objective import LABELS, SHOWN
+from dlrm_jax.metrics.objective import LABELS, RANKED, SHOWN, WITHIN
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, never
 from dlrm_jax.run.history import History
 from dlrm_jax.run.scores import by_head, flat_scores, named, with_error
-from dlrm_jax.run.scoring import batches_of, score, undefined_line
+from dlrm_jax.run.scoring import (
+  batches_of,
+  score,
+  undefined_groups_line,
+  undefined_line,
+)
 from dlrm_jax.sharding import COPIED, sharding_of
 from dlrm_jax.training.state import TrainState
 
@@ -51,14 +56,15 @@ class Validation:
     if not self.possible:
       return {}
     batches = batches_of(self._run, SPLIT)
-    tallies = score(self._run, self._evaluate, state, step, batches, stop)
-    of_heads = by_head(tallies)
+    found = score(self._run, self._evaluate, state, step, SPLIT, batches, stop)
+    of_heads = by_head(*found)
     scores = flat_scores(of_heads)
     for name, of_head in named(SPLIT, of_heads).items():
       self._warn_of_undefined(name, of_head['examples'], of_head['clicks'])
+      self._warn_of_groups(name, of_head)
       shown = '  '.join(
         f'{LABELS[metric]} {with_error(of_head, metric)}'
-        for metric in self._shown(name)
+        for metric in self._shown(name, of_head)
       )
       self._bar.write(f'step {step:>9,}  {name} {shown}')
     self._history.add(step, {f'{SPLIT}/{k}': v for k, v in scores.items()})
@@ -68,21 +74,30 @@ class Validation:
     self, name: str, examples: float, clicks: float
   ) -> None:
     """Prints once why a head has no AUC, and what follows for the run."""
-    line = undefined_line(name, examples, clicks)
-    if not line or name in self._warned:
+    self._warn(name, undefined_line(name, examples, clicks), ('auc',))
+
+  def _warn_of_groups(self, name: str, scores: Mapping[str, float]) -> None:
+    """Prints once why a head has no AUC within groups."""
+    self._warn(name, undefined_groups_line(name, scores), WITHIN)
+
+  def _warn(self, name: str, line: str, metrics: Sequence[str]) -> None:
+    """Prints a line about undefined metrics of a head once, if it is not ''."""
+    if not line or line in self._warned:
       return
-    self._warned.add(name)
-    if self._run.objective.metric == 'auc' and self._decides(name):
+    self._warned.add(line)
+    if self._run.objective.metric in metrics and self._decides(name):
       line += (
         '; it neither stops the run early (config.train.patience) nor chooses '
         'the best checkpoint'
       )
     self._bar.write(line)
 
-  def _shown(self, name: str) -> Sequence[str]:
-    """Metrics to print of a head: those of any run, and the objective."""
+  def _shown(self, name: str, scores: Mapping[str, float]) -> Sequence[str]:
+    """Metrics to print of a head: the usual ones, and the objective."""
     own = [self._run.objective.metric] if self._decides(name) else []
-    return list(dict.fromkeys([*SHOWN, *own]))
+    ranked = [metric for metric in RANKED if metric in scores]
+    within = [metric for metric in WITHIN if metric in scores]
+    return list(dict.fromkeys([*ranked, *SHOWN, *within, *own]))
 
   def _decides(self, name: str) -> bool:
     """Whether the objective is a metric of this head."""
@@ -104,7 +119,8 @@ def with_rates(run: Run, history: History, state: TrainState) -> TrainState:
   if run.task.plateau is None:
     return state
   gains = history.gains(run.objective, run.evaluates)
-  product = agreement.from_first(run.task.plateau.product(gains))
+  falls = agreement.from_first(run.task.plateau.falls(gains))
+  product = run.task.plateau.product(falls)
   factor = jax.device_put(np.float32(product), sharding_of(COPIED))
   return dataclasses.replace(state, factor=factor)
 

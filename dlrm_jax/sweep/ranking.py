@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dlrm_jax import files
-from dlrm_jax.metrics.objective import SHOWN, Objective
+from dlrm_jax.metrics.objective import RANKED, SHOWN, Objective
 from dlrm_jax.report.run_page import environment
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.history import read_history
@@ -71,16 +71,18 @@ class Sweep(NamedTuple):
 
   @property
   def metrics(self) -> list[Objective]:
-    """The metrics to show that runs have, the objective first."""
-    known = {name for p in self.points for s in p.scores.values() for name in s}
+    """The metrics to show: the objective, and those that a run has."""
+    runs = [scores for point in self.points for scores in point.scores.values()]
+    known = {k for run in runs for k, x in run.items() if math.isfinite(x)}
     first, *others = shown_metrics(self.objective)
     return [first, *(metric for metric in others if metric.name in known)]
 
 
 def shown_metrics(objective: Objective) -> list[Objective]:
-  """The objective, and the metrics that are shown in any case."""
+  """The objective, and the metrics to show where they are defined."""
   head = f'{objective.head}/' if objective.head else ''
-  names = dict.fromkeys((objective.name, *(f'{head}{name}' for name in SHOWN)))
+  others = (f'{head}{name}' for name in (*SHOWN, *RANKED))
+  names = dict.fromkeys((objective.name, *others))
   return [Objective(name) for name in names]
 
 

@@ -1,8 +1,11 @@
 """A click log drawn at random, whose best possible metrics are known.
 
 Clicks are drawn from planted probabilities (see `planted`), whose metrics no
-model can exceed but by chance. A block is a function of the log, the split and
-the block's number, so nothing is stored and any thread can draw any block.
+model can exceed but by chance. With two tasks, a click is followed by a
+conversion with a probability that has planted effects of its own; so the
+probability of a conversion is the product of both. A block is a function of
+the log, the split and the block's number, so nothing is stored and any thread
+can draw any block.
 """
 
 import dataclasses
@@ -11,15 +14,34 @@ import hashlib
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
-from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Scale, Schema
+from dlrm_jax.data.schema import (
+  BLOCK_ROWS,
+  LABELS,
+  Block,
+  Column,
+  Scale,
+  Schema,
+)
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary
 from dlrm_jax.synthetic.ids import Ids
-from dlrm_jax.synthetic.planted import Logits, Strength, Truth, logits_of, plant
+from dlrm_jax.synthetic.planted import (
+  Logits,
+  Strength,
+  Truth,
+  logits_of,
+  plant,
+  probability,
+)
 from dlrm_jax.traces import power_law, trace_files
 
 SPLITS = ('train', 'validation', 'test')
+CONVERSION = 'conversion'
+"""The label of the second task: 1 for a click that a conversion follows."""
+
+_OF_CONVERSIONS = 1  # behind the seed: effects on conversions
 
 _DRAWN = 'ids drawn in float64'
 """Part of the fingerprint, as older versions drew other ids, in float32."""
@@ -47,6 +69,7 @@ class Synthetic:
     exponent: exponent of the power law of ids; the effects are planted for 1.
     trace: file of traces (see `trace_files`), whose features replace `tables`
       and `hotness`; '': ids are drawn from the power law.
+    tasks: 1: clicks; 2: clicks, and conversions after them.
   """
 
   train: int = 12_582_912
@@ -60,6 +83,7 @@ class Synthetic:
   # Not in the repr, so that their defaults do not change older fingerprints.
   exponent: float = dataclasses.field(default=1.0, repr=False)
   trace: str = dataclasses.field(default='', repr=False)
+  tasks: int = dataclasses.field(default=1, repr=False)
 
   def __post_init__(self) -> None:
     if len(self.tables) != len(self.hotness):
@@ -71,6 +95,10 @@ class Synthetic:
       raise InputError(
         f'synthetic data: rank is {self.strength.rank}, seed {self.seed}; '
         'expected a rank of 1 or more, a seed in 0 ... 2^63 - 1'
+      )
+    if self.tasks not in (1, 2):
+      raise InputError(
+        f'synthetic data: tasks is {self.tasks}; expected 1 or 2'
       )
     # A table needs more ids than it has planted numbers an id.
     least = {'dense': 0, 'tables': self.strength.rank + 2}
@@ -117,7 +145,8 @@ class Synthetic:
   def schema(self) -> Schema:
     """Columns I1, I2, ... and C1, C2, ..., or the names in the trace file."""
     dense = tuple(f'I{n + 1}' for n in range(self.dense))
-    return Schema(dense, self.ids.columns)
+    labels = LABELS if self.tasks == 1 else (*LABELS, CONVERSION)
+    return Schema(dense, self.ids.columns, labels)
 
   @property
   def splits(self) -> dict[str, int]:
@@ -151,15 +180,21 @@ class Synthetic:
     spec = repr(self)
     if self.trace or self.exponent != 1:
       spec += repr((self.exponent, self.ids.traces))
+    if self.tasks != 1:
+      spec += f'{self.tasks} tasks'
     return hashlib.sha256(spec.encode()).hexdigest()[:16]
 
   @functools.cached_property
-  def truth(self) -> Truth:
-    """The planted effects."""
+  def truths(self) -> tuple[Truth, ...]:
+    """The planted effects on each task: on conversions, those after a click."""
     columns = self.ids.columns
     tables = [column.rows for column in columns]
     hotness = [column.hotness for column in columns]
-    return plant(self.strength, self.dense, tables, hotness, self.seed)
+    seeds = (self.seed, (self.seed, _OF_CONVERSIONS))
+    return tuple(
+      plant(self.strength, self.dense, tables, hotness, seed)
+      for seed in seeds[: self.tasks]
+    )
 
   def counts(self, feature: str) -> np.ndarray:
     """Expected number of occurrences of each id in split train, f64[R]."""
@@ -189,7 +224,7 @@ class SyntheticSource:
     self.schema = spec.schema
     self.examples = spec.splits[split]
     self._ids = spec.ids
-    self._truth = spec.truth
+    self._truths = spec.truths
     self._split = SPLITS.index(split)
     self._key = np.array([spec.seed, self._split], np.uint64)
 
@@ -199,8 +234,11 @@ class SyntheticSource:
   def __getitem__(self, block: int) -> Block:
     return self.draw(block)[0]
 
-  def draw(self, block: int) -> tuple[Block, Logits]:
-    """A block, and the logits from which its clicks are drawn."""
+  def draw(self, block: int) -> tuple[Block, tuple[Logits, ...]]:
+    """A block, and the logits from which its labels are drawn.
+
+    Logits of conversions are those of conversions after a click.
+    """
     if not 0 <= block < len(self):
       raise IndexError(f'there are {len(self)} blocks; asked for {block}')
     n = min(BLOCK_ROWS, self.examples - block * BLOCK_ROWS)
@@ -209,22 +247,40 @@ class SyntheticSource:
     )
     dense = rng.standard_normal((n, len(self.schema.dense)), np.float32)
     bags = self._ids.draw(rng, n, self._split, block)
-    logits = logits_of(self._truth, dense, bags)
-    odds = np.exp(-logits.additive - logits.interaction)
-    clicks = rng.random(n, np.float32) * (1 + odds) < 1
+    logits = tuple(logits_of(truth, dense, bags) for truth in self._truths)
+    labels = np.ones((n, len(logits)), np.float32)
+    for task, (additive, interaction) in enumerate(logits):
+      odds = np.exp(-additive - interaction)
+      follows = rng.random(n, np.float32) * (1 + odds) < 1
+      labels[:, task:] *= follows[:, None]
     ids = np.ascontiguousarray(np.concatenate(bags).T)
-    return Block(dense, ids, clicks.astype(np.float32)[:, None]), logits
+    return Block(dense, ids, labels), logits
 
 
-def optimum(source: SyntheticSource) -> dict[str, float]:
-  """Metrics of the true probabilities on all examples of a split.
+def optimum(source: SyntheticSource) -> dict[str, dict[str, float]]:
+  """Metrics of the true probabilities on all examples of a split, by label.
 
   Names are those of `binary.summarize`. No model is better but by chance.
   """
-  total = binary.empty()
+  names = source.schema.labels
+  totals = [binary.empty() for _ in names]
   for number in range(len(source)):
     block, logits = source.draw(number)
-    logit = logits.additive + logits.interaction
-    labels = block.labels[:, 0]
-    total = binary.tally(logit, labels, np.ones_like(labels), into=total)
-  return binary.summarize(total)
+    weights = np.ones(len(block.labels), np.float32)
+    known: list[Logits] = []
+    for task, of_task in enumerate(logits):
+      known.append(of_task)
+      totals[task] = binary.tally(
+        _joint(known), block.labels[:, task], weights, totals[task]
+      )
+  return {
+    name: binary.summarize(total)
+    for name, total in zip(names, totals, strict=True)
+  }
+
+
+def _joint(logits: list[Logits]) -> np.ndarray:
+  """Logits, f[n], of the event that all tasks happen, one after the other."""
+  if len(logits) == 1:
+    return logits[0].additive + logits[0].interaction
+  return logit(np.prod([probability(of_task) for of_task in logits], axis=0))

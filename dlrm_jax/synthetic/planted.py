@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from dlrm_jax.traces import power_law
 
@@ -62,6 +63,11 @@ class Logits(NamedTuple):
   interaction: np.ndarray
 
 
+def probability(logits: Logits) -> np.ndarray:
+  """The planted probabilities of n examples, f64[n]."""
+  return expit((logits.additive + logits.interaction).astype(np.float64))
+
+
 def dense_effects(dense: np.ndarray) -> np.ndarray:
   """Effects, of mean 0 and variance 1, of standard normal values f32[n, N]."""
   effects = dense.copy()
@@ -84,7 +90,7 @@ def plant(
   dense: int,
   tables: Sequence[int],
   hotness: Sequence[int],
-  seed: int,
+  seed: int | Sequence[int],
 ) -> Truth:
   """Draws the effects of the dense features and of the ids of all tables.
 

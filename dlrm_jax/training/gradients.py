@@ -9,7 +9,7 @@ one product alone does not.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ def gradients(
   on_devices = on_each_device(
     functools.partial(_of_part, task),
     (COPIED, SPLIT, SPLIT, COPIED),
-    Gradients(COPIED, COPIED, SPLIT, COPIED),
+    cast(Any, Gradients)(COPIED, COPIED, SPLIT, COPIED),
   )
   return on_devices(layers, batch, vectors, seed)
 

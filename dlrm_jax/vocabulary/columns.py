@@ -1,8 +1,12 @@
 """The columns of a raw log: numbers, and ids with the way they become rows."""
 
 import dataclasses
+from typing import NamedTuple
 
 import polars as pl
+
+GROUP = '/group'
+"""Name of the column of groups; no feature has a slash in its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,23 +51,45 @@ class Sparse:
   expand: bool = False
 
 
+class Target(NamedTuple):
+  """A label.
+
+  Attributes:
+    name: name of the label in the set.
+    column: name of its column in the files; '': files do not name it.
+  """
+
+  name: str = 'click'
+  column: str = ''
+
+
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """The columns of a raw log, beside the label, which every log has.
+  """The columns of a raw log.
 
   Attributes:
     dense: columns of numbers.
     sparse: columns of ids.
     weight: whether examples have weights.
     time: whether examples have a time.
-    label: name of the label in the files; '': files do not name it.
+    targets: the labels, at least one. Only if there are several may one be
+      missing in a row.
+    group: whether examples have groups.
   """
 
   dense: tuple[Dense, ...]
   sparse: tuple[Sparse, ...]
   weight: bool = False
   time: bool = False
-  label: str = ''
+  targets: tuple[Target, ...] = (Target(),)
+  group: bool = False
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """Name of each label's column in a frame: 'label', or 'label/NAME'."""
+    if len(self.targets) == 1:
+      return ('label',)
+    return tuple(f'label/{target.name}' for target in self.targets)
 
 
 def flat_values(column: Sparse, frame: pl.DataFrame) -> pl.Series:

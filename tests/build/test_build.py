@@ -156,12 +156,10 @@ def test_dense_features_are_standardised_when_asked():
   dense = jnp.arange(13, dtype=jnp.float32)[None]
   inputs = Inputs(dense, jnp.zeros((1, 26), jnp.int32))
   by_hand = (dense - 2) / jnp.array([4.0] * 12 + [1.0])[None]
-  params = task.network.init(jax.random.key(0))
-  apply = functools.partial(task.network.apply, train=False)
-  plainly = functools.partial(plain.network.apply, train=False)
+  layers = task.network.init(jax.random.key(0))
   np.testing.assert_allclose(
-    apply(params, inputs, vectors),
-    plainly(params, inputs._replace(dense=by_hand), vectors),
+    task.network.apply(layers, inputs, vectors),
+    plain.network.apply(layers, inputs._replace(dense=by_hand), vectors),
     rtol=1e-5,
   )
 

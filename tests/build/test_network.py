@@ -18,8 +18,8 @@ def test_a_network_is_built_without_optimizers_and_scores_the_same():
   network = build_network(config, log.schema, log.scale)
   state = create_state(task, jax.random.key(0))
   inputs = Inputs(block.dense, block.ids)
-  want = task.network.outputs(state.params, state.tables, inputs)
+  want = task.network.outputs(state.layers, state.tables, inputs)
   tables = network.collection.init(jax.random.split(jax.random.key(0))[0])
   np.testing.assert_allclose(
-    network.outputs(state.params, tables, inputs), want, rtol=1e-6
+    network.outputs(state.layers, tables, inputs), want, rtol=1e-6
   )

@@ -1,6 +1,7 @@
 """Prepared sets: what is written is read; only whole sets can be opened."""
 
 import concurrent.futures
+import dataclasses
 import json
 import resource
 import subprocess
@@ -11,6 +12,12 @@ import numpy as np
 import pytest
 
 from dlrm_jax.data import prepared, shards
+from dlrm_jax.data.loader import (
+  Reading,
+  evaluation_batches,
+  stream_batches,
+  training_batches,
+)
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.rebatch import rebatch
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema, join, take
@@ -48,6 +55,26 @@ def _same(a, b):
     else:
       assert x.dtype == y.dtype
       np.testing.assert_array_equal(x, y)
+
+
+def test_several_labels_and_groups_are_written_and_read(tmp_path):
+  labels = np.array([[1, np.nan], [0, 1], [np.nan, 0]], np.float32)
+  group = np.array([7, -1, 2**31 - 2], np.int32)
+  block = _block(3)._replace(labels=labels, group=group)
+  schema = dataclasses.replace(SCHEMA, labels=('a', 'b'), grouped=True)
+  prepared = write_set(tmp_path / 'set', schema, {'train': block})
+  assert open_prepared(tmp_path / 'set').schema == schema
+  _same(prepared.source('train')[0], block)
+  batches = evaluation_batches(prepared.source('train'), 4)
+  (batch,) = batches
+  assert batch.inputs.group.tolist() == [*group, -1]
+  (batch,) = stream_batches([block], schema, 4)
+  assert batch.inputs.group.tolist() == [*group, -1]
+  reading = Reading(8, lanes=1)
+  batch = next(training_batches(prepared.source('train'), reading))
+  of = dict(zip(group.tolist(), labels[:, 0].tolist(), strict=True))
+  for number, label in zip(batch.inputs.group, batch.labels[:, 0], strict=True):
+    np.testing.assert_equal(label, of[int(number)])
 
 
 @pytest.mark.parametrize('weighted', [False, True])

@@ -108,7 +108,7 @@ def test_update_is_the_dense_gradient_step(weighted):
   updates, _ = inner.update(jax.grad(dense_loss)(tables), inner.init(tables))
   want = optax.apply_updates(tables, updates)
   grads = jax.grad(loss)(COLLECTION.lookup(tables, rows))
-  got, _ = COLLECTION.update(tx, tables, tx.init(tables), rows, grads)
+  got, *_ = COLLECTION.update(tx, tables, tx.init(tables), rows, grads)
   jax.tree.map(
     lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5),
     got,

@@ -121,7 +121,7 @@ def test_features_that_read_one_column_have_tables_of_their_own():
   assert mean_pooled(network.collection.features) == ('tags',)
   assert network.shapes.vectors == {'vectors': (2, DIM), 'linear': (2, 1)}
   np.testing.assert_allclose(
-    network.outputs(state.params, state.tables, batch.inputs)[:, 0],
+    network.outputs(state.layers, state.tables, batch.inputs)[:, 0],
     scores(tables_of(task(), state), batch.inputs.ids),
     rtol=1e-5,
     atol=1e-6,

@@ -41,7 +41,7 @@ def test_pairs_are_row_by_row_below_the_diagonal():
   [('dot', 8 + 6), ('dot_itself', 8 + 10), ('cat', 8 + 24)],
 )
 def test_top_sees_dense_then_interactions(interaction, width):
-  model = DLRM((16, 8), (4,), Interaction(interaction))
+  model = DLRM((16, 8), (4,), interaction=Interaction(interaction))
   dense, vectors = jnp.zeros((2, 5)), {'vectors': jnp.zeros((2, 3, 8))}
   params = model.init(jax.random.key(0), dense, vectors)['params']
   assert params['top']['dense_0']['kernel'].shape == (width, 4)
@@ -85,10 +85,18 @@ def test_layers_start_as_in_the_reference():
 @pytest.mark.parametrize(
   ('model', 'shapes', 'why'),
   [
-    (DLRM((8, 4), (8,)), Shapes(0, {'vectors': (1, 4)}), 'interaction is dot'),
+    (
+      DLRM((8, 4), (8,)),
+      Shapes(0, {'vectors': (1, 4)}),
+      'dlrm.interaction is d',
+    ),
     (DLRM((8, 5), (8,)), Shapes(3, {'vectors': (2, 4)}), 'bottom ends in wid'),
     (DLRM((8, 4), (8,)), Shapes(3, {'vectors': (1, 4)}), ''),
-    (DLRM((8, 5), (8,), Interaction.CAT), Shapes(3, {'vectors': (1, 4)}), ''),
+    (
+      DLRM((8, 5), (8,), interaction=Interaction.CAT),
+      Shapes(3, {'vectors': (1, 4)}),
+      '',
+    ),
   ],
 )
 def test_shapes_that_do_not_fit_are_said(model, shapes, why):

@@ -64,7 +64,7 @@ def train(folder, steps, objective, **tables):
     train=10_000, validation=3_000, test=2_000, tables=(50, 30), hotness=(1, 3)
   )
   run = build_run(config, data, folder)
-  run = dataclasses.replace(run, references=lambda split: {})
+  run = dataclasses.replace(run, references=lambda _: {x: {} for x in LABELS})
   mesh = sharding.make_mesh(jax.devices()[:2])
   with Signals() as signals, sharding.use(mesh):
     assert loop.train(run, signals) == 0

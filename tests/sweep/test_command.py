@@ -5,9 +5,12 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 
+from dlrm_jax.data.schema import Block, Column, Schema
 from tests.commands import Command, checkpoints, run, signal_itself
+from tests.sets import write_set
 
 GRID = '--grid=optimizer.learning_rate=[0.1,1e30] train.batch_size=[256]'
 RUNS = [
@@ -110,6 +113,18 @@ def test_a_signal_stops_it_like_a_run(tmp_path):
   assert checkpoints(tmp_path / 'runs' / 'seed=0')
 
 
+def test_data_without_a_split_to_rank_by_is_refused(tmp_path):
+  ids = np.zeros((8, 1), np.int32)
+  block = Block(np.zeros((8, 0), np.float32), ids, np.ones((8, 1), np.float32))
+  write_set(tmp_path / 'data', Schema((), (Column('x', 4),)), {'train': block})
+  flags = (
+    '--config.data.kind=prepared',
+    f'--config.data.dir={tmp_path / "data"}',
+  )
+  done = run(command(tmp_path / 'runs', *flags), status=1)
+  assert 'no split validation to rank by; it has train' in done.stderr
+
+
 @pytest.mark.parametrize(
   ('flags', 'words'),
   [
@@ -119,10 +134,6 @@ def test_a_signal_stops_it_like_a_run(tmp_path):
       ['--grid, dim=4,batch_size=3', 'a multiple of config.data.lanes=8'],
     ),
     (['--seeds=0'], ['--seeds=0', '1 or more']),
-    (
-      ['--config.data.synthetic.validation=0'],
-      ['no split validation to rank by'],
-    ),
   ],
 )
 def test_what_is_impossible_is_said_before_the_first_run(

@@ -3,6 +3,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import chisquare
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
@@ -25,7 +26,7 @@ def assert_equal(a, b):
 
 def whole(source):
   drawn = [source.draw(i) for i in range(len(source))]
-  logits = np.concatenate([np.sum(logits, axis=0) for _, logits in drawn])
+  logits = np.concatenate([np.sum(logits[0], axis=0) for _, logits in drawn])
   return join([block for block, _ in drawn]), logits
 
 
@@ -123,7 +124,7 @@ def test_the_parts_of_the_logit_have_the_strength_asked_for():
   strength = Strength(bias=-1.0, additive=0.7, interaction=0.9)
   spec = dataclasses.replace(SPEC, strength=strength, test=100_000)
   source = spec.source('test')
-  drawn = [source.draw(i)[1] for i in range(len(source))]
+  drawn = [source.draw(i)[1][0] for i in range(len(source))]
   additive, interaction = np.concatenate(drawn, axis=1)
   assert additive.mean() == pytest.approx(-1.0, abs=0.05)
   assert additive.std() == pytest.approx(0.7, abs=0.05)
@@ -135,13 +136,42 @@ def test_optimum_is_that_of_the_true_probabilities():
   source = SPEC.source('test')
   block, logits = whole(source)
   p = 1 / (1 + np.exp(-logits.astype(np.float64)))
-  best = optimum(source)
+  best = optimum(source)['click']
   labels = block.labels[:, 0]
   auc = roc_auc_score(labels, p)
   assert best['auc'] == pytest.approx(auc, abs=1e-4)
   assert best['log_loss'] == pytest.approx(log_loss(labels, p))
   entropy = -np.mean(p * np.log(p) + (1 - p) * np.log1p(-p))
   assert best['log_loss'] == pytest.approx(entropy, abs=0.01)
+
+
+def test_a_second_task_changes_nothing_of_the_first():
+  two = dataclasses.replace(SPEC, tasks=2)
+  assert two.schema.labels == ('click', 'conversion')
+  assert two.fingerprint != SPEC.fingerprint
+  a, b = SPEC.source('test')[0], two.source('test')[0]
+  for x, y in zip(a[:3], b[:3], strict=True):
+    np.testing.assert_array_equal(x, y[:, : x.shape[1]])
+  clicks, conversions = b.labels.T
+  assert 0 < conversions.sum() < clicks.sum()
+  assert (clicks[conversions == 1] == 1).all()
+
+
+def test_the_optimum_of_conversions_is_that_of_clicks_that_convert():
+  source = dataclasses.replace(SPEC, tasks=2).source('test')
+  drawn = [source.draw(i) for i in range(len(source))]
+  p = np.prod(
+    [
+      expit(np.concatenate([np.sum(of[task], axis=0) for _, of in drawn]))
+      for task in range(2)
+    ],
+    axis=0,
+  )
+  labels = join([block for block, _ in drawn]).labels[:, 1]
+  best = optimum(source)['conversion']
+  assert best['auc'] == pytest.approx(roc_auc_score(labels, p), abs=1e-4)
+  assert best['log_loss'] == pytest.approx(log_loss(labels, p), rel=1e-5)
+  assert best['calibration'] == pytest.approx(1, abs=0.05)
 
 
 def test_clicks_come_as_often_as_their_probability_says():
@@ -167,8 +197,8 @@ def test_a_model_without_interactions_is_far_from_the_optimum():
   model = LogisticRegression(C=10.0, max_iter=300).fit(*features('train'))
   x, labels = features('test')
   auc = roc_auc_score(labels, model.decision_function(x))
-  assert auc < optimum(source)['auc'] - 0.05
-  drawn = [source.draw(i)[1].additive for i in range(len(source))]
+  assert auc < optimum(source)['click']['auc'] - 0.05
+  drawn = [source.draw(i)[1][0].additive for i in range(len(source))]
   best = roc_auc_score(labels, np.concatenate(drawn))
   assert auc == pytest.approx(best, abs=0.01)
 
@@ -181,6 +211,7 @@ def test_a_model_without_interactions_is_far_from_the_optimum():
     ({'train': 0}, 'train is 0'),
     ({'strength': Strength(rank=0)}, 'rank is 0'),
     ({'seed': -1}, 'seed -1'),
+    ({'tasks': 3}, 'tasks is 3; expected 1 or 2'),
   ],
 )
 def test_a_wrong_spec_is_told(change, told):

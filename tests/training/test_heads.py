@@ -35,7 +35,7 @@ def task(micro_batch=None):
   return Task(
     network=Network(
       EmbeddingCollection((feature,), 4),
-      DLRM((8, 4), (8,), Interaction.CAT, outputs=2),
+      DLRM((8, 4), (8,), interaction=Interaction.CAT, outputs=2),
       dense_features=3,
     ),
     heads=HEADS,
@@ -74,7 +74,7 @@ def loss_by_hand(logits, batch):
 def test_a_missing_label_does_not_count(micro_batch):
   batch, one = make_batch(), task(micro_batch)
   state = new_state(one, jax.random.key(0))
-  logits = one.network.outputs(state.params, state.tables, batch.inputs)
+  logits = one.network.outputs(state.layers, state.tables, batch.inputs)
   assert logits.shape == (BATCH, 2)
   new, metrics = jax.jit(functools.partial(train_step, one))(state, batch)
   np.testing.assert_allclose(

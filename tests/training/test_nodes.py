@@ -108,7 +108,7 @@ def test_every_node_scores_with_its_own_tables(alone):
       tables[block.stack] = rows.reshape(stack.shape)
     logits = np.concatenate(
       [
-        plain.network.outputs(state.params, tables, b.inputs)[:, 0]
+        plain.network.outputs(state.layers, tables, b.inputs)[:, 0]
         for b in batches
       ]
     )

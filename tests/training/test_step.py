@@ -167,7 +167,7 @@ def test_scores_of_an_example_do_not_depend_on_its_batch():
   task = make_task(OPTIMIZERS['sgd'], 50)
   state = new_state(task, jax.random.key(0))
   batch = make_batch(50)
-  outputs = functools.partial(task.network.outputs, state.params, state.tables)
+  outputs = functools.partial(task.network.outputs, state.layers, state.tables)
   first = jax.tree.map(lambda x: x[:4], batch.inputs)
   np.testing.assert_allclose(
     outputs(first),

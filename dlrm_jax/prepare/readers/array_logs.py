@@ -21,7 +21,8 @@ from dlrm_jax.prepare.readers.array_files import (
 )
 from dlrm_jax.prepare.readers.array_rows import ArrayRows
 from dlrm_jax.prepare.readers.text_files import check_readable
-from dlrm_jax.prepare.values.raw_schema import FIELD, MAX_ROWS
+from dlrm_jax.prepare.values.checks import FIELD
+from dlrm_jax.prepare.values.raw_schema import MAX_ROWS
 
 _RECORD = np.dtype(
   [

@@ -28,12 +28,8 @@ from dlrm_jax.prepare.readers.array_logs import (
 )
 from dlrm_jax.prepare.readers.array_rows import good_rows
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, Piece
-from dlrm_jax.prepare.values.raw_schema import (
-  FIELD,
-  MAX_ROWS,
-  check_keys,
-  encoding,
-)
+from dlrm_jax.prepare.values.checks import FIELD, check_keys
+from dlrm_jax.prepare.values.raw_schema import MAX_ROWS, encoding
 from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
 
 _PIECE_ROWS = 4 * FRAME_ROWS

@@ -16,13 +16,8 @@ from dlrm_jax.prepare.bad_rows import BadRows, shorten
 from dlrm_jax.prepare.readers.csv_lines import Csv, whole_rows
 from dlrm_jax.prepare.readers.lines import Lines, about, cut, first_line, place
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, NUMBER, Piece
-from dlrm_jax.prepare.values.raw_schema import (
-  FIELD,
-  KEYS,
-  RawSchema,
-  check_keys,
-  schema_of,
-)
+from dlrm_jax.prepare.values.checks import FIELD, check_keys
+from dlrm_jax.prepare.values.raw_schema import KEYS, RawSchema, schema_of
 from dlrm_jax.prepare.values.rules import Rules
 from dlrm_jax.prepare.values.sift import apply_rules
 from dlrm_jax.vocabulary.columns import Columns

@@ -18,7 +18,8 @@ from dlrm_jax.prepare.readers.libsvm_reader import libsvm_reader
 from dlrm_jax.prepare.readers.parquet_reader import parquet_reader
 from dlrm_jax.prepare.readers.reader import Reader
 from dlrm_jax.prepare.readers.tfds_reader import tfds_reader
-from dlrm_jax.prepare.values.raw_schema import FIELD, one_of, schema_of
+from dlrm_jax.prepare.values.checks import FIELD, one_of
+from dlrm_jax.prepare.values.raw_schema import schema_of
 
 _FORMATS: dict[str, Callable[[Mapping[str, Any]], Reader]] = {
   'csv': csv_reader,

@@ -18,14 +18,12 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import BadRows, Fault, shorten
 from dlrm_jax.prepare.readers.lines import Lines, about, cut, place
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, Piece
+from dlrm_jax.prepare.values.checks import FIELD, check_keys, read_name
 from dlrm_jax.prepare.values.label import clicks
 from dlrm_jax.prepare.values.raw_schema import (
-  FIELD,
   check_feature,
-  check_keys,
   encoding,
   hotness_of,
-  read_name,
 )
 from dlrm_jax.prepare.values.typed import FLOAT_MAX, NUMBER, Typed, Words, wide
 from dlrm_jax.vocabulary.columns import Columns, Sparse

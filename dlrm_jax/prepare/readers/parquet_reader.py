@@ -17,13 +17,8 @@ from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.prepare.readers.archives import file_format
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, Piece
 from dlrm_jax.prepare.readers.text_files import check_readable
-from dlrm_jax.prepare.values.raw_schema import (
-  FIELD,
-  KEYS,
-  RawSchema,
-  check_keys,
-  schema_of,
-)
+from dlrm_jax.prepare.values.checks import FIELD, check_keys
+from dlrm_jax.prepare.values.raw_schema import KEYS, RawSchema, schema_of
 from dlrm_jax.prepare.values.rules import Rules
 from dlrm_jax.prepare.values.sift import apply_rules
 from dlrm_jax.vocabulary.columns import Columns

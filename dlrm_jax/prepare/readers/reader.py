@@ -6,13 +6,15 @@ that can be pickled, and the pieces depend on the file alone.
 
 The columns of a frame, in this order:
 
-    label         UInt8 or Float32, 0 or 1; or Int8: -1, 0 or 1
+    label         UInt8 or Float32, 0 or 1; or Int8: -1, 0 or 1. Of several
+                  labels label/NAME, null where missing
     dense         numbers as in the file, null where missing
     sparse        UInt32, Int64 (see `keys` for unsigned integers) or String,
                   null where missing; a List of these for a bag
     NAME.weights  List(Float32), behind a bag with weights
     weight        Float32, weight of the example, if the log has one
     time          Float64, rising with time, if the log has one
+    GROUP         as a sparse column, if the log has groups
     NUMBER        UInt32, number of the line or row in its piece, from 0
 
 `fitting` removes `NUMBER` and the rows that fit no table, and turns labels of

@@ -22,14 +22,8 @@ from dlrm_jax.prepare.readers.tfds_source import (
   open_split,
   parse_input,
 )
-from dlrm_jax.prepare.values.raw_schema import (
-  FIELD,
-  KEYS,
-  RawSchema,
-  check_keys,
-  read_name,
-  schema_of,
-)
+from dlrm_jax.prepare.values.checks import FIELD, check_keys, read_name
+from dlrm_jax.prepare.values.raw_schema import KEYS, RawSchema, schema_of
 from dlrm_jax.prepare.values.rules import Rules
 from dlrm_jax.prepare.values.sift import apply_rules
 from dlrm_jax.vocabulary.columns import Columns

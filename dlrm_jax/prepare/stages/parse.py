@@ -90,7 +90,7 @@ def _notes_on(frame: pl.DataFrame, columns: Columns) -> dict[str, Any]:
   """Facts on a spool file that later stages need before they read it."""
   notes: dict[str, Any] = {
     'rows': frame.height,
-    'clicks': int(frame['label'].sum()),
+    'clicks': int(frame[columns.labels[0]].sum()),
     'types': {c.name: str(frame[c.name].dtype) for c in columns.sparse},
     'longest': {
       c.name: int(np.max(frame[c.name].list.len().to_numpy(), initial=0))

@@ -66,6 +66,8 @@ class ParsedLog(NamedTuple):
     return Schema(
       tuple(column.name for column in self.columns.dense),
       tuple(Column(c.column.name, c.rows, c.hotness) for c in self.coders),
+      tuple(target.name for target in self.columns.targets),
+      self.columns.group,
     )
 
   @property

@@ -1,9 +1,11 @@
-"""The label of a raw log, `config.data.raw.label`: which rows are clicks.
+"""The labels of a raw log, `config.data.raw.label`: which rows are clicks.
 
 'label': 'click'  # a column of 0 and 1, -1 and 1, true and false
 'label': 'rating >= 4'  # or >
 'label': 'event == buy'
 'label': {'column': 'event', 'positive': ['click', 'buy']}
+'label': ['click', 'conversion']  # several, named after their columns
+'label': {'like': 'rating >= 4', 'love': 'rating >= 5'}  # several, with names
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from dlrm_jax.data.schema import LABELS
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.values.typed import (
   Parsed,
@@ -73,6 +76,39 @@ class Label:
     x = parsed.value
     value = x > self.above if self.above is not None else x >= self.least
     return parsed._replace(value=value.cast(pl.UInt8))
+
+
+def labels_of(field: str, value: Any) -> dict[str, Label]:
+  """Reads the config's labels, by name; a single one is named 'click'.
+
+  Raises:
+    InputError: the value is not a label, nor several with different names.
+  """
+  if isinstance(value, Mapping) and not set(value) <= set(_KEYS):
+    labels = {
+      str(name): label_of(f'{field}.{name}', one) for name, one in value.items()
+    }
+  elif isinstance(value, (list, tuple)):
+    several = [label_of(field, one) for one in value]
+    labels = {label.column: label for label in several}
+    if len(labels) < len(several):
+      raise InputError(
+        f'config.{field} has two labels of one column: {list(value)}; give '
+        'each a name: {NAME: label, NAME: label}'
+      )
+  else:
+    labels = {LABELS[0]: label_of(field, value)}
+  for name in labels:
+    if not name or '/' in name:
+      raise InputError(
+        f'config.{field}: no label can be called {name!r} (no slash); give it '
+        'another name: {NAME: label}'
+      )
+  if not labels:
+    raise InputError(f'config.{field} is {value!r}; expected a label or more')
+  if len(labels) == 1:
+    return dict(zip(LABELS, labels.values(), strict=True))
+  return labels
 
 
 def label_of(field: str, value: Any) -> Label:

@@ -9,29 +9,35 @@
       'values': 'string',  # default for sparse features and bags
       'weight': 'w',  # weights of the examples
       'time': 'when',  # time of each row
+      'group': 'user',  # for metrics within groups, see docs/raw.md
     }
 
 The schema alone decides the types, never the first rows of a file.
 """
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare.values.label import Label, label_of
+from dlrm_jax.prepare.values.checks import (
+  FIELD,
+  check_keys,
+  meant,
+  one_of,
+  read_name,
+)
+from dlrm_jax.prepare.values.label import Label, labels_of
 from dlrm_jax.prepare.values.typed import KINDS, NUMBER, Words, full_match
-from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
+from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse, Target
 
-FIELD = 'data.raw'
 VALUES = tuple(KINDS)
 """Kinds of sparse values: text; 64-bit integers; 1 to 8 hex digits."""
 
 KEYS = (
   *('format', 'label', 'dense', 'sparse', 'bags', 'values'),
-  *('weight', 'time', 'missing'),
+  *('weight', 'time', 'group', 'missing'),
 )
 """Keys of every format whose columns have names."""
 
@@ -69,24 +75,33 @@ class SparseSource:
   weights: str | None = None
 
 
+class GroupSource(NamedTuple):
+  """The column of the groups, and the kind of its values."""
+
+  column: str
+  values: str
+
+
 @dataclasses.dataclass(frozen=True)
 class RawSchema:
   """The features of a raw log and the columns that have them.
 
   Attributes:
-    label: column of the label, and its values that are clicks.
+    labels: column of each label, and its values that are clicks, by name.
     dense: the dense features.
     sparse: the sparse features, bags last.
     weight: column of the examples' weights, or None.
     time: column of the time, or None.
+    group: column of the groups, or None.
     missing: the log's own words for "missing".
   """
 
-  label: Label
+  labels: Mapping[str, Label]
   dense: tuple[DenseSource, ...]
   sparse: tuple[SparseSource, ...]
   weight: str | None = None
   time: str | None = None
+  group: GroupSource | None = None
   missing: Words = Words()  # noqa: RUF009, frozen
 
   @property
@@ -97,17 +112,21 @@ class RawSchema:
       sparse=tuple(source.feature for source in self.sparse),
       weight=self.weight is not None,
       time=self.time is not None,
-      label=self.label.column,
+      targets=tuple(
+        Target(name, label.column) for name, label in self.labels.items()
+      ),
+      group=self.group is not None,
     )
 
   @property
   def names(self) -> tuple[str, ...]:
     """Names of the columns to read from the file, each once."""
-    names: list[str | None] = [self.label.column]
+    names: list[str | None] = [label.column for label in self.labels.values()]
     names += [source.column for source in self.dense]
     for source in self.sparse:
       names += [source.column, source.weights]
     names += [self.weight, self.time]
+    names += [self.group.column] if self.group else []
     return tuple(dict.fromkeys(name for name in names if name))
 
   def check(self, columns: Iterable[str], path: str) -> None:
@@ -127,40 +146,6 @@ class RawSchema:
         f'{path} has {what} {name!r}, which config.{FIELD} names{hint}; '
         f'expected one; the file has {shown}'
       )
-
-
-def meant(name: str, names: Iterable[str]) -> str:
-  """A hint at the name that was meant, or ''."""
-  close = difflib.get_close_matches(name, list(names), 1)
-  return f' (did you mean {close[0]!r}?)' if close else ''
-
-
-def check_keys(
-  field: str, keys: Iterable[object], known: Collection[str]
-) -> None:
-  """Raises an `InputError` for the first unknown key."""
-  for key in keys:
-    if key not in known:
-      raise InputError(
-        f'config.{field} has an unknown key {key!r}{meant(str(key), known)}; '
-        f'expected of {", ".join(known)}'
-      )
-
-
-def read_name(field: str, value: object) -> str:
-  """Checks that the value of a field is a text that is not empty."""
-  if not isinstance(value, str) or not value:
-    raise InputError(f'config.{field} is {value!r}; expected a name')
-  return value
-
-
-def one_of(field: str, value: object, words: Collection[str]) -> str:
-  """Checks that the value of a field is one of some words."""
-  if not isinstance(value, str) or value not in words:
-    raise InputError(
-      f'config.{field} is {value!r}; expected one of {", ".join(words)}'
-    )
-  return value
 
 
 def _features(field: str, value: Any) -> dict[str, Any]:
@@ -269,6 +254,21 @@ def _sparse(
       )
 
 
+def _group(
+  field: str, value: Any, sparse: Iterable[SparseSource], values: str
+) -> GroupSource | None:
+  """Reads the column of the groups.
+
+  Its values are of the kind of a sparse feature of the same column, or else of
+  the default kind.
+  """
+  if not value:
+    return None
+  column = read_name(field, value)
+  kinds = {s.column: s.values for s in sparse if not s.feature.bag}
+  return GroupSource(column, kinds.get(column, values))
+
+
 def _missing(field: str, value: Any) -> Words:
   if not isinstance(value, (list, tuple)) or not all(
     isinstance(word, str) or type(word) in (int, float) for word in value
@@ -304,13 +304,14 @@ def schema_of(raw: Mapping[str, Any], *, separated: bool) -> RawSchema:
     *_sparse(f'{FIELD}.bags', bags, values, bag=True, separated=separated),
   )
   schema = RawSchema(
-    label=label_of(f'{FIELD}.label', raw['label']),
+    labels=labels_of(f'{FIELD}.label', raw['label']),
     dense=tuple(_dense(f'{FIELD}.dense', raw.get('dense', ()))),
     sparse=sparse,
     **{
       key: read_name(f'{FIELD}.{key}', raw[key]) if raw.get(key) else None
       for key in ('weight', 'time')
     },
+    group=_group(f'{FIELD}.group', raw.get('group'), sparse, values),
     missing=_missing(f'{FIELD}.missing', raw.get('missing', ())),
   )
   _check_features(schema)
@@ -322,9 +323,10 @@ def _check_features(schema: RawSchema) -> None:
     raise InputError(
       f'config.{FIELD} has no sparse features; expected sparse or bags'
     )
-  label = schema.names[0]
+  labels = {label.column for label in schema.labels.values()}
   for source in (*schema.dense, *schema.sparse):
-    if label in (source.column, getattr(source, 'weights', None)):
+    columns = {source.column, getattr(source, 'weights', None)}
+    for label in labels & columns:
       raise InputError(
         f'config.{FIELD}: column {label!r} is the label, and feature '
         f'{source.feature.name!r} too, which would tell the model the answer; '

@@ -23,6 +23,7 @@ from dlrm_jax.prepare.values.typed import (
   is_number,
   plain,
 )
+from dlrm_jax.vocabulary.columns import GROUP
 
 IN, OUT, LISTS = '<', '>', '['
 _BAG = 'elements between separators, or one list, '
@@ -124,16 +125,25 @@ class Rules:
     self.rules = tuple(self._all(schema))
 
   def _all(self, schema: RawSchema) -> Iterator[Rule]:
-    yield self._label(schema.label)
+    several = len(schema.labels) > 1
+    for name, label in zip(
+      schema.columns.labels, schema.labels.values(), strict=True
+    ):
+      yield self._label(name, label, needed=not several)
     for source in schema.dense:
       above = -3 if source.feature.transform == 'log3' else None
       yield self._numbers(source.feature.name, source.column, above)
     for source in schema.sparse:
-      yield from (self._bag if source.feature.bag else self._one)(source)
+      if source.feature.bag:
+        yield from self._bag(source)
+      else:
+        yield self._one(source.feature.name, source.column, source.values)
     if schema.weight:
       yield self._weight(schema.weight)
     if schema.time:
       yield self._time(schema.time)
+    if schema.group:
+      yield self._one(GROUP, *schema.group)
 
   def _wrong(self, column: str, expected: str) -> InputError:
     return InputError(
@@ -166,17 +176,17 @@ class Rules:
       expected,
     )
 
-  def _label(self, label: Label) -> Rule:
+  def _label(self, name: str, label: Label, *, needed: bool) -> Rule:
     typed = self._typed(label.column)
     if label.parsed(typed, self._words) is None:
       raise self._wrong(label.column, 'labels, as config.data.raw.label says')
     return self._rule(
-      'label',
+      name,
       label.column,
       lambda quick: label.parsed(  # pyrefly: ignore
         typed, self._words, quick=quick
       ),
-      needed=True,
+      needed=needed,
     )
 
   def _numbers(self, name: str, column: str, above: float | None) -> Rule:
@@ -213,15 +223,15 @@ class Rules:
     )
     return rule._replace(together=True)  # One date makes all numbers bad.
 
-  def _one(self, source: SparseSource) -> Iterator[Rule]:
-    typed, parse = self._typed(source.column), KINDS[source.values]
+  def _one(self, name: str, column: str, values: str) -> Rule:
+    typed, parse = self._typed(column), KINDS[values]
     if parse(typed, self._words) is None:
       numeric = typed.dtype.is_numeric() or typed.dtype == pl.Boolean
       hint = "; say 'values': 'integer'" if numeric else ''
-      raise self._wrong(source.column, f'values that are {source.values}{hint}')
-    yield self._rule(
-      source.feature.name,
-      source.column,
+      raise self._wrong(column, f'values that are {values}{hint}')
+    return self._rule(
+      name,
+      column,
       lambda quick: parse(typed, self._words, quick=quick),  # pyrefly: ignore
     )
 

@@ -13,7 +13,7 @@ from dlrm_jax.prepare.readers import lines as raw_text
 from dlrm_jax.prepare.readers import text_files
 from dlrm_jax.prepare.readers.formats import reader_of
 from dlrm_jax.prepare.readers.reader import NUMBER
-from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
+from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse, Target
 from tests.prepare.readers.csv_log import (
   GOOD,
   HEADER,
@@ -51,7 +51,7 @@ def test_columns_follow_the_schema():
       Sparse('tags', hotness=2, bag=True, weighted=True),
     ),
     time=True,
-    label='click',
+    targets=(Target('click', 'click'),),
   )
 
 

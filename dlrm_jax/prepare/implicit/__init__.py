@@ -1,0 +1,1 @@
+"""Implicit feedback: which items users have, and lists to rank."""
