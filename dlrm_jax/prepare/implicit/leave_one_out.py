@@ -63,7 +63,9 @@ class Owned(NamedTuple):
     return np.diff(self.starts)
 
 
-def hold_out(users: np.ndarray, times: np.ndarray, full: np.ndarray) -> HeldOut:
+def held_out_rows(
+  users: np.ndarray, times: np.ndarray, full: np.ndarray
+) -> HeldOut:
   """The last row of each user by time; of equal times the later row.
 
   Args:
