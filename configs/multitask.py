@@ -34,4 +34,5 @@ def get_config(variant: str = 'esmm') -> ConfigDict:
     )
   config = synthetic.get_config()
   config.data.synthetic.tasks = 2
+  config.model.name = variant
   return config

@@ -66,7 +66,7 @@ def step(tables, state, ids, target):
     return jnp.sum(encoded * target), encoded
 
   grads, encoded = jax.grad(loss, has_aux=True)(vectors)
-  return *COLLECTION.update(TX, tables, state, rows, grads), encoded
+  return *COLLECTION.update(TX, tables, state, rows, grads)[:2], encoded
 
 
 @functools.cache
