@@ -140,7 +140,7 @@ def test_every_encoding_works_with_every_model(name, shift):
 
 @pytest.mark.parametrize('name', [*each({'neumf'})])
 def test_what_eight_devices_wrote_is_scored_equally_on_one(name, tmp_path):
-  layouts = mixed(name, 0), mixed(name, 1) | {'tables.shards': 2}
+  layouts = mixed(name, 0), mixed(name, 1) | {'tables.shards': 4}
   before, after = (
     family.task_of(name, REGULARISED | layout) for layout in layouts
   )
