@@ -43,9 +43,9 @@ def opened(run):
   """The devices, and the workdir with its settings."""
   defaults = default.get_config().to_dict()
   claim = workdir.Claim(run.config, identity(run.data), run.steps, defaults)
-  with sharding.use(sharding.make_mesh(jax.devices()[:1])):
-    with workdir.claimed(run.workdir, claim):
-      yield
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  with sharding.use(mesh), workdir.claimed(run.workdir, claim):
+    yield
 
 
 def made(folder, config):
