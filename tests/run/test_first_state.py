@@ -143,7 +143,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     pass
   with pytest.raises(InputError, match=r'init_from=.*/a: no checkpoint'):
     started(tmp_path / 'b', config_of('mlp'), tmp_path / 'a')
-  with pytest.raises(InputError, match='absent'):
+  with pytest.raises(InputError, match=r'init_from=.*/absent: no checkpoint'):
     started(tmp_path / 'b', config_of('mlp'), tmp_path / 'absent')
 
 
