@@ -6,6 +6,7 @@ devices wrote is scored equally on one, in another layout.
 """
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.run.evaluation import Evaluator
 from dlrm_jax.training.state import abstract_state, new_state
 from dlrm_jax.training.step import compiled_step
-from tests import family
+from tests import commands, family
 
 PLACEMENTS = [
   {'placement': 'row_wise'},
@@ -166,3 +167,27 @@ def scored(task, state, batch):
   score = jax.jit(task.network.outputs)
   inputs = sharding.send(batch).inputs
   return jax.device_get(score(state.layers, state.tables, inputs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['rmc1', 'rmc2', 'rmc3'])
+def test_classes_of_production_models_train_and_are_scored(name, tmp_path):
+  """A thousandth of their rows, and few examples."""
+  fields = {
+    'data.synthetic.size': 0.001,
+    'data.synthetic.train': 512,
+    'data.synthetic.validation': 128,
+    'data.synthetic.test': 128,
+    'data.lanes': 1,
+    'train.batch_size': 64,
+    'train.eval_batch_size': 64,
+    'train.steps': 2,
+  }
+  flags = [f'--config.{field}={value}' for field, value in fields.items()]
+  config = f'--config=configs/rmc.py:{name}'
+  commands.run(['train.py', config, f'--workdir={tmp_path}', *flags])
+  results = json.loads((tmp_path / 'results.json').read_text())
+  found = results['splits']['test']
+  assert found['examples'] == 128
+  assert found['log_loss'] < 1
+  assert results['references']['test']['Bayes']['auc'] > 0.7
