@@ -12,10 +12,10 @@ from dlrm_jax.errors import InputError
 
 
 def adam(**fields):
-  section = default.get_config().optimizer
-  section.name = 'adam'
-  section.update(fields)
-  return build_optimizer('optimizer', section)
+  config = default.get_config()
+  config.optimizer.name = 'adam'
+  config.optimizer.update(fields)
+  return build_optimizer('optimizer', config)
 
 
 # Optax's Adam itself relies on promotion.
