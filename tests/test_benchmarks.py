@@ -16,11 +16,13 @@ from benchmarks import (
   latency,
   machine,
   memory,
+  models,
   our_run,
   peers,
   picture,
   step,
 )
+from dlrm_jax import files
 
 BOTH = {peers.OURS: 6.0, peers.DLRM: 2.0, peers.TORCHREC: 3.0}
 NOBODY = peers.Peers('', '', False)
@@ -195,3 +197,54 @@ def test_the_picture_is_drawn_from_the_rows_with_ratios(tmp_path):
   found['benchmarks']['step'] = rows[-1:]
   with pytest.raises(SystemExit, match='no ratios'):
     picture.draw(found, path)
+
+
+def sweep_json(config, settings, **metrics):
+  return {
+    'config': config,
+    'seeds': [0, 1],
+    'points': [
+      {
+        'settings': settings,
+        'parameters': 1000,
+        'epoch_seconds': 1.5,
+        'metrics': {
+          k: {'mean': v, 'deviation': None} for k, v in metrics.items()
+        },
+        'runs': [{'seed': 0}],
+      }
+    ],
+  }
+
+
+def test_results_of_models_stand_beside_those_of_others(tmp_path):
+  paths = [tmp_path / name for name in ('fm.json', 'own.json')]
+  fm = sweep_json('configs/frappe.py:fm', {'l2': 0.1}, auc=0.9, log_loss=0.2)
+  files.write_json(paths[0], fm)
+  files.write_json(paths[1], sweep_json('own.py', {}, auc=0.5))
+  page = tmp_path / 'models.md'
+  page.write_text('A\n<!-- results -->\nold\n<!-- end of results -->\nB\n')
+  assert models.main([*map(str, paths), f'--page={page}']) == 0
+  text = page.read_text()
+  rows = [' '.join(line.split()) for line in text.splitlines()]
+  assert (
+    '| `fm`, l2 0.1 | 1 of 2 | 0.90000 | 0.97022 | 0.20000 | 0.1956 | 1,000 '
+    '| 1.50 |'
+  ) in rows
+  assert '| `own` | 1 of 2 | 0.50000 | 1,000 | 1.50 |' in rows
+  assert text.startswith('A\n')
+  assert text.endswith('\nB\n')
+  assert 'old' not in text
+  assert models.main([*map(str, paths), f'--page={page}']) == 0
+  assert page.read_text() == text
+
+
+def test_a_page_without_a_place_for_results_is_refused(tmp_path, capsys):
+  page, path = tmp_path / 'models.md', tmp_path / 'a.json'
+  page.write_text('no lines')
+  files.write_json(path, sweep_json('own.py', {}, auc=0.5))
+  assert models.main([str(path), f'--page={page}']) == 1
+  assert 'expected the lines <!-- results -->' in capsys.readouterr().err
+  path.write_text('[]')
+  assert models.main([str(path), f'--page={page}']) == 1
+  assert 'a.json: no file of a sweep' in capsys.readouterr().err

@@ -75,7 +75,7 @@ def rows_name(name: str, layout: Layout) -> RowsName | None:
   return None
 
 
-def _size(layout: Layout, table: str) -> tuple[int, int, str] | None:
+def size_of_table(layout: Layout, table: str) -> tuple[int, int, str] | None:
   """Rows, width and storage of a table; None where it is absent."""
   if table not in layout.rows:
     return None
@@ -86,7 +86,7 @@ def _size(layout: Layout, table: str) -> tuple[int, int, str] | None:
 
 def _check_tables(folder: Path, then: Layout, now: Layout) -> None:
   for table in sorted(then.rows.keys() | now.rows.keys()):
-    saved, wanted = _size(then, table), _size(now, table)
+    saved, wanted = size_of_table(then, table), size_of_table(now, table)
     if saved == wanted:
       continue
     names = ['absent']

@@ -17,11 +17,17 @@ that they share.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from dlrm_jax.checkpoint.local_rows import (
+  LocalRows,
+  local_range,
+  local_rows,
+  side_by_side,
+)
 from dlrm_jax.embedding.layout import Address, Layout, Stack, StackKind
 from dlrm_jax.rows import Pytree
 
@@ -51,54 +57,6 @@ class _Stretch(NamedTuple):
   def rows(self) -> np.ndarray:
     """Rows of the table, i64[count]."""
     return self.first + self.source.spread * np.arange(self.count)
-
-
-class _LocalRows(NamedTuple):
-  """This process's rows of a new stack.
-
-  Attributes:
-    low: the first of them.
-    high: the row behind the last.
-    stack: the stack.
-    arrays: its arrays, [high - low, width] or [high - low].
-  """
-
-  low: int
-  high: int
-  stack: Stack
-  arrays: Pytree
-
-  def has(self, rows: np.ndarray) -> np.ndarray:
-    """Which rows of the stack belong to this process, bool[n]."""
-    return (rows >= self.low) & (rows < self.high)
-
-  def put(self, rows: np.ndarray, kept: Pytree) -> None:
-    """Writes rows as the storage keeps them, if this process has them."""
-    mine = self.has(rows)
-
-    def put_leaf(x: np.ndarray, values: Any) -> None:
-      x[rows[mine] - self.low] = np.asarray(values)[mine]
-
-    jax.tree.map(put_leaf, self.arrays, kept)
-
-  def add_numbers(
-    self, rows: np.ndarray, numbers: np.ndarray, fraction: float
-  ) -> None:
-    """Adds to one number a row, times the fraction of shared columns."""
-    mine = self.has(rows)
-    self.arrays[rows[mine] - self.low] += numbers[mine] * fraction
-
-  def put_columns(
-    self, rows: np.ndarray, values: np.ndarray, columns: slice
-  ) -> None:
-    """Writes some columns of the values of rows, f32[n, columns]."""
-    mine = self.has(rows)
-    local, stack = rows[mine] - self.low, self.stack
-    old = jax.tree.map(lambda x: x[local], self.arrays)
-    new = np.array(stack.storage.decode(old, stack.dim))
-    new[:, columns] = values[mine]
-    kept = stack.storage.encode(cast(Any, new), None)
-    self.put(rows[mine], kept)
 
 
 def _overlap(old: Address, new: Address) -> bool:
@@ -159,14 +117,9 @@ def _stretches(
         yield from _cut(old, table, stretch, apart, most)
 
 
-def _side_by_side(shape: tuple[int, ...], width: int) -> int:
-  """Number of rows in a row of an array, which may be packed."""
-  return 1 if len(shape) == 1 else shape[1] // width
-
-
 def _slice(array: Any, width: int, start: int, count: int) -> np.ndarray:
   """Some rows of a stack's array, [count, width] or [count]."""
-  k = _side_by_side(array.shape, width)
+  k = side_by_side(array.shape, width)
   low, high = start // k, -(-(start + count) // k)
   values = np.asarray(array[low:high])
   rows = values.reshape(len(values) * k, -1) if values.ndim == 2 else values
@@ -211,7 +164,7 @@ def _addresses(
 
 
 def _carry(
-  tree: Pytree, old: Stack, stretch: _Stretch, new: Layout, mine: _LocalRows
+  tree: Pytree, old: Stack, stretch: _Stretch, new: Layout, mine: LocalRows
 ) -> None:
   """Reads a stretch and places it, if any row belongs to this process."""
   places = [
@@ -237,13 +190,6 @@ def _carry(
       shared = values[:, begin - source.column : end - source.column]
       columns = slice(begin - target.column, end - target.column)
       mine.put_columns(rows, shared, columns)
-
-
-def _local_range(wanted: jax.ShapeDtypeStruct) -> tuple[int, int]:
-  """The rows of an array that this process has: the first, and the end."""
-  indices = wanted.sharding.addressable_devices_indices_map(wanted.shape)
-  cuts = [i[0].indices(wanted.shape[0]) for i in indices.values() if i]
-  return min(a for a, _, _ in cuts), max(b for _, b, _ in cuts)
 
 
 def on_devices(
@@ -285,6 +231,7 @@ def move(
   new: Layout,
   report: Callable[[int], object] = lambda rows: None,
   piece: int = _PIECE,
+  start: Mapping[str, Pytree] | None = None,
 ) -> dict[str, Pytree]:
   """Moves a family of stacks to another layout of the same tables.
 
@@ -300,14 +247,18 @@ def move(
     new: the new layout.
     report: called with numbers of rows moved, `rows_to_move` in all.
     piece: bytes of a table that are read at once.
+    start: by new stack the arrays whose rows stay where no table that moves
+      has a row; None: zeros.
 
   Returns:
-    Arrays by new stack. Rows where no table has a row are zero.
+    Arrays by new stack.
   """
 
   def make_stack(name: str, like: Pytree) -> Pytree:
     stack = new.stacks[name]
-    mine, arrays = _empty(stack, like)
+    mine, arrays = local_rows(
+      stack, like, None if start is None else start[name]
+    )
     stretches = _stretches(old, new, name, piece)
     # In the order of the file, since a block of it is decoded as a whole.
     for stretch in sorted(stretches, key=lambda s: (s.source.stack, s.starts)):
@@ -316,7 +267,7 @@ def move(
       report(stretch.count)
 
     def make_array(like: jax.ShapeDtypeStruct, local: np.ndarray) -> jax.Array:
-      low, _ = _local_range(like)
+      low, _ = local_range(like)
 
       def cut(index: tuple[slice, ...]) -> np.ndarray:
         begin, end, _ = index[0].indices(like.shape[0])
@@ -327,23 +278,3 @@ def move(
     return jax.tree.map(make_array, like, arrays)
 
   return {name: make_stack(name, like) for name, like in wanted.items()}
-
-
-def _empty(stack: Stack, like: Pytree) -> tuple[_LocalRows, Pytree]:
-  """Zeros for this process's rows of a stack: by row, and the same packed."""
-  leaves = stack.storage.leaves(stack.dim)
-
-  def zeros(like: jax.ShapeDtypeStruct) -> np.ndarray:
-    low, high = _local_range(like)
-    return np.zeros((high - low, *like.shape[1:]), like.dtype)
-
-  arrays = jax.tree.map(zeros, like)
-  by_rows = jax.tree.map(
-    lambda leaf, x: x.reshape(-1, leaf.size) if x.ndim == 2 else x,
-    leaves,
-    arrays,
-  )
-  first = jax.tree.leaves(like)[0]
-  k = _side_by_side(first.shape, stack.storage.arrays(stack.dim)[0].size)
-  low, high = _local_range(first)
-  return _LocalRows(low * k, high * k, stack, by_rows), arrays

@@ -192,7 +192,7 @@ def open_stored(folder: Path, wanted: Layout) -> Stored:
   return Stored(folder, _open_arrays(folder, sums), layout)
 
 
-def _as_stored(
+def read_arrays(
   arrays: Mapping[str, StoredArray], wanted: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
   """Arrays of the same layout; each process reads its part."""
@@ -209,7 +209,9 @@ def _as_stored(
 _Family = dict[str, Pytree]  # for each stack an array, or a dict of arrays
 
 
-def _families(arrays: Mapping[str, Any], layout: Layout) -> dict[str, _Family]:
+def families_of(
+  arrays: Mapping[str, Any], layout: Layout
+) -> dict[str, _Family]:
   """Arrays with rows, or their shapes, by family and stack."""
   families: dict[str, _Family] = {}
   for name, x in arrays.items():
@@ -227,7 +229,7 @@ def _moved(
 ) -> dict[str, jax.Array]:
   """Arrays of families in another layout; a process reads only its rows."""
   result: dict[str, jax.Array] = {}
-  there = _families(stored.arrays, stored.layout)
+  there = families_of(stored.arrays, stored.layout)
   with tqdm(
     desc='moving tables',
     total=len(families) * rows_to_move(stored.layout, layout),
@@ -267,12 +269,12 @@ def read_state(
   wanted = leaves(abstract)
   families = {
     family: stacks
-    for family, stacks in _families(wanted, layout).items()
+    for family, stacks in families_of(wanted, layout).items()
     if then != layout or _other_shapes(family, stacks, arrays)
   }
   others = {f'{k}.{name}' for k, v in families.items() for name in leaves(v)}
   same = {name: like for name, like in wanted.items() if name not in others}
-  result = _as_stored(arrays, same)
+  result = read_arrays(arrays, same)
   if families:
     print(f'{folder}: tables are laid out anew, as the config says')
     result |= _moved(stored, families, layout)

@@ -81,6 +81,7 @@ KINDS: dict[str, FieldKind] = {
       'train.batch_size',
       'train.clip',
       'train.plateau',
+      'train.init_from',
       'train.fresh_tables',
       'train.objective',
     ),

@@ -34,7 +34,7 @@ from dlrm_jax.embedding.features import (
   side_by_side,
   weights_of,
 )
-from dlrm_jax.embedding.initial import shard_values
+from dlrm_jax.embedding.initial import first_rows
 from dlrm_jax.embedding.layout import (
   Address,
   Stack,
@@ -142,18 +142,9 @@ class EmbeddingCollection:
     seeds = jax.random.bits(key, (len(self.tables),), jnp.uint32)
 
     def make_local(shards: jax.Array, seeds: jax.Array) -> Tables:
-      def make_stack(name: str, stack: Stack) -> Pytree:
-        def make_shard(shard: jax.Array) -> Pytree:
-          values = shard_values(self.layout, self.tables, name, seeds, shard)
-          return stack.storage.encode(values, None)
-
-        first = shards[:1] * 0
-        mine = first if stack.kind is StackKind.REPLICATED else shards
-        return stack.storage.pack(jax.lax.map(make_shard, mine))
-
       return {
-        name: make_stack(name, stack)
-        for name, stack in self.layout.stacks.items()
+        name: first_rows(self.layout, self.tables, name, seeds, shards)
+        for name in self.layout.stacks
       }
 
     shards = jnp.arange(self.layout.shards, dtype=jnp.int32)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dlrm_jax.embedding.layout import Layout, StackKind, inverse
 from dlrm_jax.embedding.table import Table, cell_bits
-from dlrm_jax.rows import mix32
+from dlrm_jax.rows import Pytree, mix32
 
 
 def shard_values(
@@ -50,6 +50,32 @@ def shard_values(
     inside = (uses & (number >= 0))[:, None]
     values = jnp.where(inside, init(*cells), values)
   return values
+
+
+def first_rows(
+  layout: Layout,
+  tables: tuple[Table, ...],
+  stack: str,
+  seeds: jax.Array,
+  shards: jax.Array,
+) -> Pytree:
+  """The arrays of a device's part of a stack, packed.
+
+  Args:
+    layout: the layout of all tables.
+    tables: all tables.
+    stack: name of the stack.
+    seeds: u32[T], one for each table.
+    shards: i32[n], numbers of the device's shards.
+  """
+  about = layout.stacks[stack]
+
+  def make(shard: jax.Array) -> Pytree:
+    values = shard_values(layout, tables, stack, seeds, shard)
+    return about.storage.encode(values, None)
+
+  mine = shards[:1] * 0 if about.kind is StackKind.REPLICATED else shards
+  return about.storage.pack(jax.lax.map(make, mine))
 
 
 def _bound(table: Table) -> float:

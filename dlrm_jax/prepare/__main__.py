@@ -148,6 +148,13 @@ def _add_implicit(kind: argparse.ArgumentParser) -> None:
     help='lines of user, item, rating and time between tabs, without a header',
   )
   add(
+    '--hold_out',
+    choices=('last', 'none'),
+    default='last',
+    help='hold out the last item of each user as split validation (default), '
+    'or train on all rows',
+  )
+  add(
     '--seed',
     type=int,
     default=0,
@@ -192,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _split_lines(prepared: 'Prepared') -> Iterator[str]:
   """Size and click rate of each split, and what is unusual in it."""
-  from dlrm_jax.data.lists import lists_of
+  from dlrm_jax.data.lists import IMPLICIT, lists_of
   from dlrm_jax.metrics.binary import lacking
 
   for split, count in prepared.splits.items():
@@ -207,7 +214,7 @@ def _split_lines(prepared: 'Prepared') -> Iterator[str]:
     yield f'{split:<12}{count:>13,} rows, {rates}{lists}'
     for name, (known, ones) in labels.items():
       lacks = lacking(known, ones)
-      if lacks and not prepared.details.get('lists'):
+      if lacks and prepared.details['kind'] != IMPLICIT:
         what = f'label {name} has' if len(labels) > 1 else 'it has'
         yield f'WARNING: split {split}: {what} {lacks}: AUC is undefined on it'
       if known < count:
@@ -261,9 +268,10 @@ def main(argv: Sequence[str]) -> None:
     implicit_set.prepare_implicit(
       options.input,
       options.output,
-      options.seed,
-      options.on_bad_row,
-      options.overwrite,
+      hold_out=options.hold_out == 'last',
+      seed=options.seed,
+      on_bad_row=options.on_bad_row,
+      overwrite=options.overwrite,
     )
   else:
     request.run_request(options, request.request_of(options))

@@ -91,6 +91,8 @@ class Run:
       are not averaged.
     seed: seed of the first state.
     config: all settings, 'auto' encodings replaced by the chosen ones.
+    init_from: workdirs of runs whose best checkpoints give layers and tables of
+      equal names to the first state, the later ones last.
     references: gives for a split the metrics to compare with, by head and
       name.
     notes: lines about what is unusual in the run.
@@ -114,6 +116,7 @@ class Run:
   average_every: int | None
   seed: int
   config: Mapping[str, Any]
+  init_from: tuple[Path, ...]
   references: Callable[[str], Mapping[str, Mapping[str, Mapping[str, float]]]]
   notes: tuple[str, ...] = ()
 

@@ -30,6 +30,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, Stopped
 from dlrm_jax.run.finish import check_writable, finish
+from dlrm_jax.run.first_state import first_state
 from dlrm_jax.run.history import OUT_OF_RANGE, History
 from dlrm_jax.run.meter import Meter
 from dlrm_jax.run.parts import INPUT
@@ -39,7 +40,6 @@ from dlrm_jax.training.state import (
   TrainState,
   abstract_state,
   fresh_tables,
-  new_state,
 )
 from dlrm_jax.training.step import StepMetrics, compiled_step
 from dlrm_jax.vocabulary.policy import UNKNOWN
@@ -51,7 +51,7 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   """The last checkpoint's state, or a new one; and its step."""
   step = agreement.from_first(checkpoints.latest or 0)
   if not step:
-    return new_state(run.task, jax.random.key(run.seed)), 0
+    return first_state(run), 0
   print(f'resuming from the checkpoint of step {step:,}', flush=True)
   return checkpoints.restore(step, abstract_state(run.task)), step
 

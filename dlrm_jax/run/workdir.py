@@ -140,6 +140,11 @@ def _read(path: Path) -> dict[str, Any]:
   return value
 
 
+def ids_of(folder: Path) -> str:
+  """A digest that is equal for runs on data whose ids mean the same."""
+  return str(_read(folder / _DATA).get('ids'))
+
+
 def _mend(path: Path) -> str:
   """Advice about a missing or damaged file that a run needs."""
   if any(path.parent.glob('checkpoints/[0-9]*')):

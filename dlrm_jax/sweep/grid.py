@@ -191,8 +191,10 @@ def build_points(
   """
   points: dict[Point, ConfigDict] = {}
   notes: list[str] = []
+  dead: dict[str, str] = {}  # why a field has no effect
   for point, changed in _points(config, axes, known):
     now = changed.to_dict()
+    dead |= {field.field: str(field) for field in unused(now, known)}
     for other, then in ((p, c.to_dict()) for p, c in points.items()):
       if not with_effect(changes(then, now), then, now, known):
         notes.append(f'{point}: left out, the same run as {other}')
@@ -200,12 +202,10 @@ def build_points(
     else:
       points[point] = changed
   for place, axis in enumerate(axes):
-    values = {str(point.settings[place][1]) for point in points}
+    values = {point.settings[place][1] for point in points}
     if len(axis.texts) > 1 and len(values) == 1:
-      dead = unused(changed.to_dict(), known)
-      why = (str(field) for field in dead if field.field == axis.field)
       raise InputError(
         f'--grid: the values of {axis.field} make no difference: '
-        f'{next(why, "they are equal")}'
+        f'{dead.get(axis.field, "they are equal")}'
       )
   return points, notes

@@ -61,7 +61,7 @@ def _draw(
   best: dict[int, Ranked] = {}
   for ranked in sweep.points:
     x = values.index(ranked.point.settings[place][1]) if values else 0
-    ys = [scores[metric] for scores in ranked.scores.values()]
+    ys = [s.get(metric, math.nan) for s in ranked.scores.values()]
     axes.plot([x] * len(ys), ys, 'o', color=_GREY, markersize=3.5)
     if ranked.failures:  # at the lower edge
       edge = axes.get_xaxis_transform()

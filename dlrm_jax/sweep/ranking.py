@@ -6,14 +6,14 @@ with a run that failed come last, whatever their other runs reach.
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from dlrm_jax import files
-from dlrm_jax.metrics.objective import SHOWN, Objective
+from dlrm_jax.metrics.objective import RANKED, SHOWN, Objective
 from dlrm_jax.report.run_page import environment
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.history import read_history
@@ -48,8 +48,8 @@ class Ranked(NamedTuple):
   epoch_seconds: float
 
   def spread(self, metric: str) -> SeedSpread:
-    """Mean and deviation of a metric over seeds."""
-    return spread([scores[metric] for scores in self.scores.values()])
+    """Mean and deviation of a metric over seeds; nan where it is unknown."""
+    return spread([s.get(metric, math.nan) for s in self.scores.values()])
 
 
 class Sweep(NamedTuple):
@@ -71,14 +71,18 @@ class Sweep(NamedTuple):
 
   @property
   def metrics(self) -> list[Objective]:
-    """The metrics to show, the objective first."""
-    return shown_metrics(self.objective)
+    """The metrics to show: the objective, and those that a run has."""
+    runs = [scores for point in self.points for scores in point.scores.values()]
+    known = {k for run in runs for k, x in run.items() if math.isfinite(x)}
+    first, *others = shown_metrics(self.objective)
+    return [first, *(metric for metric in others if metric.name in known)]
 
 
 def shown_metrics(objective: Objective) -> list[Objective]:
-  """The objective, and the metrics that are shown in any case."""
+  """The objective, and the metrics to show where they are defined."""
   head = f'{objective.head}/' if objective.head else ''
-  names = dict.fromkeys((objective.name, *(f'{head}{name}' for name in SHOWN)))
+  others = (f'{head}{name}' for name in (*SHOWN, *RANKED))
+  names = dict.fromkeys((objective.name, *others))
   return [Objective(name) for name in names]
 
 
@@ -114,6 +118,21 @@ def _ranked(point: Point, trials: Sequence[Trial], known: Outcomes) -> Ranked:
   )
 
 
+def in_order(points: Iterable[Ranked], objective: Objective) -> list[Ranked]:
+  """Points by the mean of the objective, the best first.
+
+  Those without a mean come after the others, those with failed runs last.
+  """
+
+  def place(ranked: Ranked) -> tuple[bool, bool, float]:
+    mean = ranked.spread(objective.name).mean
+    undefined = math.isnan(mean)
+    gain = 0.0 if undefined else objective.gain(mean)
+    return bool(ranked.failures), undefined, -gain
+
+  return sorted(points, key=place)
+
+
 def rank(outcomes: Outcomes, config: str) -> Sweep:
   """Ranks the points of trials by what they have reached so far.
 
@@ -122,21 +141,13 @@ def rank(outcomes: Outcomes, config: str) -> Sweep:
     config: name of their config.
   """
   first = outcomes.trials[0].run
-  objective = first.objective
-
-  def place(ranked: Ranked) -> tuple[bool, bool, float]:
-    mean = ranked.spread(objective.name).mean
-    undefined = math.isnan(mean)
-    gain = 0.0 if undefined else objective.gain(mean)
-    return bool(ranked.failures), undefined, -gain
-
   points = (_ranked(p, t, outcomes) for p, t in outcomes.by_point().items())
   return Sweep(
     config,
     first.data_name,
-    objective,
+    first.objective,
     sorted({trial.seed for trial in outcomes.trials}),
-    sorted(points, key=place),
+    in_order(points, first.objective),
   )
 
 
@@ -185,7 +196,9 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
       'settings': dict(ranked.point.settings),
       'parameters': ranked.parameters,
       'epoch_seconds': ranked.epoch_seconds,
-      **{m.name: ranked.spread(m.name)._asdict() for m in sweep.metrics},
+      'metrics': {
+        m.name: ranked.spread(m.name)._asdict() for m in sweep.metrics
+      },
       'runs': [{'seed': k} | dict(v) for k, v in ranked.scores.items()],
       'failures': [{'seed': k, 'why': v} for k, v in ranked.failures.items()],
     }

@@ -27,10 +27,15 @@ class SeedSpread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> SeedSpread:
-  """Mean and deviation of values, one of each seed; nan where there is none."""
+  """Mean and deviation of values, one of each seed.
+
+  Both are nan where there is no value, or one that is not finite.
+  """
+  if not values or not all(map(math.isfinite, values)):
+    return SeedSpread(math.nan, math.nan)
+  several = len(values) > 1
   return SeedSpread(
-    statistics.fmean(values) if values else math.nan,
-    statistics.stdev(values) if len(values) > 1 else math.nan,
+    statistics.fmean(values), statistics.stdev(values) if several else math.nan
   )
 
 

@@ -141,7 +141,11 @@ def _said(
   if folder in outcomes.failures:
     return f'failed: {outcomes.failures[folder]}'
   scores = outcomes.scores[folder]
-  shown = (f'{m.label} {with_error(scores, m.name)}' for m in metrics)
+  shown = (
+    f'{metric.label} {with_error(scores, metric.name)}'
+    for metric in metrics
+    if metric.name in scores
+  )
   return f'{outcomes.split} {", ".join(shown)}'
 
 

@@ -13,6 +13,7 @@ COMMANDS = [
   'inspect.__main__',
   'plan.__main__',
   'prepare.__main__',
+  'sweep.__main__',
   'traces.__main__',
   'tradeoff.__main__',
   'train',
