@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from dlrm_jax import files
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.metrics.objective import Objective
+from dlrm_jax.sweep.grid import short_names, value_text
 from dlrm_jax.sweep.spread import SeedSpread
 from dlrm_jax.text import markdown_table
 
@@ -115,14 +116,17 @@ def _spread(metric: Mapping[str, float | None] | None) -> str:
 
 def _cells(row: Row, metrics: Sequence[str], others: str) -> Iterator[str]:
   point = row.point
-  settings = (f'{name} {value}' for name, value in point['settings'].items())
+  names = short_names(list(point['settings']))
+  values = map(value_text, point['settings'].values())
+  settings = (f'{name} {x}' for name, x in zip(names, values, strict=True))
   yield ', '.join([f'`{row.variant or row.config}`', *settings])
   yield f'{len(point["runs"])} of {row.seeds}'
   for metric in metrics:
     yield _spread(point['metrics'].get(metric))
     if others:
-      known = PUBLISHED[row.config].results.get(row.variant, {})
-      yield str(known.get(metric, ''))
+      other = 'model.name' in point['settings']
+      known = {} if other else PUBLISHED[row.config].results
+      yield str(known.get(row.variant, {}).get(metric, ''))
   yield f'{point["parameters"]:,}'
   seconds = point['epoch_seconds']
   yield '' if seconds is None else f'{seconds:.2f}'

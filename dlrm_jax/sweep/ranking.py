@@ -17,7 +17,7 @@ from dlrm_jax.metrics.objective import RANKED, SHOWN, Objective
 from dlrm_jax.report.run_page import environment
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.history import read_history
-from dlrm_jax.sweep.grid import Point, value_text
+from dlrm_jax.sweep.grid import Point
 from dlrm_jax.sweep.spread import SeedSpread, seed_names, spread
 from dlrm_jax.sweep.trials import Outcomes, Scores, Trial
 from dlrm_jax.text import markdown_table
@@ -152,7 +152,7 @@ def rank(outcomes: Outcomes, config: str) -> Sweep:
 
 
 def _cells(sweep: Sweep, place: int, ranked: Ranked) -> Iterator[str]:
-  yield from (f'`{value_text(value)}`' for _, value in ranked.point.settings)
+  yield from (f'`{text}`' for text in ranked.point.named.values())
   yield str(place)
   failed = f', {len(ranked.failures)} failed' if ranked.failures else ''
   yield f'{len(ranked.scores)} of {len(sweep.seeds)}{failed}'
@@ -165,7 +165,7 @@ def _cells(sweep: Sweep, place: int, ranked: Ranked) -> Iterator[str]:
 
 def table(sweep: Sweep) -> list[str]:
   """The lines of the table of all points, the best first."""
-  fields = [name for name, _ in sweep.points[0].point.settings]
+  fields = list(sweep.points[0].point.named)
   measured = (f'{SPLIT} {metric.label}' for metric in sweep.metrics)
   return markdown_table(
     [*fields, 'rank', 'runs', *measured, 'parameters', 's an epoch'],
