@@ -73,17 +73,22 @@ class Sweep(NamedTuple):
   def metrics(self) -> list[Objective]:
     """The metrics to show: the objective, and those that a run has."""
     runs = [scores for point in self.points for scores in point.scores.values()]
-    known = {k for run in runs for k, x in run.items() if math.isfinite(x)}
-    first, *others = shown_metrics(self.objective)
-    return [first, *(metric for metric in others if metric.name in known)]
+    known = {k: 0 for run in runs for k, x in run.items() if math.isfinite(x)}
+    return shown_metrics(self.objective, known)
 
 
-def shown_metrics(objective: Objective) -> list[Objective]:
-  """The objective, and the metrics to show where they are defined."""
-  head = f'{objective.head}/' if objective.head else ''
-  others = (f'{head}{name}' for name in (*SHOWN, *RANKED))
-  names = dict.fromkeys((objective.name, *others))
-  return [Objective(name) for name in names]
+def shown_metrics(
+  objective: Objective, known: Iterable[str]
+) -> list[Objective]:
+  """The objective, and those known metrics of all heads that are of its kind.
+
+  >>> [m.name for m in shown_metrics(Objective('auc'), ['ne', 'log_loss'])]
+  ['auc', 'log_loss']
+  """
+  kind = RANKED if objective.metric in RANKED else SHOWN
+  others = (Objective(name) for name in known)
+  shown = [other for other in others if other.metric in kind]
+  return [objective, *(m for m in shown if m.name != objective.name)]
 
 
 def _parameters(run: Run) -> int:
