@@ -229,8 +229,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   from dlrm_jax.run.scores import (
     by_head,
     flat_scores,
+    member_tables,
     named,
-    node_tables,
     score_table,
   )
   from dlrm_jax.run.scoring import undefined_lines
@@ -238,19 +238,28 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
   run = _open(Path(arguments.workdir), arguments)
   name, batches = run.examined.name, run.examined.batches
-  result = {'workdir': str(run.folder), 'step': run.step, 'data': name}
+  result: dict[str, Any] = {
+    'workdir': str(run.folder),
+    'step': run.step,
+    'data': name,
+  }
   with sharding.use(run.mesh):
     state, evaluate = run.state(), Evaluator(run.task)
+    lists = run.examined.lists
+    kind, of_members, apart = '', {}, {}
     if node_count(run.task):
-      of_nodes = evaluate.nodes(state, batches)
+      kind, of_members = 'nodes', evaluate.nodes(state, batches)
       apart = divergence(run.task, state)
-      nodes = {node: by_head(tallies) for node, tallies in of_nodes.items()}
-      of_heads = nodes[ENSEMBLE]
-      tables = node_tables(nodes, apart)
-      flat = {node: flat_scores(scores) for node, scores in nodes.items()}
-      result |= {'nodes': flat, 'divergence': apart}
+      result['divergence'] = apart
+    elif run.task.network.branches > 1 and lists is None:
+      kind, of_members = 'branches', evaluate.branches(state, batches)
+    if kind:
+      members = {name: by_head(tallies) for name, tallies in of_members.items()}
+      of_heads = members[ENSEMBLE]
+      tables = member_tables(kind, members, apart)
+      result[kind] = {name: flat_scores(x) for name, x in members.items()}
     else:
-      scored = evaluate.ranked(state, batches, run.examined.lists)
+      scored = evaluate.ranked(state, batches, lists)
       of_heads = by_head(*scored)
       tables = [
         score_table(title, scores, {})

@@ -437,6 +437,14 @@ CASES = {
     train('--config=tests/small.py', '--workdir={place}/lost'),
     ['lost', 'config.json', '--workdir'],
   ),
+  'weights of labels that the data does not have': (
+    train(*SYNTHETIC, '--config.train.label_weights=(1.0, 2.0)'),
+    ['config.train.label_weights', '(1.0, 2.0)', 'each label (click)'],
+  ),
+  'an objective within groups that the data does not have': (
+    train(*SYNTHETIC, '--config.train.objective=wuauc'),
+    ['config.train.objective', 'wuauc', 'config.data.raw.group'],
+  ),
   'averages of tables that all nodes share': (
     train(*SYNTHETIC, '--config.tables.average_every=7'),
     ['config.tables.average_every', '7', 'independent'],

@@ -99,16 +99,6 @@ def model_fields() -> dict[str, dict[str, Any]]:
   }
 
 
-def unread_fields(name: str) -> list[str]:
-  """The fields of `config.model` that all models share, but for this one."""
-  read = _attributes(MODELS[name])
-  return [
-    field
-    for attribute, field in _COMMON.items()
-    if attribute not in read and field != 'dim'
-  ]
-
-
 def _dropout(config: ConfigDict) -> float:
   rate = config.model.dropout
   if not 0 <= rate < 1:

@@ -61,7 +61,9 @@ def build_objective(config: ConfigDict, schema: Schema) -> Objective:
 
 def _check_ranked(objective: Objective, data: Data) -> None:
   """Raises an `InputError` if a metric of lists decides, and there are none."""
-  if objective.metric in RANKED and not lists_of(data.details, 'validation'):
+  possible = data.splits.get('validation')
+  lists = lists_of(data.details, 'validation')
+  if objective.metric in RANKED and possible and not lists:
     raise InputError(
       f'config.train.objective is {objective.name}, but split validation has '
       f'no lists to rank; prepare the data with `python -m dlrm_jax.prepare '

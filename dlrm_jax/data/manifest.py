@@ -37,11 +37,14 @@ class Written(NamedTuple):
     timeline: a list for each stretch of rows, in the order of the raw files:
       number of examples, number of clicks and, if the log has times, the
       first and the last time.
+    labels: of each label, where there are several, the number of examples that
+      have it, and of those where it is 1.
   """
 
   examples: int
   clicks: int
   timeline: Sequence[Sequence[int]]
+  labels: Mapping[str, Sequence[int]] = {}
 
 
 def coarser(timeline: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -144,7 +147,10 @@ def write_manifest(
   metadata = {
     'format': FORMAT,
     'schema': schema.to_json(),
-    'splits': {k: v._asdict() for k, v in splits.items()},
+    'splits': {
+      name: {k: x for k, x in split._asdict().items() if x != {}}
+      for name, split in splits.items()
+    },
     'scale': scale._asdict(),
     'details': dict(details),
     'origin': origin_of(schema, sizes, details),

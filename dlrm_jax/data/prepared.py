@@ -107,6 +107,8 @@ class Prepared:
     schema: the columns.
     splits: number of examples of each split, in the order of writing.
     clicks: number of examples of each split whose first label is 1.
+    labels: of each split, where there are several labels, the number of
+      examples that have each label, and of those where it is 1.
     scale: mean and deviation of the dense features in split train.
     details: the set's account of its making: options, source files, counts.
     timelines: timeline of each split (see `manifest.Written`).
@@ -121,6 +123,7 @@ class Prepared:
   schema: Schema
   splits: dict[str, int]
   clicks: dict[str, int]
+  labels: dict[str, dict[str, list[int]]]
   scale: Scale
   details: dict[str, Any]
   timelines: dict[str, list[list[int]]]
@@ -217,6 +220,7 @@ def open_prepared(directory: str | os.PathLike[str]) -> Prepared:
       schema=schema,
       splits={k: v['examples'] for k, v in splits.items()},
       clicks={k: v['clicks'] for k, v in splits.items()},
+      labels={k: v.get('labels', {}) for k, v in splits.items()},
       scale=Scale(**{k: tuple(v) for k, v in metadata['scale'].items()}),
       details=metadata['details'],
       timelines={k: v['timeline'] for k, v in splits.items()},

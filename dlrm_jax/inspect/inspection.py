@@ -112,7 +112,8 @@ class _SampledRows:
     self.lengths = [np.zeros(c.hotness + 1, np.int64) for c in columns]
 
   def add(self, block: Block) -> None:
-    """Adds the examples of a block."""
+    """Adds the examples of a block, without those that lack the first label."""
+    block = take(block, ~np.isnan(block.labels[:, 0]))
     self._dense.append(block.dense)
     labels = block.labels[:, 0]
     self._labels.append(labels)

@@ -8,11 +8,15 @@ python -m dlrm_jax.prepare implicit --input=train.rating --output=data/ratings
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from dlrm_jax.config.parser import Parser, split_values
 from dlrm_jax.errors import exit_cleanly
 from dlrm_jax.prepare.splits import DEFAULT, MOVIELENS_DEFAULT
+
+if TYPE_CHECKING:
+  from dlrm_jax.data.prepared import Prepared
 
 _FILES = ('--input', '--validation_input', '--test_input')
 
@@ -144,6 +148,13 @@ def _add_implicit(kind: argparse.ArgumentParser) -> None:
     help='lines of user, item, rating and time between tabs, without a header',
   )
   add(
+    '--hold_out',
+    choices=('last', 'none'),
+    default='last',
+    help='hold out the last item of each user as split validation (default), '
+    'or train on all rows',
+  )
+  add(
     '--seed',
     type=int,
     default=0,
@@ -186,8 +197,31 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _split_lines(prepared: 'Prepared') -> Iterator[str]:
+  """Size and click rate of each split, and what is unusual in it."""
+  from dlrm_jax.data.lists import IMPLICIT, lists_of
+  from dlrm_jax.metrics.binary import lacking
+
+  for split, count in prepared.splits.items():
+    one = {'click': [count, prepared.clicks[split]]}
+    labels = prepared.labels[split] or one
+    rates = ', '.join(
+      f'{name} rate {ones / max(1, known):.4f}'
+      for name, (known, ones) in labels.items()
+    )
+    found = lists_of(prepared.details, split)
+    lists = f', lists of {found.length} to rank' if found else ''
+    yield f'{split:<12}{count:>13,} rows, {rates}{lists}'
+    for name, (known, ones) in labels.items():
+      lacks = lacking(known, ones)
+      if lacks and prepared.details['kind'] != IMPLICIT:
+        what = f'label {name} has' if len(labels) > 1 else 'it has'
+        yield f'WARNING: split {split}: {what} {lacks}: AUC is undefined on it'
+      if known < count:
+        yield f'{"":<12}{count - known:>13,} of them without {name}'
+
+
 def _summary(output: str, config: str, seconds: float) -> None:
-  from dlrm_jax.data.lists import lists_of
   from dlrm_jax.data.prepared import open_prepared
   from dlrm_jax.text import duration
 
@@ -197,14 +231,7 @@ def _summary(output: str, config: str, seconds: float) -> None:
   print(f'{total:,} rows in {duration(seconds)} ({rate})')
   for line in prepared.details.get('skipped', ()):
     print(line)
-  for split, count in prepared.splits.items():
-    rate = prepared.clicks[split] / count
-    found = lists_of(prepared.details, split)
-    lists = f', lists of {found.length} to rank' if found else ''
-    print(f'{split:<12}{count:>13,} rows, click rate {rate:.4f}{lists}')
-    if rate in (0, 1) and not prepared.details.get('lists'):
-      only = 'clicks only' if rate else 'no clicks'
-      print(f'WARNING: split {split} has {only}: AUC is undefined on it')
+  print(*_split_lines(prepared), sep='\n')
   columns = prepared.schema.sparse
   rows = sum(column.rows for column in columns)
   print(
@@ -241,9 +268,10 @@ def main(argv: Sequence[str]) -> None:
     implicit_set.prepare_implicit(
       options.input,
       options.output,
-      options.seed,
-      options.on_bad_row,
-      options.overwrite,
+      hold_out=options.hold_out == 'last',
+      seed=options.seed,
+      on_bad_row=options.on_bad_row,
+      overwrite=options.overwrite,
     )
   else:
     request.run_request(options, request.request_of(options))

@@ -40,7 +40,8 @@ class Scores(NamedTuple):
 
 
 ENSEMBLE = 'ensemble'
-"""Name of all nodes together: the mean of their probabilities."""
+"""Name of all nodes together, by the mean of their probabilities; of all
+branches together, by the mean of their logits."""
 
 
 _MEAN = 'mean of tables'
@@ -99,7 +100,11 @@ class Evaluator:
     ) -> jax.Array:
       return task.network.outputs(state.layers, state.tables, inputs, node)
 
+    def by_branch(state: TrainState, inputs: Inputs) -> jax.Array:
+      return task.network.by_branch(state.layers, state.tables, inputs)
+
     self._score = jax.jit(score, out_shardings=sharding_of(SPLIT))
+    self._by_branch = jax.jit(by_branch, out_shardings=sharding_of(SPLIT))
 
   def __call__(
     self,
@@ -181,6 +186,35 @@ class Evaluator:
       logits[_MEAN] = local_part(self._score(mean, inputs))
       for name, x in logits.items():
         totals[name] = tally_heads(self._task.heads, x, batch, totals[name])
+      kept.add(batch, logits[ENSEMBLE])
+    found = {name: _of_all_processes(total) for name, total in totals.items()}
+    return found | {ENSEMBLE: kept.into(found[ENSEMBLE])}
+
+  def branches(
+    self, state: TrainState, batches: Iterable[Batch]
+  ) -> dict[str, Tallies]:
+    """Tallies of each branch of the model, and of the mean of their logits.
+
+    Args:
+      state: the state to score with.
+      batches: batches of equal size, this process's part of each.
+
+    Raises:
+      NotFinite: a logit is NaN or infinite.
+    """
+    heads = self._task.heads
+    names = [f'branch {k}' for k in range(self._task.network.branches)]
+    totals = {
+      name: {head.name: binary.empty() for head in heads}
+      for name in (*names, ENSEMBLE)
+    }
+    kept = Kept([head.name for head in heads])
+    for batch in batches:
+      scored = local_part(self._by_branch(state, send(batch.inputs)))
+      logits = dict(zip(names, scored.swapaxes(0, 1), strict=True))
+      logits[ENSEMBLE] = scored.mean(1)
+      for name, x in logits.items():
+        totals[name] = tally_heads(heads, x, batch, totals[name])
       kept.add(batch, logits[ENSEMBLE])
     found = {name: _of_all_processes(total) for name, total in totals.items()}
     return found | {ENSEMBLE: kept.into(found[ENSEMBLE])}

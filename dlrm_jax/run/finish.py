@@ -19,8 +19,8 @@ from dlrm_jax.run.history import (
 from dlrm_jax.run.scores import (
   by_head,
   flat_scores,
+  member_tables,
   named,
-  node_tables,
   score_table,
 )
 from dlrm_jax.run.scoring import batches_of, score, undefined_lines
@@ -39,29 +39,34 @@ def check_writable(run: Run) -> None:
     files.check_writable(run.workdir / name, '--workdir')
 
 
-class _Nodes(NamedTuple):
-  """Nodes with independent tables.
+class _Members(NamedTuple):
+  """The members of an ensemble.
 
   Attributes:
-    scores: node -> head -> metrics.
+    kind: nodes with independent tables, or branches of the model.
+    scores: member -> head -> metrics.
     divergence: table -> how far the nodes' copies are apart.
   """
 
+  kind: str
   scores: dict[str, dict[str, dict[str, float]]]
   divergence: dict[str, float]
 
 
-def _nodes(
+def _members(
   run: Run, evaluate: Evaluator, state: TrainState, splits: list[str]
-) -> _Nodes | None:
-  """Scores of the nodes on the last split; None where there are no nodes."""
-  if not splits or not node_count(run.task):
+) -> _Members | None:
+  """Scores of the members on the last split; None where there is one model."""
+  nodes, branches = node_count(run.task), run.task.network.branches
+  if not splits or (not nodes and branches == 1):
     return None
-  tallies = evaluate.nodes(state, batches_of(run, splits[-1]))
-  return _Nodes(
-    {node: by_head(of_node) for node, of_node in tallies.items()},
-    divergence(run.task, state),
-  )
+  batches = batches_of(run, splits[-1])
+  if nodes:
+    tallies, apart = evaluate.nodes(state, batches), divergence(run.task, state)
+  else:
+    tallies, apart = evaluate.branches(state, batches), {}
+  scores = {name: by_head(of_one) for name, of_one in tallies.items()}
+  return _Members('nodes' if nodes else 'branches', scores, apart)
 
 
 def _which(run: Run, history: list[dict[str, Any]], best: int) -> str:
@@ -80,7 +85,7 @@ def _report(
   run: Run,
   results: Mapping[str, binary.Tally],
   ranked: Mapping[str, Mapping[str, float]],
-  nodes: _Nodes | None,
+  members: _Members | None,
   step: int,
   best: int,
   out_of_range: Mapping[str, int],
@@ -91,7 +96,7 @@ def _report(
     run: the run.
     results: tallies by split, or `SPLIT/HEAD`.
     ranked: metrics of lists, of splits that have any.
-    nodes: scores of its nodes, where there are any.
+    members: scores of its nodes or branches, where there are any.
     step: the last step.
     best: the step of the checkpoint that was scored.
     out_of_range: ids of each split that became the unknown row.
@@ -108,9 +113,10 @@ def _report(
   history = read_history(run.workdir)
   which = _which(run, history, best)
   extras: dict[str, Any] = {}
-  if nodes is not None:
-    scores = {node: flat_scores(x) for node, x in nodes.scores.items()}
-    extras['nodes'] = {'scores': scores, 'divergence': nodes.divergence}
+  if members is not None:
+    scores = {name: flat_scores(x) for name, x in members.scores.items()}
+    apart = {'divergence': members.divergence} if members.divergence else {}
+    extras[members.kind] = {'scores': scores, **apart}
   if run.reading.out_of_range == UNKNOWN:
     trained = [row[OUT_OF_RANGE] for row in history if OUT_OF_RANGE in row]
     extras[OUT_OF_RANGE] = {'train': (trained or [0])[-1], **out_of_range}
@@ -143,8 +149,8 @@ def _report(
   )
   for split in results:
     print(score_table(split, summaries[split], references[split]))
-  if nodes is not None:
-    print(*node_tables(*nodes), sep='\n')
+  if members is not None:
+    print(*member_tables(*members), sep='\n')
   for split, count in extras.get(OUT_OF_RANGE, {}).items():
     print(f'{split}: {count:,} ids out of range became the unknown row')
   print(*lacks, f'{which}; see {run.workdir / _REPORT}', sep='\n')
@@ -188,6 +194,6 @@ def finish(
         ranked[next(iter(of_split))] = ranking.summarize(scored.places)
       out_of_range[split] = agreement.total(batches.out_of_range)
       splits.append(split)
-  nodes = _nodes(run, evaluate, state, splits)
+  members = _members(run, evaluate, state, splits)
   if agreement.first():
-    _report(run, results, ranked, nodes, step, best, out_of_range)
+    _report(run, results, ranked, members, step, best, out_of_range)

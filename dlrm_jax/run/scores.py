@@ -127,19 +127,22 @@ def _number(metric: str, value: float) -> str:
   return f'{value:,.0f}' if metric in _COUNTS else f'{value:.5f}'
 
 
-def node_tables(
+def member_tables(
+  kind: str,
   scores: Mapping[str, Mapping[str, Mapping[str, float]]],
   apart: Mapping[str, float],
 ) -> list[str]:
-  r"""Metrics of nodes with independent tables, as a table of text a head.
+  r"""Metrics of the members of an ensemble, as a table of text a head.
 
   Args:
-    scores: node -> head -> metrics; also the mean of their tables and the
-      ensemble.
-    apart: table -> divergence of the nodes' copies.
+    kind: nodes with independent tables, or branches of a model.
+    scores: member -> head -> metrics; also the ensemble, and the mean of the
+      tables of nodes.
+    apart: table -> divergence of the nodes' copies; empty for branches.
 
   >>> scores = {'auc': math.nan, 'log_loss': 0.7, 'log_loss_std_error': 0.02}
-  >>> print(*node_tables({'node 0': {'click': scores}}, {'a': 0.1}), sep='\n')
+  >>> nodes = {'node 0': {'click': scores}}
+  >>> print(*member_tables('nodes', nodes, {'a': 0.1}), sep='\n')
   nodes                              AUC            log-loss
     node 0                     undefined   0.70000 ± 0.02000
   divergence of tables: median 0.1, largest 0.1 (a)
@@ -147,12 +150,14 @@ def node_tables(
   heads = list(next(iter(scores.values())))
   tables = []
   for head in heads:
-    title = 'nodes' if len(heads) == 1 else f'nodes, {head}'
+    title = kind if len(heads) == 1 else f'{kind}, {head}'
     lines = [f'{title:<18}{"AUC":>20}{"log-loss":>20}']
     for node, of_heads in scores.items():
       cells = [with_error(of_heads[head], x) for x in ('auc', 'log_loss')]
       lines.append(f'  {node:<16}' + ''.join(f'{cell:>20}' for cell in cells))
     tables.append('\n'.join(lines))
+  if not apart:
+    return tables
   most = max(apart, key=lambda table: apart[table])
   middle = statistics.median(apart.values())
   tables.append(

@@ -324,6 +324,7 @@ def test_a_field_that_one_feature_reads_has_an_effect():
   [
     'avazu', 'criteo_kaggle', 'criteo_kaggle:best', 'criteo_mlperf', 'frappe',
     'criteo_mlperf:multihot', 'criteo_terabyte', 'movielens', 'synthetic',
+    'ncf', 'ncf:gmf', 'ncf:mlp', 'ncf:neumf',
   ],
 )  # fmt: skip
 def test_the_configs_that_come_with_it_say_nothing_without_effect(name):

@@ -9,7 +9,7 @@ from dlrm_jax.build.run import build_objective
 from dlrm_jax.configs import default
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics import binary
+from dlrm_jax.metrics import binary, ranking
 from dlrm_jax.metrics.grouped import Examples, group_scores
 from dlrm_jax.metrics.objective import HIGHER, Objective
 
@@ -20,22 +20,30 @@ def built(name, labels=('click',), grouped=False):
   return build_objective(config, Schema((), (), labels, grouped))
 
 
-def scores(logits, labels):
-  """The metrics of an evaluation whose examples are of one group."""
-  x, y = np.array(logits, np.float32), np.array(labels, np.float32)
-  ones = np.ones(len(labels), np.float32)
+def scores(logits):
+  """The metrics of an evaluation of one group, which is one list, too.
+
+  Args:
+    logits: of a positive and two candidates.
+  """
+  x, y = np.array(logits, np.float32), np.array([1, 0, 0], np.float32)
+  ones = np.ones(3, np.float32)
   examples = Examples(ones.astype(np.int32), x, y, ones)
-  tally = binary.tally(x, y, ones)
-  return binary.summarize(tally._replace(within=group_scores(examples)))
+  tally = binary.tally(x, y, ones)._replace(within=group_scores(examples))
+  places = ranking.places(x[None], ones[None])
+  return binary.summarize(tally) | {
+    # The top of so short a list is its first place.
+    name.replace('_1', '_10'): value
+    for name, value in ranking.summarize(places, 1).items()
+  }
 
 
 def test_every_objective_is_a_metric_of_an_evaluation():
-  assert HIGHER.keys() <= scores([2.0, -1.0], [1, 0]).keys()
+  assert HIGHER.keys() <= scores([2.0, -1, 0]).keys()
 
 
 def test_directions_are_those_of_the_metrics():
-  worse = scores([-2.0, 1, 2], [1, 0, 1])
-  better = scores([3.0, -3, 3], [1, 0, 1])
+  worse, better = scores([-2.0, 1, 2]), scores([3.0, -3, -3])
   for name, higher in HIGHER.items():
     objective = Objective(name, higher)
     assert objective.gain(better[name]) > objective.gain(worse[name]), name

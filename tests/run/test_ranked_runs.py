@@ -17,6 +17,7 @@ from dlrm_jax.prepare.implicit import list_files
 from dlrm_jax.prepare.implicit.implicit_set import prepare_implicit
 from dlrm_jax.run import loop, workdir
 from dlrm_jax.run.history import read_history
+from tests import job
 
 USERS, ITEMS = 60, 120
 
@@ -37,7 +38,7 @@ def get_config(folder):
   config.data.negatives = 3
   config.model.dim, config.model.bottom, config.model.top = 4, (), (8,)
   for optimizer in (config.optimizer, config.table_optimizer):
-    optimizer.name, optimizer.learning_rate = 'adam', 0.02
+    optimizer.name, optimizer.learning_rate = 'adagrad', 0.05
   config.train.batch_size = 320
   config.train.steps, config.train.eval_every = 40, 20
   config.train.eval_batch_size = 1000
@@ -45,7 +46,7 @@ def get_config(folder):
   return config
 
 
-def train(config, folder, devices=8):
+def train(config, folder, devices):
   data = open_data(config)
   run = build_run(config, data, folder)
   mesh = sharding.make_mesh(jax.devices()[:devices])
@@ -62,12 +63,12 @@ def train(config, folder, devices=8):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """A folder with a set, a run of 8 devices, and files of test lists."""
+  """A folder with a set, a run of one device, and files of test lists."""
   folder = tmp_path_factory.mktemp('ranked')
   rows = ''.join(f'{user}\t{item}\n' for user, item in interactions())
   (folder / 'train.rating').write_text(rows)
   prepare_implicit([str(folder / 'train.rating')], str(folder / 'set'))
-  train(get_config(folder / 'set'), folder / 'run')
+  train(get_config(folder / 'set'), folder / 'run', 1)
   owned = {}
   for user, item in interactions():
     owned.setdefault(user, set()).add(item)
@@ -116,7 +117,8 @@ def test_validation_ranks_lists_and_the_best_is_kept(place):
   assert 'HR@10' in (place / 'run' / 'report.html').read_text()
 
 
-@pytest.mark.parametrize('devices', [1, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize('devices', [2, 8])
 def test_scores_do_not_depend_on_the_number_of_devices(
   devices, place, tmp_path
 ):
@@ -149,6 +151,7 @@ def test_a_split_of_lists_has_the_scores_that_training_has_logged(evaluated):
   assert result['metrics']['auc'] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('piece', [50, 4096])
 def test_the_catalogue_is_ranked(piece, place, evaluated, monkeypatch):
   """The whole catalogue as given candidates has the same metrics."""
@@ -220,3 +223,13 @@ def test_a_batch_counts_positives_and_negatives(tmp_path, place):
   run = build_run(config, open_data(config), tmp_path)
   rows = open_prepared(place / 'set').splits['train']
   assert run.steps_per_epoch == pytest.approx(4 * rows / 320)
+
+
+@pytest.mark.slow
+def test_processes_rank_together(place, evaluated):
+  _, alone = evaluated(*FILES)
+  flags = [flag.replace('{place}', str(place)) for flag in FILES]
+  command = ['-m', 'dlrm_jax.evaluate', f'--workdir={place}/run', *flags]
+  done = job.run([*command, '--batch_size=100'], 2)
+  result = json.loads(done[0].stdout.splitlines()[-1])
+  assert result['metrics'] == pytest.approx(alone['metrics'])

@@ -105,7 +105,7 @@ def test_no_more_is_asked_for_than_compiled_steps_hold(tmp_path, what):
     )
     step = compiled_step(run.task).lower(state, batch).compile()
     score = jax.jit(run.task.network.outputs)
-    scored = score.lower(state.params, state.tables, batch.inputs).compile()
+    scored = score.lower(state.layers, state.tables, batch.inputs).compile()
   held = [
     x.argument_size_in_bytes + x.temp_size_in_bytes
     for x in (step.memory_analysis(), scored.memory_analysis())

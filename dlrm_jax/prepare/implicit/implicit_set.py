@@ -34,7 +34,7 @@ from dlrm_jax.prepare.implicit.leave_one_out import (
   CANDIDATES,
   HeldOut,
   Owned,
-  hold_out,
+  held_out_rows,
   ranked_lists,
 )
 from dlrm_jax.prepare.inputs import expanded
@@ -177,13 +177,21 @@ def _write(
 
 
 def _splits(
-  coded: Mapping[str, _Coded], times: np.ndarray, seed: int
+  coded: Mapping[str, _Coded], times: np.ndarray | None, seed: int
 ) -> tuple[dict[str, Block], HeldOut]:
-  """The shuffled rows of split train, and the lists of split validation."""
+  """The shuffled rows of split train, and the lists of split validation.
+
+  Args:
+    coded: the columns.
+    times: times of the rows, f64[n]; None: nothing is held out.
+    seed: seed of the order and of the negatives.
+  """
   users, items = coded[USER].rows, coded[ITEM].rows
   catalogue = coded[ITEM].counted['kept']
   owned = Owned.of(users, items, FIRST + coded[USER].counted['kept'])
-  held = hold_out(users, times, owned.counts == catalogue)
+  held = HeldOut(np.zeros(0, np.int64), 0, 0)
+  if times is not None:
+    held = held_out_rows(users, times, owned.counts == catalogue)
   kept = np.ones(len(users), bool)
   kept[held.rows] = False
   order = np.random.default_rng(seed).permutation(np.flatnonzero(kept))
@@ -203,6 +211,8 @@ def _splits(
 def prepare_implicit(
   names: Sequence[str],
   output: str,
+  *,
+  hold_out: bool = True,
   seed: int = 0,
   on_bad_row: str = 'stop',
   overwrite: bool = False,
@@ -212,6 +222,8 @@ def prepare_implicit(
   Args:
     names: files, folders of them, or globs.
     output: folder of the set.
+    hold_out: whether the last item of each user is held out; else all rows
+      are split train.
     seed: seed of the order of split train and of the negatives.
     on_bad_row: 'stop' or 'skip'.
     overwrite: whether to replace a prepared set.
@@ -226,7 +238,11 @@ def prepare_implicit(
     seed=seed,
     on_bad_row=on_bad_row,
   )
-  described = {'format': IMPLICIT, 'hold_out': 'last', 'candidates': CANDIDATES}
+  described = {
+    'format': IMPLICIT,
+    'hold_out': 'last' if hold_out else 'none',
+    'candidates': CANDIDATES,
+  }
   plan = {
     'version': manifest.FORMAT,
     'layout': LAYOUT,
@@ -239,7 +255,8 @@ def prepare_implicit(
       return
     log = _read(paths, on_bad_row)
     coded = {name: _coded(log.frame[name]) for name in (USER, ITEM)}
-    splits, held = _splits(coded, log.frame['time'].to_numpy(), seed)
+    times = log.frame['time'].to_numpy() if hold_out else None
+    splits, held = _splits(coded, times, seed)
     counted = {name: column.counted for name, column in coded.items()}
     numbering = settings.numbering.values
     coders = coders_without_tables(COLUMNS, counted, {}, numbering)

@@ -53,7 +53,7 @@ class Owned(NamedTuple):
       pairs % most, np.searchsorted(pairs, np.arange(count + 1) * most)
     )
 
-  def __getitem__(self, user: int) -> np.ndarray:
+  def of_user(self, user: int) -> np.ndarray:
     """The items of a user, rising."""
     return self.items[self.starts[user] : self.starts[user + 1]]
 
@@ -63,7 +63,9 @@ class Owned(NamedTuple):
     return np.diff(self.starts)
 
 
-def hold_out(users: np.ndarray, times: np.ndarray, full: np.ndarray) -> HeldOut:
+def held_out_rows(
+  users: np.ndarray, times: np.ndarray, full: np.ndarray
+) -> HeldOut:
   """The last row of each user by time; of equal times the later row.
 
   Args:
@@ -133,7 +135,7 @@ def ranked_lists(
   weights = np.zeros((len(users), length), np.float32)
   weights[:, 0] = 1
   for row, user in enumerate(users.tolist()):
-    mine = owned[user]
+    mine = owned.of_user(user)
     absent = catalogue - len(mine)
     count = min(CANDIDATES, absent)
     rng = np.random.default_rng((seed, _USE, user))

@@ -286,7 +286,7 @@ def _catalogue_block(
   weights = np.zeros((count, lists.pieces * width), np.float32)
   weights[:, :items] = 1
   for row, (user, item) in enumerate(positives.tolist()):
-    weights[row, owned[user] - FIRST] = 0
+    weights[row, owned.of_user(user) - FIRST] = 0
     if item >= FIRST:
       weights[row, item - FIRST] = 0
   catalogue = np.full(lists.pieces * width, PAD, np.int32)

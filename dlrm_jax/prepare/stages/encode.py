@@ -221,7 +221,9 @@ def encode_slice(unit: Encode) -> None:
   dense = block.dense.astype(np.float64)
   statistics = {
     'rows': len(rows),
-    'clicks': int(np.nansum(block.labels[:, 0])),
+    'labels': [
+      [int(np.sum(~np.isnan(x))), int(np.nansum(x))] for x in block.labels.T
+    ],
     'sum': dense.sum(0).tolist(),
     'squares': np.square(dense).sum(0).tolist(),
     'timeline': _timeline(frame, unit.columns.labels[0]),

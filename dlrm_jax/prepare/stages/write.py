@@ -153,7 +153,7 @@ def write_set(
       shutil.rmtree(split.transfer.folder)
   stage('write', gather, gathered)
   remove_unfinished(work / 'set')
-  written, own_scale = _summary(encoded)
+  written, own_scale = _summary(encoded, log.schema.labels)
   write_manifest(
     work / 'set', log.schema, log.fields, written, scale or own_scale, details
   )
@@ -249,17 +249,21 @@ def _look_up(
   return places
 
 
-def _summary(encoded: Sequence[Encode]) -> tuple[dict[str, Written], Scale]:
+def _summary(
+  encoded: Sequence[Encode], labels: Sequence[str]
+) -> tuple[dict[str, Written], Scale]:
   """Counts of the splits, and the scale of split train, or of all rows."""
   statistics = [(unit.slice.split, read_json(unit.output)) for unit in encoded]
   written = {}
   for split in dict.fromkeys(name for name, _ in statistics):
     parts = [part for name, part in statistics if name == split]
+    counts = np.sum([part['labels'] for part in parts], axis=0).tolist()
     timeline = list(itertools.chain(*(part['timeline'] for part in parts)))
     written[split] = Written(
       examples=sum(part['rows'] for part in parts),
-      clicks=sum(part['clicks'] for part in parts),
+      clicks=counts[0][1],
       timeline=coarser(timeline),
+      labels=dict(zip(labels, counts, strict=True)) if len(labels) > 1 else {},
     )
   train = [part for name, part in statistics if name == 'train'] or [
     part for _, part in statistics

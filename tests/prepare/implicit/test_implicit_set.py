@@ -109,6 +109,12 @@ def test_without_a_user_of_two_rows_there_is_no_validation(prepare):
   assert list(prepared.splits) == ['train']
 
 
+def test_nothing_may_be_held_out(prepare, capsys):
+  prepared = prepare(text(ROWS), '--hold_out=none')
+  assert prepared.splits == {'train': len(ROWS)}
+  assert 'WARNING' not in capsys.readouterr().out
+
+
 def many(users=40, items=300, rows=2000):
   rng = np.random.default_rng(0)
   return text(
