@@ -1,4 +1,4 @@
-r"""DLRM on Criteo's Kaggle display-advertising log.
+r"""DLRM and other models on Criteo's Kaggle display-advertising log.
 
 Source: bench/dlrm_s_criteo_kaggle.sh of facebookresearch/dlrm: SGD 0.1,
 batch 128, one epoch, D = 16. Prepare the log first:
@@ -13,7 +13,8 @@ after 306,969 steps. On a sample of 100,573 training rows the AUC is 0.71.
 Variant `best` (`--config=configs/criteo_kaggle.py:best`) has the settings that
 were best for that sample, chosen on the last seventh of its training rows, with
 an AUC of 0.76; prepare with `--min_count=2`. On the full log one epoch is
-enough: `--config.train.epochs=1`.
+enough: `--config.train.epochs=1`. Variants `lr`, `fm`, `wide_deep`, `deepfm`,
+`dcn` and `dlrm` are these models with the settings of `best`.
 """
 
 from ml_collections import ConfigDict
@@ -26,18 +27,27 @@ _ROWS = (
   *(8351593, 3194, 27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15),
   *(286181, 105, 142572),
 )
+_MODELS = ('lr', 'fm', 'wide_deep', 'deepfm', 'dcn', 'dlrm')
 
 
 def get_config(variant: str = 'reference') -> ConfigDict:
-  """The settings of the reference, or the best known settings."""
+  """The settings of the reference, or the best known settings.
+
+  Args:
+    variant: `reference`, `best`, or the name of a model.
+  """
   config = default.get_config()
   config.data.expected.dense = 13
   config.data.expected.rows = _ROWS
-  if variant == 'best':
-    return _best(config)
-  if variant != 'reference':
-    raise ValueError(f'variant {variant!r}: expected reference or best')
-  return config
+  if variant == 'reference':
+    return config
+  if variant in _MODELS:
+    config.model.name = variant
+  elif variant != 'best':
+    raise ValueError(
+      f'variant {variant!r}: expected reference, best, {", ".join(_MODELS)}'
+    )
+  return _best(config)
 
 
 def _best(config: ConfigDict) -> ConfigDict:

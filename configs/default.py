@@ -56,7 +56,8 @@ def get_config() -> ConfigDict:
   # synthetic: sizes and seed, see dlrm_jax.synthetic.log.Synthetic. `exponent`
   # is that of the power law of ids. `trace` is a file that `python -m
   # dlrm_jax.traces` wrote: its ids are imitated; empty: none. `tasks` 2:
-  # labels click and conversion, which only a click can have.
+  # labels click and conversion, which only a click can have. `size` multiplies
+  # the rows of all tables.
   config.data.synthetic = ConfigDict(dataclasses.asdict(Synthetic()))
   # The columns of a raw log, for `dlrm_jax.prepare raw`; see docs/raw.md.
   config.data.raw = ConfigDict()

@@ -266,6 +266,68 @@ CASES = {
     train(*SYNTHETIC, '--config.train.micro_batch=-1'),
     ['config.train.micro_batch', '-1'],
   ),
+  # Models and how they are trained.
+  'unknown model': (
+    train(*SYNTHETIC, '--config.model.name=deep_fm'),
+    ['config.model.name', 'deep_fm', 'deepfm'],
+  ),
+  'a model of pairs for other data': (
+    train(*SYNTHETIC, '--config.model.name=neumf'),
+    ['config.model.name', 'neumf', 'two sparse features'],
+  ),
+  'a dropout of everything': (
+    train(*SYNTHETIC, '--config.model.dropout=1.0'),
+    ['config.model.dropout', '1.0', 'less than 1'],
+  ),
+  'no branches': (
+    train(*SYNTHETIC, '--config.model.branches=0'),
+    ['config.model.branches', '0', 'at least 1'],
+  ),
+  'batch normalisation in micro-batches': (
+    train(
+      *SYNTHETIC, '--config.model.norm=batch', '--config.train.micro_batch=128'
+    ),
+    ['config.train.micro_batch', '128', 'config.model.norm is batch'],
+  ),
+  'a rate that grows on a plateau': (
+    train(
+      *SYNTHETIC,
+      '--config.train.plateau.patience=1',
+      '--config.train.plateau.factor=2.0',
+    ),
+    ['config.train.plateau.factor', '2.0', 'between 0 and 1'],
+  ),
+  'a norm below nothing': (
+    train(*SYNTHETIC, '--config.train.clip=-1.0'),
+    ['config.train.clip', '-1.0', 'at least 0'],
+  ),
+  'a dense update of rows that are elsewhere': (
+    train(
+      *SYNTHETIC,
+      '--config.tables.update=dense',
+      '--config.tables.placement=row_wise',
+    ),
+    ['config.tables.update', 'row_wise', 'auto or replicated'],
+  ),
+  'a dense update of a large table': (
+    plan(
+      *('--config=configs/criteo_kaggle.py', '--config.tables.update=dense'),
+    ),
+    ['feature C3', '10,131,227 x 16', '16,777,216', 'sparse'],
+  ),
+  'a start from what is no workdir': (
+    train(*SYNTHETIC, '--config.train.init_from={place}/prepared'),
+    ['prepared', 'config.train.init_from'],
+  ),
+  'a start from a run without a checkpoint': (
+    train(*SYNTHETIC, '--config.train.init_from={place}/fresh'),
+    ['config.train.init_from={place}/fresh', 'no checkpoint'],
+  ),
+  # Sizes of synthetic data.
+  'tables of no rows': (
+    train(*SYNTHETIC, '--config.data.synthetic.size=0.01'),
+    ['size 0.01', 'feature C1', 'rows is 0', '4 or more'],
+  ),
   # Encodings.
   'too few rows to tell ids apart': (
     train(*SYNTHETIC, *QUOTIENTS, '--config.tables.rows=3'),

@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from dlrm_jax.optim.plateau import Plateau
 from dlrm_jax.run.history import read_history
 from tests.commands import (
   ROOT,
@@ -122,6 +123,40 @@ def test_killed_before_a_checkpoint_and_after_it_it_resumes_bit_equal(
     assert max(checkpoints(workdir), default=0) < step
   run(command(workdir))
   assert_bit_equal(final_state(workdir), final_state(finished[0]))
+
+
+REGULARISED = (
+  '--config.model.norm=batch',
+  '--config.model.dropout=0.2',
+  '--config.model.l2=0.001',
+  '--config.tables.update=dense',
+  '--config.tables.l2=0.001',
+  '--config.train.clip=0.05',
+  '--config.train.plateau.patience=1',
+  '--config.train.plateau.factor=0.5',
+  '--config.train.eval_every=6',
+)
+
+
+@pytest.mark.slow
+def test_rates_fall_as_evaluations_say_also_in_a_run_that_was_killed(tmp_path):
+  """With all that depends on chance, on other examples, or on what was."""
+  run(command(tmp_path / 'whole', *REGULARISED))
+  for step in (15, 40):
+    dies = functools.partial(signal_itself, signal.SIGKILL, step)
+    flags = command(tmp_path / 'killed', *REGULARISED)
+    with Command(flags, before=dies) as process:
+      assert process.end().status == -signal.SIGKILL
+  run(flags)
+  whole = final_state(tmp_path / 'whole')
+  assert_bit_equal(final_state(tmp_path / 'killed'), whole)
+  rows = evaluations(tmp_path / 'whole')
+  assert evaluations(tmp_path / 'killed') == rows
+  gains = [row['validation/auc'] for row in rows if row['step'] < 60]
+  falls = Plateau(0.5, patience=1, least=0.001).falls(gains)
+  assert falls > 0
+  assert whole['factor'] == max(0.5**falls, 0.001)
+  assert 'norm_0' in whole['statistics']['model']['top']
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,27 @@ def _steps(config: ConfigDict, epoch: float) -> int:
   return max(1, round(epochs * epoch))
 
 
+def _init_from(config: ConfigDict, started: bool) -> tuple[Path, ...]:
+  """The workdirs of other runs that a run starts from.
+
+  Args:
+    config: all of it.
+    started: whether the run has been started before; then it does without
+      them.
+
+  Raises:
+    InputError: one of them has no checkpoint.
+  """
+  folders = [Path(x) for x in config.train.init_from.split(',') if x]
+  for folder in folders:
+    if not started and not any(folder.glob('checkpoints/[0-9]*')):
+      raise InputError(
+        f'config.train.init_from={folder}: no checkpoint is there; name a '
+        f'workdir'
+      )
+  return tuple(folders)
+
+
 def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
   """Builds a training run on opened data; settles 'auto' encodings."""
   config = settle(config, data)
@@ -218,9 +239,7 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     average_every=average_every or None,
     seed=config.seed,
     config=config.to_dict(),
-    init_from=tuple(
-      Path(folder) for folder in train.init_from.split(',') if folder
-    ),
+    init_from=_init_from(config, started(workdir)),
     references=functools.partial(references, data),
     notes=notes,
   )

@@ -10,10 +10,6 @@ LINEAR = 'linear'
 """The role of the weights of ids, one for each output of a linear model."""
 
 
-LINEAR = 'linear'
-"""The role of weights: a vector of width 1 for each id."""
-
-
 class Shapes(NamedTuple):
   """Shapes of the inputs of a model, without the batch.
 

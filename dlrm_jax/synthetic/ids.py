@@ -26,12 +26,15 @@ class Ids:
     seed: seed of the traces.
     exponent: exponent of the power law, if there are no traces.
     traces: trace of each feature; empty: ids are drawn from the power law.
+    full_bags: whether a bag has as many ids as its hotness; else their number
+      is uniform in 0 ... hotness.
   """
 
   columns: tuple[Column, ...]
   seed: int
   exponent: float
   traces: Mapping[str, Trace]
+  full_bags: bool
 
   @functools.cached_property
   def _patterns(self) -> tuple[Pattern, ...]:
@@ -51,10 +54,11 @@ class Ids:
       split: number of the split.
       block: number of the block.
     """
-    return [
-      _cut(rng, self._of(feature, rng, n, split, block))
-      for feature in range(len(self.columns))
-    ]
+    bags = []
+    for feature in range(len(self.columns)):
+      ids = self._of(feature, rng, n, split, block)
+      bags.append(ids if self.full_bags else _cut(rng, ids))
+    return bags
 
   def _of(
     self, feature: int, rng: np.random.Generator, n: int, split: int, block: int
@@ -66,6 +70,12 @@ class Ids:
     uniform = rng.random((column.hotness, n))
     return power_law.power_law(uniform, column.rows, self.exponent)
 
+  @property
+  def mean_lengths(self) -> tuple[float, ...]:
+    """Expected number of ids in a bag of each feature."""
+    hotness = [column.hotness for column in self.columns]
+    return tuple(x if x == 1 or self.full_bags else x / 2 for x in hotness)
+
   def counts(self, feature: str, examples: int) -> np.ndarray:
     """Expected number of occurrences of each id of a feature, f64[R]."""
     number = [column.name for column in self.columns].index(feature)
@@ -74,8 +84,7 @@ class Ids:
       law = self._patterns[number].shares()
     else:
       law = power_law.probabilities(column.rows, self.exponent)
-    length = 1 if column.hotness == 1 else column.hotness / 2
-    return examples * length * law
+    return examples * self.mean_lengths[number] * law
 
 
 def _cut(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:

@@ -63,13 +63,15 @@ class Synthetic:
     tables: size of the vocabulary of each sparse feature; feature 2k interacts
       with 2k + 1.
     hotness: largest number of ids of each feature. Above 1, the length of a bag
-      is uniform in 0 ... hotness.
+      is uniform in 0 ... hotness, or always `hotness` with `full_bags`.
     strength: sizes of the planted effects.
     seed: seed of everything.
     exponent: exponent of the power law of ids; the effects are planted for 1.
     trace: file of traces (see `trace_files`), whose features replace `tables`
       and `hotness`; '': ids are drawn from the power law.
     tasks: 1: clicks; 2: clicks, and conversions after them.
+    size: the vocabulary sizes in `tables` are multiplied by it and rounded.
+    full_bags: whether every bag has as many ids as the feature's hotness.
   """
 
   train: int = 12_582_912
@@ -84,6 +86,8 @@ class Synthetic:
   exponent: float = dataclasses.field(default=1.0, repr=False)
   trace: str = dataclasses.field(default='', repr=False)
   tasks: int = dataclasses.field(default=1, repr=False)
+  size: float = dataclasses.field(default=1.0, repr=False)
+  full_bags: bool = dataclasses.field(default=False, repr=False)
 
   def __post_init__(self) -> None:
     if len(self.tables) != len(self.hotness):
@@ -108,9 +112,10 @@ class Synthetic:
         raise InputError(
           f'synthetic data: {field} is {value}; expected {bound} or more'
         )
-    self._check_law(least['tables'])
+    self._check_law()
+    self._check_sizes(least['tables'])
 
-  def _check_law(self, least: int) -> None:
+  def _check_law(self) -> None:
     if not 0 <= self.exponent <= power_law.STEEPEST:
       raise InputError(
         f'synthetic data: exponent is {self.exponent}; expected 0 ... '
@@ -121,11 +126,24 @@ class Synthetic:
         f'synthetic data: exponent is {self.exponent}, but {self.trace} says '
         'how popular ids are; leave one of them out'
       )
+
+  def _check_sizes(self, least: int) -> None:
+    if not 0 < self.size < float('inf'):
+      raise InputError(
+        f'synthetic data: size is {self.size}; expected a number above 0, such '
+        'as 0.01 for a hundredth of the rows'
+      )
+    if self.trace and self.size != 1:
+      raise InputError(
+        f'synthetic data: size is {self.size}, but {self.trace} says how many '
+        'rows there are; leave one of them out'
+      )
+    where = self.trace or f'synthetic data of size {self.size}'
     for column in self.ids.columns:
-      if column.rows < least:
+      if not least <= column.rows < 2**31:
         raise InputError(
-          f'{self.trace}, feature {column.name}: rows is {column.rows}; '
-          f'synthetic data needs {least} or more'
+          f'{where}, feature {column.name}: rows is {column.rows}; synthetic '
+          f'data needs {least} or more, and less than {2**31}'
         )
 
   @functools.cached_property
@@ -136,10 +154,11 @@ class Synthetic:
       sizes = {name: (t.rows, t.hotness) for name, t in traces.items()}
     else:
       traces = {}
-      both = enumerate(zip(self.tables, self.hotness, strict=True), 1)
+      rows = [round(self.size * rows) for rows in self.tables]
+      both = enumerate(zip(rows, self.hotness, strict=True), 1)
       sizes = {f'C{f}': size for f, size in both}
     columns = tuple(Column(name, *size) for name, size in sizes.items())
-    return Ids(columns, self.seed, self.exponent, traces)
+    return Ids(columns, self.seed, self.exponent, traces, self.full_bags)
 
   @property
   def schema(self) -> Schema:
@@ -182,6 +201,10 @@ class Synthetic:
       spec += repr((self.exponent, self.ids.traces))
     if self.tasks != 1:
       spec += f'{self.tasks} tasks'
+    if self.size != 1:
+      spec += f'size {self.size}'
+    if self.full_bags:
+      spec += 'full bags'
     return hashlib.sha256(spec.encode()).hexdigest()[:16]
 
   @functools.cached_property
@@ -189,10 +212,10 @@ class Synthetic:
     """The planted effects on each task: on conversions, those after a click."""
     columns = self.ids.columns
     tables = [column.rows for column in columns]
-    hotness = [column.hotness for column in columns]
+    lengths = self.ids.mean_lengths
     seeds = (self.seed, (self.seed, _OF_CONVERSIONS))
     return tuple(
-      plant(self.strength, self.dense, tables, hotness, seed)
+      plant(self.strength, self.dense, tables, lengths, seed)
       for seed in seeds[: self.tasks]
     )
 

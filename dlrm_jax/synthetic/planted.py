@@ -89,20 +89,20 @@ def plant(
   strength: Strength,
   dense: int,
   tables: Sequence[int],
-  hotness: Sequence[int],
+  lengths: Sequence[float],
   seed: int | Sequence[int],
 ) -> Truth:
   """Draws the effects of the dense features and of the ids of all tables.
 
   All features have equal shares of the additive variance, and all pairs equal
   shares of the variance of the interactions. The variance of a bag's sum is
-  that of one id times the mean number of ids, half the hotness.
+  that of one id times the mean number of ids.
 
   Args:
     strength: sizes of the parts of the logit.
     dense: number of dense features.
     tables: number of rows of each table.
-    hotness: largest number of ids of each feature.
+    lengths: mean number of ids in a bag of each feature.
     seed: seed of all effects.
   """
   rng = np.random.default_rng(seed)
@@ -110,10 +110,10 @@ def plant(
   spread = np.sqrt(max(len(tables) // 2, 1) * strength.rank)
   scale = [effect] + [np.sqrt(strength.interaction / spread)] * strength.rank
   planted = []
-  for rows, most in zip(tables, hotness, strict=True):
+  for rows, length in zip(tables, lengths, strict=True):
     normal = rng.standard_normal((rows, len(scale)))
     table = _standardised(normal, power_law.probabilities(rows, 1.0)) * scale
-    table /= np.sqrt(1 if most == 1 else most / 2)
+    table /= np.sqrt(length)
     planted.append(np.pad(table, ((0, 1), (0, 0))).astype(np.float32))
   signs = rng.choice([-1.0, 1.0], dense)
   effects = (effect * signs).astype(np.float32)

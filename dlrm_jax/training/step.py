@@ -39,7 +39,7 @@ def train_step(
   with jax.named_scope('update'):
     grads, clip = found.params, None
     if task.clip is not None:
-      clip = Clip(task.clip, jnp.square(optax.global_norm(grads)))
+      clip = Clip(task.clip, optax.tree.norm(grads, squared=True))
     tables, table_state, scale = task.collection.update(
       task.table_tx,
       state.tables,

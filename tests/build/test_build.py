@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
-import importlib
 import json
 import math
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -27,25 +27,13 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.synthetic.log import Synthetic
 from dlrm_jax.training.state import abstract_state
 from dlrm_jax.training.step import train_step
+from tests.commands import ROOT
+from tests.every_config import NAMES, VARIANTS, load, schema_of
 
 CRITEO = Schema(
   tuple(f'I{i}' for i in range(1, 14)),
   tuple(Column(f'C{i}', 10**i if i < 8 else 50) for i in range(1, 27)),
 )
-CONFIGS = {
-  'criteo_kaggle': CRITEO,
-  'criteo_kaggle:best': CRITEO,
-  'criteo_mlperf': CRITEO,
-  'criteo_mlperf:multihot': CRITEO,
-  'criteo_terabyte': CRITEO,
-  'movielens': Schema((), (Column('user', 600), Column('genres', 20, 10))),
-  'synthetic': Synthetic().schema,
-}
-
-
-def load(name):
-  module, *variant = name.split(':')
-  return importlib.import_module(f'configs.{module}').get_config(*variant)
 
 
 def unit(schema):
@@ -59,18 +47,30 @@ def small(schema=CRITEO, **tables):
   return build_task(config, schema, unit(schema))
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+def test_every_config_and_variant_is_in_the_list_of_them():
+  files = {path.stem for path in (ROOT / 'configs').glob('*.py')}
+  assert files - {'__init__', 'default'} == VARIANTS.keys()
+  for file, variants in VARIANTS.items():
+    if variants:
+      with pytest.raises(ValueError, match='expected') as said:
+        load(f'{file}:?')
+      listed = str(said.value).partition('expected')[2].removeprefix(' one of')
+      assert {*re.findall(r'\w+', listed)} - {'or'} == {*variants}
+
+
+@pytest.mark.parametrize('name', NAMES)
 @jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_every_config_builds_and_is_traced(name):
-  config, schema = load(name), CONFIGS[name]
-  task = build_task(config, schema, unit(schema))
+  config = load(name)
+  schema, scale = schema_of(config)
+  task = build_task(config, schema, scale)
   size = config.train.batch_size
   batch = Batch(
     inputs=Inputs(
       dense=jax.ShapeDtypeStruct((size, len(schema.dense)), jnp.float32),
       ids=jax.ShapeDtypeStruct((size, schema.hotness), jnp.int32),
     ),
-    labels=jax.ShapeDtypeStruct((size, 1), jnp.float32),
+    labels=jax.ShapeDtypeStruct((size, len(schema.labels)), jnp.float32),
     weights=jax.ShapeDtypeStruct((size,), jnp.float32),
   )
   state = abstract_state(task)

@@ -19,6 +19,7 @@ from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature, Pooling
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.optim.adagrad import scale_by_adagrad
+from dlrm_jax.optim.clipping import Clip
 from dlrm_jax.optim.rowwise import rowwise
 
 DEVICES, BATCH, ROWS, DIM = 8, 512, 1600, 2
@@ -66,7 +67,7 @@ def step(tables, state, ids, target):
     return jnp.sum(encoded * target), encoded
 
   grads, encoded = jax.grad(loss, has_aux=True)(vectors)
-  return *COLLECTION.update(TX, tables, state, rows, grads), encoded
+  return *COLLECTION.update(TX, tables, state, rows, grads)[:2], encoded
 
 
 @functools.cache
@@ -155,6 +156,53 @@ def by_definition_sums(name, ids, target):
     if feature.encoding.tables[0].name == name:
       np.add.at(sums, here, np.repeat(target[:, None, f], here.shape[1], 1))
   return sums[:-1]
+
+
+LIMIT, OF_LAYERS = 10.0, 7.0
+DESCENDS = rowwise(optax.sgd(0.5))
+
+
+def clipped_step(tables, state, ids, target):
+  rows = COLLECTION.rows(ids)
+  vectors = COLLECTION.lookup(tables, rows)
+
+  def loss(vectors):
+    inputs = Inputs(jnp.zeros((len(ids), 0)), ids)
+    return jnp.sum(encode(COLLECTION, vectors, inputs)['vectors'] * target)
+
+  grads = jax.grad(loss)(vectors)
+  clip = Clip(LIMIT, jnp.float32(OF_LAYERS))
+  return COLLECTION.update(DESCENDS, tables, state, rows, grads, clip=clip)
+
+
+@pytest.mark.slow
+def test_clipping_counts_each_summed_row_once_in_all_rounds():
+  """Ids of one shard arrive in several rounds, on eight devices."""
+  rng = np.random.default_rng(0)
+  shape = BATCH, len(FEATURES), DIM
+  with sharding.use(sharding.make_mesh(jax.devices()[:DEVICES])):
+    where = jax.tree.map(sharding.sharding_of, COLLECTION.specs)
+    tables = jax.jit(COLLECTION.init, out_shardings=where)(jax.random.key(0))
+    state = COLLECTION.init_state(DESCENDS, tables)
+    cut = sharding.sharding_of(sharding.SPLIT)
+    for kind in ('one shard', 'power'):
+      ids = [draw_ids(kind, rng, (BATCH, f.hotness)) for f in FEATURES]
+      ids = np.concatenate(ids, 1).astype(np.int32)
+      target = rng.normal(size=shape).astype(np.float32)
+      sent = jax.device_put((ids, target), cut)
+      new, _, scale = jax.jit(clipped_step)(tables, state, *sent)
+      names = [table.name for table in COLLECTION.tables]
+      sums = {name: by_definition_sums(name, ids, target) for name in names}
+      squares = OF_LAYERS + sum((grad**2).sum() for grad in sums.values())
+      factor = LIMIT / np.sqrt(squares)
+      assert factor < 0.5
+      np.testing.assert_allclose(scale, factor, rtol=1e-5)
+      before, after = jax.device_get((tables, new))
+      for name in names:
+        moved = COLLECTION.read(after, name) - COLLECTION.read(before, name)
+        np.testing.assert_allclose(
+          moved, -0.5 * factor * sums[name], rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,25 @@ def test_it_drives_an_optimizer():
 def test_impossible_schedules_name_the_field(fields, message):
   with pytest.raises(InputError, match=message):
     schedules.mlperf(**{'learning_rate': 0.1, **fields})
+
+
+@pytest.mark.parametrize('steps', [1, 7, 100])
+def test_the_cosine_is_that_of_optax_one_update_later(steps):
+  """Updates are counted from 1 here: the last one of the decay has rate 0."""
+  ours = schedules.cosine(0.3, decay_steps=steps, decay_power=1.0)
+  wanted = optax.cosine_decay_schedule(0.3, steps)
+  for count in range(steps + 3):
+    np.testing.assert_allclose(
+      ours(jnp.int32(count)), wanted(count + 1), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_the_cosine_comes_after_warm_up_and_hold():
+  ours = schedules.cosine(0.3, 4, decay_start=6, decay_steps=10)
+  got = [float(ours(jnp.int32(count))) for count in range(6)]
+  np.testing.assert_allclose(got, [0.075, 0.15, 0.225, 0.3, 0.3, 0.3], 1e-6)
+  wanted = optax.cosine_decay_schedule(0.3, 10)
+  for count in range(6, 20):
+    np.testing.assert_allclose(
+      ours(jnp.int32(count)), wanted(count - 5), rtol=1e-5, atol=1e-7
+    )

@@ -8,11 +8,13 @@ import pytest
 
 from configs import default
 from dlrm_jax.build.data import open_schema
+from dlrm_jax.build.network import MODELS
 from dlrm_jax.build.task import build_task
 from dlrm_jax.embedding.load import Workload
 from dlrm_jax.errors import InputError
 from dlrm_jax.plan import compiled
 from dlrm_jax.training.memory import row_state, step_memory
+from tests import family
 
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None,
@@ -64,6 +66,24 @@ def test_memory_is_as_planned_and_nothing_has_the_size_of_a_table(
   assert step.memory.outputs < table / 10
   assert max((c.bytes for c in step.collectives), default=0) < table / 10
   assert bool(step.collectives) == (len(devices) > 1)
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize('name', MODELS)
+def test_a_step_of_every_model_compiles_for_tpus(name):
+  fields = {
+    'model.norm': 'batch',
+    'model.dropout': 0.1,
+    'tables.l2': 0.1,
+    'tables.features': {'C1': {'update': 'dense'}},
+    'train.clip': 1.0,
+    'train.plateau.patience': 1,
+  }
+  task = family.task_of(name, fields)
+  devices = compiled.find_devices('v5e:2x4')
+  step = compiled.compile_step(task, family.BATCH, devices)
+  assert step.collectives
 
 
 @needs_libtpu

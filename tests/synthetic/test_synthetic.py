@@ -113,7 +113,7 @@ def test_a_fingerprint_says_that_ids_were_drawn_otherwise_once():
 
 
 def test_interactions_add_nothing_to_any_one_feature():
-  truth = plant(Strength(rank=3), 2, (40, 60), (1, 5), seed=3)
+  truth = plant(Strength(rank=3), 2, (40, 60), (1, 2.5), seed=3)
   for table, rows in zip(truth.tables, (40, 60), strict=True):
     mean = probabilities(rows, 1.0) @ table[:-1]
     np.testing.assert_allclose(mean, 0, atol=1e-6)
@@ -228,3 +228,39 @@ def test_a_block_outside_is_an_index_error():
   for block in (-1, 3):
     with pytest.raises(IndexError):
       SPEC.source('train')[block]
+
+
+def test_one_number_makes_all_tables_smaller():
+  spec = Synthetic(train=10, tables=(1000, 500), hotness=(1, 1), size=0.05)
+  assert [column.rows for column in spec.schema.sparse] == [50, 25]
+  same = Synthetic(train=10, tables=(50, 25), hotness=(1, 1))
+  assert_equal(spec.source('train')[0], same.source('train')[0])
+  assert spec.fingerprint != dataclasses.replace(spec, size=1.0).fingerprint
+
+
+@pytest.mark.parametrize('size', [0.0, -1.0, np.nan, np.inf])
+def test_sizes_that_can_not_be_are_refused(size):
+  with pytest.raises(InputError, match=f'size is {size}; expected a num'):
+    Synthetic(size=size)
+
+
+def test_tables_that_become_too_small_or_large_are_named():
+  with pytest.raises(InputError, match=r'size 0.01, feature C8: rows is 1; sy'):
+    Synthetic(size=0.01, tables=(9000,) * 7 + (100,))
+  with pytest.raises(InputError, match=r'size 10000000.0, feature C1: rows is'):
+    Synthetic(size=1e7)
+
+
+def test_full_bags_have_as_many_ids_as_can_be():
+  spec = Synthetic(train=4096, hotness=(5, 1), tables=(40, 30), full_bags=True)
+  block = spec.source('train')[0]
+  assert block.ids.min() >= 0
+  assert spec.counts('C1').sum() == pytest.approx(5 * 4096)
+  assert spec.fingerprint != dataclasses.replace(spec, size=2.0).fingerprint
+  (truth,) = spec.truths
+  law = probabilities(40, 1.0)
+  variances = law @ truth.tables[0][:-1] ** 2
+  (other,) = dataclasses.replace(spec, hotness=(1, 1)).truths
+  np.testing.assert_allclose(
+    5 * variances, law @ other.tables[0][:-1] ** 2, rtol=1e-4
+  )

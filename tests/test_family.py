@@ -1,0 +1,168 @@
+"""Every model of the family keeps the promises that the trainer makes.
+
+Losses, layers and tables do not depend on placements, on the number of
+devices, or on micro-batches; every encoding works with every model; what eight
+devices wrote is scored equally on one, in another layout.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from dlrm_jax import sharding
+from dlrm_jax.build.network import MODELS
+from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.run.evaluation import Evaluator
+from dlrm_jax.training.state import abstract_state, new_state
+from dlrm_jax.training.step import compiled_step
+from tests import family
+
+PLACEMENTS = [
+  {'placement': 'row_wise'},
+  {'placement': 'table_wise'},
+  {'placement': 'replicated'},
+  {'placement': 'column_wise', 'columns': 2},
+  {'placement': 'auto', 'update': 'dense'},
+  {'placement': 'grid', 'spread': 4, 'columns': 2},
+]
+"""Fields of a feature, for each way of placing and updating its tables."""
+
+REGULARISED = {
+  'model.norm': 'batch',
+  'model.dropout': 0.2,
+  'model.l2': 0.01,
+  'train.clip': 0.7,
+}
+"""All that may depend on other examples, or on chance; clips from step 1 on."""
+
+QUICK = {'dlrm', 'neumf'}
+
+
+def mixed(name, shift):
+  """Fields of a config whose features are all placed in other ways."""
+  ways = PLACEMENTS
+  if name in family.WITH_WEIGHTS:
+    ways = [way for way in ways if 'columns' not in way]
+  columns = family.schema_of(name).sparse
+  features = {
+    column.name: ways[(i + shift) % len(ways)]
+    for i, column in enumerate(columns)
+  }
+  return {'tables.features': features}
+
+
+@functools.cache
+def on_one(name):
+  """What a model learns on one device, all its tables row-wise."""
+  fields = {**REGULARISED, 'tables.placement': 'row_wise'}
+  return family.learned(name, family.task_of(name, fields), 1)
+
+
+def cases():
+  """Each model on 2, 4 and 8 devices, each time with other placements."""
+  for name in MODELS:
+    for devices, shift in ((2, 4), (4, 2), (8, 0)):
+      quick = name in QUICK and devices == 8
+      marks = [] if quick else [pytest.mark.slow]
+      yield pytest.param(name, devices, shift, marks=marks)
+
+
+def each(quick):
+  """Each model; those that are not quick are marked."""
+  for name in MODELS:
+    yield pytest.param(name, marks=[] if name in quick else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(('name', 'devices', 'shift'), [*cases()])
+def test_models_learn_the_same_wherever_their_tables_are(name, devices, shift):
+  task = family.task_of(name, REGULARISED | mixed(name, shift))
+  found = family.learned(name, task, devices)
+  family.assert_close(found, on_one(name))
+  assert len({*found[0]}) == 3
+  if name not in family.WITHOUT_MLP:
+    assert task.network.normalises_batches
+    assert jax.tree.leaves(found[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', MODELS)
+def test_models_of_independent_nodes_do_not_depend_on_devices(name):
+  fields = {'tables.placement': 'independent', **REGULARISED}
+  task = family.task_of(name, fields)
+  family.assert_close(
+    family.learned(name, task, 8), family.learned(name, task, 1)
+  )
+
+
+@pytest.mark.parametrize('name', [*each({'dlrm'})])
+def test_models_learn_the_same_in_micro_batches(name):
+  fields = {'model.norm': 'layer', 'model.dropout': 0.2}
+  whole, pieces = (
+    family.task_of(name, {**fields, 'train.micro_batch': size})
+    for size in (0, 4)
+  )
+  wanted = family.learned(name, whole, 1)
+  family.assert_close(family.learned(name, pieces, 4), wanted)
+
+
+ENCODINGS = [
+  {'encoding': 'hashed', 'parts': 2, 'combine': 'add'},
+  {'encoding': 'quotient_remainder', 'combine': 'mult'},
+  {'encoding': 'chinese_remainder', 'combine': 'add'},
+  {'encoding': 'tensor_train'},
+  {'encoding': 'robe'},
+  {'encoding': 'mixed_dims'},
+  {'encoding': 'quotient_remainder', 'combine': 'path'},
+]
+
+
+@pytest.mark.parametrize('name', [*each({'dlrm'})])
+@pytest.mark.parametrize('shift', [0, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_encoding_works_with_every_model(name, shift):
+  """Of all features at once, each in another one; of pairs in two turns."""
+  columns = family.schema_of(name).sparse
+  features = {
+    column.name: ENCODINGS[(i + shift) % len(ENCODINGS)]
+    for i, column in enumerate(columns)
+  }
+  fields = {'tables.features': features, 'tables.threshold': 0}
+  task = family.task_of(name, fields)
+  with family.on(4):
+    state = new_state(task, jax.random.key(0))
+    batch = sharding.send(family.batch_of(name, 0))
+    state, told = compiled_step(task)(state, batch)
+    tallies = Evaluator(task)(state, [family.batch_of(name, 1)])
+  assert np.isfinite(told.loss)
+  assert {head.name for head in task.heads} == tallies.keys()
+
+
+@pytest.mark.parametrize('name', [*each({'neumf'})])
+def test_what_eight_devices_wrote_is_scored_equally_on_one(name, tmp_path):
+  layouts = mixed(name, 0), mixed(name, 1) | {'tables.shards': 4}
+  before, after = (
+    family.task_of(name, REGULARISED | layout) for layout in layouts
+  )
+  assert before.collection.layout != after.collection.layout
+  state, _ = family.trained(name, before, 8, 1)
+  batch = family.batch_of(name, 9)
+  with family.on(8):
+    checkpoints = Checkpoints(tmp_path, before.collection.layout, keep=1)
+    checkpoints.save(1, state, {})
+    checkpoints.close()
+    wanted = scored(before, state, batch)
+  with family.on(1):
+    checkpoints = Checkpoints(tmp_path, after.collection.layout)
+    state = checkpoints.restore(1, abstract_state(after))
+    checkpoints.close()
+    np.testing.assert_allclose(
+      scored(after, state, batch), wanted, rtol=1e-5, atol=1e-6
+    )
+
+
+def scored(task, state, batch):
+  """Logits f32[B, T] of a batch."""
+  score = jax.jit(task.network.outputs)
+  inputs = sharding.send(batch).inputs
+  return jax.device_get(score(state.layers, state.tables, inputs))
