@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from dlrm_jax import files
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.metrics.objective import Objective
+from dlrm_jax.sweep.grid import short_names, value_text
 from dlrm_jax.sweep.spread import SeedSpread
 from dlrm_jax.text import markdown_table
 
@@ -113,42 +114,45 @@ def _spread(metric: Mapping[str, float | None] | None) -> str:
   return SeedSpread(*known).text(digits=5)
 
 
-def _cells(row: Row, metrics: Sequence[str], others: str) -> Iterator[str]:
-  point = row.point
-  settings = (f'{name} {value}' for name, value in point['settings'].items())
-  yield ', '.join([f'`{row.variant or row.config}`', *settings])
-  yield f'{len(point["runs"])} of {row.seeds}'
-  for metric in metrics:
-    yield _spread(point['metrics'].get(metric))
-    if others:
-      known = PUBLISHED[row.config].results.get(row.variant, {})
-      yield str(known.get(metric, ''))
-  yield f'{point["parameters"]:,}'
-  seconds = point['epoch_seconds']
-  yield '' if seconds is None else f'{seconds:.2f}'
+def _published(row: Row, metric: str) -> str:
+  """What others reached with the same model, as text; '' if it is unknown."""
+  if row.config not in PUBLISHED or 'model.name' in row.point['settings']:
+    return ''
+  known = PUBLISHED[row.config].results.get(row.variant, {})
+  return str(known.get(metric, ''))
+
+
+def _columns(rows: Sequence[Row]) -> Iterator[list[str]]:
+  """The columns of a table, each with its head."""
+  points = [row.point for row in rows]
+  labels = []
+  for row in rows:
+    settings = row.point['settings']
+    values = map(value_text, settings.values())
+    pairs = zip(short_names(list(settings)), values, strict=True)
+    words = (f'{name} {value}' for name, value in pairs)
+    labels.append(', '.join([f'`{row.variant or row.config}`', *words]))
+  yield ['settings', *labels]
+  yield ['seeds', *(f'{len(r.point["runs"])} of {r.seeds}' for r in rows)]
+  for metric in dict.fromkeys(k for point in points for k in point['metrics']):
+    spreads = (_spread(point['metrics'].get(metric)) for point in points)
+    yield [f'validation {Objective(metric).label}', *spreads]
+    others = [_published(row, metric) for row in rows]
+    if any(others):
+      yield [PUBLISHED[rows[0].config].source, *others]
+  yield ['parameters', *(f'{point["parameters"]:,}' for point in points)]
+  seconds = (point['epoch_seconds'] for point in points)
+  yield ['s an epoch', *('' if x is None else f'{x:.2f}' for x in seconds)]
 
 
 def _section(config: str, rows: Sequence[Row]) -> Iterator[str]:
   """The lines of a config's table."""
   published = PUBLISHED.get(config)
-  names = (name for row in rows for name in row.point['metrics'])
-  metrics = list(dict.fromkeys(names))
-  others = published.source if published else ''
-  measured = (
-    name
-    for metric in metrics
-    for name in (f'validation {Objective(metric).label}', others)
-    if name
-  )
-  yield f'### {published.title if published else config}'
-  yield ''
+  yield from (f'### {published.title if published else config}', '')
   if published:
-    yield published.note
-    yield ''
-  header = ['settings', 'seeds', *measured, 'parameters', 's an epoch']
-  yield from markdown_table(
-    header, [list(_cells(row, metrics, others)) for row in rows]
-  )
+    yield from (published.note, '')
+  header, *cells = zip(*_columns(rows), strict=True)
+  yield from markdown_table(header, cells)
   yield ''
 
 

@@ -219,7 +219,9 @@ def sweep_json(config, settings, **metrics):
 
 def test_results_of_models_stand_beside_those_of_others(tmp_path):
   paths = [tmp_path / name for name in ('fm.json', 'own.json')]
-  fm = sweep_json('configs/frappe.py:fm', {'l2': 0.1}, auc=0.9, log_loss=0.2)
+  fm = sweep_json(
+    'configs/frappe.py:fm', {'tables.l2': 0.1}, auc=0.9, log_loss=0.2
+  )
   files.write_json(paths[0], fm)
   files.write_json(paths[1], sweep_json('own.py', {}, auc=0.5))
   page = tmp_path / 'models.md'

@@ -100,6 +100,10 @@ def plan(*flags):
   return ['-m', 'dlrm_jax.plan', *flags]
 
 
+def sweep(*flags):
+  return ['-m', 'dlrm_jax.sweep', *flags]
+
+
 def tradeoff(*flags):
   return ['-m', 'dlrm_jax.tradeoff', *flags]
 
@@ -203,6 +207,10 @@ CASES = {
   'unknown field in the file of a comparison': (
     tradeoff('--config={place}/misspelt.py', '--workdir={place}/new'),
     ['misspelt.py', 'config.tables.encodng', 'did you mean encoding?'],
+  ),
+  'unknown field in a grid': (
+    sweep(*SYNTHETIC, '--grid=model.dims=[4,8]'),
+    ['--grid', 'config.model.dims', 'did you mean dim?'],
   ),
   'unknown field of a feature in a file': (
     train('--config={place}/inner.py', '--workdir={place}/new'),

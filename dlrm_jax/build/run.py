@@ -74,6 +74,8 @@ def _check_ranked(objective: Objective, data: Data) -> None:
 def build_negatives(config: ConfigDict, data: Data) -> Negatives:
   """The negatives that are drawn for each example of split train.
 
+  The unknown row is drawn as any item: it learns to be one that nobody takes.
+
   Raises:
     InputError: the data is not implicit feedback.
   """
@@ -88,9 +90,8 @@ def build_negatives(config: ConfigDict, data: Data) -> Negatives:
       f'their items; prepare it with `python -m dlrm_jax.prepare implicit`, or '
       f'set it to 0'
     )
-  return Negatives(
-    found, names.index(ITEM), counted['first_row'], counted['kept']
-  )
+  first = counted['first_row'] - 1
+  return Negatives(found, names.index(ITEM), first, counted['kept'] + 1)
 
 
 def _batch_size(config: ConfigDict) -> int:

@@ -204,9 +204,11 @@ def _set(tree: dict[str, Any], field: str, value: Any) -> None:
 def _rename(tree: dict[str, Any], old: str, new: str) -> None:
   """Gives a field of a tree its new name, if it has the old one."""
   *sections, name = old.split('.')
-  inner = tree
+  inner: Any = tree
   for section in sections:
-    inner = inner.get(section, {})
+    inner = inner.get(section)
+    if not isinstance(inner, dict):
+      return
   if name in inner:
     _set(tree, new, inner.pop(name))
 

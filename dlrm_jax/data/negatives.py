@@ -28,8 +28,8 @@ class Negatives:
   Attributes:
     count: k, their number; 0: there are none.
     column: position of the item among the ids of an example.
-    first: first row of the catalogue.
-    items: number of rows of the catalogue.
+    first: first row that is drawn.
+    items: number of rows from there on that are drawn.
   """
 
   count: int = 0

@@ -233,7 +233,8 @@ def training(
     splits = {split: data for split, data in splits.items() if data.steps.size}
     levels = {name: r[metric] for name, r in references.items() if metric in r}
     if splits:
-      drawn[f'{label[0].upper()}{label[1:]} during training'] = _evaluations(
+      title = f'{label[0].upper()}{label[1:]}' if label.islower() else label
+      drawn[f'{title} during training'] = _evaluations(
         metric, label, splits, levels, best
       )
   speed = series(history, 'examples_per_second')

@@ -16,6 +16,7 @@ settings come last. The same command again continues, and tries failed runs
 again; with more values or seeds it adds their runs.
 """
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -132,7 +133,8 @@ def main(argv: Sequence[str]) -> int:
     ranking.write_sweep(ranking.rank(outcomes, flags.config_name), folder)
 
   objective = outcomes.trials[0].run.objective
-  stopped_by = train_all(outcomes, ranking.shown_metrics(objective), report)
+  shown = functools.partial(ranking.shown_metrics, objective)
+  stopped_by = train_all(outcomes, shown, report)
   if stopped_by:
     return status_of(stopped_by)
   print(*ranking.table(ranking.rank(outcomes, flags.config_name)), sep='\n')

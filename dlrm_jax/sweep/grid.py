@@ -35,14 +35,19 @@ class Axis(NamedTuple):
 
 
 class Point(NamedTuple):
-  """A point of a grid: (short name of a field, its value) each."""
+  """A point of a grid: (field, its value) each."""
 
   settings: tuple[tuple[str, Any], ...]
 
+  @property
+  def named(self) -> dict[str, str]:
+    """The text of each value by the short name of its field."""
+    names = short_names([field for field, _ in self.settings])
+    texts = (value_text(value) for _, value in self.settings)
+    return dict(zip(names, texts, strict=True))
+
   def __str__(self) -> str:
-    return ','.join(
-      f'{name}={value_text(value)}' for name, value in self.settings
-    )
+    return ','.join(f'{name}={text}' for name, text in self.named.items())
 
   @property
   def folder(self) -> str:
@@ -150,11 +155,10 @@ def _points(
   config: ConfigDict, axes: Sequence[Axis], known: Mapping[str, Any]
 ) -> Iterator[tuple[Point, ConfigDict]]:
   """All points and their configs, of which some may be equal."""
-  names = short_names([axis.field for axis in axes])
   for texts in itertools.product(*(axis.texts for axis in axes)):
     changed = config.copy_and_resolve_references()
     settings = []
-    for axis, name, text in zip(axes, names, texts, strict=True):
+    for axis, text in zip(axes, texts, strict=True):
       try:
         value = set_field(changed, axis.field, text, known)
       except InputError as error:
@@ -164,7 +168,7 @@ def _points(
           f'--grid: {axis.field} has fields of its own; name them, as in '
           f'{_EXAMPLE}'
         )
-      settings.append((name, _frozen(value)))
+      settings.append((axis.field, _frozen(value)))
     wrong = next(wrong_fields(changed.to_dict(), known), None)
     if wrong:
       raise InputError(f'--grid: {wrong}')

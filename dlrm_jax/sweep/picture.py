@@ -86,7 +86,7 @@ def picture(sweep: Sweep) -> bytes:
   import matplotlib as mpl
   from matplotlib.figure import Figure
 
-  fields = [name for name, _ in sweep.points[0].point.settings]
+  fields = list(sweep.points[0].point.named)
   panels = max(1, len(fields))
   columns = min(panels, _PANELS)
   rows = math.ceil(panels / columns)

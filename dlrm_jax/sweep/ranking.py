@@ -17,7 +17,7 @@ from dlrm_jax.metrics.objective import RANKED, SHOWN, Objective
 from dlrm_jax.report.run_page import environment
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.history import read_history
-from dlrm_jax.sweep.grid import Point, value_text
+from dlrm_jax.sweep.grid import Point
 from dlrm_jax.sweep.spread import SeedSpread, seed_names, spread
 from dlrm_jax.sweep.trials import Outcomes, Scores, Trial
 from dlrm_jax.text import markdown_table
@@ -73,17 +73,22 @@ class Sweep(NamedTuple):
   def metrics(self) -> list[Objective]:
     """The metrics to show: the objective, and those that a run has."""
     runs = [scores for point in self.points for scores in point.scores.values()]
-    known = {k for run in runs for k, x in run.items() if math.isfinite(x)}
-    first, *others = shown_metrics(self.objective)
-    return [first, *(metric for metric in others if metric.name in known)]
+    known = {k: 0 for run in runs for k, x in run.items() if math.isfinite(x)}
+    return shown_metrics(self.objective, known)
 
 
-def shown_metrics(objective: Objective) -> list[Objective]:
-  """The objective, and the metrics to show where they are defined."""
-  head = f'{objective.head}/' if objective.head else ''
-  others = (f'{head}{name}' for name in (*SHOWN, *RANKED))
-  names = dict.fromkeys((objective.name, *others))
-  return [Objective(name) for name in names]
+def shown_metrics(
+  objective: Objective, known: Iterable[str]
+) -> list[Objective]:
+  """The objective, and those known metrics of all heads that are of its kind.
+
+  >>> [m.name for m in shown_metrics(Objective('auc'), ['ne', 'log_loss'])]
+  ['auc', 'log_loss']
+  """
+  kind = RANKED if objective.metric in RANKED else SHOWN
+  others = (Objective(name) for name in known)
+  shown = [other for other in others if other.metric in kind]
+  return [objective, *(m for m in shown if m.name != objective.name)]
 
 
 def _parameters(run: Run) -> int:
@@ -152,7 +157,7 @@ def rank(outcomes: Outcomes, config: str) -> Sweep:
 
 
 def _cells(sweep: Sweep, place: int, ranked: Ranked) -> Iterator[str]:
-  yield from (f'`{value_text(value)}`' for _, value in ranked.point.settings)
+  yield from (f'`{text}`' for text in ranked.point.named.values())
   yield str(place)
   failed = f', {len(ranked.failures)} failed' if ranked.failures else ''
   yield f'{len(ranked.scores)} of {len(sweep.seeds)}{failed}'
@@ -165,7 +170,7 @@ def _cells(sweep: Sweep, place: int, ranked: Ranked) -> Iterator[str]:
 
 def table(sweep: Sweep) -> list[str]:
   """The lines of the table of all points, the best first."""
-  fields = [name for name, _ in sweep.points[0].point.settings]
+  fields = list(sweep.points[0].point.named)
   measured = (f'{SPLIT} {metric.label}' for metric in sweep.metrics)
   return markdown_table(
     [*fields, 'rank', 'runs', *measured, 'parameters', 's an epoch'],

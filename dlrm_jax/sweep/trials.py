@@ -8,7 +8,7 @@ last checkpoint.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,15 +135,17 @@ class Outcomes:
     return found
 
 
-def _said(
-  outcomes: Outcomes, folder: Path, metrics: Sequence[Objective]
-) -> str:
+Shown = Callable[[Iterable[str]], Sequence[Objective]]
+"""Chooses, of the names of a run's metrics, what is printed of it."""
+
+
+def _said(outcomes: Outcomes, folder: Path, metrics: Shown) -> str:
   if folder in outcomes.failures:
     return f'failed: {outcomes.failures[folder]}'
   scores = outcomes.scores[folder]
   shown = (
     f'{metric.label} {with_error(scores, metric.name)}'
-    for metric in metrics
+    for metric in metrics(scores)
     if metric.name in scores
   )
   return f'{outcomes.split} {", ".join(shown)}'
@@ -157,7 +159,7 @@ def _left(seconds: Sequence[float], trials: int) -> str:
 
 
 def train_all(
-  outcomes: Outcomes, metrics: Sequence[Objective], report: Callable[[], None]
+  outcomes: Outcomes, metrics: Shown, report: Callable[[], None]
 ) -> int:
   """Trains the trials that are not finished, and prints a line of each.
 
@@ -166,7 +168,7 @@ def train_all(
 
   Args:
     outcomes: what is known of the trials; it is completed.
-    metrics: metrics to print.
+    metrics: chooses the metrics to print.
     report: called after each trial, and once where there is nothing to train.
 
   Returns:

@@ -142,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
   print(*_plan(_study(outcomes), notes, trials[0].run), sep='\n', flush=True)
   stopped_by = train_all(
     outcomes,
-    [Objective(metric) for metric in study.METRICS],
+    lambda _: [Objective(metric) for metric in study.METRICS],
     lambda: study.write_study(_study(outcomes), folder),
   )
   if stopped_by:

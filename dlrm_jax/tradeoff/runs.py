@@ -130,7 +130,17 @@ def build_runs(
 
 
 def find_split(data: Data) -> str:
-  """The split on which quality is measured: test, or else validation."""
+  """The split on which quality is measured: test, or else validation.
+
+  Raises:
+    InputError: there is no such split, or the data has several labels.
+  """
+  labels = data.schema.labels
+  if len(labels) > 1:
+    raise InputError(
+      f'the data has several labels ({", ".join(labels)}); encodings are '
+      f'compared on data with one'
+    )
   for split in ('test', 'validation'):
     if data.splits.get(split):
       return split

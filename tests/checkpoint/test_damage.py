@@ -288,7 +288,7 @@ import asyncio, gc, pathlib, sys, threading
 import tensorstore
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.embedding.layout import Layout
-Checkpoints(pathlib.Path(sys.argv[1]), Layout(1, (), ()), keep=1)
+Checkpoints(pathlib.Path(sys.argv[1]), Layout(1, {}, {}, {}), keep=1)
 promise, future = tensorstore.Promise.new()
 loop = asyncio.new_event_loop()
 async def read():

@@ -177,11 +177,12 @@ MISTAKES = [
     ('--config=configs/nope.py',),
     '--config=configs/nope.py: no such file; with dlrm_jax come avazu, '
     'criteo_kaggle, criteo_mlperf, criteo_terabyte, default, frappe, '
-    'movielens, ncf, synthetic',
+    'movielens, multitask, ncf, rmc, synthetic',
   ),
   (
     (KAGGLE + ':besst',),
-    f"{KAGGLE}:besst: variant 'besst': expected reference or best",
+    f"{KAGGLE}:besst: variant 'besst': expected reference, best, lr, fm, '
+    'wide_deep, deepfm, dcn, dlrm",
   ),
   (
     (KAGGLE, '--devices=x'),

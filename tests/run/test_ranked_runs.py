@@ -11,6 +11,7 @@ from dlrm_jax.build.data import identity, open_data
 from dlrm_jax.build.run import build_run
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
+from dlrm_jax.data.negatives import Negatives
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.implicit import list_files
@@ -223,6 +224,13 @@ def test_a_batch_counts_positives_and_negatives(tmp_path, place):
   run = build_run(config, open_data(config), tmp_path)
   rows = open_prepared(place / 'set').splits['train']
   assert run.steps_per_epoch == pytest.approx(4 * rows / 320)
+
+
+def test_negatives_are_items_and_the_unknown_one(tmp_path, place):
+  config = get_config(place / 'set')
+  run = build_run(config, open_data(config), tmp_path)
+  items = open_prepared(place / 'set').schema.sparse[1].rows
+  assert run.reading.negatives == Negatives(3, column=1, first=0, items=items)
 
 
 @pytest.mark.slow

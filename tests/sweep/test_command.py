@@ -94,7 +94,9 @@ def test_killed_it_goes_on_and_repeats_no_finished_run(finished, tmp_path):
   run(command(tmp_path, *flags))
   assert 'resuming from the checkpoint' in (first / 'log.txt').read_text()
   resumed = numbers(tmp_path)
-  ours = {p['settings']['learning_rate']: p for p in resumed['points']}
+  ours = {
+    p['settings']['optimizer.learning_rate']: p for p in resumed['points']
+  }
   assert ours[0.1]['runs'] == numbers(finished[0])['points'][0]['runs'][:1]
   (tmp_path / 'sweep.json').unlink()
   again = run(command(tmp_path, *flags)).stdout

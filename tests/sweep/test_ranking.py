@@ -22,7 +22,7 @@ AUC = Objective('auc', True)
 
 def ranked(rate, aucs, failures=None, dim=4):
   scores = {s: {'auc': a, 'log_loss': 1 - a} for s, a in enumerate(aucs)}
-  point = Point((('learning_rate', rate), ('dim', dim)))
+  point = Point((('optimizer.learning_rate', rate), ('model.dim', dim)))
   return Ranked(point, 1000, scores, failures or {}, 2.5)
 
 
@@ -69,7 +69,7 @@ def test_the_table_has_ranks_spreads_and_counts_of_seeds():
 def test_json_has_means_deviations_and_reasons_of_failures():
   found = json.loads(files.to_json(as_json(sweep(GOOD, FAILED))))
   good, failed = found['points']
-  assert good['settings'] == {'learning_rate': 0.1, 'dim': 4}
+  assert good['settings'] == {'optimizer.learning_rate': 0.1, 'model.dim': 4}
   assert good['metrics']['auc']['mean'] == pytest.approx(0.81)
   deviation = good['metrics']['log_loss']['deviation']
   assert deviation == pytest.approx(math.sqrt(2e-4))

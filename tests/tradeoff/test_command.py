@@ -164,6 +164,10 @@ def test_runs_of_another_config_are_refused_by_field(finished):
       ['--encodings=quotient_remainder', '--config.tables.rows=3'],
       ['--encodings=quotient_remainder', 'budget'],
     ),
+    (
+      ['--config.model.name=shared_bottom', '--config.data.synthetic.tasks=2'],
+      ['several labels (click, conversion)'],
+    ),
     (['--config.tables.threshold=200'], ['config.tables.threshold=200']),
     (['--config.model.dlrm.interaction=x'], ['config.model.dlrm.interaction']),
   ],
