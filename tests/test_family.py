@@ -88,6 +88,15 @@ def test_models_learn_the_same_wherever_their_tables_are(name, devices, shift):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['deepfm', 'neumf', 'esmm'])
+def test_branches_learn_the_same_wherever_their_tables_are(name):
+  fields = {**REGULARISED, 'model.branches': 2}
+  alone = family.task_of(name, {**fields, 'tables.placement': 'row_wise'})
+  found = family.learned(name, family.task_of(name, fields | mixed(name, 1)), 4)
+  family.assert_close(found, family.learned(name, alone, 1))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 def test_models_of_independent_nodes_do_not_depend_on_devices(name):
   fields = {'tables.placement': 'independent', **REGULARISED}

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests import commands
+from tests.every_config import NAMES
 
 
 def run(*flags, status=0):
@@ -38,6 +39,17 @@ def test_a_plan_touches_no_device_and_names_every_table():
   assert all(f' C{i} ' in text for i in range(1, 27))
   assert 'it fits' in text
   assert '8, 8 shards; batch 128, 16 examples a device' in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'name', [name for name in NAMES if name not in ('avazu', 'movielens')]
+)
+def test_every_config_that_knows_its_sizes_is_planned(name):
+  file, _, variant = name.partition(':')
+  word = f'configs/{file}.py' + (f':{variant}' if variant else '')
+  text = plan(f'--config={word}', '--memory=200GB')
+  assert re.search(r'^memory .* 200 GB of a device: it fits$', text, re.M)
 
 
 def test_what_can_not_fit_is_said_with_what_would(multihot):
@@ -181,8 +193,8 @@ MISTAKES = [
   ),
   (
     (KAGGLE + ':besst',),
-    f"{KAGGLE}:besst: variant 'besst': expected reference, best, lr, fm, '
-    'wide_deep, deepfm, dcn, dlrm",
+    f"{KAGGLE}:besst: variant 'besst': expected reference, best, lr, fm, "
+    'wide_deep, deepfm, dcn, dlrm',
   ),
   (
     (KAGGLE, '--devices=x'),
