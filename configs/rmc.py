@@ -82,7 +82,8 @@ def get_config(variant: str = 'rmc1') -> ConfigDict:
   config.optimizer.name = 'adam'
   config.optimizer.learning_rate = 0.001
   config.table_optimizer.name = 'rowwise_adagrad'
-  config.table_optimizer.learning_rate = 0.02
+  # Popular ids are many times in a bag, whose sum moves as often.
+  config.table_optimizer.learning_rate = 0.1 / sizes.lookups
   config.train.batch_size = 1024
   config.train.eval_batch_size = 2048
   config.train.eval_every = 256
