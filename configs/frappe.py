@@ -59,6 +59,8 @@ def _bars(model: str) -> ConfigDict:
   config.model.top = (400, 400, 400)
   config.model.norm = 'batch'
   config.model.dlrm.interaction = 'cat'
+  config.model.dcn.structure = 'parallel'
+  config.model.dcn.layers = 4
   config.tables.l2, config.model.dropout = _PENALTY_AND_DROPOUT[model]
   config.tables.update = 'dense'
   config.tables.init = 'normal'
