@@ -12,6 +12,7 @@ from benchmarks import (
   __main__,
   ceilings,
   contest,
+  frappe,
   inference,
   latency,
   machine,
@@ -195,3 +196,12 @@ def test_the_picture_is_drawn_from_the_rows_with_ratios(tmp_path):
   found['benchmarks']['step'] = rows[-1:]
   with pytest.raises(SystemExit, match='no ratios'):
     picture.draw(found, path)
+
+
+def test_an_epoch_is_compared_with_that_of_the_peer_that_is_there():
+  ours = {'epoch': 2.0, 'auc': 0.9}
+  found = {peers.OURS: ours, frappe.FUXICTR: {'epoch': 7.0, 'auc': 0.9}}
+  (row,) = frappe.compare(found)
+  assert (row[frappe.FUXICTR], row['ratio'], row['target']) == (7.0, 3.5, 3.5)
+  (row,) = frappe.compare({peers.OURS: ours})
+  assert (row[peers.OURS], row['ratio'], row[frappe.FUXICTR]) == (2, None, None)
