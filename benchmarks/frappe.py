@@ -61,9 +61,8 @@ def compare(found: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     seconds,
     _TARGET,
     less_is_better=True,
-    **{FUXICTR: seconds.get(FUXICTR)},
   )
-  return [row]
+  return [row | {FUXICTR: seconds.get(FUXICTR)}]
 
 
 def main() -> None:

@@ -59,9 +59,11 @@ def main() -> None:
     def measure() -> dict[str, float]:
       start = time.perf_counter()
       meter = Meter(run.reading.batch_size)
-      for _ in range(math.ceil(run.steps_per_epoch)):
-        step, state, metrics = next(steps)
+      step, state, metrics = next(steps)
+      for _ in range(math.ceil(run.steps_per_epoch) - 1):
         meter.add(step, metrics)
+        step, state, metrics = next(steps)
+      meter.add(step, metrics)
       meter.settle()
       trained = time.perf_counter()
       batches = batches_of(run, SPLIT)
