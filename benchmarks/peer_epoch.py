@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,7 +84,8 @@ def _written(train: str, validation: str, folder: str) -> FeatureMap:
   features.set_column_index()
   for name, table in tables.items():
     labels = {_LABEL: table[_LABEL].to_numpy()}
-    np.savez(Path(folder) / f'{name}.npz', **ids[name], **labels)
+    arrays: Any = ids[name] | labels
+    np.savez(Path(folder) / f'{name}.npz', **arrays)
   return features
 
 
