@@ -6,7 +6,8 @@ The data is a synthetic log with two labels: `click`, and `conversion`, which
 only a click can have. Both are labels of every impression, so the second is
 what Ma et al., "Entire Space Multi-Task Model" (arXiv 1804.07931) call CTCVR,
 and the best possible AUC of each is known. Effects of single features and of
-pairs are planted for each task, those of a conversion after the click.
+pairs are planted for each task, those of a conversion after the click. Without
+the pairs, the best AUCs are lower by 0.05 (click) and 0.04 (conversion).
 
 Variants:
 
@@ -24,7 +25,7 @@ _VARIANTS = ('shared_bottom', 'mmoe', 'esmm')
 
 
 def get_config(variant: str = 'esmm') -> ConfigDict:
-  """One pass over 12.6 M impressions, in about two minutes on two idle cores.
+  """One pass over 12.6 M impressions, 3,072 steps.
 
   Args:
     variant: `shared_bottom`, `mmoe` or `esmm`.

@@ -12,6 +12,7 @@ from benchmarks import (
   __main__,
   ceilings,
   contest,
+  frappe,
   inference,
   latency,
   machine,
@@ -250,3 +251,12 @@ def test_a_page_without_a_place_for_results_is_refused(tmp_path, capsys):
   path.write_text('[]')
   assert models.main([str(path), f'--page={page}']) == 1
   assert 'a.json: no file of a sweep' in capsys.readouterr().err
+
+
+def test_an_epoch_is_compared_with_that_of_the_peer_that_is_there():
+  ours = {'epoch': 2.0, 'auc': 0.9}
+  found = {peers.OURS: ours, frappe.FUXICTR: {'epoch': 7.0, 'auc': 0.9}}
+  (row,) = frappe.compare(found)
+  assert (row[frappe.FUXICTR], row['ratio'], row['target']) == (7.0, 3.5, 3.5)
+  (row,) = frappe.compare({peers.OURS: ours})
+  assert (row[peers.OURS], row['ratio'], row[frappe.FUXICTR]) == (2, None, None)
