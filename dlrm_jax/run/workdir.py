@@ -41,9 +41,14 @@ def _refuse(path: Path, found: Sequence[object], advice: str) -> None:
     raise InputError(f'{path.parent} was made by another run: {said}. {advice}')
 
 
-def _compare_configs(path: Path, found: Sequence[Change]) -> None:
+def _compare_configs(
+  path: Path, found: Sequence[Change], config: Mapping[str, Any]
+) -> None:
   """Raises an `InputError` if fields of the run's identity differ."""
   other = of_kind(found, FieldKind.IDENTITY)
+  if config['train']['plateau']['patience']:
+    # Learning rates depend on when validation is scored.
+    other += [c for c in found if c.field == 'train.eval_every']
   # Fields of single features may follow from the others (auto encodings).
   given = [change for change in other if not change.field.startswith(_OWN)]
   advice = 'Choose another --workdir, or the settings that it was made with'
@@ -227,7 +232,7 @@ def _claim(folder: Path, claim: Claim) -> None:
   then = _config(path, claim.defaults)
   changed = changes(then, claim.config)
   found = with_effect(changed, then, claim.config, claim.defaults)
-  _compare_configs(path, found)
+  _compare_configs(path, found, claim.config)
   _compare_data(folder / _DATA, claim.data)
   _check_horizon(folder, found, claim.steps)
   patience = claim.config['train']['patience']

@@ -213,6 +213,13 @@ def test_evaluations_that_patience_counts_change_aloud(six, capsys):
   assert 'train.patience=5 counts evaluations' in capsys.readouterr().out
 
 
+def test_evaluations_that_lower_the_rates_do_not_change(tmp_path):
+  plateau = {'train__plateau__patience': 1}
+  start(tmp_path, train=False, **plateau)
+  with pytest.raises(InputError, match='train.eval_every was 2, is 3'):
+    start(tmp_path, train=False, train__eval_every=3, **plateau)
+
+
 def test_where_tables_live_may_change_and_is_said(six, capsys):
   start(six, train=False, tables__shards=2, tables__placement='row_wise')
   said = capsys.readouterr().out
