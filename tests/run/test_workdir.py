@@ -216,7 +216,7 @@ def test_evaluations_that_patience_counts_change_aloud(six, capsys):
 def test_evaluations_that_lower_the_rates_do_not_change(tmp_path):
   plateau = {'train__plateau__patience': 1}
   start(tmp_path, train=False, **plateau)
-  with pytest.raises(InputError, match='train.eval_every was 2, is 3'):
+  with pytest.raises(InputError, match='eval_every was 2, is 3'):
     start(tmp_path, train=False, train__eval_every=3, **plateau)
 
 
