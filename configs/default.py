@@ -144,7 +144,7 @@ def get_config() -> ConfigDict:
   config.tables.multi_hot = 'combine_then_pool'
   config.tables.pooling = 'sum'  # of the vectors of a bag; or mean
   # Initial values of a table with R rows: uniform in +-init_scale / sqrt(R), or
-  # normal with deviation init_scale.
+  # normal with deviation init_scale, which should then be small, such as 0.01.
   config.tables.init = 'uniform'
   config.tables.init_scale = 1.0
   # What an update moves: the rows that the batch reads (sparse), or every row

@@ -247,7 +247,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     state, evaluate = run.state(), Evaluator(run.task)
     lists = run.examined.lists
     kind, of_members, apart = '', {}, {}
-    if node_count(run.task):
+    if node_count(run.task) and lists is None:
       kind, of_members = 'nodes', evaluate.nodes(state, batches)
       apart = divergence(run.task, state)
       result['divergence'] = apart

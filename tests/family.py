@@ -18,8 +18,6 @@ PAIRS = {'mf', 'gmf', 'neumf'}
 WITHOUT_DENSE = {'mf', 'gmf'}
 OF_TWO_LABELS = {'shared_bottom', 'mmoe', 'esmm'}
 WITHOUT_MLP = {'lr', 'fm', 'mf', 'gmf'}
-WITH_WEIGHTS = {'lr', 'fm', 'mf', 'wide_deep', 'deepfm'}
-"""Models of which a role has width 1, which cannot be cut into columns."""
 
 _COLUMNS = (
   Column('C1', 60),

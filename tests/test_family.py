@@ -45,8 +45,6 @@ QUICK = {'mf'}
 def mixed(name, shift):
   """Fields of a config whose features are all placed in other ways."""
   ways = PLACEMENTS
-  if name in family.WITH_WEIGHTS:
-    ways = [way for way in ways if 'columns' not in way]
   columns = family.schema_of(name).sparse
   features = {
     column.name: ways[(i + shift) % len(ways)]

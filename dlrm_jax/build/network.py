@@ -60,7 +60,6 @@ that all models share; its others are fields of its own, `config.model.NAME`.
 """
 
 _COMMON = {
-  'dim': 'dim',
   'bottom': 'bottom',
   'top': 'top',
   'norm': 'norm',
@@ -117,11 +116,10 @@ def _common_value(config: ConfigDict, attribute: str) -> Any:
     return choose_one('model.norm', fields.norm, by_value(Norm))
   if attribute == 'dtype':
     return choose_one('model.compute_dtype', fields.compute_dtype, _DTYPES)
-  dim = whole('model.dim', fields.dim, 1)
-  if attribute == 'dim':
-    return dim
   hidden = widths(config, f'model.{attribute}')
-  return (*hidden, dim) if attribute == 'bottom' else hidden
+  if attribute == 'bottom':
+    return (*hidden, whole('model.dim', fields.dim, 1))
+  return hidden
 
 
 def _own_value(config: ConfigDict, field: str, default: Any) -> Any:

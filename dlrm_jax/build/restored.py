@@ -24,6 +24,7 @@ from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.run.description import Data
 from dlrm_jax.sharding import choose_devices
+from dlrm_jax.training.nodes import node_count
 from dlrm_jax.training.state import Task
 from dlrm_jax.vocabulary.policy import STOP
 
@@ -147,9 +148,10 @@ def examined(
 
 
 def whole_lists(run: Trained, lists: Lists, most: int) -> int:
-  """Number of examples of a batch of which each device has whole pieces."""
+  """Number of examples of a batch: each device or node has whole pieces."""
   shards = run.task.collection.layout.shards
-  return lists.batch_size(most, len(choose_devices(shards)))
+  parts = node_count(run.task) or len(choose_devices(shards))
+  return lists.batch_size(most, parts)
 
 
 def check_there(run: Trained) -> None:

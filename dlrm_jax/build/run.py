@@ -15,7 +15,13 @@ from dlrm_jax.build.auto import settle
 from dlrm_jax.build.data import open_data, open_schema, references
 from dlrm_jax.build.task import build_task
 from dlrm_jax.build.wanted import options_of
-from dlrm_jax.config.fields import at_least, choose_one, count, whole
+from dlrm_jax.config.fields import (
+  at_least,
+  choose_one,
+  count,
+  field_value,
+  whole,
+)
 from dlrm_jax.data.lists import IMPLICIT, ITEM, lists_of
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.negatives import Negatives
@@ -188,11 +194,13 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
       f'the data has no split train; it has {", ".join(data.splits)}'
     )
   train = config.train
-  if train.patience > 0 and not data.splits.get('validation'):
-    raise InputError(
-      f'config.train.patience is {train.patience}, but the data has no split '
-      f'validation to stop by; it has {", ".join(data.splits)}'
-    )
+  for field, use in (('patience', 'stop by'), ('plateau.patience', 'fall by')):
+    given = field_value(train, field)
+    if given > 0 and not data.splits.get('validation'):
+      raise InputError(
+        f'config.train.{field} is {given}, but the data has no split '
+        f'validation to {use}; it has {", ".join(data.splits)}'
+      )
   examples, batch_size = data.splits['train'], _batch_size(config)
   notes = tuple(_notes_of_batch(config, examples, started(workdir)))
   negatives = build_negatives(config, data)

@@ -86,6 +86,8 @@ def _fixed_placement(
         f'cannot be dealt over more shards than there are '
         f'(config.tables.shards={shards})'
       )
+  if max(widths) == 1:
+    columns = 1  # a weight for each id has nothing to cut
   if name in ('column_wise', 'grid'):
     whole(f'tables.columns (feature {column})', columns, 1, _MOST_COLUMNS)
     for dim in widths:

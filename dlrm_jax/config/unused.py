@@ -42,6 +42,16 @@ _PLACEMENTS: dict[str, set[str]] = {
 """Placements that read a field of config.tables, by field."""
 
 
+_WITHOUT_LAYERS = ('bottom', 'top', 'norm', 'dropout')
+_MODELS: dict[str, tuple[str, ...]] = {
+  'lr': (*_WITHOUT_LAYERS, 'compute_dtype', 'dim'),
+  'fm': (*_WITHOUT_LAYERS, 'compute_dtype'),
+  'mf': (*_WITHOUT_LAYERS, 'compute_dtype', 'l2'),
+  'gmf': _WITHOUT_LAYERS,
+}
+"""Fields of config.model that a model does not read; others read them all."""
+
+
 class Unused(NamedTuple):
   """A field whose value has no effect.
 
@@ -164,13 +174,18 @@ def _of_data(
 def _of_model(
   model: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[Unused]:
+  name = model['name']
+  for field in _MODELS.get(name, ()):
+    if json.dumps(model[field]) != json.dumps(defaults[field]):
+      why = f'model.name is {name}, which has nothing that it sets'
+      yield Unused(f'model.{field}', model[field], why, usual=True)
   for section, fields in model.items():
-    if not isinstance(fields, Mapping) or section == model['name']:
+    if not isinstance(fields, Mapping) or section == name:
       continue
     for field, value in fields.items():
       default = defaults[section].get(field)
       if json.dumps(value) != json.dumps(default):
-        why = f'model.name is {model["name"]}'
+        why = f'model.name is {name}'
         yield Unused(f'model.{section}.{field}', value, why, usual=True)
 
 

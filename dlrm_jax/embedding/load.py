@@ -124,7 +124,7 @@ def stack_capacity(
 def sums_all(stack: Stack, bags: Iterable[BagSpec], work: Workload) -> bool:
   """Whether the gradient of a replicated stack travels as a whole."""
   gathered = work.local_batch * sum(bag.length for bag in bags)
-  return stack.rows <= gathered
+  return stack.dense or stack.rows <= gathered
 
 
 def exchange_bytes(stack: Stack, room: Capacity, devices: int) -> float:
@@ -290,5 +290,7 @@ def exchange_memory(layout: Layout, work: Workload) -> int:
     room = stack_capacity(layout, work, bags)
     gathered = work.local_batch * sum(bag.length for bag in bags)
     rows = gathered if room is None else work.devices * room.rows
+    if layout.stacks[name].dense:
+      rows += layout.stacks[name].rows
     size += arriving_bytes(rows, layout.stacks[name].dim, work.state)
   return size

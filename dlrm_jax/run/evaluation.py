@@ -328,6 +328,9 @@ def _whole_lists(
     parts: the places in the pieces that this process has of each batch.
     pieces: number of consecutive pieces of a list.
   """
+  if not parts:
+    empty = np.zeros(0, np.int64)
+    return ranking.Places(empty, empty, empty > 0)
   mine = np.stack(
     [np.stack([np.asarray(x, np.int64) for x in p]) for p in parts]
   )

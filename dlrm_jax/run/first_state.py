@@ -11,7 +11,7 @@ from dlrm_jax.checkpoint.stored import open_stored
 from dlrm_jax.cluster import agreement
 from dlrm_jax.errors import InputError
 from dlrm_jax.run.description import Run
-from dlrm_jax.run.workdir import ids_of
+from dlrm_jax.run.workdir import ids_of, objective_of
 from dlrm_jax.training.state import TrainState, new_state
 
 
@@ -32,7 +32,9 @@ def _with(run: Run, state: TrainState, folder: Path) -> TrainState:
   where = f'config.train.init_from={folder}'
   same = ids_of(folder) == run.data.details.get('ids', run.data.fingerprint)
   layout = run.task.collection.layout
-  checkpoints = Checkpoints(folder / 'checkpoints', layout, None, run.objective)
+  checkpoints = Checkpoints(
+    folder / 'checkpoints', layout, None, objective_of(folder)
+  )
   best = checkpoints.best
   if best is None:
     raise InputError(f'{where}: no checkpoint is there; name a workdir')

@@ -101,7 +101,9 @@ def _widest(task: Task) -> int:
 
 def _product(task: Task) -> int:
   """Bytes of a number in the matrix products of a model."""
-  return jnp.dtype(getattr(task.network.model, 'dtype', jnp.float32)).itemsize
+  model = task.network.model
+  model = getattr(model, 'model', model)  # of a branch
+  return jnp.dtype(getattr(model, 'dtype', jnp.float32)).itemsize
 
 
 def _step(task: Task, examples: int) -> int:

@@ -14,18 +14,20 @@ from dlrm_jax.run.evaluation import Evaluator, Scores, never
 from dlrm_jax.run.groups import MOST_GROUPED
 from dlrm_jax.run.meter import ADVICE
 from dlrm_jax.sharding import device_count
+from dlrm_jax.training.nodes import node_count
 from dlrm_jax.training.state import TrainState
 
 
 def batches_of(run: Run, split: str) -> Batches:
   """Batches with every example of a split once: this process's part.
 
-  Of a split of lists to rank, each device gets whole lists.
+  Of a split of lists to rank, each device gets whole lists, and each node
+  where tables are independent.
   """
   lists = lists_of(run.data.details, split)
   size = run.eval_batch_size
   if lists is not None:
-    size = lists.batch_size(size, device_count())
+    size = lists.batch_size(size, node_count(run.task) or device_count())
   return evaluation_batches(
     run.data.source(split),
     size,

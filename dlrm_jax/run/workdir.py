@@ -23,6 +23,7 @@ from dlrm_jax.config.config_file import wrong_fields
 from dlrm_jax.config.kinds import Change, FieldKind, changes, completed, of_kind
 from dlrm_jax.config.unused import with_effect
 from dlrm_jax.errors import InputError
+from dlrm_jax.metrics.objective import HIGHER, Objective
 
 _CONFIG, _DATA = 'config.json', 'data.json'
 _OWN = 'tables.features.'  # fields that auto encodings may have set
@@ -148,6 +149,15 @@ def _read(path: Path) -> dict[str, Any]:
 def ids_of(folder: Path) -> str:
   """A digest that is equal for runs on data whose ids mean the same."""
   return str(_read(folder / _DATA).get('ids'))
+
+
+def objective_of(folder: Path) -> Objective:
+  """The metric by which the run in a folder chooses its best checkpoint."""
+  train, data = _read(folder / _CONFIG)['train'], _read(folder / _DATA)
+  name, labels = train.get('objective', 'auc'), data.get('labels', ())
+  if len(labels) > 1 and '/' not in name:
+    name = f'{labels[0]}/{name}'
+  return Objective(name, HIGHER[name.rpartition('/')[2]])
 
 
 def _mend(path: Path) -> str:

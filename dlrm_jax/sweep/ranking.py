@@ -99,12 +99,16 @@ def _parameters(run: Run) -> int:
 
 
 def _epoch_seconds(run: Run) -> list[float]:
-  """Time of an epoch at the median speed that the log of a run has."""
+  """Time of an epoch at the median speed that the log of a run has.
+
+  Examples of an epoch include negatives that are drawn, as those of the log do.
+  """
   key = 'examples_per_second'
   speeds = [row[key] for row in read_history(run.workdir) if key in row]
   if not speeds:
     return []
-  return [run.data.splits['train'] / statistics.median(speeds)]
+  examples = run.steps_per_epoch * run.reading.batch_size
+  return [examples / statistics.median(speeds)]
 
 
 def _ranked(point: Point, trials: Sequence[Trial], known: Outcomes) -> Ranked:

@@ -190,8 +190,8 @@ def train_all(
       if scores is None:
         raise InputError(f'{folder / workdir.RESULTS}: cannot be read')
       outcomes.scores[folder] = scores
-    except InputError as error:
-      outcomes.failures[folder] = str(error)
+    except (InputError, jax.errors.JaxRuntimeError) as error:
+      outcomes.failures[folder] = str(error).splitlines()[0]
     report()
     seconds.append(time.monotonic() - start)
     print(

@@ -44,7 +44,7 @@ class StepMetrics(NamedTuple):
   """Metrics of a step, computed with the parameters before its update.
 
   Attributes:
-    loss: f32[], the loss of the batch.
+    loss: f32[], the loss of the batch; the mean over branches.
     largest: for each stage the largest magnitude, f32[]; inf where one of its
       numbers is NaN or infinite. Read it where the loss is not finite: it
       shows where the numbers went wrong. On CPUs, where computing it costs a
@@ -152,6 +152,8 @@ def _of_part(
     add_piece, zeros, in_pieces, unroll=min(pieces, AT_ONCE)
   )
   loss, grads = over_devices(lax.psum, sums)
+  if task.network.branches > 1:
+    loss = loss / task.network.branches
   logits, vector_grads = jax.tree.map(
     lambda x: x.reshape(examples, *x.shape[2:]), tuple(by_piece)
   )

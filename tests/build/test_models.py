@@ -10,6 +10,7 @@ import pytest
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.build.network import MODELS, build_model
 from dlrm_jax.build.task import build_task
+from dlrm_jax.config.unused import unused
 from dlrm_jax.configs import default
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.errors import InputError
@@ -113,3 +114,27 @@ def test_columns_that_a_model_cannot_take_are_refused(name, schema, why):
   scale = Scale((0.0,) * len(schema.dense), (1.0,) * len(schema.dense))
   with pytest.raises(InputError, match=why):
     build_task(config_of(name), schema, scale)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_what_a_model_does_not_read_has_no_effect(name):
+  config, defaults = config_of(name), default.get_config().to_dict()
+  config.model.update({'top': (3,), 'norm': 'layer', 'dropout': 0.5})
+  config.model.compute_dtype = 'bfloat16'
+  found = {x.field for x in unused(config.to_dict(), defaults)}
+  attributes = vars(MODELS[name])['__dataclass_fields__']
+  for attribute, field in {
+    'top': 'top',
+    'norm': 'norm',
+    'dropout': 'dropout',
+    'dtype': 'compute_dtype',
+  }.items():
+    assert (f'model.{field}' in found) == (attribute not in attributes)
+
+
+def test_weights_of_ids_are_not_cut_where_vectors_are():
+  config = config_of('deepfm')
+  config.tables.placement, config.tables.columns = 'column_wise', 2
+  tables = task_of('deepfm', config).collection.tables
+  cuts = {table.dim: table.placement.columns for table in tables}
+  assert cuts == {4: 2, 1: 1}

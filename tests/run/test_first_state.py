@@ -1,6 +1,7 @@
 """Runs that start from layers and tables of other runs, by their names."""
 
 import contextlib
+from unittest import mock
 
 import jax
 import numpy as np
@@ -151,3 +152,31 @@ def test_a_run_with_nothing_in_common_is_refused(tmp_path):
   other, _ = made(tmp_path / 'a', config_of('gmf', data__synthetic__seed=3))
   with pytest.raises(InputError, match=r'nothing in .* has the name and shape'):
     started(tmp_path / 'b', config_of('mlp'), other.workdir)
+
+
+def test_the_checkpoint_is_the_best_by_the_objective_of_the_other_run(tmp_path):
+  config = config_of('gmf')
+  run = run_of(config, tmp_path / 'other')
+  with opened(run):
+    layout = run.task.collection.layout
+    checkpoints = Checkpoints(
+      run.workdir / 'checkpoints', layout, 9, run.objective
+    )
+    for step, auc in ((1, 0.9), (2, 0.6)):
+      state = new_state(run.task, jax.random.key(step))
+      checkpoints.save(step, state, {'auc': auc})
+    checkpoints.close()
+    best = tables(run, new_state(run.task, jax.random.key(1)))
+  mine = config_of('gmf', train__objective='ne')
+  assert_equal(tables(*started(tmp_path / 'new', mine, run.workdir)), best)
+
+
+def test_rates_that_fall_by_validation_need_one(tmp_path):
+  config = config_of('gmf', train__plateau__patience=1)
+  data = open_data(config)
+  splits = mock.PropertyMock(return_value={'train': 1000})
+  with (
+    mock.patch.object(type(data), 'splits', splits),
+    pytest.raises(InputError, match='no split validation to fall by'),
+  ):
+    build_run(config, data, tmp_path)

@@ -56,7 +56,7 @@ def read_positives(
 def read_lists(
   prepared: Prepared, path: str, candidates: str, bad: BadRows
 ) -> tuple[Lists, Iterator[Block]]:
-  """Lists of given candidates; a candidate that is the positive counts not.
+  """Lists of given candidates; one that is the positive itself is left out.
 
   Args:
     prepared: the set that a model was trained on.
