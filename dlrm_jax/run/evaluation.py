@@ -172,23 +172,16 @@ class Evaluator:
     Raises:
       NotFinite: a logit is NaN or infinite.
     """
-    names = [f'node {k}' for k in range(node_count(self._task))]
-    totals = {
-      name: {head.name: binary.empty() for head in self._task.heads}
-      for name in (*names, _MEAN, ENSEMBLE)
-    }
-    kept = Kept([head.name for head in self._task.heads])
     mean = compiled_average(self._task, keep=True)(state)
-    for batch in batches:
+
+    def scored(batch: Batch) -> dict[str, np.ndarray]:
       inputs = send(batch.inputs)
-      logits = self._of_nodes(state, inputs)
       # All nodes' tables are equal here, so each node scores its own part.
-      logits[_MEAN] = local_part(self._score(mean, inputs))
-      for name, x in logits.items():
-        totals[name] = tally_heads(self._task.heads, x, batch, totals[name])
-      kept.add(batch, logits[ENSEMBLE])
-    found = {name: _of_all_processes(total) for name, total in totals.items()}
-    return found | {ENSEMBLE: kept.into(found[ENSEMBLE])}
+      of_mean = {_MEAN: local_part(self._score(mean, inputs))}
+      return self._of_nodes(state, inputs) | of_mean
+
+    names = [f'node {k}' for k in range(node_count(self._task))]
+    return self._of_members((*names, _MEAN), scored, batches)
 
   def branches(
     self, state: TrainState, batches: Iterable[Batch]
@@ -202,17 +195,36 @@ class Evaluator:
     Raises:
       NotFinite: a logit is NaN or infinite.
     """
-    heads = self._task.heads
+
+    def scored(batch: Batch) -> dict[str, np.ndarray]:
+      logits = local_part(self._by_branch(state, send(batch.inputs)))
+      of_each = dict(zip(names, logits.swapaxes(0, 1), strict=True))
+      return of_each | {ENSEMBLE: logits.mean(1)}
+
     names = [f'branch {k}' for k in range(self._task.network.branches)]
+    return self._of_members(names, scored, batches)
+
+  def _of_members(
+    self,
+    names: Sequence[str],
+    scored: Callable[[Batch], Mapping[str, np.ndarray]],
+    batches: Iterable[Batch],
+  ) -> dict[str, Tallies]:
+    """Tallies of the members of an ensemble, and of `ENSEMBLE`.
+
+    Args:
+      names: names of the members.
+      scored: gives the logits f32[B, T] of each member and of the ensemble.
+      batches: batches of equal size, this process's part of each.
+    """
+    heads = self._task.heads
     totals = {
       name: {head.name: binary.empty() for head in heads}
       for name in (*names, ENSEMBLE)
     }
     kept = Kept([head.name for head in heads])
     for batch in batches:
-      scored = local_part(self._by_branch(state, send(batch.inputs)))
-      logits = dict(zip(names, scored.swapaxes(0, 1), strict=True))
-      logits[ENSEMBLE] = scored.mean(1)
+      logits = scored(batch)
       for name, x in logits.items():
         totals[name] = tally_heads(heads, x, batch, totals[name])
       kept.add(batch, logits[ENSEMBLE])
