@@ -199,8 +199,9 @@ def get_config() -> ConfigDict:
     {'patience': 0, 'factor': 0.1, 'least': 0.001}
   )
   # A run starts with the layers and tables that the best checkpoint of another
-  # run has under the same names and in the same shapes: its workdir, or
-  # several with commas between them. Empty: everything is new.
+  # run has under the same names and in the same shapes, tables only where ids
+  # have the same rows: its workdir, or several with commas between them.
+  # Empty: everything is new.
   config.train.init_from = ''
   # Whether each epoch starts with new tables and keeps the layers (MEDA, arXiv
   # 2305.19531): from the second epoch on tables overfit, layers do not.

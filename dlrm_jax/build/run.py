@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from dlrm_jax.build.auto import settle
 from dlrm_jax.build.data import open_data, open_schema, references
+from dlrm_jax.build.network import build_network
 from dlrm_jax.build.task import build_task
 from dlrm_jax.build.wanted import options_of
 from dlrm_jax.config.fields import (
@@ -25,11 +26,11 @@ from dlrm_jax.config.fields import (
 from dlrm_jax.data.lists import IMPLICIT, ITEM, lists_of
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.negatives import Negatives
-from dlrm_jax.data.schema import Schema
+from dlrm_jax.data.schema import Scale, Schema
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics.objective import HIGHER, RANKED, WITHIN, Objective
-from dlrm_jax.run.description import Data, Run
-from dlrm_jax.run.workdir import started
+from dlrm_jax.run.description import Data, Origin, Run
+from dlrm_jax.run.workdir import read_settings, started
 from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
 
 
@@ -186,6 +187,27 @@ def _init_from(config: ConfigDict, started: bool) -> tuple[Path, ...]:
   return tuple(folders)
 
 
+def _origin(config: ConfigDict, folder: Path) -> Origin:
+  """The run in a workdir, for one of this config that starts from it.
+
+  Fields that the version of the other run did not have are taken from this
+  config; where they change sizes of tables, these are compared with the
+  checkpoint's.
+
+  Raises:
+    InputError: the folder is not the workdir of a run, or is damaged.
+  """
+  settings, data = read_settings(folder, config.to_dict())
+  fields, schema = ConfigDict(settings), Schema.from_json(data)
+  scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
+  return Origin(
+    build_objective(fields, schema),
+    data['ids'],
+    data.get('values', {}),
+    build_network(fields, schema, scale).collection.features,
+  )
+
+
 def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
   """Builds a training run on opened data; settles 'auto' encodings."""
   config = settle(config, data)
@@ -248,6 +270,7 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     seed=config.seed,
     config=config.to_dict(),
     init_from=_init_from(config, started(workdir)),
+    origin=functools.partial(_origin, config),
     references=functools.partial(references, data),
     notes=notes,
   )

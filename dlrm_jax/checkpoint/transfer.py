@@ -1,12 +1,15 @@
 """Starts a state from the checkpoint of another run, by names.
 
 What both have under one name and in one shape is taken: parameters and
-statistics of layers, and the values of tables. States of optimizers begin anew.
+statistics of layers, and the values of tables. Layers of an encoding go with
+its table. States of optimizers begin anew.
 """
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -17,6 +20,8 @@ from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.training.state import TrainState
 
 _OF_LAYERS = ('params.', 'statistics.')
+_OF_ENCODING = re.compile(r'params\.(.+)_(?:projection|path_\d+)\.')
+_ABSENT, _OTHER = 'absent there', 'of another shape there'
 
 
 class Taken(NamedTuple):
@@ -26,21 +31,24 @@ class Taken(NamedTuple):
     folder: the checkpoint.
     layers: names of arrays of layers that were taken.
     tables: names of tables that were taken.
-    left: names of layers and tables of the state that were not.
+    left: names of layers and tables of the state that were not, by reason.
   """
 
   folder: Path
   layers: list[str]
   tables: list[str]
-  left: list[str]
+  left: dict[str, list[str]]
 
   def __str__(self) -> str:
-    tables = ', '.join(self.tables) or 'none'
-    left = ', '.join(self.left) or 'nothing'
-    return (
+    head = (
       f'started from {self.folder}: {len(self.layers)} arrays of layers; '
-      f'tables: {tables}; not found there: {left}'
+      f'tables: {", ".join(self.tables) or "none"}'
     )
+    left = (
+      f'  not taken: {", ".join(names)}: {reason}'
+      for reason, names in self.left.items()
+    )
+    return '\n'.join([head, *left])
 
 
 def _shared(layout: Layout, tables: list[str]) -> Layout:
@@ -52,8 +60,31 @@ def _shared(layout: Layout, tables: list[str]) -> Layout:
   )
 
 
+def _table_misfit(name: str, there: Layout, layout: Layout) -> str:
+  """Why the sizes of a table forbid to take it; empty where they do not."""
+  size = size_of_table(there, name)
+  if size is None:
+    return _ABSENT
+  return '' if size == size_of_table(layout, name) else _OTHER
+
+
+def _layer_misfit(
+  name: str, like: Any, stored: Stored, tables: Mapping[str, str]
+) -> str:
+  """Why an array of a layer is not taken; empty where it is."""
+  if name not in stored.arrays:
+    return _ABSENT
+  if stored.arrays[name].shape != like.shape:
+    return _OTHER
+  found = _OF_ENCODING.match(name)
+  return tables.get(found[1], '') if found else ''
+
+
 def take(
-  stored: Stored, state: TrainState, layout: Layout, with_tables: bool
+  stored: Stored,
+  state: TrainState,
+  layout: Layout,
+  misfits: Mapping[str, str],
 ) -> tuple[TrainState, Taken]:
   """The state with what a checkpoint has under the same names.
 
@@ -61,30 +92,30 @@ def take(
     stored: the checkpoint, of any layout and model.
     state: a new state.
     layout: layout of its tables.
-    with_tables: whether tables are taken, too; their rows must belong to the
-      same ids.
+    misfits: why tables of the checkpoint are not to be taken, though they may
+      have the right size, by name of the table.
 
   Raises:
     Damaged: something differs from what was written.
     OSError, StoreError: something cannot be read.
   """
   mine, there = leaves(state), stored.layout
-  layers = [name for name in mine if name.startswith(_OF_LAYERS)]
-  taken = [
-    name
-    for name in layers
-    if name in stored.arrays and stored.arrays[name].shape == mine[name].shape
-  ]
-  tables = [
-    name
+  of_tables = {
+    name: _table_misfit(name, there, layout) or misfits.get(name, '')
     for name in layout.rows
-    if with_tables and size_of_table(there, name) == size_of_table(layout, name)
-  ]
+  }
+  of_layers = {
+    name: _layer_misfit(name, like, stored, of_tables)
+    for name, like in mine.items()
+    if name.startswith(_OF_LAYERS)
+  }
+  layers = [name for name, why in of_layers.items() if not why]
+  tables = [name for name, why in of_tables.items() if not why]
   new = {
     name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     for name, x in mine.items()
   }
-  got = read_arrays(stored.arrays, {name: new[name] for name in taken})
+  got = read_arrays(stored.arrays, {name: new[name] for name in layers})
   if tables:
     moved = move(
       families_of(stored.arrays, there)[TABLES],
@@ -96,10 +127,11 @@ def take(
     got |= leaves({TABLES: moved})
   _, structure = jax.tree.flatten(state)
   arrays = [got.get(name, x) for name, x in mine.items()]
-  left = [name for name in layers if name not in taken]
-  left += [name for name in layout.rows if name not in tables]
-  named = [name.removeprefix('params.model.') for name in left]
+  left: dict[str, list[str]] = {}
+  for name, why in (of_layers | of_tables).items():
+    if why:
+      left.setdefault(why, []).append(name.removeprefix('params.model.'))
   return (
     jax.tree.unflatten(structure, arrays),
-    Taken(stored.folder, taken, tables, named),
+    Taken(stored.folder, layers, tables, left),
   )

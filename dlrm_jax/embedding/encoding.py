@@ -66,6 +66,15 @@ class Encoding(abc.ABC):
   def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
     """The same encoding with other placements of its tables."""
 
+  @property
+  @abc.abstractmethod
+  def meaning(self) -> str:
+    """The rows of an id, and what they are for: a text for messages.
+
+    Encodings of equal meaning, and with tables of equal sizes, can use each
+    other's rows.
+    """
+
   def layers(self) -> int:
     """Number of parameters of its linen layers."""
     return 0
@@ -121,6 +130,11 @@ class Plain(Encoding):
   def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
     """The same encoding with another placement of its table."""
     return dataclasses.replace(self, table=place(self.table))
+
+  @property
+  def meaning(self) -> str:
+    """Its name."""
+    return 'plain'
 
   @property
   def alike(self) -> Hashable:
@@ -197,6 +211,11 @@ class Composed(Encoding):
     return dataclasses.replace(self, of=tuple(map(place, self.of)))
 
   @property
+  def meaning(self) -> str:
+    """The partition and the operation."""
+    return f'{self.partition} with {self.operation}'
+
+  @property
   def alike(self) -> Hashable:
     """Operations without layers depend only on the widths of the tables."""
     if self.layers():
@@ -269,6 +288,11 @@ class Projected(Encoding):
   def placed(self, place: Callable[[Table], Table]) -> 'Encoding':
     """The same encoding with another placement of its table."""
     return dataclasses.replace(self, table=place(self.table))
+
+  @property
+  def meaning(self) -> str:
+    """The width to which rows are projected."""
+    return f'projected to width {self.width}'
 
   def layers(self) -> int:
     """Number of elements of the matrix."""

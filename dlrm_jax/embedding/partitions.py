@@ -149,10 +149,11 @@ class Given(Partition):
 
   Attributes:
     function: function from ids to buckets.
-    digest: digest of the buckets of all ids.
+    digest: digest of the buckets of all ids; it stands for the function where
+      partitions are compared.
   """
 
-  function: Buckets
+  function: Buckets = dataclasses.field(compare=False, repr=False)
   digest: str
 
   def split(self, ids: jax.Array) -> tuple[jax.Array, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.schema import Scale, Schema, Source
+from dlrm_jax.embedding.features import Feature
 from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.training.state import Task
 
@@ -65,6 +66,22 @@ class Due(NamedTuple):
   checkpoint: bool
 
 
+class Origin(NamedTuple):
+  """A run that another one starts from.
+
+  Attributes:
+    objective: the metric that chooses its best checkpoint.
+    ids: a digest that is equal for data whose ids mean the same.
+    kinds: kinds of the values of its columns; empty where they are not known.
+    features: its sparse features, with their encodings.
+  """
+
+  objective: Objective
+  ids: str
+  kinds: Mapping[str, str]
+  features: tuple[Feature, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A training run.
@@ -93,6 +110,7 @@ class Run:
     config: all settings, 'auto' encodings replaced by the chosen ones.
     init_from: workdirs of runs whose best checkpoints give layers and tables of
       equal names to the first state, the later ones last.
+    origin: gives the run in such a workdir.
     references: gives for a split the metrics to compare with, by head and
       name.
     notes: lines about what is unusual in the run.
@@ -117,6 +135,7 @@ class Run:
   seed: int
   config: Mapping[str, Any]
   init_from: tuple[Path, ...]
+  origin: Callable[[Path], Origin]
   references: Callable[[str], Mapping[str, Mapping[str, Mapping[str, float]]]]
   notes: tuple[str, ...] = ()
 

@@ -10,6 +10,7 @@ from dlrm_jax.metrics import binary, ranking
 from dlrm_jax.report import run_page
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator
+from dlrm_jax.run.first_state import origin_lines, started_from
 from dlrm_jax.run.history import (
   HISTORY,
   OUT_OF_RANGE,
@@ -120,6 +121,8 @@ def _report(
   if run.reading.out_of_range == UNKNOWN:
     trained = [row[OUT_OF_RANGE] for row in history if OUT_OF_RANGE in row]
     extras[OUT_OF_RANGE] = {'train': (trained or [0])[-1], **out_of_range}
+  if origins := started_from(run):
+    extras['started_from'] = origins
   files.write_json(
     run.workdir / RESULTS,
     {'step': best, 'splits': summaries, 'references': references} | extras,
@@ -144,7 +147,7 @@ def _report(
     notes=[
       f'{step:,} steps of {run.reading.batch_size:,} examples; results are '
       f'those of the {which}.',
-      *(f'{line}.' for line in lacks),
+      *(f'{line}.' for line in (*origin_lines(run), *lacks)),
     ],
   )
   for split in results:

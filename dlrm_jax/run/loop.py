@@ -30,7 +30,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, Stopped
 from dlrm_jax.run.finish import check_writable, finish
-from dlrm_jax.run.first_state import first_state
+from dlrm_jax.run.first_state import first_state, origin_lines
 from dlrm_jax.run.history import OUT_OF_RANGE, History
 from dlrm_jax.run.meter import Meter
 from dlrm_jax.run.parts import INPUT
@@ -52,7 +52,8 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   step = agreement.from_first(checkpoints.latest or 0)
   if not step:
     return first_state(run), 0
-  print(f'resuming from the checkpoint of step {step:,}', flush=True)
+  lines = [f'resuming from the checkpoint of step {step:,}', *origin_lines(run)]
+  print(*lines, sep='\n', flush=True)
   return checkpoints.restore(step, abstract_state(run.task)), step
 
 

@@ -23,7 +23,6 @@ from dlrm_jax.config.config_file import wrong_fields
 from dlrm_jax.config.kinds import Change, FieldKind, changes, completed, of_kind
 from dlrm_jax.config.unused import with_effect
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics.objective import HIGHER, Objective
 
 _CONFIG, _DATA = 'config.json', 'data.json'
 _OWN = 'tables.features.'  # fields that auto encodings may have set
@@ -58,7 +57,7 @@ def _compare_configs(
 
 def _compare_data(path: Path, now: Mapping[str, Any]) -> None:
   """Raises an `InputError` if the data differs in a field known then."""
-  then = _read(path)
+  then = read_object(path)
   found = changes(then, {k: v for k, v in now.items() if k in then})
   short = [str(change) for change in found if len(str(change)) < _LONG]
   _refuse(
@@ -123,7 +122,12 @@ def _agree(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+  """The JSON object in a file of a workdir.
+
+  Raises:
+    InputError: the file is absent, cannot be read, or holds something else.
+  """
   try:
     value = files.read_json(path)
   except FileNotFoundError:
@@ -146,20 +150,6 @@ def _read(path: Path) -> dict[str, Any]:
   return value
 
 
-def ids_of(folder: Path) -> str:
-  """A digest that is equal for runs on data whose ids mean the same."""
-  return str(_read(folder / _DATA).get('ids'))
-
-
-def objective_of(folder: Path) -> Objective:
-  """The metric by which the run in a folder chooses its best checkpoint."""
-  train, data = _read(folder / _CONFIG)['train'], _read(folder / _DATA)
-  name, labels = train.get('objective', 'auc'), data.get('labels', ())
-  if len(labels) > 1 and '/' not in name:
-    name = f'{labels[0]}/{name}'
-  return Objective(name, HIGHER[name.rpartition('/')[2]])
-
-
 def _mend(path: Path) -> str:
   """Advice about a missing or damaged file that a run needs."""
   if any(path.parent.glob('checkpoints/[0-9]*')):
@@ -172,7 +162,7 @@ def _mend(path: Path) -> str:
 
 def _config(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
   """Reads a config and adds the fields that its version did not have."""
-  config = _read(path)
+  config = read_object(path)
   version = config.pop(_VERSION, 0)
   if version != 0 and version != _FORMAT:
     raise InputError(
@@ -299,4 +289,4 @@ def read_settings(
   Raises:
     InputError: the folder is not the workdir of a run.
   """
-  return _config(folder / _CONFIG, defaults), _read(folder / _DATA)
+  return _config(folder / _CONFIG, defaults), read_object(folder / _DATA)
