@@ -31,7 +31,10 @@ def write_set(folder, schema, splits, details=None):
       first += length
   written = {
     name: manifest.Written(
-      rows[name], int(np.nansum(block.labels[:, 0])), [[rows[name], 0]]
+      rows[name],
+      int(np.nansum(block.labels[:, 0])),
+      [[rows[name], 0]],
+      _counts(schema, block),
     )
     for name, block in splits.items()
   }
@@ -41,6 +44,16 @@ def write_set(folder, schema, splits, details=None):
   )
   manifest.write_manifest(folder, schema, fields, written, scale, details)
   return open_prepared(folder)
+
+
+def _counts(schema, block):
+  """Of each of several labels: examples that have it, and where it is 1."""
+  if len(schema.labels) == 1:
+    return {}
+  return {
+    name: [int((~np.isnan(x)).sum()), int(np.nansum(x))]
+    for name, x in zip(schema.labels, block.labels.T, strict=True)
+  }
 
 
 def prepare_criteo(inputs, output, settings=None):

@@ -1,6 +1,7 @@
 """The page of an inspection: one HTML file that needs no network."""
 
 import html
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,23 @@ _NOTES = (
   'p and q being the shares of train and of test. Below 0.1 is commonly '
   'called small, above 0.25 large; values up to the noise are chance. Bins of '
   'ids have about equal frequency in train, with one more bin for new ids.',
-  'AUC: on test, of this feature alone, scored by the click rate of its value '
-  'in train.',
+  'AUC: on test, of this feature alone, scored by the rate of clicks of its '
+  'value in train.',
 )
 
 
+def _rate(prepared: Prepared) -> str:
+  """The name of the share of positives of the first label."""
+  return f'{inspection_table.first_label(prepared) or "click"} rate'
+
+
+def _over_time(prepared: Prepared) -> str:
+  rate = _rate(prepared)
+  return f'{rate[0].upper()}{rate[1:]} over time'
+
+
 def _timeline(prepared: Prepared) -> str:
-  """Click rate over the rows of the raw log, a line for each split."""
+  """Rate of the first label over the rows of the raw log, a line a split."""
   from matplotlib.ticker import EngFormatter
 
   def draw(axes: 'Axes') -> None:
@@ -46,11 +57,11 @@ def _timeline(prepared: Prepared) -> str:
       color = charts.COLORS[number % len(charts.COLORS)]
       axes.plot(middles, rates, '.-', color=color, markersize=4, label=split)
       first += rows
-    axes.set(xlabel='rows, split after split', ylabel='click rate')
+    axes.set(xlabel='rows, split after split', ylabel=_rate(prepared))
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
     axes.legend()
 
-  return charts.chart('clicks', 'Click rate over time', draw)
+  return charts.chart('clicks', _over_time(prepared), draw)
 
 
 def _curves(sparse: Sequence[SparseReport]) -> str:
@@ -86,7 +97,7 @@ def _bag(number: int, s: SparseReport) -> str:
 
 
 def _drawn(prepared: Prepared, inspection: Inspection) -> dict[str, str]:
-  drawn = {'Click rate over time': _timeline(prepared)}
+  drawn = {html.escape(_over_time(prepared)): _timeline(prepared)}
   if inspection.sparse:
     drawn['Coverage of the most frequent ids'] = _curves(inspection.sparse)
   bags = [s for s in inspection.sparse if s.hotness > 1]
@@ -159,19 +170,32 @@ def _dense(dense: Sequence[DenseReport]) -> str:
 
 
 def _cards(prepared: Prepared) -> str:
-  return page.html_cards(
-    (
-      split,
-      f'{rows:,}',
-      f'rows, click rate {prepared.clicks[split] / rows:.4f}',
-    )
-    for split, rows in prepared.splits.items()
+  def card(split: str, rows: int) -> tuple[str, str, str]:
+    first = next(iter(inspection_table.labels_of(prepared, split).values()))
+    rate = page.number_text(first.rate, '.4f')
+    return split, f'{rows:,}', f'rows, {_rate(prepared)} {rate}'
+
+  return page.html_cards(itertools.starmap(card, prepared.splits.items()))
+
+
+def _labels(prepared: Prepared) -> str:
+  """Table of labels, a row for each split and label."""
+  rows = (
+    f'<th>{html.escape(split)}</th><th>{html.escape(name)}</th>'
+    f'<td>{x.rows:,}</td><td>{x.positives:,}</td>{_td(x.rate, form=".4f")}'
+    f'<td>{x.missing:,}</td>{_td(x.missing_share, form=".4f")}'
+    for split in prepared.splits
+    for name, x in inspection_table.labels_of(prepared, split).items()
   )
+  head = ('Split', 'Label', 'Rows', 'Positives', 'Rate', 'Missing', 'Share')
+  return page.html_table(head, rows)
 
 
 def _sections(prepared: Prepared, inspection: Inspection) -> Mapping[str, str]:
   features = [*inspection.dense, *inspection.sparse]
+  several = inspection_table.first_label(prepared)
   return {
+    'Labels': _labels(prepared) if several else '',
     'Plots': page.html_charts(_drawn(prepared, inspection)),
     'Sparse features': _ids(inspection.sparse) if inspection.sparse else '',
     'Dense features': _dense(inspection.dense) if inspection.dense else '',
@@ -181,7 +205,11 @@ def _sections(prepared: Prepared, inspection: Inspection) -> Mapping[str, str]:
 
 def page_of(prepared: Prepared, inspection: Inspection) -> str:
   """The page as HTML."""
-  notes = [*inspection_table.sampled(inspection), *_NOTES]
+  notes = [
+    *inspection_table.sampled(inspection),
+    *inspection_table.notes_of_labels(prepared),
+    *_NOTES,
+  ]
   body = [_cards(prepared)]
   for heading, section in _sections(prepared, inspection).items():
     if section:

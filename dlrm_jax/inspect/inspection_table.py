@@ -1,8 +1,9 @@
 """An inspection as lines for a terminal, and as JSON."""
 
 import itertools
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlrm_jax.data.prepared import Prepared
 from dlrm_jax.inspect.inspection import DenseReport, Inspection, SparseReport
@@ -12,6 +13,56 @@ _TICKS = '▁▂▃▄▅▆▇█'
 _WIDTH = 50
 _PERFECT = 0.999
 """AUC of a feature alone above which it probably depends on the label."""
+
+
+class LabelReport(NamedTuple):
+  """A label of a split.
+
+  Attributes:
+    rows: number of examples that have it.
+    positives: number of those where it is 1.
+    missing: number of examples that lack it.
+    rate: positives / rows; nan without rows.
+    missing_share: missing / all examples.
+  """
+
+  rows: int
+  positives: int
+  missing: int
+  rate: float
+  missing_share: float
+
+
+def labels_of(prepared: Prepared, split: str) -> dict[str, LabelReport]:
+  """The labels of a split, by name; several labels in the set's order."""
+  total, first = prepared.splits[split], prepared.schema.labels[0]
+  one = {first: (total, prepared.clicks[split])}
+  return {
+    name: LabelReport(
+      rows,
+      positives,
+      total - rows,
+      positives / rows if rows else math.nan,
+      (total - rows) / max(total, 1),
+    )
+    for name, (rows, positives) in (prepared.labels[split] or one).items()
+  }
+
+
+def first_label(prepared: Prepared) -> str:
+  """The label that features are related to; empty where there is one."""
+  labels = prepared.schema.labels
+  return labels[0] if len(labels) > 1 else ''
+
+
+def notes_of_labels(prepared: Prepared) -> Iterator[str]:
+  """A line about what the first of several labels decides."""
+  if first := first_label(prepared):
+    yield (
+      f'statistics of features are those of rows that have the label {first}, '
+      f'the first one, and AUC tells how they predict it; over time: its '
+      f'positives among all rows'
+    )
 
 
 def rates(
@@ -42,9 +93,22 @@ def _splits(prepared: Prepared) -> Iterator[str]:
     step = (high - low) / len(_TICKS) or 1
     ticks = (int((rate - low) / step) for rate in shares)
     line = ''.join(_TICKS[min(tick, len(_TICKS) - 1)] for tick in ticks)
-    rate = prepared.clicks[split] / rows
-    yield f'{split:<12}{rows:>13,} rows, click rate {rate:.4f}'
+    labels = labels_of(prepared, split)
+    if first_label(prepared):
+      yield f'{split:<12}{rows:>13,} rows'
+      yield from itertools.starmap(_label_line, labels.items())
+    else:
+      (label,) = labels.values()
+      yield f'{split:<12}{rows:>13,} rows, click rate {label.rate:.4f}'
     yield f'{"":<12}{line} {low:.4f} ... {high:.4f}'
+
+
+def _label_line(name: str, label: LabelReport) -> str:
+  rate = page.number_text(label.rate, '.4f')
+  missing = ''
+  if label.missing:
+    missing = f'; {label.missing:,} rows ({label.missing_share:.2%}) lack it'
+  return f'  {name:<10}{label.positives:>13,} positive, rate {rate}{missing}'
 
 
 def _cells(*values: float) -> str:
@@ -67,6 +131,7 @@ def inspection_lines(
 ) -> Iterator[str]:
   """Lines for a terminal of 96 columns."""
   yield from sampled(inspection)
+  yield from notes_of_labels(prepared)
   yield from _splits(prepared)
   if inspection.dense:
     yield ''
@@ -79,10 +144,12 @@ def inspection_lines(
     columns = ''.join(f'{head:>7}' for head in heads)
     yield f'{"sparse":<14}{"rows":>12}{columns}'
     yield from map(_sparse_row, inspection.sparse)
+  first = first_label(prepared)
+  positives = f'{first}=1' if first else 'clicks'
   for feature in (*inspection.dense, *inspection.sparse):
     if feature.auc >= _PERFECT:
       yield (
-        f'WARNING: {feature.name} alone tells clicks from others (AUC '
+        f'WARNING: {feature.name} alone tells {positives} from others (AUC '
         f'{feature.auc:.4f}): is it made of the label, or known only after it?'
       )
   for s in inspection.sparse:
@@ -101,6 +168,10 @@ def inspection_json(
     'data': prepared.directory,
     'splits': prepared.splits,
     'clicks': prepared.clicks,
+    'labels': {
+      split: {k: x._asdict() for k, x in labels_of(prepared, split).items()}
+      for split in prepared.splits
+    },
     'timelines': prepared.timelines,
     'read': inspection.read,
     'dense': [d._asdict() for d in inspection.dense],

@@ -47,10 +47,64 @@ def test_it_finds_what_is_in_a_set(tmp_path, capsys, weighted):
   assert bag['psi'] < 0.05
   assert bag['lengths'] == [2250, 0, 0, 6750]
   assert found['dense'][0]['auc'] > 0.95
+  assert found['labels']['test']['click']['missing'] == 0
+  assert 'the first one' not in out
   text = page.read_text(encoding='utf-8')
   assert 'I&lt;1&gt;' in text
   assert not re.search(r'(src|href)="(?!#)', text)
   assert text.count('<svg') == 3
+  assert '<h2>Labels</h2>' not in text
+
+
+def test_each_of_several_labels_is_counted(tmp_path, capsys):
+  """Features are related to the first one."""
+
+  def block(n):
+    ids = np.random.default_rng(n).integers(0, 7, (n, 2), np.int32)
+    labels = np.zeros((n, 2), np.float32)
+    labels[ids[:, 0] == 3, 0] = 1
+    labels[: n // 4, 1], labels[n // 4 : n // 2, 1] = np.nan, 1
+    labels[:10, 0] = np.nan
+    return Block(np.zeros((n, 0), np.float32), ids, labels)
+
+  schema = Schema((), (Column('a', 7), Column('b', 7)), ('like', 'b<y'))
+  splits = {'train': block(4000), 'test': block(800)}
+  data, page = tmp_path / 'set', tmp_path / 'page.html'
+  write_set(data, schema, splits)
+  numbers = tmp_path / 'numbers.json'
+  assert main([str(data), f'--output={page}', f'--json={numbers}']) == 0
+  positives = int(np.nansum(splits['train'].labels[:, 0]))
+  found = json.loads(numbers.read_text())['labels']['train']
+  assert found == {
+    'like': {
+      'rows': 3990,
+      'positives': positives,
+      'missing': 10,
+      'rate': pytest.approx(positives / 3990),
+      'missing_share': 0.0025,
+    },
+    'b<y': {
+      'rows': 3000,
+      'positives': 1000,
+      'missing': 1000,
+      'rate': pytest.approx(1 / 3),
+      'missing_share': 0.25,
+    },
+  }
+  out = capsys.readouterr().out
+  lines = [' '.join(line.split()) for line in out.splitlines()]
+  assert 'train 4,000 rows' in lines
+  assert 'b<y 1,000 positive, rate 0.3333; 1,000 rows (25.00%) lack it' in lines
+  note = 'rows that have the label like, the first one, and AUC tells how'
+  assert note in out
+  assert 'WARNING: a alone tells like=1 from others (AUC 1.0000)' in out
+  text = page.read_text(encoding='utf-8')
+  assert note in text
+  assert 'Like rate over time' in text
+  assert (
+    '<th>train</th><th>b&lt;y</th><td>3,000</td><td>1,000</td>'
+    '<td>0.3333</td><td>1,000</td><td>0.2500</td>'
+  ) in text
 
 
 def test_a_sample_is_said_to_be_one_and_test_may_be_absent(tmp_path, capsys):
