@@ -59,9 +59,8 @@ def notes_of_labels(prepared: Prepared) -> Iterator[str]:
   """A line about what the first of several labels decides."""
   if first := first_label(prepared):
     yield (
-      f'statistics of features are those of rows that have the label {first}, '
-      f'the first one, and AUC tells how they predict it; over time: its '
-      f'positives among all rows'
+      f'features are related to {first}, the first label; rows without it are '
+      f'left out'
     )
 
 
@@ -100,7 +99,7 @@ def _splits(prepared: Prepared) -> Iterator[str]:
     else:
       (label,) = labels.values()
       yield f'{split:<12}{rows:>13,} rows, click rate {label.rate:.4f}'
-    yield f'{"":<12}{line} {low:.4f} ... {high:.4f}'
+    yield f'  {first_label(prepared):<10}{line} {low:.4f} ... {high:.4f}'
 
 
 def _label_line(name: str, label: LabelReport) -> str:

@@ -55,9 +55,9 @@ def started_from(run: Run) -> dict[str, int]:
 
 
 def origin_lines(run: Run) -> list[str]:
-  """A sentence about each run that gave the first weights."""
+  """A line about each run that gave first layers or tables."""
   return [
-    f'first weights are those of {folder}, step {step:,}'
+    f'started from {folder}, step {step:,}'
     for folder, step in started_from(run).items()
   ]
 

@@ -48,7 +48,7 @@ def test_it_finds_what_is_in_a_set(tmp_path, capsys, weighted):
   assert bag['lengths'] == [2250, 0, 0, 6750]
   assert found['dense'][0]['auc'] > 0.95
   assert found['labels']['test']['click']['missing'] == 0
-  assert 'the first one' not in out
+  assert 'the first label' not in out
   text = page.read_text(encoding='utf-8')
   assert 'I&lt;1&gt;' in text
   assert not re.search(r'(src|href)="(?!#)', text)
@@ -94,8 +94,9 @@ def test_each_of_several_labels_is_counted(tmp_path, capsys):
   out = capsys.readouterr().out
   lines = [' '.join(line.split()) for line in out.splitlines()]
   assert 'train 4,000 rows' in lines
+  assert max(len(x) for x in lines if str(tmp_path) not in x) <= 120
   assert 'b<y 1,000 positive, rate 0.3333; 1,000 rows (25.00%) lack it' in lines
-  note = 'rows that have the label like, the first one, and AUC tells how'
+  note = 'features are related to like, the first label; rows without it are'
   assert note in out
   assert 'WARNING: a alone tells like=1 from others (AUC 1.0000)' in out
   text = page.read_text(encoding='utf-8')

@@ -322,7 +322,7 @@ def test_a_run_that_goes_on_tells_and_reports_where_it_started(
   config.optimizer.name = 'adagrad'
   config.train.eval_every = config.train.steps = 3
   train(config, tmp_path / 'run')
-  line = f'first weights are those of {other.workdir}, step {STEP}'
+  line = f'started from {other.workdir}, step {STEP}'
   assert line not in capsys.readouterr().out
   shutil.rmtree(other.workdir)
   config.train.eval_every = config.train.steps = 5
