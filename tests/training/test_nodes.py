@@ -70,8 +70,10 @@ def trained(devices, steps=3, average_after=None):
       state, _ = step(state, sharding.send(make_batch(k)))
       if k == average_after:
         state = average(state)
-    tallies = Evaluator(TASK).nodes(state, [make_batch(9), make_batch(10)])
-    scores = {k: binary.summarize(t['click']) for k, t in tallies.items()}
+    scored = Evaluator(TASK).nodes(state, [make_batch(9), make_batch(10)])
+    scores = {
+      k: binary.summarize(x.tallies['click']) for k, x in scored.items()
+    }
     return jax.device_get(state), scores, divergence(TASK, state)
 
 
@@ -195,5 +197,5 @@ def test_sure_nodes_are_scored(alone):
   state = jax.tree.map(jnp.asarray, alone[0])
   large = jax.tree.map(lambda x: 1000 * x, state.params)
   state = dataclasses.replace(state, params=large)
-  tallies = Evaluator(TASK).nodes(state, [make_batch(9)])
-  assert tallies['ensemble']['click'].clicks.sum() == make_batch(9).labels.sum()
+  whole = Evaluator(TASK).nodes(state, [make_batch(9)])['ensemble']
+  assert whole.tallies['click'].clicks.sum() == make_batch(9).labels.sum()
