@@ -74,20 +74,19 @@ def _common(model: str, negatives: int, positives: int) -> ConfigDict:
 def get_config(variant: str = 'mf') -> ConfigDict:
   """The settings of a variant: mf, gmf, mlp, neumf or pretrained."""
   if variant == 'mf':
-    return _mf()
+    return _factors('mf', dim=192)
   if variant not in ('gmf', 'mlp', 'neumf', 'pretrained'):
     raise ValueError(
       f'variant {variant!r}: expected mf, gmf, mlp, neumf or pretrained'
     )
+  if variant == 'gmf':
+    return _factors('gmf', dim=128)
   model = 'neumf' if variant == 'pretrained' else variant
   config = _common(model, negatives=4, positives=512)
-  config.model.dim = 128 if variant == 'mlp' else 64
+  config.model.dim = 128
+  config.model.bottom = ()
+  config.model.top = (128, 64, 32)
   config.tables.bag_l2 = 0.003
-  if model != 'gmf':
-    config.model.bottom = ()
-    config.model.top = (128, 64, 32)
-  if model == 'neumf':
-    config.model.neumf.mlp_dim = 128
   if variant == 'pretrained':
     config.train.epochs = 5.0
     config.train.init_from = 'runs/gmf,runs/mlp'
@@ -95,10 +94,11 @@ def get_config(variant: str = 'mf') -> ConfigDict:
   return config
 
 
-def _mf() -> ConfigDict:
-  """Wide vectors, large batches and a penalty of what they read."""
-  config = _common('mf', negatives=8, positives=2048)
-  config.model.dim = 192
+def _factors(model: str, dim: int) -> ConfigDict:
+  """Large batches, wide vectors and a penalty of what the batches read."""
+  config = _common(model, negatives=8, positives=2048)
+  config.model.dim = dim
+  config.model.l2 = 2e-4 if model == 'gmf' else 0.0
   config.tables.init_scale = 0.1
   config.tables.bag_l2 = 0.005
   config.train.epochs = 24.0
