@@ -32,7 +32,7 @@ from dlrm_jax.hlo import collectives, exchanged
 from dlrm_jax.plan.compiled import compile_step
 from dlrm_jax.run.description import Data, Run
 from dlrm_jax.run.evaluation import Evaluator
-from dlrm_jax.run.scores import scores_of
+from dlrm_jax.run.scores import by_head, flat_scores
 from dlrm_jax.training.nodes import compiled_average, divergence, node_count
 from dlrm_jax.training.state import Task, TrainState, abstract_state, new_state
 from dlrm_jax.training.step import compiled_step
@@ -117,10 +117,10 @@ class _Trainer:
       self._data.source('test'), run.eval_batch_size, 0, 1
     )
     if not node_count(self._task):
-      score = scores_of(self._evaluate(state, batches))
+      score = flat_scores(by_head(self._evaluate(state, batches)))
       return Learned([score], score, score, {})
-    tallies = self._evaluate.nodes(state, batches)
-    scores = {name: scores_of(t) for name, t in tallies.items()}
+    scored = self._evaluate.nodes(state, batches)
+    scores = {name: flat_scores(by_head(*x)) for name, x in scored.items()}
     return Learned(
       mean=scores.pop('mean of tables'),
       ensemble=scores.pop('ensemble'),

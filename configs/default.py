@@ -153,6 +153,10 @@ def get_config() -> ConfigDict:
   # L2 penalty: the loss has half of it times the sum of squares of the rows
   # that an update moves.
   config.tables.l2 = 0.0
+  # L2 penalty of the bags that a batch reads: the loss has half of it times the
+  # mean over examples of the sum of their squares. So rows are penalised as
+  # often as they are read.
+  config.tables.bag_l2 = 0.0
   # S, the number of parts that tables are cut into; the number of devices must
   # divide it.
   config.tables.shards = 8

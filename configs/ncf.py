@@ -35,6 +35,18 @@ _ROWS = (6041, 3705)  # of ML-1M, without the last item of each user
 _POSITIVES = 988_129  # of split train
 
 
+def _set_rate(config: ConfigDict, rate: float) -> None:
+  """A learning rate that falls to 0 at the end, as half a cosine."""
+  epochs, positives = config.train.epochs, config.train.batch_size
+  positives //= 1 + config.data.negatives
+  for optimizer in (config.optimizer, config.table_optimizer):
+    optimizer.name = 'adam'
+    optimizer.learning_rate = rate
+    optimizer.decay = 'cosine'
+    optimizer.decay_steps = round(epochs * _POSITIVES / positives)
+    optimizer.decay_power = 1.0
+
+
 def _common(model: str, negatives: int, positives: int) -> ConfigDict:
   """What all variants share.
 
@@ -50,9 +62,6 @@ def _common(model: str, negatives: int, positives: int) -> ConfigDict:
   config.tables.init = 'normal'
   config.tables.init_scale = 0.01
   config.tables.update = 'dense'
-  for optimizer in (config.optimizer, config.table_optimizer):
-    optimizer.name = 'adam'
-    optimizer.learning_rate = 0.001
   config.train.batch_size = positives * (1 + negatives)
   epoch = _POSITIVES // positives
   config.train.eval_every = epoch
@@ -63,30 +72,35 @@ def _common(model: str, negatives: int, positives: int) -> ConfigDict:
 
 
 def get_config(variant: str = 'mf') -> ConfigDict:
-  """The settings of a variant: mf, gmf, mlp or neumf."""
+  """The settings of a variant: mf, gmf, mlp, neumf or pretrained."""
   if variant == 'mf':
-    return _mf()
-  if variant not in ('gmf', 'mlp', 'neumf'):
-    raise ValueError(f'variant {variant!r}: expected mf, gmf, mlp or neumf')
-  config = _common(variant, negatives=4, positives=512)
-  config.model.dim = 128 if variant == 'mlp' else 32
-  if variant != 'gmf':
-    config.model.bottom = ()
-    config.model.top = (128, 64, 32)
-  if variant == 'neumf':
-    config.model.neumf.mlp_dim = 128
+    return _factors('mf', dim=192)
+  if variant not in ('gmf', 'mlp', 'neumf', 'pretrained'):
+    raise ValueError(
+      f'variant {variant!r}: expected mf, gmf, mlp, neumf or pretrained'
+    )
+  if variant == 'gmf':
+    return _factors('gmf', dim=128)
+  model = 'neumf' if variant == 'pretrained' else variant
+  config = _common(model, negatives=4, positives=512)
+  config.model.dim = 128
+  config.model.bottom = ()
+  config.model.top = (128, 64, 32)
+  config.tables.bag_l2 = 0.003
+  if variant == 'pretrained':
+    config.train.epochs = 5.0
+    config.train.init_from = 'runs/gmf,runs/mlp'
+  _set_rate(config, 0.0003 if variant == 'pretrained' else 0.002)
   return config
 
 
-def _mf() -> ConfigDict:
-  """Large batches, and a rate that falls to 0 at the end."""
-  config = _common('mf', negatives=8, positives=2048)
-  config.model.dim = 64
+def _factors(model: str, dim: int) -> ConfigDict:
+  """Large batches, wide vectors and a penalty of what the batches read."""
+  config = _common(model, negatives=8, positives=2048)
+  config.model.dim = dim
+  config.model.l2 = 2e-4 if model == 'gmf' else 0.0
   config.tables.init_scale = 0.1
-  config.tables.l2 = 1e-6
-  for optimizer in (config.optimizer, config.table_optimizer):
-    optimizer.learning_rate = 0.003
-    optimizer.decay = 'cosine'
-    optimizer.decay_steps = round(config.train.epochs * _POSITIVES / 2048)
-    optimizer.decay_power = 1.0
+  config.tables.bag_l2 = 0.005
+  config.train.epochs = 24.0
+  _set_rate(config, 0.003)
   return config

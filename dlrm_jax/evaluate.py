@@ -28,6 +28,7 @@ if TYPE_CHECKING:
   from dlrm_jax.build.restored import Examined
   from dlrm_jax.checkpoint.checkpoints import Checkpoints
   from dlrm_jax.run.comparison import Compared
+  from dlrm_jax.run.members import Members
   from dlrm_jax.training.state import Task, TrainState
 
 
@@ -97,11 +98,9 @@ def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
     ) from None
 
 
-def _check_scored(
-  scores: Mapping[str, float], name: str, skipped: Iterable[str]
-) -> None:
+def _check_scored(count: float, name: str, skipped: Iterable[str]) -> None:
   """Raises an error with the skipped rows where no example was scored."""
-  if scores['examples']:
+  if count:
     return
   kinds = [line for line in skipped if not line.startswith(' ')]
   why = ', '.join(line.removesuffix('; first:') for line in kinds)
@@ -199,7 +198,7 @@ def _compare(arguments: argparse.Namespace) -> None:
   other, b = _scored(Path(arguments.compare), arguments)
   lines, result = compare(examined.name, a, b)
   report, other_report = examined.report(), other.report()
-  _check_scored(result['metrics'], examined.name, report.skipped)
+  _check_scored(result['metrics']['examples'], examined.name, report.skipped)
   notes = dict.fromkeys([*report.lines, *other_report.lines])
   _print_lines([*notes, *lines], arguments.json)
   names = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
@@ -222,89 +221,87 @@ def _print_json(result: Mapping[str, Any], file: str | None) -> None:
     files.write_text(Path(file), text + '\n')
 
 
+def _tables(
+  name: str,
+  members: 'Members | None',
+  of_each: Mapping[str, Mapping[str, Mapping[str, float]]],
+  groups: Mapping[str, Sequence[Mapping[str, float]]],
+) -> list[str]:
+  """What was scored, as text.
+
+  Args:
+    name: name of the data.
+    members: the members of an ensemble; None: there is one model.
+    of_each: member or `ENSEMBLE` -> head -> metrics.
+    groups: head -> calibration by group; empty where lists alone are ranked.
+  """
+  from dlrm_jax.run import scores as text
+  from dlrm_jax.run.evaluation import ENSEMBLE
+  from dlrm_jax.run.scoring import undefined_lines
+
+  tables = []
+  titled = text.named(name, of_each[ENSEMBLE])
+  if not groups:
+    tables += [text.ranked_table(*x) for x in titled.items()]
+  elif members is None:
+    tables += [text.score_table(*x, {}) for x in titled.items()]
+  if members is not None:
+    tables += text.member_tables(members.kind, of_each, members.divergence)
+  if not groups:
+    return tables
+  tables += [
+    text.calibration_table(*x) for x in text.named(name, groups).items()
+  ]
+  return tables + [line for x in titled.items() for line in undefined_lines(*x)]
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
   """Restores the checkpoint, scores the data and prints the metrics."""
   from dlrm_jax import sharding
+  from dlrm_jax.metrics.objective import RANKED
   from dlrm_jax.run.evaluation import ENSEMBLE, Evaluator
-  from dlrm_jax.run.scores import (
-    by_head,
-    flat_scores,
-    member_tables,
-    named,
-    score_table,
-  )
-  from dlrm_jax.run.scoring import undefined_lines
-  from dlrm_jax.training.nodes import divergence, node_count
+  from dlrm_jax.run.members import score_members
+  from dlrm_jax.run.scores import by_head, calibration_groups, flat_scores
 
   run = _open(Path(arguments.workdir), arguments)
-  name, batches = run.examined.name, run.examined.batches
+  name, ranks = run.examined.name, arguments.candidates is not None
+  data = run.examined.batches, run.examined.lists
+  with sharding.use(run.mesh):
+    state, evaluate = run.state(), Evaluator(run.task)
+    members = score_members(run.task, evaluate, state, *data)
+    if members is None:
+      scored = {ENSEMBLE: evaluate.ranked(state, *data)}
+    else:
+      scored = members.scored
+  if ranks:  # a list in pieces repeats its positive, which a tally counts again
+    scored = {k: scores._replace(tallies={}) for k, scores in scored.items()}
+  of_each = {k: by_head(*scores) for k, scores in scored.items()}
+  of_heads, tallies = of_each[ENSEMBLE], scored[ENSEMBLE].tallies
+  groups = {k: calibration_groups(tally) for k, tally in tallies.items()}
+  report = run.examined.report()
+  counts = [x['lists' if ranks else 'examples'] for x in of_heads.values()]
+  _check_scored(max(counts), name, report.skipped)
+  checkpoint = f'{run.folder}, checkpoint of step {run.step:,}'
+  tables = _tables(name, members, of_each, groups)
+  _print_lines([*report.lines, checkpoint, *tables], arguments.json)
   result: dict[str, Any] = {
     'workdir': str(run.folder),
     'step': run.step,
     'data': name,
   }
-  with sharding.use(run.mesh):
-    state, evaluate = run.state(), Evaluator(run.task)
-    lists = run.examined.lists
-    kind, of_members, apart = '', {}, {}
-    if node_count(run.task) and lists is None:
-      kind, of_members = 'nodes', evaluate.nodes(state, batches)
-      apart = divergence(run.task, state)
-      result['divergence'] = apart
-    elif run.task.network.branches > 1 and lists is None:
-      kind, of_members = 'branches', evaluate.branches(state, batches)
-    if kind:
-      members = {name: by_head(tallies) for name, tallies in of_members.items()}
-      of_heads = members[ENSEMBLE]
-      tables = member_tables(kind, members, apart)
-      result[kind] = {name: flat_scores(x) for name, x in members.items()}
-    else:
-      scored = evaluate.ranked(state, batches, lists)
-      of_heads = by_head(*scored)
-      tables = [
-        score_table(title, scores, {})
-        for title, scores in named(name, of_heads).items()
-      ]
-  report = run.examined.report()
-  most = max(of_heads.values(), key=lambda scores: scores['examples'])
-  _check_scored(most, name, report.skipped)
-  for title, scores in named(name, of_heads).items():
-    tables += undefined_lines(title, scores)
-  checkpoint = f'{run.folder}, checkpoint of step {run.step:,}'
-  _print_lines([*report.lines, checkpoint, *tables], arguments.json)
-  metrics = {'metrics': flat_scores(of_heads)}
-  _print_json(result | report.said | metrics, arguments.json)
-
-
-def _rank(arguments: argparse.Namespace) -> None:
-  """Restores the checkpoint, ranks lists and prints the metrics."""
-  from dlrm_jax import sharding
-  from dlrm_jax.metrics import ranking
-  from dlrm_jax.metrics.objective import RANKED
-  from dlrm_jax.run.evaluation import Evaluator
-  from dlrm_jax.run.scores import ranked_table
-
-  run = _open(Path(arguments.workdir), arguments)
-  examined = run.examined
-  with sharding.use(run.mesh):
-    scored = Evaluator(run.task).ranked(
-      run.state(), examined.batches, examined.lists
-    )
-  assert scored.places is not None, 'the data is lists'
-  scores = ranking.summarize(scored.places)
-  report = examined.report()
-  _check_scored({'examples': scores['lists']}, examined.name, report.skipped)
-  checkpoint = f'{run.folder}, checkpoint of step {run.step:,}'
-  table = ranked_table(examined.name, scores)
-  _print_lines([*report.lines, checkpoint, table], arguments.json)
-  result = {
-    'workdir': str(run.folder),
-    'step': run.step,
-    'data': examined.name,
-    'candidates': arguments.candidates,
-    **{name: scores[name] for name in RANKED},
-  }
-  _print_json(result | report.said | {'metrics': scores}, arguments.json)
+  metrics = flat_scores(of_heads)
+  if ranks:
+    result['candidates'] = arguments.candidates
+    result |= {metric: metrics[metric] for metric in RANKED}
+  if members is not None:
+    apart = members.divergence
+    result |= {'divergence': apart} if apart else {}
+    result[members.kind] = {k: flat_scores(x) for k, x in of_each.items()}
+  result |= report.said
+  result |= flat_scores(
+    {k: {'calibration_groups': x} for k, x in groups.items()}
+  )
+  _print_json(result | {'metrics': metrics}, arguments.json)
 
 
 @exit_cleanly
@@ -318,10 +315,7 @@ def main(argv: Sequence[str]) -> None:
     _compare(arguments)
     return
   with job.joined(arguments):
-    if arguments.candidates is None:
-      _evaluate(arguments)
-    else:
-      _rank(arguments)
+    _evaluate(arguments)
 
 
 def run() -> int:

@@ -7,6 +7,7 @@ import json
 import pathlib
 import tarfile
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -22,6 +23,7 @@ from dlrm_jax.prepare.readers import formats
 from dlrm_jax.prepare.readers.formats import reader_of
 from dlrm_jax.prepare.resources import default_memory
 from dlrm_jax.run import workdir
+from dlrm_jax.run.scores import GROUPS
 
 ARCHIVE = pathlib.Path(__file__).parent / 'old/written_by_9396860.tar.gz'
 
@@ -93,6 +95,27 @@ def test_one_class_is_said(evaluated):
   lines, said = evaluated('--data=one.csv')
   assert said['metrics']['auc'] is None
   assert any('one.csv has no clicks: AUC' in line for line in lines)
+  assert all(x['ratio'] is None for x in said['calibration_groups'])
+
+
+def test_calibration_is_told_by_group_of_predictions(evaluated):
+  lines, said = evaluated('--data=new.csv')
+  groups, metrics = said['calibration_groups'], said['metrics']
+  examples = np.array([group['examples'] for group in groups])
+  assert len(groups) == GROUPS
+  assert examples.sum() == metrics['examples']
+  for name, mean in (('predicted', 'mean_prediction'), ('actual', 'base_rate')):
+    found = np.average([group[name] for group in groups], weights=examples)
+    assert found == pytest.approx(metrics[mean], rel=1e-4)
+  assert [x['predicted'] for x in groups] == sorted(
+    x['predicted'] for x in groups
+  )
+  title = 'calibration of new.csv, by group of predictions'
+  table = lines[lines.index(title) + 1 :][: 1 + len(groups)]
+  assert table[0].split() == ['examples', 'predicted', 'actual', 'ratio']
+  assert float(table[-1].split()[1]) == pytest.approx(
+    groups[-1]['predicted'], abs=1e-5
+  )
 
 
 def test_a_folder_of_part_files_is_as_one_file(old, evaluated):

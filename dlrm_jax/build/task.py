@@ -93,6 +93,7 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
     table_tx=table_tx,
     micro_batch=micro_batch,
     clip=at_least(config, 'train.clip', 0) or None,
+    bag_l2=at_least(config, 'tables.bag_l2', 0),
     plateau=build_plateau(config),
     seed=at_least(config, 'seed', 0),
   )

@@ -72,6 +72,7 @@ KINDS: dict[str, FieldKind] = {
       'tables.init_scale',
       'tables.update',
       'tables.l2',
+      'tables.bag_l2',
       'tables.average_every',
       'tables.features',
       *(f'optimizer.{name}' for name in _OPTIMIZER),

@@ -24,8 +24,9 @@ from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables, Vectors
 from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.features import column_hotness, shapes_of_roles
+from dlrm_jax.models.batch_norm import STATISTICS
 from dlrm_jax.models.branches import Branches
-from dlrm_jax.models.mlp import STATISTICS, Norm
+from dlrm_jax.models.mlp import Norm
 from dlrm_jax.models.mode import Training
 from dlrm_jax.models.shapes import Shapes
 from dlrm_jax.rows import Pytree

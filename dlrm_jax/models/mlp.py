@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from dlrm_jax.models.mode import Training, mean_over_batch, random_bits
-from dlrm_jax.sharding import device_count
+from dlrm_jax.models.batch_norm import BatchNorm
+from dlrm_jax.models.mode import Training, random_bits
 
 # jax.nn.initializers.glorot_normal would truncate at two standard deviations.
 glorot_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
@@ -31,10 +31,6 @@ class Norm(enum.Enum):
   NONE = 'none'
   BATCH = 'batch'
   LAYER = 'layer'
-
-
-STATISTICS = 'statistics'
-"""Linen collection of the running means and variances of `BatchNorm`."""
 
 
 def _bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -67,43 +63,6 @@ class Dense(nn.Module):
       preferred_element_type=jnp.float32,
     )
     return y + bias[None]  # ranks equal, as strict promotion asks
-
-
-class BatchNorm(nn.Module):
-  """Batch normalisation, f32[B, n] -> f32[B, n].
-
-  In training each unit gets mean 0 and variance 1 over the global batch, over
-  all devices; in scoring by running estimates. Then it is scaled and shifted.
-  As torch does, the running variance is the unbiased one. Source: Ioffe and
-  Szegedy, arXiv 1502.03167, algorithm 1.
-
-  Attributes:
-    momentum: share of a running estimate that stays in each step.
-    eps: added to the variance.
-  """
-
-  momentum: float = 0.9
-  eps: float = 1e-5
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: Training | None) -> jax.Array:
-    """The normalised units; in training the running estimates move."""
-    shape = (x.shape[-1],)
-    scale = self.param('scale', nn.initializers.ones, shape)
-    shift = self.param('bias', nn.initializers.zeros, shape)
-    mean = self.variable(STATISTICS, 'mean', jnp.zeros, shape)
-    variance = self.variable(STATISTICS, 'var', jnp.ones, shape)
-    if train is None:
-      now = mean.value, variance.value
-    else:
-      center = mean_over_batch(x)
-      now = center, mean_over_batch(jnp.square(x - center[None]))
-      count = len(x) * device_count()
-      unbiased = now[1] * (count / max(count - 1, 1))
-      for old, new in ((mean, center), (variance, unbiased)):
-        old.value = self.momentum * old.value + (1 - self.momentum) * new
-    factor = scale * jax.lax.rsqrt(now[1] + self.eps)
-    return (x - now[0][None]) * factor[None] + shift[None]
 
 
 class Dropout(nn.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dlrm_jax.rows import mix32
-from dlrm_jax.sharding import AXIS, device_count
+from dlrm_jax.sharding import AXIS, device_count, on_cpu
 
 
 class Training(NamedTuple):
@@ -40,7 +40,16 @@ def random_bits(training: Training, use: int, width: int) -> jax.Array:
   return mix32(rows[:, None] + columns[None])
 
 
-def mean_over_batch(x: jax.Array) -> jax.Array:
-  """The mean over axis 0 of the global batch, of which x is a part."""
-  mean = jnp.mean(x, 0)
-  return mean if device_count() == 1 else lax.pmean(mean, AXIS)
+def sum_of_part(x: jax.Array) -> jax.Array:
+  """The sum over axis 0 of this device's part of the batch, f32[n].
+
+  On a CPU it is a product with ones, which takes half of the time there.
+  """
+  if not on_cpu():
+    return jnp.sum(x, 0)
+  return jnp.dot(jnp.ones(len(x), x.dtype), x)
+
+
+def over_batch(sums: jax.Array) -> jax.Array:
+  """Sums over the global batch, from those of each device's part."""
+  return sums if device_count() == 1 else lax.psum(sums, AXIS)

@@ -19,6 +19,7 @@ from dlrm_jax.text import human
 from dlrm_jax.training.memory import (
   StepMemory,
   layers_bytes,
+  layers_flops,
   row_state,
   step_memory,
 )
@@ -69,6 +70,11 @@ class Forecast:
     return 2 * (1 - 1 / self.devices) * layers_bytes(self.task)
 
   @property
+  def flops(self) -> int:
+    """Operations of a device in a step, see `layers_flops`."""
+    return layers_flops(self.task, self.use.local_batch)
+
+  @property
   def fits(self) -> bool:
     """Whether a step fits into the memory of a device."""
     return self.memory.total <= self.budget
@@ -106,6 +112,8 @@ def forecast_json(forecast: Forecast) -> dict[str, Any]:
     'fits': forecast.fits,
     'memory': {**memory._asdict(), 'total': memory.total},
     'sent': {'tables': tables.sent, 'layers': forecast.layers_sent},
+    'flops': forecast.flops,
+    'branches': forecast.task.network.branches,
     'rows': [int(x) for x in tables.rows],
     'reads': [float(x) for x in tables.reads],
     'tables': _table_rows(forecast),
@@ -128,6 +136,17 @@ def _tables(forecast: Forecast) -> Iterator[str]:
       f'          {row["name"]:<{width}} {row["rows"]:>12,} x {row["dim"]:<4}'
       f'{human(row["bytes"]):>8}  {row["placement"]:<{places}}  {row["why"]}'
     )
+
+
+def _branches(forecast: Forecast) -> str:
+  """What each branch of a model takes of everything."""
+  count, memory = forecast.task.network.branches, forecast.memory
+  tables, dense = human(memory.tables / count), human(memory.dense / count)
+  flops = f'{forecast.flops / count / 1e9:,.3g} GFLOP a step'
+  return (
+    f'branches  {count}; for each a device has {tables} of tables, {dense} of '
+    f'layers and {flops}'
+  )
 
 
 def _spread(name: str, counts: np.ndarray) -> str:
@@ -164,5 +183,11 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
   )
   for name, size in memory._asdict().items():
     yield f'          {name:<10}{human(size):>8}'
+  yield (
+    f'products  {forecast.flops / 1e9:,.3g} GFLOP of the layers on a device in '
+    f'a step'
+  )
+  if forecast.task.network.branches > 1:
+    yield _branches(forecast)
   for note in forecast.notes:
     yield f'note      {note}'

@@ -1,11 +1,10 @@
-"""Evaluation: scores every example once and tallies labels and logits.
+"""Evaluation: scores every example once, with all members of an ensemble.
 
-Each process reads and tallies its own part of every batch. The result is the
-tally of all parts, the same on every process.
+Each process reads and scores its own part of every batch; `tallying` adds up
+the parts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,31 +12,13 @@ import numpy as np
 from scipy.special import log_expit, logsumexp
 
 from dlrm_jax.batch import Batch, Inputs
-from dlrm_jax.cluster import agreement
 from dlrm_jax.data.lists import Lists
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics import binary, paired, ranking
-from dlrm_jax.run.groups import Kept
+from dlrm_jax.metrics import binary, paired
+from dlrm_jax.run.tallying import Scores, Sums
 from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
-from dlrm_jax.training.heads import Head
 from dlrm_jax.training.nodes import compiled_average, node_count
 from dlrm_jax.training.state import Task, TrainState
-
-Tallies = dict[str, binary.Tally]
-"""The tally of each head, by its name."""
-
-
-class Scores(NamedTuple):
-  """The result of an evaluation.
-
-  Attributes:
-    tallies: the tally of each head.
-    places: places of the positives, where the examples are lists to rank.
-  """
-
-  tallies: Tallies
-  places: ranking.Places | None = None
-
 
 ENSEMBLE = 'ensemble'
 """Name of all nodes together, by the mean of their probabilities; of all
@@ -57,33 +38,6 @@ class Stopped(Exception):
 def never() -> bool:
   """Says that there is no reason to stop."""
   return False
-
-
-def tally_heads(
-  heads: Sequence[Head],
-  logits: np.ndarray,
-  batch: Batch,
-  into: Mapping[str, binary.Tally],
-) -> Tallies:
-  """Tallies one batch for every head.
-
-  Args:
-    heads: the tasks, one a column of logits and labels.
-    logits: f32[B, T].
-    batch: labels and weights; a label that is NaN does not count.
-    into: tallies to add to; use the result instead afterwards.
-
-  Raises:
-    NotFinite: a logit is NaN or infinite.
-  """
-  tallies = {}
-  for i, head in enumerate(heads):
-    labels = np.asarray(batch.labels)[:, i]
-    weights = np.where(np.isnan(labels), 0, batch.weights)
-    tallies[head.name] = binary.tally(
-      logits[:, i], labels, weights, into[head.name]
-    )
-  return tallies
 
 
 class Evaluator:
@@ -111,7 +65,7 @@ class Evaluator:
     state: TrainState,
     batches: Iterable[Batch],
     stop: Callable[[], int | bool] = never,
-  ) -> Tallies:
+  ) -> dict[str, binary.Tally]:
     """Tallies all batches; examples of weight 0 do not count.
 
     Args:
@@ -132,7 +86,7 @@ class Evaluator:
     batches: Iterable[Batch],
     lists: Lists | None,
     stop: Callable[[], int | bool] = never,
-  ) -> 'Scores':
+  ) -> Scores:
     """Tallies all batches, and ranks the lists that their examples are.
 
     Args:
@@ -142,25 +96,18 @@ class Evaluator:
       lists: the lists; None: the examples are none.
       stop: as in `__call__`.
     """
-    heads = self._task.heads
-    totals = {head.name: binary.empty() for head in heads}
-    parts, kept = [], Kept([head.name for head in heads])
+    sums = Sums(self._task.heads, lists)
     for batch, logits in self._scored(state, batches, stop):
-      totals = tally_heads(heads, logits, batch, totals)
-      kept.add(batch, logits)
-      if lists is not None:
-        shape = (-1, lists.length)
-        weights = np.asarray(batch.weights).reshape(shape)
-        parts.append(ranking.places(logits[:, 0].reshape(shape), weights))
-    tallies = kept.into(_of_all_processes(totals))
-    if lists is None:
-      return Scores(tallies)
-    return Scores(tallies, _whole_lists(parts, lists.pieces))
+      sums.add(batch, logits)
+    return sums.total()
 
   def nodes(
-    self, state: TrainState, batches: Iterable[Batch]
-  ) -> dict[str, Tallies]:
-    """Tallies of each node, of the mean of their tables, of the ensemble.
+    self,
+    state: TrainState,
+    batches: Iterable[Batch],
+    lists: Lists | None = None,
+  ) -> dict[str, Scores]:
+    """Scores of each node, of the mean of their tables, of the ensemble.
 
     Every node scores every example. The ensemble's probability is the mean
     of the nodes' probabilities. Only the ensemble is scored within groups.
@@ -168,6 +115,7 @@ class Evaluator:
     Args:
       state: a state with independent tables.
       batches: batches of equal size, this process's part of each.
+      lists: as in `ranked`.
 
     Raises:
       NotFinite: a logit is NaN or infinite.
@@ -181,16 +129,22 @@ class Evaluator:
       return self._of_nodes(state, inputs) | of_mean
 
     names = [f'node {k}' for k in range(node_count(self._task))]
-    return self._of_members((*names, _MEAN), scored, batches)
+    return self._of_members((*names, _MEAN), scored, batches, lists)
 
   def branches(
-    self, state: TrainState, batches: Iterable[Batch]
-  ) -> dict[str, Tallies]:
-    """Tallies of each branch of the model, and of the mean of their logits.
+    self,
+    state: TrainState,
+    batches: Iterable[Batch],
+    lists: Lists | None = None,
+  ) -> dict[str, Scores]:
+    """Scores of each branch of the model, and of the mean of their logits.
+
+    Only the mean is scored within groups.
 
     Args:
       state: the state to score with.
       batches: batches of equal size, this process's part of each.
+      lists: as in `ranked`.
 
     Raises:
       NotFinite: a logit is NaN or infinite.
@@ -202,34 +156,31 @@ class Evaluator:
       return of_each | {ENSEMBLE: logits.mean(1)}
 
     names = [f'branch {k}' for k in range(self._task.network.branches)]
-    return self._of_members(names, scored, batches)
+    return self._of_members(names, scored, batches, lists)
 
   def _of_members(
     self,
     names: Sequence[str],
     scored: Callable[[Batch], Mapping[str, np.ndarray]],
     batches: Iterable[Batch],
-  ) -> dict[str, Tallies]:
-    """Tallies of the members of an ensemble, and of `ENSEMBLE`.
+    lists: Lists | None,
+  ) -> dict[str, Scores]:
+    """Scores of the members of an ensemble, and of `ENSEMBLE`.
 
     Args:
       names: names of the members.
       scored: gives the logits f32[B, T] of each member and of the ensemble.
       batches: batches of equal size, this process's part of each.
+      lists: as in `ranked`.
     """
-    heads = self._task.heads
-    totals = {
-      name: {head.name: binary.empty() for head in heads}
+    sums = {
+      name: Sums(self._task.heads, lists, grouped=name == ENSEMBLE)
       for name in (*names, ENSEMBLE)
     }
-    kept = Kept([head.name for head in heads])
     for batch in batches:
-      logits = scored(batch)
-      for name, x in logits.items():
-        totals[name] = tally_heads(heads, x, batch, totals[name])
-      kept.add(batch, logits[ENSEMBLE])
-    found = {name: _of_all_processes(total) for name, total in totals.items()}
-    return found | {ENSEMBLE: kept.into(found[ENSEMBLE])}
+      for name, logits in scored(batch).items():
+        sums[name].add(batch, logits)
+    return {name: of_one.total() for name, of_one in sums.items()}
 
   def keep(self, state: TrainState, batches: Iterable[Batch]) -> paired.Scored:
     """Labels, weights and logits of the first head, of one process.
@@ -310,47 +261,3 @@ def ensemble(logits: np.ndarray) -> np.ndarray:
   x = logits.astype(np.float64)
   mean = logsumexp(log_expit(x), 0) - logsumexp(log_expit(-x), 0)
   return np.where(np.isfinite(x).all(0), mean, np.nan)
-
-
-def _of_all_processes(tallies: Tallies) -> Tallies:
-  """Adds up the tallies of all processes."""
-  if jax.process_count() == 1:
-    return tallies
-  return {name: _added(tally) for name, tally in tallies.items()}
-
-
-def _added(tally: binary.Tally) -> binary.Tally:
-  """The sum of the tallies that all processes have."""
-  clicks, others, low, high, *sums = tally[:-1]
-  (low,) = agreement.reduced([low], 'min')
-  (high,) = agreement.reduced([high], 'max')
-  clicks, others, total = agreement.reduced(
-    [clicks, others, np.array(sums)], 'sum'
-  )
-  numbers: Any = map(float, total)
-  return binary.Tally(clicks, others, low, high, *numbers)
-
-
-def _whole_lists(
-  parts: Sequence[ranking.Places], pieces: int
-) -> ranking.Places:
-  """The places in whole lists, on every process.
-
-  Args:
-    parts: the places in the pieces that this process has of each batch.
-    pieces: number of consecutive pieces of a list.
-  """
-  if not parts:
-    empty = np.zeros(0, np.int64)
-    return ranking.Places(empty, empty, empty > 0)
-  mine = np.stack(
-    [np.stack([np.asarray(x, np.int64) for x in p]) for p in parts]
-  )
-  # [batch, process, piece of the batch, field]: the order of the pieces.
-  batches, fields, count = mine.shape
-  found = np.zeros((batches, jax.process_count(), count, fields), np.int64)
-  found[:, jax.process_index()] = mine.swapaxes(1, 2)
-  found = agreement.total_of(found).reshape(-1, fields)
-  found = found[: len(found) // pieces * pieces]
-  above, tied, counted = found.reshape(-1, pieces, fields).sum(1).T
-  return ranking.Places(above, tied, counted > 0)

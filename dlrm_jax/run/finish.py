@@ -1,11 +1,12 @@
 """The end of a run: scores its best checkpoint, writes results and report."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from dlrm_jax import files
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster import agreement
+from dlrm_jax.data.lists import lists_of
 from dlrm_jax.metrics import binary, ranking
 from dlrm_jax.report import run_page
 from dlrm_jax.run.description import Run
@@ -17,6 +18,7 @@ from dlrm_jax.run.history import (
   read_history,
   values_of,
 )
+from dlrm_jax.run.members import Members, score_members
 from dlrm_jax.run.scores import (
   by_head,
   flat_scores,
@@ -26,7 +28,6 @@ from dlrm_jax.run.scores import (
 )
 from dlrm_jax.run.scoring import batches_of, score, undefined_lines
 from dlrm_jax.run.workdir import RESULTS
-from dlrm_jax.training.nodes import divergence, node_count
 from dlrm_jax.training.sizes import table_sizes
 from dlrm_jax.training.state import TrainState, abstract_state
 from dlrm_jax.vocabulary.policy import UNKNOWN
@@ -38,36 +39,6 @@ def check_writable(run: Run) -> None:
   """Raises an `InputError` if a file of the end of a run cannot be written."""
   for name in (HISTORY, RESULTS, _REPORT):
     files.check_writable(run.workdir / name, '--workdir')
-
-
-class _Members(NamedTuple):
-  """The members of an ensemble.
-
-  Attributes:
-    kind: nodes with independent tables, or branches of the model.
-    scores: member -> head -> metrics.
-    divergence: table -> how far the nodes' copies are apart.
-  """
-
-  kind: str
-  scores: dict[str, dict[str, dict[str, float]]]
-  divergence: dict[str, float]
-
-
-def _members(
-  run: Run, evaluate: Evaluator, state: TrainState, splits: list[str]
-) -> _Members | None:
-  """Scores of the members on the last split; None where there is one model."""
-  nodes, branches = node_count(run.task), run.task.network.branches
-  if not splits or (not nodes and branches == 1):
-    return None
-  batches = batches_of(run, splits[-1])
-  if nodes:
-    tallies, apart = evaluate.nodes(state, batches), divergence(run.task, state)
-  else:
-    tallies, apart = evaluate.branches(state, batches), {}
-  scores = {name: by_head(of_one) for name, of_one in tallies.items()}
-  return _Members('nodes' if nodes else 'branches', scores, apart)
 
 
 def _which(run: Run, history: list[dict[str, Any]], best: int) -> str:
@@ -86,7 +57,7 @@ def _report(
   run: Run,
   results: Mapping[str, binary.Tally],
   ranked: Mapping[str, Mapping[str, float]],
-  members: _Members | None,
+  members: Members | None,
   step: int,
   best: int,
   out_of_range: Mapping[str, int],
@@ -114,8 +85,11 @@ def _report(
   history = read_history(run.workdir)
   which = _which(run, history, best)
   extras: dict[str, Any] = {}
+  tables: list[str] = []
   if members is not None:
-    scores = {name: flat_scores(x) for name, x in members.scores.items()}
+    of_members = {k: by_head(*scored) for k, scored in members.scored.items()}
+    tables = member_tables(members.kind, of_members, members.divergence)
+    scores = {name: flat_scores(x) for name, x in of_members.items()}
     apart = {'divergence': members.divergence} if members.divergence else {}
     extras[members.kind] = {'scores': scores, **apart}
   if run.reading.out_of_range == UNKNOWN:
@@ -152,8 +126,8 @@ def _report(
   )
   for split in results:
     print(score_table(split, summaries[split], references[split]))
-  if members is not None:
-    print(*member_tables(*members), sep='\n')
+  for table in tables:
+    print(table)
   for split, count in extras.get(OUT_OF_RANGE, {}).items():
     print(f'{split}: {count:,} ids out of range became the unknown row')
   print(*lacks, f'{which}; see {run.workdir / _REPORT}', sep='\n')
@@ -197,6 +171,10 @@ def finish(
         ranked[next(iter(of_split))] = ranking.summarize(scored.places)
       out_of_range[split] = agreement.total(batches.out_of_range)
       splits.append(split)
-  members = _members(run, evaluate, state, splits)
+  members = None
+  if splits:
+    last = splits[-1]
+    batches, lists = batches_of(run, last), lists_of(run.data.details, last)
+    members = score_members(run.task, evaluate, state, batches, lists)
   if agreement.first():
     _report(run, results, ranked, members, step, best, out_of_range)

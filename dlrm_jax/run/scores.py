@@ -2,11 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from dlrm_jax.metrics import binary, ranking
-from dlrm_jax.metrics.objective import LABELS, RANKED
+from dlrm_jax.metrics.objective import LABELS, RANKED, SHOWN
 
 Value = TypeVar('Value')
 
@@ -16,17 +16,23 @@ ERROR = '_std_error'
 
 _COUNTS = ('examples', 'clicks', 'lists', 'groups', 'groups_left_out')
 
+GROUPS = 10
+"""Number of groups of similar predictions whose calibration is told."""
+
 ERROR_NOTE = '± one standard error, of AUC by DeLong'
 
 
 def by_head(
   tallies: Mapping[str, binary.Tally], places: ranking.Places | None = None
 ) -> dict[str, dict[str, float]]:
-  """All metrics of every head; the first one ranks lists, if there are any."""
+  """All metrics of every head; the first one ranks lists, if there are any.
+
+  Without tallies there is one head, named '', with the metrics of lists.
+  """
   found = {head: binary.summarize(tally) for head, tally in tallies.items()}
   if places is not None:
-    first = next(iter(found))
-    found[first] = ranking.summarize(places) | found[first]
+    first = next(iter(found), '')
+    found[first] = ranking.summarize(places) | found.get(first, {})
   return found
 
 
@@ -39,8 +45,8 @@ def named(split: str, of_heads: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def flat_scores(
-  of_heads: Mapping[str, Mapping[str, float]],
-) -> dict[str, float]:
+  of_heads: Mapping[str, Mapping[str, Value]],
+) -> dict[str, Value]:
   """The metrics of all heads by `HEAD/METRIC`; by `METRIC` if there is one."""
   several = len(of_heads) > 1
   return {
@@ -48,11 +54,6 @@ def flat_scores(
     for head, metrics in of_heads.items()
     for metric, value in metrics.items()
   }
-
-
-def scores_of(tallies: Mapping[str, binary.Tally]) -> dict[str, float]:
-  """The metrics of all heads, named as by `flat_scores`."""
-  return flat_scores(by_head(tallies))
 
 
 def with_error(scores: Mapping[str, float], metric: str) -> str:
@@ -119,6 +120,52 @@ def ranked_table(title: str, scores: Mapping[str, float]) -> str:
   return '\n'.join(lines)
 
 
+def calibration_groups(tally: binary.Tally) -> list[dict[str, float]]:
+  """Mean predictions and click rates of groups of similar predictions.
+
+  There are `GROUPS` groups of nearly equal total weight, in rising order;
+  fewer where many predictions are equal, which stay in one group; none
+  without examples. `ratio` is `predicted` / `actual`, nan without clicks.
+
+  >>> total = binary.tally([0.0, 0.0, 4.0], [1, 0, 0], [1, 1, 0.5])
+  >>> [list(group.values()) for group in calibration_groups(total)]
+  ... # doctest: +ELLIPSIS
+  [[2.0, 0.5, 0.5, 1.0], [0.5, 0.982..., 0.0, nan]]
+  """
+  curve = binary.calibration_curve(tally, GROUPS)
+  return [
+    {
+      'examples': examples,
+      'predicted': predicted,
+      'actual': actual,
+      'ratio': predicted / actual if actual else math.nan,
+    }
+    for predicted, actual, examples in zip(
+      *(column.tolist() for column in curve), strict=True
+    )
+  ]
+
+
+def calibration_table(title: str, groups: Sequence[Mapping[str, float]]) -> str:
+  """Calibration by group of predictions, as a table of text.
+
+  >>> group = {'examples': 9, 'predicted': 0.5, 'actual': 0, 'ratio': math.nan}
+  >>> print(calibration_table('test', [group]))
+  calibration of test, by group of predictions
+         examples    predicted       actual        ratio
+                9      0.50000      0.00000    undefined
+  """
+  lines = [f'calibration of {title}, by group of predictions']
+  if not groups:
+    return f'{lines[0]}: undefined, no example of a weight above 0'
+  names = list(groups[0])
+  lines.append('  ' + ''.join(f'{name:>13}' for name in names))
+  for group in groups:
+    cells = (f'{_number(name, group[name]):>13}' for name in names)
+    lines.append('  ' + ''.join(cells))
+  return '\n'.join(lines)
+
+
 def _number(metric: str, value: float) -> str:
   if math.isnan(value):
     return 'undefined'
@@ -151,10 +198,13 @@ def member_tables(
   tables = []
   for head in heads:
     title = kind if len(heads) == 1 else f'{kind}, {head}'
-    lines = [f'{title:<18}{"AUC":>20}{"log-loss":>20}']
-    for node, of_heads in scores.items():
-      cells = [with_error(of_heads[head], x) for x in ('auc', 'log_loss')]
-      lines.append(f'  {node:<16}' + ''.join(f'{cell:>20}' for cell in cells))
+    known = next(iter(scores.values()))[head]
+    metrics = [metric for metric in (*SHOWN, *RANKED) if metric in known]
+    labels = ''.join(f'{LABELS[metric]:>20}' for metric in metrics)
+    lines = [f'{title:<18}{labels}']
+    for name, of_heads in scores.items():
+      cells = [with_error(of_heads[head], metric) for metric in metrics]
+      lines.append(f'  {name:<16}' + ''.join(f'{cell:>20}' for cell in cells))
     tables.append('\n'.join(lines))
   if not apart:
     return tables

@@ -10,9 +10,10 @@ from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary
 from dlrm_jax.run.description import Run
-from dlrm_jax.run.evaluation import Evaluator, Scores, never
+from dlrm_jax.run.evaluation import Evaluator, never
 from dlrm_jax.run.groups import MOST_GROUPED
 from dlrm_jax.run.meter import ADVICE
+from dlrm_jax.run.tallying import Scores
 from dlrm_jax.sharding import device_count
 from dlrm_jax.training.nodes import node_count
 from dlrm_jax.training.state import TrainState

@@ -85,7 +85,7 @@ class Gradients(NamedTuple):
   """What a batch gives.
 
   Attributes:
-    metrics: those of the step.
+    metrics: those of the step; no penalty is in its loss.
     params: gradients of the layers' parameters.
     vectors: gradients of the gathered bags, f32[B, G, D] for each stack.
     statistics: those of the layers, after the batch.
@@ -157,6 +157,14 @@ def _of_part(
   logits, vector_grads = jax.tree.map(
     lambda x: x.reshape(examples, *x.shape[2:]), tuple(by_piece)
   )
+  if task.bag_l2:
+    total = over_devices(lax.psum, jnp.sum(batch.weights))
+    decay = task.bag_l2 * batch.weights / jnp.where(total > 0, total, 1)
+    vector_grads = jax.tree.map(
+      lambda grad, bags: grad + decay[:, None, None] * bags,
+      vector_grads,
+      vectors,
+    )
   stages = {
     'dense features': batch.inputs.dense,
     **{f'vectors {stack}': v for stack, v in vectors.items()},

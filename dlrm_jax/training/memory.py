@@ -77,6 +77,21 @@ def kernels(model: nn.Module, shapes: Shapes) -> list[tuple[int, int]]:
   return [x.shape for x in leaves if len(x.shape) == 2]
 
 
+def layers_flops(task: Task, examples: int) -> int:
+  """Floating-point operations of the layers' products in a training step.
+
+  Each layer has a product forward and two of its size backward, and a
+  multiplication and an addition are two operations. Interactions and the
+  layers of encodings are not counted.
+
+  Args:
+    task: the task.
+    examples: number of examples.
+  """
+  layers = kernels(task.network.model, task.network.shapes)
+  return 6 * examples * sum(width * out for width, out in layers)
+
+
 def tree_bytes(tree: Pytree) -> int:
   """Bytes of all arrays of a tree."""
   return sum(

@@ -36,6 +36,8 @@ class Task:
       a number that suits the backend.
     clip: the largest norm of the gradients of layers and tables together;
       None: they are not clipped.
+    bag_l2: the loss has half of it times the mean over examples of the sum of
+      squares of their gathered bags.
     plateau: how the learning rates fall where validation does not improve;
       None: they do not.
     seed: of what layers and storages draw at random in a step.
@@ -47,6 +49,7 @@ class Task:
   table_tx: optax.GradientTransformation
   micro_batch: int | None = None
   clip: float | None = None
+  bag_l2: float = 0.0
   plateau: Plateau | None = None
   seed: int = 0
 

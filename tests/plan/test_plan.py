@@ -76,6 +76,26 @@ def test_json_has_numbers_notes_and_suggestions(multihot):
   )
 
 
+def test_a_branch_costs_its_part_of_memory_and_products(tmp_path):
+  def planned(count):
+    path = tmp_path / f'{count}.json'
+    config = '--config=configs/frappe.py:branches', '--devices=1'
+    text = plan(*config, f'--config.model.branches={count}', f'--json={path}')
+    assert ('branches  3; ' in text) == (count == 3)
+    return json.loads(path.read_text())
+
+  one, three = planned(1), planned(3)
+  # Layers 200-256-256-256-1 and a batch of 4,096 examples.
+  weights = 200 * 256 + 2 * 256 * 256 + 256
+  assert one['flops'] == 6 * 4096 * weights
+  assert three['flops'] == 3 * one['flops']
+  assert (one['branches'], three['branches']) == (1, 3)
+  for part in ('tables', 'dense'):
+    assert three['memory'][part] == pytest.approx(
+      3 * one['memory'][part], rel=0.01
+    )
+
+
 FOLLOWED = {
   'replicated': (
     '--config=configs/criteo_kaggle.py',

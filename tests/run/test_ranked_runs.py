@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from dlrm_jax import evaluate, sharding
+from dlrm_jax.batch import Inputs
 from dlrm_jax.build.data import identity, open_data
 from dlrm_jax.build.run import build_run
+from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
 from dlrm_jax.data.negatives import Negatives
@@ -18,6 +20,7 @@ from dlrm_jax.prepare.implicit import list_files
 from dlrm_jax.prepare.implicit.implicit_set import prepare_implicit
 from dlrm_jax.run import loop, workdir
 from dlrm_jax.run.history import read_history
+from dlrm_jax.training.state import abstract_state
 from tests import job
 
 USERS, ITEMS = 60, 120
@@ -88,9 +91,9 @@ def place(tmp_path_factory):
 def evaluated(place, capsys):
   """Evaluates; lines that were printed, and the JSON."""
 
-  def run(*flags):
+  def run(*flags, workdir='run'):
     flags = [flag.replace('{place}', str(place)) for flag in flags]
-    status = evaluate.main([f'--workdir={place}/run', *flags])
+    status = evaluate.main([f'--workdir={place}/{workdir}', *flags])
     captured = capsys.readouterr()
     assert status == 0, captured.err
     lines = captured.out.splitlines()
@@ -169,6 +172,62 @@ def test_the_catalogue_is_ranked(piece, place, evaluated, monkeypatch):
   _, given = evaluated(FILES[0], '--candidates={place}/all.negative')
   _, found = evaluated(FILES[0], '--candidates=catalogue')
   assert found['metrics'] == pytest.approx(given['metrics'])
+
+
+@pytest.fixture(scope='module')
+def branches(place):
+  """The task of a run with two branches, in folder `branches`."""
+  config = get_config(place / 'set')
+  config.model.branches = 2
+  config.train.steps = 20
+  train(config, place / 'branches', 1)
+  return build_run(config, open_data(config), place / 'branches').task
+
+
+def ranked(scores):
+  """HR@10, NDCG@10 and MRR of the first of each list, f32[n, L]."""
+  place = 1 + np.sum(scores[:, 1:] > scores[:, :1], 1)
+  return {
+    'hr_10': np.mean(place <= 10),
+    'ndcg_10': np.mean((place <= 10) / np.log2(1 + place)),
+    'mrr': np.mean(1 / place),
+  }
+
+
+def test_branches_rank_lists_one_by_one(place, branches, evaluated):
+  lines, result = evaluated('--split=validation', workdir='branches')
+  stored = Checkpoints(
+    place / 'branches/checkpoints', branches.collection.layout
+  )
+  source = open_prepared(place / 'set').source('validation')
+  ids = np.concatenate([source[k].ids for k in range(len(source))])
+  with sharding.use(sharding.make_mesh(jax.devices()[:1])):
+    state = stored.restore_for_evaluation(20, abstract_state(branches))
+    inputs = Inputs(np.empty((len(ids), 0), np.float32), ids)
+    by_branch = branches.network.by_branch(state.layers, state.tables, inputs)
+  logits = np.asarray(by_branch).reshape(USERS, 100, 2)
+  wanted = {'branch 0': logits[..., 0], 'branch 1': logits[..., 1]}
+  wanted['ensemble'] = logits.mean(2)
+  assert result['branches'].keys() == wanted.keys()
+  for name, scores in wanted.items():
+    found = result['branches'][name]
+    for metric, value in ranked(scores).items():
+      assert found[metric] == pytest.approx(value)
+    (line,) = [line for line in lines if line.startswith(f'  {name} ')]
+    assert f'{found["ndcg_10"]:.5f} ± ' in line
+  assert result['metrics'] == result['branches']['ensemble']
+  heading = 'branches AUC log-loss HR@10 NDCG@10 MRR'
+  assert heading in [' '.join(line.split()) for line in lines]
+
+
+def test_branches_rank_candidates_one_by_one(branches, evaluated):
+  lines, result = evaluated(*FILES, workdir='branches')
+  assert 'branches HR@10 NDCG@10 MRR' in [' '.join(x.split()) for x in lines]
+  found = result['branches']
+  assert found['branch 0']['hr_10'] != found['branch 1']['hr_10']
+  assert result['metrics'] == found['ensemble']
+  assert result['hr_10'] == found['ensemble']['hr_10']
+  assert found['branch 1']['lists'] == USERS
 
 
 MISTAKES = {

@@ -17,6 +17,7 @@ from dlrm_jax.run import loop
 from dlrm_jax.run.history import read_history
 from dlrm_jax.synthetic.log import Synthetic
 from tests import small
+from tests.commands import run
 
 LABELS = 'click', 'like'
 
@@ -113,6 +114,24 @@ def test_nodes_with_tables_of_their_own_are_scored_for_each_task(
   assert 'nodes, like' in said
   nodes = json.loads((tmp_path / 'results.json').read_text())['nodes']
   assert 'like/auc' in nodes['scores']['node 1']
+
+
+@pytest.mark.slow
+def test_evaluate_tells_the_calibration_of_each_task(tmp_path):
+  sizes = {'train': 2_000, 'validation': 500, 'test': 500}
+  flags = [f'--config.data.synthetic.{k}={n}' for k, n in sizes.items()]
+  flags += ['--config.train.steps=2', '--config.train.batch_size=256']
+  config = '--config=configs/multitask.py:shared_bottom'
+  run(['train.py', config, f'--workdir={tmp_path}', *flags])
+  done = run(['-m', 'dlrm_jax.evaluate', f'--workdir={tmp_path}'])
+  *lines, last = done.stdout.splitlines()
+  said = json.loads(last)
+  for label in ('click', 'conversion'):
+    title = f'calibration of test/{label}, by group of predictions'
+    assert title in lines
+    groups = said[f'{label}/calibration_groups']
+    clicks = sum(group['actual'] * group['examples'] for group in groups)
+    assert clicks == pytest.approx(said['metrics'][f'{label}/clicks'])
 
 
 def test_what_decides_is_printed(tmp_path, capsys):

@@ -11,6 +11,7 @@ from scipy.special import expit, logit
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import Batch, Inputs
+from dlrm_jax.data.lists import Lists
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
@@ -70,8 +71,10 @@ def trained(devices, steps=3, average_after=None):
       state, _ = step(state, sharding.send(make_batch(k)))
       if k == average_after:
         state = average(state)
-    tallies = Evaluator(TASK).nodes(state, [make_batch(9), make_batch(10)])
-    scores = {k: binary.summarize(t['click']) for k, t in tallies.items()}
+    scored = Evaluator(TASK).nodes(state, [make_batch(9), make_batch(10)])
+    scores = {
+      k: binary.summarize(x.tallies['click']) for k, x in scored.items()
+    }
     return jax.device_get(state), scores, divergence(TASK, state)
 
 
@@ -195,5 +198,30 @@ def test_sure_nodes_are_scored(alone):
   state = jax.tree.map(jnp.asarray, alone[0])
   large = jax.tree.map(lambda x: 1000 * x, state.params)
   state = dataclasses.replace(state, params=large)
-  tallies = Evaluator(TASK).nodes(state, [make_batch(9)])
-  assert tallies['ensemble']['click'].clicks.sum() == make_batch(9).labels.sum()
+  whole = Evaluator(TASK).nodes(state, [make_batch(9)])['ensemble']
+  assert whole.tallies['click'].clicks.sum() == make_batch(9).labels.sum()
+
+
+def test_every_node_ranks_all_lists(alone):
+  state, lists = jax.tree.map(jnp.asarray, alone[0]), Lists(length=8)
+  batches = [make_batch(9), make_batch(10)]
+  scored = Evaluator(TASK).nodes(state, batches, lists)
+  probabilities = 0
+  for k in range(NODES):
+    logits = np.concatenate([
+      TASK.network.outputs(
+        state.layers, state.tables, batch.inputs, jnp.int32(k)
+      )
+      for batch in batches
+    ])  # fmt: skip
+    assert_places(scored[f'node {k}'].places, logits)
+    probabilities += expit(np.float64(logits))
+  assert_places(scored['ensemble'].places, probabilities)
+
+
+def assert_places(places, scores):
+  """Each list of 8 has its first where its score says."""
+  scores = scores.reshape(-1, 8)
+  np.testing.assert_array_equal(
+    places.above, np.sum(scores[:, 1:] > scores[:, :1], 1)
+  )

@@ -53,13 +53,18 @@ def vectors_of(task, tables, ids, ending=''):
 
 
 def plain_loss(task, weights, batch):
-  """Mean cross entropy of weights, which are parameters and tables."""
+  """Mean cross entropy of weights, which are parameters and tables.
+
+  Returns it with the penalty of bags, and alone.
+  """
   params, tables = weights
   vectors = vectors_of(task, tables, batch.inputs.ids)
   logits = task.network.model.apply(
     {'params': params['model']}, batch.inputs.dense, vectors
   )
-  return jnp.mean(binary_cross_entropy(logits, batch.labels))
+  loss = jnp.mean(binary_cross_entropy(logits, batch.labels))
+  squares = sum(jnp.sum(jnp.square(bags)) for bags in vectors.values())
+  return loss + 0.5 * task.bag_l2 * squares / family.BATCH, loss
 
 
 def plain_steps(task, weights, optimizers, steps):
@@ -78,8 +83,8 @@ def plain_steps(task, weights, optimizers, steps):
   for seed in range(steps):
     batch = family.batch_of('dlrm', seed)
     loss = functools.partial(plain_loss, task, batch=batch)
-    value, grads = jax.jit(jax.value_and_grad(loss))(weights)
-    losses.append(float(value))
+    grads, told = jax.jit(jax.grad(loss, has_aux=True))(weights)
+    losses.append(float(told))
     assert task.clip is None or optax.tree.norm(grads) > task.clip
     grads, _ = clip.update(grads, clip.init(weights))
     moved = []
@@ -153,6 +158,26 @@ def test_l2_of_layers_and_decay_of_weights_are_those_of_optax(devices):
   )
   of_tables = optax.chain(optax.add_decayed_weights(0.03), optax.scale(-0.3))
   compare(fields, (of_layers, of_tables), devices)
+
+
+@pytest.mark.parametrize(
+  ('update', 'devices'),
+  [
+    ('sparse', 1),
+    *(
+      pytest.param(update, devices, marks=pytest.mark.slow)
+      for update, devices in (('sparse', 4), ('dense', 1), ('dense', 4))
+    ),
+  ],
+)
+def test_l2_of_bags_is_the_mean_over_examples(update, devices):
+  fields = {
+    'tables.update': update,
+    'tables.bag_l2': L2,
+    'tables.placement': 'row_wise' if update == 'sparse' else 'auto',
+    'train.micro_batch': 8,
+  }
+  compare(fields, (optax.sgd(0.3), optax.sgd(0.3)), devices)
 
 
 @pytest.mark.slow
