@@ -86,7 +86,8 @@ def get_config(variant: str = 'mf') -> ConfigDict:
   config.model.dim = 128
   config.model.bottom = ()
   config.model.top = (128, 64, 32)
-  config.tables.bag_l2 = 0.003
+  config.tables.bag_l2 = 0.005
+  config.train.epochs = 12.0
   if variant == 'pretrained':
     config.train.epochs = 5.0
     config.train.init_from = 'runs/gmf,runs/mlp'

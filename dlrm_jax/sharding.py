@@ -107,6 +107,11 @@ def on_each_device(
   )
 
 
+def over_devices(collective: Callable[..., Any], tree: Any) -> Any:
+  """A `lax.psum` or `lax.pmax` over devices; the identity on one device."""
+  return tree if device_count() == 1 else collective(tree, AXIS)
+
+
 def sharding_of(spec: PartitionSpec) -> jax.sharding.Sharding:
   """The sharding of an array of this spec on the mesh in use."""
   mesh = jax.sharding.get_mesh()

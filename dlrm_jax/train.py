@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
   )
   with job.joined(flags), Signals() as signals:
     data = open_data(config)
-    run = build_run(config, data, folder)
+    run = build_run(config, data, folder, _defaults())
     with sharding.use(loop.choose_mesh(run)):
       room.check_room(run)
       if flags.profile is not None:

@@ -68,7 +68,10 @@ def task_of(name, fields=None):
 
 
 def batch_of(name, seed):
-  """A batch of random numbers; a few bags are empty, a few ids repeat."""
+  """A batch of random numbers; a few bags are empty, a few ids repeat.
+
+  Some examples have no weight, others more than 1.
+  """
   schema, random = schema_of(name), np.random.default_rng(seed)
   ids = [random.integers(-1, c.rows, (BATCH, c.hotness)) for c in schema.sparse]
   ids = np.concatenate(ids, 1).astype(np.int32)
@@ -78,7 +81,7 @@ def batch_of(name, seed):
   return Batch(
     Inputs(dense.astype(np.float32), ids),
     labels.astype(np.float32),
-    np.ones(BATCH, np.float32),
+    random.choice(np.float32([0, 0.5, 1, 3]), BATCH),
   )
 
 

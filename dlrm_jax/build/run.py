@@ -6,8 +6,9 @@ out. Every message names the field as it is typed on the command line.
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -177,7 +178,7 @@ def _init_from(config: ConfigDict, started: bool) -> tuple[Path, ...]:
   Raises:
     InputError: one of them has no checkpoint.
   """
-  folders = [Path(x) for x in config.train.init_from.split(',') if x]
+  folders = [Path(x.strip()) for x in config.train.init_from.split(',') if x]
   for folder in folders:
     if not started and not any(folder.glob('checkpoints/[0-9]*')):
       raise InputError(
@@ -187,17 +188,40 @@ def _init_from(config: ConfigDict, started: bool) -> tuple[Path, ...]:
   return tuple(folders)
 
 
-def _origin(config: ConfigDict, folder: Path) -> Origin:
-  """The run in a workdir, for one of this config that starts from it.
+def _notes_of_rates(config: ConfigDict, steps: int) -> Iterator[str]:
+  """Lines about learning rates whose decay does not end with the run.
 
-  Fields that the version of the other run did not have are taken from this
-  config; where they change sizes of tables, these are compared with the
-  checkpoint's.
+  Args:
+    config: all of it.
+    steps: steps of the run.
+  """
+  ends: dict[int, list[str]] = {}
+  for name in ('optimizer', 'table_optimizer'):
+    fields = config[name]
+    if fields.decay_steps:
+      end = fields.decay_start + fields.decay_steps
+      ends.setdefault(end, []).append(f'config.{name}')
+  for end, names in ends.items():
+    if abs(end - steps) > 0.01 * end:
+      what = 'is 0 from there on' if end < steps else 'is not at its end then'
+      yield (
+        f'the rate of {" and ".join(names)} falls until step {end:,} '
+        f'(decay_start + decay_steps), and the run has {steps:,} steps: it '
+        f'{what}'
+      )
+
+
+def _origin(defaults: Mapping[str, Any], folder: Path) -> Origin:
+  """The run in a workdir, for another one that starts from it.
+
+  Args:
+    defaults: default of every field, for a run of an earlier version.
+    folder: the workdir.
 
   Raises:
     InputError: the folder is not the workdir of a run, or is damaged.
   """
-  settings, data = read_settings(folder, config.to_dict())
+  settings, data = read_settings(folder, defaults)
   fields, schema = ConfigDict(settings), Schema.from_json(data)
   scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
   return Origin(
@@ -208,8 +232,21 @@ def _origin(config: ConfigDict, folder: Path) -> Origin:
   )
 
 
-def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
-  """Builds a training run on opened data; settles 'auto' encodings."""
+def build_run(
+  config: ConfigDict,
+  data: Data,
+  workdir: Path,
+  defaults: Mapping[str, Any] | None = None,
+) -> Run:
+  """Builds a training run on opened data; settles 'auto' encodings.
+
+  Args:
+    config: all fields.
+    data: the data of the config.
+    workdir: folder of the run.
+    defaults: default of every field, for the configs of earlier versions in
+      `train.init_from`; None: the values of this config.
+  """
   config = settle(config, data)
   if not data.splits.get('train'):
     raise InputError(
@@ -228,6 +265,7 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
   negatives = build_negatives(config, data)
   epoch = examples * (1 + negatives.count) / batch_size
   steps = _steps(config, epoch)
+  notes += tuple(_notes_of_rates(config, steps))
   task = build_task(config, data.schema, data.scale)
   average_every = whole('tables.average_every', config.tables.average_every, 0)
   if average_every and not any(
@@ -270,7 +308,7 @@ def build_run(config: ConfigDict, data: Data, workdir: Path) -> Run:
     seed=config.seed,
     config=config.to_dict(),
     init_from=_init_from(config, started(workdir)),
-    origin=functools.partial(_origin, config),
+    origin=functools.partial(_origin, defaults or config.to_dict()),
     references=functools.partial(references, data),
     notes=notes,
   )

@@ -214,6 +214,11 @@ def _rename(tree: dict[str, Any], old: str, new: str) -> None:
     _set(tree, new, inner.pop(name))
 
 
+def _open() -> tuple[str, ...]:
+  """How the names of fields that a config makes up itself begin."""
+  return tuple(f'{section}.' for section in OPEN)
+
+
 def completed(
   config: Mapping[str, Any], defaults: Mapping[str, Any], where: object
 ) -> dict[str, Any]:
@@ -233,15 +238,13 @@ def completed(
     _rename(complete, old, new)
   earlier = dict(flatten(complete))
   for field, value in earlier.items():
-    if field not in known and not field.startswith(
-      tuple(f'{x}.' for x in OPEN)
-    ):
+    if field not in known and not field.startswith(_open()):
       raise InputError(
         f'{where}: {field} is {value!r}, and this version of dlrm_jax has no '
         f'such field; use the version that wrote it'
       )
   for field, default in known.items():
-    if field not in earlier:
+    if field not in earlier and not field.startswith(_open()):
       _set(complete, field, _EARLIER_VALUES.get(field, default))
   for section in OPEN:
     outer, name = section.split('.')

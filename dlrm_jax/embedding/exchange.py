@@ -1,9 +1,8 @@
 """All collectives of tables: ids out, rows or bags home, gradients out.
 
 Every function here runs on each device with its part of a stack, P rows, and
-its part of the batch, `b` examples. `over_devices` sums the layers' gradients;
-all else exchanges rows: a device sends another one only what that one owns or
-asked for. `parcels` computes what goes where.
+its part of the batch, `b` examples. A device sends another one only what that
+one owns or asked for. `parcels` computes what goes where.
 
 **Rows travel** where bags have one row: each device sorts the rows it needs,
 asks their owners for each distinct row once, and gets it as its storage keeps
@@ -19,9 +18,6 @@ end once no device has anything left. In a round all devices handle the same
 range of rows of a stack, which a minimum over all devices decides: so the
 optimizer sees all gradients of a row at once, whatever the ids.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,12 +43,7 @@ from dlrm_jax.embedding.parcels import (
   unsigned_rows,
 )
 from dlrm_jax.rows import Pytree, RowGrads, sum_repeated, take
-from dlrm_jax.sharding import AXIS, device_count
-
-
-def over_devices(collective: Callable[..., Any], tree: Pytree) -> Pytree:
-  """A `lax.psum` or `lax.pmax` over devices; the identity on one device."""
-  return tree if device_count() == 1 else collective(tree, AXIS)
+from dlrm_jax.sharding import AXIS
 
 
 def _swap(x: jax.Array) -> jax.Array:

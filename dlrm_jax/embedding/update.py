@@ -17,18 +17,14 @@ import optax
 
 from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.bags import Bags, Group, push
-from dlrm_jax.embedding.exchange import (
-  Delivery,
-  gather_replicated,
-  over_devices,
-)
+from dlrm_jax.embedding.exchange import Delivery, gather_replicated
 from dlrm_jax.embedding.initial import noise
 from dlrm_jax.embedding.layout import Layout, StackKind
 from dlrm_jax.embedding.parcels import Route
 from dlrm_jax.optim.clipping import Clip, clip_factor
 from dlrm_jax.optim.rowwise import Grads, with_counters
 from dlrm_jax.rows import Pytree, RowGrads, sum_repeated, summed_by_row
-from dlrm_jax.sharding import AXIS, device_count
+from dlrm_jax.sharding import AXIS, device_count, over_devices
 
 Tables = dict[str, Pytree]
 """For each stack an array f32[R, D], or what its storage keeps; packed."""

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlrm_jax.models.mode import Training, over_batch, sum_of_part
-from dlrm_jax.sharding import device_count
+from dlrm_jax.models.mode import Training, sum_of_part
+from dlrm_jax.sharding import device_count, over_devices
 
 STATISTICS = 'statistics'
 """Linen collection of the running means and variances of `BatchNorm`."""
@@ -21,7 +21,7 @@ EPS = 1e-5
 
 Normalised = tuple[jax.Array, jax.Array, jax.Array]
 """The result f32[B, n]; mean and variance of the batch, f32[n]."""
-Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 """For the gradient: units f32[B, n]; mean, 1 / deviation and scale, f32[n]."""
 
 
@@ -40,20 +40,24 @@ def normalise(x: jax.Array, scale: jax.Array, shift: jax.Array) -> Normalised:
   return _forward(x, scale, shift)[0]
 
 
+def _mean(of_part: jax.Array, examples: int) -> jax.Array:
+  """Means over the global batch, from sums over each device's examples."""
+  return over_devices(jax.lax.psum, of_part) / (examples * device_count())
+
+
 def _forward(
   x: jax.Array, scale: jax.Array, shift: jax.Array
-) -> tuple[Normalised, Kept]:
-  count = len(x) * device_count()
-  mean = over_batch(sum_of_part(x)) / count
+) -> tuple[Normalised, Residuals]:
+  mean = _mean(sum_of_part(x), len(x))
   centered = x - mean[None]
-  variance = over_batch(sum_of_part(jnp.square(centered))) / count
+  variance = _mean(sum_of_part(jnp.square(centered)), len(x))
   inverse = jax.lax.rsqrt(variance + EPS)
   y = centered * (inverse * scale)[None] + shift[None]
   return (y, mean, variance), (x, mean, inverse, scale)
 
 
 def _backward(
-  kept: Kept, grads: Normalised
+  kept: Residuals, grads: Normalised
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The gradients of units, scale and shift, as the paper has them.
 
@@ -64,7 +68,7 @@ def _backward(
   grad = grads[0]
   normalised = (x - mean[None]) * inverse[None]
   of_part = jnp.stack([sum_of_part(grad * normalised), sum_of_part(grad)])
-  slope, center = over_batch(of_part) / (len(x) * device_count())
+  slope, center = _mean(of_part, len(x))
   rest = grad - normalised * slope[None] - center[None]
   return rest * (inverse * scale)[None], of_part[0], of_part[1]
 

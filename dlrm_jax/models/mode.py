@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from dlrm_jax.rows import mix32
-from dlrm_jax.sharding import AXIS, device_count, on_cpu
+from dlrm_jax.sharding import on_cpu
 
 
 class Training(NamedTuple):
@@ -48,8 +47,3 @@ def sum_of_part(x: jax.Array) -> jax.Array:
   if not on_cpu():
     return jnp.sum(x, 0)
   return jnp.dot(jnp.ones(len(x), x.dtype), x)
-
-
-def over_batch(sums: jax.Array) -> jax.Array:
-  """Sums over the global batch, from those of each device's part."""
-  return sums if device_count() == 1 else lax.psum(sums, AXIS)

@@ -142,10 +142,11 @@ def _branches(forecast: Forecast) -> str:
   """What each branch of a model takes of everything."""
   count, memory = forecast.task.network.branches, forecast.memory
   tables, dense = human(memory.tables / count), human(memory.dense / count)
-  flops = f'{forecast.flops / count / 1e9:,.3g} GFLOP a step'
+  reads = f'{forecast.load.reads.max() / count:,.0f} rows'
+  flops = f'{forecast.flops / count / 1e9:,.3g} GFLOP'
   return (
-    f'branches  {count}; for each a device has {tables} of tables, {dense} of '
-    f'layers and {flops}'
+    f'branches  {count}; for each a device has {tables} of tables and {dense} '
+    f'of layers, and in a step at most {reads} to read and {flops} of products'
   )
 
 
@@ -185,7 +186,7 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
     yield f'          {name:<10}{human(size):>8}'
   yield (
     f'products  {forecast.flops / 1e9:,.3g} GFLOP of the layers on a device in '
-    f'a step'
+    f'a step; those of interactions are not counted'
   )
   if forecast.task.network.branches > 1:
     yield _branches(forecast)

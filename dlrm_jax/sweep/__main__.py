@@ -80,7 +80,9 @@ def _build(
         name = f'{point.folder},seed={seed}'.removeprefix(',')
         own = config.copy_and_resolve_references()
         own.seed = seed
-        run = build_run(own, data, folder / 'runs' / name)
+        run = build_run(
+          own, data, folder / 'runs' / name, default.get_config().to_dict()
+        )
         trials.append(Trial(point, seed, run))
     except InputError as error:
       if not point.settings:

@@ -17,7 +17,6 @@ from jax import lax
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.embedding.collection import Vectors
-from dlrm_jax.embedding.exchange import over_devices
 from dlrm_jax.embedding.network import Layers
 from dlrm_jax.errors import InputError
 from dlrm_jax.models.mode import Training
@@ -29,6 +28,7 @@ from dlrm_jax.sharding import (
   device_count,
   on_cpu,
   on_each_device,
+  over_devices,
 )
 from dlrm_jax.training.heads import summed_loss, total_weights
 from dlrm_jax.training.state import Task

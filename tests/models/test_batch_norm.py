@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from dlrm_jax import sharding
-from dlrm_jax.embedding.exchange import over_devices
 from dlrm_jax.models.batch_norm import EPS, normalise
 
 B, N = 64, 5
@@ -43,7 +42,7 @@ def test_result_and_gradients_are_those_of_the_plain_form(devices):
     grads = jax.grad(
       loss_of(lambda *arguments: normalise(*arguments)[0]), (0, 1, 2)
     )(x, scale, shift, weights)
-    summed = [over_devices(jax.lax.psum, grad) for grad in grads[1:]]
+    summed = [sharding.over_devices(jax.lax.psum, grad) for grad in grads[1:]]
     return y, mean, variance, (grads[0], *summed)
 
   split, copied = sharding.SPLIT, sharding.COPIED

@@ -52,22 +52,28 @@ def vectors_of(task, tables, ids, ending=''):
   return {role: jnp.stack(vectors, 1) for role, vectors in found.items()}
 
 
-def plain_loss(task, weights, batch):
-  """Mean cross entropy of weights, which are parameters and tables.
+def weighted_loss(logits, vectors, batch, bag_l2=0.0):
+  """Weighted mean cross entropy: with the penalty of vectors, and without."""
+  share = batch.weights / np.sum(batch.weights)
+  losses = binary_cross_entropy(logits, batch.labels)
+  loss = jnp.sum(share[:, None] * losses)
+  squares = sum(
+    jnp.sum(share[:, None, None] * jnp.square(x)) for x in vectors.values()
+  )
+  return loss + 0.5 * bag_l2 * squares, loss
 
-  Returns it with the penalty of bags, and alone.
-  """
+
+def plain_loss(task, weights, batch, bag_l2):
+  """`weighted_loss` of weights, which are parameters and tables."""
   params, tables = weights
   vectors = vectors_of(task, tables, batch.inputs.ids)
   logits = task.network.model.apply(
     {'params': params['model']}, batch.inputs.dense, vectors
   )
-  loss = jnp.mean(binary_cross_entropy(logits, batch.labels))
-  squares = sum(jnp.sum(jnp.square(bags)) for bags in vectors.values())
-  return loss + 0.5 * task.bag_l2 * squares / family.BATCH, loss
+  return weighted_loss(logits, vectors, batch, bag_l2)
 
 
-def plain_steps(task, weights, optimizers, steps):
+def plain_steps(task, weights, optimizers, steps, bag_l2):
   """Losses and weights after steps of whole gradients.
 
   Args:
@@ -75,6 +81,7 @@ def plain_steps(task, weights, optimizers, steps):
     weights: parameters and tables.
     optimizers: of the parameters and of the tables, behind the clipping.
     steps: number of steps.
+    bag_l2: penalty of the vectors of an example.
   """
   txs = optimizers
   states = [tx.init(part) for tx, part in zip(txs, weights, strict=True)]
@@ -82,7 +89,7 @@ def plain_steps(task, weights, optimizers, steps):
   losses = []
   for seed in range(steps):
     batch = family.batch_of('dlrm', seed)
-    loss = functools.partial(plain_loss, task, batch=batch)
+    loss = functools.partial(plain_loss, task, batch=batch, bag_l2=bag_l2)
     grads, told = jax.jit(jax.grad(loss, has_aux=True))(weights)
     losses.append(float(told))
     assert task.clip is None or optax.tree.norm(grads) > task.clip
@@ -95,7 +102,7 @@ def plain_steps(task, weights, optimizers, steps):
   return losses, weights
 
 
-def compare(fields, optimizers, devices):
+def compare(fields, optimizers, devices, bag_l2=0.0):
   """Three steps beside three plain ones."""
   task = family.task_of('dlrm', fields)
   with family.on(devices):
@@ -105,7 +112,7 @@ def compare(fields, optimizers, devices):
     for seed in range(3):
       state, told = step(state, sharding.send(family.batch_of('dlrm', seed)))
       losses.append(float(told.loss))
-  wanted = plain_steps(task, weights, optimizers, 3)
+  wanted = plain_steps(task, weights, optimizers, 3, bag_l2)
   found = losses, (jax.device_get(state.params), tables_of(task, state))
   family.assert_close(found, wanted)
 
@@ -177,7 +184,7 @@ def test_l2_of_bags_is_the_mean_over_examples(update, devices):
     'tables.placement': 'row_wise' if update == 'sparse' else 'auto',
     'train.micro_batch': 8,
   }
-  compare(fields, (optax.sgd(0.3), optax.sgd(0.3)), devices)
+  compare(fields, (optax.sgd(0.3), optax.sgd(0.3)), devices, bag_l2=L2)
 
 
 @pytest.mark.slow
@@ -194,7 +201,12 @@ def test_branches_are_models_of_their_own(update):
 
   The loss that is told is the mean over branches.
   """
-  both = family.task_of('dlrm', {'model.branches': 2, 'tables.update': update})
+  fields = {
+    'model.branches': 2,
+    'tables.update': update,
+    'tables.bag_l2': L2,
+  }
+  both = family.task_of('dlrm', fields)
   alone = family.task_of('dlrm')
   batch = family.batch_of('dlrm', 0)
   state = new_state(both, jax.random.key(0))
@@ -206,21 +218,23 @@ def test_branches_are_models_of_their_own(update):
 
     def score(params, tables, ending=ending):
       vectors = vectors_of(both, tables, batch.inputs.ids, ending)
-      return model.apply({'params': params}, batch.inputs.dense, vectors)
+      logits = model.apply({'params': params}, batch.inputs.dense, vectors)
+      return logits, vectors
 
     def loss(params, tables, score=score):
-      return jnp.mean(binary_cross_entropy(score(params, tables), batch.labels))
+      logits, vectors = score(params, tables)
+      return weighted_loss(logits, vectors, batch, L2)
 
     params = state.params['model'][f'branch_{k}']
     own = {name: x for name, x in tables.items() if name.endswith(ending)}
     assert len(own) == len(tables) / 2
-    value, grads = jax.value_and_grad(loss, (0, 1))(params, own)
+    grads, value = jax.grad(loss, (0, 1), has_aux=True)(params, own)
     moved = jax.tree.map(lambda x, g: x - 0.3 * g, (params, own), grads)
     after = tables_of(both, new)
     found = new.params['model'][f'branch_{k}'], {n: after[n] for n in own}
     family.assert_close(found, moved)
     losses.append(value)
-    logits.append(score(params, own))
+    logits.append(score(params, own)[0])
   np.testing.assert_allclose(told.loss, np.mean(losses), rtol=1e-5)
   assert not np.allclose(*logits)
   outputs = both.network.outputs(state.layers, state.tables, batch.inputs)
