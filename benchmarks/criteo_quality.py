@@ -28,6 +28,7 @@ JOBS: dict[str, tuple[str, int, tuple[str, ...]]] = {
   'reference: SGD 0.1, batch 128': ('', 1, ()),
   'Adagrad 0.01, batch 128': ('', 1, _ADAGRAD),
   'variant best': (':best', 2, ()),
+  'variant branches': (':branches', 2, ()),
 }
 
 

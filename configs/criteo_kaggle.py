@@ -14,7 +14,9 @@ Variant `best` (`--config=configs/criteo_kaggle.py:best`) has the settings that
 were best for that sample, chosen on the last seventh of its training rows, with
 an AUC of 0.76; prepare with `--min_count=2`. On the full log one epoch is
 enough: `--config.train.epochs=1`. Variants `lr`, `fm`, `wide_deep`, `deepfm`,
-`dcn` and `dlrm` are these models with the settings of `best`.
+`dcn` and `dlrm` are these models with the settings of `best`, which is a DLRM.
+Variant `branches` trains four of `best` at once: the best of all that are here,
+with an AUC of 0.763 on the sample, for four times the memory and the time.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +36,7 @@ def get_config(variant: str = 'reference') -> ConfigDict:
   """The settings of the reference, or the best known settings.
 
   Args:
-    variant: `reference`, `best`, or the name of a model.
+    variant: `reference`, `best`, `branches`, or the name of a model.
   """
   config = default.get_config()
   config.data.expected.dense = 13
@@ -43,9 +45,12 @@ def get_config(variant: str = 'reference') -> ConfigDict:
     return config
   if variant in _MODELS:
     config.model.name = variant
+  elif variant == 'branches':
+    config.model.branches = 4
   elif variant != 'best':
     raise ValueError(
-      f'variant {variant!r}: expected reference, best, {", ".join(_MODELS)}'
+      f'variant {variant!r}: expected reference, best, branches, '
+      f'{", ".join(_MODELS)}'
     )
   return _best(config)
 
@@ -59,6 +64,7 @@ def _best(config: ConfigDict) -> ConfigDict:
   config.table_optimizer.name = 'adagrad'
   config.table_optimizer.learning_rate = 0.02
   config.train.batch_size = 64
-  config.train.epochs = 3.0
+  config.tables.bag_l2 = 1e-5
+  config.train.epochs = 4.0
   config.train.fresh_tables = True
   return config

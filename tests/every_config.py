@@ -5,7 +5,7 @@ import importlib
 from dlrm_jax.build.data import open_schema
 from dlrm_jax.data.schema import Column, Scale, Schema
 
-_OF_CRITEO = 'reference best lr fm wide_deep deepfm dcn dlrm'
+_OF_CRITEO = 'reference best branches lr fm wide_deep deepfm dcn dlrm'
 _OF_FRAPPE = 'dlrm deepfm dcn fm lr plain sparse best branches'
 VARIANTS = {
   'avazu': (),
@@ -15,7 +15,7 @@ VARIANTS = {
   'frappe': tuple(_OF_FRAPPE.split()),
   'movielens': (),
   'multitask': ('shared_bottom', 'mmoe', 'esmm'),
-  'ncf': ('mf', 'gmf', 'mlp', 'neumf'),
+  'ncf': ('mf', 'gmf', 'mlp', 'neumf', 'pretrained'),
   'rmc': ('rmc1', 'rmc2', 'rmc3'),
   'synthetic': (),
 }

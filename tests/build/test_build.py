@@ -247,7 +247,26 @@ def test_a_run_that_was_started_with_too_large_a_batch_goes_on(tmp_path):
   run = synthetic_run(tmp_path, train__batch_size=1008)
   assert run.reading.batch_size == 1008
   assert 'has only 1,000 rows' in run.notes[0]
-  assert synthetic_run(tmp_path, train__batch_size=1000).notes == ()
+  run = synthetic_run(tmp_path, train__batch_size=1000)
+  assert not any('rows' in note for note in run.notes)
+
+
+def test_a_rate_that_falls_to_another_step_than_the_last_is_noted():
+  fields = {
+    'optimizer__decay_start': 0,
+    'optimizer__decay_steps': 30,
+    'table_optimizer__decay_steps': 0,
+    'train__batch_size': 1000,
+  }
+
+  def notes(epochs):
+    return synthetic_run(train__epochs=epochs, **fields).notes
+
+  assert notes(30.0) == ()
+  (late,), (early,) = notes(10.0), notes(40.0)
+  assert 'config.optimizer falls until step 30' in late
+  assert late.endswith('the run has 10 steps: it is not at its end then')
+  assert early.endswith('the run has 40 steps: it is 0 from there on')
 
 
 def test_an_epoch_of_one_step_begins_with_each_step():

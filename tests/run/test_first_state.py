@@ -170,6 +170,12 @@ QUOTIENTS = {'encoding': 'quotient_remainder', 'combine': 'add'}
       'C2.mlp',
       'C1 is plain there, not in this table here',
     ),
+    (
+      {},
+      {'table': 'C2'},
+      'C2.mlp',
+      'C1 is not in this table there, plain here',
+    ),
   ],
 )
 def test_tables_whose_ids_have_other_rows_stay_new(
@@ -196,6 +202,31 @@ def test_tables_whose_ids_have_other_rows_stay_new(
     if 'not taken' in line and name in line
   ]
   assert why in line
+
+
+def test_fields_of_single_features_are_those_of_each_run(tmp_path, capsys):
+  """Those of this run say nothing about the other one."""
+  common = {'tables__threshold': 0}
+  there = config_of('mlp', tables__encoding='chinese_remainder', **common)
+  there.tables.buckets, there.tables.combine = (8, 7), 'add'
+  other, _ = made(tmp_path / 'a', there)
+  here = config_of('mlp', **common)
+  with here.unlocked():
+    here.tables.features.C1 = {**QUOTIENTS, 'buckets': (8, 7)}
+  started(tmp_path / 'b', here, other.workdir)
+  assert 'C1.mlp.1, C1.mlp.2: C1 is ChineseRemainder' in capsys.readouterr().out
+
+
+def test_a_feature_that_the_other_run_does_not_have_is_no_error(
+  tmp_path, capsys
+):
+  other, _ = made(tmp_path / 'a', config_of('mlp'))
+  here = config_of('mlp', data__synthetic__tables=(50, 30, 20))
+  here.data.synthetic.hotness = (1, 1, 1)
+  with here.unlocked():
+    here.tables.features.C3 = {'update': 'dense'}
+  started(tmp_path / 'b', here, other.workdir)
+  assert 'C3.mlp: absent there' in capsys.readouterr().out
 
 
 def test_one_encoding_that_configs_describe_differently_is_taken(tmp_path):

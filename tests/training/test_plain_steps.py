@@ -19,7 +19,7 @@ from dlrm_jax.training.state import new_state
 from dlrm_jax.training.step import compiled_step, train_step
 from tests import family
 
-L2, RATE, LIMIT = 0.05, 0.1, 0.3
+L2, RATE, LIMIT = 0.05, 0.1, 0.1
 SCALES = {
   'sgd': optax.identity,
   'adam': optax.scale_by_adam,
