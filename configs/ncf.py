@@ -10,17 +10,21 @@ The files are those of He et al., "Neural Collaborative Filtering", arXiv
   python -m dlrm_jax.evaluate --workdir=runs/mf --data=ml-1m.test.rating \
     --candidates=ml-1m.test.negative
 
-Variant `mf` (the default) is matrix factorisation with biases, 8 negatives and
-an L2 penalty, which beats NeuMF: Rendle et al., "Neural Collaborative Filtering
-vs. Matrix Factorization Revisited", arXiv 2005.09683. `gmf`, `mlp` and `neumf`
-have the settings of He et al. for 32 factors: 4 negatives, Adam 0.001, layers
-of 128, 64 and 32. NeuMF may start from both:
+Variant `mf` (the default) is matrix factorisation with biases, wide vectors, 8
+negatives and a penalty of what a batch reads, which beats NeuMF: Rendle et al.,
+"Neural Collaborative Filtering vs. Matrix Factorization Revisited", arXiv
+2005.09683. `gmf` has the same settings with D = 128; `mlp` and `neumf` have 4
+negatives and the layers of He et al., 128, 64 and 32. `pretrained` is a NeuMF
+that starts from runs of both in runs/gmf and runs/mlp, or elsewhere:
 
-  python train.py --config=configs/ncf.py:neumf --config.data.dir=data/ml1m \
-    --config.train.init_from=runs/gmf,runs/mlp --workdir=runs/neumf
+  python train.py --config=configs/ncf.py:pretrained \
+    --config.data.dir=data/ml1m --config.train.init_from=runs/gmf,runs/mlp \
+    --workdir=runs/pretrained
 
-With `mf`, the lists of split validation of ML-1M have an HR@10 of 0.721 and an
-NDCG@10 of 0.431 after 18 of 20 epochs.
+Learning rates fall to 0 at the end of so many epochs of ML-1M; on other data,
+or with other epochs or batches, set `optimizer.decay_steps` and
+`table_optimizer.decay_steps` to the number of steps. docs/models.md has the
+results.
 
 They published for the last items of ML-1M, HR@10 and NDCG@10 among 99 items:
 0.729 and 0.452 of MF with D = 192; 0.701 and 0.425 of NeuMF, 0.726 and 0.445 of
@@ -89,9 +93,11 @@ def get_config(variant: str = 'mf') -> ConfigDict:
   config.tables.bag_l2 = 0.005
   config.train.epochs = 12.0
   if variant == 'pretrained':
-    config.train.epochs = 5.0
     config.train.init_from = 'runs/gmf,runs/mlp'
-  _set_rate(config, 0.0003 if variant == 'pretrained' else 0.002)
+    config.train.epochs = 1.0
+    config.train.eval_every //= 8
+    config.train.checkpoint_every = config.train.eval_every
+  _set_rate(config, 3e-5 if variant == 'pretrained' else 0.002)
   return config
 
 

@@ -181,7 +181,8 @@ def _scored(
   run = _open(folder, arguments)
   with sharding.use(run.mesh):
     scored = Evaluator(run.task).keep(run.state(), run.examined.batches)
-  return run.examined, Compared(str(folder), run.step, scored)
+  labels = [head.name for head in run.task.heads]
+  return run.examined, Compared(str(folder), run.step, scored, labels)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -201,7 +202,12 @@ def _compare(arguments: argparse.Namespace) -> None:
   _check_scored(result['metrics']['examples'], examined.name, report.skipped)
   notes = dict.fromkeys([*report.lines, *other_report.lines])
   _print_lines([*notes, *lines], arguments.json)
-  names = {'workdir': a.workdir, 'step': a.step, 'data': examined.name}
+  names = {
+    'workdir': a.workdir,
+    'step': a.step,
+    'data': examined.name,
+    'label': a.labels[0],
+  }
   _print_json(names | report.said | result, arguments.json)
 
 
@@ -243,7 +249,7 @@ def _tables(
   titled = text.named(name, of_each[ENSEMBLE])
   if not groups:
     tables += [text.ranked_table(*x) for x in titled.items()]
-  elif members is None:
+  else:
     tables += [text.score_table(*x, {}) for x in titled.items()]
   if members is not None:
     tables += text.member_tables(members.kind, of_each, members.divergence)

@@ -141,7 +141,7 @@ REGULARISED = (
 @pytest.mark.slow
 def test_rates_fall_as_evaluations_say_also_in_a_run_that_was_killed(tmp_path):
   """With all that depends on chance, on other examples, or on what was."""
-  run(command(tmp_path / 'whole', *REGULARISED))
+  said = run(command(tmp_path / 'whole', *REGULARISED)).stdout
   for step in (15, 40):
     dies = functools.partial(signal_itself, signal.SIGKILL, step)
     flags = command(tmp_path / 'killed', *REGULARISED)
@@ -156,6 +156,7 @@ def test_rates_fall_as_evaluations_say_also_in_a_run_that_was_killed(tmp_path):
   falls = Plateau(0.5, patience=1, least=0.001).falls(gains)
   assert falls > 0
   assert whole['factor'] == max(0.5**falls, 0.001)
+  assert f'learning rates x {whole["factor"]:g}: no better AUC in 1' in said
   assert 'norm_0' in whole['statistics']['model']['top']
 
 

@@ -260,9 +260,9 @@ def build_run(
         f'config.train.{field} is {given}, but the data has no split '
         f'validation to {use}; it has {", ".join(data.splits)}'
       )
+  negatives = build_negatives(config, data)
   examples, batch_size = data.splits['train'], _batch_size(config)
   notes = tuple(_notes_of_batch(config, examples, started(workdir)))
-  negatives = build_negatives(config, data)
   epoch = examples * (1 + negatives.count) / batch_size
   steps = _steps(config, epoch)
   notes += tuple(_notes_of_rates(config, steps))

@@ -1,7 +1,9 @@
 """Compares two runs on the same rows; says whether they differ by chance."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary, paired
 from dlrm_jax.run.scores import with_error
 
@@ -17,12 +19,14 @@ class Compared(NamedTuple):
   Attributes:
     workdir: workdir of the run.
     step: step of the checkpoint.
-    scored: labels, weights and logits of the rows.
+    scored: the first label, weights and logits of the rows.
+    labels: names of all labels.
   """
 
   workdir: str
   step: int
   scored: paired.Scored
+  labels: Sequence[str]
 
   def scores(self) -> dict[str, float]:
     """All metrics of this run."""
@@ -40,8 +44,14 @@ def compare(
     b: the second run.
 
   Raises:
-    InputError: the runs were not scored on the same rows.
+    InputError: the runs were not scored on the same rows, or their first
+      labels differ.
   """
+  if a.labels[0] != b.labels[0]:
+    raise InputError(
+      f'--compare={b.workdir}: its first label is {b.labels[0]}, that of '
+      f'{a.workdir} is {a.labels[0]}; expected runs of one label'
+    )
   paired.check_same(a.scored, b.scored)
   found = {
     metric: difference(a.scored, b.scored)
@@ -52,6 +62,11 @@ def compare(
     f'A         {a.workdir}, checkpoint of step {a.step:,}',
     f'B         {b.workdir}, checkpoint of step {b.step:,}',
     f'rows      {title}, {a.scored.labels.size:,}',
+    *(
+      [f'label     {a.labels[0]}, the first of {", ".join(a.labels)}']
+      if len(a.labels) > 1
+      else []
+    ),
     f'{"":<10}{"A":>20}{"B":>20}{"A less B":>22}',
   ]
   for metric, (name, method, _) in _METRICS.items():

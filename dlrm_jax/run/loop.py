@@ -27,6 +27,7 @@ from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.data.loader import Batches, training_batches
 from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
+from dlrm_jax.run import workdir
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, Stopped
 from dlrm_jax.run.finish import check_writable, finish
@@ -51,7 +52,11 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   """The last checkpoint's state, or a new one; and its step."""
   step = agreement.from_first(checkpoints.latest or 0)
   if not step:
-    return first_state(run), 0
+    try:
+      return first_state(run), 0
+    except InputError:
+      workdir.release(run.workdir)
+      raise
   lines = [f'resuming from the checkpoint of step {step:,}', *origin_lines(run)]
   print(*lines, sep='\n', flush=True)
   return checkpoints.restore(step, abstract_state(run.task)), step
@@ -170,7 +175,7 @@ def _fit(
     meter = Meter(run.reading.batch_size, history.unlogged(first))
     batches = batches_from(run, first)
     out_of_range = _OutOfRange(run, history, batches)
-    rates = functools.partial(with_rates, run, history)
+    rates = functools.partial(with_rates, run, history, bar.write)
     step_of_run = compiled_step(run.task)
     steps = updates(run, step_of_run, batches, state, first, rates)
     for step, state, metrics in steps:

@@ -99,10 +99,32 @@ def undefined_groups_line(split: str, scores: Mapping[str, float]) -> str:
   return f'{split} {why}: uAUC and wuAUC are undefined'
 
 
+def poor_line(split: str, scores: Mapping[str, float]) -> str:
+  """Says that a model is worse than none; '' where it is better.
+
+  Of lists to rank nothing is said: their base rate is not that of training.
+
+  >>> poor_line('test', {'ne': 0.9})
+  ''
+  """
+  if 'hr_10' in scores or not scores['ne'] > 1:
+    return ''
+  return (
+    f'{split}: the base rate alone has a lower log-loss (NE {scores["ne"]:.3g} '
+    f'is above 1): the model is trained too little, or its learning rates are '
+    f'too high for it (config.model.dense_scaling=standard may help)'
+  )
+
+
 def undefined_lines(split: str, scores: Mapping[str, float]) -> list[str]:
-  """Says why metrics of a split are undefined, in a line for each reason."""
+  """Says why metrics of a split are undefined or poor, a line for each reason.
+
+  >>> undefined_lines('test', {'examples': 2, 'clicks': 0, 'ne': float('nan')})
+  ['test has no clicks: AUC is undefined']
+  """
   lines = (
     undefined_line(split, scores['examples'], scores['clicks']),
     undefined_groups_line(split, scores),
+    poor_line(split, scores),
   )
   return [line for line in lines if line]

@@ -114,13 +114,27 @@ class Validation:
       checkpoints.add_scores(step, self(state, step))
 
 
-def with_rates(run: Run, history: History, state: TrainState) -> TrainState:
-  """The state with learning rates as low as the evaluations so far say."""
+def with_rates(
+  run: Run, history: History, say: Callable[[str], object], state: TrainState
+) -> TrainState:
+  """The state with learning rates as low as the evaluations so far say.
+
+  Args:
+    run: what is trained.
+    history: its evaluations.
+    say: prints a line, where the rates fall.
+    state: the state after the last evaluation.
+  """
   if run.task.plateau is None:
     return state
   gains = history.gains(run.objective, run.evaluates)
   falls = agreement.from_first(run.task.plateau.falls(gains))
   product = run.task.plateau.product(falls)
+  if np.float32(product) != np.asarray(state.factor):
+    say(
+      f'learning rates x {product:g}: no better {run.objective.label} in '
+      f'{run.task.plateau.patience} evaluations'
+    )
   factor = jax.device_put(np.float32(product), sharding_of(COPIED))
   return dataclasses.replace(state, factor=factor)
 

@@ -217,6 +217,15 @@ def started(folder: Path) -> bool:
   return (folder / _CONFIG).exists()
 
 
+def release(folder: Path) -> None:
+  """Forgets the settings of a run that cannot begin, so that others may.
+
+  Only where the folder has no checkpoint.
+  """
+  if agreement.first():
+    (folder / _CONFIG).unlink(missing_ok=True)
+
+
 def _claim(folder: Path, claim: Claim) -> None:
   path = folder / _CONFIG
   written = {_VERSION: _FORMAT, **claim.config}

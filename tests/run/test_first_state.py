@@ -309,6 +309,20 @@ def test_a_run_with_nothing_in_common_is_refused(tmp_path):
     started(tmp_path / 'b', config_of('mlp'), other.workdir)
 
 
+def test_a_start_that_is_refused_leaves_the_folder_to_others(tmp_path):
+  other, _ = made(tmp_path / 'a', config_of('gmf', data__synthetic__seed=3))
+  config = config_of('mlp', train__init_from=str(other.workdir))
+  run = run_of(config, tmp_path / 'b')
+  with (
+    opened(run),
+    Signals() as signals,
+    pytest.raises(InputError, match='nothing'),
+  ):
+    loop.train(run, signals)
+  with opened(run_of(config_of('gmf'), tmp_path / 'b')):
+    pass
+
+
 def test_the_checkpoint_is_the_best_by_the_objective_of_the_other_run(tmp_path):
   config = config_of('gmf')
   run = run_of(config, tmp_path / 'other')
