@@ -42,6 +42,12 @@ class Published(NamedTuple):
   results: Mapping[str, Mapping[str, float]]
 
 
+_BEST_POSSIBLE = {
+  'click/auc': 0.80601,
+  'click/log_loss': 0.48989,
+  'conversion/auc': 0.84315,
+  'conversion/log_loss': 0.28022,
+}
 PUBLISHED = {
   'frappe': Published(
     'Frappe',
@@ -67,6 +73,21 @@ PUBLISHED = {
       'neumf': {'hr_10': 0.701, 'ndcg_10': 0.424},
       'pretrained': {'hr_10': 0.726, 'ndcg_10': 0.445},
     },
+  ),
+  'multitask': Published(
+    'Two planted tasks',
+    'best possible',
+    'A synthetic log: the probabilities of which clicks and conversions were '
+    'drawn are known, and are scored on the same examples.',
+    {name: _BEST_POSSIBLE for name in ('shared_bottom', 'mmoe', 'esmm')},
+  ),
+  'criteo_kaggle': Published(
+    'A sample of Criteo Kaggle',
+    'published',
+    '86,206 rows of the first six days train and the 14,367 after them '
+    'validate; docs/benchmarks.md has the test rows. `best` is a DLRM, '
+    '`branches` four of them.',
+    {},
   ),
 }
 """By name of the config's file."""

@@ -66,7 +66,9 @@ def test_a_mistake_in_a_file_is_told_with_its_line(name, tmp_path):
 def test_variants_that_are_missing_or_too_many_are_named(tmp_path):
   with pytest.raises(InputError, match=r'has no variants .* leave :b out'):
     config_file.load('tests/small.py:b')
-  with pytest.raises(InputError, match=r'expected reference, best, branches, lr, '):
+  with pytest.raises(
+    InputError, match=r'expected reference, best, branches, lr, '
+  ):
     config_file.load('configs/criteo_kaggle.py:bst')
   path = tmp_path / 'mine.py'
   path.write_text('def get_config(size):\n  return size\n')
