@@ -79,7 +79,7 @@ PUBLISHED = {
     'best possible',
     'A synthetic log: the probabilities of which clicks and conversions were '
     'drawn are known, and are scored on the same examples.',
-    {name: _BEST_POSSIBLE for name in ('shared_bottom', 'mmoe', 'esmm')},
+    dict.fromkeys(('shared_bottom', 'mmoe', 'esmm'), _BEST_POSSIBLE),
   ),
   'criteo_kaggle': Published(
     'A sample of Criteo Kaggle',
