@@ -213,7 +213,7 @@ MISTAKES = [
   ),
   (
     (KAGGLE + ':besst',),
-    f"{KAGGLE}:besst: variant 'besst': expected reference, best, lr, fm, "
+    f"{KAGGLE}:besst: variant 'besst': expected reference, best, branches, lr, fm, "
     'wide_deep, deepfm, dcn, dlrm',
   ),
   (
