@@ -213,8 +213,8 @@ MISTAKES = [
   ),
   (
     (KAGGLE + ':besst',),
-    f"{KAGGLE}:besst: variant 'besst': expected reference, best, branches, lr, fm, "
-    'wide_deep, deepfm, dcn, dlrm',
+    f"{KAGGLE}:besst: variant 'besst': expected reference, best, branches, "
+    'lr, fm, wide_deep, deepfm, dcn, dlrm',
   ),
   (
     (KAGGLE, '--devices=x'),
