@@ -154,7 +154,7 @@ def build_model(config: ConfigDict, outputs: int) -> Any:
   return made if branches == 1 else Branches(made, branches)
 
 
-class Training(NamedTuple):
+class TrainingCosts(NamedTuple):
   """What training needs of a device's memory beside the values of tables.
 
   The planner of placements takes it into account.
@@ -174,7 +174,7 @@ def _no_layers(model: nn.Module, features: tuple[Feature, ...]) -> int:
   return 0
 
 
-_SCORING = Training(RowState(), _no_layers)
+_SCORING = TrainingCosts(RowState(), _no_layers)
 
 
 class PlannedNetwork(NamedTuple):
@@ -188,7 +188,7 @@ def plan_network(
   config: ConfigDict,
   schema: Schema,
   scale: Scale,
-  training: Training = _SCORING,
+  training: TrainingCosts = _SCORING,
 ) -> PlannedNetwork:
   """Builds a network and places its tables.
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from dlrm_jax import losses
-from dlrm_jax.build.network import Training, plan_network
+from dlrm_jax.build.network import TrainingCosts, plan_network
 from dlrm_jax.build.optimizer import build_optimizer, build_plateau
 from dlrm_jax.build.tables import MOST_SHARDS, PlacedFeatures
 from dlrm_jax.config.fields import at_least, choose_one, count, size, whole
@@ -78,7 +78,7 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
     )
 
   network, tables = plan_network(
-    config, schema, scale, Training(row_state(table_tx), layers)
+    config, schema, scale, TrainingCosts(row_state(table_tx), layers)
   )
   loss = choose_one('train.loss', config.train.loss, _LOSSES)
   task = Task(

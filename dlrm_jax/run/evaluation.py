@@ -15,7 +15,7 @@ from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.data.lists import Lists
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary, paired
-from dlrm_jax.run.tallying import Scores, Sums
+from dlrm_jax.run.tallying import Scores, ScoreSums
 from dlrm_jax.sharding import SPLIT, local_part, send, sharding_of
 from dlrm_jax.training.nodes import compiled_average, node_count
 from dlrm_jax.training.state import Task, TrainState
@@ -96,7 +96,7 @@ class Evaluator:
       lists: the lists; None: the examples are none.
       stop: as in `__call__`.
     """
-    sums = Sums(self._task.heads, lists)
+    sums = ScoreSums(self._task.heads, lists)
     for batch, logits in self._scored(state, batches, stop):
       sums.add(batch, logits)
     return sums.total()
@@ -174,7 +174,7 @@ class Evaluator:
       lists: as in `ranked`.
     """
     sums = {
-      name: Sums(self._task.heads, lists, grouped=name == ENSEMBLE)
+      name: ScoreSums(self._task.heads, lists, grouped=name == ENSEMBLE)
       for name in (*names, ENSEMBLE)
     }
     for batch in batches:

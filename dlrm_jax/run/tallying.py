@@ -1,4 +1,4 @@
-"""Sums of an evaluation over batches and processes.
+"""ScoreSums of an evaluation over batches and processes.
 
 Each process tallies its own part of every batch. The total is the same on
 every process.
@@ -30,7 +30,7 @@ class Scores(NamedTuple):
   places: ranking.Places | None = None
 
 
-class Sums:
+class ScoreSums:
   """Adds up what one model, or one member of an ensemble, has scored."""
 
   def __init__(

@@ -19,7 +19,7 @@ from dlrm_jax.run.description import Run
 from dlrm_jax.run.history import read_history
 from dlrm_jax.sweep.grid import Point
 from dlrm_jax.sweep.spread import SeedSpread, seed_names, spread
-from dlrm_jax.sweep.trials import Outcomes, Scores, Trial
+from dlrm_jax.sweep.trials import Outcomes, SplitScores, Trial
 from dlrm_jax.text import markdown_table
 from dlrm_jax.training.sizes import table_sizes
 from dlrm_jax.training.state import abstract_state
@@ -43,7 +43,7 @@ class Ranked(NamedTuple):
 
   point: Point
   parameters: int
-  scores: Mapping[int, Scores]
+  scores: Mapping[int, SplitScores]
   failures: Mapping[int, str]
   epoch_seconds: float
 

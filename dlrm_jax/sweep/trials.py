@@ -25,7 +25,7 @@ from dlrm_jax.run.description import Run
 from dlrm_jax.run.scores import flat_scores, with_error
 from dlrm_jax.text import duration
 
-Scores = Mapping[str, float]
+SplitScores = Mapping[str, float]
 """Metrics of a run on one split, named as by `flat_scores`."""
 
 
@@ -55,7 +55,7 @@ class Trial(NamedTuple):
     claim = workdir.Claim(run.config, identity(run.data), run.steps, defaults)
     return workdir.claimed(run.workdir, claim)
 
-  def scores(self, split: str) -> Scores | None:
+  def scores(self, split: str) -> SplitScores | None:
     """Metrics of a finished run; None if it is not finished.
 
     A damaged file of results counts as none, so that the run is made again.
@@ -119,7 +119,7 @@ class Outcomes:
     self.scores = {folder: found for folder, found in read.items() if found}
     self.failures: dict[Path, str] = {}
 
-  def scores_of(self, trials: Sequence[Trial]) -> dict[int, Scores]:
+  def scores_of(self, trials: Sequence[Trial]) -> dict[int, SplitScores]:
     """Metrics of those of some trials that are finished, by seed."""
     return {
       trial.seed: self.scores[trial.run.workdir]

@@ -12,7 +12,7 @@ from dlrm_jax.run.scores import (
   calibration_groups,
   calibration_table,
 )
-from dlrm_jax.run.tallying import Sums
+from dlrm_jax.run.tallying import ScoreSums
 from dlrm_jax.training.heads import Head
 
 HEADS = tuple(Head(binary_cross_entropy, name) for name in ('click', 'like'))
@@ -20,7 +20,7 @@ HEADS = tuple(Head(binary_cross_entropy, name) for name in ('click', 'like'))
 
 def tallies(logits, labels, weights):
   """Tallies of examples that come in batches of 100."""
-  sums = Sums(HEADS, None)
+  sums = ScoreSums(HEADS, None)
   for start in range(0, len(weights), 100):
     part = slice(start, start + 100)
     batch = Batch(Inputs(None, None), labels[part], weights[part])
