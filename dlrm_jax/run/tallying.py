@@ -1,4 +1,4 @@
-"""ScoreSums of an evaluation over batches and processes.
+"""Sums of an evaluation over batches and processes.
 
 Each process tallies its own part of every batch. The total is the same on
 every process.
