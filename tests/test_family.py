@@ -1,8 +1,9 @@
 """Every model of the family keeps the promises that the trainer makes.
 
 Losses, layers and tables do not depend on placements, on the number of
-devices, or on micro-batches; every encoding works with every model; what eight
-devices wrote is scored equally on one, in another layout.
+devices, or on micro-batches; every encoding works with every model; a restored
+state learns what the saved one does; what eight devices wrote is scored equally
+on one, in another layout.
 """
 
 import functools
@@ -153,6 +154,28 @@ def test_every_encoding_works_with_every_model(name, shift):
     tallies = Evaluator(task)(state, [family.batch_of(name, 1)])
   assert np.isfinite(told.loss)
   assert {head.name for head in task.heads} == tallies.keys()
+
+
+@pytest.mark.parametrize('name', [*each(QUICK)])
+def test_a_restored_state_learns_bit_for_bit_what_the_saved_one_does(
+  name, tmp_path
+):
+  task = family.task_of(name, REGULARISED | mixed(name, 2))
+  batches = [family.batch_of(name, seed) for seed in range(2)]
+  with family.on(8):
+    step = compiled_step(task)
+    state = new_state(task, jax.random.key(0))
+    state, _ = step(state, sharding.send(batches[0]))
+    checkpoints = Checkpoints(tmp_path, task.collection.layout, keep=1)
+    checkpoints.save(1, state, {})
+    checkpoints.close()
+    wanted, told = jax.device_get(step(state, sharding.send(batches[1])))
+    checkpoints = Checkpoints(tmp_path, task.collection.layout)
+    state = checkpoints.restore(1, abstract_state(task))
+    checkpoints.close()
+    found, again = jax.device_get(step(state, sharding.send(batches[1])))
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  assert again.loss == told.loss
 
 
 @pytest.mark.parametrize('name', [*each(QUICK)])

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlrm_jax.models.mode import Training, sum_of_part
-from dlrm_jax.sharding import device_count, over_devices
+from dlrm_jax.models.mode import Training
+from dlrm_jax.sharding import device_count, on_cpu, over_devices
 
 STATISTICS = 'statistics'
 """Linen collection of the running means and variances of `BatchNorm`."""
@@ -40,6 +40,16 @@ def normalise(x: jax.Array, scale: jax.Array, shift: jax.Array) -> Normalised:
   return _forward(x, scale, shift)[0]
 
 
+def _sum(x: jax.Array) -> jax.Array:
+  """The sum over axis 0 of this device's part of the batch, f32[n].
+
+  On a CPU it is a product with ones, which takes half of the time there.
+  """
+  if not on_cpu():
+    return jnp.sum(x, 0)
+  return jnp.dot(jnp.ones(len(x), x.dtype), x)
+
+
 def _mean(of_part: jax.Array, examples: int) -> jax.Array:
   """Means over the global batch, from sums over each device's examples."""
   return over_devices(jax.lax.psum, of_part) / (examples * device_count())
@@ -48,9 +58,9 @@ def _mean(of_part: jax.Array, examples: int) -> jax.Array:
 def _forward(
   x: jax.Array, scale: jax.Array, shift: jax.Array
 ) -> tuple[Normalised, Residuals]:
-  mean = _mean(sum_of_part(x), len(x))
+  mean = _mean(_sum(x), len(x))
   centered = x - mean[None]
-  variance = _mean(sum_of_part(jnp.square(centered)), len(x))
+  variance = _mean(_sum(jnp.square(centered)), len(x))
   inverse = jax.lax.rsqrt(variance + EPS)
   y = centered * (inverse * scale)[None] + shift[None]
   return (y, mean, variance), (x, mean, inverse, scale)
@@ -67,7 +77,7 @@ def _backward(
   x, mean, inverse, scale = kept
   grad = grads[0]
   normalised = (x - mean[None]) * inverse[None]
-  of_part = jnp.stack([sum_of_part(grad * normalised), sum_of_part(grad)])
+  of_part = jnp.stack([_sum(grad * normalised), _sum(grad)])
   slope, center = _mean(of_part, len(x))
   rest = grad - normalised * slope[None] - center[None]
   return rest * (inverse * scale)[None], of_part[0], of_part[1]

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from dlrm_jax.rows import mix32
-from dlrm_jax.sharding import on_cpu
 
 
 class Training(NamedTuple):
@@ -37,13 +36,3 @@ def random_bits(training: Training, use: int, width: int) -> jax.Array:
   rows = mix32(training.places.astype(jnp.uint32) ^ start)
   columns = jnp.arange(width, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
   return mix32(rows[:, None] + columns[None])
-
-
-def sum_of_part(x: jax.Array) -> jax.Array:
-  """The sum over axis 0 of this device's part of the batch, f32[n].
-
-  On a CPU it is a product with ones, which takes half of the time there.
-  """
-  if not on_cpu():
-    return jnp.sum(x, 0)
-  return jnp.dot(jnp.ones(len(x), x.dtype), x)

@@ -106,6 +106,8 @@ def poor_line(split: str, scores: Mapping[str, float]) -> str:
 
   >>> poor_line('test', {'ne': 0.9})
   ''
+  >>> poor_line('test', {'ne': 1.5})[:59]
+  'test: the base rate alone has a lower log-loss (NE 1.5 is a'
   """
   if 'hr_10' in scores or not scores['ne'] > 1:
     return ''
