@@ -191,7 +191,7 @@ class EmbeddingCollection:
         strict=True,
       )
     ]
-    nodes = self._nodes(len(ids), node)
+    nodes = self._nodes(ids.shape[0], node)
     by_part = [
       f.encoding.rows(x) for f, x in zip(self.features, columns, strict=True)
     ]
