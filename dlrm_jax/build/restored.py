@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.build.data import identity, open_data
-from dlrm_jax.build.run import build_objective
+from dlrm_jax.build.objective import build_objective
 from dlrm_jax.build.task import build_task
 from dlrm_jax.cluster import agreement
 from dlrm_jax.data.folder import MARK
