@@ -127,32 +127,31 @@ class _Opened(NamedTuple):
 def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
   from dlrm_jax import sharding
   from dlrm_jax.build import ranked, restored
+  from dlrm_jax.build.trained import trained
   from dlrm_jax.checkpoint.saved import Saved
   from dlrm_jax.cluster import agreement
   from dlrm_jax.configs import default
   from dlrm_jax.run import room, workdir
 
   defaults = default.get_config().to_dict()
-  trained = restored.trained(*workdir.read_settings(folder, defaults))
-  layout = trained.task.collection.layout
+  run = trained(*workdir.read_settings(folder, defaults))
+  layout = run.task.collection.layout
   size = arguments.batch_size
   if size is None:
-    size = trained.eval_batch_size
-  saved = Saved(folder / 'checkpoints', layout, trained.objective)
+    size = run.eval_batch_size
+  saved = Saved(folder / 'checkpoints', layout, run.objective)
   step = saved.named(arguments.checkpoint)
   step = agreement.from_first(step)  # a live run may have a better one by now
   data, split, how = arguments.data, arguments.split, arguments.on_bad_row
   if arguments.candidates is None:
-    examined = restored.examined(trained, data, split, size, how)
+    examined = restored.examined(run, data, split, size, how)
   else:
-    examined = ranked.ranked(
-      trained, data, split, arguments.candidates, size, how
-    )
+    examined = ranked.ranked(run, data, split, arguments.candidates, size, how)
   size = examined.batch_size
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
   with sharding.use(mesh):
-    room.check_evaluation_room(trained.task, size)
-  return _Opened(folder, trained.task, step, saved, examined, mesh)
+    room.check_evaluation_room(run.task, size)
+  return _Opened(folder, run.task, step, saved, examined, mesh)
 
 
 def _scored(

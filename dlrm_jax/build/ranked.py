@@ -5,15 +5,12 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from dlrm_jax.build.restored import (
-  Examined,
+from dlrm_jax.build.restored import Examined, is_set, watched, whole_lists
+from dlrm_jax.build.trained import (
   Trained,
   check_fits,
   check_there,
-  is_set,
   out_of_range,
-  watched,
-  whole_lists,
 )
 from dlrm_jax.data.lists import IMPLICIT, ITEM
 from dlrm_jax.data.loader import stream_batches

@@ -28,10 +28,10 @@ from dlrm_jax.config.fields import (
 from dlrm_jax.data.lists import IMPLICIT, ITEM, lists_of
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.negatives import Negatives
-from dlrm_jax.data.schema import Scale, Schema
+from dlrm_jax.data.schema import Data, Scale, Schema
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics.objective import RANKED, Objective
-from dlrm_jax.run.description import Data, Origin, Run
+from dlrm_jax.run.description import Origin, Run
 from dlrm_jax.run.workdir import read_settings, started
 from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
 
