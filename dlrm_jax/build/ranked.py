@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from dlrm_jax.build.restored import Examined, is_set, watched, whole_lists
+from dlrm_jax.build.restored import Examined, watched, whole_lists
 from dlrm_jax.build.trained import (
   Trained,
   check_fits,
   check_there,
   out_of_range,
 )
+from dlrm_jax.data.folder import is_set
 from dlrm_jax.data.lists import IMPLICIT, ITEM
 from dlrm_jax.data.loader import stream_batches
 from dlrm_jax.data.prepared import Prepared, open_prepared

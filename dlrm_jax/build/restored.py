@@ -16,7 +16,7 @@ from dlrm_jax.build.trained import (
   out_of_range,
 )
 from dlrm_jax.cluster import agreement
-from dlrm_jax.data.folder import MARK
+from dlrm_jax.data.folder import is_set
 from dlrm_jax.data.lists import Lists, lists_of
 from dlrm_jax.data.loader import Batches, evaluation_batches, stream_batches
 from dlrm_jax.data.prepared import Prepared, open_prepared
@@ -118,17 +118,6 @@ def whole_lists(run: Trained, lists: Lists, most: int) -> int:
   shards = run.task.collection.layout.shards
   parts = node_count(run.task) or len(choose_devices(shards))
   return lists.batch_size(most, parts)
-
-
-def is_set(paths: Sequence[str]) -> bool:
-  """Whether the paths name a prepared set; otherwise they are raw files."""
-  sets = [path for path in paths if (Path(path) / MARK).exists()]
-  if sets and len(paths) > 1:
-    raise InputError(
-      f'--data={" ".join(paths)}: {sets[0]} is a prepared set; expected one '
-      'such set, or raw files only'
-    )
-  return bool(sets)
 
 
 def watched(
