@@ -26,6 +26,13 @@ def _parser() -> argparse.ArgumentParser:
     default='best',
     help='best (by the objective), latest, or a step (default: best)',
   )
+  parser.add_argument(
+    '--format',
+    choices=('stablehlo', 'onnx'),
+    default='stablehlo',
+    help='onnx: the folder has the network for onnxruntime, too (default: '
+    'stablehlo)',
+  )
   return parser
 
 
@@ -40,6 +47,11 @@ def main(argv: Sequence[str]) -> None:
     raise InputError(
       f'--output={output}: {output.parent} is no folder; make it'
     )
+  onnx = arguments.format == 'onnx'
+  if onnx:
+    from dlrm_jax.export.onnx_network import check_installed
+
+    check_installed()
   from dlrm_jax.build.trained import trained
   from dlrm_jax.checkpoint.saved import Saved
   from dlrm_jax.configs import default
@@ -59,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     for stack in run.task.collection.layout.stacks.values()
   )
   print(f'{folder}, checkpoint of step {step:,}: tables of {human(size)}')
-  write_export(run, saved, step, output)
+  write_export(run, saved, step, output, onnx=onnx)
   print(f'{output}: load it with dlrm_jax.load({str(output)!r})')
 
 

@@ -117,7 +117,9 @@ def _logical(network: Network) -> dict[str, Any]:
   }
 
 
-def write_export(run: Trained, saved: Saved, step: int, output: Path) -> None:
+def write_export(
+  run: Trained, saved: Saved, step: int, output: Path, *, onnx: bool = False
+) -> None:
   """Writes an export, whole or not at all.
 
   Args:
@@ -125,23 +127,26 @@ def write_export(run: Trained, saved: Saved, step: int, output: Path) -> None:
     saved: its checkpoints.
     step: the checkpoint to export.
     output: the folder, which must not exist.
+    onnx: whether to write `network.onnx`, too.
 
   Raises:
     InputError: the checkpoint is damaged, the prepared set of the run is gone,
-      or the folder cannot be written.
+      the network cannot be converted, or the folder cannot be written.
   """
   with files.writing(output):
     work = files.unfinished_name(output)
     work.mkdir()
     try:
-      _fill(run, saved, step, work)
+      _fill(run, saved, step, work, onnx=onnx)
       files.publish(work, output)
     except BaseException:
       shutil.rmtree(work, ignore_errors=True)
       raise
 
 
-def _fill(run: Trained, saved: Saved, step: int, work: Path) -> None:
+def _fill(
+  run: Trained, saved: Saved, step: int, work: Path, *, onnx: bool
+) -> None:
   intake = write_vocabularies(run, work / names.VOCABULARY)
   network = flat(run.task.network)
   layers = saved.restore_layers(step, abstract_state(run.task))
@@ -155,6 +160,10 @@ def _fill(run: Trained, saved: Saved, step: int, work: Path) -> None:
     weighted=intake.weighted,
   )
   (work / names.NETWORK).write_bytes(program)
+  if onnx:
+    from dlrm_jax.export.onnx_network import write_onnx
+
+    write_onnx(work, network, tables, weighted=intake.weighted)
   written = sorted(path for path in work.rglob('*') if path.is_file())
   schema = Schema.from_json(run.data)
   about = {
