@@ -101,6 +101,23 @@ class Evaluator:
       sums.add(batch, logits)
     return sums.total()
 
+  def by_all(
+    self, state: TrainState, batches: Iterable[Batch]
+  ) -> dict[str, binary.Tally]:
+    """Tallies all batches, without groups; nodes score as their ensemble.
+
+    Args:
+      state: the state to score with; only parameters and tables are read.
+      batches: batches of equal size, this process's part of each.
+
+    Raises:
+      NotFinite: a logit is NaN or infinite.
+    """
+    sums = ScoreSums(self._task.heads, None, grouped=False)
+    for batch, logits in self._scored_by_all(state, batches):
+      sums.add(batch, logits)
+    return sums.total().tallies
+
   def nodes(
     self,
     state: TrainState,
