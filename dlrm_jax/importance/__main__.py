@@ -134,7 +134,8 @@ def _measured(
   size = batch_size(len(examples.labels), run.eval_batch_size, len(devices))
   with sharding.use(sharding.make_mesh(devices)):
     room.check_evaluation_room(task, size)
-    return measure(plan, scorer(task, chosen.state(), schema, size))
+    score = scorer(task, chosen.state(), schema, size)
+    return measure(plan, schema.labels, score)
 
 
 def _importance(flags: argparse.Namespace) -> None:

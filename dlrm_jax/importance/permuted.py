@@ -6,17 +6,16 @@ the model then loses is what it had from the feature, as far as other features
 do not tell the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
 from tqdm import tqdm
 
 from dlrm_jax.data.schema import Block, Schema
+from dlrm_jax.metrics import binary
+from dlrm_jax.metrics.paired import Scored, auc_decrease, log_loss_increase
 from dlrm_jax.report.importance import FeatureLoss, LabelLosses
-
-Metrics = Mapping[str, Mapping[str, float]]
-"""Name of a label -> metrics by name, those of `binary.summarize`."""
 
 
 class Column(NamedTuple):
@@ -119,7 +118,7 @@ class Plan(NamedTuple):
     count, examples = len(self.columns), len(self.examples.labels)
     line = f'{count} features x {self.repeats} repeats of {examples:,} examples'
     same = sum(self.constant)
-    return f'{line}; {same} are the same in all examples' if same else line
+    return f'{line}; {same} the same in all examples' if same else line
 
   def orders(self, feature: int) -> Iterator[np.ndarray]:
     """The permutations of a feature, by its number."""
@@ -129,60 +128,62 @@ class Plan(NamedTuple):
 
 
 def measure(
-  plan: Plan, score: Callable[[Block], Metrics]
+  plan: Plan, labels: Sequence[str], score: Callable[[Block], np.ndarray]
 ) -> dict[str, LabelLosses]:
   """What each label loses by the permutations, by name of the label.
 
   Args:
     plan: what to permute.
-    score: gives the metrics of a model on some examples.
+    labels: names of the labels.
+    score: gives the logits [n, T] of a model for n examples.
+
+  Raises:
+    InputError: a label is not 0 or 1.
   """
   with tqdm(
     desc='importance', total=plan.passes, unit=' passes', disable=None
   ) as bar:
 
-    def scored(examples: Block) -> Metrics:
-      metrics = score(examples)
+    def scored(examples: Block) -> list[Scored]:
+      logits = score(examples)
       bar.update()
-      return metrics
+      return [_of_label(examples, logits, i) for i in range(len(labels))]
 
-    base = scored(plan.examples)
-    losses: dict[str, list[FeatureLoss]] = {label: [] for label in base}
+    before = scored(plan.examples)
+    found: dict[str, list[FeatureLoss]] = {label: [] for label in labels}
     for number, column in enumerate(plan.columns):
-      found = [
+      repeats = [
         scored(column.permuted(plan.examples, order))
         for order in plan.orders(number)
       ]
-      for label, before in base.items():
-        after = [of_labels[label] for of_labels in found]
-        losses[label].append(_loss(column.name, before, after))
+      for i, label in enumerate(labels):
+        after = [of_labels[i] for of_labels in repeats]
+        found[label].append(_loss(column.name, before[i], after))
   return {
-    label: LabelLosses.of(base[label], features)
-    for label, features in losses.items()
+    label: LabelLosses.of(binary.summarize(binary.tally(*of_label)), features)
+    for of_label, (label, features) in zip(before, found.items(), strict=True)
   }
 
 
-def _loss(
-  name: str,
-  before: Mapping[str, float],
-  after: Sequence[Mapping[str, float]],
-) -> FeatureLoss:
+def _of_label(examples: Block, logits: np.ndarray, number: int) -> Scored:
+  """The predictions of a label, by its number, where examples have it."""
+  labels = examples.labels[:, number]
+  weights = examples.weights
+  if weights is None:
+    weights = np.ones(len(labels), np.float32)
+  known = ~np.isnan(labels)
+  return Scored(logits[known, number], labels[known], weights[known])
+
+
+def _loss(name: str, before: Scored, after: Sequence[Scored]) -> FeatureLoss:
   """What one label loses by one feature.
 
   Args:
     name: name of the feature.
-    before: metrics of the label without permutation.
-    after: metrics of each repeat; empty if the feature is constant.
+    before: predictions without permutation.
+    after: predictions of each repeat; empty if the feature is constant.
   """
   if not after:
-    return FeatureLoss(name, 0.0, 0.0, 0.0, 0.0, constant=True)
-  worse = np.array([x['log_loss'] for x in after]) - before['log_loss']
-  lower = before['auc'] - np.array([x['auc'] for x in after])
-  return FeatureLoss(name, *_mean(worse), *_mean(lower))
-
-
-def _mean(changes: np.ndarray) -> tuple[float, float]:
-  """The mean of f64[repeats] and its standard error; nan for one repeat."""
-  count = len(changes)
-  error = changes.std(ddof=1) / count**0.5 if count > 1 else np.nan
-  return float(changes.mean()), float(error)
+    return FeatureLoss(name, *[0.0] * 6, constant=True)
+  worse, lower = log_loss_increase(before, after), auc_decrease(before, after)
+  return FeatureLoss(name, *worse, *lower)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from dlrm_jax.data.loader import stream_batches
 from dlrm_jax.data.schema import Block, Schema
-from dlrm_jax.importance.permuted import Metrics
 from dlrm_jax.run.evaluation import Evaluator
-from dlrm_jax.run.scores import by_head
 from dlrm_jax.training.state import Task, TrainState
 
 
@@ -30,8 +30,8 @@ def batch_size(examples: int, most: int, devices: int) -> int:
 
 def scorer(
   task: Task, state: TrainState, schema: Schema, size: int
-) -> Callable[[Block], Metrics]:
-  """Gives a function from examples to the metrics of each label.
+) -> Callable[[Block], np.ndarray]:
+  """Gives a function from n examples to their logits [n, T].
 
   It must be created and called within `sharding.use` of the devices. Branches
   score by the mean of their logits, independent tables as their ensemble.
@@ -44,8 +44,8 @@ def scorer(
   """
   evaluate = Evaluator(task)
 
-  def score(examples: Block) -> Metrics:
+  def score(examples: Block) -> np.ndarray:
     batches = stream_batches([examples], schema, size)
-    return by_head(evaluate.by_all(state, batches))
+    return evaluate.logits(state, batches)
 
   return score

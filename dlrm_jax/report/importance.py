@@ -33,33 +33,39 @@ _BASE = ('auc', 'auc_std_error', 'log_loss', 'log_loss_std_error')
 class FeatureLoss(NamedTuple):
   """What a label loses where a feature is permuted over the examples.
 
+  The errors are those of `metrics.paired.Change`.
+
   Attributes:
     feature: name of the feature.
     log_loss_increase: increase of the log-loss, mean over repeats.
-    log_loss_increase_std_error: its standard error; nan for one repeat.
+    log_loss_increase_std_error: its standard error over examples and repeats.
+    log_loss_increase_repeats_std_error: that over the repeats alone.
     auc_decrease: decrease of the AUC, mean over repeats.
-    auc_decrease_std_error: its standard error; nan for one repeat.
+    auc_decrease_std_error: its standard error over examples and repeats.
+    auc_decrease_repeats_std_error: that over the repeats alone.
     constant: whether all examples have the same feature; nothing is lost then.
   """
 
   feature: str
   log_loss_increase: float
   log_loss_increase_std_error: float
+  log_loss_increase_repeats_std_error: float
   auc_decrease: float
   auc_decrease_std_error: float
+  auc_decrease_repeats_std_error: float
   constant: bool = False
 
   @property
-  def note(self) -> str:
-    """What is to be said of a feature without a clear importance.
+  def changes(self) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Increase of the log-loss, decrease of the AUC, each with its error."""
+    return (
+      (self.log_loss_increase, self.log_loss_increase_std_error),
+      (self.auc_decrease, self.auc_decrease_std_error),
+    )
 
-    >>> FeatureLoss('C1', 0.01, 0.002, 0.0, 0.0).note
-    ''
-    >>> FeatureLoss('C1', 0.01, 0.006, 0.0, 0.0).note
-    'not told from 0'
-    >>> FeatureLoss('C1', -0.01, 0.001, 0.0, 0.0).note
-    'better permuted'
-    """
+  @property
+  def note(self) -> str:
+    """What is to be said of a feature without a clear importance."""
     if self.constant:
       return 'the same in all examples'
     increase = self.log_loss_increase
@@ -148,15 +154,10 @@ class Importance(NamedTuple):
   @property
   def notes(self) -> list[str]:
     """Sentences about what the numbers mean."""
-    error = 'One repeat has no standard error.'
-    if self.repeats > 1:
-      error = (
-        f'± one standard error over {self.repeats} repeats: the chance of the '
-        f'permutations. A change of log-loss of at most two standard errors is '
-        f'not told from 0.'
-      )
     return [
-      error,
+      '± one standard error over examples and permutations, by paired methods '
+      '(of AUC by DeLong). A change of log-loss of at most two standard errors '
+      'is not told from 0.',
       'Correlated features share their importance: where one is permuted, the '
       'others still tell what it told, so each of them may look unimportant.',
     ]
@@ -195,7 +196,7 @@ def table_lines(title: str, losses: LabelLosses) -> Iterator[str]:
   """What a label loses, as a table of text.
 
   >>> metrics = {'auc': 0.8, 'log_loss': 0.4}
-  >>> features = (FeatureLoss('C1', 0.01, 0.001, -0.002, math.nan),)
+  >>> features = (FeatureLoss('C1', 0.01, 0.001, 0, -0.002, math.nan, 0),)
   >>> for line in table_lines('test', LabelLosses(metrics, features)):
   ...   print(line)
   importance on test: log-loss 0.40000, AUC 0.80000
@@ -211,7 +212,7 @@ def table_lines(title: str, losses: LabelLosses) -> Iterator[str]:
   yield f'  {"feature":<{width}}  increase of log-loss     decrease of AUC'
   for feature in losses.features:
     cells = []
-    for pair in (feature[1:3], feature[3:5]):
+    for pair in feature.changes:
       value, error = _change(*pair)
       cells.append(f'{value:>10} {error:<9}')
     row = f'  {feature.feature:<{width}}  {"".join(cells)}  {feature.note}'
@@ -246,7 +247,7 @@ def _table(losses: LabelLosses) -> str:
 
   def row(feature: FeatureLoss) -> str:
     cells = ''
-    for pair in (feature[1:3], feature[3:5]):
+    for pair in feature.changes:
       value, error = _change(*pair)
       cells += f'<td>{value}{_small(error)}</td>'
     return (
@@ -274,18 +275,18 @@ def _charts(name: str, losses: LabelLosses) -> dict[str, str]:
     losses: what a label loses.
   """
   shown = losses.features[:_MOST_BARS]
-  some = (
-    '' if len(shown) == len(losses.features) else f', {len(shown)} features'
-  )
+  some = ''
+  if len(shown) < len(losses.features):
+    some = f', first {len(shown)} features'
   return {
-    f'{title}{some}': _bars(f'{name}-{place}', title, shown, place)
-    for title, place in (('Increase of log-loss', 1), ('Decrease of AUC', 3))
-    if any(not math.isnan(feature[place]) for feature in shown)
+    f'{title}{some}': _bars(f'{name}-{i}', title, shown, i)
+    for i, title in enumerate(('Increase of log-loss', 'Decrease of AUC'))
+    if any(not math.isnan(feature.changes[i][0]) for feature in shown)
   }
 
 
 def _bars(
-  name: str, title: str, features: Sequence[FeatureLoss], place: int
+  name: str, title: str, features: Sequence[FeatureLoss], change: int
 ) -> str:
   """A chart with a bar for each feature, and its error.
 
@@ -293,12 +294,11 @@ def _bars(
     name: prefix of the ids in the chart.
     title: what the bars show.
     features: the features, from top to bottom.
-    place: place of the value in a `FeatureLoss`; its error follows.
+    change: which of `FeatureLoss.changes` is shown.
   """
 
   def draw(axes: 'Axes') -> None:
-    values = [feature[place] for feature in features]
-    errors = [feature[place + 1] for feature in features]
+    values, errors = zip(*(f.changes[change] for f in features), strict=True)
     axes.barh(
       range(len(features)),
       values,

@@ -101,22 +101,27 @@ class Evaluator:
       sums.add(batch, logits)
     return sums.total()
 
-  def by_all(
-    self, state: TrainState, batches: Iterable[Batch]
-  ) -> dict[str, binary.Tally]:
-    """Tallies all batches, without groups; nodes score as their ensemble.
+  def logits(self, state: TrainState, batches: Iterable[Batch]) -> np.ndarray:
+    """Logits [n, T] of all examples of a weight above 0, of one process.
+
+    Independent tables score as their ensemble.
 
     Args:
       state: the state to score with; only parameters and tables are read.
-      batches: batches of equal size, this process's part of each.
+      batches: batches of equal size, with at least one example.
 
     Raises:
       NotFinite: a logit is NaN or infinite.
     """
-    sums = ScoreSums(self._task.heads, None, grouped=False)
-    for batch, logits in self._scored_by_all(state, batches):
-      sums.add(batch, logits)
-    return sums.total().tallies
+    parts = [
+      logits[np.asarray(batch.weights) > 0]
+      for batch, logits in self._scored_by_all(state, batches)
+    ]
+    found = np.concatenate(parts)
+    bad = np.sum(~np.isfinite(found))
+    if bad:
+      raise binary.NotFinite(f'{bad} of {found.size} logits are not finite')
+    return found
 
   def nodes(
     self,
