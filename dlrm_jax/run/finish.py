@@ -33,10 +33,16 @@ from dlrm_jax.training.state import TrainState, abstract_state
 from dlrm_jax.vocabulary.policy import UNKNOWN
 
 
-def check_writable(run: Run) -> None:
-  """Raises an `InputError` if a file of the end of a run cannot be written."""
+def check_files(run: Run) -> None:
+  """Checks the files of the end of a run, before its first step.
+
+  Raises:
+    InputError: one cannot be written, or the importance of features, which the
+      report has a section of, is damaged.
+  """
   for name in (HISTORY, RESULTS, run_page.REPORT):
     files.check_writable(run.workdir / name, '--workdir')
+  importance.read(run.workdir)
 
 
 def _which(run: Run, history: list[dict[str, Any]], best: int) -> str:

@@ -10,6 +10,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.report import importance, run_page
 from dlrm_jax.report.importance import FeatureLoss, Importance, LabelLosses
+from tests.report.test_report import Page
 
 METRICS = {
   'auc': 0.8,
@@ -51,6 +52,9 @@ def words(text):
 
 def test_the_section_has_the_table_and_the_bars(tmp_path):
   text = write(tmp_path / 'report.html', found())
+  page = Page(text)
+  assert not page.open
+  assert not page.fetched
   section = text[text.index('<h2>Importance of features</h2>') :]
   section = section[: section.index('<h2>Configuration</h2>')]
   plain = words(section)
@@ -86,7 +90,7 @@ def test_each_label_has_its_own(tmp_path):
   text = write(tmp_path / 'report.html', found(('click', '<like>')))
   assert text.count('<h3>Increase of log-loss</h3>') == 2
   assert '<h3>&lt;like&gt;</h3>' in text
-  ids = re.findall(r'\bid="([^"]*)"', text)
+  ids = Page(text).ids
   assert len(ids) == len(set(ids))
 
 
