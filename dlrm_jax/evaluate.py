@@ -101,21 +101,19 @@ def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
   from dlrm_jax.run import room
 
   chosen = choose(folder, arguments.checkpoint, default.get_config().to_dict())
-  trained, size = chosen.run, arguments.batch_size
+  run, size = chosen.run, arguments.batch_size
   if size is None:
-    size = trained.eval_batch_size
+    size = run.eval_batch_size
   data, split, how = arguments.data, arguments.split, arguments.on_bad_row
   if arguments.candidates is None:
-    examined = restored.examined(trained, data, split, size, how)
+    examined = restored.examined(run, data, split, size, how)
   else:
-    examined = ranked.ranked(
-      trained, data, split, arguments.candidates, size, how
-    )
+    examined = ranked.ranked(run, data, split, arguments.candidates, size, how)
   size = examined.batch_size
-  shards = trained.task.collection.layout.shards
+  shards = run.task.collection.layout.shards
   mesh = sharding.choose_mesh(shards, {'--batch_size': size})
   with sharding.use(mesh):
-    room.check_evaluation_room(trained.task, size)
+    room.check_evaluation_room(run.task, size)
   return _Opened(chosen, examined, mesh)
 
 

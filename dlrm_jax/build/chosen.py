@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dlrm_jax.build.restored import Trained, trained
-from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.build.trained import Trained, trained
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.cluster import agreement
-from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
 from dlrm_jax.training.state import TrainState, abstract_state
 
@@ -19,31 +18,18 @@ class Chosen(NamedTuple):
     folder: the workdir.
     run: the run.
     step: step of the checkpoint.
-    checkpoints: all checkpoints of the run.
+    saved: all checkpoints of the run.
   """
 
   folder: Path
   run: Trained
   step: int
-  checkpoints: Checkpoints
+  saved: Saved
 
   def state(self) -> TrainState:
     """The state of the checkpoint without the optimizers' states."""
     abstract = abstract_state(self.run.task)
-    return self.checkpoints.restore_for_evaluation(self.step, abstract)
-
-
-def _step(name: str, best: int | None, latest: int | None) -> int:
-  """The step that --checkpoint names."""
-  step = {'best': best, 'latest': latest}.get(name, name)
-  if step is None:
-    raise InputError('no checkpoint in the workdir; train first')
-  try:
-    return int(step)
-  except ValueError:
-    raise InputError(
-      f'--checkpoint={name}: expected best, latest or a step'
-    ) from None
+    return self.saved.restore_for_evaluation(self.step, abstract)
 
 
 def choose(
@@ -62,11 +48,8 @@ def choose(
     InputError: the folder is no workdir, or has no checkpoint.
   """
   run = trained(*workdir.read_settings(folder, defaults))
-  checkpoints = Checkpoints(
-    folder / 'checkpoints',
-    run.task.collection.layout,
-    objective=run.objective,
-  )
-  step = _step(checkpoint, checkpoints.best, checkpoints.latest)
+  layout = run.task.collection.layout
+  saved = Saved(folder / 'checkpoints', layout, run.objective)
+  step = saved.named(checkpoint)
   step = agreement.from_first(step)  # a live run may have a better one by now
-  return Chosen(folder, run, step, checkpoints)
+  return Chosen(folder, run, step, saved)

@@ -23,7 +23,8 @@ from dlrm_jax.run import output
 
 if TYPE_CHECKING:
   from dlrm_jax.build.chosen import Chosen
-  from dlrm_jax.build.restored import Met, Trained
+  from dlrm_jax.build.restored import Met
+  from dlrm_jax.build.trained import Trained
   from dlrm_jax.importance.sample import Sample
   from dlrm_jax.report.importance import LabelLosses
 
@@ -100,17 +101,18 @@ class _Sampled(NamedTuple):
 
 def _sample(flags: argparse.Namespace, run: 'Trained') -> '_Sampled':
   """Takes the examples of the data that the flags name."""
-  from dlrm_jax.build import restored
+  from dlrm_jax.build.restored import examined
+  from dlrm_jax.data.folder import is_set
   from dlrm_jax.importance.sample import take_sample
 
   data, split, how = flags.data, flags.split, flags.on_bad_row
   size = run.eval_batch_size
-  examined = restored.examined(run, data, split, size, how, default=_SPLIT)
-  name = examined.name
-  if data and restored.is_set(data):
+  opened = examined(run, data, split, size, how, default=_SPLIT)
+  name = opened.name
+  if data and is_set(data):
     name = f'{data[0]}, split {name}'
-  sample = take_sample(examined.batches, flags.examples)
-  met = examined.report()
+  sample = take_sample(opened.batches, flags.examples)
+  met = opened.report()
   met.check(sample.of if sample else 0, name)
   assert sample is not None
   return _Sampled(name, sample, met)
