@@ -26,7 +26,7 @@ from dlrm_jax.run import output
 if TYPE_CHECKING:
   from jax.sharding import Mesh
 
-  from dlrm_jax.build.chosen import Chosen
+  from dlrm_jax.build.chosen import ChosenRun
   from dlrm_jax.build.restored import Examined
   from dlrm_jax.run.comparison import Compared
   from dlrm_jax.run.members import Members
@@ -88,7 +88,7 @@ class _Opened(NamedTuple):
     mesh: the devices.
   """
 
-  chosen: 'Chosen'
+  chosen: 'ChosenRun'
   examined: 'Examined'
   mesh: 'Mesh'
 

@@ -11,7 +11,7 @@ from dlrm_jax.run import workdir
 from dlrm_jax.training.state import TrainState, abstract_state
 
 
-class Chosen(NamedTuple):
+class ChosenRun(NamedTuple):
   """A run and one of its checkpoints.
 
   Attributes:
@@ -34,7 +34,7 @@ class Chosen(NamedTuple):
 
 def choose(
   folder: Path, checkpoint: str, defaults: Mapping[str, Any]
-) -> Chosen:
+) -> ChosenRun:
   """Builds a run again from its workdir, and finds a checkpoint.
 
   All processes of a job get the one that process 0 finds.
@@ -52,4 +52,4 @@ def choose(
   saved = Saved(folder / 'checkpoints', layout, run.objective)
   step = saved.named(checkpoint)
   step = agreement.from_first(step)  # a live run may have a better one by now
-  return Chosen(folder, run, step, saved)
+  return ChosenRun(folder, run, step, saved)

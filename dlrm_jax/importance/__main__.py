@@ -22,7 +22,7 @@ from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.run import output
 
 if TYPE_CHECKING:
-  from dlrm_jax.build.chosen import Chosen
+  from dlrm_jax.build.chosen import ChosenRun
   from dlrm_jax.build.restored import Met
   from dlrm_jax.build.trained import Trained
   from dlrm_jax.importance.sample import Sample
@@ -119,7 +119,7 @@ def _sample(flags: argparse.Namespace, run: 'Trained') -> '_Sampled':
 
 
 def _measured(
-  chosen: 'Chosen', sample: 'Sample', flags: argparse.Namespace
+  chosen: 'ChosenRun', sample: 'Sample', flags: argparse.Namespace
 ) -> 'dict[str, LabelLosses]':
   """What each label loses by each feature."""
   from dlrm_jax import sharding

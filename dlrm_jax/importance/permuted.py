@@ -18,7 +18,7 @@ from dlrm_jax.metrics.paired import Scored, auc_decrease, log_loss_increase
 from dlrm_jax.report.importance import FeatureLoss, LabelLosses
 
 
-class Column(NamedTuple):
+class FeatureColumns(NamedTuple):
   """A feature as columns of the arrays of examples.
 
   Attributes:
@@ -64,15 +64,16 @@ class Column(NamedTuple):
     )
 
 
-def columns_of(schema: Schema) -> list[Column]:
+def columns_of(schema: Schema) -> list[FeatureColumns]:
   """All features of a log: dense columns, then sparse ones."""
   columns = [
-    Column(name, True, slice(i, i + 1)) for i, name in enumerate(schema.dense)
+    FeatureColumns(name, True, slice(i, i + 1))
+    for i, name in enumerate(schema.dense)
   ]
   first = 0
   for column in schema.sparse:
     place = slice(first, first + column.hotness)
-    columns.append(Column(column.name, False, place))
+    columns.append(FeatureColumns(column.name, False, place))
     first += column.hotness
   return columns
 
@@ -95,7 +96,7 @@ class Plan(NamedTuple):
   """
 
   examples: Block
-  columns: Sequence[Column]
+  columns: Sequence[FeatureColumns]
   constant: Sequence[bool]
   repeats: int
   seed: int
@@ -150,6 +151,7 @@ def measure(
       return [_of_label(examples, logits, i) for i in range(len(labels))]
 
     before = scored(plan.examples)
+    metrics = [binary.summarize(binary.tally(*x)) for x in before]
     found: dict[str, list[FeatureLoss]] = {label: [] for label in labels}
     for number, column in enumerate(plan.columns):
       repeats = [
@@ -160,8 +162,8 @@ def measure(
         after = [of_labels[i] for of_labels in repeats]
         found[label].append(_loss(column.name, before[i], after))
   return {
-    label: LabelLosses.of(binary.summarize(binary.tally(*of_label)), features)
-    for of_label, (label, features) in zip(before, found.items(), strict=True)
+    label: LabelLosses.of(of_label, features)
+    for of_label, (label, features) in zip(metrics, found.items(), strict=True)
   }
 
 

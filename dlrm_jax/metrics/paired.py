@@ -126,16 +126,15 @@ def log_loss_difference(a: Scored, b: Scored) -> Difference:
   return _difference(*_mean(_losses(a) - _losses(b), a.weights))
 
 
-class Change(NamedTuple):
-  """Mean change of a metric where a model scores the same examples repeatedly.
+class RepeatedChange(NamedTuple):
+  """How much worse a metric is where the same examples are scored repeatedly.
 
   Attributes:
-    mean: mean over repeats of the metric before less that after, or of that
-      after less that before, whichever is a loss; nan if it is undefined.
-    std_error: its standard error, by the paired methods of this module: the
-      chance of the examples and of the repeats.
-    repeats_std_error: standard error of the mean over repeats, of the same
-      examples; nan for one repeat.
+    mean: mean over repeats; nan if the metric is undefined.
+    std_error: its standard error, by the paired methods of this module, which
+      covers the chance of the examples and of the repeats.
+    repeats_std_error: the part that other repeats with the same examples would
+      have, from the spread of the repeats; nan for one repeat.
   """
 
   mean: float
@@ -143,7 +142,7 @@ class Change(NamedTuple):
   repeats_std_error: float
 
 
-def auc_decrease(before: Scored, after: Sequence[Scored]) -> Change:
+def auc_decrease(before: Scored, after: Sequence[Scored]) -> RepeatedChange:
   """How much lower the AUC of repeated scores is.
 
   Args:
@@ -152,7 +151,7 @@ def auc_decrease(before: Scored, after: Sequence[Scored]) -> Change:
   """
   clicks = before.labels == 1
   if clicks.all() or not clicks.any():
-    return Change(*[math.nan] * 3)
+    return RepeatedChange(*[math.nan] * 3)
   known, changed = _placements(before), [_placements(x) for x in after]
   changes = [
     known[side] - np.stack([x[side] for x in changed]) for side in (0, 1)
@@ -161,17 +160,19 @@ def auc_decrease(before: Scored, after: Sequence[Scored]) -> Change:
   return _change(changes, weights)
 
 
-def log_loss_increase(before: Scored, after: Sequence[Scored]) -> Change:
+def log_loss_increase(
+  before: Scored, after: Sequence[Scored]
+) -> RepeatedChange:
   """How much higher the log-loss of repeated scores is; as `auc_decrease`."""
   if not before.labels.size:
-    return Change(*[math.nan] * 3)
+    return RepeatedChange(*[math.nan] * 3)
   changes = np.stack([_losses(x) for x in after]) - _losses(before)
   return _change([changes], [before.weights])
 
 
 def _change(
   changes: Sequence[np.ndarray], weights: Sequence[np.ndarray]
-) -> Change:
+) -> RepeatedChange:
   """The mean of changes, whose weighted mean is the same in each class.
 
   Args:
@@ -183,7 +184,7 @@ def _change(
   several = len(each) > 1
   spread = np.std(each, ddof=1) / len(each) ** 0.5 if several else math.nan
   error = math.sqrt(sum(variance for _, variance in means))
-  return Change(means[0][0], error, float(spread))
+  return RepeatedChange(means[0][0], error, float(spread))
 
 
 def check_same(a: Scored, b: Scored) -> None:

@@ -33,7 +33,7 @@ _BASE = ('auc', 'auc_std_error', 'log_loss', 'log_loss_std_error')
 class FeatureLoss(NamedTuple):
   """What a label loses where a feature is permuted over the examples.
 
-  The errors are those of `metrics.paired.Change`.
+  The errors are those of `metrics.paired.RepeatedChange`.
 
   Attributes:
     feature: name of the feature.
