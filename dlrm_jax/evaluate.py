@@ -12,12 +12,14 @@ job of many hosts each host runs this command, with the same flags as train.py.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlrm_jax import heap
+from dlrm_jax.callable_module import make_callable, words
 from dlrm_jax.cluster import job
 from dlrm_jax.config.parser import Parser, split_values
 from dlrm_jax.errors import InputError, exit_cleanly
@@ -133,7 +135,7 @@ def _scored(
   return examined, Compared(str(folder), chosen.step, scored, labels)
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
   """Scores two runs on the same rows and prints their difference."""
   from dlrm_jax.run.comparison import compare
 
@@ -156,7 +158,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     'data': examined.name,
     'label': a.labels[0],
   }
-  output.print_json(names | report.said | result, arguments.json)
+  return names | report.said | result
 
 
 def _tables(
@@ -193,7 +195,7 @@ def _tables(
   return tables + [line for x in titled.items() for line in undefined_lines(*x)]
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
   """Restores the checkpoint, scores the data and prints the metrics."""
   from dlrm_jax import sharding
   from dlrm_jax.metrics.objective import RANKED
@@ -239,26 +241,53 @@ def _evaluate(arguments: argparse.Namespace) -> None:
   result |= flat_scores(
     {k: {'calibration_groups': x} for k, x in groups.items()}
   )
-  output.print_json(result | {'metrics': metrics}, arguments.json)
+  return result | {'metrics': metrics}
+
+
+def _result(arguments: argparse.Namespace) -> dict[str, Any]:
+  heap.keep_freed_memory()
+  return (_compare if arguments.compare else _evaluate)(arguments)
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+  return _parser().parse_args(split_values(argv, ('--data',)))
+
+
+def evaluate(workdir: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+  """Evaluates a checkpoint and prints its metrics, as the command does.
+
+  Args:
+    workdir: folder of the training run.
+    **options: those of the command without dashes, such as `data=['new.txt']`,
+      `split='validation'`, `checkpoint='latest'`.
+
+  Returns:
+    The object that `--json` of the command writes.
+
+  Raises:
+    InputError: an option, the run or the data is wrong.
+  """
+  return _result(_parsed(words({'workdir': workdir, **options})))
 
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes of the job and evaluates."""
-  arguments = _parser().parse_args(split_values(argv, ('--data',)))
+  arguments = _parsed(argv)
   output.check_json(arguments.json)
-  heap.keep_freed_memory()
   if arguments.compare:
-    _compare(arguments)
+    output.print_json(_result(arguments), arguments.json)
     return
   with job.joined(arguments):
-    _evaluate(arguments)
+    output.print_json(_result(arguments), arguments.json)
 
 
 def run() -> int:
   """The command."""
   return main(sys.argv[1:])
 
+
+make_callable(__name__, evaluate)
 
 if __name__ == '__main__':
   sys.exit(run())

@@ -41,18 +41,23 @@ class Marked(BadRows):
   """A counter of bad rows that notes where they are.
 
   Attributes:
-    numbers: numbers, from 1, of the bad rows of the file that is read.
+    numbers: numbers, from 1, of the bad rows of the piece that is read.
+    names: what messages call a file, where that is not its path.
+    before: number of lines before the first one of such a file.
   """
 
   def __init__(self, on_bad_row: str) -> None:
     super().__init__(on_bad_row)
     self.numbers: list[int] = []
+    self.names: Mapping[str, str] = {}
+    self.before = 0
 
   def add(
     self, path: str, number: int, fault: Fault, unit: str = 'line'
   ) -> None:
     """Counts a bad row; raises where bad rows are not skipped."""
-    super().add(path, number, fault, unit)
+    shown = number + self.before
+    super().add(self.names.get(path, path), shown, fault, unit)
     self.numbers.append(number)
 
 

@@ -131,12 +131,12 @@ class Model:
     return scores[:, 0] if len(self.labels) == 1 else scores
 
   def _of_path(self, path: Path, split: str | None) -> np.ndarray:
+    from dlrm_jax.scoring.predictions import predictions
     from dlrm_jax.scoring.sources import source_of
 
-    source = source_of(self, [str(path)], split)
-    inputs = (rows.inputs for rows in source.rows())
-    scores = [self.scorer(piece) for piece in inputs if piece is not None]
-    return np.concatenate([self._empty, *scores])
+    rows = source_of(self, [str(path)], split).rows()
+    found = predictions(self.scorer, rows, len(self.labels))
+    return np.concatenate([self._empty, *(some.scores for some in found)])
 
   def score(
     self,

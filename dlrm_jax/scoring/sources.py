@@ -1,6 +1,7 @@
 """What is scored: files of raw rows, or a split of a prepared set."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from dlrm_jax.scoring.logs import (
   rows_of_file,
 )
 from dlrm_jax.scoring.model import Model
+from dlrm_jax.scoring.stream import NAME, STDIN, rows_of_stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ class RowSource:
 
   Attributes:
     names: the files, or the split of a set.
-    about: number of rows, exact or estimated.
+    about: number of rows, exact or estimated; 0: it is not known.
     rows: opens them, in order.
     bad: the bad rows, once the rows were read.
   """
@@ -70,6 +72,16 @@ def source_of(
       f'--split={split}: {paths[0]} is a raw file and has no splits'
     )
   intake = model.intake
+  if STDIN in paths:
+    if len(paths) > 1:
+      raise InputError(
+        f'--data={" ".join(paths)}: {STDIN} is standard input, which is read '
+        'alone'
+      )
+    stream = sys.stdin.buffer
+    return RowSource(
+      [NAME], 0, lambda: rows_of_stream(intake, stream, kept, bad), bad
+    )
   names = paths_of(intake, paths)
   readers = {name: reader_for(intake, name, kept) for name in names}
 
