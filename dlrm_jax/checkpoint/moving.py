@@ -224,6 +224,34 @@ def rows_to_move(old: Layout, new: Layout) -> int:
   )
 
 
+def fill(
+  mine: LocalRows,
+  name: str,
+  family: Mapping[str, Pytree],
+  old: Layout,
+  new: Layout,
+  report: Callable[[int], object] = lambda rows: None,
+  piece: int = _PIECE,
+) -> None:
+  """Writes this process's rows of a new stack, a piece at a time.
+
+  Args:
+    mine: the rows, which are changed.
+    name: name of the stack in the new layout.
+    family: as `move` takes it.
+    old: the old layout.
+    new: the new layout.
+    report: called with numbers of rows.
+    piece: bytes of a table that are read at once.
+  """
+  stretches = _stretches(old, new, name, piece)
+  # In the order of the file, since a block of it is decoded as a whole.
+  for stretch in sorted(stretches, key=lambda s: (s.source.stack, s.starts)):
+    source = stretch.source.stack
+    _carry(family[source], old.stacks[source], stretch, new, mine)
+    report(stretch.count)
+
+
 def move(
   family: Mapping[str, Pytree],
   old: Layout,
@@ -259,12 +287,7 @@ def move(
     mine, arrays = local_rows(
       stack, like, None if start is None else start[name]
     )
-    stretches = _stretches(old, new, name, piece)
-    # In the order of the file, since a block of it is decoded as a whole.
-    for stretch in sorted(stretches, key=lambda s: (s.source.stack, s.starts)):
-      source = stretch.source.stack
-      _carry(family[source], old.stacks[source], stretch, new, mine)
-      report(stretch.count)
+    fill(mine, name, family, old, new, report, piece)
 
     def make_array(like: jax.ShapeDtypeStruct, local: np.ndarray) -> jax.Array:
       low, _ = local_range(like)
