@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlrm_jax.convert.program import (
   BOTTOM,
   PROJECTIONS,
@@ -157,15 +159,59 @@ def _tables(network: Network, shapes: Mapping[str, Any]) -> list[Match]:
   return found
 
 
+def _halves(network: Network) -> np.ndarray | None:
+  """Where the program has each number of our vectors; None: at its place.
+
+  Vectors that are concatenated begin with the row of the quotient there, and
+  with that of the remainder here. Dense features interact with them, so the
+  output of the bottom MLP has its halves exchanged, too.
+  """
+  encoding = network.collection.features[0].encoding
+  if not isinstance(encoding, Composed):
+    return None
+  if not isinstance(encoding.operation, Concat):
+    return None
+  return np.roll(np.arange(encoding.dim), encoding.dim // 2)
+
+
+def _joined(
+  network: Network, halves: np.ndarray | None, width: int
+) -> np.ndarray | None:
+  """Where the program has each input of our first layer of the top MLP.
+
+  Pairs of vectors are the same in any order of the numbers in a vector.
+
+  Args:
+    network: the network.
+    halves: as `_halves` gives them.
+    width: number of inputs, which begin with the dense vector.
+  """
+  if halves is None:
+    return None
+  model: Any = network.model
+  cat = model.interaction is Interaction.CAT
+  vectors = 1 + len(network.collection.features) if cat else 1
+  columns = np.arange(width)
+  for start in range(0, vectors * len(halves), len(halves)):
+    columns[start : start + len(halves)] = start + halves
+  return columns
+
+
 def matches(network: Network) -> list[Match]:
   """All tensors of a network's model, in the order of its parameters."""
   shapes = layer_arrays(network)
+  last = layers_below(shapes, BOTTOM)[-1]
+  halves = _halves(network)
   layers = [
     Match(
       f'{theirs}.{2 * k}.{kind}',
       ours := f'model.{part}.dense_{k}.{mine}',
       shapes[ours][::-1],
       part,
+      columns=_joined(network, halves, shapes[ours][0])
+      if (part, k, kind) == (TOP, 0, 'weight')
+      else None,
+      rows=halves if (part, k) == (BOTTOM, last) else None,
     )
     for part, theirs in _LAYERS.items()
     for k in layers_below(shapes, part)

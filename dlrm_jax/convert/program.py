@@ -51,6 +51,8 @@ class Match(NamedTuple):
     part: what it belongs to: 'tables', 'projections', 'bottom', 'cross', 'top'.
     columns: the column of the tensor at which each row of our kernel is; None:
       they are in the same order.
+    rows: the row of the tensor at which each column of our kernel, or each
+      number of our bias, is; None: they are in the same order.
     feature: name of the feature that reads a table.
   """
 
@@ -59,6 +61,7 @@ class Match(NamedTuple):
   shape: tuple[int, ...]
   part: str
   columns: np.ndarray | None = None
+  rows: np.ndarray | None = None
   feature: str = ''
 
   @property
@@ -69,16 +72,25 @@ class Match(NamedTuple):
   def to_ours(self, theirs: Any) -> np.ndarray:
     """The array of a layer from the tensor of the other program."""
     value = np.asarray(theirs).T
-    return np.array(value if self.columns is None else value[self.columns])
+    if self.columns is not None:
+      value = value[self.columns]
+    if self.rows is not None:
+      value = value[..., self.rows]
+    return np.array(value)
 
   def to_theirs(self, ours: Any) -> np.ndarray:
     """The inverse of `to_ours`, as a contiguous array."""
     value = np.asarray(ours)
-    if self.columns is not None:
-      moved = np.empty_like(value)
-      moved[self.columns] = value
-      value = moved
-    return np.array(value.T, order='C')
+    moved = np.empty_like(value)
+    here = slice(None) if self.columns is None else self.columns
+    there = slice(None) if self.rows is None else self.rows
+    if value.ndim == 1:
+      moved[there] = value
+    else:
+      by_column = np.empty_like(value)
+      by_column[here] = value
+      moved[:, there] = by_column
+    return np.array(moved.T, order='C')
 
 
 TABLES, PROJECTIONS = 'tables', 'projections'

@@ -1,13 +1,14 @@
 """Loads a converted model in the program that it is for, and scores inputs.
 
+  python tests/convert/peer.py PROGRAM
   python tests/convert/peer.py PROGRAM MODEL INPUTS.npz OUTPUTS.npz
 
 A process of its own, whose Python has that program; it imports nothing of this
 project. MODEL is a `.pt` file, or a folder of torch.distributed.checkpoint.
 INPUTS.npz has `dense`, `indicesT` and `offsetsT` of each table, and `meta`, the
-sizes of the model as JSON. OUTPUTS.npz gets `predictions`, probabilities, or
-`missing`, the reason why the program cannot be imported. The checkout of
-facebookresearch/dlrm is named by DLRM_JAX_FB_DLRM.
+sizes of the model as JSON. OUTPUTS.npz gets `predictions`, probabilities. With
+PROGRAM alone the reason is printed why it cannot be imported, or an empty line.
+The checkout of facebookresearch/dlrm is named by DLRM_JAX_FB_DLRM.
 """
 
 import json
@@ -79,7 +80,7 @@ def facebook_model(meta):
   count = len(meta['rows']) + 1
   itself = meta.get('itself', False)
   pairs = count * (count + (1 if itself else -1)) // 2
-  width = {'dot': meta['bottom'][-1] + pairs, 'cat': count * meta['dim']}
+  width = {'dot': meta['bottom'][-1] + pairs, 'cat': count * meta['bottom'][-1]}
   interaction = meta.get('interaction', 'dot')
   top = [width[interaction], *meta['top']]
   return DLRM_Net(
@@ -118,25 +119,34 @@ def score_fb(path, meta, held):
   return model(torch.from_numpy(held['dense']), offsets, indices)
 
 
-def main(program, model, inputs, outputs):
-  held = np.load(inputs)
-  meta = json.loads(str(held['meta']))
+def why_absent(program):
+  """Why a program cannot be imported; '' where it can."""
   try:
     if program == 'fb':
       if 'DLRM_JAX_FB_DLRM' not in os.environ:
-        raise ImportError('DLRM_JAX_FB_DLRM names no checkout')
-      facebook_model(meta)
+        return 'DLRM_JAX_FB_DLRM names no checkout of facebookresearch/dlrm'
+      sys.path.insert(0, os.environ['DLRM_JAX_FB_DLRM'])
+      import dlrm_s_pytorch  # noqa: F401
     else:
       import torchrec  # noqa: F401
   except (ImportError, OSError) as error:
-    np.savez(outputs, missing=str(error))
-    return
+    return f'{program} cannot be imported: {error}'
+  return ''
+
+
+def main(program, model, inputs, outputs):
   import torch
 
+  with np.load(inputs) as file:
+    held = dict(file)
+  meta = json.loads(str(held['meta']))
+  score = score_fb if program == 'fb' else score_torchrec
   with torch.no_grad():
-    score = score_fb if program == 'fb' else score_torchrec
     np.savez(outputs, predictions=score(model, meta, held).numpy().reshape(-1))
 
 
 if __name__ == '__main__':
-  main(*sys.argv[1:])
+  if sys.argv[2:]:
+    main(*sys.argv[1:])
+  else:
+    print(why_absent(sys.argv[1]))

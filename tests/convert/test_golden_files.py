@@ -37,7 +37,8 @@ def tensors_of(path):
 
 def test_predictions_are_those_of_the_program(converted):
   name, _, golden, folder = converted
-  wanted = np.load(models.GOLDENS / 'final_predictions.npz')
+  with np.load(models.GOLDENS / 'final_predictions.npz') as file:
+    wanted = dict(file)
   logits = models.logits(folder, golden.inputs)
   np.testing.assert_allclose(
     1 / (1 + np.exp(-logits.astype(np.float64))),
@@ -91,25 +92,33 @@ def test_a_workdir_of_a_file_has_the_sizes_of_its_tables(converted):
   assert task.network.dense_features == golden.dense.shape[1]
 
 
-def test_a_folder_of_torchrec_there_and_back(converted, tmp_path):
-  name, program, golden, folder = converted
-  if program == 'fb':
-    pytest.skip('facebookresearch/dlrm has no folders')
-  models.given(program, folder, tmp_path / 'back')
-  _, _, fields = models.FILES[name]
-  fields = {**fields, 'data.expected.hotness': golden.hotness}
-  models.taken(program, tmp_path / 'back', fields, tmp_path / 'again')
-  np.testing.assert_array_equal(
-    models.logits(folder, golden.inputs),
-    models.logits(tmp_path / 'again', golden.inputs),
+@pytest.mark.parametrize('name', [x for x in models.FILES if 'rec' in x])
+def test_a_folder_of_torchrec_there_and_back(name, tmp_path):
+  program, golden, fields = models.FILES[name]
+  inputs = models.Golden(golden)
+  fields = {**fields, 'data.expected.hotness': inputs.hotness}
+  source = models.GOLDENS / name
+  models.taken(program, source, fields, tmp_path / 'run')
+  models.given(program, tmp_path / 'run', tmp_path / 'folder')
+  models.taken(program, tmp_path / 'folder', fields, tmp_path / 'again')
+  models.given(program, tmp_path / 'again', tmp_path / 'again.pt')
+  there, back = tensors_of(source), tensors_of(tmp_path / 'again.pt')
+  assert list(back) == list(there)
+  for tensor, x in there.items():
+    assert back[tensor].numpy().tobytes() == x.numpy().tobytes(), tensor
+
+
+@pytest.mark.filterwarnings('ignore:torch.distributed is disabled')
+def test_pytorch_loads_a_folder_that_was_written(tmp_path):
+  name = 'torchrec_dcnv2_state_dict.pt'
+  program, _, fields = models.FILES[name]
+  source = models.GOLDENS / name
+  models.taken(program, source, fields, tmp_path / 'run')
+  models.given(program, tmp_path / 'run', tmp_path / 'folder')
+  there = tensors_of(source)
+  state = {tensor: torch.empty_like(x) for tensor, x in there.items()}
+  torch.distributed.checkpoint.load(
+    state, checkpoint_id=tmp_path / 'folder', no_dist=True
   )
-  state = {
-    name: torch.empty_like(x)
-    for name, x in tensors_of(models.GOLDENS / name).items()
-  }
-  with pytest.warns(UserWarning, match='single process'):
-    torch.distributed.checkpoint.load(
-      state, checkpoint_id=tmp_path / 'back', no_dist=True
-    )
-  for tensor, x in tensors_of(models.GOLDENS / name).items():
+  for tensor, x in there.items():
     assert state[tensor].numpy().tobytes() == x.numpy().tobytes(), tensor
