@@ -28,9 +28,10 @@ from dlrm_jax.build.data import open_data, open_schema
 from dlrm_jax.build.run import build_run
 from dlrm_jax.build.task import build_task
 from dlrm_jax.data.loader import evaluation_batches, training_batches
+from dlrm_jax.data.schema import Data
 from dlrm_jax.hlo import collectives, exchanged
 from dlrm_jax.plan.compiled import compile_step
-from dlrm_jax.run.description import Data, Run
+from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator
 from dlrm_jax.run.scores import by_head, flat_scores
 from dlrm_jax.training.nodes import compiled_average, divergence, node_count

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
   from jax.sharding import Mesh
 
   from dlrm_jax.build.restored import Examined
-  from dlrm_jax.checkpoint.checkpoints import Checkpoints
+  from dlrm_jax.checkpoint.saved import Saved
   from dlrm_jax.run.comparison import Compared
   from dlrm_jax.run.members import Members
   from dlrm_jax.training.state import Task, TrainState
@@ -85,19 +85,6 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _checkpoint(name: str, best: int | None, latest: int | None) -> int:
-  """The step that --checkpoint names."""
-  step = {'best': best, 'latest': latest}.get(name, name)
-  if step is None:
-    raise InputError('no checkpoint in the workdir; train first')
-  try:
-    return int(step)
-  except ValueError:
-    raise InputError(
-      f'--checkpoint={name}: expected best, latest or a step'
-    ) from None
-
-
 def _check_scored(count: float, name: str, skipped: Iterable[str]) -> None:
   """Raises an error with the skipped rows where no example was scored."""
   if count:
@@ -117,7 +104,7 @@ class _Opened(NamedTuple):
     folder: the workdir.
     task: the task of the run.
     step: step of the checkpoint.
-    checkpoints: all checkpoints of the run.
+    saved: all checkpoints of the run.
     examined: the data to score.
     mesh: the devices.
   """
@@ -125,7 +112,7 @@ class _Opened(NamedTuple):
   folder: Path
   task: 'Task'
   step: int
-  checkpoints: 'Checkpoints'
+  saved: 'Saved'
   examined: 'Examined'
   mesh: 'Mesh'
 
@@ -134,40 +121,37 @@ class _Opened(NamedTuple):
     from dlrm_jax.training.state import abstract_state
 
     abstract = abstract_state(self.task)
-    return self.checkpoints.restore_for_evaluation(self.step, abstract)
+    return self.saved.restore_for_evaluation(self.step, abstract)
 
 
 def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
   from dlrm_jax import sharding
   from dlrm_jax.build import ranked, restored
-  from dlrm_jax.checkpoint.checkpoints import Checkpoints
+  from dlrm_jax.build.trained import trained
+  from dlrm_jax.checkpoint.saved import Saved
   from dlrm_jax.cluster import agreement
   from dlrm_jax.configs import default
   from dlrm_jax.run import room, workdir
 
   defaults = default.get_config().to_dict()
-  trained = restored.trained(*workdir.read_settings(folder, defaults))
-  layout = trained.task.collection.layout
+  run = trained(*workdir.read_settings(folder, defaults))
+  layout = run.task.collection.layout
   size = arguments.batch_size
   if size is None:
-    size = trained.eval_batch_size
-  checkpoints = Checkpoints(
-    folder / 'checkpoints', layout, objective=trained.objective
-  )
-  step = _checkpoint(arguments.checkpoint, checkpoints.best, checkpoints.latest)
+    size = run.eval_batch_size
+  saved = Saved(folder / 'checkpoints', layout, run.objective)
+  step = saved.named(arguments.checkpoint)
   step = agreement.from_first(step)  # a live run may have a better one by now
   data, split, how = arguments.data, arguments.split, arguments.on_bad_row
   if arguments.candidates is None:
-    examined = restored.examined(trained, data, split, size, how)
+    examined = restored.examined(run, data, split, size, how)
   else:
-    examined = ranked.ranked(
-      trained, data, split, arguments.candidates, size, how
-    )
+    examined = ranked.ranked(run, data, split, arguments.candidates, size, how)
   size = examined.batch_size
   mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
   with sharding.use(mesh):
-    room.check_evaluation_room(trained.task, size)
-  return _Opened(folder, trained.task, step, checkpoints, examined, mesh)
+    room.check_evaluation_room(run.task, size)
+  return _Opened(folder, run.task, step, saved, examined, mesh)
 
 
 def _scored(

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from dlrm_jax import evaluate
-from dlrm_jax.build import restored
+from dlrm_jax.build import trained
 from dlrm_jax.build.data import identity
 from dlrm_jax.configs import default
 from dlrm_jax.data.prepared import open_prepared
@@ -181,14 +181,14 @@ def test_ids_hashed_of_other_kinds_of_values_do_not_fit(old):
     for name, kind in (('a', 'string'), ('b', 'integer'), ('c', 'string'))
   )
   known = identity(text)
-  restored.check_fits(again, known)
+  trained.check_fits(again, known)
   with pytest.raises(
     InputError, match=r'site .* integer .* trained on .*string'
   ):
-    restored.check_fits(number, known)
+    trained.check_fits(number, known)
   # What was written before kinds were kept goes on fitting.
   del known['values']
-  restored.check_fits(number, known)
+  trained.check_fits(number, known)
 
 
 def test_the_config_of_an_older_run_says_the_kinds_of_its_values(old, refused):
@@ -196,9 +196,9 @@ def test_the_config_of_an_older_run_says_the_kinds_of_its_values(old, refused):
   described = json.loads((old / 'set' / 'metadata.json').read_text())
   assert 'values' not in described['details']
   defaults = default.get_config().to_dict()
-  run = restored.trained(*workdir.read_settings(old / 'finished', defaults))
-  assert restored.kinds_of_run(run)['site'] == 'string'
-  assert restored.kinds_of_run(run)['item'] == 'integer'
+  run = trained.trained(*workdir.read_settings(old / 'finished', defaults))
+  assert trained.kinds_of_run(run)['site'] == 'string'
+  assert trained.kinds_of_run(run)['item'] == 'integer'
 
 
 def test_parts_of_other_kinds_of_values_are_not_one_set():

@@ -16,6 +16,7 @@ import pytest
 from dlrm_jax import sharding
 from dlrm_jax.build.network import MODELS
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.run.evaluation import Evaluator
 from dlrm_jax.training.state import abstract_state, new_state
 from dlrm_jax.training.step import compiled_step
@@ -170,9 +171,8 @@ def test_a_restored_state_learns_bit_for_bit_what_the_saved_one_does(
     checkpoints.save(1, state, {})
     checkpoints.close()
     wanted, told = jax.device_get(step(state, sharding.send(batches[1])))
-    checkpoints = Checkpoints(tmp_path, task.collection.layout)
+    checkpoints = Saved(tmp_path, task.collection.layout)
     state = checkpoints.restore(1, abstract_state(task))
-    checkpoints.close()
     found, again = jax.device_get(step(state, sharding.send(batches[1])))
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
   assert again.loss == told.loss
@@ -193,9 +193,8 @@ def test_what_eight_devices_wrote_is_scored_equally_on_one(name, tmp_path):
     checkpoints.close()
     wanted = scored(before, state, batch)
   with family.on(1):
-    checkpoints = Checkpoints(tmp_path, after.collection.layout)
+    checkpoints = Saved(tmp_path, after.collection.layout)
     state = checkpoints.restore(1, abstract_state(after))
-    checkpoints.close()
     np.testing.assert_allclose(
       scored(after, state, batch), wanted, rtol=1e-5, atol=1e-6
     )

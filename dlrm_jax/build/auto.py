@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 
 from dlrm_jax.build.partitions import build_partition
 from dlrm_jax.build.wanted import Wanted, options_of, wanted_tables
+from dlrm_jax.data.schema import Data
 from dlrm_jax.embedding.sizes import NotFalling, Seen, frequent_rows
 from dlrm_jax.errors import InputError
-from dlrm_jax.run.description import Data
 
 _PLAIN = {'encoding': 'plain'}
 

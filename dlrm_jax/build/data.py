@@ -7,9 +7,8 @@ from ml_collections import ConfigDict
 
 from dlrm_jax.config.fields import choose_one, whole
 from dlrm_jax.data.prepared import open_prepared
-from dlrm_jax.data.schema import Column, Scale, Schema
+from dlrm_jax.data.schema import Column, Data, Scale, Schema
 from dlrm_jax.errors import InputError
-from dlrm_jax.run.description import Data
 from dlrm_jax.synthetic.log import Synthetic, optimum
 from dlrm_jax.synthetic.planted import Strength
 

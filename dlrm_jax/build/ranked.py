@@ -5,16 +5,14 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from dlrm_jax.build.restored import (
-  Examined,
+from dlrm_jax.build.restored import Examined, watched, whole_lists
+from dlrm_jax.build.trained import (
   Trained,
   check_fits,
   check_there,
-  is_set,
   out_of_range,
-  watched,
-  whole_lists,
 )
+from dlrm_jax.data.folder import is_set
 from dlrm_jax.data.lists import IMPLICIT, ITEM
 from dlrm_jax.data.loader import stream_batches
 from dlrm_jax.data.prepared import Prepared, open_prepared

@@ -1,66 +1,32 @@
-"""Builds a run again from its workdir, and the data to evaluate it on."""
+"""Opens the data to evaluate a run on: a prepared set, or raw files."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 from dlrm_jax.batch import Batch
-from dlrm_jax.build.data import identity, open_data
-from dlrm_jax.build.run import build_objective
-from dlrm_jax.build.task import build_task
+from dlrm_jax.build.data import open_data
+from dlrm_jax.build.trained import (
+  Trained,
+  check_fits,
+  check_there,
+  kinds_of_run,
+  out_of_range,
+)
 from dlrm_jax.cluster import agreement
-from dlrm_jax.data.folder import MARK
+from dlrm_jax.data.folder import is_set
 from dlrm_jax.data.lists import Lists, lists_of
 from dlrm_jax.data.loader import Batches, evaluation_batches, stream_batches
 from dlrm_jax.data.prepared import Prepared, open_prepared
-from dlrm_jax.data.schema import Scale, Schema
+from dlrm_jax.data.schema import Data
 from dlrm_jax.data.unknown import UnknownIds, unknown_rows
 from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.prepare.bad_rows import BadRows
-from dlrm_jax.run.description import Data
 from dlrm_jax.sharding import choose_devices
 from dlrm_jax.training.nodes import node_count
-from dlrm_jax.training.state import Task
-from dlrm_jax.vocabulary.policy import STOP
-
-
-class Trained(NamedTuple):
-  """A run, built again from its workdir.
-
-  Attributes:
-    config: its settings.
-    data: the `identity` of its data.
-    task: what was trained.
-    objective: the metric that chose the best checkpoint.
-  """
-
-  config: ConfigDict
-  data: Mapping[str, Any]
-  task: Task
-  objective: Objective
-
-  @property
-  def eval_batch_size(self) -> int:
-    """Number of examples of an evaluation's batch, from the config."""
-    return self.config.train.eval_batch_size
-
-
-def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
-  """Builds a run again from its settings (`workdir.read_settings`)."""
-  schema = Schema.from_json(data)
-  scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
-  fields = ConfigDict(config)
-  return Trained(
-    fields,
-    data,
-    build_task(fields, schema, scale),
-    build_objective(fields, schema),
-  )
 
 
 class Examined(NamedTuple):
@@ -154,38 +120,6 @@ def whole_lists(run: Trained, lists: Lists, most: int) -> int:
   return lists.batch_size(most, parts)
 
 
-def check_there(run: Trained) -> None:
-  """Raises an `InputError` if the data of the training has been moved."""
-  folder = run.config.data.dir
-  if run.config.data.kind == 'prepared' and not Path(folder).exists():
-    raise InputError(
-      f'{folder}: the set that the run was trained on is not there (seen from '
-      f'{Path.cwd()}); run this where training was started, or name the set '
-      'with --data=DIR'
-    )
-
-
-def kinds_of_run(run: Trained) -> Mapping[str, str]:
-  """The kinds of a run's values; older runs have them in their config."""
-  raw = ConfigDict(run.config.data.get('raw') or {}).to_dict()
-  if 'values' in run.data or raw.get('format') not in ('csv', 'parquet'):
-    return run.data.get('values', {})
-  from dlrm_jax.prepare.readers.formats import feature_kinds
-
-  return feature_kinds(raw)
-
-
-def is_set(paths: Sequence[str]) -> bool:
-  """Whether the paths name a prepared set; otherwise they are raw files."""
-  sets = [path for path in paths if (Path(path) / MARK).exists()]
-  if sets and len(paths) > 1:
-    raise InputError(
-      f'--data={" ".join(paths)}: {sets[0]} is a prepared set; expected one '
-      'such set, or raw files only'
-    )
-  return bool(sets)
-
-
 def watched(
   name: str, batch_size: int, batches: Batches, data: Data, bad: BadRows
 ) -> Examined:
@@ -205,11 +139,6 @@ def watched(
     return Met(skipped, [*skipped, *shares.lines()], said)
 
   return Examined(name, batch_size, unknown.watch(batches), met)
-
-
-def out_of_range(run: Trained) -> str:
-  """The run's policy for ids out of range; older runs have 'stop'."""
-  return run.config.data.get('out_of_range', STOP)
 
 
 def _lines(batches: Batches) -> list[str]:
@@ -252,42 +181,3 @@ def _raw(
   )
   name = path if len(paths) == 1 else f'{path} and {len(paths) - 1} more'
   return watched(name, batch_size, batches, prepared, bad)
-
-
-def check_fits(data: Data, trained_on: Mapping[str, Any]) -> None:
-  """Checks that ids of the data mean the same as in the training.
-
-  Args:
-    data: the data to evaluate.
-    trained_on: `identity` of the training's data.
-
-  Raises:
-    InputError: they do not; names the feature or field.
-  """
-  found = identity(data)
-  for there, here in zip(trained_on['sparse'], found['sparse'], strict=False):
-    if there != here:
-      raise InputError(
-        f'feature {here["name"]} has {here["rows"]:,} rows and hotness '
-        f'{here["hotness"]} in the data; the model was trained with '
-        f'{there["name"]}, {there["rows"]:,} rows, hotness '
-        f'{there["hotness"]}. Prepared sets fit where both are hashed into '
-        f'as many rows; otherwise evaluate the raw file'
-      )
-  # Runs and sets of before kinds were kept say nothing of them.
-  kinds = trained_on.get('values', {})
-  for name, kind in found.get('values', {}).items():
-    if kinds.get(name, kind) != kind:
-      raise InputError(
-        f'feature {name} is made of values that are {kind} in the data; the '
-        f'model was trained on values that are {kinds[name]}, which have other '
-        f"rows. Prepare the data with 'values': {kinds[name]!r}, or evaluate "
-        f'the raw file'
-      )
-  for field in ('sparse', 'dense', 'labels', 'ids'):
-    if trained_on.get(field) != found.get(field):
-      raise InputError(
-        f'the data has other {field} than the model was trained with (same '
-        f'numbers, other meaning). Prepared sets fit where both are hashed '
-        f'into as many rows; otherwise evaluate the raw file'
-      )

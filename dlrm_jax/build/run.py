@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from dlrm_jax.build.auto import settle
 from dlrm_jax.build.data import open_data, open_schema, references
 from dlrm_jax.build.network import build_network
+from dlrm_jax.build.objective import build_objective
 from dlrm_jax.build.task import build_task
 from dlrm_jax.build.wanted import options_of
 from dlrm_jax.config.fields import (
@@ -27,10 +28,10 @@ from dlrm_jax.config.fields import (
 from dlrm_jax.data.lists import IMPLICIT, ITEM, lists_of
 from dlrm_jax.data.loader import Reading
 from dlrm_jax.data.negatives import Negatives
-from dlrm_jax.data.schema import Scale, Schema
+from dlrm_jax.data.schema import Data, Scale, Schema
 from dlrm_jax.errors import InputError
-from dlrm_jax.metrics.objective import HIGHER, RANKED, WITHIN, Objective
-from dlrm_jax.run.description import Data, Origin, Run
+from dlrm_jax.metrics.objective import RANKED, Objective
+from dlrm_jax.run.description import Origin, Run
 from dlrm_jax.run.workdir import read_settings, started
 from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
 
@@ -46,25 +47,6 @@ def settled(config: ConfigDict) -> ConfigDict:
       '(--config.data.dir=DIR); or name an encoding'
     )
   return settle(config, open_data(config))
-
-
-def build_objective(config: ConfigDict, schema: Schema) -> Objective:
-  """The metric that chooses the best checkpoint: `METRIC` or `LABEL/METRIC`."""
-  given = config.train.objective
-  several = len(schema.labels) > 1
-  names = {
-    f'{label}/{metric}' if several else metric: higher
-    for label in schema.labels
-    for metric, higher in HIGHER.items()
-  }
-  if given.rpartition('/')[2] in WITHIN and not schema.grouped:
-    raise InputError(
-      f'config.train.objective is {given!r}, but the examples have no groups; '
-      'prepare the log with a column of groups (config.data.raw.group)'
-    )
-  if several:  # the first label decides where none is named
-    given = given if '/' in given else f'{schema.labels[0]}/{given}'
-  return Objective(given, choose_one('train.objective', given, names))
 
 
 def _check_ranked(objective: Objective, data: Data) -> None:

@@ -6,7 +6,6 @@ It contains the layout of its tables and checksums of all its files.
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
 import logging
@@ -24,30 +23,22 @@ import orbax.checkpoint as ocp
 
 from dlrm_jax import files
 from dlrm_jax.checkpoint import checksums
-from dlrm_jax.checkpoint.damage import (
-  Damaged,
-  explain_read_errors,
-  explain_write_errors,
-)
+from dlrm_jax.checkpoint.damage import explain_write_errors
 from dlrm_jax.checkpoint.fits import leaves
+from dlrm_jax.checkpoint.saved import AUC, Saved
 from dlrm_jax.checkpoint.stored import (
   CHECKSUMS,
   LAYOUT,
   METRICS,
   STATE,
   checksum_of,
-  open_stored,
-  read_metrics,
-  read_state,
   with_checksum,
 )
 from dlrm_jax.cluster import agreement
 from dlrm_jax.embedding.layout import Layout, layout_to_json
-from dlrm_jax.errors import InputError
 from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.training.state import TrainState
 
-_AUC = Objective('auc', higher=True)
 _LEAST = 2**20  # bytes of a piece, at least; Orbax refuses smaller ones
 _FILE = 2**26  # bytes of a file; so many wait in memory to be written
 _UNFINISHED = '.orbax-checkpoint-tmp'  # in Orbax's names of such folders
@@ -92,35 +83,28 @@ def _drop_late_results() -> None:
   sys.unraisablehook = hook
 
 
-class Checkpoints:
-  """The checkpoints of one run, numbered by step."""
+class Checkpoints(Saved):
+  """The checkpoints of one run, which also writes them."""
 
   def __init__(
     self,
     folder: Path,
     layout: Layout,
-    keep: int | None = None,
-    objective: Objective = _AUC,
+    keep: int,
+    objective: Objective = AUC,
   ) -> None:
-    """Opens a folder of checkpoints.
+    """Opens a folder of checkpoints for writing.
 
     Args:
-      folder: folder of the checkpoints; made for writing if it is absent.
+      folder: folder of the checkpoints; made if it is absent.
       layout: layout of the tables that are saved and wanted.
-      keep: number of last checkpoints to keep beside the best; None opens the
-        folder for reading only: nothing in it is changed.
+      keep: number of last checkpoints to keep beside the best.
       objective: the metric that decides which checkpoint is the best.
     """
-    self._objective = objective
-    self._folder = folder
-    self._layout = layout
+    super().__init__(folder, layout, objective)
     self._keep = keep
-    self._said: set[str] = set()
     self._filter = _Repeated()
     self._saving: int | None = None
-    self._writer: ocp.AsyncCheckpointer | None = None
-    if keep is None:
-      return
     with explain_write_errors(folder, 'choose another --workdir'):
       folder.mkdir(parents=True, exist_ok=True)
       self._clean()
@@ -148,60 +132,6 @@ class Checkpoints:
         if _UNFINISHED in path.name or path.suffix == _REMOVED:
           shutil.rmtree(path, ignore_errors=True)
 
-  def _say(self, text: str) -> None:
-    """Prints a line once."""
-    if text not in self._said:
-      self._said.add(text)
-      print(text)
-
-  @property
-  def steps(self) -> list[int]:
-    """Steps with a complete checkpoint, ascending."""
-    steps = []
-    try:
-      names = [path.name for path in self._folder.iterdir()]
-      for name in names:
-        if not name.isdecimal() or str(int(name)) != name:
-          continue
-        path = self._folder / name
-        if (path / STATE).is_dir():
-          steps.append(int(name))
-        elif path.exists():
-          self._say(f'{path}: not a checkpoint, it has no {STATE}; passed over')
-    except (FileNotFoundError, NotADirectoryError):
-      return []
-    except OSError as error:
-      raise InputError(
-        f'{error.filename}: cannot be read: {error.strerror}'
-      ) from None
-    return sorted(steps)
-
-  @property
-  def latest(self) -> int | None:
-    """The last step with a checkpoint, None when there is none."""
-    return max(self.steps, default=None)
-
-  @property
-  def best(self) -> int | None:
-    """The step of the best objective; the last where none has one."""
-    scored = [
-      (gain, step)
-      for step in self.steps
-      if (gain := self._gain(step)) is not None and math.isfinite(gain)
-    ]
-    return max(scored)[1] if scored else self.latest
-
-  def _gain(self, step: int) -> float | None:
-    """The objective, higher is better; None: undefined; inf: unreadable."""
-    folder = self._folder / str(step)
-    try:
-      value = self._objective.value(read_metrics(folder))
-    except (Damaged, OSError) as error:
-      if folder.exists():
-        self._say(f'{folder}: not taken for the best, as {error}')
-      return math.inf
-    return None if value is None else self._objective.gain(value)
-
   def save(
     self, step: int, state: TrainState, metrics: Mapping[str, float]
   ) -> None:
@@ -214,7 +144,6 @@ class Checkpoints:
         are not finite are left out; without a finite objective the checkpoint
         cannot be the best.
     """
-    assert self._writer is not None, 'opened for reading only'
     self.wait()
     layout = json.loads(json.dumps(layout_to_json(self._layout)))
     sums = checksums.sums_of(leaves(state))
@@ -280,7 +209,7 @@ class Checkpoints:
 
   def _prune(self) -> None:
     """Removes all but the last, the best, and the unreadable checkpoints."""
-    if self._keep is None or not agreement.first():
+    if not agreement.first():
       return
     steps = self.steps
     kept = {*steps[-self._keep :], self.best}
@@ -290,44 +219,13 @@ class Checkpoints:
         (self._folder / str(step)).rename(removed)
         shutil.rmtree(removed, ignore_errors=True)
 
-  def restore(self, step: int, abstract: TrainState) -> TrainState:
-    """Reads a checkpoint, whatever layout and devices wrote it.
-
-    Args:
-      step: step of the checkpoint.
-      abstract: shapes, dtypes and shardings of the state wanted. Fields that
-        are None are not read.
-
-    Raises:
-      InputError: there is no such checkpoint, it cannot be read or is damaged,
-        or its arrays differ from those of the config and the data.
-    """
-    steps = self.steps
-    if step not in steps:
-      existing = ', '.join(map(str, steps)) or 'none'
-      raise InputError(
-        f'{self._folder}: no checkpoint of step {step}; there are: {existing}'
-      )
-    path = self._folder / str(step)
-    with explain_read_errors(path, [other for other in steps if other != step]):
-      stored = open_stored(path, self._layout)
-      return read_state(stored, abstract, self._layout)
-
-  def restore_for_evaluation(
-    self, step: int, abstract: TrainState
-  ) -> TrainState:
-    """Reads a checkpoint; the states of its optimizers are None."""
-    return self.restore(
-      step, dataclasses.replace(abstract, opt_state=None, table_state=None)
-    )
-
   def wait(self) -> None:
     """Waits until the checkpoint is on disk.
 
     Raises:
       InputError: a checkpoint could not be written.
     """
-    if self._writer is not None and self._saving is not None:
+    if self._saving is not None:
       with self._writing():
         self._writer.wait_until_finished()
         files.sync(self._folder)
@@ -336,8 +234,6 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits, and ends the threads of the writer."""
-    if self._writer is None:
-      return
     try:
       self.wait()
     finally:

@@ -215,6 +215,50 @@ def on_devices(
   ).block_until_ready()
 
 
+def _fill(
+  family: Mapping[str, Pytree],
+  old: Layout,
+  name: str,
+  new: Layout,
+  mine: LocalRows,
+  report: Callable[[int], object],
+  piece: int,
+) -> None:
+  """Writes the rows of a new stack that belong to this process."""
+  stretches = _stretches(old, new, name, piece)
+  # In the order of the file, since a block of it is decoded as a whole.
+  for stretch in sorted(stretches, key=lambda s: (s.source.stack, s.starts)):
+    source = stretch.source.stack
+    _carry(family[source], old.stacks[source], stretch, new, mine)
+    report(stretch.count)
+
+
+def move_into(
+  family: Mapping[str, Pytree],
+  old: Layout,
+  arrays: Mapping[str, Pytree],
+  new: Layout,
+  report: Callable[[int], object] = lambda rows: None,
+) -> None:
+  """Moves a family of stacks into arrays on the host, such as mapped files.
+
+  Args:
+    family: as in `move`.
+    old: the old layout.
+    arrays: by new stack its arrays of zeros, packed or not, to be written.
+    new: the new layout.
+    report: as in `move`.
+  """
+  for name, tree in arrays.items():
+    stack = new.stacks[name]
+    leaves = stack.storage.leaves(stack.dim)
+    by_rows = jax.tree.map(
+      lambda a, x: x.reshape(-1, a.size) if x.ndim == 2 else x, leaves, tree
+    )
+    mine = LocalRows(0, stack.rows, stack, by_rows)
+    _fill(family, old, name, new, mine, report, _PIECE)
+
+
 def rows_to_move(old: Layout, new: Layout) -> int:
   """Number of rows that `move` reports in all, for one family."""
   return sum(
@@ -222,34 +266,6 @@ def rows_to_move(old: Layout, new: Layout) -> int:
     for stack in new.stacks
     for stretch in _stretches(old, new, stack, sys.maxsize)
   )
-
-
-def fill(
-  mine: LocalRows,
-  name: str,
-  family: Mapping[str, Pytree],
-  old: Layout,
-  new: Layout,
-  report: Callable[[int], object] = lambda rows: None,
-  piece: int = _PIECE,
-) -> None:
-  """Writes this process's rows of a new stack, a piece at a time.
-
-  Args:
-    mine: the rows, which are changed.
-    name: name of the stack in the new layout.
-    family: as `move` takes it.
-    old: the old layout.
-    new: the new layout.
-    report: called with numbers of rows.
-    piece: bytes of a table that are read at once.
-  """
-  stretches = _stretches(old, new, name, piece)
-  # In the order of the file, since a block of it is decoded as a whole.
-  for stretch in sorted(stretches, key=lambda s: (s.source.stack, s.starts)):
-    source = stretch.source.stack
-    _carry(family[source], old.stacks[source], stretch, new, mine)
-    report(stretch.count)
 
 
 def move(
@@ -287,7 +303,7 @@ def move(
     mine, arrays = local_rows(
       stack, like, None if start is None else start[name]
     )
-    fill(mine, name, family, old, new, report, piece)
+    _fill(family, old, name, new, mine, report, piece)
 
     def make_array(like: jax.ShapeDtypeStruct, local: np.ndarray) -> jax.Array:
       low, _ = local_range(like)

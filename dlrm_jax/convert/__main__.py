@@ -1,4 +1,4 @@
-r"""Takes models from facebookresearch/dlrm and torchrec, and gives them to both.
+r"""Converts models from and to facebookresearch/dlrm and torchrec.
 
   python -m dlrm_jax.convert --from=fb --input=model.pt \
     --config=configs/criteo_kaggle.py --workdir=runs/kaggle
@@ -7,8 +7,8 @@ r"""Takes models from facebookresearch/dlrm and torchrec, and gives them to both
 
 --from makes a workdir, which train.py goes on with; with --config.data.dir=SET
 its columns are those of a set, without it and without config.data.expected the
-sizes are those of the file. --to writes a checkpoint of a workdir. docs/convert.md
-explains what fits.
+sizes are those of the file. --to writes a checkpoint of a workdir. The page
+docs/convert.md explains what fits.
 """
 
 import sys

@@ -12,18 +12,12 @@ from typing import Any
 import numpy as np
 
 from dlrm_jax import files
-from dlrm_jax.build import restored
-from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.build.trained import trained
 from dlrm_jax.checkpoint.damage import explain_read_errors
 from dlrm_jax.checkpoint.fits import TABLES, check_fits
-from dlrm_jax.checkpoint.local_rows import LocalRows
-from dlrm_jax.checkpoint.moving import fill
-from dlrm_jax.checkpoint.stored import (
-  Stored,
-  families_of,
-  open_stored,
-  read_metrics,
-)
+from dlrm_jax.checkpoint.moving import move_into
+from dlrm_jax.checkpoint.saved import Saved
+from dlrm_jax.checkpoint.stored import Stored, families_of, read_metrics
 from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Match, Program, Setting
 from dlrm_jax.convert.scratch import Scratch, beside
@@ -66,40 +60,39 @@ def export_model(
     )
   if output.exists():
     raise InputError(f'--output={output}: is there already; choose another one')
-  trained = restored.trained(*workdir.read_settings(folder, defaults))
-  network, layout = trained.task.network, trained.task.collection.layout
+  run = trained(*workdir.read_settings(folder, defaults))
+  network, layout = run.task.network, run.task.collection.layout
   if misfit := program.misfit(network):
     raise InputError(
       f'{folder}: {program.title} has no such model: config.{misfit}'
     )
-  step = _step(
-    Checkpoints(folder / 'checkpoints', layout, None, trained.objective),
-    checkpoint,
-  )
-  path = folder / 'checkpoints' / str(step)
+  saved = Saved(folder / 'checkpoints', layout, run.objective)
+  step = saved.named(checkpoint)
+  stored = saved.open(step)
   matches = program.matches(network)
-  names = [side.name for side in sides(trained.config)]
+  names = [side.name for side in sides(run.config)]
   states = {m.name: program.slot(m, *names, as_folder) for m in matches}
-  with beside(output) as work, explain_read_errors(path, []):
-    stored = open_stored(path, layout)
-    abstract = abstract_state(trained.task)
-    check_fits(path, stored.layout, stored.arrays, abstract, layout)
-    read = _Reader(stored, trained.task.collection, Scratch(work))
+  with beside(output) as work, explain_read_errors(stored.folder, []):
+    abstract = abstract_state(run.task)
+    check_fits(stored.folder, stored.layout, stored.arrays, abstract, layout)
+    read = _Reader(stored, run.task.collection, Scratch(work))
     tensors = {m.name: tensor_of(read.value(m)) for m in matches}
     slots = {
       m.name: {states[m.name]: tensor_of(read.sums(m))}
       for m in matches
       if states[m.name]
     }
-    accuracy = float(read_metrics(path).get('accuracy', 0))
-    setting = Setting(trained.config.optimizer.learning_rate, step, accuracy)
+    accuracy = float(read_metrics(stored.folder).get('accuracy', 0))
+    setting = Setting(run.config.optimizer.learning_rate, step, accuracy)
     made = work / output.name
     (write_folder if as_folder else write_file)(
       program.content(tensors, slots, setting), made
     )
     files.publish(made, output.absolute())
-  yield f'{output}: {len(tensors)} tensors of {path} for {program.title}'
-  for side in sides(trained.config):
+  yield (
+    f'{output}: {len(tensors)} tensors of {stored.folder} for {program.title}'
+  )
+  for side in sides(run.config):
     mine = [m.name for m in matches if m.is_table == side.of_tables]
     if any(name in slots for name in mine):
       yield f'optimizer of {side.what}: {side.kept} written'
@@ -109,20 +102,6 @@ def export_model(
         f'{program.why_no_slot}'
       )
   yield f'made for: {program.advice(network)}'
-
-
-def _step(checkpoints: Checkpoints, name: str) -> int:
-  """The step that --checkpoint names."""
-  known = {'best': checkpoints.best, 'latest': checkpoints.latest}
-  step = known.get(name, name)
-  if step is None:
-    raise InputError('no checkpoint in the workdir; train first')
-  try:
-    return int(step)
-  except ValueError:
-    raise InputError(
-      f'--checkpoint={name}: expected best, latest or a step'
-    ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +152,6 @@ class _Reader:
   ) -> np.ndarray:
     array = self.scratch.array(shape, np.float32)
     new = apart(self.collection.tables)
-    stack = new.stacks[match.ours]
-    mine = LocalRows(0, stack.rows, stack, array)
     old = self.stored.layout
-    fill(mine, match.ours, self._family(family), old, new)
+    move_into(self._family(family), old, {match.ours: array}, new)
     return array

@@ -18,12 +18,12 @@ from ml_collections import ConfigDict
 
 from dlrm_jax import files
 from dlrm_jax.build.data import identity, open_data, open_schema
-from dlrm_jax.build.run import build_objective, settled
+from dlrm_jax.build.objective import build_objective
+from dlrm_jax.build.run import settled
 from dlrm_jax.build.task import build_task
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.checkpoint.fits import TABLES, leaves, rows_name
-from dlrm_jax.checkpoint.local_rows import LocalRows
-from dlrm_jax.checkpoint.moving import fill
+from dlrm_jax.checkpoint.moving import move_into
 from dlrm_jax.convert.fitting import check_fits
 from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Array, Found, Match, Program
@@ -272,13 +272,10 @@ def _stack(
     scratch: makes the array.
   """
   layout = task.collection.layout.in_float32
-  stack = layout.stacks[name]
   array = scratch.array(like.shape, like.dtype)
   if family is None:
     if float(first):
       array[...] = float(first)
     return array
-  rows = array.reshape(-1, stack.dim) if array.ndim == 2 else array
-  mine = LocalRows(0, stack.rows, stack, rows)
-  fill(mine, name, family, apart(task.collection.tables), layout)
+  move_into(family, apart(task.collection.tables), {name: array}, layout)
   return array

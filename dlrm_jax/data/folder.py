@@ -1,6 +1,7 @@
 """The folder of a prepared set: what may be in it, and when it is replaced."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm_jax.errors import InputError
@@ -51,3 +52,14 @@ def _check_own(target: Path) -> None:
         f'{path} is no file of the prepared set there, and --overwrite would '
         'remove it; move it away, or choose another --output'
       )
+
+
+def is_set(paths: Sequence[str]) -> bool:
+  """Whether the paths name a prepared set; otherwise they are raw files."""
+  sets = [path for path in paths if (Path(path) / MARK).exists()]
+  if sets and len(paths) > 1:
+    raise InputError(
+      f'--data={" ".join(paths)}: {sets[0]} is a prepared set; expected one '
+      'such set, or raw files only'
+    )
+  return bool(sets)

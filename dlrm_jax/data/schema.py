@@ -6,7 +6,7 @@ thousands of examples, so that no Python code runs for a single one.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -164,4 +164,42 @@ class Source(Protocol):
 
   def __getitem__(self, block: int) -> Block:
     """The block of this number."""
+    ...
+
+
+class Data(Protocol):
+  """A click log with splits: prepared or synthetic.
+
+  Attributes:
+    schema: the columns.
+    splits: number of examples of each split.
+    clicks: number of clicks of each split; empty where they are not known
+      before the data is read.
+    scale: mean and deviation of the dense features in split train.
+    details: how the data was made; 'ids' is equal where ids mean the same.
+    fingerprint: a digest that is equal for equal data only.
+  """
+
+  @property
+  def schema(self) -> Schema: ...  # noqa: D102
+
+  @property
+  def splits(self) -> Mapping[str, int]: ...  # noqa: D102
+
+  @property
+  def clicks(self) -> Mapping[str, int]: ...  # noqa: D102
+
+  @property
+  def scale(self) -> Scale: ...  # noqa: D102
+
+  @property
+  def details(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+  @property
+  def fingerprint(self) -> str: ...  # noqa: D102
+
+  def source(self, split: str) -> Source: ...  # noqa: D102
+
+  def count_pieces(self, feature: str) -> Iterable[np.ndarray] | None:
+    """Counts of each id in split train, in pieces; None: they are unknown."""
     ...

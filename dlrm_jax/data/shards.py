@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_record.python import array_record_module
 
 from dlrm_jax.data.records import Fields, unpack
 from dlrm_jax.data.schema import BLOCK_ROWS, Block
@@ -103,6 +102,9 @@ def write_shard(
     blocks: blocks of `BLOCK_ROWS` examples; the last one may be shorter.
     first: stamp of the first block.
   """
+  # What scores reads descriptions of sets, and no blocks.
+  from array_record.python import array_record_module
+
   features = _features(fields)
   serialized = _serializer(features)
   with replacing(path) as work:
@@ -118,6 +120,8 @@ def write_shard(
 
 def is_whole(path: Path, blocks: int) -> bool:
   """Whether a file can be read and has `blocks` blocks."""
+  from array_record.python import array_record_module
+
   try:
     reader = array_record_module.ArrayRecordReader(os.fspath(path))
     records = reader.num_records()

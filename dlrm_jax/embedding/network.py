@@ -24,6 +24,7 @@ from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables, Vectors
 from dlrm_jax.embedding.encoder import encode
 from dlrm_jax.embedding.features import column_hotness, shapes_of_roles
+from dlrm_jax.embedding.layout import StackKind
 from dlrm_jax.models.batch_norm import STATISTICS
 from dlrm_jax.models.branches import Branches
 from dlrm_jax.models.mlp import Norm
@@ -68,13 +69,19 @@ class _Recommender(nn.Module):
 
   @nn.compact
   def __call__(
-    self, inputs: Inputs, vectors: Vectors, train: Training | None
-  ) -> jax.Array:
+    self,
+    inputs: Inputs,
+    vectors: Vectors,
+    train: Training | None,
+    encoded_only: bool = False,
+  ) -> Any:
+    encoded = encode(self.collection, vectors, inputs)
+    if encoded_only:
+      return encoded
     dense = inputs.dense
     if self.scale is not None:
       mean, deviation = (np.array([x], np.float32) for x in self.scale)
       dense = (dense - mean) / np.where(deviation > 0, deviation, 1)
-    encoded = encode(self.collection, vectors, inputs)
     return self.model(dense, encoded, train)
 
 
@@ -113,6 +120,13 @@ class Network:
     return self.model.count if isinstance(self.model, Branches) else 1
 
   @property
+  def nodes(self) -> int:
+    """Number of nodes that have tables of their own; 0: all are shared."""
+    layout = self.collection.layout
+    kinds = {stack.kind for stack in layout.stacks.values()}
+    return layout.shards if StackKind.INDEPENDENT in kinds else 0
+
+  @property
   def normalises_batches(self) -> bool:
     """Whether a layer in training needs the whole batch at once."""
     model = self.model
@@ -146,6 +160,21 @@ class Network:
     """
     logits: Any = self._module.apply(_variables(layers), inputs, vectors, None)
     return _mean(_by_branch(logits))
+
+  def encoded(
+    self, layers: Layers, tables: Tables, inputs: Inputs
+  ) -> dict[str, jax.Array]:
+    """The vectors that the model gets, f32[B, features, width] by role.
+
+    Of independent tables they are those of node 0.
+    """
+    node = jnp.int32(0) if self.nodes else None
+    rows = self.collection.rows(inputs.ids, inputs.id_weights, node)
+    vectors = self.collection.lookup(tables, rows, node is not None)
+    made: Any = self._module.apply(
+      _variables(layers), inputs, vectors, None, encoded_only=True
+    )
+    return made
 
   def apply_in_training(
     self, layers: Layers, inputs: Inputs, vectors: Vectors, train: Training

@@ -12,7 +12,7 @@ import polars as pl
 
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.prepare.bad_rows import BadRows, Fault, shorten
-from dlrm_jax.prepare.readers.reader import NUMBER, Piece, Reader
+from dlrm_jax.prepare.readers.reader import BAD, NUMBER, Piece, Reader
 from dlrm_jax.vocabulary import keys
 from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
 from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
@@ -88,8 +88,12 @@ def fitting(
   bad: BadRows,
   digest: Callable[[bytes], object],
   fit: Fit,
+  *,
+  numbered: bool = False,
 ) -> Iterator[pl.DataFrame]:
   """The rows of a piece that fit, in their order, without `NUMBER`.
+
+  Where a frame marks its bad rows, those that do not fit are marked, too.
 
   Args:
     reader: reader of the format.
@@ -97,6 +101,7 @@ def fitting(
     bad: counter of bad rows.
     digest: as in `Reader.read`.
     fit: conditions on the rows.
+    numbered: whether frames keep `NUMBER`.
 
   Raises:
     InputError: a row is bad and `bad` does not skip, or labels are both -1 and
@@ -110,17 +115,23 @@ def fitting(
       if not unit:  # Only once: counting lines takes time.
         first, unit = reader.place(piece)
       wrong = np.any([check.wrong.to_numpy() for check in checks], axis=0)
+      if BAD in frame.columns:
+        wrong &= ~frame[BAD].to_numpy()  # these are reported already
       for row in np.flatnonzero(wrong).tolist():
         number = first + frame[NUMBER][row]
         bad.add(piece.path, number, _fault(frame, checks, row), unit)
-      frame = frame.filter(~pl.Series(wrong))
+      if BAD in frame.columns:
+        frame = frame.with_columns(pl.col(BAD) | pl.Series(wrong))
+      else:
+        frame = frame.filter(~pl.Series(wrong))
     frame = _cut(frame, fit.longest, bad)
     names = zip(fit.columns.labels, fit.columns.targets, strict=True)
     for name, target in names:
-      if frame[name].dtype == pl.Int8:
+      if name in frame.columns and frame[name].dtype == pl.Int8:
         _mend_labels(frame, name, piece.path, target.column, bad)
     if frame.height:
-      frame.drop_in_place(NUMBER)
+      if not numbered:
+        frame.drop_in_place(NUMBER)
       yield frame
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -45,12 +46,18 @@ def reader_of_set(prepared: Prepared) -> Reader:
       f'{prepared.directory} was prepared from {prepared.details.get("kind")}, '
       'so a raw log does not fit it'
     )
-  description = dict(prepared.details['format'])
+  description = prepared.details['format']
   if description['format'] == IMPLICIT:
     raise InputError(
       f'{prepared.directory} has users and their items, whose raw files are '
       'lists to rank: add --candidates=FILE or --candidates=catalogue'
     )
+  return reader_of_format(description)
+
+
+def reader_of_format(description: Mapping[str, Any]) -> Reader:
+  """The reader of raw files, from the description that a set keeps."""
+  description = dict(description)
   if description['format'] == movielens_reader.FORMAT:
     return movielens_reader.movielens_reader(description)
   if description['format'] != 'criteo':

@@ -1,55 +1,15 @@
 """The description of a training run: network, data, length, folder."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from dlrm_jax.data.loader import Reading
-from dlrm_jax.data.schema import Scale, Schema, Source
+from dlrm_jax.data.schema import Data
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.training.state import Task
-
-
-class Data(Protocol):
-  """A click log with splits: prepared or synthetic.
-
-  Attributes:
-    schema: the columns.
-    splits: number of examples of each split.
-    clicks: number of clicks of each split; empty where they are not known
-      before the data is read.
-    scale: mean and deviation of the dense features in split train.
-    details: how the data was made; 'ids' is equal where ids mean the same.
-    fingerprint: a digest that is equal for equal data only.
-  """
-
-  @property
-  def schema(self) -> Schema: ...  # noqa: D102
-
-  @property
-  def splits(self) -> Mapping[str, int]: ...  # noqa: D102
-
-  @property
-  def clicks(self) -> Mapping[str, int]: ...  # noqa: D102
-
-  @property
-  def scale(self) -> Scale: ...  # noqa: D102
-
-  @property
-  def details(self) -> Mapping[str, Any]: ...  # noqa: D102
-
-  @property
-  def fingerprint(self) -> str: ...  # noqa: D102
-
-  def source(self, split: str) -> Source: ...  # noqa: D102
-
-  def count_pieces(self, feature: str) -> Iterable[np.ndarray] | None:
-    """Counts of each id in split train, in pieces; None: they are unknown."""
-    ...
 
 
 class Due(NamedTuple):

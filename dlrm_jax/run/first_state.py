@@ -12,8 +12,8 @@ import jax
 
 from dlrm_jax import files
 from dlrm_jax.checkpoint import transfer
-from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.checkpoint.damage import explain_read_errors
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.checkpoint.stored import open_stored
 from dlrm_jax.cluster import agreement
 from dlrm_jax.embedding.features import Feature
@@ -69,9 +69,7 @@ def _with(run: Run, state: TrainState, folder: Path) -> tuple[TrainState, int]:
   if it was stopped before a checkpoint of its own.
   """
   origin, layout = run.origin(folder), run.task.collection.layout
-  checkpoints = Checkpoints(
-    folder / 'checkpoints', layout, None, origin.objective
-  )
+  checkpoints = Saved(folder / 'checkpoints', layout, origin.objective)
   before = started_from(run).get(str(folder))
   best = before if before in checkpoints.steps else checkpoints.best
   if best is None:

@@ -30,7 +30,7 @@ from dlrm_jax.errors import InputError, exit_cleanly, status_of
 if TYPE_CHECKING:
   from ml_collections import ConfigDict
 
-  from dlrm_jax.run.description import Data
+  from dlrm_jax.data.schema import Data
   from dlrm_jax.sweep.grid import Axis, Point
   from dlrm_jax.sweep.trials import Outcomes, Trial
 

@@ -7,7 +7,6 @@ millions of rows.
 """
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 STEEPEST = 20.0
 """Largest exponent; id 0 then has all accesses but two millionths."""
@@ -58,6 +57,8 @@ def fit_exponent(counts: np.ndarray) -> float:
     # A probability that underflows would have an infinite logarithm.
     law = np.maximum(probabilities(len(counts), exponent), 1e-300)
     return -float(counts @ np.log(law))
+
+  from scipy.optimize import minimize_scalar  # takes long to import
 
   best = minimize_scalar(
     loss, bounds=(0, STEEPEST), method='bounded', options={'xatol': 1e-6}

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from dlrm_jax.build.run import build_run
+from dlrm_jax.data.schema import Data
 from dlrm_jax.errors import InputError
-from dlrm_jax.run.description import Data
 from dlrm_jax.sweep.trials import Trial
 
 

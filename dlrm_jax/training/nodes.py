@@ -28,7 +28,7 @@ def _own(collection: EmbeddingCollection) -> list[str]:
 
 def node_count(task: Task) -> int:
   """Number of nodes that have tables of their own; 0: all are shared."""
-  return task.collection.layout.shards if _own(task.collection) else 0
+  return task.network.nodes
 
 
 def _copies(

@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from dlrm_jax.batch import Batch, Inputs
-from dlrm_jax.build import restored
+from dlrm_jax.build import trained
 from dlrm_jax.build.data import identity, open_data, open_schema
 from dlrm_jax.build.run import build_run
 from dlrm_jax.build.task import build_task
@@ -127,12 +127,12 @@ def test_wrong_fields_of_a_feature_are_named(given, message):
 def test_data_with_other_ids_does_not_fit():
   log = Synthetic(train=100)
   known = identity(log)
-  restored.check_fits(log, known)
+  trained.check_fits(log, known)
   other = dataclasses.replace(log, seed=1)
   with pytest.raises(InputError, match='other ids'):
-    restored.check_fits(other, known)
+    trained.check_fits(other, known)
   with pytest.raises(InputError, match=r'C1 has 50 rows .* 2,000 rows'):
-    restored.check_fits(
+    trained.check_fits(
       dataclasses.replace(log, tables=(50, *log.tables[1:])), known
     )
 
@@ -141,7 +141,7 @@ def test_a_task_is_built_again_from_what_a_run_remembers():
   config, log = load('synthetic'), Synthetic()
   config.model.dense_scaling = 'standard'
   remembered = json.loads(json.dumps(identity(log)))
-  task = restored.trained(config.to_dict(), remembered).task
+  task = trained.trained(config.to_dict(), remembered).task
   assert task.network.scale == log.scale
   assert task.collection.tables[0].rows == log.tables[0]
 

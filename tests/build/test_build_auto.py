@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from ml_collections import ConfigDict
 
-from dlrm_jax.build import restored
+from dlrm_jax.build import trained
 from dlrm_jax.build.auto import settle
 from dlrm_jax.build.data import identity
 from dlrm_jax.build.task import build_task
@@ -111,7 +111,7 @@ def test_other_words_beside_it_stay():
 def test_what_was_settled_builds_the_same_after_json():
   settled = settle(config_of(), DATA)
   again = json.loads(json.dumps(settled.to_dict()))
-  run = restored.trained(again, json.loads(json.dumps(identity(DATA))))
+  run = trained.trained(again, json.loads(json.dumps(identity(DATA))))
   assert (
     run.task.collection.features == task_of(config_of()).collection.features
   )

@@ -12,6 +12,7 @@ import tensorstore as ts
 from dlrm_jax import sharding
 from dlrm_jax.checkpoint import checksums
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
@@ -41,15 +42,12 @@ def make_task(rows=9, dim=4, name='x', table_tx=None, shards=1):
 
 
 def opened(folder, task, keep=None):
-  return Checkpoints(folder, task.collection.layout, keep)
+  layout = task.collection.layout
+  return Checkpoints(folder, layout, keep) if keep else Saved(folder, layout)
 
 
 def restored(folder, step, task):
-  checkpoints = opened(folder, task)
-  try:
-    return checkpoints.restore(step, abstract_state(task))
-  finally:
-    checkpoints.close()
+  return opened(folder, task).restore(step, abstract_state(task))
 
 
 @pytest.fixture(scope='module')
@@ -69,7 +67,6 @@ def test_the_last_ones_and_the_best_are_kept(saved):
   assert checkpoints.steps == [2, 5, 6]
   assert checkpoints.best == 2
   assert checkpoints.latest == 6
-  checkpoints.close()
 
 
 def test_a_state_comes_back_bit_equal_and_can_be_donated(saved):
@@ -83,7 +80,6 @@ def test_an_evaluation_reads_no_state_of_optimizers(saved):
   checkpoints = opened(saved[0], make_task())
   abstract = abstract_state(make_task())
   state = checkpoints.restore_for_evaluation(2, abstract)
-  checkpoints.close()
   assert state.opt_state is None
   assert state.table_state is None
   for field in ('step', 'params', 'tables'):
@@ -249,4 +245,3 @@ def test_without_checkpoints_there_is_none(tmp_path):
   checkpoints = opened(tmp_path / 'none', make_task())
   assert checkpoints.best is None
   assert checkpoints.latest is None
-  checkpoints.close()

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
@@ -65,7 +66,7 @@ def folder(saved, tmp_path):
 
 
 def restored(folder, task, step=20):
-  checkpoints = Checkpoints(folder, task.collection.layout)
+  checkpoints = Saved(folder, task.collection.layout)
   return checkpoints.restore(step, abstract_state(task))
 
 
@@ -145,7 +146,7 @@ def test_a_damaged_metric_of_another_checkpoint_is_passed_over_with_a_word(
   folder, damage, capsys
 ):
   DAMAGES[damage](folder / '10' / 'metrics' / 'metrics')
-  assert Checkpoints(folder, TASK.collection.layout).best == 20
+  assert Saved(folder, TASK.collection.layout).best == 20
   assert '10: not taken for the best' in capsys.readouterr().out
 
 
@@ -163,7 +164,7 @@ def test_what_is_no_checkpoint_is_passed_over_with_a_word(folder, capsys):
   (folder / '40').mkdir()
   (folder / '50').write_text('a file')
   (folder / 'tmp').mkdir()
-  checkpoints = Checkpoints(folder, TASK.collection.layout)
+  checkpoints = Saved(folder, TASK.collection.layout)
   assert (checkpoints.latest, checkpoints.best) == (20, 10)
   assert checkpoints.steps == [10, 20]
   told = capsys.readouterr().out.splitlines()
@@ -182,10 +183,10 @@ def test_without_another_checkpoint_nobody_is_sent_to_one(folder):
 def test_a_checkpoint_removed_while_it_is_read_is_called_so(
   folder, monkeypatch
 ):
-  checkpoints = Checkpoints(folder, TASK.collection.layout)
+  checkpoints = Saved(folder, TASK.collection.layout)
   abstract = abstract_state(TASK)
   monkeypatch.setattr(
-    Checkpoints,
+    Saved,
     'steps',
     property(lambda self: shutil.rmtree(folder / '20') or [10, 20]),
   )
@@ -215,7 +216,7 @@ def as_nobody(*folders):
 def test_what_may_not_be_read_is_not_called_damaged(folder, victim):
   inside = [path for path in folder.rglob('*') if path.is_dir()]
   abstract = abstract_state(TASK)
-  checkpoints = Checkpoints(folder, TASK.collection.layout)
+  checkpoints = Saved(folder, TASK.collection.layout)
   above = [path for path in folder.parents if 'pytest' in str(path)]
   with as_nobody(*above, folder, *inside):
     os.seteuid(0)
@@ -230,7 +231,7 @@ def test_what_may_not_be_read_is_not_called_damaged(folder, victim):
 
 def test_too_few_descriptors_are_not_called_damage(folder):
   abstract = abstract_state(TASK)
-  checkpoints = Checkpoints(folder, TASK.collection.layout)
+  checkpoints = Saved(folder, TASK.collection.layout)
   free = os.dup(0)
   os.close(free)
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -287,6 +288,7 @@ LATE = """
 import asyncio, gc, pathlib, sys, threading
 import tensorstore
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.embedding.layout import Layout
 Checkpoints(pathlib.Path(sys.argv[1]), Layout(1, {}, {}, {}), keep=1)
 promise, future = tensorstore.Promise.new()

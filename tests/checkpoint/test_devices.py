@@ -13,6 +13,7 @@ import pytest
 from dlrm_jax import sharding
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Composed, Plain, Projected
 from dlrm_jax.embedding.features import Feature
@@ -144,10 +145,9 @@ def saved(folder, task, state):
 
 
 def restored(folder, task):
-  checkpoints = Checkpoints(folder, task.collection.layout)
+  checkpoints = Saved(folder, task.collection.layout)
   abstract = abstract_state(task)
   state = checkpoints.restore(checkpoints.latest, abstract)
-  checkpoints.close()
   wanted = jax.tree.map(lambda x: x.sharding, abstract)
   assert jax.tree.map(lambda x: x.sharding, state) == wanted
   return state
@@ -235,9 +235,8 @@ def test_training_goes_on_and_is_scored_wherever_it_is_restored(tmp_path):
   np.testing.assert_allclose(losses, expected, 1e-6)
   assert len(set(losses)) == 5
   for wanted in (task, other):
-    checkpoints = Checkpoints(tmp_path, wanted.collection.layout)
+    checkpoints = Saved(tmp_path, wanted.collection.layout)
     found = checkpoints.restore_for_evaluation(1, abstract_state(wanted))
-    checkpoints.close()
     assert scored(wanted, found) == pytest.approx(scores, rel=1e-6)
 
 

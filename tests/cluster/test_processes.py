@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dlrm_jax import sharding
-from dlrm_jax.build import restored
-from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.build import trained
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.cluster import job as cluster
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
@@ -47,10 +47,10 @@ def results(workdir):
 
 
 def final_state(workdir):
-  task = restored.trained(
+  task = trained.trained(
     *folders.read_settings(workdir, default.get_config().to_dict())
   ).task
-  checkpoints = Checkpoints(workdir / 'checkpoints', task.collection.layout)
+  checkpoints = Saved(workdir / 'checkpoints', task.collection.layout)
   return checkpoints.restore(STEPS, abstract_state(task))
 
 

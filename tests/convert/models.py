@@ -9,10 +9,10 @@ import numpy as np
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import PAD, Inputs
-from dlrm_jax.build import restored
 from dlrm_jax.build.data import open_schema
 from dlrm_jax.build.network import build_network
-from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.build.trained import trained
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.configs import default
 from dlrm_jax.convert import torch_files
 from dlrm_jax.convert.exporting import export_model
@@ -61,20 +61,17 @@ def taken(program, source, fields, folder):
 
 def given(program, folder, output, checkpoint='best'):
   """The lines of a conversion of a workdir."""
-  lines = export_model(
-    PROGRAMS[program], folder, checkpoint, output, DEFAULTS
-  )
+  lines = export_model(PROGRAMS[program], folder, checkpoint, output, DEFAULTS)
   return list(lines)
 
 
 def opened(folder, step=0):
   """The task of a workdir and a state of it, on one device."""
-  trained = restored.trained(*workdir.read_settings(folder, DEFAULTS))
-  layout = trained.task.collection.layout
-  checkpoints = Checkpoints(folder / 'checkpoints', layout)
-  with sharding.use(sharding.make_mesh(jax.devices()[:1])):
-    state = checkpoints.restore(step, abstract_state(trained.task))
-  return trained.task, state
+  task = trained(*workdir.read_settings(folder, DEFAULTS)).task
+  saved = Saved(folder / 'checkpoints', task.collection.layout)
+  with one_device():
+    state = saved.restore(step, abstract_state(task))
+  return task, state
 
 
 def padded(indices, lengths, hotness):
@@ -88,9 +85,7 @@ def inputs_of(indices, offsets, dense, hotness):
   lengths = [
     np.diff(o, append=len(i)) for i, o in zip(indices, offsets, strict=True)
   ]
-  ids = [
-    padded(*x, h) for *x, h in zip(indices, lengths, hotness, strict=True)
-  ]
+  ids = [padded(*x, h) for *x, h in zip(indices, lengths, hotness, strict=True)]
   return Inputs(dense, np.concatenate(ids, 1))
 
 

@@ -61,7 +61,8 @@ def score_torchrec(path, meta, held):
   model.load_state_dict(state)
   tables = range(len(meta['rows']))
   lengths = [
-    np.diff(held[f'offsets{t}'], append=len(held[f'indices{t}'])) for t in tables
+    np.diff(held[f'offsets{t}'], append=len(held[f'indices{t}']))
+    for t in tables
   ]
   features = KeyedJaggedTensor.from_lengths_sync(
     keys=[f'cat_{t}' for t in tables],

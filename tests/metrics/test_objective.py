@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dlrm_jax.build.run import build_objective
+from dlrm_jax.build.objective import build_objective
 from dlrm_jax.configs import default
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.errors import InputError

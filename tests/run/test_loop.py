@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from dlrm_jax import sharding
 from dlrm_jax.build.data import identity, open_data
 from dlrm_jax.build.run import build_run
-from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
@@ -203,7 +203,7 @@ def test_a_signal_stops_an_evaluation_which_is_made_up_for(
   assert by_step(lines(folder)) == by_step(lines(whole))
   assert results(folder) == results(whole)
   run = build_run(config(), open_data(config()), folder)
-  found = Checkpoints(folder / 'checkpoints', run.task.collection.layout)
+  found = Saved(folder / 'checkpoints', run.task.collection.layout)
   assert found.best == results(whole)['step']
 
 

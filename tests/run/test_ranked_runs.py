@@ -10,7 +10,7 @@ from dlrm_jax import evaluate, sharding
 from dlrm_jax.batch import Inputs
 from dlrm_jax.build.data import identity, open_data
 from dlrm_jax.build.run import build_run
-from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.configs import default
 from dlrm_jax.data.negatives import Negatives
@@ -196,9 +196,8 @@ def ranked(scores):
 
 def test_branches_rank_lists_one_by_one(place, branches, evaluated):
   lines, result = evaluated('--split=validation', workdir='branches')
-  stored = Checkpoints(
-    place / 'branches/checkpoints', branches.collection.layout
-  )
+  layout = branches.collection.layout
+  stored = Saved(place / 'branches/checkpoints', layout)
   source = open_prepared(place / 'set').source('validation')
   ids = np.concatenate([source[k].ids for k in range(len(source))])
   with sharding.use(sharding.make_mesh(jax.devices()[:1])):

@@ -9,8 +9,8 @@ import pytest
 
 from dlrm_jax import sharding
 from dlrm_jax.build.data import identity
-from dlrm_jax.build.restored import check_fits
 from dlrm_jax.build.run import build_run
+from dlrm_jax.build.trained import check_fits
 from dlrm_jax.cluster.signals import Signals
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import loop

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dlrm_jax import sharding
-from dlrm_jax.build import restored
+from dlrm_jax.build import trained
 from dlrm_jax.build.data import identity, open_data
 from dlrm_jax.build.run import build_run
 from dlrm_jax.cluster.signals import Signals
@@ -298,7 +298,7 @@ def test_a_run_of_before_a_field_goes_on_and_is_evaluated(six):
   config, data = workdir.read_settings(six, DEFAULTS)
   assert config['tables']['shards'] == 8
   assert config['table_optimizer']['name'] == 'sgd'
-  assert restored.trained(config, data).task
+  assert trained.trained(config, data).task
   with pytest.raises(InputError, match=r"table_optimizer.name was 'sgd', is"):
     start(six, train=False)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.bad_rows import BadRows, Fault
 from dlrm_jax.prepare.criteo.criteo_rows import DENSE, SPARSE
 from dlrm_jax.prepare.criteo.text import parse_lines, sift_lines
 from dlrm_jax.prepare.readers import lines as raw_text
@@ -91,11 +91,46 @@ class CriteoReader:
     """
     lines = Lines(piece, bad)
     for chunk in lines.chunks(digest):
-      frame, faults = parse_lines(chunk), []
-      if frame is None:
-        frame, faults = sift_lines(chunk)
+      frame, faults = self._parsed(chunk)
       for number, fault in faults:
         lines.add(number, fault)
       frame = lines.numbered(frame, kept(frame, [n for n, _ in faults]))
       lines.line += frame.height + len(faults)
       yield from frame.iter_slices(FRAME_ROWS)
+
+  def _parsed(
+    self, chunk: bytes
+  ) -> tuple[pl.DataFrame, list[tuple[int, Fault]]]:
+    """Whole lines -> the good ones, and the faults of others by number."""
+    frame = parse_lines(chunk)
+    return sift_lines(chunk) if frame is None else (frame, [])
+
+
+class UnlabelledCriteoReader(CriteoReader):
+  """Reads lines without a label, such as those of Kaggle's test.txt."""
+
+  def _parsed(
+    self, chunk: bytes
+  ) -> tuple[pl.DataFrame, list[tuple[int, Fault]]]:
+    """As of labelled lines; the frame has a label of 0."""
+    labelled = b'0\t' + chunk[:-1].replace(b'\n', b'\n0\t') + b'\n'
+    frame, faults = super()._parsed(labelled)
+    return frame, [(number, _without_label(fault)) for number, fault in faults]
+
+
+def _without_label(fault: Fault) -> Fault:
+  """A fault of a line whose label was put before it."""
+  if fault.column or not fault.value.endswith(' columns'):
+    return fault
+  count = int(fault.value.split()[0]) - 1
+  expected = 'between tabs (I1 ... I13, C1 ... C26)'
+  columns = len(DENSE) + len(SPARSE)
+  return fault._replace(
+    value=f'{count} columns', expected=f'{columns} {expected}'
+  )
+
+
+def has_labels(path: str) -> bool:
+  """Whether the first line of a file begins with a label."""
+  line = raw_text.first_line(path, _EXPECTED)
+  return line.count(b'\t') != len(DENSE) + len(SPARSE) - 1

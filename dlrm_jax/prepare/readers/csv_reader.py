@@ -79,7 +79,8 @@ class CsvReader:
         end = text.index(b'\n') + 1
         text, first, lines.line = text[end:], False, 1
       frame, numbers, faults = csv.parse(text, names)
-      frame, more = apply_rules(rules.rules, frame)
+      kept = bool(self.schema.kept)
+      frame, more = apply_rules(rules.rules, frame, all_rows=kept)
       faults += [(numbers[n] if numbers else n, fault) for n, fault in more]
       for number, fault in sorted(faults):
         lines.add(number, fault)

@@ -79,7 +79,8 @@ class ParquetReader:
     except (pl.exceptions.PolarsError, OSError) as error:
       raise _broken(path, error) from error
     digest(frame_digest(frame))
-    frame, faults = apply_rules(rules.rules, frame)
+    kept = bool(self.schema.kept)
+    frame, faults = apply_rules(rules.rules, frame, all_rows=kept)
     for row, fault in faults:
       bad.add(path, start + row + 1, fault, 'row')
     if frame.height:

@@ -17,6 +17,9 @@ The columns of a frame, in this order:
     GROUP         as a sparse column, if the log has groups
     NUMBER        UInt32, number of the line or row in its piece, from 0
 
+Rows to score need no label, weight, time and group: frames may lack these. They
+may have columns to keep; then bad rows stay, too, and BAD marks them.
+
 `fitting` removes `NUMBER` and the rows that fit no table, and turns labels of
 -1 into 0.
 """
@@ -38,6 +41,10 @@ FRAME_ROWS = 1 << 18
 
 NUMBER = '/number'
 """Name of the column of row numbers; no feature has a slash in its name."""
+
+
+BAD = '/bad'
+"""Name of the column that marks the bad rows of a frame, where it has them."""
 
 
 def numbered(frame: pl.DataFrame, numbers: np.ndarray) -> pl.DataFrame:

@@ -178,13 +178,12 @@ def _encoded(
 
 def _labels(columns: Columns, frame: pl.DataFrame) -> np.ndarray:
   """Labels of n rows, f32[n, T]; NaN where a label is missing."""
-  return np.stack(
-    [
-      frame[name].cast(pl.Float32).fill_null(np.nan).to_numpy()
-      for name in columns.labels
-    ],
-    axis=1,
-  )
+  labels = np.full((frame.height, len(columns.targets)), np.nan, np.float32)
+  for number, name in enumerate(columns.labels):
+    if name in frame.columns:  # rows to score have no labels
+      values = frame[name].cast(pl.Float32).fill_null(np.nan)
+      labels[:, number] = values.to_numpy()
+  return labels
 
 
 def group_numbers(values: pl.Series) -> np.ndarray:

@@ -94,6 +94,8 @@ class RawSchema:
     time: column of the time, or None.
     group: column of the groups, or None.
     missing: the log's own words for "missing".
+    kept: columns whose values pass through as they are, for a file of
+      predictions; then frames have bad rows, too (see `sift.BAD`).
   """
 
   labels: Mapping[str, Label]
@@ -103,6 +105,13 @@ class RawSchema:
   time: str | None = None
   group: GroupSource | None = None
   missing: Words = Words()  # noqa: RUF009, frozen
+  kept: tuple[str, ...] = ()
+
+  def to_score(self, kept: tuple[str, ...] = ()) -> 'RawSchema':
+    """The schema of rows to score: features alone, and columns to keep."""
+    return dataclasses.replace(
+      self, labels={}, weight=None, time=None, group=None, kept=kept
+    )
 
   @property
   def columns(self) -> Columns:
@@ -127,6 +136,7 @@ class RawSchema:
       names += [source.column, source.weights]
     names += [self.weight, self.time]
     names += [self.group.column] if self.group else []
+    names += self.kept
     return tuple(dict.fromkeys(name for name in names if name))
 
   def check(self, columns: Iterable[str], path: str) -> None:
@@ -142,9 +152,12 @@ class RawSchema:
         continue
       what = f'{count} columns' if count else 'no column'
       hint = '' if count else meant(name, names)
+      by = f'config.{FIELD} names'
+      if not self.labels:
+        by = '--keep names' if name in self.kept else 'the model reads'
       raise InputError(
-        f'{path} has {what} {name!r}, which config.{FIELD} names{hint}; '
-        f'expected one; the file has {shown}'
+        f'{path} has {what} {name!r}, which {by}{hint}; expected one; there '
+        f'are {shown}'
       )
 
 
@@ -285,6 +298,10 @@ def _missing(field: str, value: Any) -> Words:
   return Words(texts, numbers)
 
 
+def _column(raw: Mapping[str, Any], key: str) -> str | None:
+  return read_name(f'{FIELD}.{key}', raw[key]) if raw.get(key) else None
+
+
 def schema_of(raw: Mapping[str, Any], *, separated: bool) -> RawSchema:
   """Reads the keys `KEYS` of `config.data.raw`.
 
@@ -307,10 +324,8 @@ def schema_of(raw: Mapping[str, Any], *, separated: bool) -> RawSchema:
     labels=labels_of(f'{FIELD}.label', raw['label']),
     dense=tuple(_dense(f'{FIELD}.dense', raw.get('dense', ()))),
     sparse=sparse,
-    **{
-      key: read_name(f'{FIELD}.{key}', raw[key]) if raw.get(key) else None
-      for key in ('weight', 'time')
-    },
+    weight=_column(raw, 'weight'),
+    time=_column(raw, 'time'),
     group=_group(f'{FIELD}.group', raw.get('group'), sparse, values),
     missing=_missing(f'{FIELD}.missing', raw.get('missing', ())),
   )

@@ -26,6 +26,9 @@ from dlrm_jax.prepare.values.typed import (
 from dlrm_jax.vocabulary.columns import GROUP
 
 IN, OUT, LISTS = '<', '>', '['
+KEPT = '/kept/'
+"""What begins the names of columns that pass through a frame."""
+
 _BAG = 'elements between separators, or one list, '
 
 
@@ -144,6 +147,9 @@ class Rules:
       yield self._time(schema.time)
     if schema.group:
       yield self._one(GROUP, *schema.group)
+    for column in schema.kept:
+      value = CheckedColumn(pl.col(IN + column), pl.lit(True))
+      yield Rule(f'{KEPT}{column}', column, value, None, '', '')
 
   def _wrong(self, column: str, expected: str) -> InputError:
     return InputError(

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.prepare.bad_rows import Fault, shorten
-from dlrm_jax.prepare.readers.reader import kept, numbered
+from dlrm_jax.prepare.readers.reader import BAD, kept, numbered
 from dlrm_jax.prepare.values.raw_bags import lists
 from dlrm_jax.prepare.values.rules import (
   IN,
@@ -22,13 +22,14 @@ from dlrm_jax.prepare.values.rules import (
 
 
 def apply_rules(
-  rules: Sequence[Rule], frame: pl.DataFrame
+  rules: Sequence[Rule], frame: pl.DataFrame, *, all_rows: bool = False
 ) -> tuple[pl.DataFrame, list[tuple[int, Fault]]]:
   """Columns of a file -> a frame of the good rows, and the bad rows.
 
   Args:
     rules: one rule for each column of the result.
     frame: columns of the file.
+    all_rows: whether bad rows stay, marked in a column `BAD`.
 
   Returns:
     The good rows, whose column `NUMBER` counts the rows of `frame` from 0; and
@@ -39,11 +40,11 @@ def apply_rules(
   for failed in _failed(rules, checked):
     checked = _reparsed(frame, checked, failed)
   marks = [str(n) for n in range(len(rules))]
-  faults = []
+  faults, good = [], pl.repeat(True, frame.height, eager=True)
   if not all(checked[mark].all() for mark in marks):
     good = checked.select(pl.all_horizontal(marks)).to_series()
     faults = _faults(rules, frame, checked, good)
-    checked = checked.filter(good)
+    checked = checked if all_rows else checked.filter(good)
   # Not as expressions: these would first align the chunks of all columns.
   rows = pl.DataFrame(
     [
@@ -52,6 +53,9 @@ def apply_rules(
       for x in [checked[f'{OUT}{n}']]
     ]
   )
+  if all_rows:
+    rows = rows.with_columns((~good).alias(BAD))
+    return numbered(rows, kept(rows, ())), faults
   return numbered(rows, kept(rows, [row for row, _ in faults])), faults
 
 

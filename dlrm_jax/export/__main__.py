@@ -1,0 +1,72 @@
+r"""Writes a trained model as one folder that scores without its workdir.
+
+  python -m dlrm_jax.export --workdir=runs/kaggle --output=models/kaggle
+
+The folder has the tables (mapped, not read, when it is loaded), the layers, the
+vocabularies and the network as StableHLO for CPUs, GPUs and TPUs.
+`dlrm_jax.load('models/kaggle')` loads it; docs/export.md loads it with JAX and
+NumPy alone.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dlrm_jax.config.parser import Parser
+from dlrm_jax.errors import InputError, exit_cleanly
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = Parser(prog='python -m dlrm_jax.export', description=__doc__)
+  parser.add_required('--workdir', 'DIR', 'folder of the training run')
+  parser.add_required('--output', 'DIR', 'folder to write; must not exist')
+  parser.add_argument(
+    '--checkpoint',
+    default='best',
+    help='best (by the objective), latest, or a step (default: best)',
+  )
+  return parser
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> None:
+  """Exports a checkpoint."""
+  arguments = _parser().parse_args(argv)
+  output = Path(arguments.output)
+  if output.exists():
+    raise InputError(f'--output={output} exists already; choose another one')
+  if not output.absolute().parent.is_dir():
+    raise InputError(
+      f'--output={output}: {output.parent} is no folder; make it'
+    )
+  from dlrm_jax.build.trained import trained
+  from dlrm_jax.checkpoint.saved import Saved
+  from dlrm_jax.configs import default
+  from dlrm_jax.export.write import write_export
+  from dlrm_jax.run.workdir import read_settings
+  from dlrm_jax.text import human
+
+  defaults = default.get_config().to_dict()
+  folder = Path(arguments.workdir)
+  run = trained(*read_settings(folder, defaults))
+  saved = Saved(
+    folder / 'checkpoints', run.task.collection.layout, run.objective
+  )
+  step = saved.named(arguments.checkpoint)
+  size = sum(
+    stack.rows * stack.storage.row_bytes(stack.dim)
+    for stack in run.task.collection.layout.stacks.values()
+  )
+  print(f'{folder}, checkpoint of step {step:,}: tables of {human(size)}')
+  write_export(run, saved, step, output)
+  print(f'{output}: load it with dlrm_jax.load({str(output)!r})')
+
+
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
+if __name__ == '__main__':
+  sys.exit(run())

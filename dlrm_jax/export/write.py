@@ -1,0 +1,186 @@
+"""A checkpoint of a run -> the folder of an export."""
+
+import dataclasses
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from dlrm_jax import files
+from dlrm_jax.build.trained import Trained
+from dlrm_jax.checkpoint.damage import explain_read_errors
+from dlrm_jax.checkpoint.fits import TABLES
+from dlrm_jax.checkpoint.moving import move_into, rows_to_move
+from dlrm_jax.checkpoint.saved import Saved
+from dlrm_jax.checkpoint.stored import families_of
+from dlrm_jax.data.schema import Schema
+from dlrm_jax.embedding.layout import layout_to_json
+from dlrm_jax.embedding.network import Network
+from dlrm_jax.export.program import serialized
+from dlrm_jax.scoring import folder as names
+from dlrm_jax.scoring.exported import wanted_tables
+from dlrm_jax.scoring.function import flat
+from dlrm_jax.scoring.intake import Intake, to_json
+from dlrm_jax.scoring.of_run import intake_of_run
+from dlrm_jax.scoring.parameters import (
+  flat_layers,
+  flat_tables,
+  on_host,
+  tables_of,
+)
+from dlrm_jax.training.state import abstract_state
+
+
+def write_tables(
+  run: Trained, saved: Saved, step: int, network: Network, folder: Path
+) -> dict[str, Any]:
+  """Writes the tables in the layout of a flat network, piece by piece.
+
+  Returns:
+    File, shape and dtype of each array, by name.
+  """
+  layout, stored = network.collection.layout, saved.open(step)
+  folder.mkdir()
+  shapes = flat_tables(wanted_tables(network))
+  arrays = {
+    name: np.lib.format.open_memmap(
+      folder / f'{name.replace("/", ".")}.npy', 'w+', x.dtype, x.shape
+    )
+    for name, x in shapes.items()
+  }
+  there = families_of(stored.arrays, stored.layout)[TABLES]
+  with (
+    explain_read_errors(stored.folder, []),
+    tqdm(
+      desc='tables',
+      total=rows_to_move(stored.layout, layout),
+      unit=' rows',
+      unit_scale=True,
+      delay=2,
+      mininterval=0.1 if sys.stderr.isatty() else 5,
+    ) as bar,
+  ):
+    move_into(there, stored.layout, tables_of(arrays), layout, bar.update)
+  for array in arrays.values():
+    array.flush()
+  return {
+    name: {
+      'file': f'{names.TABLES}/{name.replace("/", ".")}.npy',
+      'shape': list(x.shape),
+      'dtype': str(x.dtype),
+    }
+    for name, x in arrays.items()
+  }
+
+
+def write_vocabularies(run: Trained, folder: Path) -> Intake:
+  """Writes vocabularies and their lookup tables; returns the intake."""
+  folder.mkdir()
+  intake = intake_of_run(run, folder)
+
+  def moved(path: Path) -> Path:
+    return path.rename(folder / path.name)
+
+  coders = tuple(
+    dataclasses.replace(
+      coder,
+      tables=tuple(map(moved, coder.tables)),
+      bags=coder.bags and moved(coder.bags),
+    )
+    for coder in intake.coders
+  )
+  for name in ('tables', 'bags'):
+    shutil.rmtree(folder / name, ignore_errors=True)
+  copies = {
+    name: Path(shutil.copyfile(path, folder / path.name))
+    for name, path in intake.vocabularies.items()
+  }
+  return dataclasses.replace(intake, coders=coders, vocabularies=copies)
+
+
+def _logical(network: Network) -> dict[str, Any]:
+  """Where the rows of each table are: its stack, first row, rows, width."""
+  layout = network.collection.layout
+  return {
+    name: {
+      'stack': block.stack,
+      'first_row': block.offset,
+      'rows': layout.rows[name],
+      'width': block.dim,
+    }
+    for name, (block,) in layout.blocks.items()
+  }
+
+
+def write_export(run: Trained, saved: Saved, step: int, output: Path) -> None:
+  """Writes an export, whole or not at all.
+
+  Args:
+    run: the run.
+    saved: its checkpoints.
+    step: the checkpoint to export.
+    output: the folder, which must not exist.
+
+  Raises:
+    InputError: the checkpoint is damaged, the prepared set of the run is gone,
+      or the folder cannot be written.
+  """
+  with files.writing(output):
+    work = files.unfinished_name(output)
+    work.mkdir()
+    try:
+      _fill(run, saved, step, work)
+      files.publish(work, output)
+    except BaseException:
+      shutil.rmtree(work, ignore_errors=True)
+      raise
+
+
+def _fill(run: Trained, saved: Saved, step: int, work: Path) -> None:
+  intake = write_vocabularies(run, work / names.VOCABULARY)
+  network = flat(run.task.network)
+  layers = saved.restore_layers(step, abstract_state(run.task))
+  arrays = on_host(flat_layers(layers))
+  save_file(arrays, work / names.PARAMETERS)
+  tables = write_tables(run, saved, step, network, work / names.TABLES)
+  program = serialized(
+    network,
+    arrays,
+    flat_tables(wanted_tables(network)),
+    weighted=intake.weighted,
+  )
+  (work / names.NETWORK).write_bytes(program)
+  written = sorted(path for path in work.rglob('*') if path.is_file())
+  schema = Schema.from_json(run.data)
+  about = {
+    'format': names.FORMAT,
+    'made_by': {
+      name: metadata.version(name) for name in ('dlrm_jax', 'jax', 'flax')
+    },
+    'labels': list(schema.labels),
+    'inputs': {
+      'dense': list(schema.dense),
+      'ids': [dataclasses.asdict(column) for column in schema.sparse],
+      'id_weights': intake.weighted,
+    },
+    'tables': tables,
+    'rows': _logical(network),
+    'raw': to_json(intake),
+    'run': {
+      'step': step,
+      'metrics': saved.metrics(step),
+      'config': run.config.to_dict(),
+      'data': run.data,
+    },
+    'layout': layout_to_json(network.collection.layout),
+    'files': {
+      path.relative_to(work).as_posix(): names.file_entry(path)
+      for path in written
+    },
+  }
+  files.write_json(work / names.MODEL, about)

@@ -1,0 +1,1 @@
+"""Scores files of raw rows with a trained model."""

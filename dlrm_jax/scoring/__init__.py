@@ -1,0 +1,1 @@
+"""Scoring with what was trained: from a workdir or an export, raw rows in."""

@@ -1,0 +1,55 @@
+"""The function that scores: arrays of inputs -> probabilities."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import logsumexp
+
+from dlrm_jax.batch import Inputs
+from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
+from dlrm_jax.embedding.network import Layers, Network
+from dlrm_jax.embedding.table import Placement, Table
+
+
+def flat(network: Network) -> Network:
+  """The same network for one device: the rows of a table are side by side.
+
+  Independent tables keep their copies, one for each node.
+  """
+  shared = Placement(replicated=True) if network.nodes else Placement()
+
+  def placed(table: Table) -> Table:
+    own = table.placement.independent
+    placement = Placement(independent=True) if own else shared
+    return dataclasses.replace(table, placement=placement)
+
+  features = tuple(
+    dataclasses.replace(f, encoding=f.encoding.placed(placed))
+    for f in network.collection.features
+  )
+  shards = network.nodes or 1
+  collection = EmbeddingCollection(features, shards)
+  return dataclasses.replace(network, collection=collection)
+
+
+def logits(
+  network: Network, layers: Layers, tables: Tables, inputs: Inputs
+) -> jax.Array:
+  """Logits f32[B, T]; of independent nodes that of their mean probability."""
+  if not network.nodes:
+    return network.outputs(layers, tables, inputs)
+  of_nodes = lax.map(
+    lambda node: network.outputs(layers, tables, inputs, node),
+    jnp.arange(network.nodes, dtype=jnp.int32),
+  )
+  clicks = logsumexp(jax.nn.log_sigmoid(of_nodes), axis=0)
+  return clicks - logsumexp(jax.nn.log_sigmoid(-of_nodes), axis=0)
+
+
+def probabilities(
+  network: Network, layers: Layers, tables: Tables, inputs: Inputs
+) -> jax.Array:
+  """Probabilities f32[B, T]."""
+  return jax.nn.sigmoid(logits(network, layers, tables, inputs))

@@ -1,0 +1,189 @@
+"""What a model has learned of the values of a feature: a vector for each."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jax.sharding import Mesh
+
+from dlrm_jax import sharding
+from dlrm_jax.batch import PAD, Inputs
+from dlrm_jax.embedding.collection import Tables
+from dlrm_jax.embedding.features import Feature, column_hotness
+from dlrm_jax.embedding.network import Layers, Network
+from dlrm_jax.errors import InputError
+from dlrm_jax.scoring.intake import Intake
+
+_PIECE = 1 << 16  # ids that are encoded at a time
+
+
+class Learned:
+  """The vectors of the features of a network."""
+
+  def __init__(
+    self, network: Network, layers: Layers, tables: Tables, mesh: Mesh
+  ) -> None:
+    self._network = network
+    self._layers = layers
+    self._tables = tables
+    self._mesh = mesh
+
+  def describe(self) -> dict[str, Any]:
+    """Encodings, roles and sizes."""
+    features = self._network.collection.features
+    tables = self._network.collection.tables
+    return {
+      'encodings': {
+        f.name: f'{f.encoding.meaning}, width {f.encoding.dim}'
+        for f in features
+      },
+      'roles': list(dict.fromkeys(f.role for f in features)),
+      'table_numbers': sum(t.rows * t.dim for t in tables),
+      'layer_numbers': sum(x.size for x in jax.tree.leaves(self._layers)),
+    }
+
+  def _chosen(self, name: str, role: str | None) -> Feature:
+    """The feature of a column and a role."""
+    features = self._network.collection.features
+    found = {f.role: f for f in features if f.source == name}
+    if not found:
+      columns = dict.fromkeys(f.source for f in features)
+      raise InputError(
+        f'feature {name!r}: there is none; expected one of {", ".join(columns)}'
+      )
+    if role is not None and role not in found:
+      raise InputError(
+        f'role {role!r}: feature {name} has none; expected one of '
+        f'{", ".join(found)}'
+      )
+    return found[role or next(iter(found))]
+
+  def matrix(self, name: str, role: str | None = None) -> np.ndarray:
+    """Vectors of all ids of a feature, f32[ids, width].
+
+    Of independent tables they are those of node 0.
+    """
+    feature, network = self._chosen(name, role), self._network
+    hotness = column_hotness(network.collection.features)
+    first = sum(list(hotness.values())[: list(hotness).index(feature.source)])
+    alike = [f for f in network.collection.features if f.role == feature.role]
+    place = alike.index(feature)
+
+    def encoded(layers: Layers, tables: Tables, ids: jax.Array) -> jax.Array:
+      all_ids = jnp.full((len(ids), network.ids), PAD, jnp.int32)
+      inputs = Inputs(
+        jnp.zeros((len(ids), network.dense_features)),
+        all_ids.at[:, first].set(ids),
+      )
+      by_role = network.encoded(layers, tables, inputs)
+      return by_role[feature.role][:, place]
+
+    compiled = jax.jit(encoded)
+    count = feature.encoding.ids
+    size = min(_PIECE, -(-count // self._mesh.size) * self._mesh.size)
+    parts = []
+    with sharding.use(self._mesh):
+      for start in range(0, count, size):
+        ids = np.arange(start, start + size, dtype=np.int32)
+        ids = sharding.send(np.where(ids < count, ids, PAD))
+        vectors = compiled(self._layers, self._tables, ids)
+        parts.append(sharding.local_part(vectors))
+    return np.concatenate(parts)[:count]
+
+  def frame(
+    self, intake: Intake, name: str, role: str | None = None
+  ) -> pl.DataFrame:
+    """Ids, values and vectors of a feature; see `Model.vectors`."""
+    vectors = self.matrix(name, role)
+    rows = np.arange(len(vectors), dtype=np.int32)
+    shape = pl.Array(pl.Float32, vectors.shape[1])
+    return pl.DataFrame(
+      {
+        'row': rows,
+        'value': values_of(intake, name, len(vectors)),
+        'vector': pl.Series(vectors, dtype=shape),
+      }
+    )
+
+  def similar(
+    self, intake: Intake, name: str, value: Any, k: int, role: str | None
+  ) -> pl.DataFrame:
+    """Nearest values of a value; see `Model.similar`."""
+    if k < 1:
+      raise InputError(f'k is {k}; expected 1 or more')
+    self._chosen(name, role)
+    row = row_of(intake, name, value)
+    vectors = self.matrix(name, role)
+    norms = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
+    cosines = vectors @ vectors[row] / (norms * norms[row])
+    cosines[row] = -np.inf  # not the value itself
+    known = values_of(intake, name, len(vectors))
+    if known.null_count() < len(known):
+      cosines[known.is_null().to_numpy()] = -np.inf
+    best = np.argsort(-cosines, kind='stable')[:k]
+    best = best[np.isfinite(cosines[best])]
+    return pl.DataFrame(
+      {'row': best.astype(np.int32), 'value': known[best]}
+    ).with_columns(pl.Series('cosine', cosines[best]))
+
+
+def values_of(intake: Intake, name: str, rows: int) -> pl.Series:
+  """The raw value of each row of a feature; null where there is none."""
+  coders = {coder.column.name: coder for coder in intake.coders}
+  coder, column = coders[name], coders[name].column
+  if column.ids == 'rows':
+    return pl.Series('value', np.arange(rows), pl.Int64)
+  nothing = pl.Series('value', [None] * 1, dtype=pl.String)
+  if column.ids != 'vocabulary' or column.modulo:
+    return nothing.new_from_index(0, rows)
+  frame = pl.read_parquet(intake.vocabularies[name])
+  if 'value' in frame.columns:
+    values = frame['value']
+  elif _kind(intake, name) == 'hex':
+    values = frame.select(
+      pl.when(pl.col('key').is_not_null()).then(_hex(pl.col('key')))
+    ).to_series()
+  else:
+    values = frame['key'].cast(pl.UInt64).reinterpret(signed=True)
+  before = values.clear(coder.base)
+  after = values.clear(max(rows - coder.base - len(values), 0))
+  return pl.concat([before, values, after])[:rows].alias('value')
+
+
+def _hex(key: pl.Expr) -> pl.Expr:
+  digits = [
+    (key.cast(pl.UInt64) // 16**place % 16) for place in range(7, -1, -1)
+  ]
+  letters = dict(enumerate('0123456789abcdef'))
+  return pl.concat_str(
+    digit.replace_strict(letters, return_dtype=pl.String, default='')
+    for digit in digits
+  )
+
+
+def _kind(intake: Intake, name: str) -> str:
+  return next(s.values for s in intake.schema.sparse if s.feature.name == name)
+
+
+def row_of(intake: Intake, name: str, value: Any) -> int:
+  """The row of a raw value.
+
+  Raises:
+    InputError: the value is not in the vocabulary, or of another kind.
+  """
+  one = intake.only(name)
+  (source,), (coder,) = one.schema.sparse, one.coders
+  values = [[value]] if source.feature.bag else [value]
+  columns = {source.column: values}
+  if source.weights:
+    columns[source.weights] = [[1.0]]
+  inputs = one.inputs(pl.DataFrame(columns, strict=False))
+  row = int(inputs.ids[0, 0])
+  if row < coder.base and coder.column.ids == 'vocabulary':
+    raise InputError(
+      f'feature {name}: value {value!r} is not in the vocabulary of the '
+      'training; vectors() lists all values'
+    )
+  return row

@@ -1,0 +1,98 @@
+"""Loads a model from a workdir or an export."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+
+from dlrm_jax import sharding
+from dlrm_jax.batch import Inputs
+from dlrm_jax.errors import InputError
+from dlrm_jax.scoring.folder import MODEL
+from dlrm_jax.scoring.model import Card, Model
+
+if TYPE_CHECKING:
+  from dlrm_jax.scoring.intake import Intake
+
+
+def load(
+  folder: str | os.PathLike[str], checkpoint: str | int = 'best'
+) -> Model:
+  """Loads a model that scores.
+
+  Args:
+    folder: the workdir of a run, or a folder that `python -m
+      dlrm_jax.export` wrote.
+    checkpoint: 'best' (by the objective of the run), 'latest' or a step, of a
+      workdir.
+
+  Raises:
+    InputError: there is no model, it is damaged, or of a newer version.
+  """
+  path = Path(folder)
+  if (path / MODEL).exists():
+    if checkpoint != 'best':
+      raise InputError(
+        f'{path} is an export, of one checkpoint; leave '
+        f'checkpoint={checkpoint!r} out'
+      )
+    from dlrm_jax.scoring.exported import load_export
+
+    return load_export(path)
+  if not path.is_dir():
+    raise InputError(f'{path}: no such folder; expected a workdir or an export')
+  return load_workdir(path, checkpoint)
+
+
+def load_workdir(path: Path, checkpoint: str | int) -> Model:
+  """Loads a checkpoint of a run; see `load`."""
+  from dlrm_jax.build.trained import trained
+  from dlrm_jax.checkpoint.saved import Saved
+  from dlrm_jax.configs import default
+  from dlrm_jax.run.workdir import read_settings
+  from dlrm_jax.scoring.function import probabilities
+  from dlrm_jax.scoring.learned import Learned
+  from dlrm_jax.scoring.of_run import intake_of_run
+  from dlrm_jax.scoring.scorer import Scorer
+  from dlrm_jax.training.state import abstract_state
+
+  defaults = default.get_config().to_dict()
+  run = trained(*read_settings(path, defaults))
+  network = run.task.network
+  layout = network.collection.layout
+  saved = Saved(path / 'checkpoints', layout, run.objective)
+  step = saved.named(checkpoint)
+  mesh = sharding.choose_mesh(layout.shards, {})
+  with sharding.use(mesh):
+    abstract = abstract_state(run.task)
+    state = saved.restore_for_evaluation(step, abstract)
+    compiled = jax.jit(
+      lambda layers, tables, inputs: probabilities(
+        network, layers, tables, inputs
+      ),
+      out_shardings=sharding.sharding_of(sharding.SPLIT),
+    )
+  work = tempfile.TemporaryDirectory()  # removed with the function that uses it
+
+  def score(inputs: Inputs) -> jax.Array:
+    return compiled(state.layers, state.tables, inputs)
+
+  def intake() -> 'Intake':
+    return intake_of_run(run, Path(work.name))
+
+  card = Card(
+    str(path),
+    step,
+    saved.metrics(step),
+    run.config.to_dict(),
+    run.data,
+    weighted=False,  # with or without weights: it is compiled for either
+  )
+  return Model(
+    card,
+    Scorer(score, mesh),
+    intake,
+    lambda: Learned(network, state.layers, state.tables, mesh),
+  )

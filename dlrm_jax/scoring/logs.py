@@ -1,0 +1,177 @@
+"""Files of rows to score: the reader of each, and its rows in order.
+
+A file may be of the kind that the model was trained on; or, whatever that was,
+Parquet or text with the names of the model's columns in its first line. Labels
+are not needed.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from dlrm_jax.batch import Inputs
+from dlrm_jax.data.lists import IMPLICIT, ITEM, USER
+from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.bad_rows import BadRows, Fault
+from dlrm_jax.prepare.criteo.criteo_reader import (
+  CriteoReader,
+  UnlabelledCriteoReader,
+  has_labels,
+)
+from dlrm_jax.prepare.inputs import expanded
+from dlrm_jax.prepare.known_ids import reader_of_format
+from dlrm_jax.prepare.readers.archives import file_format
+from dlrm_jax.prepare.readers.csv_lines import Csv
+from dlrm_jax.prepare.readers.csv_reader import CsvReader
+from dlrm_jax.prepare.readers.formats import files_of
+from dlrm_jax.prepare.readers.lines import first_line
+from dlrm_jax.prepare.readers.parquet_reader import ParquetReader
+from dlrm_jax.prepare.readers.reader import Piece, Reader
+from dlrm_jax.scoring.intake import EncodedRows, Intake
+
+_SEPARATORS = ',\t;'
+_TEXT = 'text with a row on each line'
+_INTERACTIONS = (USER, ITEM, 'rating', 'time')
+
+
+class Marked(BadRows):
+  """A counter of bad rows that notes where they are.
+
+  Attributes:
+    numbers: numbers, from 1, of the bad rows of the file that is read.
+  """
+
+  def __init__(self, on_bad_row: str) -> None:
+    super().__init__(on_bad_row)
+    self.numbers: list[int] = []
+
+  def add(
+    self, path: str, number: int, fault: Fault, unit: str = 'line'
+  ) -> None:
+    """Counts a bad row; raises where bad rows are not skipped."""
+    super().add(path, number, fault, unit)
+    self.numbers.append(number)
+
+
+def paths_of(intake: Intake, names: Sequence[str]) -> list[str]:
+  """Names of files, folders of them and globs -> files, in order."""
+  kind = '' if intake.format is None else intake.format['format']
+  return files_of(kind, names) if kind else expanded(names)
+
+
+def reader_for(intake: Intake, path: str, kept: tuple[str, ...]) -> Reader:
+  """The reader of a file.
+
+  Args:
+    intake: the columns that the model reads.
+    path: the file.
+    kept: columns of the file to keep beside.
+
+  Raises:
+    InputError: the file cannot be read, or lacks a column.
+  """
+  schema = dataclasses.replace(intake.schema, kept=kept)
+  log = intake.format or {'format': ''}
+  if log['format'] == 'tfds':
+    return _of_kind(log, path, kept)
+  if file_format(path) == 'Parquet':
+    return ParquetReader(schema)
+  if log['format'] not in ('fb_npz', 'fb_bin', 'torchrec_npy', 'movielens'):
+    line = first_line(path, _TEXT).decode('utf-8', 'replace')
+    if log['format'] == 'csv':
+      own = reader_of_format(log)
+      assert isinstance(own, CsvReader)
+      return dataclasses.replace(own, schema=schema)
+    if separator := _separator(line, schema.names):
+      return CsvReader(schema, separator)
+    if log['format'] == IMPLICIT:
+      count = line.count('\t') + 1
+      return CsvReader(schema, '\t', _INTERACTIONS[:count], quoted=False)
+  if not log['format'] or log['format'] == 'parquet':
+    raise InputError(
+      f'{path}: expected Parquet, or text whose first line names the columns '
+      f'{", ".join(schema.names)}'
+    )
+  return _of_kind(log, path, kept)
+
+
+def _of_kind(
+  log: Mapping[str, Any], path: str, kept: tuple[str, ...]
+) -> Reader:
+  """The reader of the kind of files that the model was trained on."""
+  reader = reader_of_format(log)
+  if isinstance(reader, CriteoReader) and not has_labels(path):
+    reader = UnlabelledCriteoReader(**dataclasses.asdict(reader))
+  if kept:
+    raise InputError(
+      f'--keep={",".join(kept)}: {path} has no named columns to keep; expected '
+      'Parquet, or text whose first line names its columns'
+    )
+  return reader
+
+
+def _separator(line: str, names: Sequence[str]) -> str:
+  """What is between the names of columns in a line; '' if it has none."""
+  for separator in _SEPARATORS:
+    fields = Csv(('',), separator, True, False).fields(line)
+    if len(fields) > 1 and set(names) & set(fields):
+      return separator
+  return ''
+
+
+class ScorableRows(NamedTuple):
+  """Consecutive rows of a file, bad ones among them.
+
+  Attributes:
+    inputs: inputs of the good rows; None: there are none.
+    good: which of the n rows are good, bool[n].
+    kept: the n rows of the columns to keep, null where they could not be
+      read; None: there are none, or none of these rows could be read.
+  """
+
+  inputs: Inputs | None
+  good: np.ndarray
+  kept: pl.DataFrame | None
+
+
+def rows_of_file(
+  intake: Intake, reader: Reader, path: str, bad: Marked
+) -> Iterator[ScorableRows]:
+  """All rows of a file, in order; bad ones have no inputs.
+
+  Raises:
+    InputError: a row is bad and bad rows are not skipped, or the file cannot
+      be read.
+  """
+  for piece in reader.pieces(path):
+    yield from _rows_of_piece(intake, reader, piece, bad)
+
+
+def _rows_of_piece(
+  intake: Intake, reader: Reader, piece: Piece, bad: Marked
+) -> Iterator[ScorableRows]:
+  bad.numbers, done = [], 0
+  for encoded in intake.read(reader, piece, bad):
+    stop = int(encoded.numbers[-1]) + 1
+    yield _whole(encoded, done, stop)
+    done = stop
+  if bad.numbers:
+    last = max(bad.numbers) - reader.place(piece)[0]
+    if last >= done:  # bad rows behind the last good one
+      yield ScorableRows(None, np.zeros(last + 1 - done, bool), None)
+
+
+def _whole(encoded: EncodedRows, start: int, stop: int) -> ScorableRows:
+  """Adds the bad rows that no frame has, from `start` on."""
+  places = encoded.numbers - start
+  good, kept = np.zeros(stop - start, bool), encoded.kept
+  good[places] = encoded.good
+  if kept is not None and len(places) < len(good):
+    row = np.full(len(good), kept.height)
+    row[places] = np.arange(kept.height)
+    kept = pl.concat([kept, kept.clear(1)])[row]
+  inputs = encoded.inputs if encoded.good.any() else None
+  return ScorableRows(inputs, good, kept)

@@ -1,0 +1,105 @@
+"""What is scored: files of raw rows, or a split of a prepared set."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from dlrm_jax.batch import Inputs
+from dlrm_jax.build.trained import check_fits
+from dlrm_jax.data.checked import Checked, Checker
+from dlrm_jax.data.folder import is_set
+from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.errors import InputError
+from dlrm_jax.scoring.logs import (
+  Marked,
+  ScorableRows,
+  paths_of,
+  reader_for,
+  rows_of_file,
+)
+from dlrm_jax.scoring.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSource:
+  """Rows to score.
+
+  Attributes:
+    names: the files, or the split of a set.
+    about: number of rows, exact or estimated.
+    rows: opens them, in order.
+    bad: the bad rows, once the rows were read.
+  """
+
+  names: Sequence[str]
+  about: int
+  rows: Callable[[], Iterator[ScorableRows]]
+  bad: Marked
+
+
+def source_of(
+  model: Model,
+  paths: Sequence[str],
+  split: str | None = None,
+  kept: tuple[str, ...] = (),
+  on_bad_row: str = 'stop',
+) -> RowSource:
+  """Opens what is to be scored.
+
+  Args:
+    model: the model.
+    paths: a prepared set; or raw files, folders of them, or globs.
+    split: split of a prepared set; None: test.
+    kept: columns of raw files to keep.
+    on_bad_row: 'stop' or 'skip', for raw files.
+
+  Raises:
+    InputError: something is not there, or does not fit the model.
+  """
+  bad = Marked(on_bad_row)
+  if is_set(paths):
+    if kept:
+      raise InputError(
+        f'--keep={",".join(kept)}: {paths[0]} is a prepared set, which has no '
+        'raw columns; score the raw files'
+      )
+    return _set(model, paths[0], split, bad)
+  if split:
+    raise InputError(
+      f'--split={split}: {paths[0]} is a raw file and has no splits'
+    )
+  intake = model.intake
+  names = paths_of(intake, paths)
+  readers = {name: reader_for(intake, name, kept) for name in names}
+
+  def rows() -> Iterator[ScorableRows]:
+    for name, reader in readers.items():
+      yield from rows_of_file(intake, reader, name, bad)
+
+  about = sum(reader.about(name) for name, reader in readers.items())
+  return RowSource(names, about, rows, bad)
+
+
+def _set(model: Model, path: str, split: str | None, bad: Marked) -> RowSource:
+  prepared = open_prepared(path)
+  if not split and 'test' not in prepared.splits:
+    raise InputError(
+      f'{path} has no split test; name another with --split: it has '
+      f'{", ".join(prepared.splits)}'
+    )
+  check_fits(prepared, model.card.data)
+  name = split or 'test'
+  source = prepared.source(name)
+  policy = model.card.config['data'].get('out_of_range', 'stop')
+  checker = Checker(prepared.schema, f'{path}, split {name}', policy)
+
+  def rows() -> Iterator[ScorableRows]:
+    checked = Checked(source, checker)
+    for number in range(len(checked)):
+      block = checked[number]
+      ids, _ = checker.mend(block.ids[None])
+      inputs = Inputs(block.dense, ids[0], block.id_weights)
+      yield ScorableRows(inputs, np.ones(len(inputs.ids), bool), None)
+
+  return RowSource([f'{path}, split {name}'], source.examples, rows, bad)
