@@ -70,8 +70,8 @@ def export_model(
   step = saved.named(checkpoint)
   stored = saved.open(step)
   matches = program.matches(network)
-  names = [side.name for side in sides(run.config)]
-  states = {m.name: program.slot(m, *names, as_folder) for m in matches}
+  layers, tables = (side.name for side in sides(run.config))
+  states = {m.name: program.slot(m, layers, tables, as_folder) for m in matches}
   with beside(output) as work, explain_read_errors(stored.folder, []):
     abstract = abstract_state(run.task)
     check_fits(stored.folder, stored.layout, stored.arrays, abstract, layout)

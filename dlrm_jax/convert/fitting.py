@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from dlrm_jax.convert.program import TABLES, Found, Match, Sizes
+from dlrm_jax.convert.torch_files import FLOATS
 from dlrm_jax.errors import InputError
 
 _MOST = 6  # most names in a message
 _QUANTISED = ('uint8', 'int8', 'quint8', 'qint8', 'quint4x2')
-_FLOATS = ('float32', 'float16', 'bfloat16')
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -126,8 +126,7 @@ def _check_kinds(found: Found, wanted: Mapping[str, Match]) -> None:
         f'{found.path}: {name} is {x.kind}, quantised; expected float32: '
         f'convert the model as it was before it was quantised'
       )
-    if name in wanted and x.kind not in _FLOATS:
+    if name in wanted and x.kind not in FLOATS:
       raise InputError(
-        f'{found.path}: {name} is {x.kind}; expected one of '
-        f'{", ".join(_FLOATS)}'
+        f'{found.path}: {name} is {x.kind}; expected one of {", ".join(FLOATS)}'
       )

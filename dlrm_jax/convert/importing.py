@@ -29,7 +29,8 @@ from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Array, Found, Match, Program
 from dlrm_jax.convert.scratch import Scratch, beside
 from dlrm_jax.convert.slots import SUMS, carried, sides
-from dlrm_jax.convert.torch_files import read_file, read_folder
+from dlrm_jax.convert.torch_files import read_file
+from dlrm_jax.convert.torch_folders import read_folder
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir

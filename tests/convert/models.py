@@ -85,7 +85,7 @@ def inputs_of(indices, offsets, dense, hotness):
   lengths = [
     np.diff(o, append=len(i)) for i, o in zip(indices, offsets, strict=True)
   ]
-  ids = [padded(*x, h) for *x, h in zip(indices, lengths, hotness, strict=True)]
+  ids = [padded(*x) for x in zip(indices, lengths, hotness, strict=True)]
   return Inputs(dense, np.concatenate(ids, 1))
 
 
@@ -112,7 +112,7 @@ class Golden:
       self.indices = [held[f'{step}indices{t}'] for t in tables]
       self.offsets = [held[f'{step}offsets{t}'] for t in tables]
     self.hotness = tuple(
-      int(max(1, np.diff(o, append=len(i)).max()))
+      max(1, np.diff(o, append=len(i)).max().item())
       for i, o in zip(self.indices, self.offsets, strict=True)
     )
 
@@ -282,7 +282,8 @@ def random_inputs(name, examples=32):
   """(Inputs of our network, the same as other programs take them)."""
   fields, generator = fields_of(name), np.random.default_rng(3)
   hotness = fields['data.expected.hotness'] or (1,) * len(ROWS)
-  held = {'dense': generator.normal(size=(examples, 13)).astype(np.float32)}
+  held = {}
+  held['dense'] = generator.normal(size=(examples, 13)).astype(np.float32)
   for t, (rows, most) in enumerate(zip(ROWS, hotness, strict=True)):
     least = 1 if most == 1 else 0
     lengths = generator.integers(least, most + 1, examples)

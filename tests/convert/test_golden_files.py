@@ -7,6 +7,7 @@ with these files, for the first inputs of the goldens.
 import numpy as np
 import pytest
 
+from dlrm_jax.convert import torch_files
 from tests.convert import models
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed')
@@ -25,8 +26,6 @@ def converted(request, tmp_path_factory):
 
 def tensors_of(path):
   """Tensors by name, also those in nested dicts."""
-  from dlrm_jax.convert import torch_files
-
   return {
     name: array.tensor
     for name, array in torch_files.arrays_of(
@@ -73,8 +72,6 @@ def test_a_file_is_as_the_program_saves_it(converted, tmp_path):
     assert [*back] == [*there]
     return
   saved = models.GOLDENS / 'fb_saved_sgd.pt'
-  from dlrm_jax.convert import torch_files
-
   there = torch_files.read_file(saved)
   assert back.keys() == there.keys()
   assert back['opt_state_dict'].keys() == there['opt_state_dict'].keys()

@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+from dlrm_jax.convert import torch_files, torch_folders
+from dlrm_jax.convert.scratch import Scratch
 from tests.convert import models
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed')
@@ -18,12 +20,9 @@ PEER = os.environ.get('DLRM_JAX_PEER_PYTHON', sys.executable)
 
 def tensors_in(path, tmp_path):
   """All tensors of a file or folder, by name."""
-  from dlrm_jax.convert import torch_files
-  from dlrm_jax.convert.scratch import Scratch
-
   if path.is_dir():
     tmp_path.mkdir()
-    found = torch_files.read_folder(path, Scratch(tmp_path))
+    found = torch_folders.read_folder(path, Scratch(tmp_path))
   else:
     found = torch_files.arrays_of(torch_files.read_file(path))
   return {name: x.tensor for name, x in found.items() if x.shape}
