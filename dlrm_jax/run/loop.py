@@ -50,8 +50,9 @@ Update = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   """The last checkpoint's state, or a new one; and its step."""
-  step = agreement.from_first(checkpoints.latest or 0)
-  if not step:
+  latest = checkpoints.latest
+  step = agreement.from_first(-1 if latest is None else latest)
+  if step < 0:
     try:
       return first_state(run), 0
     except InputError:
