@@ -70,14 +70,22 @@ class Intake:
     return any(coder.column.weighted for coder in self.coders)
 
   def only(self, feature: str) -> 'Intake':
-    """The intake of one sparse feature alone."""
+    """The intake of one sparse feature alone, one value a row."""
     number = [c.column.name for c in self.coders].index(feature)
-    schema = dataclasses.replace(
-      self.schema, dense=(), sparse=(self.schema.sparse[number],)
+    single = dataclasses.replace(
+      self.coders[number].column, bag=False, weighted=False, hotness=1
     )
-    return dataclasses.replace(
-      self, schema=schema, coders=(self.coders[number],)
+    source = dataclasses.replace(
+      self.schema.sparse[number],
+      feature=single,
+      separator=None,
+      weights=None,
     )
+    coder = dataclasses.replace(
+      self.coders[number], column=single, hotness=1, bags=None
+    )
+    schema = dataclasses.replace(self.schema, dense=(), sparse=(source,))
+    return dataclasses.replace(self, schema=schema, coders=(coder,))
 
   def fit(self) -> Fit:
     """The conditions on rows."""

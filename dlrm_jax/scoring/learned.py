@@ -192,11 +192,8 @@ def row_of(intake: Intake, name: str, value: Any) -> int:
   """
   one = intake.only(name)
   (source,), (coder,) = one.schema.sparse, one.coders
-  values = [[value]] if source.feature.bag else [value]
-  columns = {source.column: values}
-  if source.weights:
-    columns[source.weights] = [[1.0]]
-  inputs = one.inputs(pl.DataFrame(columns, strict=False))
+  frame = pl.DataFrame({source.column: [value]}, strict=False)
+  inputs = one.inputs(frame)
   row = int(inputs.ids[0, 0])
   if row < coder.base and coder.column.ids == 'vocabulary':
     raise InputError(
