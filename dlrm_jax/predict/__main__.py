@@ -113,7 +113,7 @@ def _write(
       bar.update(len(some.good))
     if not count:
       raise InputError(f'{", ".join(source.names)}: no rows to score')
-  for line in source.bad.report():
+  for line in source.notes():
     print(line)
   empty = f', {bad:,} of them bad and without a prediction' if bad else ''
   print(f'{output}: {count:,} rows{empty}')

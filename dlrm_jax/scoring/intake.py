@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.batch import Inputs
+from dlrm_jax.data.unknown import UnknownRow
 from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.prepare.fitting import Fit, fitting
 from dlrm_jax.prepare.readers.reader import BAD, NUMBER, Piece, Reader
@@ -56,6 +57,8 @@ class Intake:
     format: the description of the raw files that the model was trained on;
       None: it was trained on none.
     vocabularies: file with the vocabulary of each feature that has one.
+    unknown: row of the unknown values of each feature that has one, and their
+      counts in training.
   """
 
   schema: RawSchema
@@ -63,6 +66,7 @@ class Intake:
   out_of_range: str
   format: Mapping[str, Any] | None = None
   vocabularies: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+  unknown: Mapping[str, UnknownRow] = dataclasses.field(default_factory=dict)
 
   @property
   def weighted(self) -> bool:
@@ -174,6 +178,7 @@ def to_json(intake: Intake) -> dict[str, Any]:
     'missing': intake.schema.missing._asdict(),
     'out_of_range': intake.out_of_range,
     'format': intake.format,
+    'unknown': {name: row._asdict() for name, row in intake.unknown.items()},
   }
 
 
@@ -223,4 +228,5 @@ def from_json(fields: Mapping[str, Any], folder: Path) -> Intake:
     fields['out_of_range'],
     fields['format'],
     vocabularies,
+    {name: UnknownRow(**row) for name, row in fields['unknown'].items()},
   )
