@@ -119,7 +119,7 @@ class Shares(NamedTuple):
       yield (
         f'WARNING: {_percent(self.now)} of the ids are unknown to the model: '
         'expected a log of the same kind as in training, its values written '
-        'in the same way; these metrics say little'
+        'in the same way; these results say little'
       )
 
 
