@@ -75,7 +75,7 @@ def _scored(path: Path, network: Network) -> tuple[Inputs, np.ndarray]:
     wanted = {x.name for x in session.get_inputs()}
     inputs = _random_inputs(network, weighted='id_weights' in wanted)
     feed = {k: x for k, x in inputs._asdict().items() if k in wanted}
-    return inputs, session.run(None, feed)[0]
+    return inputs, np.asarray(session.run(None, feed)[0])
   except Exception as error:  # of onnxruntime, which has many types of it
     raise InputError(
       f'--format=onnx: onnxruntime cannot run this network ({error}); export '

@@ -42,13 +42,12 @@ def _apply(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
   if name in _INLINED:
     inner = parameters.get('jaxpr') or parameters['call_jaxpr']
     return _evaluate(inner, inputs)
-  if equation.outvars:
-    dtype = equation.outvars[0].aval.dtype
-    if name == 'rem' and jnp.issubdtype(dtype, jnp.integer):
-      return [_remainder(*inputs)]
-    if dtype == jnp.uint32 and name in _OF_UNSIGNED:
-      return [_OF_UNSIGNED[name](*inputs)]
-  if name == 'dot_general' and inputs[0].dtype == jnp.bfloat16:
+  avals: list[Any] = [x.aval for x in equation.invars]
+  if name == 'rem' and jnp.issubdtype(avals[0].dtype, jnp.integer):
+    return [_remainder(*inputs)]
+  if name in _OF_UNSIGNED and avals[0].dtype == jnp.uint32:
+    return [_OF_UNSIGNED[name](*inputs)]
+  if name == 'dot_general' and avals[0].dtype == jnp.bfloat16:
     inputs = [x.astype(jnp.float32) for x in inputs]
   found = equation.primitive.bind(*inputs, **parameters)
   return found if equation.primitive.multiple_results else [found]

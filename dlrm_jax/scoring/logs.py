@@ -158,25 +158,30 @@ def rows_of_file(
 def _rows_of_piece(
   intake: Intake, reader: Reader, piece: Piece, bad: Marked
 ) -> Iterator[ScorableRows]:
-  bad.numbers, done = [], 0
+  bad.numbers, first = [], 0
   for encoded in intake.read(reader, piece, bad):
-    stop = int(encoded.numbers[-1]) + 1
-    yield _whole(encoded, done, stop)
-    done = stop
-  if bad.numbers:
-    last = max(bad.numbers) - reader.place(piece)[0]
-    if last >= done:  # bad rows behind the last good one
-      yield ScorableRows(None, np.zeros(last + 1 - done, bool), None)
+    lost = np.empty(0, np.int64)
+    if bad.numbers:
+      first = first or reader.place(piece)[0]
+      numbers = np.unique(bad.numbers) - first
+      before = numbers < encoded.numbers[-1]
+      lost = np.setdiff1d(numbers[before], encoded.numbers)
+      later = numbers > encoded.numbers[-1]
+      bad.numbers = (numbers[later] + first).tolist()
+    yield _with_lost(encoded, lost)
+  if bad.numbers:  # behind the last good row
+    good = np.zeros(len(set(bad.numbers)), bool)
+    yield ScorableRows(None, good, None)
 
 
-def _whole(encoded: EncodedRows, start: int, stop: int) -> ScorableRows:
-  """Adds the bad rows that no frame has, from `start` on."""
-  places = encoded.numbers - start
-  good, kept = np.zeros(stop - start, bool), encoded.kept
-  good[places] = encoded.good
-  if kept is not None and len(places) < len(good):
-    row = np.full(len(good), kept.height)
-    row[places] = np.arange(kept.height)
-    kept = pl.concat([kept, kept.clear(1)])[row]
+def _with_lost(encoded: EncodedRows, lost: np.ndarray) -> ScorableRows:
+  """Adds bad rows that no frame has, by their numbers, i64[m]."""
   inputs = encoded.inputs if encoded.good.any() else None
+  if not len(lost):
+    return ScorableRows(inputs, encoded.good, encoded.kept)
+  order = np.argsort(np.concatenate([encoded.numbers, lost]))
+  good = np.concatenate([encoded.good, np.zeros(len(lost), bool)])[order]
+  kept = encoded.kept
+  if kept is not None:
+    kept = pl.concat([kept, kept.clear(len(lost))])[order]
   return ScorableRows(inputs, good, kept)
