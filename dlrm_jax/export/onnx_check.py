@@ -16,15 +16,16 @@ from dlrm_jax.scoring.parameters import layers_of, tables_of
 
 _ROWS = 256
 
-_TOLERANCE = 1e-5
-"""Most that a probability may be off."""
+_TOLERANCE = 1e-4
+"""Most that a probability may be off. Of a right graph all are within 1e-6, but
+where logits are large sums of numbers that cancel."""
 
 Arrays = Mapping[str, np.ndarray]
 
 
 def check_probabilities(
   path: Path, network: Network, parameters: Arrays, tables: Arrays
-) -> None:
+) -> float:
   """Scores random rows with onnxruntime and with JAX.
 
   Rows of tables are read here by NumPy from the mapped files, so that a large
@@ -35,6 +36,9 @@ def check_probabilities(
     network: the flat network.
     parameters: its layers, by name.
     tables: its tables, mapped, by name.
+
+  Returns:
+    The largest difference of the probabilities.
 
   Raises:
     InputError: onnxruntime cannot run the graph, or gives other
@@ -60,6 +64,7 @@ def check_probabilities(
       f'--format=onnx: probabilities of onnxruntime are off by {error:g}; '
       f'expected at most {_TOLERANCE:g}: export with --format=stablehlo'
     )
+  return error
 
 
 def _scored(path: Path, network: Network) -> tuple[Inputs, np.ndarray]:

@@ -22,12 +22,13 @@ from dlrm_jax.scoring import folder as names
 if TYPE_CHECKING:
   from onnx import GraphProto
 
-_NEEDED = 'jax2onnx', 'onnx', 'onnxruntime'
+NEEDED = 'jax2onnx', 'onnx', 'onnxruntime'
+"""Packages of the extra `onnx`."""
 
 
 def check_installed() -> None:
   """Raises InputError where a package of the extra `onnx` is missing."""
-  missing = [n for n in _NEEDED if importlib.util.find_spec(n) is None]
+  missing = [n for n in NEEDED if importlib.util.find_spec(n) is None]
   if missing:
     raise InputError(
       f"--format=onnx needs {', '.join(missing)}: pip install 'dlrm_jax[onnx]'"
@@ -80,7 +81,11 @@ def write_onnx(
   path = folder / names.ONNX
   onnx.save(model, path)
   onnx.checker.check_model(path)
-  check_probabilities(path, network, parameters, mapped)
+  error = check_probabilities(path, network, parameters, mapped)
+  print(
+    f"{names.ONNX}: onnxruntime's probabilities of random rows are within "
+    f"{error:.1g} of JAX's"
+  )
 
 
 def _in_safetensors(path: Path) -> Iterator[tuple[str, _Place]]:
