@@ -11,6 +11,7 @@ sizes are those of the file. --to writes a checkpoint of a workdir. The page
 docs/convert.md explains what fits.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,34 +84,38 @@ def _defaults() -> dict[str, Any]:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Converts in one direction."""
-  parser, defaults = _parser(argv), _defaults()
-  if not {'--from', '--to'} & {word.partition('=')[0] for word in argv}:
-    parser.parse_args(argv)
-    raise InputError('expected --from=PROGRAM or --to=PROGRAM')
-  if not any(word.partition('=')[0] == '--to' for word in argv):
-    flags = command_line.read_flags(parser, argv, defaults)
-    from dlrm_jax.convert.importing import import_model
-
-    notes = command_line.notes_of_unused(argv, flags.config, defaults)
-    lines = import_model(
-      _program(flags.source),
-      Path(flags.input),
-      flags.config,
-      Path(flags.workdir),
-      defaults,
+  parser, named = _parser(argv), {word.partition('=')[0] for word in argv}
+  if not named & {'--from', '--to', '--help', '-h'}:
+    raise InputError(
+      f'expected --from=PROGRAM or --to=PROGRAM (see {parser.prog} --help)'
     )
-    print(*lines, *(f'note: {note}' for note in notes), sep='\n')
-    return
-  flags = parser.parse_args(argv)
+  if '--to' in named:
+    _export(parser.parse_args(argv))
+  else:
+    _import(parser, argv)
+
+
+def _import(parser: Parser, argv: Sequence[str]) -> None:
+  """Makes a workdir."""
+  from dlrm_jax.convert.importing import import_model
+
+  defaults = _defaults()
+  flags = command_line.read_flags(parser, argv, defaults)
+  notes = command_line.notes_of_unused(argv, flags.config, defaults)
+  folder = Path(flags.workdir)
+  lines = import_model(
+    _program(flags.source), Path(flags.input), flags.config, folder, defaults
+  )
+  print(*lines, *(f'note: {note}' for note in notes), sep='\n')
+
+
+def _export(flags: argparse.Namespace) -> None:
+  """Writes a checkpoint."""
   from dlrm_jax.convert.exporting import export_model
 
-  lines = export_model(
-    _program(flags.target),
-    Path(flags.workdir),
-    flags.checkpoint,
-    Path(flags.output),
-    defaults,
-  )
+  folder, output = Path(flags.workdir), Path(flags.output)
+  program = _program(flags.target)
+  lines = export_model(program, folder, flags.checkpoint, output, _defaults())
   print(*lines, sep='\n')
 
 

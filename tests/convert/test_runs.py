@@ -46,6 +46,7 @@ def metrics_of(folder):
   return json.loads(done.stdout.splitlines()[-1])['metrics']
 
 
+@pytest.mark.slow
 def test_the_commands_say_what_was_converted(trained):
   folder, to, again = trained
   assert f'{folder}/model.pt: 12 tensors of {folder}/run/checkpoints/20' in to
@@ -55,12 +56,14 @@ def test_the_commands_say_what_was_converted(trained):
   assert 'optimizer of layers: the sums of squares of Adagrad carried' in again
 
 
+@pytest.mark.slow
 def test_a_run_that_went_there_and_back_scores_the_same(trained):
   folder, *_ = trained
   first, second = (metrics_of(folder / x) for x in ('run', 'again'))
   assert first == second
 
 
+@pytest.mark.slow
 def test_accuracy_of_the_checkpoint_is_in_the_file(trained):
   folder, *_ = trained
   held = torch.load(folder / 'model.pt', weights_only=True)
@@ -70,6 +73,7 @@ def test_accuracy_of_the_checkpoint_is_in_the_file(trained):
   assert held['opt_state_dict']['state'][0]['step'] == 20
 
 
+@pytest.mark.slow
 def test_the_states_of_both_runs_are_equal(trained):
   folder, *_ = trained
   _, first = models.opened(folder / 'run', 20)
@@ -83,6 +87,7 @@ def test_the_states_of_both_runs_are_equal(trained):
     np.testing.assert_array_equal(there[name], here[name], name)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_file(trained):
   folder, *_ = trained
   steps, run = '--config.train.steps=40', f'--workdir={folder}/again'
@@ -98,6 +103,7 @@ def test_training_goes_on_from_a_file(trained):
   )
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_as_in_any_workdir(trained):
   folder, *_ = trained
   run = f'--workdir={folder}/again'
@@ -106,6 +112,7 @@ def test_another_config_is_refused_as_in_any_workdir(trained):
   assert 'model.dim was 4, is 8' in done.stderr
 
 
+@pytest.mark.filterwarnings('ignore:Implicitly cleaning up:ResourceWarning')
 def test_a_model_without_data_is_loaded_and_scores_rows(tmp_path):
   name = 'torchrec_dlrm_state_dict.pt'
   program, golden, fields = models.FILES[name]
