@@ -9,7 +9,7 @@ import sys
 if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
   signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-from dlrm_jax import train
+from dlrm_jax.train import run
 
 if __name__ == '__main__':
-  sys.exit(train.run())
+  sys.exit(run())

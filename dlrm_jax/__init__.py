@@ -13,12 +13,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from dlrm_jax.evaluate import evaluate as evaluate
+  from dlrm_jax.prepare import prepare as prepare
   from dlrm_jax.scoring.load import load as load
+  from dlrm_jax.train import train as train
 
-_WHERE = {'load': 'dlrm_jax.scoring.load'}
+_COMMANDS = ('prepare', 'train', 'evaluate')  # modules that can be called
 
 
 def __getattr__(name: str) -> Any:
-  if name in _WHERE:
-    return getattr(importlib.import_module(_WHERE[name]), name)
+  if name == 'load':
+    return importlib.import_module('dlrm_jax.scoring.load').load
+  if name in _COMMANDS:
+    return importlib.import_module(f'dlrm_jax.{name}')
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

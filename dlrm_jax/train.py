@@ -9,17 +9,26 @@ cluster that JAX knows, else with --coordinator=HOST:PORT --processes=N
 --process=K.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from dlrm_jax import heap
+from dlrm_jax.callable_module import make_callable
 from dlrm_jax.cluster import job
 from dlrm_jax.config import command_line
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.configs import default
-from dlrm_jax.errors import end_at_once, exit_cleanly, status_of
+from dlrm_jax.errors import (
+  InputError,
+  end_at_once,
+  exit_cleanly,
+  status_of,
+)
 
 
 def _parser() -> Parser:
@@ -42,34 +51,78 @@ def _defaults() -> dict[str, Any]:
   return default.get_config().to_dict()
 
 
-@exit_cleanly
-def main(argv: Sequence[str]) -> int:
-  """Joins the other processes of the job, builds the run and trains it."""
-  flags = command_line.read_flags(_parser(), argv, _defaults())
+def _train(
+  config: ConfigDict, folder: Path, notes: Sequence[str], profile: int | None
+) -> int | None:
+  """Builds a run and trains it; returns the signal that stopped it, or None."""
   from dlrm_jax import sharding
   from dlrm_jax.build.data import identity, open_data
   from dlrm_jax.build.run import build_run
   from dlrm_jax.cluster.signals import Signals
-  from dlrm_jax.run import loop, profile, room, summary, workdir
+  from dlrm_jax.run import loop, room, summary, workdir
+  from dlrm_jax.run.profile import profile as measure
 
   heap.keep_freed_memory()
-  config, folder = flags.config, Path(flags.workdir)
-  notes = command_line.notes_of_unused(
-    argv, config, _defaults(), workdir.started(folder)
-  )
-  with job.joined(flags), Signals() as signals:
+  with Signals() as signals:
     data = open_data(config)
     run = build_run(config, data, folder, _defaults())
     with sharding.use(loop.choose_mesh(run)):
       room.check_room(run)
-      if flags.profile is not None:
-        profile.profile(run, flags.profile)
-        return 0
+      if profile is not None:
+        measure(run, profile)
+        return None
       claim = workdir.Claim(run.config, identity(data), run.steps, _defaults())
       with workdir.claimed(folder, claim):
         lines = [*summary.plan_lines(run), *(f'note      {x}' for x in notes)]
         print(*lines, sep='\n', flush=True)
-        stopped_by = loop.train(run, signals)
+        return loop.train(run, signals)
+
+
+def train(
+  config: ConfigDict | str, workdir: str | os.PathLike[str]
+) -> dict[str, Any]:
+  """Trains a recommender, or continues its run, as the command does.
+
+  Args:
+    config: all settings, such as `configs.criteo_kaggle.get_config()` gives
+      them; or the name of a file, `configs/NAME.py` or
+      `configs/NAME.py:VARIANT`.
+    workdir: folder for checkpoints, logs and the report.
+
+  Returns:
+    The results, as `results.json` of the workdir has them.
+
+  Raises:
+    InputError: the config, the data or the folder is wrong.
+    KeyboardInterrupt: the run was stopped; its state is saved, and the same
+      call goes on.
+  """
+  from dlrm_jax.config import config_file
+  from dlrm_jax.run.workdir import RESULTS, read_object
+
+  if isinstance(config, str):
+    config = config_file.load(config)
+  wrong = next(config_file.wrong_fields(config.to_dict(), _defaults()), None)
+  if wrong:
+    raise InputError(f'config: {wrong}')
+  folder = Path(workdir)
+  if _train(config.copy_and_resolve_references(), folder, (), None):
+    raise KeyboardInterrupt
+  return read_object(folder / RESULTS)
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> int:
+  """Joins the other processes of the job, builds the run and trains it."""
+  flags = command_line.read_flags(_parser(), argv, _defaults())
+  from dlrm_jax.run import workdir
+
+  config, folder = flags.config, Path(flags.workdir)
+  notes = command_line.notes_of_unused(
+    argv, config, _defaults(), workdir.started(folder)
+  )
+  with job.joined(flags):
+    stopped_by = _train(config, folder, notes, flags.profile)
   return status_of(stopped_by) if stopped_by else 0
 
 
@@ -78,6 +131,8 @@ def run() -> int:
   end_at_once()
   return main(sys.argv[1:])
 
+
+make_callable(__name__, train)
 
 if __name__ == '__main__':
   sys.exit(run())

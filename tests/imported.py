@@ -15,6 +15,8 @@ for _name in (
   'tensorboardX',
   'dlrm_jax.build.restored',
   'dlrm_jax.build.run',
+  'dlrm_jax.importance.sample',
+  'dlrm_jax.importance.scoring',
   'dlrm_jax.inspect.inspection',
   'dlrm_jax.plan.advice',
   'dlrm_jax.plan.compiled',

@@ -105,6 +105,10 @@ def convert(*flags):
   return ['-m', 'dlrm_jax.convert', *flags]
 
 
+def importance(*flags):
+  return ['-m', 'dlrm_jax.importance', *flags]
+
+
 def plan(*flags):
   return ['-m', 'dlrm_jax.plan', *flags]
 
@@ -630,6 +634,40 @@ CASES = {
     convert('--to=torchrec', '--workdir={place}/normal', OUT + '.pt'),
     ['{place}/normal', 'torchrec has no such model', 'config.model.norm'],
   ),
+  # Importance of features.
+  'importance without a workdir': (importance('--repeats=2'), ['--workdir']),
+  'importance of what is no workdir': (
+    importance('--workdir={place}/prepared'),
+    ['prepared', 'config.json'],
+  ),
+  'importance before any checkpoint': (
+    importance('--workdir={place}/fresh'),
+    ['no checkpoint'],
+  ),
+  'importance without repeats': (
+    importance('--workdir={place}/run', '--repeats=0'),
+    ['--repeats=0', '1 or more'],
+  ),
+  'importance of no examples': (
+    importance('--workdir={place}/run', '--examples=0'),
+    ['--examples=0', '1 or more'],
+  ),
+  'importance with a negative seed': (
+    importance('--workdir={place}/run', '--seed=-1'),
+    ['--seed=-1', '0 or more'],
+  ),
+  'importance on a split that is not there': (
+    importance('--workdir={place}/run', '--split=holdout'),
+    ['holdout', 'validation'],
+  ),
+  'importance in several processes': (
+    importance('--workdir={place}/run', '--processes=2', '--process=0'),
+    ['--processes=2', '--process=0', '--help'],
+  ),
+  'importance as JSON into a folder that is not there': (
+    importance('--workdir={place}/run', '--json={place}/no/r.json'),
+    ['--json={place}/no/r.json'],
+  ),
 }
 
 
@@ -698,7 +736,13 @@ def test_a_refused_command_changes_nothing(place):
 
 @pytest.mark.parametrize(
   'command',
-  ['evaluate', 'inspect.__main__', 'prepare.__main__', 'traces.__main__'],
+  [
+    'evaluate',
+    'importance.__main__',
+    'inspect.__main__',
+    'prepare.__main__',
+    'traces.__main__',
+  ],
 )
 def test_wrong_usage_has_the_status_of_every_other_mistake(command, capsys):
   main = importlib.import_module(f'dlrm_jax.{command}').main

@@ -1,9 +1,11 @@
-r"""Converts models from and to facebookresearch/dlrm and torchrec.
+r"""Converts models from and to facebookresearch/dlrm, torchrec and tables.
 
   python -m dlrm_jax.convert --from=fb --input=model.pt \
     --config=configs/criteo_kaggle.py --workdir=runs/kaggle
   python -m dlrm_jax.convert --to=torchrec --workdir=runs/kaggle \
     --output=model.pt
+  python -m dlrm_jax.convert --to=tables --workdir=runs/kaggle \
+    --tables C3=C3.parquet C4=C4.csv
 
 --from makes a workdir, which train.py goes on with; with --config.data.dir=SET
 its columns are those of a set, without it and without config.data.expected the
@@ -11,21 +13,31 @@ sizes are those of the file. --to writes a checkpoint of a workdir. The page
 docs/convert.md explains what fits.
 """
 
-import argparse
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrm_jax.config import command_line
-from dlrm_jax.config.parser import Parser
+from dlrm_jax.config.parser import Parser, split_values
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError, exit_cleanly
 
 if TYPE_CHECKING:
   from dlrm_jax.convert.program import Program
 
-_PROGRAMS = ('fb', 'torchrec')
+_TABLES = 'tables'
+_KINDS = ('fb', 'torchrec', _TABLES)
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+  """The value of a flag, before all flags are parsed; None: it is not there."""
+  for word, following in itertools.pairwise((*argv, '')):
+    name, mark, value = word.partition('=')
+    if name == flag:
+      return value if mark else following
+  return None
 
 
 def _parser(argv: Sequence[str]) -> Parser:
@@ -35,37 +47,50 @@ def _parser(argv: Sequence[str]) -> Parser:
   both.add_argument(
     '--from',
     dest='source',
-    choices=_PROGRAMS,
-    help='make a workdir of a file of facebookresearch/dlrm (fb) or torchrec',
+    choices=_KINDS,
+    help='make a workdir of a file of facebookresearch/dlrm (fb) or torchrec, '
+    'or of files of values and their vectors (tables)',
   )
   both.add_argument(
     '--to',
     dest='target',
-    choices=_PROGRAMS,
-    help='write a checkpoint of a workdir for one of them',
+    choices=_KINDS,
+    help='write a checkpoint of a workdir as one of them',
   )
-  words = [word.partition('=')[0] for word in argv]
-  if '--to' not in words:
+  source, target = _value(argv, '--from'), _value(argv, '--to')
+  if target is None:
     command_line.add_config(parser)
-    parser.add_required(
-      '--input',
-      'PATH',
-      'with --from: .pt file; of torchrec also a folder of '
-      'torch.distributed.checkpoint',
-    )
+    if source != _TABLES:
+      parser.add_required(
+        '--input',
+        'PATH',
+        'with --from: .pt file; of torchrec also a folder of '
+        'torch.distributed.checkpoint',
+      )
   parser.add_required('--workdir', 'DIR', 'folder of the run, made by --from')
-  if '--from' not in words:
+  if source is None:
     parser.add_argument(
       '--checkpoint',
       default='best',
       help='with --to: best (by the objective), latest, or a step (default: '
       'best)',
     )
-    parser.add_required(
-      '--output',
-      'PATH',
-      'with --to: .pt file to make; of torchrec also a folder, where the name '
-      'does not end in .pt',
+    if target != _TABLES:
+      parser.add_required(
+        '--output',
+        'PATH',
+        'with --to: .pt file to make; of torchrec also a folder, where the '
+        'name does not end in .pt',
+      )
+  if _TABLES in (source, target) or source is target:
+    parser.add_argument(
+      '--tables',
+      nargs='+',
+      action='extend',
+      required=source is not target,
+      metavar='FEATURE=FILE',
+      help='with tables: for each feature a .parquet or .csv file of its '
+      'values and vectors',
     )
   return parser
 
@@ -81,42 +106,61 @@ def _defaults() -> dict[str, Any]:
   return default.get_config().to_dict()
 
 
-@exit_cleanly
-def main(argv: Sequence[str]) -> None:
-  """Converts in one direction."""
-  parser, named = _parser(argv), {word.partition('=')[0] for word in argv}
-  if not named & {'--from', '--to', '--help', '-h'}:
-    raise InputError(
-      f'expected --from=PROGRAM or --to=PROGRAM (see {parser.prog} --help)'
-    )
-  if '--to' in named:
-    _export(parser.parse_args(argv))
-  else:
-    _import(parser, argv)
-
-
-def _import(parser: Parser, argv: Sequence[str]) -> None:
-  """Makes a workdir."""
-  from dlrm_jax.convert.importing import import_model
-
-  defaults = _defaults()
+def _import(
+  parser: Parser, argv: Sequence[str], defaults: Mapping[str, Any]
+) -> Iterator[str]:
+  """Makes a workdir; yields lines that say what was done."""
   flags = command_line.read_flags(parser, argv, defaults)
   notes = command_line.notes_of_unused(argv, flags.config, defaults)
   folder = Path(flags.workdir)
-  lines = import_model(
-    _program(flags.source), Path(flags.input), flags.config, folder, defaults
-  )
-  print(*lines, *(f'note: {note}' for note in notes), sep='\n')
+  if flags.source == _TABLES:
+    from dlrm_jax.convert.vectors import by_feature, import_vectors
+
+    tables = by_feature(flags.tables)
+    yield from import_vectors(flags.config, folder, tables, defaults)
+  else:
+    from dlrm_jax.convert.importing import import_model
+
+    yield from import_model(
+      *(_program(flags.source), Path(flags.input), flags.config),
+      *(folder, defaults),
+    )
+  yield from (f'note: {note}' for note in notes)
 
 
-def _export(flags: argparse.Namespace) -> None:
-  """Writes a checkpoint."""
-  from dlrm_jax.convert.exporting import export_model
+def _export(
+  parser: Parser, argv: Sequence[str], defaults: Mapping[str, Any]
+) -> Iterator[str]:
+  """Writes a checkpoint; yields lines that say what was done."""
+  flags = parser.parse_args(argv)
+  folder = Path(flags.workdir)
+  if flags.target == _TABLES:
+    from dlrm_jax.convert.vectors import by_feature, export_vectors
 
-  folder, output = Path(flags.workdir), Path(flags.output)
-  program = _program(flags.target)
-  lines = export_model(program, folder, flags.checkpoint, output, _defaults())
-  print(*lines, sep='\n')
+    tables = by_feature(flags.tables)
+    yield from export_vectors(folder, flags.checkpoint, tables)
+  else:
+    from dlrm_jax.convert.exporting import export_model
+
+    yield from export_model(
+      *(_program(flags.target), folder, flags.checkpoint),
+      *(Path(flags.output), defaults),
+    )
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> None:
+  """Converts in one direction."""
+  argv = split_values(argv, ('--tables',))
+  parser, defaults = _parser(argv), _defaults()
+  source, target = _value(argv, '--from'), _value(argv, '--to')
+  if source is None and target is None and not {'-h', '--help'} & {*argv}:
+    raise InputError(
+      f'expected --from=KIND or --to=KIND (see {parser.prog} --help)'
+    )
+  convert = _import if target is None else _export
+  for line in convert(parser, argv, defaults):
+    print(line)
 
 
 def run() -> int:

@@ -37,7 +37,7 @@ from dlrm_jax.run import workdir
 from dlrm_jax.training.state import Task, TrainState, abstract_state
 
 
-class _Target(NamedTuple):
+class Target(NamedTuple):
   """The run that a file becomes.
 
   Attributes:
@@ -57,7 +57,7 @@ def _has_data(config: ConfigDict) -> bool:
   return config.data.kind != 'prepared' or bool(config.data.dir)
 
 
-def _target(config: ConfigDict, found: Found, program: Program) -> _Target:
+def _target(config: ConfigDict, found: Found, program: Program) -> Target:
   """The run; without data its columns have the sizes that the file has."""
   config = copy.deepcopy(config)
   expected = config.data.expected
@@ -78,7 +78,7 @@ def _target(config: ConfigDict, found: Found, program: Program) -> _Target:
       'scale': scale._asdict(),
       **schema.to_json(),
     }
-  return _Target(config, data, schema, build_task(config, schema, scale))
+  return Target(config, data, schema, build_task(config, schema, scale))
 
 
 def _shapes(found: Found) -> dict[str, tuple[int, ...]]:
@@ -141,7 +141,7 @@ def import_model(
       states |= of_side.states
       lines.append(of_side.line)
     state = _state(target.task, found, matches, states, scratch)
-    _write(work / 'workdir', target, state, defaults)
+    write_workdir(work / 'workdir', target, state, defaults)
     files.publish(work / 'workdir', folder.absolute())
   tables = sum(match.is_table for match in matches)
   yield (
@@ -152,7 +152,7 @@ def import_model(
   yield from _notes(found, target)
 
 
-def _notes(found: Found, target: _Target) -> Iterator[str]:
+def _notes(found: Found, target: Target) -> Iterator[str]:
   """Lines about what a user may not expect."""
   kinds = {x.kind for x in found.tensors.values()} - {'float32'}
   if kinds:
@@ -165,9 +165,9 @@ def _notes(found: Found, target: _Target) -> Iterator[str]:
     )
 
 
-def _write(
+def write_workdir(
   folder: Path,
-  target: _Target,
+  target: Target,
   state: TrainState,
   defaults: Mapping[str, Any],
 ) -> None:

@@ -253,8 +253,7 @@ def _summary(output: str, config: str, seconds: float) -> None:
   )
 
 
-@exit_cleanly
-def main(argv: Sequence[str]) -> None:
+def prepared(argv: Sequence[str]) -> None:
   """Prepares the set that the options ask for, and prints a summary."""
   options = _parser().parse_args(split_values(argv, _FILES))
   # Imported here, because --help needs neither.
@@ -276,6 +275,12 @@ def main(argv: Sequence[str]) -> None:
   else:
     request.run_request(options, request.request_of(options))
   _summary(options.output, options.config, time.monotonic() - start)
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> None:
+  """Prepares a set; a mistake ends with one line."""
+  prepared(argv)
 
 
 def run() -> int:

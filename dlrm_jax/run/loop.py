@@ -30,7 +30,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, Stopped
-from dlrm_jax.run.finish import check_writable, finish
+from dlrm_jax.run.finish import check_files, finish
 from dlrm_jax.run.first_state import first_state, origin_lines
 from dlrm_jax.run.history import OUT_OF_RANGE, History
 from dlrm_jax.run.meter import Meter
@@ -261,7 +261,7 @@ def train(run: Run, signals: Signals) -> int:
     job.exiting_on_error(),
   ):
     if agreement.first():
-      check_writable(run)
+      check_files(run)
     state, step, stopped_by = _fit(run, checkpoints, evaluate, signals)
     checkpoints.wait()
     if stopped_by:

@@ -1,7 +1,9 @@
 """Loads a model from a workdir or an export."""
 
 import os
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,44 +50,42 @@ def load(
 
 def load_workdir(path: Path, checkpoint: str | int) -> Model:
   """Loads a checkpoint of a run; see `load`."""
-  from dlrm_jax.build.trained import trained
-  from dlrm_jax.checkpoint.saved import Saved
+  from dlrm_jax.build.chosen import choose
   from dlrm_jax.configs import default
-  from dlrm_jax.run.workdir import read_settings
   from dlrm_jax.scoring.function import probabilities
   from dlrm_jax.scoring.learned import Learned
   from dlrm_jax.scoring.of_run import intake_of_run
   from dlrm_jax.scoring.scorer import Scorer
-  from dlrm_jax.training.state import abstract_state
 
-  defaults = default.get_config().to_dict()
-  run = trained(*read_settings(path, defaults))
-  network = run.task.network
-  layout = network.collection.layout
-  saved = Saved(path / 'checkpoints', layout, run.objective)
-  step = saved.named(checkpoint)
-  mesh = sharding.choose_mesh(layout.shards, {})
+  chosen = choose(path, str(checkpoint), default.get_config().to_dict())
+  run, network = chosen.run, chosen.run.task.network
+  mesh = sharding.choose_mesh(network.collection.layout.shards, {})
   with sharding.use(mesh):
-    abstract = abstract_state(run.task)
-    state = saved.restore_for_evaluation(step, abstract)
+    state = chosen.state()
     compiled = jax.jit(
       lambda layers, tables, inputs: probabilities(
         network, layers, tables, inputs
       ),
       out_shardings=sharding.sharding_of(sharding.SPLIT),
     )
-  work = tempfile.TemporaryDirectory()  # removed with the function that uses it
 
   def score(inputs: Inputs) -> jax.Array:
     return compiled(state.layers, state.tables, inputs)
 
   def intake() -> 'Intake':
-    return intake_of_run(run, Path(work.name))
+    work = tempfile.mkdtemp()
+    try:
+      made = intake_of_run(run, Path(work))
+    except BaseException:
+      shutil.rmtree(work, ignore_errors=True)
+      raise
+    weakref.finalize(made, shutil.rmtree, work, ignore_errors=True)
+    return made
 
   card = Card(
     str(path),
-    step,
-    saved.metrics(step),
+    chosen.step,
+    chosen.saved.metrics(chosen.step),
     run.config.to_dict(),
     run.data,
     weighted=False,  # with or without weights: it is compiled for either

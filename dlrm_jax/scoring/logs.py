@@ -41,18 +41,23 @@ class Marked(BadRows):
   """A counter of bad rows that notes where they are.
 
   Attributes:
-    numbers: numbers, from 1, of the bad rows of the file that is read.
+    numbers: numbers, from 1, of the bad rows of the piece that is read.
+    names: what messages call a file, where that is not its path.
+    before: number of lines before the first one of such a file.
   """
 
   def __init__(self, on_bad_row: str) -> None:
     super().__init__(on_bad_row)
     self.numbers: list[int] = []
+    self.names: Mapping[str, str] = {}
+    self.before = 0
 
   def add(
     self, path: str, number: int, fault: Fault, unit: str = 'line'
   ) -> None:
     """Counts a bad row; raises where bad rows are not skipped."""
-    super().add(path, number, fault, unit)
+    shown = number + self.before
+    super().add(self.names.get(path, path), shown, fault, unit)
     self.numbers.append(number)
 
 
@@ -153,25 +158,30 @@ def rows_of_file(
 def _rows_of_piece(
   intake: Intake, reader: Reader, piece: Piece, bad: Marked
 ) -> Iterator[ScorableRows]:
-  bad.numbers, done = [], 0
+  bad.numbers, first = [], 0
   for encoded in intake.read(reader, piece, bad):
-    stop = int(encoded.numbers[-1]) + 1
-    yield _whole(encoded, done, stop)
-    done = stop
-  if bad.numbers:
-    last = max(bad.numbers) - reader.place(piece)[0]
-    if last >= done:  # bad rows behind the last good one
-      yield ScorableRows(None, np.zeros(last + 1 - done, bool), None)
+    lost = np.empty(0, np.int64)
+    if bad.numbers:
+      first = first or reader.place(piece)[0]
+      numbers = np.unique(bad.numbers) - first
+      before = numbers < encoded.numbers[-1]
+      lost = np.setdiff1d(numbers[before], encoded.numbers)
+      later = numbers > encoded.numbers[-1]
+      bad.numbers = (numbers[later] + first).tolist()
+    yield _with_lost(encoded, lost)
+  if bad.numbers:  # behind the last good row
+    good = np.zeros(len(set(bad.numbers)), bool)
+    yield ScorableRows(None, good, None)
 
 
-def _whole(encoded: EncodedRows, start: int, stop: int) -> ScorableRows:
-  """Adds the bad rows that no frame has, from `start` on."""
-  places = encoded.numbers - start
-  good, kept = np.zeros(stop - start, bool), encoded.kept
-  good[places] = encoded.good
-  if kept is not None and len(places) < len(good):
-    row = np.full(len(good), kept.height)
-    row[places] = np.arange(kept.height)
-    kept = pl.concat([kept, kept.clear(1)])[row]
+def _with_lost(encoded: EncodedRows, lost: np.ndarray) -> ScorableRows:
+  """Adds bad rows that no frame has, by their numbers, i64[m]."""
   inputs = encoded.inputs if encoded.good.any() else None
+  if not len(lost):
+    return ScorableRows(inputs, encoded.good, encoded.kept)
+  order = np.argsort(np.concatenate([encoded.numbers, lost]))
+  good = np.concatenate([encoded.good, np.zeros(len(lost), bool)])[order]
+  kept = encoded.kept
+  if kept is not None:
+    kept = pl.concat([kept, kept.clear(len(lost))])[order]
   return ScorableRows(inputs, good, kept)

@@ -91,7 +91,8 @@ class Model:
     return self._open_intake()
 
   @functools.cached_property
-  def _learned(self) -> 'Learned':
+  def learned(self) -> 'Learned':
+    """The learned vectors of its features."""
     return self._open_learned()
 
   def predict(self, rows: Any, split: str | None = None) -> np.ndarray:
@@ -131,12 +132,12 @@ class Model:
     return scores[:, 0] if len(self.labels) == 1 else scores
 
   def _of_path(self, path: Path, split: str | None) -> np.ndarray:
+    from dlrm_jax.scoring.predictions import predictions
     from dlrm_jax.scoring.sources import source_of
 
-    source = source_of(self, [str(path)], split)
-    inputs = (rows.inputs for rows in source.rows())
-    scores = [self.scorer(piece) for piece in inputs if piece is not None]
-    return np.concatenate([self._empty, *scores])
+    rows = source_of(self, [str(path)], split).rows()
+    found = predictions(self.scorer, rows, len(self.labels))
+    return np.concatenate([self._empty, *(some.scores for some in found)])
 
   def score(
     self,
@@ -182,7 +183,7 @@ class Model:
       A frame with the columns `row` (the id), `value` (null for the row of
       unknown or missing values, and where rows are hashed) and `vector`.
     """
-    return self._learned.frame(self.intake, feature, role)
+    return self.learned.frame(self.intake, feature, role)
 
   def similar(
     self, feature: str, value: Any, k: int = 10, role: str | None = None
@@ -198,7 +199,7 @@ class Model:
     Returns:
       A frame with the columns `row`, `value` and `cosine`, the largest first.
     """
-    return self._learned.similar(self.intake, feature, value, k, role)
+    return self.learned.similar(self.intake, feature, value, k, role)
 
   def describe(self) -> dict[str, Any]:
     """What the model is: its columns, tables, labels, step and metrics."""
@@ -214,7 +215,7 @@ class Model:
         column.name: {'rows': column.rows, 'hotness': column.hotness}
         for column in schema.sparse
       },
-      **self._learned.describe(),
+      **self.learned.describe(),
     }
 
 

@@ -92,6 +92,10 @@ class CsvReader:
       if frame.height:
         yield from frame.iter_slices(FRAME_ROWS)
 
+  def names_in(self, path: str) -> tuple[str, ...]:
+    """Names of the columns of a file."""
+    return self._csv(path).names
+
   def _csv(self, path: str) -> Csv:
     """The dialect of a file; checks that it has the columns of the schema."""
     line = first_line(path, _EXPECTED)
