@@ -75,11 +75,16 @@ def place(tmp_path_factory):
   config = json.loads((edited / 'config.json').read_text())
   config['model']['dim'] = 8
   (edited / 'config.json').write_text(json.dumps(config))
+  shutil.copytree(folder / 'run', folder / 'normal')
+  config['model'] |= {'dim': 4, 'norm': 'layer'}
+  (folder / 'normal' / 'config.json').write_text(json.dumps(config))
   shutil.copytree(folder / 'run', folder / 'lost')
   (folder / 'lost' / 'config.json').unlink()
   damaged = folder / 'damaged'
   damaged.mkdir()
   (damaged / 'metadata.json').write_text('{"format"')
+  golden = commands.ROOT / 'tests' / 'goldens' / 'fb_checkpoint.pt'
+  (folder / 'cut.pt').write_bytes(golden.read_bytes()[:9000])
   (folder / 'file').write_text('not a folder')
   return folder
 
@@ -94,6 +99,10 @@ def train(*flags):
 
 def evaluate(*flags):
   return ['-m', 'dlrm_jax.evaluate', *flags]
+
+
+def convert(*flags):
+  return ['-m', 'dlrm_jax.convert', *flags]
 
 
 def importance(*flags):
@@ -123,6 +132,10 @@ KAGGLE = (
   '--config.data.dir={place}/prepared',
 )
 OUT = '--output={place}/out'
+FB_FILE = (
+  '--input=tests/goldens/fb_checkpoint.pt',
+  '--config=configs/default.py',
+)
 THRESHOLD = ('--config.tables.threshold=0',)
 QUOTIENTS = (*THRESHOLD, '--config.tables.encoding=quotient_remainder')
 
@@ -538,6 +551,88 @@ CASES = {
   'a raw file for synthetic data': (
     evaluate('--workdir={place}/run', '--data={place}/good.txt'),
     ['good.txt'],
+  ),
+  # Other programs.
+  'convert without a direction': (
+    convert('--workdir={place}/new'),
+    ['--from', '--to'],
+  ),
+  'convert from no program': (
+    convert('--from=tf', *FB_FILE, '--workdir={place}/new'),
+    ['--from', 'tf', 'fb', 'torchrec'],
+  ),
+  'convert from a file without a config': (
+    convert('--from=fb', '--input={place}/cut.pt', '--workdir={place}/new'),
+    ['--config'],
+  ),
+  'convert with a flag of the other direction': (
+    convert('--from=fb', *FB_FILE, '--workdir={place}/new', '--output=o.pt'),
+    ['--output'],
+  ),
+  'convert a file that is cut': (
+    convert(
+      *('--from=fb', '--input={place}/cut.pt', '--workdir={place}/new'),
+      '--config=configs/default.py',
+    ),
+    ['cut.pt', 'the file is cut', '9,000 bytes'],
+  ),
+  'convert a file of raw data': (
+    convert(
+      *('--from=fb', '--input={place}/good.txt', '--workdir={place}/new'),
+      '--config=configs/default.py',
+    ),
+    ['good.txt', 'no file of PyTorch', 'torch.save'],
+  ),
+  'convert a file that is not there': (
+    convert(
+      *('--from=torchrec', '--input={place}/no.pt', '--workdir={place}/new'),
+      '--config=configs/default.py',
+    ),
+    ['no.pt', 'no such file'],
+  ),
+  'convert a file of another width': (
+    convert('--from=fb', *FB_FILE, '--workdir={place}/new'),
+    ['emb_l.0.weight', '[7, 8]', '[7, 16]', '--config.model.dim=8'],
+  ),
+  'convert tables of other sizes than a set has': (
+    convert(
+      *('--from=fb', *FB_FILE, '--workdir={place}/new'),
+      *('--config.data.dir={place}/prepared', '--config.model.dim=8'),
+    ),
+    ['5 tables', '26 sparse features'],
+  ),
+  'convert into a workdir that exists': (
+    convert('--from=fb', *FB_FILE, '--workdir={place}/run'),
+    ['--workdir={place}/run', 'choose another'],
+  ),
+  'convert a field that has no effect': (
+    convert(
+      *('--from=fb', *FB_FILE, '--workdir={place}/new'),
+      '--config.tables.rank=3',
+    ),
+    ['config.tables.rank', 'no effect'],
+  ),
+  'convert what is no workdir': (
+    convert('--to=fb', '--workdir={place}/prepared', OUT + '.pt'),
+    ['prepared', 'config.json'],
+  ),
+  'convert to a folder for a program of files': (
+    convert('--to=fb', '--workdir={place}/run', OUT),
+    ['--output={place}/out', '.pt'],
+  ),
+  'convert onto a file that exists': (
+    convert('--to=fb', '--workdir={place}/run', '--output={place}/cut.pt'),
+    ['--output={place}/cut.pt', 'choose another'],
+  ),
+  'convert a checkpoint that is not there': (
+    convert(
+      *('--to=fb', '--workdir={place}/run', OUT + '.pt', '--checkpoint=77'),
+    ),
+    ['no checkpoint of step 77', '2'],
+  ),
+  'convert a model that the program does not have': (
+    convert('--to=torchrec', '--workdir={place}/normal', OUT + '.pt'),
+    ['{place}/normal', 'torchrec has no such model', 'config.model.norm'],
   ),
   # Importance of features.
   'importance without a workdir': (importance('--repeats=2'), ['--workdir']),

@@ -154,9 +154,10 @@ def main(argv: Sequence[str]) -> None:
   argv = split_values(argv, ('--tables',))
   parser, defaults = _parser(argv), _defaults()
   source, target = _value(argv, '--from'), _value(argv, '--to')
-  if source is None and target is None:
-    parser.parse_args(argv)
-    raise InputError('expected --from=KIND or --to=KIND')
+  if source is None and target is None and not {'-h', '--help'} & {*argv}:
+    raise InputError(
+      f'expected --from=KIND or --to=KIND (see {parser.prog} --help)'
+    )
   convert = _import if target is None else _export
   for line in convert(parser, argv, defaults):
     print(line)

@@ -72,22 +72,22 @@ def export_model(
   matches = program.matches(network)
   layers, tables = (side.name for side in sides(run.config))
   states = {m.name: program.slot(m, layers, tables, as_folder) for m in matches}
-  with beside(output) as work, explain_read_errors(stored.folder, []):
-    abstract = abstract_state(run.task)
-    check_fits(stored.folder, stored.layout, stored.arrays, abstract, layout)
-    read = _Reader(stored, run.task.collection, Scratch(work))
-    tensors = {m.name: tensor_of(read.value(m)) for m in matches}
-    slots = {
-      m.name: {states[m.name]: tensor_of(read.sums(m))}
-      for m in matches
-      if states[m.name]
-    }
-    accuracy = float(read_metrics(stored.folder).get('accuracy', 0))
+  with beside(output) as work:
+    with explain_read_errors(stored.folder, []):
+      abstract = abstract_state(run.task)
+      check_fits(stored.folder, stored.layout, stored.arrays, abstract, layout)
+      read = _Reader(stored, run.task.collection, Scratch(work))
+      tensors = {m.name: tensor_of(read.value(m)) for m in matches}
+      slots = {
+        m.name: {states[m.name]: tensor_of(read.sums(m))}
+        for m in matches
+        if states[m.name]
+      }
+      accuracy = float(read_metrics(stored.folder).get('accuracy', 0))
     setting = Setting(run.config.optimizer.learning_rate, step, accuracy)
     made = work / output.name
-    (write_folder if as_folder else write_file)(
-      program.content(tensors, slots, setting), made
-    )
+    write = write_folder if as_folder else write_file
+    write(program.content(tensors, slots, setting), made)
     files.publish(made, output.absolute())
   yield (
     f'{output}: {len(tensors)} tensors of {stored.folder} for {program.title}'

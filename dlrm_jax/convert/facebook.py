@@ -54,8 +54,7 @@ def find(content: Any, path: Path) -> Found:
     InputError: it is no checkpoint of this program.
   """
   known = content if isinstance(content, Mapping) else {}
-  held = known.get('state_dict', known)
-  tensors = arrays_of(held, path)
+  tensors = arrays_of(known.get('state_dict', content), path)
   tensors = {_plain_name(name): x for name, x in tensors.items()}
   if not any(map(_MINE.match, tensors)):
     there = ', '.join(list(tensors)[:3]) or 'no tensors'
@@ -76,11 +75,8 @@ def _slots(
   if not isinstance(optimizer, Mapping):
     return {}
   state = optimizer.get('state', {})
-  numbers = [
-    number
-    for group in optimizer.get('param_groups', ())
-    for number in group['params']
-  ]
+  groups = optimizer.get('param_groups', ())
+  numbers = [number for group in groups for number in group['params']]
   return {
     name: arrays_of(state[number])
     for name, number in zip(names, numbers, strict=False)
@@ -94,26 +90,28 @@ def sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
   quotients = weights(shapes, r'emb_l\.(\d+)\.weight_q')
   remainders = weights(shapes, r'emb_l\.(\d+)\.weight_r')
   rows = {i: x[0] for i, x in plain.items()}
-  rows |= {i: x[0] * remainders[i][0] for i, x in quotients.items()}
+  collisions = next(iter(remainders.values()), (0,))[0]
+  rows |= {i: x[0] * collisions for i, x in quotients.items()}
   bottom = weights(shapes, r'bot_l\.(\d+)\.weight')
   top = weights(shapes, r'top_l\.(\d+)\.weight')
   bottoms, tops = ([x[0] for x in part.values()] for part in (bottom, top))
   dim = bottoms[-1] if bottoms else 0
   tables: dict[str, object] = {'model.dim': dim}
   if quotients:
-    collisions = next(iter(remainders.values()))[0]
     tables |= {
       'tables.encoding': 'quotient_remainder',
-      'tables.combine': '(mult, add or concat)',
+      'tables.combine': 'mult|add|concat',
       'tables.buckets': f'{collisions},0',
       'tables.threshold': max(rows[i] for i in plain) if plain else 0,
     }
   elif any(name.endswith('.embs.weight') for name in shapes):
     tables |= {
       'tables.encoding': 'mixed_dims',
-      'tables.alpha': '(of --md-temperature)',
+      'tables.alpha': 'TEMPERATURE',
       'tables.threshold': 0,
     }
+  else:
+    tables['tables.encoding'] = 'plain'
   return Sizes(
     next(iter(bottom.values()))[1] if bottom else 0,
     tuple(rows[i] for i in sorted(rows)),

@@ -2,11 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 
-from dlrm_jax.convert.program import TABLES, Found, Match, Sizes
+from dlrm_jax.convert.program import (
+  BOTTOM,
+  CROSS,
+  TABLES,
+  TOP,
+  Found,
+  Match,
+  Sizes,
+)
 from dlrm_jax.convert.torch_files import FLOATS
 from dlrm_jax.errors import InputError
 
 _MOST = 6  # most names in a message
+_PARTS = {
+  'emb_l.': TABLES,
+  'bot_l.': BOTTOM,
+  'top_l.': TOP,
+  'sparse_arch.': TABLES,
+  'dense_arch.': BOTTOM,
+  'inter_arch.crossnet.': CROSS,
+  'over_arch.': TOP,
+}
+"""What a tensor belongs to, by the beginning of its name in any program."""
 _QUANTISED = ('uint8', 'int8', 'quint8', 'qint8', 'quint4x2')
 
 
@@ -35,21 +53,21 @@ def _shape_advice(
   flags = sizes.flags(match.part)
   if match.part == TABLES and shape[1:] == match.shape[1:]:
     if 'weight_' in match.name:
-      return f'{flags}, and as many ids as there'
+      return f'the file fits {flags}, and as many ids as there'
     return _rows_advice(match, sizes.rows, has_data)
-  if match.part == 'bottom' and shape[:1] == match.shape[:1]:
+  if match.part == BOTTOM and shape[:1] == match.shape[:1]:
     where = (
       'prepare the columns that it was trained on'
       if has_data
       else f'--config.data.expected.dense={sizes.dense}'
     )
     return f'the file has {sizes.dense} dense features; {where}'
-  if match.part == 'top' and shape[:1] == match.shape[:1]:
+  if match.part == TOP and shape[:1] == match.shape[:1]:
     return (
       f'its inputs follow from the number of features, config.model.dim and '
-      f'config.model.dlrm.interaction; {flags}'
+      f'config.model.dlrm.interaction; the file fits {flags}'
     )
-  return f'the file has {flags}'
+  return f'the file fits {flags}'
 
 
 def check_fits(
@@ -104,18 +122,16 @@ def _check_names(
     advice = 'v_W_l are learned weights of ids, which dlrm_jax does not have'
   else:
     parts = [wanted[name].part for name in missing]
-    if any('crossnet' in name for name in extra):
-      parts.append('cross')
-    if any(name.startswith('emb_l.') for name in extra):
-      parts.append(TABLES)
-    parts += ['bottom', 'top']
-    flags = {flag: None for part in parts for flag in [sizes.flags(part)]}
-    advice = f'the file has {" ".join(_distinct(flags))}'
+    parts += [
+      part
+      for start, part in _PARTS.items()
+      if any(name.startswith(start) for name in extra)
+    ]
+    flags = [word for part in parts for word in sizes.flags(part).split()]
+    advice = f'the file fits {" ".join(dict.fromkeys(flags))}'
+    if not flags:
+      advice = 'dlrm_jax has no such model'
   raise InputError(f'{found.path}: {" and ".join(said)}; {advice}')
-
-
-def _distinct(flags: Mapping[str, None]) -> list[str]:
-  return list(dict.fromkeys(word for text in flags for word in text.split()))
 
 
 def _check_kinds(found: Found, wanted: Mapping[str, Match]) -> None:

@@ -205,14 +205,15 @@ def layers_below(arrays: Mapping[str, object], part: str) -> list[int]:
 def weights(
   shapes: Mapping[str, tuple[int, ...]], pattern: str
 ) -> dict[int, tuple[int, ...]]:
-  """Shapes of the tensors whose names fit a pattern, by the number in them.
+  """Shapes of the matrices whose names fit a pattern, by the number in them.
 
   Args:
     shapes: shapes of tensors by name.
     pattern: a regular expression with one group, the number.
   """
   found = ((re.fullmatch(pattern, name), x) for name, x in shapes.items())
-  return dict(sorted((int(match[1]), x) for match, x in found if match))
+  matrices = ((match, x) for match, x in found if match and len(x) == 2)
+  return dict(sorted((int(match[1]), x) for match, x in matrices))
 
 
 def common_misfit(network: Network) -> str:

@@ -6,7 +6,7 @@ is read or written.
 """
 
 import dataclasses
-import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -152,17 +152,15 @@ def _check_kind(path: Path) -> None:
 def _why_unread(path: Path, error: Exception) -> str:
   """Why PyTorch refused a file, in a line."""
   text = ' '.join(str(error).split())
-  for mark in ('Unsupported global: GLOBAL ', 'Unsupported class '):
-    if mark in text:
-      found = text.partition(mark)[2].split()[0]
-      return (
-        f'holds {found}, which is no tensor, number or text, and is not '
-        f'loaded, since that could run a program; expected a state_dict: save '
-        f'model.state_dict(), not the model'
-      )
-  if isinstance(error, pickle.UnpicklingError) and not zipfile.is_zipfile(path):
-    return 'a pickle that is no checkpoint of PyTorch'
-  return f'damaged, or no checkpoint: {text[:200]}'
+  if found := re.search(r'(?:GLOBAL|class) ([\w.]+)', text):
+    return (
+      f'holds {found[1]}, which is no tensor, number or text, and is not '
+      f'loaded, since that could run a program; expected a state_dict: save '
+      f'model.state_dict(), not the model'
+    )
+  if not zipfile.is_zipfile(path):
+    return 'a pickle that is no checkpoint of PyTorch, or a damaged one'
+  return f'damaged, or no checkpoint: {text.partition(". ")[0][:200]}'
 
 
 def tensor_of(array: np.ndarray) -> Any:
