@@ -110,16 +110,13 @@ class Saved:
     """
     step = self.best if name == 'best' else name
     step = self.latest if name == 'latest' else step
-    if step is None:
+    if step is None and name in ('best', 'latest'):
       raise InputError(
         f'{self._folder}: no checkpoint in the workdir; train first'
       )
-    try:
-      return int(step)
-    except ValueError:
-      raise InputError(
-        f'--checkpoint={name}: expected best, latest or a step'
-      ) from None
+    if not str(step).isdecimal():
+      raise InputError(f'--checkpoint={name}: expected best, latest or a step')
+    return int(step)
 
   def _gain(self, step: int) -> float | None:
     """The objective, higher is better; None: undefined; inf: unreadable."""

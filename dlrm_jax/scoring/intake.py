@@ -120,7 +120,8 @@ class Intake:
     Raises:
       InputError: a column is missing, or a value is wrong.
     """
-    reader, bad = FrameReader(self.schema, frame), BadRows()
+    reader = FrameReader(self.schema, frame)
+    bad = BadRows(remedy='Correct or leave out the row')
     parts = [
       rows.inputs
       for piece in reader.pieces(NAME)

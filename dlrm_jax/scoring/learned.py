@@ -111,8 +111,8 @@ class Learned:
     self, intake: Intake, name: str, value: Any, k: int, role: str | None
   ) -> pl.DataFrame:
     """Nearest values of a value; see `Model.similar`."""
-    if k < 1:
-      raise InputError(f'k is {k}; expected 1 or more')
+    if not isinstance(k, int | np.integer) or k < 1:
+      raise InputError(f'k is {k!r}; expected a whole number, 1 or more')
     self._chosen(name, role)
     row = row_of(intake, name, value)
     vectors = self.matrix(name, role)

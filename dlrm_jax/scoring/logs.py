@@ -30,10 +30,12 @@ from dlrm_jax.prepare.readers.formats import files_of
 from dlrm_jax.prepare.readers.lines import first_line
 from dlrm_jax.prepare.readers.parquet_reader import ParquetReader
 from dlrm_jax.prepare.readers.reader import Piece, Reader
+from dlrm_jax.prepare.readers.text_files import check_readable
 from dlrm_jax.scoring.intake import EncodedRows, Intake
 
 _SEPARATORS = ',\t;'
 _TEXT = 'text with a row on each line'
+_KNOWN = 'Parquet, or text with a row on each line'
 _INTERACTIONS = (USER, ITEM, 'rating', 'time')
 
 
@@ -82,6 +84,7 @@ def reader_for(intake: Intake, path: str, kept: tuple[str, ...]) -> Reader:
   log = intake.format or {'format': ''}
   if log['format'] == 'tfds':
     return _of_kind(log, path, kept)
+  check_readable(path, _KNOWN)
   if file_format(path) == 'Parquet':
     return ParquetReader(schema)
   if log['format'] not in ('fb_npz', 'fb_bin', 'torchrec_npy', 'movielens'):
@@ -158,21 +161,26 @@ def rows_of_file(
 def _rows_of_piece(
   intake: Intake, reader: Reader, piece: Piece, bad: Marked
 ) -> Iterator[ScorableRows]:
-  bad.numbers, done = [], 0
+  bad.numbers, first = [], 0
   for encoded in intake.read(reader, piece, bad):
-    stop = int(encoded.numbers[-1]) + 1
-    yield _whole(encoded, done, stop)
-    done = stop
-  if bad.numbers:
-    last = max(bad.numbers) - reader.place(piece)[0]
-    if last >= done:  # bad rows behind the last good one
-      yield ScorableRows(None, np.zeros(last + 1 - done, bool), None)
+    if bad.numbers and not first:  # Only once: counting lines takes time.
+      first, _ = reader.place(piece)
+    last = first + int(encoded.numbers[-1])
+    here = [number - first for number in bad.numbers if number <= last]
+    bad.numbers = [number for number in bad.numbers if number > last]
+    yield _whole(encoded, here)
+  if bad.numbers:  # bad rows behind the last good one
+    yield ScorableRows(None, np.zeros(len(bad.numbers), bool), None)
 
 
-def _whole(encoded: EncodedRows, start: int, stop: int) -> ScorableRows:
-  """Adds the bad rows that no frame has, from `start` on."""
-  places = encoded.numbers - start
-  good, kept = np.zeros(stop - start, bool), encoded.kept
+def _whole(encoded: EncodedRows, bad: Sequence[int]) -> ScorableRows:
+  """Adds the bad rows that the frame lacks, by their numbers in the piece.
+
+  The numbers are those of lines, and not each line begins a row.
+  """
+  rows = np.union1d(encoded.numbers, np.asarray(bad, np.int64))
+  places = np.searchsorted(rows, encoded.numbers)
+  good, kept = np.zeros(len(rows), bool), encoded.kept
   good[places] = encoded.good
   if kept is not None and len(places) < len(good):
     row = np.full(len(good), kept.height)
