@@ -175,6 +175,11 @@ class Made(NamedTuple):
     return self.run.workdir
 
   @property
+  def data(self) -> str:
+    """Its prepared set."""
+    return self.run.config['data']['dir']
+
+  @property
   def network(self):
     """Its network."""
     return self.run.task.network

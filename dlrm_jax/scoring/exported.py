@@ -13,6 +13,7 @@ from dlrm_jax.batch import Inputs
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring import folder as files
 from dlrm_jax.scoring.model import Card, Model
+from dlrm_jax.scoring.once import once
 from dlrm_jax.scoring.scorer import Score, Scorer
 
 if TYPE_CHECKING:
@@ -158,13 +159,7 @@ def load_export(path: Path) -> Model:
   )
   shards = run['config']['tables']['shards']
   mesh = sharding.choose_mesh(shards, {})
-  built: list[_Built] = []
-
-  def network() -> _Built:
-    if not built:
-      built.append(_build(path, about, arrays, mesh))
-    return built[0]
-
+  network = once(lambda: _build(path, about, arrays, mesh))
   score = network().score if mesh.size > 1 else _program(path, arrays, network)
 
   def learned() -> 'Learned':

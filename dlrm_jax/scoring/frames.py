@@ -128,11 +128,14 @@ def _series(name: str, values: Any) -> pl.Series:
     values = values.tolist() if values.dtype == object else values
   try:
     try:
-      return pl.Series(name, values)
+      series = pl.Series(name, values)
     except TypeError:  # of several types
-      return pl.Series(name, [_or_none(x) for x in values], strict=False)
+      series = pl.Series(name, [_or_none(x) for x in values], strict=False)
   except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
     raise InputError(f'{NAME}: column {name!r}: {_first_line(error)}') from None
+  if series.dtype.is_float() and series.is_nan().all():  # of no type then
+    return pl.Series(name, [None] * len(series))
+  return series
 
 
 def _or_none(value: Any) -> Any:

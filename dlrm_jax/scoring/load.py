@@ -1,7 +1,9 @@
 """Loads a model from a workdir or an export."""
 
 import os
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,13 +84,20 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
       ),
       out_shardings=sharding.sharding_of(sharding.SPLIT),
     )
-  work = tempfile.TemporaryDirectory()  # removed with the function that uses it
 
   def score(inputs: Inputs) -> jax.Array:
     return compiled(state.layers, state.tables, inputs)
 
   def intake() -> 'Intake':
-    return intake_of_run(run, Path(work.name))
+    work = tempfile.mkdtemp()
+    try:
+      found = intake_of_run(run, Path(work))
+    except BaseException:
+      shutil.rmtree(work)
+      raise
+    # The lookup tables are removed with what uses them.
+    weakref.finalize(found, shutil.rmtree, work, ignore_errors=True)
+    return found
 
   card = Card(
     str(path),

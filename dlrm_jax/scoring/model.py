@@ -4,7 +4,6 @@ model = dlrm_jax.load('runs/kaggle')
 model.predict({'I1': [3], ..., 'C26': ['1f2c6d3a']})  # f32[1]
 """
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from dlrm_jax.batch import Inputs
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.errors import InputError
+from dlrm_jax.scoring.once import once
 from dlrm_jax.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Model:
     self.card = card
     self.labels = card.schema.labels
     self.scorer = scorer
-    self._open_intake = open_intake
-    self._open_learned = open_learned
+    self._open_intake = once(open_intake)
+    self._open_learned = once(open_learned)
 
   def __repr__(self) -> str:
     name = self.card.config['model']['name']
@@ -85,14 +85,10 @@ class Model:
       f'{", ".join(self.labels)}>'
     )
 
-  @functools.cached_property
+  @property
   def intake(self) -> 'Intake':
     """How raw values become inputs; opens the vocabularies."""
     return self._open_intake()
-
-  @functools.cached_property
-  def _learned(self) -> 'Learned':
-    return self._open_learned()
 
   def predict(self, rows: Any, split: str | None = None) -> np.ndarray:
     """Probabilities of rows of raw values.
@@ -189,7 +185,7 @@ class Model:
       A frame with the columns `row` (the id), `value` (null for the row of
       unknown or missing values, and where rows are hashed) and `vector`.
     """
-    return self._learned.frame(self.intake, feature, role)
+    return self._open_learned().frame(self.intake, feature, role)
 
   def similar(
     self, feature: str, value: Any, k: int = 10, role: str | None = None
@@ -205,7 +201,7 @@ class Model:
     Returns:
       A frame with the columns `row`, `value` and `cosine`, the largest first.
     """
-    return self._learned.similar(self.intake, feature, value, k, role)
+    return self._open_learned().similar(self.intake, feature, value, k, role)
 
   def describe(self) -> dict[str, Any]:
     """What the model is: its columns, tables, labels, step and metrics."""
@@ -221,7 +217,7 @@ class Model:
         column.name: {'rows': column.rows, 'hotness': column.hotness}
         for column in schema.sparse
       },
-      **self._learned.describe(),
+      **self._open_learned().describe(),
     }
 
 
