@@ -116,7 +116,18 @@ class Saved:
       )
     if not str(step).isdecimal():
       raise InputError(f'--checkpoint={name}: expected best, latest or a step')
+    self._check_there(int(step))
     return int(step)
+
+  def _check_there(self, step: int) -> list[int]:
+    """All steps with a checkpoint; raises an `InputError` if one lacks."""
+    steps = self.steps
+    if step not in steps:
+      existing = ', '.join(map(str, steps)) or 'none'
+      raise InputError(
+        f'{self._folder}: no checkpoint of step {step}; there are: {existing}'
+      )
+    return steps
 
   def _gain(self, step: int) -> float | None:
     """The objective, higher is better; None: undefined; inf: unreadable."""
@@ -141,12 +152,7 @@ class Saved:
       InputError: there is no such checkpoint, it cannot be read or is damaged,
         or its arrays differ from those of the config and the data.
     """
-    steps = self.steps
-    if step not in steps:
-      existing = ', '.join(map(str, steps)) or 'none'
-      raise InputError(
-        f'{self._folder}: no checkpoint of step {step}; there are: {existing}'
-      )
+    steps = self._check_there(step)
     path = self._folder / str(step)
     with explain_read_errors(path, [other for other in steps if other != step]):
       stored = open_stored(path, self._layout)

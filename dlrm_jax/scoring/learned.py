@@ -14,7 +14,7 @@ from dlrm_jax.embedding.collection import Tables
 from dlrm_jax.embedding.features import Feature, column_hotness
 from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.errors import InputError
-from dlrm_jax.scoring.intake import Intake
+from dlrm_jax.scoring.intake import Intake, reading_vocabularies
 
 _PIECE = 1 << 16  # ids that are encoded at a time
 
@@ -138,7 +138,8 @@ def values_of(intake: Intake, name: str, rows: int) -> pl.Series:
   nothing = pl.Series('value', [None] * 1, dtype=pl.String)
   if column.ids != 'vocabulary' or column.modulo:
     return nothing.new_from_index(0, rows)
-  frame = pl.read_parquet(intake.vocabularies[name])
+  with reading_vocabularies(), intake.vocabularies[name].open('rb') as file:
+    frame = pl.read_parquet(file)
   if 'value' in frame.columns:
     values = frame['value']
   elif _kind(intake, name) == 'hex':

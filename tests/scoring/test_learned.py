@@ -171,7 +171,9 @@ def test_each_role_has_vectors_of_its_own(neumf):
       np.asarray(collection.read(tables, f'{feature.name}.{n}')) for n in (1, 2)
     ]
     rows = feature.encoding.rows(jax.numpy.asarray(ids)[:, None])
-    want = [part[np.asarray(r)[:, 0]] for part, r in zip(parts, rows)]
+    want = [
+      part[np.asarray(r)[:, 0]] for part, r in zip(parts, rows, strict=False)
+    ]
     np.testing.assert_allclose(found[feature.role], want[0] * want[1], 1e-6)
   assert not np.array_equal(found['gmf'], found['mlp'])
   first = features[0].role

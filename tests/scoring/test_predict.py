@@ -68,7 +68,7 @@ def test_the_rows_differ(case):
 
 @pytest.mark.parametrize('kind', ['lists', 'arrays', 'polars', 'lazy'])
 def test_rows_in_memory(case, kind):
-  made, model, want = case
+  _made, model, want = case
   schema = model.intake.schema
   columns = scored.columns_of(scored.rows_of(0), schema)
   frame = scored.frame_of(scored.rows_of(0), schema)
