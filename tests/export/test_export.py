@@ -302,7 +302,7 @@ def test_an_opened_model_whose_folder_is_removed(copy, plain):
   found = model.score(inputs.dense, inputs.ids)
   np.testing.assert_array_equal(found, want)
   for use in (lambda: model.predict(rows), lambda: model.vectors('word')):
-    with pytest.raises(InputError, match='copy/.*: gone .* load the model'):
+    with pytest.raises(InputError, match=r'copy/.*: gone .* load the model'):
       use()
 
 

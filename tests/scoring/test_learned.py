@@ -116,7 +116,7 @@ def test_mistakes_end_in_one_line(model, arguments, words):
 
 
 def test_vectors_of_what_is_not_there(model):
-  with pytest.raises(InputError, match="'nope': there is none; .* user, site"):
+  with pytest.raises(InputError, match=r"'nope': there is none; .* user, site"):
     model.vectors('nope')
   with pytest.raises(InputError, match="'linear': feature user has none"):
     model.vectors('user', role='linear')
@@ -172,7 +172,7 @@ def test_each_role_has_vectors_of_its_own(neumf):
     ]
     rows = feature.encoding.rows(jax.numpy.asarray(ids)[:, None])
     want = [
-      part[np.asarray(r)[:, 0]] for part, r in zip(parts, rows, strict=False)
+      part[np.asarray(r)[:, 0]] for part, r in zip(parts, rows, strict=True)
     ]
     np.testing.assert_allclose(found[feature.role], want[0] * want[1], 1e-6)
   assert not np.array_equal(found['gmf'], found['mlp'])

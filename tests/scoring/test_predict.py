@@ -324,7 +324,7 @@ def test_rows_of_no_known_kind(model, rows):
 
 
 def test_a_lazy_frame_that_fails(model):
-  with pytest.raises(InputError, match='the data: .*"b"') as caught:
+  with pytest.raises(InputError, match=r'the data: .*"b"') as caught:
     model.predict(pl.LazyFrame({'a': [1]}).select('b'))
   assert '\n' not in str(caught.value)
 
@@ -338,11 +338,11 @@ def test_weights_that_do_not_fit_their_bags(weighted):
 
 
 def test_splits_belong_to_prepared_sets(model, columns, tmp_path):
-  with pytest.raises(InputError, match="split='train'.* a dict"):
+  with pytest.raises(InputError, match=r"split='train'.* a dict"):
     model.predict(columns, split='train')
   path = tmp_path / 'rows.csv'
   path.write_text(scored.csv_of(scored.rows_of(0)))
-  with pytest.raises(InputError, match='rows.csv is a raw file and has no'):
+  with pytest.raises(InputError, match=r'rows.csv is a raw file and has no'):
     model.predict(path, split='test')
 
 
