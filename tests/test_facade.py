@@ -51,7 +51,7 @@ def test_from_a_log_to_predictions(tmp_path, capsys):
   found = dlrm_jax.evaluate(tmp_path / 'run', split='validation')
   again = dlrm_jax.evaluate(tmp_path / 'run', data=[log], batch_size=64)
   assert 0 <= found['metrics']['auc'] <= 1
-  assert again['examples'] == 400
+  assert again['metrics']['examples'] == 400
   model = dlrm_jax.load(tmp_path / 'run')
   assert model.card.step == 3
   columns = scored.columns_of(rows, model.intake.schema)
@@ -79,7 +79,7 @@ def test_they_stay_callable_beside_their_modules():
 
 def test_an_unknown_name_is_no_attribute():
   with pytest.raises(AttributeError, match="'dlrm_jax' has no attribute 'fit'"):
-    dlrm_jax.fit
+    _ = dlrm_jax.fit
 
 
 @pytest.mark.parametrize(

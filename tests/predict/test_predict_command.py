@@ -41,7 +41,7 @@ def log(tmp_path):
 @pytest.fixture(autouse=True)
 def one_model(model):
   """Compiled once for all commands of these tests."""
-  with mock.patch('dlrm_jax.scoring.load.load', lambda *_: model):
+  with mock.patch('dlrm_jax.scoring.load.load', return_value=model):
     yield
 
 
@@ -73,7 +73,7 @@ def test_a_probability_for_each_row(log, tmp_path, want, suffix, capsys):
 
 def test_two_tasks_have_a_column_each(two_labels, log, tmp_path):
   model = load(two_labels.folder)
-  with mock.patch('dlrm_jax.scoring.load.load', lambda *_: model):
+  with mock.patch('dlrm_jax.scoring.load.load', return_value=model):
     found = predict(tmp_path / 'scores.csv', f'--data={log}')
   assert found.columns == ['probability_click', 'probability_buy']
   check(found.to_numpy(), model.predict(log))
@@ -136,7 +136,7 @@ def test_files_folders_globs_and_packed_files_in_order(tmp_path, want):
 
 def test_an_export_and_a_prepared_set(plain, export, tmp_path, want):
   model = load(export)
-  with mock.patch('dlrm_jax.scoring.load.load', lambda *_: model):
+  with mock.patch('dlrm_jax.scoring.load.load', return_value=model):
     found = predict(tmp_path / 'test.csv', f'--data={plain.data}')
     check(found['probability'], want[300:])
     flags = f'--data={plain.data}', '--split=train'
