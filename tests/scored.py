@@ -150,6 +150,7 @@ def config_of(data, name='dlrm', **fields):
   config.model.mmoe.experts = 2
   config.model.mmoe.expert = config.model.shared_bottom.shared = (6,)
   config.tables.shards = 1
+  config.train.batch_size = 32
   config.tables.threshold = 0
   changes = {k.replace('__', '.'): value for k, value in fields.items()}
   config.update_from_flattened_dict(changes)

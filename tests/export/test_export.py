@@ -77,7 +77,6 @@ def test_a_model_of_users_and_items(tmp_path, encoding):
     overwrite=False,
   )
   config = scored.config_of(data, 'neumf', **ENCODINGS[encoding])
-  config.train.eval_every = 0
   run = scored.made(tmp_path / 'run', config)
   model = load(scored.exported(run, tmp_path / 'export'))
   users, items = zip(*[(u, i) for u, i, _, _ in rows], strict=True)
