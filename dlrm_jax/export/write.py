@@ -130,6 +130,7 @@ def write_export(run: Trained, saved: Saved, step: int, output: Path) -> None:
     InputError: the checkpoint is damaged, the prepared set of the run is gone,
       or the folder cannot be written.
   """
+  files.remove_unfinished_of(output)
   with files.writing(output):
     work = files.unfinished_name(output)
     work.mkdir()

@@ -63,9 +63,12 @@ class _Parquet:
 def writer_of(path: Path) -> Iterator[Writer]:
   """A writer of a file that gets its name when the context ends well.
 
+  What a killed command left of a file of this name is removed.
+
   Raises:
     InputError: the name says no kind of file, or it cannot be written.
   """
+  files.remove_unfinished_of(path)
   with files.writing(path), files.replacing(path) as work:
     if path.suffix == '.csv':
       with contextlib.closing(_Csv(work)) as csv:

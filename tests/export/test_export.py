@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 import dlrm_jax
+from dlrm_jax.batch import Inputs
 from dlrm_jax.errors import InputError
 from dlrm_jax.export.__main__ import main
 from dlrm_jax.prepare.implicit.implicit_set import prepare_implicit
@@ -82,7 +83,7 @@ def test_a_model_of_users_and_items(tmp_path, encoding):
   users, items = zip(*[(u, i) for u, i, _, _ in rows], strict=True)
   pairs = {'user': list(users), 'item': list(items)}
   ids = model.intake.inputs(pl.DataFrame(pairs)).ids
-  want = run.probabilities((np.zeros((len(ids), 0), np.float32), ids, None))
+  want = run.probabilities(Inputs(np.zeros((len(ids), 0), np.float32), ids))
   for found in (
     model.predict(pairs),
     load(run.folder).predict(pairs),
@@ -437,6 +438,17 @@ def test_an_export_of_what_is_no_workdir(export, tmp_path, capsys):
     (said,) = capsys.readouterr().err.splitlines()
     assert str(folder) in said
     assert 'workdir' in said
+
+
+def test_what_a_killed_export_left_is_removed(plain, tmp_path):
+  left = tmp_path / 'new.0123456789ab'
+  left.mkdir()
+  (left / 'model.json').write_text('{}')
+  others = 'newer.0123456789ab', 'new.0123456789', 'new.0123456789abc'
+  for name in others:
+    (tmp_path / name).write_text('of somebody else')
+  scored.exported(plain, tmp_path / 'new')
+  assert {path.name for path in tmp_path.iterdir()} == {'new', *others}
 
 
 def test_an_export_that_fails_leaves_nothing(plain, tmp_path, monkeypatch):
