@@ -14,24 +14,24 @@ job of many hosts each host runs this command, with the same flags as train.py.
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlrm_jax import files, heap
+from dlrm_jax import heap
 from dlrm_jax.callable_module import make_callable, words
 from dlrm_jax.cluster import job
 from dlrm_jax.config.parser import Parser, split_values
 from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.run import output
 
 if TYPE_CHECKING:
   from jax.sharding import Mesh
 
+  from dlrm_jax.build.chosen import ChosenRun
   from dlrm_jax.build.restored import Examined
-  from dlrm_jax.checkpoint.saved import Saved
   from dlrm_jax.run.comparison import Compared
   from dlrm_jax.run.members import Members
-  from dlrm_jax.training.state import Task, TrainState
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,13 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     help='rank the item of each line of --data among the candidates in the '
     'same line of FILE, or among all items: --candidates=catalogue',
   )
-  add(
-    '--json',
-    nargs='?',
-    const='',
-    metavar='FILE',
-    help='file to write the JSON to; without a name, only the JSON is printed',
-  )
+  output.add_json(parser)
   add(
     '--compare',
     metavar='WORKDIR',
@@ -87,73 +81,42 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _check_scored(count: float, name: str, skipped: Iterable[str]) -> None:
-  """Raises an error with the skipped rows where no example was scored."""
-  if count:
-    return
-  kinds = [line for line in skipped if not line.startswith(' ')]
-  why = ', '.join(line.removesuffix('; first:') for line in kinds)
-  raise InputError(
-    f'{name}: no row is left to evaluate on: '
-    f'{why or "found none, expected at least one"}'
-  )
-
-
 class _Opened(NamedTuple):
   """A run, its checkpoint and the data to score.
 
   Attributes:
-    folder: the workdir.
-    task: the task of the run.
-    step: step of the checkpoint.
-    saved: all checkpoints of the run.
+    chosen: the run and its checkpoint.
     examined: the data to score.
     mesh: the devices.
   """
 
-  folder: Path
-  task: 'Task'
-  step: int
-  saved: 'Saved'
+  chosen: 'ChosenRun'
   examined: 'Examined'
   mesh: 'Mesh'
-
-  def state(self) -> 'TrainState':
-    """The state of the checkpoint without the optimizers' states."""
-    from dlrm_jax.training.state import abstract_state
-
-    abstract = abstract_state(self.task)
-    return self.saved.restore_for_evaluation(self.step, abstract)
 
 
 def _open(folder: Path, arguments: argparse.Namespace) -> _Opened:
   from dlrm_jax import sharding
   from dlrm_jax.build import ranked, restored
-  from dlrm_jax.build.trained import trained
-  from dlrm_jax.checkpoint.saved import Saved
-  from dlrm_jax.cluster import agreement
+  from dlrm_jax.build.chosen import choose
   from dlrm_jax.configs import default
-  from dlrm_jax.run import room, workdir
+  from dlrm_jax.run import room
 
-  defaults = default.get_config().to_dict()
-  run = trained(*workdir.read_settings(folder, defaults))
-  layout = run.task.collection.layout
-  size = arguments.batch_size
+  chosen = choose(folder, arguments.checkpoint, default.get_config().to_dict())
+  run, size = chosen.run, arguments.batch_size
   if size is None:
     size = run.eval_batch_size
-  saved = Saved(folder / 'checkpoints', layout, run.objective)
-  step = saved.named(arguments.checkpoint)
-  step = agreement.from_first(step)  # a live run may have a better one by now
   data, split, how = arguments.data, arguments.split, arguments.on_bad_row
   if arguments.candidates is None:
     examined = restored.examined(run, data, split, size, how)
   else:
     examined = ranked.ranked(run, data, split, arguments.candidates, size, how)
   size = examined.batch_size
-  mesh = sharding.choose_mesh(layout.shards, {'--batch_size': size})
+  shards = run.task.collection.layout.shards
+  mesh = sharding.choose_mesh(shards, {'--batch_size': size})
   with sharding.use(mesh):
     room.check_evaluation_room(run.task, size)
-  return _Opened(folder, run.task, step, saved, examined, mesh)
+  return _Opened(chosen, examined, mesh)
 
 
 def _scored(
@@ -164,11 +127,12 @@ def _scored(
   from dlrm_jax.run.comparison import Compared
   from dlrm_jax.run.evaluation import Evaluator
 
-  run = _open(folder, arguments)
-  with sharding.use(run.mesh):
-    scored = Evaluator(run.task).keep(run.state(), run.examined.batches)
-  labels = [head.name for head in run.task.heads]
-  return run.examined, Compared(str(folder), run.step, scored, labels)
+  chosen, examined, mesh = _open(folder, arguments)
+  task = chosen.run.task
+  with sharding.use(mesh):
+    scored = Evaluator(task).keep(chosen.state(), examined.batches)
+  labels = [head.name for head in task.heads]
+  return examined, Compared(str(folder), chosen.step, scored, labels)
 
 
 def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -185,9 +149,9 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
   other, b = _scored(Path(arguments.compare), arguments)
   lines, result = compare(examined.name, a, b)
   report, other_report = examined.report(), other.report()
-  _check_scored(result['metrics']['examples'], examined.name, report.skipped)
+  report.check(result['metrics']['examples'], examined.name)
   notes = dict.fromkeys([*report.lines, *other_report.lines])
-  _print_lines([*notes, *lines], arguments.json)
+  output.print_lines([*notes, *lines], arguments.json)
   names = {
     'workdir': a.workdir,
     'step': a.step,
@@ -195,22 +159,6 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     'label': a.labels[0],
   }
   return names | report.said | result
-
-
-def _print_lines(lines: Iterable[str], json: str | None) -> None:
-  """Prints lines for people, unless --json asks for nothing but JSON."""
-  if json != '':
-    print(*lines, sep='\n')
-
-
-def _print_json(result: Mapping[str, Any], file: str | None) -> None:
-  """Prints the result as a line of JSON, and writes it to a file if given."""
-  from dlrm_jax.cluster import agreement
-
-  text = files.to_json(result)
-  print(text)
-  if file and agreement.first():
-    files.write_text(Path(file), text + '\n')
 
 
 def _tables(
@@ -255,12 +203,12 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
   from dlrm_jax.run.members import score_members
   from dlrm_jax.run.scores import by_head, calibration_groups, flat_scores
 
-  run = _open(Path(arguments.workdir), arguments)
-  name, ranks = run.examined.name, arguments.candidates is not None
-  data = run.examined.batches, run.examined.lists
-  with sharding.use(run.mesh):
-    state, evaluate = run.state(), Evaluator(run.task)
-    members = score_members(run.task, evaluate, state, *data)
+  chosen, examined, mesh = _open(Path(arguments.workdir), arguments)
+  name, ranks = examined.name, arguments.candidates is not None
+  data, task = (examined.batches, examined.lists), chosen.run.task
+  with sharding.use(mesh):
+    state, evaluate = chosen.state(), Evaluator(task)
+    members = score_members(task, evaluate, state, *data)
     if members is None:
       scored = {ENSEMBLE: evaluate.ranked(state, *data)}
     else:
@@ -270,15 +218,15 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
   of_each = {k: by_head(*scores) for k, scores in scored.items()}
   of_heads, tallies = of_each[ENSEMBLE], scored[ENSEMBLE].tallies
   groups = {k: calibration_groups(tally) for k, tally in tallies.items()}
-  report = run.examined.report()
+  report = examined.report()
   counts = [x['lists' if ranks else 'examples'] for x in of_heads.values()]
-  _check_scored(max(counts), name, report.skipped)
-  checkpoint = f'{run.folder}, checkpoint of step {run.step:,}'
+  report.check(max(counts), name)
+  checkpoint = f'{chosen.folder}, checkpoint of step {chosen.step:,}'
   tables = _tables(name, members, of_each, groups)
-  _print_lines([*report.lines, checkpoint, *tables], arguments.json)
+  output.print_lines([*report.lines, checkpoint, *tables], arguments.json)
   result: dict[str, Any] = {
-    'workdir': str(run.folder),
-    'step': run.step,
+    'workdir': str(chosen.folder),
+    'step': chosen.step,
     'data': name,
   }
   metrics = flat_scores(of_heads)
@@ -326,13 +274,12 @@ def evaluate(workdir: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes of the job and evaluates."""
   arguments = _parsed(argv)
-  if arguments.json:
-    files.check_writable(Path(arguments.json), f'--json={arguments.json}')
+  output.check_json(arguments.json)
   if arguments.compare:
-    _print_json(_result(arguments), arguments.json)
+    output.print_json(_result(arguments), arguments.json)
     return
   with job.joined(arguments):
-    _print_json(_result(arguments), arguments.json)
+    output.print_json(_result(arguments), arguments.json)
 
 
 def run() -> int:

@@ -11,6 +11,7 @@ import polars as pl
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import Inputs
+from dlrm_jax.build.chosen import choose
 from dlrm_jax.build.data import identity, open_data
 from dlrm_jax.build.run import build_run
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
@@ -250,16 +251,10 @@ def of_log(folder, raw, name='dlrm', devices=1, **fields):
   return made(folder / 'run', config_of(data, name, **fields), devices)
 
 
-def exported(run, output, step=STEP):
-  """Exports a checkpoint of a `Made`; returns the folder."""
-  from dlrm_jax.build.trained import trained
-  from dlrm_jax.checkpoint.saved import Saved
-
+def exported(run, output):
+  """Exports the checkpoint of a `Made`; returns the folder."""
   defaults = default.get_config().to_dict()
-  found = trained(*workdir.read_settings(run.folder, defaults))
-  layout = found.task.collection.layout
-  saved = Saved(run.folder / 'checkpoints', layout, found.objective)
-  write_export(found, saved, step, output)
+  write_export(choose(run.folder, STEP, defaults), output)
   return output
 
 

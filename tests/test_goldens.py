@@ -17,6 +17,9 @@ import optax
 import pytest
 
 from dlrm_jax.batch import PAD, Batch, Inputs
+from dlrm_jax.checkpoint.fits import leaves
+from dlrm_jax.convert.facebook import FACEBOOK
+from dlrm_jax.convert.torchrec import TORCHREC
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.features import Feature
@@ -27,7 +30,6 @@ from dlrm_jax.embedding.table import Table
 from dlrm_jax.losses import binary_cross_entropy, squared_error
 from dlrm_jax.models.dcn import DCN
 from dlrm_jax.models.dlrm import DLRM, Interaction
-from dlrm_jax.models.interaction import pairs
 from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.heads import Head
@@ -102,50 +104,21 @@ def batch_of(golden, step, hotness):
   )
 
 
-def params_of(golden, meta, prefix, params):
-  """The reference's layers in our tree: weights are transposed."""
-  flat, tree = jax.tree.flatten_with_path(params)
-  values = []
-  for path, _ in flat:
-    part, *layer, name = (key.key for key in path)
-    if part.startswith('cross_'):
-      key = f'inter_arch.crossnet.{CROSS[name]}.{part.removeprefix("cross_")}'
-    else:
-      kind = 'weight' if name == 'kernel' else 'bias'
-      number = int(layer[0].removeprefix('dense_'))
-      key = f'{layer_name(meta, part, number)}.{kind}'
-    value = golden[f'{prefix}/{key}'].T
-    if key == 'over_arch.model.0._mlp.0._linear.weight':
-      value = value[over_columns(meta)]
-    values.append(value)
-  return jax.tree.unflatten(tree, values)
+def program_of(meta):
+  return TORCHREC if 'over' in meta else FACEBOOK
 
 
-CROSS = {'down': 'V_kernels', 'up': 'W_kernels', 'bias': 'bias'}
-
-
-def layer_name(meta, part, number):
-  if 'over' not in meta:
-    return f'{"bot" if part == "bottom" else "top"}_l.{2 * number}'
-  if part == 'bottom':
-    return f'dense_arch.model._mlp.{number}._linear'
-  if number == len(meta['over']) - 1:
-    return 'over_arch.model.1'
-  return f'over_arch.model.0._mlp.{number}._linear'
-
-
-def over_columns(meta):
-  """Where torchrec has each input of our first layer of the top MLP.
-
-  It has the pairs of vectors above the diagonal, we have those below it.
-  """
-  if 'dcn_num_layers' in meta:
-    return slice(None)
-  dim, count = meta['dim'], len(meta['table_rows']) + 1
-  theirs = np.zeros((count, count), int)
-  theirs[np.triu_indices(count, 1)] = np.arange(count * (count - 1) // 2)
-  i, j = pairs(count, False)
-  return np.concatenate([np.arange(dim), dim + theirs[j, i]])
+def params_of(golden, meta, prefix, network):
+  """The reference's layers in our tree."""
+  layers = {
+    match.ours: match.to_ours(golden[f'{prefix}/{match.name}'])
+    for match in program_of(meta).matches(network)
+    if not match.is_table
+  }
+  tree = network.init(jax.random.key(0)).params
+  return jax.tree.unflatten(
+    jax.tree.structure(tree), [layers[name] for name in leaves(tree)]
+  )
 
 
 def model_of(meta):
@@ -219,9 +192,8 @@ def test_losses_and_weights_are_those_of_the_reference(name):
   scored = 'predictions' if 'predictions' in golden else 'logits'
   task, hotness = task_of(golden, meta, len(losses))
   state = create_state(task, jax.random.key(0))
-  layers = state.params['model']
-  first = params_of(golden, meta, 'init', layers)
-  state = dataclasses.replace(state, params={'model': first})
+  first = params_of(golden, meta, 'init', task.network)
+  state = dataclasses.replace(state, params=first)
   step = jax.jit(functools.partial(train_step, task))
   for k, loss in enumerate(losses):
     batch = batch_of(golden, k, hotness)
@@ -232,17 +204,17 @@ def test_losses_and_weights_are_those_of_the_reference(name):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     state, metrics = step(state, batch)
     np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
-  final = params_of(golden, meta, 'final', layers)
+  final = params_of(golden, meta, 'final', task.network)
   jax.tree.map(
     lambda got, want: np.testing.assert_allclose(got, want, atol=1e-5),
-    state.params['model'],
+    state.params,
     final,
   )
   tables = {t.name for t in task.collection.tables}
-  assert tables == {
-    key.removeprefix('final/')
-    for key in golden
-    if key.startswith(('final/emb_l.', 'final/sparse_arch.'))
+  matches = program_of(meta).matches(task.network)
+  assert {m.ours for m in matches if m.is_table} == tables
+  assert {m.name for m in matches} == {
+    key.removeprefix('final/') for key in golden if key.startswith('final/')
   }
   for name in tables:
     np.testing.assert_allclose(

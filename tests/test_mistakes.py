@@ -75,11 +75,16 @@ def place(tmp_path_factory):
   config = json.loads((edited / 'config.json').read_text())
   config['model']['dim'] = 8
   (edited / 'config.json').write_text(json.dumps(config))
+  shutil.copytree(folder / 'run', folder / 'normal')
+  config['model'] |= {'dim': 4, 'norm': 'layer'}
+  (folder / 'normal' / 'config.json').write_text(json.dumps(config))
   shutil.copytree(folder / 'run', folder / 'lost')
   (folder / 'lost' / 'config.json').unlink()
   damaged = folder / 'damaged'
   damaged.mkdir()
   (damaged / 'metadata.json').write_text('{"format"')
+  golden = commands.ROOT / 'tests' / 'goldens' / 'fb_checkpoint.pt'
+  (folder / 'cut.pt').write_bytes(golden.read_bytes()[:9000])
   (folder / 'file').write_text('not a folder')
   ok(export(f'--workdir={folder}/run', f'--output={folder}/export'), folder)
   for name, change in (
@@ -115,6 +120,14 @@ def export(*flags):
   return ['-m', 'dlrm_jax.export', *flags]
 
 
+def convert(*flags):
+  return ['-m', 'dlrm_jax.convert', *flags]
+
+
+def importance(*flags):
+  return ['-m', 'dlrm_jax.importance', *flags]
+
+
 def plan(*flags):
   return ['-m', 'dlrm_jax.plan', *flags]
 
@@ -139,6 +152,10 @@ KAGGLE = (
 )
 OUT = '--output={place}/out'
 SCORED = '--data={place}/good.txt', '--output={place}/out.csv'
+FB_FILE = (
+  '--input=tests/goldens/fb_checkpoint.pt',
+  '--config=configs/default.py',
+)
 THRESHOLD = ('--config.tables.threshold=0',)
 QUOTIENTS = (*THRESHOLD, '--config.tables.encoding=quotient_remainder')
 
@@ -625,6 +642,122 @@ CASES = {
     export('--workdir={place}/export', OUT),
     ['{place}/export', 'config.json'],
   ),
+  # Other programs.
+  'convert without a direction': (
+    convert('--workdir={place}/new'),
+    ['--from', '--to'],
+  ),
+  'convert from no program': (
+    convert('--from=tf', *FB_FILE, '--workdir={place}/new'),
+    ['--from', 'tf', 'fb', 'torchrec'],
+  ),
+  'convert from a file without a config': (
+    convert('--from=fb', '--input={place}/cut.pt', '--workdir={place}/new'),
+    ['--config'],
+  ),
+  'convert with a flag of the other direction': (
+    convert('--from=fb', *FB_FILE, '--workdir={place}/new', '--output=o.pt'),
+    ['--output'],
+  ),
+  'convert a file that is cut': (
+    convert(
+      *('--from=fb', '--input={place}/cut.pt', '--workdir={place}/new'),
+      '--config=configs/default.py',
+    ),
+    ['cut.pt', 'the file is cut', '9,000 bytes'],
+  ),
+  'convert a file of raw data': (
+    convert(
+      *('--from=fb', '--input={place}/good.txt', '--workdir={place}/new'),
+      '--config=configs/default.py',
+    ),
+    ['good.txt', 'no file of PyTorch', 'torch.save'],
+  ),
+  'convert a file that is not there': (
+    convert(
+      *('--from=torchrec', '--input={place}/no.pt', '--workdir={place}/new'),
+      '--config=configs/default.py',
+    ),
+    ['no.pt', 'no such file'],
+  ),
+  'convert a file of another width': (
+    convert('--from=fb', *FB_FILE, '--workdir={place}/new'),
+    ['emb_l.0.weight', '[7, 8]', '[7, 16]', '--config.model.dim=8'],
+  ),
+  'convert tables of other sizes than a set has': (
+    convert(
+      *('--from=fb', *FB_FILE, '--workdir={place}/new'),
+      *('--config.data.dir={place}/prepared', '--config.model.dim=8'),
+    ),
+    ['5 tables', '26 sparse features'],
+  ),
+  'convert into a workdir that exists': (
+    convert('--from=fb', *FB_FILE, '--workdir={place}/run'),
+    ['--workdir={place}/run', 'choose another'],
+  ),
+  'convert a field that has no effect': (
+    convert(
+      *('--from=fb', *FB_FILE, '--workdir={place}/new'),
+      '--config.tables.rank=3',
+    ),
+    ['config.tables.rank', 'no effect'],
+  ),
+  'convert what is no workdir': (
+    convert('--to=fb', '--workdir={place}/prepared', OUT + '.pt'),
+    ['prepared', 'config.json'],
+  ),
+  'convert to a folder for a program of files': (
+    convert('--to=fb', '--workdir={place}/run', OUT),
+    ['--output={place}/out', '.pt'],
+  ),
+  'convert onto a file that exists': (
+    convert('--to=fb', '--workdir={place}/run', '--output={place}/cut.pt'),
+    ['--output={place}/cut.pt', 'choose another'],
+  ),
+  'convert a checkpoint that is not there': (
+    convert(
+      *('--to=fb', '--workdir={place}/run', OUT + '.pt', '--checkpoint=77'),
+    ),
+    ['no checkpoint of step 77', '2'],
+  ),
+  'convert a model that the program does not have': (
+    convert('--to=torchrec', '--workdir={place}/normal', OUT + '.pt'),
+    ['{place}/normal', 'torchrec has no such model', 'config.model.norm'],
+  ),
+  # Importance of features.
+  'importance without a workdir': (importance('--repeats=2'), ['--workdir']),
+  'importance of what is no workdir': (
+    importance('--workdir={place}/prepared'),
+    ['prepared', 'config.json'],
+  ),
+  'importance before any checkpoint': (
+    importance('--workdir={place}/fresh'),
+    ['no checkpoint'],
+  ),
+  'importance without repeats': (
+    importance('--workdir={place}/run', '--repeats=0'),
+    ['--repeats=0', '1 or more'],
+  ),
+  'importance of no examples': (
+    importance('--workdir={place}/run', '--examples=0'),
+    ['--examples=0', '1 or more'],
+  ),
+  'importance with a negative seed': (
+    importance('--workdir={place}/run', '--seed=-1'),
+    ['--seed=-1', '0 or more'],
+  ),
+  'importance on a split that is not there': (
+    importance('--workdir={place}/run', '--split=holdout'),
+    ['holdout', 'validation'],
+  ),
+  'importance in several processes': (
+    importance('--workdir={place}/run', '--processes=2', '--process=0'),
+    ['--processes=2', '--process=0', '--help'],
+  ),
+  'importance as JSON into a folder that is not there': (
+    importance('--workdir={place}/run', '--json={place}/no/r.json'),
+    ['--json={place}/no/r.json'],
+  ),
 }
 
 
@@ -696,6 +829,7 @@ def test_a_refused_command_changes_nothing(place):
   [
     'evaluate',
     'export.__main__',
+    'importance.__main__',
     'inspect.__main__',
     'predict.__main__',
     'prepare.__main__',

@@ -36,6 +36,7 @@ from dlrm_jax.models.mf import MF
 from dlrm_jax.models.mlp import Norm
 from dlrm_jax.models.multitask import ESMM, MMoE, SharedBottom
 from dlrm_jax.models.ncf import GMF, DeepNCF, NeuMF
+from dlrm_jax.models.shapes import Shapes
 from dlrm_jax.models.wide_deep import WideDeep
 
 MODELS: dict[str, Any] = {
@@ -208,10 +209,15 @@ def plan_network(
     {'none': None, 'standard': scale},
   )
   model = build_model(config, len(schema.labels))
+  roles = model.roles(whole('model.dim', config.model.dim, 1))
+  of_roles = {k: (len(schema.sparse), width) for k, width in roles.items()}
+  # Before the planner, which traces the layers.
+  if misfit := model.misfit(Shapes(len(schema.dense), of_roles)):
+    raise InputError(f'config.model.{misfit}')
   tables = build_tables(
     config,
     schema,
-    model.roles(whole('model.dim', config.model.dim, 1)),
+    roles,
     training.row_state,
     lambda features: training.layers(model, features),
   )
@@ -221,8 +227,6 @@ def plan_network(
     dense_features=len(schema.dense),
     scale=scaling,
   )
-  if misfit := model.misfit(network.shapes):
-    raise InputError(f'config.model.{misfit}')
   return PlannedNetwork(network, tables)
 
 

@@ -61,6 +61,22 @@ class Met(NamedTuple):
   lines: list[str]
   said: dict[str, Any]
 
+  def check(self, count: float, name: str) -> None:
+    """Raises an `InputError` if no example was found, with skipped rows.
+
+    Args:
+      count: number of examples that were found.
+      name: name of the data.
+    """
+    if count:
+      return
+    kinds = [line for line in self.skipped if not line.startswith(' ')]
+    why = ', '.join(line.removesuffix('; first:') for line in kinds)
+    raise InputError(
+      f'{name}: no row is left to evaluate on: '
+      f'{why or "found none, expected at least one"}'
+    )
+
 
 def examined(
   run: Trained,
@@ -68,6 +84,7 @@ def examined(
   split: str | None,
   batch_size: int,
   on_bad_row: str,
+  default: str = 'test',
 ) -> Examined:
   """Opens the data to evaluate a run on.
 
@@ -75,10 +92,11 @@ def examined(
     run: the run; the ids of the data must mean the same as in its training.
     paths: a prepared set, or raw files of the kind that the run was trained
       on, or folders of them; None: the data of the training.
-    split: split of a prepared set; None: test.
+    split: split of a prepared set; None: the default one.
     batch_size: number of examples of a global batch, at most where they are
       lists to rank.
     on_bad_row: 'stop' or 'skip', for raw files.
+    default: the split of a prepared set to take where none is named.
   """
   if paths and not is_set(paths):
     if split:
@@ -90,13 +108,13 @@ def examined(
   if not paths:
     check_there(run)
   data = open_prepared(path) if paths else open_data(run.config)
-  if not split and 'test' not in data.splits:
+  if not split and default not in data.splits:
     raise InputError(
-      f'{path} has no split test; name another with --split: it has '
+      f'{path} has no split {default}; name another with --split: it has '
       f'{", ".join(data.splits)}'
     )
   check_fits(data, {**run.data, 'values': kinds_of_run(run)})
-  split = split or 'test'
+  split = split or default
   lists = lists_of(data.details, split)
   if lists is not None:
     batch_size = whole_lists(run, lists, batch_size)

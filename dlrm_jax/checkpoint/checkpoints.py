@@ -40,6 +40,7 @@ from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.training.state import TrainState
 
 _LEAST = 2**20  # bytes of a piece, at least; Orbax refuses smaller ones
+_FILE = 2**26  # bytes of a file; so many wait in memory to be written
 _UNFINISHED = '.orbax-checkpoint-tmp'  # in Orbax's names of such folders
 _REMOVED = '.removed'  # suffix of a checkpoint that is being deleted
 
@@ -151,7 +152,11 @@ class Checkpoints(Saved):
       LAYOUT: checksum_of(layout),
     }
     items: dict[str, Any] = {
-      STATE: ocp.args.PyTreeSave(state, jax.tree.map(_in_pieces, state)),
+      STATE: ocp.args.PyTreeSave(
+        state,
+        jax.tree.map(_in_pieces, state),
+        ocdbt_target_data_file_size=_FILE,
+      ),
       LAYOUT: ocp.args.JsonSave(layout),
       CHECKSUMS: ocp.args.JsonSave(noted),
     }

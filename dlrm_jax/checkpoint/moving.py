@@ -252,7 +252,9 @@ def move_into(
   for name, tree in arrays.items():
     stack = new.stacks[name]
     leaves = stack.storage.leaves(stack.dim)
-    by_rows = jax.tree.map(lambda a, x: x.reshape(-1, a.size), leaves, tree)
+    by_rows = jax.tree.map(
+      lambda a, x: x.reshape(-1, a.size) if x.ndim == 2 else x, leaves, tree
+    )
     mine = LocalRows(0, stack.rows, stack, by_rows)
     _fill(family, old, name, new, mine, report, _PIECE)
 

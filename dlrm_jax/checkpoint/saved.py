@@ -97,10 +97,24 @@ class Saved:
       return read_metrics(folder)
 
   def open(self, step: int) -> Stored:
-    """Opens a checkpoint, whose arrays are read piece by piece."""
-    folder = self._folder / str(step)
+    """Opens a checkpoint, whose arrays are read piece by piece.
+
+    Raises:
+      InputError: there is no such checkpoint, or it is damaged.
+    """
+    folder = self._existing(step)
     with explain_read_errors(folder, []):
       return open_stored(folder, self._layout)
+
+  def _existing(self, step: int) -> Path:
+    """The folder of a checkpoint."""
+    steps = self.steps
+    if step not in steps:
+      existing = ', '.join(map(str, steps)) or 'none'
+      raise InputError(
+        f'{self._folder}: no checkpoint of step {step}; there are: {existing}'
+      )
+    return self._folder / str(step)
 
   def named(self, name: str | int) -> int:
     """The step that a word names: 'best', 'latest', or a step itself.
@@ -116,18 +130,8 @@ class Saved:
       )
     if not str(step).isdecimal():
       raise InputError(f'--checkpoint={name}: expected best, latest or a step')
-    self._check_there(int(step))
+    self._existing(int(step))
     return int(step)
-
-  def _check_there(self, step: int) -> list[int]:
-    """All steps with a checkpoint; raises an `InputError` if one lacks."""
-    steps = self.steps
-    if step not in steps:
-      existing = ', '.join(map(str, steps)) or 'none'
-      raise InputError(
-        f'{self._folder}: no checkpoint of step {step}; there are: {existing}'
-      )
-    return steps
 
   def _gain(self, step: int) -> float | None:
     """The objective, higher is better; None: undefined; inf: unreadable."""
@@ -152,9 +156,9 @@ class Saved:
       InputError: there is no such checkpoint, it cannot be read or is damaged,
         or its arrays differ from those of the config and the data.
     """
-    steps = self._check_there(step)
-    path = self._folder / str(step)
-    with explain_read_errors(path, [other for other in steps if other != step]):
+    path = self._existing(step)
+    others = [other for other in self.steps if other != step]
+    with explain_read_errors(path, others):
       stored = open_stored(path, self._layout)
       return read_state(stored, abstract, self._layout)
 

@@ -119,7 +119,7 @@ class Shares(NamedTuple):
       yield (
         f'WARNING: {_percent(self.now)} of the ids are unknown to the model: '
         'expected a log of the same kind as in training, its values written '
-        'in the same way; these metrics say little'
+        'in the same way; these results say little'
       )
 
 
@@ -128,7 +128,7 @@ def _percent(share: float) -> str:
 
 
 class UnknownIds:
-  """Counts the unknown ids of batches that pass through `watch`."""
+  """Counts the unknown ids of examples, by feature."""
 
   def __init__(self, schema: Schema, rows: Mapping[str, UnknownRow]) -> None:
     self._rows = rows
@@ -142,10 +142,13 @@ class UnknownIds:
   def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same batches."""
     for batch in batches:
-      ids = np.asarray(batch.inputs.ids)
-      self._counts[0] += np.count_nonzero(ids == self._unknown, axis=0)
-      self._counts[1] += np.count_nonzero(ids != PAD, axis=0)
+      self.count(np.asarray(batch.inputs.ids))
       yield batch
+
+  def count(self, ids: np.ndarray) -> None:
+    """Counts the ids of some examples, i32[B, H]."""
+    self._counts[0] += np.count_nonzero(ids == self._unknown, axis=0)
+    self._counts[1] += np.count_nonzero(ids != PAD, axis=0)
 
   def shares(self) -> Shares | None:
     """Shares over the batches of all processes; every process must call it.

@@ -26,6 +26,13 @@ def _parser() -> argparse.ArgumentParser:
     default='best',
     help='best (by the objective), latest, or a step (default: best)',
   )
+  parser.add_argument(
+    '--format',
+    choices=('stablehlo', 'onnx'),
+    default='stablehlo',
+    help='onnx: the folder has the network for onnxruntime, too (default: '
+    'stablehlo)',
+  )
   return parser
 
 
@@ -40,26 +47,26 @@ def main(argv: Sequence[str]) -> None:
     raise InputError(
       f'--output={output}: {output.parent} is no folder; make it'
     )
-  from dlrm_jax.build.trained import trained
-  from dlrm_jax.checkpoint.saved import Saved
+  onnx = arguments.format == 'onnx'
+  if onnx:
+    from dlrm_jax.export.onnx_network import check_installed
+
+    check_installed()
+  from dlrm_jax.build.chosen import choose
   from dlrm_jax.configs import default
   from dlrm_jax.export.write import write_export
-  from dlrm_jax.run.workdir import read_settings
   from dlrm_jax.text import human
 
   defaults = default.get_config().to_dict()
-  folder = Path(arguments.workdir)
-  run = trained(*read_settings(folder, defaults))
-  saved = Saved(
-    folder / 'checkpoints', run.task.collection.layout, run.objective
+  chosen = choose(Path(arguments.workdir), arguments.checkpoint, defaults)
+  stacks = chosen.run.task.collection.layout.stacks.values()
+  size = sum(x.rows * x.storage.row_bytes(x.dim) for x in stacks)
+  print(
+    f'{chosen.folder}, checkpoint of step {chosen.step:,}: tables of '
+    f'{human(size)} -> {output}',
+    flush=True,
   )
-  step = saved.named(arguments.checkpoint)
-  size = sum(
-    stack.rows * stack.storage.row_bytes(stack.dim)
-    for stack in run.task.collection.layout.stacks.values()
-  )
-  print(f'{folder}, checkpoint of step {step:,}: tables of {human(size)}')
-  write_export(run, saved, step, output)
+  write_export(chosen, output, onnx=onnx)
   print(f'{output}: load it with dlrm_jax.load({str(output)!r})')
 
 

@@ -12,11 +12,11 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from dlrm_jax import files
+from dlrm_jax.build.chosen import ChosenRun
 from dlrm_jax.build.trained import Trained
 from dlrm_jax.checkpoint.damage import explain_read_errors
 from dlrm_jax.checkpoint.fits import TABLES
 from dlrm_jax.checkpoint.moving import move_into, rows_to_move
-from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.checkpoint.stored import families_of
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.embedding.layout import layout_to_json
@@ -37,14 +37,15 @@ from dlrm_jax.training.state import abstract_state
 
 
 def write_tables(
-  run: Trained, saved: Saved, step: int, network: Network, folder: Path
+  chosen: ChosenRun, network: Network, folder: Path
 ) -> dict[str, Any]:
   """Writes the tables in the layout of a flat network, piece by piece.
 
   Returns:
     File, shape and dtype of each array, by name.
   """
-  layout, stored = network.collection.layout, saved.open(step)
+  layout = network.collection.layout
+  stored = chosen.saved.open(chosen.step)
   folder.mkdir()
   shapes = flat_tables(wanted_tables(network))
   arrays = {
@@ -117,38 +118,40 @@ def _logical(network: Network) -> dict[str, Any]:
   }
 
 
-def write_export(run: Trained, saved: Saved, step: int, output: Path) -> None:
+def write_export(
+  chosen: ChosenRun, output: Path, *, onnx: bool = False
+) -> None:
   """Writes an export, whole or not at all.
 
   Args:
-    run: the run.
-    saved: its checkpoints.
-    step: the checkpoint to export.
+    chosen: the run and its checkpoint.
     output: the folder, which must not exist.
+    onnx: whether to write `network.onnx`, too.
 
   Raises:
     InputError: the checkpoint is damaged, the prepared set of the run is gone,
-      or the folder cannot be written.
+      the network cannot be converted, or the folder cannot be written.
   """
   files.remove_unfinished_of(output)
   with files.writing(output):
     work = files.unfinished_name(output)
     work.mkdir()
     try:
-      _fill(run, saved, step, work)
+      _fill(chosen, work, onnx=onnx)
       files.publish(work, output)
     except BaseException:
       shutil.rmtree(work, ignore_errors=True)
       raise
 
 
-def _fill(run: Trained, saved: Saved, step: int, work: Path) -> None:
+def _fill(chosen: ChosenRun, work: Path, *, onnx: bool) -> None:
+  _, run, step, saved = chosen
   intake = write_vocabularies(run, work / names.VOCABULARY)
   network = flat(run.task.network)
   layers = saved.restore_layers(step, abstract_state(run.task))
   arrays = on_host(flat_layers(layers))
   save_file(arrays, work / names.PARAMETERS)
-  tables = write_tables(run, saved, step, network, work / names.TABLES)
+  tables = write_tables(chosen, network, work / names.TABLES)
   program = serialized(
     network,
     arrays,
@@ -156,6 +159,10 @@ def _fill(run: Trained, saved: Saved, step: int, work: Path) -> None:
     weighted=intake.weighted,
   )
   (work / names.NETWORK).write_bytes(program)
+  if onnx:
+    from dlrm_jax.export.onnx_network import write_onnx
+
+    write_onnx(work, network, tables, weighted=intake.weighted)
   written = sorted(path for path in work.rglob('*') if path.is_file())
   schema = Schema.from_json(run.data)
   about = {

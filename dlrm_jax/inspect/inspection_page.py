@@ -211,8 +211,6 @@ def page_of(prepared: Prepared, inspection: Inspection) -> str:
     *_NOTES,
   ]
   body = [_cards(prepared)]
-  for heading, section in _sections(prepared, inspection).items():
-    if section:
-      body += [f'<h2>{heading}</h2>', section]
+  body += page.html_sections(_sections(prepared, inspection))
   body += [f'<p class="soft">{html.escape(note)}</p>' for note in notes]
   return page.html_page(f'Data set {prepared.directory}', body)

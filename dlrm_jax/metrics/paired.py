@@ -8,6 +8,7 @@ their differences. Weights are those of `binary`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -123,6 +124,67 @@ def log_loss_difference(a: Scored, b: Scored) -> Difference:
   if not a.labels.size:
     return Difference(*[math.nan] * 4)
   return _difference(*_mean(_losses(a) - _losses(b), a.weights))
+
+
+class RepeatedChange(NamedTuple):
+  """How much worse a metric is where the same examples are scored repeatedly.
+
+  Attributes:
+    mean: mean over repeats; nan if the metric is undefined.
+    std_error: its standard error, by the paired methods of this module, which
+      covers the chance of the examples and of the repeats.
+    repeats_std_error: the part that other repeats with the same examples would
+      have, from the spread of the repeats; nan for one repeat.
+  """
+
+  mean: float
+  std_error: float
+  repeats_std_error: float
+
+
+def auc_decrease(before: Scored, after: Sequence[Scored]) -> RepeatedChange:
+  """How much lower the AUC of repeated scores is.
+
+  Args:
+    before: the scores to compare with.
+    after: scores of the same examples, once for each repeat.
+  """
+  clicks = before.labels == 1
+  if clicks.all() or not clicks.any():
+    return RepeatedChange(*[math.nan] * 3)
+  known, changed = _placements(before), [_placements(x) for x in after]
+  changes = [
+    known[side] - np.stack([x[side] for x in changed]) for side in (0, 1)
+  ]
+  weights = before.weights[clicks], before.weights[~clicks]
+  return _change(changes, weights)
+
+
+def log_loss_increase(
+  before: Scored, after: Sequence[Scored]
+) -> RepeatedChange:
+  """How much higher the log-loss of repeated scores is; as `auc_decrease`."""
+  if not before.labels.size:
+    return RepeatedChange(*[math.nan] * 3)
+  changes = np.stack([_losses(x) for x in after]) - _losses(before)
+  return _change([changes], [before.weights])
+
+
+def _change(
+  changes: Sequence[np.ndarray], weights: Sequence[np.ndarray]
+) -> RepeatedChange:
+  """The mean of changes, whose weighted mean is the same in each class.
+
+  Args:
+    changes: for each class of examples f64[repeats, n].
+    weights: for each class f32[n].
+  """
+  means = [_mean(x.mean(0), w) for x, w in zip(changes, weights, strict=True)]
+  each = [_mean(of_repeat, weights[0])[0] for of_repeat in changes[0]]
+  several = len(each) > 1
+  spread = np.std(each, ddof=1) / len(each) ** 0.5 if several else math.nan
+  error = math.sqrt(sum(variance for _, variance in means))
+  return RepeatedChange(means[0][0], error, float(spread))
 
 
 def check_same(a: Scored, b: Scored) -> None:

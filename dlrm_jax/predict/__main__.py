@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrm_jax import files, heap
+from dlrm_jax import heap
 from dlrm_jax.config.parser import Parser, split_values
 from dlrm_jax.errors import InputError, exit_cleanly
 
@@ -68,16 +68,13 @@ def main(argv: Sequence[str]) -> None:
   """Loads the model, scores the rows and writes the file."""
   arguments = _parser().parse_args(split_values(argv, ('--data',)))
   output = Path(arguments.output)
-  if output.suffix not in ('.csv', '.parquet'):
-    raise InputError(
-      f'--output={output}: expected a name that ends in .csv or .parquet'
-    )
-  files.check_writable(output, f'--output={output}')
   heap.keep_freed_memory()
-  from dlrm_jax.predict.write import check_names
+  from dlrm_jax.predict.columns import check_names
   from dlrm_jax.scoring.load import load
+  from dlrm_jax.scoring.output import check_name
   from dlrm_jax.scoring.sources import source_of
 
+  check_name(output, f'--output={output}')
   model = load(arguments.workdir, arguments.checkpoint)
   kept = tuple(filter(None, arguments.keep.split(',')))
   check_names(model.labels, kept)
@@ -100,7 +97,8 @@ def _write(
 ) -> None:
   from tqdm import tqdm
 
-  from dlrm_jax.predict.write import frame_of, writer_of
+  from dlrm_jax.predict.columns import frame_of
+  from dlrm_jax.scoring.output import writer_of
   from dlrm_jax.scoring.predictions import predictions
 
   count = bad = 0
@@ -123,7 +121,7 @@ def _write(
       bar.update(len(some.good))
     if not count:
       raise InputError(f'{", ".join(source.names)}: no rows to score')
-  for line in source.bad.report():
+  for line in source.notes():
     print(line)
   empty = f', {bad:,} of them bad and without a prediction' if bad else ''
   print(f'{output}: {count:,} rows{empty}')

@@ -50,7 +50,8 @@ def reader_of_set(prepared: Prepared) -> Reader:
   if description['format'] == IMPLICIT:
     raise InputError(
       f'{prepared.directory} has users and their items, whose raw files are '
-      'lists to rank: add --candidates=FILE or --candidates=catalogue'
+      'lists to rank: `python -m dlrm_jax.evaluate` ranks them with '
+      '--candidates=FILE or --candidates=catalogue'
     )
   return reader_of_format(description)
 

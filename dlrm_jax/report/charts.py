@@ -79,19 +79,22 @@ def series(history: History, key: str) -> Series:
   return Series(np.array(steps, float), np.array(values, float))
 
 
-def chart(name: str, label: str, draw: Callable[['Axes'], None]) -> str:
+def chart(
+  name: str, label: str, draw: Callable[['Axes'], None], height: float = 2.7
+) -> str:
   """The <svg> of a chart.
 
   Args:
     name: prefix of the ids in the SVG; unique on a page.
     label: description for screen readers.
     draw: draws on the axes.
+    height: height of the chart; its width is 4.2.
   """
   import matplotlib as mpl
   from matplotlib.figure import Figure
 
   with mpl.rc_context({**_STYLE, 'svg.hashsalt': name}):
-    figure = Figure(figsize=(4.2, 2.7), layout='constrained')
+    figure = Figure(figsize=(4.2, height), layout='constrained')
     draw(figure.add_subplot())
     file = io.StringIO()
     blank = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))

@@ -9,6 +9,7 @@ docstring says that they are text, which is escaped here.
 import html
 import math
 import pathlib
+import re
 import string
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -73,6 +74,31 @@ def html_charts(charts: Mapping[str, str]) -> str:
     for title, svg in charts.items()
   )
   return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def html_sections(sections: Mapping[str, str]) -> list[str]:
+  """Sections of a page by their headings; empty ones are left out."""
+  return [
+    f'<h2>{heading}</h2>\n{section}'
+    for heading, section in sections.items()
+    if section
+  ]
+
+
+def with_section(text: str, heading: str, section: str, before: str) -> str:
+  """A page with one more section, or with another one of the same heading.
+
+  Args:
+    text: the page.
+    heading: heading of the section.
+    section: the section.
+    before: heading of the section that it stands before; a page without that
+      one stays without the new one.
+  """
+  old = re.compile(f'<h2>{re.escape(heading)}</h2>.*?(?=<h2>)', re.DOTALL)
+  (new,) = html_sections({heading: section})
+  place = f'<h2>{before}</h2>'
+  return old.sub('', text).replace(place, f'{new}\n{place}', 1)
 
 
 def html_page(title: str, body: Iterable[str]) -> str:

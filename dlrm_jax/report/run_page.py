@@ -19,7 +19,7 @@ import numpy as np
 from dlrm_jax import files
 from dlrm_jax.metrics import binary
 from dlrm_jax.metrics.objective import Objective
-from dlrm_jax.report import charts, page
+from dlrm_jax.report import charts, importance, page
 from dlrm_jax.text import human
 from dlrm_jax.training.sizes import TableSize
 
@@ -55,6 +55,11 @@ _METRICS = (
   ('examples', 'Examples', '', ',.0f'),
   ('clicks', 'Clicks', '', ',.0f'),
 )
+
+REPORT = 'report.html'
+"""Name of the report in the workdir."""
+
+_CONFIGURATION = 'Configuration'
 
 _MOST_TABLES = 100
 
@@ -168,6 +173,7 @@ def write_report(
   references: Mapping[str, Mapping[str, float]] | None = None,
   ranked: Mapping[str, Mapping[str, float]] | None = None,
   notes: Sequence[str] = (),
+  importances: importance.Importance | None = None,
 ) -> None:
   """Writes the report; equal arguments give an equal file.
 
@@ -185,6 +191,7 @@ def write_report(
     references: metrics to compare with, by name: {'Bayes': {'auc': 0.81}}.
     ranked: metrics of lists to rank, of splits that have any.
     notes: sentences under the heading.
+    importances: importance of the features, if it was measured.
   """
   references, ranked = references or {}, ranked or {}
   summaries = {
@@ -197,12 +204,28 @@ def write_report(
     'Results': _results(summaries, references) if summaries else '',
     'Curves': page.html_charts(drawn) if drawn else '',
     'Embedding tables': _tables(tables) if tables else '',
-    'Configuration': page.html_pairs(_settings(config)),
+    importance.HEADING: importance.section(importances) if importances else '',
+    _CONFIGURATION: page.html_pairs(_settings(config)),
     'Environment': page.html_pairs(environment),
   }
   body = [f'<p class="soft">{html.escape(note)}</p>' for note in notes]
   body.append(_cards(summaries, history))
-  for heading, section in sections.items():
-    if section:
-      body += [f'<h2>{heading}</h2>', section]
+  body += page.html_sections(sections)
   files.write_text(pathlib.Path(path), page.html_page(title, body))
+
+
+def add_importance(
+  path: str | os.PathLike[str], found: importance.Importance
+) -> None:
+  """Writes the importance of features into a report that is there.
+
+  The file is the one that `write_report` writes with this importance.
+  """
+  file = pathlib.Path(path)
+  text = page.with_section(
+    file.read_text('utf-8'),
+    importance.HEADING,
+    importance.section(found),
+    before=_CONFIGURATION,
+  )
+  files.write_text(file, text)

@@ -101,6 +101,28 @@ class Evaluator:
       sums.add(batch, logits)
     return sums.total()
 
+  def logits(self, state: TrainState, batches: Iterable[Batch]) -> np.ndarray:
+    """Logits [n, T] of all examples of a weight above 0, of one process.
+
+    Independent tables score as their ensemble.
+
+    Args:
+      state: the state to score with; only parameters and tables are read.
+      batches: batches of equal size, with at least one example.
+
+    Raises:
+      NotFinite: a logit is NaN or infinite.
+    """
+    parts = [
+      logits[np.asarray(batch.weights) > 0]
+      for batch, logits in self._scored_by_all(state, batches)
+    ]
+    found = np.concatenate(parts)
+    bad = np.sum(~np.isfinite(found))
+    if bad:
+      raise binary.NotFinite(f'{bad} of {found.size} logits are not finite')
+    return found
+
   def nodes(
     self,
     state: TrainState,

@@ -8,7 +8,7 @@ from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster import agreement
 from dlrm_jax.data.lists import lists_of
 from dlrm_jax.metrics import binary, ranking
-from dlrm_jax.report import run_page
+from dlrm_jax.report import importance, run_page
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator
 from dlrm_jax.run.first_state import origin_lines, started_from
@@ -32,13 +32,17 @@ from dlrm_jax.training.sizes import table_sizes
 from dlrm_jax.training.state import TrainState, abstract_state
 from dlrm_jax.vocabulary.policy import UNKNOWN
 
-_REPORT = 'report.html'
 
+def check_files(run: Run) -> None:
+  """Checks the files of the end of a run, before its first step.
 
-def check_writable(run: Run) -> None:
-  """Raises an `InputError` if a file of the end of a run cannot be written."""
-  for name in (HISTORY, RESULTS, _REPORT):
+  Raises:
+    InputError: one cannot be written, or the importance of features, which the
+      report has a section of, is damaged.
+  """
+  for name in (HISTORY, RESULTS, run_page.REPORT):
     files.check_writable(run.workdir / name, '--workdir')
+  importance.read(run.workdir)
 
 
 def _which(run: Run, history: list[dict[str, Any]], best: int) -> str:
@@ -108,7 +112,7 @@ def _report(
   ]
   last = list(results)[-1] if results else ''
   run_page.write_report(
-    run.workdir / _REPORT,
+    run.workdir / run_page.REPORT,
     title=f'Training run {run.workdir.name}',
     results=results,
     ranked=ranked,
@@ -123,6 +127,7 @@ def _report(
       f'those of the {which}.',
       *(f'{line}.' for line in (*origin_lines(run), *lacks)),
     ],
+    importances=importance.read(run.workdir),
   )
   for split in results:
     print(score_table(split, summaries[split], references[split]))
@@ -130,7 +135,7 @@ def _report(
     print(table)
   for split, count in extras.get(OUT_OF_RANGE, {}).items():
     print(f'{split}: {count:,} ids out of range became the unknown row')
-  print(*lacks, f'{which}; see {run.workdir / _REPORT}', sep='\n')
+  print(*lacks, f'{which}; see {run.workdir / run_page.REPORT}', sep='\n')
 
 
 def finish(

@@ -30,7 +30,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, Stopped
-from dlrm_jax.run.finish import check_writable, finish
+from dlrm_jax.run.finish import check_files, finish
 from dlrm_jax.run.first_state import first_state, origin_lines
 from dlrm_jax.run.history import OUT_OF_RANGE, History
 from dlrm_jax.run.meter import Meter
@@ -50,8 +50,9 @@ Update = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
   """The last checkpoint's state, or a new one; and its step."""
-  step = agreement.from_first(checkpoints.latest or 0)
-  if not step:
+  latest = checkpoints.latest
+  step = agreement.from_first(-1 if latest is None else latest)
+  if step < 0:
     try:
       return first_state(run), 0
     except InputError:
@@ -260,7 +261,7 @@ def train(run: Run, signals: Signals) -> int:
     job.exiting_on_error(),
   ):
     if agreement.first():
-      check_writable(run)
+      check_files(run)
     state, step, stopped_by = _fit(run, checkpoints, evaluate, signals)
     checkpoints.wait()
     if stopped_by:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.batch import Inputs
+from dlrm_jax.data.unknown import UnknownRow
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.prepare.fitting import Fit, fitting
@@ -73,6 +74,8 @@ class Intake:
     format: the description of the raw files that the model was trained on;
       None: it was trained on none.
     vocabularies: file with the vocabulary of each feature that has one.
+    unknown: row of the unknown values of each feature that has one, and their
+      counts in training.
   """
 
   schema: RawSchema
@@ -80,6 +83,7 @@ class Intake:
   out_of_range: str
   format: Mapping[str, Any] | None = None
   vocabularies: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+  unknown: Mapping[str, UnknownRow] = dataclasses.field(default_factory=dict)
 
   @property
   def weighted(self) -> bool:
@@ -87,14 +91,22 @@ class Intake:
     return any(coder.column.weighted for coder in self.coders)
 
   def only(self, feature: str) -> 'Intake':
-    """The intake of one sparse feature alone."""
+    """The intake of one sparse feature alone, one value a row."""
     number = [c.column.name for c in self.coders].index(feature)
-    schema = dataclasses.replace(
-      self.schema, dense=(), sparse=(self.schema.sparse[number],)
+    single = dataclasses.replace(
+      self.coders[number].column, bag=False, weighted=False, hotness=1
     )
-    return dataclasses.replace(
-      self, schema=schema, coders=(self.coders[number],)
+    source = dataclasses.replace(
+      self.schema.sparse[number],
+      feature=single,
+      separator=None,
+      weights=None,
     )
+    coder = dataclasses.replace(
+      self.coders[number], column=single, hotness=1, bags=None
+    )
+    schema = dataclasses.replace(self.schema, dense=(), sparse=(source,))
+    return dataclasses.replace(self, schema=schema, coders=(coder,))
 
   def fit(self) -> Fit:
     """The conditions on rows."""
@@ -185,6 +197,7 @@ def to_json(intake: Intake) -> dict[str, Any]:
     'missing': intake.schema.missing._asdict(),
     'out_of_range': intake.out_of_range,
     'format': intake.format,
+    'unknown': {name: row._asdict() for name, row in intake.unknown.items()},
   }
 
 
@@ -234,4 +247,5 @@ def from_json(fields: Mapping[str, Any], folder: Path) -> Intake:
     fields['out_of_range'],
     fields['format'],
     vocabularies,
+    {name: UnknownRow(**row) for name, row in fields['unknown'].items()},
   )

@@ -1,5 +1,6 @@
 """What a model has learned of the values of a feature: a vector for each."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -60,8 +61,10 @@ class Learned:
       )
     return found[role or next(iter(found))]
 
-  def matrix(self, name: str, role: str | None = None) -> np.ndarray:
-    """Vectors of all ids of a feature, f32[ids, width].
+  def pieces(
+    self, name: str, role: str | None = None
+  ) -> Iterator[tuple[int, np.ndarray]]:
+    """Vectors of consecutive ids of a feature, f32[n, width], and the first id.
 
     Of independent tables they are those of node 0.
     """
@@ -83,29 +86,38 @@ class Learned:
     compiled = jax.jit(encoded)
     count = feature.encoding.ids
     size = min(_PIECE, -(-count // self._mesh.size) * self._mesh.size)
-    parts = []
-    with sharding.use(self._mesh):
-      for start in range(0, count, size):
-        ids = np.arange(start, start + size, dtype=np.int32)
-        ids = sharding.send(np.where(ids < count, ids, PAD))
-        vectors = compiled(self._layers, self._tables, ids)
-        parts.append(sharding.local_part(vectors))
-    return np.concatenate(parts)[:count]
+    for start in range(0, count, size):
+      ids = np.arange(start, start + size, dtype=np.int32)
+      with sharding.use(self._mesh):
+        sent = sharding.send(np.where(ids < count, ids, PAD))
+        vectors = compiled(self._layers, self._tables, sent)
+        yield start, sharding.local_part(vectors)[: count - start]
+
+  def matrix(self, name: str, role: str | None = None) -> np.ndarray:
+    """Vectors of all ids of a feature, f32[ids, width]."""
+    return np.concatenate([piece for _, piece in self.pieces(name, role)])
+
+  def frames(
+    self, intake: Intake, name: str, role: str | None = None
+  ) -> Iterator[pl.DataFrame]:
+    """Ids, values and vectors of a feature in pieces; see `Model.vectors`."""
+    for start, vectors in self.pieces(name, role):
+      stop = start + len(vectors)
+      yield pl.DataFrame(
+        {
+          'row': np.arange(start, stop, dtype=np.int32),
+          'value': values_of(intake, name, start, stop),
+          'vector': pl.Series(
+            vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])
+          ),
+        }
+      )
 
   def frame(
     self, intake: Intake, name: str, role: str | None = None
   ) -> pl.DataFrame:
-    """Ids, values and vectors of a feature; see `Model.vectors`."""
-    vectors = self.matrix(name, role)
-    rows = np.arange(len(vectors), dtype=np.int32)
-    shape = pl.Array(pl.Float32, vectors.shape[1])
-    return pl.DataFrame(
-      {
-        'row': rows,
-        'value': values_of(intake, name, len(vectors)),
-        'vector': pl.Series(vectors, dtype=shape),
-      }
-    )
+    """All ids, values and vectors of a feature; see `Model.vectors`."""
+    return pl.concat(self.frames(intake, name, role))
 
   def similar(
     self, intake: Intake, name: str, value: Any, k: int, role: str | None
@@ -119,7 +131,7 @@ class Learned:
     norms = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
     cosines = vectors @ vectors[row] / (norms * norms[row])
     cosines[row] = -np.inf  # not the value itself
-    known = values_of(intake, name, len(vectors))
+    known = values_of(intake, name, 0, len(vectors))
     if known.null_count() < len(known):
       cosines[known.is_null().to_numpy()] = -np.inf
     best = np.argsort(-cosines, kind='stable')[:k]
@@ -129,28 +141,34 @@ class Learned:
     ).with_columns(pl.Series('cosine', cosines[best]))
 
 
-def values_of(intake: Intake, name: str, rows: int) -> pl.Series:
-  """The raw value of each row of a feature; null where there is none."""
-  coders = {coder.column.name: coder for coder in intake.coders}
-  coder, column = coders[name], coders[name].column
+def values_of(intake: Intake, name: str, start: int, stop: int) -> pl.Series:
+  """The raw values of rows `start` ... `stop` - 1 of a feature.
+
+  Null where there is none: rows of unknown and missing values, hashed rows.
+  """
+  coder = next(c for c in intake.coders if c.column.name == name)
+  column, count = coder.column, stop - start
   if column.ids == 'rows':
-    return pl.Series('value', np.arange(rows), pl.Int64)
-  nothing = pl.Series('value', [None] * 1, dtype=pl.String)
+    return pl.Series('value', np.arange(start, stop), pl.Int64)
   if column.ids != 'vocabulary' or column.modulo:
-    return nothing.new_from_index(0, rows)
-  with reading_vocabularies(), intake.vocabularies[name].open('rb') as file:
-    frame = pl.read_parquet(file)
+    return pl.Series('value', [None], pl.String).new_from_index(0, count)
+  first = max(start - coder.base, 0)
+  with reading_vocabularies():
+    intake.vocabularies[name].stat()  # Polars has other words for its absence.
+    scan = pl.scan_parquet(intake.vocabularies[name], glob=False)
+    frame = scan.slice(first, max(stop - coder.base - first, 0)).collect()
   if 'value' in frame.columns:
     values = frame['value']
   elif _kind(intake, name) == 'hex':
-    values = frame.select(
-      pl.when(pl.col('key').is_not_null()).then(_hex(pl.col('key')))
-    ).to_series()
+    key = pl.col('key')
+    shown = pl.when(key.is_not_null()).then(_hex(key))
+    values = frame.select(shown).to_series()
   else:
     values = frame['key'].cast(pl.UInt64).reinterpret(signed=True)
-  before = values.clear(coder.base)
-  after = values.clear(max(rows - coder.base - len(values), 0))
-  return pl.concat([before, values, after])[:rows].alias('value')
+  before = min(max(coder.base - start, 0), count)
+  after = count - before - len(values)
+  parts = [values.clear(before), values, values.clear(after)]
+  return pl.concat(parts).alias('value')
 
 
 def _hex(key: pl.Expr) -> pl.Expr:
@@ -176,11 +194,8 @@ def row_of(intake: Intake, name: str, value: Any) -> int:
   """
   one = intake.only(name)
   (source,), (coder,) = one.schema.sparse, one.coders
-  values = [[value]] if source.feature.bag else [value]
-  columns = {source.column: values}
-  if source.weights:
-    columns[source.weights] = [[1.0]]
-  inputs = one.inputs(pl.DataFrame(columns, strict=False))
+  frame = pl.DataFrame({source.column: [value]}, strict=False)
+  inputs = one.inputs(frame)
   row = int(inputs.ids[0, 0])
   if row < coder.base and coder.column.ids == 'vocabulary':
     raise InputError(

@@ -58,26 +58,18 @@ def load(
 
 def load_workdir(path: Path, checkpoint: str | int) -> Model:
   """Loads a checkpoint of a run; see `load`."""
-  from dlrm_jax.build.trained import trained
-  from dlrm_jax.checkpoint.saved import Saved
+  from dlrm_jax.build.chosen import choose
   from dlrm_jax.configs import default
-  from dlrm_jax.run.workdir import read_settings
   from dlrm_jax.scoring.function import probabilities
   from dlrm_jax.scoring.learned import Learned
   from dlrm_jax.scoring.of_run import intake_of_run
   from dlrm_jax.scoring.scorer import Scorer
-  from dlrm_jax.training.state import abstract_state
 
-  defaults = default.get_config().to_dict()
-  run = trained(*read_settings(path, defaults))
-  network = run.task.network
-  layout = network.collection.layout
-  saved = Saved(path / 'checkpoints', layout, run.objective)
-  step = saved.named(checkpoint)
-  mesh = sharding.choose_mesh(layout.shards, {})
+  chosen = choose(path, str(checkpoint), default.get_config().to_dict())
+  run, network = chosen.run, chosen.run.task.network
+  mesh = sharding.choose_mesh(network.collection.layout.shards, {})
   with sharding.use(mesh):
-    abstract = abstract_state(run.task)
-    state = saved.restore_for_evaluation(step, abstract)
+    state = chosen.state()
     compiled = jax.jit(
       lambda layers, tables, inputs: probabilities(
         network, layers, tables, inputs
@@ -91,18 +83,17 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
   def intake() -> 'Intake':
     work = tempfile.mkdtemp()
     try:
-      found = intake_of_run(run, Path(work))
+      made = intake_of_run(run, Path(work))
     except BaseException:
-      shutil.rmtree(work)
+      shutil.rmtree(work, ignore_errors=True)
       raise
-    # The lookup tables are removed with what uses them.
-    weakref.finalize(found, shutil.rmtree, work, ignore_errors=True)
-    return found
+    weakref.finalize(made, shutil.rmtree, work, ignore_errors=True)
+    return made
 
   card = Card(
     str(path),
-    step,
-    saved.metrics(step),
+    chosen.step,
+    chosen.saved.metrics(chosen.step),
     run.config.to_dict(),
     run.data,
     weighted=False,  # with or without weights: it is compiled for either

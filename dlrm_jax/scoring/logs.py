@@ -163,28 +163,28 @@ def _rows_of_piece(
 ) -> Iterator[ScorableRows]:
   bad.numbers, first = [], 0
   for encoded in intake.read(reader, piece, bad):
-    if bad.numbers and not first:  # Only once: counting lines takes time.
-      first, _ = reader.place(piece)
-    last = first + int(encoded.numbers[-1])
-    here = [number - first for number in bad.numbers if number <= last]
-    bad.numbers = [number for number in bad.numbers if number > last]
-    yield _whole(encoded, here)
-  if bad.numbers:  # bad rows behind the last good one
-    yield ScorableRows(None, np.zeros(len(bad.numbers), bool), None)
+    lost = np.empty(0, np.int64)
+    if bad.numbers:
+      first = first or reader.place(piece)[0]
+      numbers = np.unique(bad.numbers) - first
+      before = numbers < encoded.numbers[-1]
+      lost = np.setdiff1d(numbers[before], encoded.numbers)
+      later = numbers > encoded.numbers[-1]
+      bad.numbers = (numbers[later] + first).tolist()
+    yield _with_lost(encoded, lost)
+  if bad.numbers:  # behind the last good row
+    good = np.zeros(len(set(bad.numbers)), bool)
+    yield ScorableRows(None, good, None)
 
 
-def _whole(encoded: EncodedRows, bad: Sequence[int]) -> ScorableRows:
-  """Adds the bad rows that the frame lacks, by their numbers in the piece.
-
-  The numbers are those of lines, and not each line begins a row.
-  """
-  rows = np.union1d(encoded.numbers, np.asarray(bad, np.int64))
-  places = np.searchsorted(rows, encoded.numbers)
-  good, kept = np.zeros(len(rows), bool), encoded.kept
-  good[places] = encoded.good
-  if kept is not None and len(places) < len(good):
-    row = np.full(len(good), kept.height)
-    row[places] = np.arange(kept.height)
-    kept = pl.concat([kept, kept.clear(1)])[row]
+def _with_lost(encoded: EncodedRows, lost: np.ndarray) -> ScorableRows:
+  """Adds bad rows that no frame has, by their numbers, i64[m]."""
   inputs = encoded.inputs if encoded.good.any() else None
+  if not len(lost):
+    return ScorableRows(inputs, encoded.good, encoded.kept)
+  order = np.argsort(np.concatenate([encoded.numbers, lost]))
+  good = np.concatenate([encoded.good, np.zeros(len(lost), bool)])[order]
+  kept = encoded.kept
+  if kept is not None:
+    kept = pl.concat([kept, kept.clear(len(lost))])[order]
   return ScorableRows(inputs, good, kept)

@@ -90,6 +90,11 @@ class Model:
     """How raw values become inputs; opens the vocabularies."""
     return self._open_intake()
 
+  @property
+  def learned(self) -> 'Learned':
+    """The learned vectors of its features."""
+    return self._open_learned()
+
   def predict(self, rows: Any, split: str | None = None) -> np.ndarray:
     """Probabilities of rows of raw values.
 
@@ -185,7 +190,7 @@ class Model:
       A frame with the columns `row` (the id), `value` (null for the row of
       unknown or missing values, and where rows are hashed) and `vector`.
     """
-    return self._open_learned().frame(self.intake, feature, role)
+    return self.learned.frame(self.intake, feature, role)
 
   def similar(
     self, feature: str, value: Any, k: int = 10, role: str | None = None
@@ -201,7 +206,7 @@ class Model:
     Returns:
       A frame with the columns `row`, `value` and `cosine`, the largest first.
     """
-    return self._open_learned().similar(self.intake, feature, value, k, role)
+    return self.learned.similar(self.intake, feature, value, k, role)
 
   def describe(self) -> dict[str, Any]:
     """What the model is: its columns, tables, labels, step and metrics."""
@@ -217,7 +222,7 @@ class Model:
         column.name: {'rows': column.rows, 'hotness': column.hotness}
         for column in schema.sparse
       },
-      **self._open_learned().describe(),
+      **self.learned.describe(),
     }
 
 

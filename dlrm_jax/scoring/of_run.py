@@ -15,6 +15,7 @@ from dlrm_jax.data.folder import vocabulary_path
 from dlrm_jax.data.lists import IMPLICIT
 from dlrm_jax.data.prepared import Prepared, open_prepared
 from dlrm_jax.data.schema import Schema
+from dlrm_jax.data.unknown import unknown_rows
 from dlrm_jax.prepare.implicit.implicit_set import COLUMNS
 from dlrm_jax.prepare.known_ids import coders_of, reader_of_set
 from dlrm_jax.prepare.movielens import earlier, movielens_reader
@@ -61,6 +62,7 @@ def intake_of_run(run: Trained, work: Path) -> Intake:
     out_of_range(run),
     prepared.details['format'],
     {name: path for name, path in paths.items() if path.exists()},
+    unknown_rows(prepared),
   )
 
 

@@ -11,6 +11,7 @@ from dlrm_jax.build.trained import check_fits
 from dlrm_jax.data.checked import Checked, Checker
 from dlrm_jax.data.folder import is_set
 from dlrm_jax.data.prepared import open_prepared
+from dlrm_jax.data.unknown import UnknownIds, unknown_rows
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.logs import (
   Marked,
@@ -32,12 +33,20 @@ class RowSource:
     about: number of rows, exact or estimated; 0: it is not known.
     rows: opens them, in order.
     bad: the bad rows, once the rows were read.
+    unknown: counts their unknown ids.
   """
 
   names: Sequence[str]
   about: int
   rows: Callable[[], Iterator[ScorableRows]]
   bad: Marked
+  unknown: UnknownIds
+
+  def notes(self) -> Iterator[str]:
+    """Lines about what was met, once the rows were read."""
+    yield from self.bad.report()
+    if shares := self.unknown.shares():
+      yield from shares.lines()
 
 
 def source_of(
@@ -72,6 +81,14 @@ def source_of(
       f'--split={split}: {paths[0]} is a raw file and has no splits'
     )
   intake = model.intake
+  unknown = UnknownIds(model.card.schema, intake.unknown)
+
+  def counted(rows: Iterator[ScorableRows]) -> Iterator[ScorableRows]:
+    for some in rows:
+      if some.inputs is not None:
+        unknown.count(some.inputs.ids)
+      yield some
+
   if STDIN in paths:
     if len(paths) > 1:
       raise InputError(
@@ -80,17 +97,21 @@ def source_of(
       )
     stream = sys.stdin.buffer
     return RowSource(
-      [NAME], 0, lambda: rows_of_stream(intake, stream, kept, bad), bad
+      [NAME],
+      0,
+      lambda: counted(rows_of_stream(intake, stream, kept, bad)),
+      bad,
+      unknown,
     )
   names = paths_of(intake, paths)
   readers = [reader_for(intake, name, kept) for name in names]
 
   def rows() -> Iterator[ScorableRows]:
     for name, reader in zip(names, readers, strict=True):
-      yield from rows_of_file(intake, reader, name, bad)
+      yield from counted(rows_of_file(intake, reader, name, bad))
 
   about = sum(r.about(name) for name, r in zip(names, readers, strict=True))
-  return RowSource(names, about, rows, bad)
+  return RowSource(names, about, rows, bad, unknown)
 
 
 def _set(model: Model, path: str, split: str | None, bad: Marked) -> RowSource:
@@ -104,6 +125,7 @@ def _set(model: Model, path: str, split: str | None, bad: Marked) -> RowSource:
   name = split or 'test'
   source = prepared.source(name)
   policy = model.card.config['data'].get('out_of_range', 'stop')
+  unknown = UnknownIds(prepared.schema, unknown_rows(prepared))
   checker = Checker(prepared.schema, f'{path}, split {name}', policy)
 
   def rows() -> Iterator[ScorableRows]:
@@ -111,7 +133,9 @@ def _set(model: Model, path: str, split: str | None, bad: Marked) -> RowSource:
     for number in range(len(checked)):
       block = checked[number]
       ids, _ = checker.mend(block.ids[None])
+      unknown.count(ids[0])
       inputs = Inputs(block.dense, ids[0], block.id_weights)
       yield ScorableRows(inputs, np.ones(len(inputs.ids), bool), None)
 
-  return RowSource([f'{path}, split {name}'], source.examples, rows, bad)
+  names = [f'{path}, split {name}']
+  return RowSource(names, source.examples, rows, bad, unknown)

@@ -138,3 +138,9 @@ def test_weights_of_ids_are_not_cut_where_vectors_are():
   tables = task_of('deepfm', config).collection.tables
   cuts = {table.dim: table.placement.columns for table in tables}
   assert cuts == {4: 2, 1: 1}
+
+
+def test_a_model_of_one_feature_is_refused_before_anything_is_planned():
+  schema = Schema((), (Column('features', 20, 3),))
+  with pytest.raises(InputError, match='dlrm.interaction is dot, but the data'):
+    build_task(config_of('dlrm'), schema, Scale((), ()))

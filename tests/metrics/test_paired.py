@@ -116,3 +116,52 @@ def test_other_examples_are_refused():
     InputError, match=r'2 of 1,200 examples have other labels'
   ):
     paired.check_same(a, flipped)
+
+
+def test_the_change_over_one_repeat_is_the_difference():
+  a, b = models()
+  for change, difference, sign in (
+    (paired.auc_decrease, paired.auc_difference, 1),
+    (paired.log_loss_increase, paired.log_loss_difference, -1),
+  ):
+    mean, error, of_repeats = change(a, [b])
+    want = difference(a, b)
+    assert mean == pytest.approx(sign * want.value)
+    assert error == pytest.approx(want.std_error)
+    assert math.isnan(of_repeats)
+
+
+def test_the_change_over_repeats_is_the_mean_difference():
+  a, b = models()
+  rng = np.random.default_rng(2)
+  noise = rng.normal(size=(4, b.labels.size))
+  weights = rng.random(b.labels.size)
+  a = a._replace(weights=weights)
+  after = [a._replace(logits=b.logits + x) for x in noise]
+  for change, difference, sign in (
+    (paired.auc_decrease, paired.auc_difference, 1),
+    (paired.log_loss_increase, paired.log_loss_difference, -1),
+  ):
+    values = [sign * difference(a, x).value for x in after]
+    errors = [difference(a, x).std_error for x in after]
+    mean, error, of_repeats = change(a, after)
+    assert mean == pytest.approx(np.mean(values))
+    assert of_repeats == pytest.approx(np.std(values, ddof=1) / 2)
+    # Means over repeats vary less between examples than single repeats.
+    assert 0.5 * min(errors) < error < min(errors)
+  losses = [np.logaddexp(0, x.logits) - x.labels * x.logits for x in after]
+  change = np.mean(losses, 0) - np.logaddexp(0, a.logits) + a.labels * a.logits
+  mean = np.average(change, weights=weights)
+  spread = np.average((change - mean) ** 2, weights=weights)
+  count = weights.sum() ** 2 / np.sum(weights**2)
+  assert paired.log_loss_increase(a, after).std_error == pytest.approx(
+    math.sqrt(spread / (count - 1))
+  )
+
+
+def test_a_change_is_undefined_where_its_metric_is():
+  a, _ = models()
+  ones = a._replace(labels=np.ones_like(a.labels))
+  assert all(map(math.isnan, paired.auc_decrease(ones, [ones, ones])))
+  none = paired.Scored(*(x[:0] for x in a))
+  assert all(map(math.isnan, paired.log_loss_increase(none, [none])))

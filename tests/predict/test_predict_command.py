@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dlrm_jax.predict import write
+from dlrm_jax.predict import columns
 from dlrm_jax.predict.__main__ import main
 from dlrm_jax.scoring import stream
 from dlrm_jax.scoring.load import load
@@ -325,13 +325,13 @@ def test_a_file_is_replaced_at_the_end_only(log, tmp_path, want):
   for suffix in ('csv', 'parquet'):
     output, seen = tmp_path / f'scores.{suffix}', []
     output.write_text('older')
-    real = write.frame_of
+    real = columns.frame_of
 
     def watched(*arguments, seen=seen, output=output, real=real):
       seen.append(output.read_text())
       return real(*arguments)
 
-    with mock.patch.object(write, 'frame_of', watched):
+    with mock.patch.object(columns, 'frame_of', watched):
       found = predict(output, f'--data={log}')
     assert seen == ['older']
     check(found['probability'], want)
@@ -346,7 +346,7 @@ def test_an_error_half_way_leaves_the_older_file(log, tmp_path, suffix, error):
   output = tmp_path / f'scores.{suffix}'
   output.write_text('older')
   calls = []
-  real = write.frame_of
+  real = columns.frame_of
 
   def failing(*arguments):
     calls.append(1)
@@ -355,7 +355,7 @@ def test_an_error_half_way_leaves_the_older_file(log, tmp_path, suffix, error):
     return real(*arguments)
 
   with (
-    mock.patch.object(write, 'frame_of', failing),
+    mock.patch.object(columns, 'frame_of', failing),
     mock.patch('dlrm_jax.errors.leave', side_effect=SystemExit(130)),
     contextlib.suppress(SystemExit),
   ):
@@ -369,7 +369,7 @@ def kill_itself():
   """Makes this process kill itself at its second frame of predictions."""
   import os
 
-  real, calls = write.frame_of, []
+  real, calls = columns.frame_of, []
 
   def killing(*arguments):
     calls.append(1)
@@ -377,7 +377,7 @@ def kill_itself():
       os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments)
 
-  mock.patch.object(write, 'frame_of', killing).start()
+  mock.patch.object(columns, 'frame_of', killing).start()
 
 
 @pytest.mark.slow

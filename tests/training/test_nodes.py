@@ -125,6 +125,24 @@ def test_every_node_scores_with_its_own_tables(alone):
   np.testing.assert_allclose(scores['ensemble']['log_loss'], want, rtol=1e-5)
 
 
+def test_logits_of_nodes_are_those_of_their_ensemble(alone):
+  state, scores, _ = alone
+  padded = make_batch(10)
+  padded.weights[3] = 0
+  batches = [make_batch(9), padded]
+  logits = Evaluator(TASK).logits(state, batches)
+  assert logits.shape == (2 * BATCH - 1, 1)
+  whole = Evaluator(TASK).logits(state, [make_batch(9), make_batch(10)])
+  np.testing.assert_array_equal(logits, np.delete(whole, BATCH + 3, 0))
+  labels = np.concatenate([make_batch(k).labels[:, 0] for k in (9, 10)])
+  want = binary.summarize(
+    binary.tally(whole[:, 0], labels, np.ones_like(labels))
+  )
+  np.testing.assert_allclose(
+    scores['ensemble']['log_loss'], want['log_loss'], rtol=1e-5
+  )
+
+
 def test_a_node_learns_from_its_own_part_of_the_batch(alone):
   state, *_ = alone
   for name, column in (('one', slice(0, 1)), ('bag', slice(1, 4))):

@@ -1,0 +1,1 @@
+"""Models to and from the checkpoints of facebookresearch/dlrm and torchrec."""

@@ -1,0 +1,282 @@
+"""Makes a workdir of a file of another program.
+
+The tables of the file are a layout of their own, of which rows are moved to
+ours in pieces, as from any checkpoint. The new stacks are arrays in files, so
+a table is never twice in memory.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dlrm_jax import files
+from dlrm_jax.build.data import identity, open_data, open_schema
+from dlrm_jax.build.objective import build_objective
+from dlrm_jax.build.run import settled
+from dlrm_jax.build.task import build_task
+from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.checkpoint.fits import TABLES, leaves, rows_name
+from dlrm_jax.checkpoint.moving import move_into
+from dlrm_jax.convert.fitting import check_fits
+from dlrm_jax.convert.pieces import apart
+from dlrm_jax.convert.program import Array, Found, Match, Program
+from dlrm_jax.convert.scratch import Scratch, beside
+from dlrm_jax.convert.slots import SUMS, carried, sides
+from dlrm_jax.convert.torch_files import read_file
+from dlrm_jax.convert.torch_folders import read_folder
+from dlrm_jax.data.schema import Schema
+from dlrm_jax.errors import InputError
+from dlrm_jax.run import workdir
+from dlrm_jax.training.state import Task, TrainState, abstract_state
+
+
+class Target(NamedTuple):
+  """The run that a file becomes.
+
+  Attributes:
+    config: its settings.
+    data: the identity of its data.
+    schema: the columns.
+    task: what is trained.
+  """
+
+  config: ConfigDict
+  data: Mapping[str, Any]
+  schema: Schema
+  task: Task
+
+
+def _has_data(config: ConfigDict) -> bool:
+  return config.data.kind != 'prepared' or bool(config.data.dir)
+
+
+def _target(config: ConfigDict, found: Found, program: Program) -> Target:
+  """The run; without data its columns have the sizes that the file has."""
+  config = copy.deepcopy(config)
+  expected = config.data.expected
+  if not _has_data(config) and not expected.rows:
+    sizes = program.sizes(_shapes(found))
+    expected.rows, expected.dense = sizes.rows, sizes.dense
+    if not sizes.rows:
+      raise InputError(f'{found.path}: has no tables')
+  schema, scale = open_schema(config)
+  config = settled(config)
+  if _has_data(config):
+    data = identity(open_data(config))
+  else:
+    none = f'none: from {found.path.name} of {program.title}'
+    data = {
+      'fingerprint': none,
+      'ids': none,
+      'scale': scale._asdict(),
+      **schema.to_json(),
+    }
+  return Target(config, data, schema, build_task(config, schema, scale))
+
+
+def _shapes(found: Found) -> dict[str, tuple[int, ...]]:
+  return {name: x.shape for name, x in found.tensors.items()}
+
+
+def import_model(
+  program: Program,
+  source: Path,
+  config: ConfigDict,
+  folder: Path,
+  defaults: Mapping[str, Any],
+) -> Iterator[str]:
+  """Makes a workdir; it appears whole, or not at all.
+
+  Args:
+    program: the program that wrote the file.
+    source: the file or folder.
+    config: all settings of the run.
+    folder: the workdir.
+    defaults: default of every field.
+
+  Yields:
+    Lines that say what was done.
+
+  Raises:
+    InputError: the file is none of the program, does not fit the config, or
+      something cannot be read or written.
+  """
+  if folder.exists():
+    raise InputError(
+      f'--workdir={folder}: is there already; choose another one'
+    )
+  if config.train.init_from:
+    raise InputError(
+      f'config.train.init_from={config.train.init_from} has no effect: the '
+      f'first state is that of --input={source}; leave it out'
+    )
+  with beside(folder) as work:
+    scratch = Scratch(work)
+    if source.is_dir() and program.folders:
+      content: Any = read_folder(source, scratch)
+    else:
+      content = read_file(source)
+    found = program.find(content, source)
+    target = _target(config, found, program)
+    network = target.task.network
+    if misfit := program.misfit(network):
+      raise InputError(
+        f'config.{misfit}: {program.title} has no such model, and the file is '
+        f'of one that it has'
+      )
+    matches = program.matches(network)
+    sizes = program.sizes(_shapes(found))
+    check_fits(found, matches, sizes, _has_data(config))
+    states: dict[str, Array] = {}
+    lines = []
+    for side in sides(target.config):
+      of_side = carried(side, found, matches)
+      states |= of_side.states
+      lines.append(of_side.line)
+    state = _state(target.task, found, matches, states, scratch)
+    write_workdir(work / 'workdir', target, state, defaults)
+    files.publish(work / 'workdir', folder.absolute())
+  tables = sum(match.is_table for match in matches)
+  yield (
+    f'{folder}: {tables} tables and {len(matches) - tables} arrays of layers '
+    f'from {source}, as the checkpoint of step 0'
+  )
+  yield from lines
+  yield from _notes(found, target)
+
+
+def _notes(found: Found, target: Target) -> Iterator[str]:
+  """Lines about what a user may not expect."""
+  kinds = {x.kind for x in found.tensors.values()} - {'float32'}
+  if kinds:
+    yield f'tensors in {" and ".join(sorted(kinds))} are float32 from now on'
+  if not _has_data(target.config):
+    columns = [column.name for column in target.schema.sparse]
+    yield (
+      f'no set was named, so the columns are {columns[0]} to {columns[-1]}; to '
+      f'train or evaluate, convert with --config.data.dir=SET'
+    )
+
+
+def write_workdir(
+  folder: Path,
+  target: Target,
+  state: TrainState,
+  defaults: Mapping[str, Any],
+) -> None:
+  """Writes a workdir, as train.py starts one, and its checkpoint."""
+  config = target.config.to_dict()
+  claim = workdir.Claim(config, target.data, 0, defaults)
+  objective = build_objective(target.config, target.schema)
+  layout = target.task.collection.layout
+  with (
+    workdir.claimed(folder, claim),
+    contextlib.closing(
+      Checkpoints(folder / 'checkpoints', layout, 1, objective)
+    ) as checkpoints,
+  ):
+    checkpoints.save(0, state, {})
+
+
+def _first(task: Task, params: Any) -> dict[str, jax.Array]:
+  """The arrays of a first state by name; of those with rows the first row.
+
+  An optimizer treats rows separately, so all of them start alike.
+  """
+  stacks = task.collection.layout.stacks.items()
+  rows = {name: jnp.zeros((1, stack.dim)) for name, stack in stacks}
+  return leaves(
+    TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=task.tx.init(params),
+      tables=rows,
+      table_state=task.table_tx.init(rows),
+      statistics={},
+      factor=None if task.plateau is None else jnp.ones(()),
+    )
+  )
+
+
+def _state(
+  task: Task,
+  found: Found,
+  matches: Sequence[Match],
+  states: Mapping[str, Array],
+  scratch: Scratch,
+) -> TrainState:
+  """The state with the layers, tables and states of optimizers of a file.
+
+  Args:
+    task: what is trained.
+    found: the file.
+    matches: its tensors, which fit.
+    states: states of optimizers, by name of our table or array of a layer.
+    scratch: makes the arrays of stacks.
+  """
+  layout = task.collection.layout
+  abstract = abstract_state(task)
+  layers = {m.ours: m for m in matches if not m.is_table}
+  tables = {m.ours: found.tensors[m.name] for m in matches if m.is_table}
+  _, structure = jax.tree.flatten(abstract.params)
+  params = jax.tree.unflatten(
+    structure,
+    [
+      jnp.asarray(layers[name].to_ours(found.tensors[layers[name].name][:]))
+      for name in leaves(abstract.params)
+    ],
+  )
+  small = _first(task, params)
+  families = {TABLES: tables}
+  if states.keys() & tables.keys():
+    families[SUMS] = {name: states[name] for name in tables}
+  made: dict[str, jax.Array] = {}
+  for name, like in leaves(abstract).items():
+    parts = rows_name(name, layout)
+    ours = name.partition(f'.{SUMS}.')[2]
+    if parts is not None:
+      family = families.get(parts.family.rpartition('.')[2])
+      first = small[name].reshape(-1)[0]
+      array = _stack(task, parts.stack, family, like, first, scratch)
+      made[name] = jax.device_put(array, jax.devices('cpu')[0], may_alias=True)
+    elif name.startswith('opt_state.') and ours in states:
+      made[name] = jnp.asarray(layers[ours].to_ours(states[ours][:]))
+    else:
+      made[name] = small[name]
+  _, structure = jax.tree.flatten(abstract)
+  return jax.tree.unflatten(structure, made.values())
+
+
+def _stack(
+  task: Task,
+  name: str,
+  family: Mapping[str, Array] | None,
+  like: jax.ShapeDtypeStruct,
+  first: jax.Array,
+  scratch: Scratch,
+) -> np.ndarray:
+  """An array of a stack.
+
+  Args:
+    task: what is trained.
+    name: name of the stack.
+    family: the arrays of all tables; None: all rows are as the first.
+    like: shape and dtype of the array.
+    first: the number in all of its rows where there is no family.
+    scratch: makes the array.
+  """
+  layout = task.collection.layout.in_float32
+  array = scratch.array(like.shape, like.dtype)
+  if family is None:
+    if float(first):
+      array[...] = float(first)
+    return array
+  move_into(family, apart(task.collection.tables), {name: array}, layout)
+  return array

@@ -1,0 +1,194 @@
+"""Reads folders of torch.distributed.checkpoint; nothing in them is executed.
+
+The list of parts of all tensors, `.metadata`, is a pickle. It is read with
+stand-ins for all classes, which do nothing. Each part is a file of torch.save
+within a file of the folder, and is read as such.
+"""
+
+import collections
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlrm_jax.convert.scratch import Scratch
+from dlrm_jax.convert.torch_files import FLOATS, TorchArray, import_torch
+from dlrm_jax.errors import InputError
+
+_METADATA = '.metadata'
+
+
+class _StandIn:
+  """An object of a pickle: what it was made of, and nothing that acts."""
+
+  def __new__(cls, *arguments: Any) -> Any:
+    made = object.__new__(cls)
+    made.__dict__['arguments'] = arguments
+    return made
+
+  def __init__(self, *arguments: Any) -> None:
+    del arguments
+
+  def __setstate__(self, state: Any) -> None:
+    fields = state if isinstance(state, dict) else {'state': state}
+    self.__dict__.update(fields)
+
+
+class _StandIns(pickle.Unpickler):
+  """Reads a pickle whose classes and functions are all stand-ins."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    """A stand-in that remembers the name; nothing is imported."""
+    if (module, name) == ('collections', 'OrderedDict'):
+      return collections.OrderedDict
+    return type(name, (_StandIn,), {'__module__': module})
+
+
+class _Part(NamedTuple):
+  """A part of a tensor in a file of a folder.
+
+  Attributes:
+    where: the rows and columns of the tensor that it has.
+    path: the file.
+    offset: its first byte.
+    length: number of its bytes.
+  """
+
+  where: tuple[slice, ...]
+  path: Path
+  offset: int
+  length: int
+
+
+class _Listed(NamedTuple):
+  """A tensor in a folder: its shape, the name of its dtype, its parts."""
+
+  shape: tuple[int, ...]
+  kind: str
+  parts: list[_Part]
+
+
+def _dims(size: Any) -> tuple[int, ...]:
+  """The numbers of a torch.Size that was read with stand-ins."""
+  return tuple(size.arguments[0]) if size.arguments else ()
+
+
+def _listed(folder: Path) -> dict[str, _Listed]:
+  """The tensors that the list of a folder names."""
+  with (folder / _METADATA).open('rb') as file:
+    metadata = _StandIns(file).load()
+  tensors, sizes = {}, {}
+  for name, about in metadata.state_dict_metadata.items():
+    if type(about).__name__ != 'TensorStorageMetadata':
+      continue
+    kind = about.properties.state[0].__name__
+    tensors[name] = _Listed(_dims(about.size), kind, [])
+    for chunk in about.chunks:
+      sizes[name, _dims(chunk.offsets)] = _dims(chunk.sizes)
+  for index, info in metadata.storage_data.items():
+    if index.fqn not in tensors:
+      continue
+    if getattr(info, 'transform_descriptors', None):
+      raise InputError(
+        f'{folder}: {index.fqn} is kept as {info.transform_descriptors}; '
+        f'expected tensors that are not compressed'
+      )
+    start = _dims(index.offset)
+    where = tuple(
+      slice(low, low + count)
+      for low, count in zip(start, sizes[index.fqn, start], strict=True)
+    )
+    path = folder / Path(info.relative_path).name
+    part = _Part(where, path, info.offset, info.length)
+    tensors[index.fqn].parts.append(part)
+  return tensors
+
+
+class _Window:
+  """Some bytes of an open file, as a file."""
+
+  def __init__(self, file: Any, offset: int, length: int) -> None:
+    self._file, self._offset, self._length = file, offset, length
+    self._at = 0
+
+  def seek(self, to: int, whence: int = 0) -> int:
+    self._at = to + (0, self._at, self._length)[whence]
+    return self._at
+
+  def tell(self) -> int:
+    return self._at
+
+  def read(self, size: int = -1) -> bytes:
+    left = max(self._length - self._at, 0)
+    self._file.seek(self._offset + self._at)
+    found = self._file.read(left if size < 0 else min(size, left))
+    self._at += len(found)
+    return found
+
+  def readline(self) -> bytes:
+    raise OSError('a tensor has no lines')
+
+
+def read_folder(folder: Path, scratch: Scratch) -> dict[str, TorchArray]:
+  """The tensors in a folder of torch.distributed.checkpoint, by name.
+
+  One part of a tensor is in memory at a time.
+
+  Args:
+    folder: the folder.
+    scratch: makes the arrays that the parts are put into.
+
+  Raises:
+    InputError: it is another folder, or is damaged.
+  """
+  torch = import_torch()
+  if not (folder / _METADATA).is_file():
+    raise InputError(
+      f'{folder}: a folder without {_METADATA}; expected one that '
+      f'torch.distributed.checkpoint.save wrote, or a .pt file'
+    )
+  try:
+    listed = _listed(folder)
+  except InputError:
+    raise
+  # Whatever a damaged pickle makes of the stand-ins.
+  except Exception as error:
+    raise InputError(
+      f'{folder / _METADATA}: damaged, or no list of '
+      f'torch.distributed.checkpoint ({error!r})'
+    ) from None
+  found = {}
+  for name, (shape, kind, parts) in listed.items():
+    if kind not in FLOATS or not shape:
+      dtype = getattr(torch, kind)
+      found[name] = TorchArray(torch.empty(shape, dtype=dtype, device='meta'))
+      continue
+    target = scratch.array(shape, np.float32)
+    for part in parts:
+      target[part.where] = _read_part(name, part)
+    found[name] = TorchArray(torch.from_numpy(target))
+  return found
+
+
+def _read_part(name: str, part: _Part) -> np.ndarray:
+  torch = import_torch()
+  shape = tuple(x.stop - x.start for x in part.where)
+  try:
+    with part.path.open('rb') as file:
+      window = _Window(file, part.offset, part.length)
+      tensor = torch.load(window, map_location='cpu', weights_only=True)
+    values = tensor.detach().float().numpy()
+    if values.shape != shape:
+      raise ValueError(f'shape {values.shape}; expected {shape}')
+  except OSError as error:
+    raise InputError(
+      f'{part.path}: cannot be read: {error.strerror or error}'
+    ) from None
+  # PyTorch has no one class for what is wrong with a file.
+  except Exception as error:
+    raise InputError(
+      f'{part.path}: damaged: {name} cannot be read there: '
+      f'{" ".join(str(error).split())[:200]}'
+    ) from None
+  return values

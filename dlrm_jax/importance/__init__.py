@@ -1,0 +1,1 @@
+"""Command that measures how much a model needs each feature."""
