@@ -44,7 +44,17 @@ class _Csv:
     self._first = True
 
   def add(self, frame: pl.DataFrame) -> None:
-    """Writes the next rows."""
+    """Writes the next rows.
+
+    Raises:
+      InputError: they have lists or the like.
+    """
+    for name, kind in frame.schema.items():
+      if kind.is_nested() or kind == pl.Object:
+        raise InputError(
+          f'column {name!r} is {kind}, which CSV cannot hold; choose an output '
+          'that ends in .parquet, or leave the column out'
+        )
     frame.write_csv(self._file, include_header=self._first)
     self._first = False
 
@@ -60,9 +70,22 @@ class _Parquet:
     folder.mkdir()
     self._folder = folder
     self._parts: list[Path] = []
+    self._types: pl.Schema | None = None
 
   def add(self, frame: pl.DataFrame) -> None:
-    """Writes the next rows."""
+    """Writes the next rows.
+
+    Raises:
+      InputError: a column has another type than in the rows before.
+    """
+    self._types = self._types or frame.schema
+    for name, kind in frame.schema.items():
+      if kind != self._types[name]:
+        raise InputError(
+          f'column {name!r} is {self._types[name]} in the first rows and '
+          f'{kind} in later ones; make the files alike, or choose an output '
+          'that ends in .csv'
+        )
     self._parts.append(self._folder / f'{len(self._parts)}.arrow')
     frame.write_ipc(self._parts[-1])
 

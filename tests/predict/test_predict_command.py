@@ -463,6 +463,30 @@ def test_mistakes_end_in_one_line(plain, log, tmp_path, capsys, flags, words):
   assert {p.name for p in place.iterdir()} == before
 
 
+def test_lists_are_for_parquet(model, tmp_path, capsys):
+  frame = scored.frame_of(scored.rows_of(0), model.intake.schema)
+  frame.write_parquet(tmp_path / 'rows.parquet')
+  flags = f'--data={tmp_path}/rows.parquet', '--keep=id,tags'
+  predict(tmp_path / 'x.csv', *flags, status=1)
+  (said,) = capsys.readouterr().err.splitlines()
+  assert "column 'tags' is List(String)" in said
+  assert '.parquet' in said
+  assert {path.name for path in tmp_path.iterdir()} == {'rows.parquet'}
+
+
+def test_a_column_to_keep_has_one_type(model, log, tmp_path, want, capsys):
+  """In Parquet; the types of files may differ."""
+  frame = scored.frame_of(scored.rows_of(0), model.intake.schema)
+  frame.write_parquet(tmp_path / 'rows.parquet')
+  flags = '--data', tmp_path / 'rows.parquet', log, '--keep=id'
+  predict(tmp_path / 'x.parquet', *flags, status=1)
+  (said,) = capsys.readouterr().err.splitlines()
+  assert "column 'id' is Int64 in the first rows and String in later" in said
+  found = predict(tmp_path / 'x.csv', *flags)
+  assert found['id'].to_list() == 2 * list(range(1000, 1400))
+  check(found['probability'], np.concatenate([want, want]))
+
+
 def test_a_set_has_no_columns_to_keep(plain, tmp_path, capsys):
   flags = f'--data={plain.data}', '--keep=id'
   predict(tmp_path / 'x.csv', *flags, status=1)

@@ -144,7 +144,9 @@ def test_a_run_whose_prepared_set_is_gone(alone, plain):
     lambda: model.vectors('user'),
     lambda: model.predict(plain.folder.parent / 'log.csv'),
   ):
-    with pytest.raises(InputError, match=f'{alone}/set: the set .* not there'):
+    with pytest.raises(
+      InputError, match=f'{alone}/set: .* not there .* put it back'
+    ):
       use()
 
 

@@ -14,6 +14,7 @@ from dlrm_jax.prepare.criteo.criteo_reader import (
   has_labels,
 )
 from dlrm_jax.prepare.fitting import Fit, fitting
+from dlrm_jax.prepare.readers.csv_reader import CsvReader
 from dlrm_jax.prepare.readers.formats import reader_of
 from dlrm_jax.prepare.readers.parquet_reader import ParquetReader
 from dlrm_jax.prepare.readers.reader import BAD, NUMBER, Piece
@@ -40,8 +41,9 @@ TEXT = """user,price,id,more
 """
 
 
-def reader(kept, kind='csv'):
+def reader(kept):
   own = reader_of(RAW)
+  assert isinstance(own, CsvReader)
   schema = dataclasses.replace(own.schema.to_score(), kept=kept)
   return dataclasses.replace(own, schema=schema)
 
