@@ -1,5 +1,6 @@
 """Criteo logs, with labels and without, and other files of their columns."""
 
+import io
 import random
 
 import numpy as np
@@ -7,7 +8,9 @@ import polars as pl
 import pytest
 
 from dlrm_jax.errors import InputError
+from dlrm_jax.predict.__main__ import main
 from dlrm_jax.prepare.criteo.settings import CriteoSettings
+from dlrm_jax.scoring import stream
 from dlrm_jax.scoring.load import load
 from tests import scored, sets
 
@@ -135,9 +138,26 @@ def test_names_that_are_not_all_there(model, tmp_path):
     model.predict(tmp_path / 'new.csv')
 
 
-def test_lines_have_no_columns_to_keep(run, tmp_path, capsys):
-  from dlrm_jax.predict.__main__ import main
+@pytest.mark.parametrize('first', [0, 1])
+def test_lines_of_standard_input(run, tmp_path, want, monkeypatch, first):
+  """In pieces; each has labels or not as the first one has."""
+  monkeypatch.setattr(stream, '_BYTES', 5_000)
+  monkeypatch.setattr(stream, '_BLOCK', 333)
+  lines = [list(line) for line in LINES]
+  for bad in (0, 99, 199):
+    lines[bad][20] = 'xyz'
+  content = io.BytesIO(text_of(lines, first).encode())
+  monkeypatch.setattr('sys.stdin', io.TextIOWrapper(content))
+  output = tmp_path / 'x.parquet'
+  flags = '--data=-', f'--output={output}', '--on_bad_row=skip'
+  assert main([f'--workdir={run.folder}', *flags]) == 0
+  found = pl.read_parquet(output)['probability']
+  assert found.is_null().arg_true().to_list() == [0, 99, 199]
+  good = np.setdiff1d(np.arange(200), [0, 99, 199])
+  check(found.drop_nulls(), want[good])
 
+
+def test_lines_have_no_columns_to_keep(run, tmp_path, capsys):
   (tmp_path / 'new.txt').write_text(text_of(LINES))
   flags = f'--data={tmp_path}/new.txt', f'--output={tmp_path}/x.csv'
   assert main([f'--workdir={run.folder}', *flags, '--keep=id']) == 1

@@ -62,6 +62,24 @@ def test_the_thread_ends_when_the_consumer_fails():
     consume()
 
 
+def test_a_consumer_does_not_wait_for_an_item_that_never_comes(monkeypatch):
+  """As of standard input, when Ctrl-C ends the command."""
+  monkeypatch.setattr('dlrm_jax.scoring.ahead._PATIENCE', 0.05)
+  ended = threading.Event()
+
+  def items():
+    yield 1
+    ended.wait()
+
+  some = ahead(items())
+  assert next(some) == 1
+  some.close()
+  assert not ended.is_set()
+  ended.set()
+  for thread in threads():
+    thread.join(5)
+
+
 @pytest.mark.parametrize('error', [ValueError('x'), KeyboardInterrupt()])
 def test_an_error_comes_in_its_place(error):
   def items():

@@ -1,5 +1,6 @@
 """Models of data that is no CSV log: synthetic, libsvm, quoted lines, gone."""
 
+import io
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 from dlrm_jax.errors import InputError
 from dlrm_jax.predict.__main__ import main
 from dlrm_jax.prepare.values.raw_schema import RawSchema
+from dlrm_jax.scoring import stream
 from dlrm_jax.scoring.load import load
 from tests import scored, small
 
@@ -93,7 +95,7 @@ def test_a_model_of_libsvm_takes_its_lines_and_its_columns(tmp_path):
     check(model.predict(columns), want)
 
 
-def test_rows_that_go_over_lines_keep_their_places(tmp_path):
+def test_rows_that_go_over_lines_keep_their_places(tmp_path, monkeypatch):
   """Numbers of lines are not those of rows."""
   raw = scored.RAW | {'multiline': True}
   rows = scored.rows_of(0)
@@ -119,6 +121,35 @@ def test_rows_that_go_over_lines_keep_their_places(tmp_path):
   assert found['probability'].is_null().arg_true().to_list() == bad
   good = np.setdiff1d(np.arange(400), bad)
   check(found['probability'].drop_nulls(), want[good])
+
+  monkeypatch.setattr(stream, '_BYTES', 300)
+  monkeypatch.setattr(stream, '_BLOCK', 100)
+  content = io.BytesIO((tmp_path / 'new.csv').read_bytes())
+  monkeypatch.setattr('sys.stdin', io.TextIOWrapper(content))
+  flags = '--data=-', *flags[1:]
+  assert main([f'--workdir={run.folder}', f'--output={output}', *flags]) == 0
+  assert pl.read_parquet(output).equals(found)
+
+
+def test_standard_input_without_names(tmp_path, monkeypatch):
+  """The config of the training has them."""
+  rows = scored.rows_of(0)
+  header, _, text = scored.csv_of(rows).partition('\n')
+  raw = scored.RAW | {'header': header.split(',')}
+  data = scored.prepared(tmp_path, raw, text)
+  run = scored.made(tmp_path / 'run', scored.config_of(data))
+  monkeypatch.setattr(stream, '_BYTES', 1_000)
+  monkeypatch.setattr(stream, '_BLOCK', 100)
+  content = io.TextIOWrapper(io.BytesIO(text.encode()))
+  monkeypatch.setattr('sys.stdin', content)
+  flags = f'--workdir={run.folder}', f'--output={tmp_path}/scores.csv'
+  assert main([*flags, '--data=-', '--keep=id']) == 0
+  found = pl.read_csv(tmp_path / 'scores.csv')
+  assert found['id'].to_list() == list(range(1000, 1400))
+  model = load(run.folder)
+  check(found['probability'], model.predict(tmp_path / 'log.csv'))
+  columns = scored.columns_of(rows, model.intake.schema)
+  check(found['probability'], model.predict(columns))
 
 
 @pytest.fixture
