@@ -5,7 +5,8 @@ r"""Writes a trained model as one folder that scores without its workdir.
 The folder has the tables (mapped, not read, when it is loaded), the layers, the
 vocabularies and the network as StableHLO for CPUs, GPUs and TPUs.
 `dlrm_jax.load('models/kaggle')` loads it; docs/export.md loads it with JAX and
-NumPy alone.
+NumPy alone. With --format=onnx the folder has `network.onnx`, too, for
+onnxruntime: docs/onnx.md.
 """
 
 import argparse

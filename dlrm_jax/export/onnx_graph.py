@@ -1,10 +1,9 @@
 """The network as an ONNX graph, for any batch, by jax2onnx.
 
-The function differs from that of the StableHLO program in its form alone: what
-ONNX or onnxruntime cannot express is written otherwise here, and what is short
-in ONNX is preferred, as onnxruntime runs a graph node by node. Bags are
-gathered as a whole and then summed; independent nodes are scored one after the
-other; tables are f32[R, D], not packed.
+The function differs from that of the StableHLO program in its form alone: it
+has few operators and no loops, since onnxruntime runs one operator after the
+other. The rows of bags are gathered as a whole and then summed; independent
+nodes are scored one after the other; tables are f32[R, D], not packed.
 """
 
 import contextlib
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
   from onnx import ModelProto
 
 OPSET = 21
-"""Version of ONNX's operators; of 2024, the least with all that is needed."""
+"""Version of ONNX's operators, of 2024: less than the default of jax2onnx, so
+that more runtimes load the graph."""
 
 OUTPUT = 'probability'
 """Name of the output, f32[batch, T]."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from tqdm import tqdm
 
 from dlrm_jax import files
@@ -150,7 +150,8 @@ def _fill(chosen: ChosenRun, work: Path, *, onnx: bool) -> None:
   network = flat(run.task.network)
   layers = saved.restore_layers(step, abstract_state(run.task))
   arrays = on_host(flat_layers(layers))
-  save_file(arrays, work / names.PARAMETERS)
+  # Not `save_file`, whose files only their owner may read.
+  (work / names.PARAMETERS).write_bytes(save(arrays))
   tables = write_tables(chosen, network, work / names.TABLES)
   program = serialized(
     network,
