@@ -34,10 +34,24 @@ def remove_unfinished(folder: Path) -> None:
   is lost.
   """
   for parent, folders, names in os.walk(folder, topdown=False):
-    for name in filter(_UNFINISHED.search, folders):
-      shutil.rmtree(Path(parent) / name, ignore_errors=True)
-    for name in filter(_UNFINISHED.search, names):
-      (Path(parent) / name).unlink(missing_ok=True)
+    for name in filter(_UNFINISHED.search, [*folders, *names]):
+      _remove(Path(parent) / name)
+
+
+def remove_unfinished_of(path: Path) -> None:
+  """Removes what killed processes left that were to write `path`."""
+  for name in os.listdir(path.absolute().parent):
+    if name.startswith(path.name) and _UNFINISHED.fullmatch(
+      name, len(path.name)
+    ):
+      _remove(path.with_name(name))
+
+
+def _remove(path: Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -106,3 +106,36 @@ def real_data() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f'no real data: {folder} is absent; set DLRM_JAX_TEST_DATA')
   return folder
+
+
+@pytest.fixture(scope='session')
+def plain(tmp_path_factory):
+  """A run of the log of `tests.scored`: a column of each kind, one label."""
+  from tests import scored
+
+  return scored.of_log(tmp_path_factory.mktemp('plain'), scored.RAW)
+
+
+@pytest.fixture(scope='session')
+def weighted(tmp_path_factory):
+  """A run with a bag whose ids have weights."""
+  from tests import scored
+
+  return scored.of_log(tmp_path_factory.mktemp('weighted'), scored.WEIGHTED)
+
+
+@pytest.fixture(scope='session')
+def two_labels(tmp_path_factory):
+  """A run of two labels."""
+  from tests import scored
+
+  folder = tmp_path_factory.mktemp('two')
+  return scored.of_log(folder, scored.TWO_LABELS, 'mmoe')
+
+
+@pytest.fixture(scope='session')
+def export(plain, tmp_path_factory):
+  """An export of `plain`."""
+  from tests import scored
+
+  return scored.exported(plain, tmp_path_factory.mktemp('of_plain') / 'export')

@@ -86,6 +86,17 @@ def place(tmp_path_factory):
   golden = commands.ROOT / 'tests' / 'goldens' / 'fb_checkpoint.pt'
   (folder / 'cut.pt').write_bytes(golden.read_bytes()[:9000])
   (folder / 'file').write_text('not a folder')
+  ok(export(f'--workdir={folder}/run', f'--output={folder}/export'), folder)
+  for name, change in (
+    ('newer', lambda x: x.replace('"format": 1', '"format": 2')),
+    ('halved', lambda x: x[: len(x) // 2]),
+  ):
+    shutil.copytree(folder / 'export', folder / name)
+    path = folder / name / 'model.json'
+    path.write_text(change(path.read_text()))
+  shutil.copytree(folder / 'export', folder / 'shortened')
+  table = next((folder / 'shortened' / 'tables').iterdir())
+  table.write_bytes(table.read_bytes()[:-1])
   return folder
 
 
@@ -99,6 +110,14 @@ def train(*flags):
 
 def evaluate(*flags):
   return ['-m', 'dlrm_jax.evaluate', *flags]
+
+
+def predict(*flags):
+  return ['-m', 'dlrm_jax.predict', *flags]
+
+
+def export(*flags):
+  return ['-m', 'dlrm_jax.export', *flags]
 
 
 def convert(*flags):
@@ -132,6 +151,7 @@ KAGGLE = (
   '--config.data.dir={place}/prepared',
 )
 OUT = '--output={place}/out'
+SCORED = '--data={place}/good.txt', '--output={place}/out.csv'
 FB_FILE = (
   '--input=tests/goldens/fb_checkpoint.pt',
   '--config=configs/default.py',
@@ -552,6 +572,76 @@ CASES = {
     evaluate('--workdir={place}/run', '--data={place}/good.txt'),
     ['good.txt'],
   ),
+  # Predictions and exports.
+  'predict without a workdir': (predict(), ['--workdir']),
+  'predict with a workdir that is not there': (
+    predict('--workdir={place}/no', *SCORED),
+    ['{place}/no', 'no such folder', 'workdir or an export'],
+  ),
+  'predict with what is no model': (
+    predict('--workdir={place}/prepared', *SCORED),
+    ['{place}/prepared', 'config.json', 'model.json'],
+  ),
+  'predict with a file': (
+    predict('--workdir={place}/file', *SCORED),
+    ['{place}/file: a file', 'workdir or an export'],
+  ),
+  'predict before any checkpoint': (
+    predict('--workdir={place}/fresh', *SCORED),
+    ['fresh', 'no checkpoint', 'train first'],
+  ),
+  'predict with a checkpoint of other tables': (
+    predict('--workdir={place}/edited', *SCORED),
+    ['table C1', '50 x 4 in the checkpoint', '50 x 8'],
+  ),
+  'an export of a newer version': (
+    predict('--workdir={place}/newer', *SCORED),
+    ['newer/model.json', 'format 2', 'format 1', 'install'],
+  ),
+  'a cut description of an export': (
+    predict('--workdir={place}/halved', *SCORED),
+    ['halved/model.json', 'damaged', 'export the model again'],
+  ),
+  'a cut table of an export': (
+    predict('--workdir={place}/shortened', *SCORED),
+    ['shortened/tables/', 'damaged', 'bytes'],
+  ),
+  'a checkpoint of an export': (
+    predict('--workdir={place}/export', '--checkpoint=2', *SCORED),
+    ['export', 'checkpoint', '2'],
+  ),
+  'predictions without a kind': (
+    predict('--workdir={place}/run', SCORED[0], OUT),
+    ['--output={place}/out', '.csv or .parquet'],
+  ),
+  'predictions into a folder that is not there': (
+    predict('--workdir={place}/run', SCORED[0], '--output={place}/no/x.csv'),
+    ['--output={place}/no/x.csv', 'no folder'],
+  ),
+  'rows that are not there': (
+    predict('--workdir={place}/run', '--data={place}/no.txt', SCORED[1]),
+    ['no.txt', 'no such file'],
+  ),
+  'rows without names for a model of rows': (
+    predict('--workdir={place}/run', *SCORED),
+    ['good.txt', 'Parquet', 'C1'],
+  ),
+  'an empty file of rows': (
+    predict('--workdir={place}/run', '--data={place}/empty.txt', SCORED[1]),
+    ['empty.txt', 'empty'],
+  ),
+  'a prepared set of another model': (
+    predict('--workdir={place}/run', '--data={place}/half', SCORED[1]),
+    ['C1', 'rows'],
+  ),
+  'an export to where something is': (
+    export('--workdir={place}/run', '--output={place}/fresh'),
+    ['--output={place}/fresh', 'exists'],
+  ),
+  'an export of no run': (
+    export('--workdir={place}/export', OUT),
+    ['{place}/export', 'config.json'],
+  ),
   # Other programs.
   'convert without a direction': (
     convert('--workdir={place}/new'),
@@ -700,7 +790,7 @@ def test_ends_in_one_clear_line(name, place):
   assert message[0].startswith('error: ')
   for word in words:
     assert word.replace('{place}', str(place)) in message[0], done.stderr
-  assert not (place / 'out').exists()
+  assert not list(place.glob('out*'))
   assert not (place / 'new' / 'checkpoints').exists()
 
 
@@ -738,8 +828,10 @@ def test_a_refused_command_changes_nothing(place):
   'command',
   [
     'evaluate',
+    'export.__main__',
     'importance.__main__',
     'inspect.__main__',
+    'predict.__main__',
     'prepare.__main__',
     'traces.__main__',
   ],

@@ -50,14 +50,21 @@ def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
   )
 
 
-def check_there(run: Trained) -> None:
-  """Raises an `InputError` if the data of the training has been moved."""
+def check_there(
+  run: Trained, otherwise: str = 'name the set with --data=DIR'
+) -> None:
+  """Raises an `InputError` if the data of the training has been moved.
+
+  Args:
+    run: the run.
+    otherwise: what the message advises beside.
+  """
   folder = run.config.data.dir
   if run.config.data.kind == 'prepared' and not Path(folder).exists():
     raise InputError(
       f'{folder}: the set that the run was trained on is not there (seen from '
-      f'{Path.cwd()}); run this where training was started, or name the set '
-      'with --data=DIR'
+      f'{Path.cwd()}); run this where training was started, or '
+      f'{otherwise}'
     )
 
 

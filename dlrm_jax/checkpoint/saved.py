@@ -122,18 +122,17 @@ class Saved:
     Raises:
       InputError: it is none of these, or there is no checkpoint.
     """
-    step = self.best if name == 'best' else name
-    step = self.latest if name == 'latest' else step
-    if step is None:
-      raise InputError(
-        f'{self._folder}: no checkpoint in the workdir; train first'
-      )
-    try:
-      return int(step)
-    except ValueError:
-      raise InputError(
-        f'--checkpoint={name}: expected best, latest or a step'
-      ) from None
+    if name in ('best', 'latest'):
+      step = self.best if name == 'best' else self.latest
+      if step is None:
+        raise InputError(
+          f'{self._folder}: no checkpoint in the workdir; train first'
+        )
+      return step
+    if not str(name).isdecimal():
+      raise InputError(f'--checkpoint={name}: expected best, latest or a step')
+    self._existing(int(name))
+    return int(name)
 
   def _gain(self, step: int) -> float | None:
     """The objective, higher is better; None: undefined; inf: unreadable."""

@@ -132,6 +132,7 @@ def write_export(
     InputError: the checkpoint is damaged, the prepared set of the run is gone,
       the network cannot be converted, or the folder cannot be written.
   """
+  files.remove_unfinished_of(output)
   with files.writing(output):
     work = files.unfinished_name(output)
     work.mkdir()

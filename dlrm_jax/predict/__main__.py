@@ -12,6 +12,7 @@ workdir may be an export.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,6 +81,13 @@ def main(argv: Sequence[str]) -> None:
   source = source_of(
     model, arguments.data, arguments.split, kept, arguments.on_bad_row
   )
+  if output.exists() and any(
+    os.path.exists(x) and output.samefile(x) for x in source.names
+  ):
+    raise InputError(
+      f'--output={output}: it is a file of --data, whose rows would be lost; '
+      'choose another name'
+    )
   print(f'{model}\n{", ".join(source.names[:4])} -> {output}', flush=True)
   _write(model, source, kept, output)
 

@@ -30,6 +30,9 @@ class Fault(NamedTuple):
   expected: str
 
 
+REMEDY = 'Correct the file, or skip bad rows with --on_bad_row=skip'
+
+
 class BadRows:
   """A counter of bad rows.
 
@@ -43,10 +46,17 @@ class BadRows:
       "no click", and the place where each occurred first.
   """
 
-  def __init__(self, on_bad_row: str = 'stop') -> None:
+  def __init__(self, on_bad_row: str = 'stop', remedy: str = REMEDY) -> None:
+    """Starts at no bad rows.
+
+    Args:
+      on_bad_row: 'stop' or 'skip'.
+      remedy: what the message of a bad row advises.
+    """
     if on_bad_row not in ('stop', 'skip'):
       raise InputError(f'--on_bad_row={on_bad_row}: expected stop or skip')
     self.skip = on_bad_row == 'skip'
+    self._remedy = remedy
     self.counts: collections.Counter[str] = collections.Counter()
     self.examples: dict[str, list[str]] = collections.defaultdict(list)
     self.lost: list[str] = []
@@ -73,9 +83,7 @@ class BadRows:
     where = f'{name}, {unit} {number:,}{column}'
     text = f'{where}: {fault.kind}: {fault.value}; expected {fault.expected}'
     if not self.skip:
-      raise InputError(
-        f'{text}. Correct the file, or skip bad rows with --on_bad_row=skip'
-      )
+      raise InputError(f'{text}. {self._remedy}')
     self.counts[fault.kind] += 1
     if len(self.examples[fault.kind]) < EXAMPLES:
       self.examples[fault.kind].append(text)

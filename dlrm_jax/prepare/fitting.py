@@ -127,7 +127,7 @@ def fitting(
     frame = _cut(frame, fit.longest, bad)
     names = zip(fit.columns.labels, fit.columns.targets, strict=True)
     for name, target in names:
-      if name in frame.columns and frame[name].dtype == pl.Int8:
+      if frame[name].dtype == pl.Int8:
         _mend_labels(frame, name, piece.path, target.column, bad)
     if frame.height:
       if not numbered:

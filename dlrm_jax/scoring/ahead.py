@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 Item = TypeVar('Item')
 
+_PATIENCE = 5.0  # seconds; a thread may wait for a pipe that gives nothing
+
 
 def ahead(items: Iterable[Item], most: int = 2) -> Iterator[Item]:
   """The same items in order, of which some are made ahead.
@@ -51,4 +53,4 @@ def ahead(items: Iterable[Item], most: int = 2) -> Iterator[Item]:
       yield value
   finally:
     closed.set()
-    thread.join()
+    thread.join(_PATIENCE)

@@ -1,5 +1,6 @@
 """Loads an export: its own program on one device, the network on several."""
 
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,7 @@ from dlrm_jax.batch import Inputs
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring import folder as files
 from dlrm_jax.scoring.model import Card, Model
+from dlrm_jax.scoring.once import once
 from dlrm_jax.scoring.scorer import Score, Scorer
 
 if TYPE_CHECKING:
@@ -49,24 +51,36 @@ def _program(
 ) -> Score:
   """The exported program; the network in its place where that does not fit.
 
-  Programs have a window of versions of JAX that can run them.
+  Programs have a window of versions of JAX that can run them. The file is
+  whole, as its digest says; so what cannot be read is of another version.
   """
   from jax import export
 
   try:
     program = export.deserialize(bytearray((path / files.NETWORK).read_bytes()))
-  except ValueError:  # of a version of JAX that this one cannot read
+  except (ValueError, AttributeError, NotImplementedError, struct.error):
     return lambda inputs: network().score(inputs)
   if jax.default_backend() not in (*program.platforms, 'gpu'):
     return lambda inputs: network().score(inputs)
   call = jax.jit(program.call)
   on_device = jax.device_put(arrays)
+  runs: bool | None = None  # None: it was not tried
 
   def score(inputs: Inputs) -> jax.Array:
+    nonlocal runs
     given = [x for x in inputs if x is not None]
-    if len(given) != len(program.in_avals) - _count(arrays):
-      return network().score(inputs)  # weights of ids that have none
-    return call(on_device.parameters, on_device.tables, *given)
+    wanted = len(program.in_avals) - _count(arrays)
+    if runs is False or len(given) != wanted:  # weights of ids that have none
+      return network().score(inputs)
+    try:
+      scores = call(on_device.parameters, on_device.tables, *given)
+    except jax.errors.JaxRuntimeError:
+      if runs:
+        raise
+      runs = False
+      return network().score(inputs)
+    runs = True
+    return scores
 
   return score
 
@@ -145,26 +159,16 @@ def load_export(path: Path) -> Model:
   Raises:
     InputError: it is damaged, or of a newer version.
   """
-  from safetensors.numpy import load_file
-
   about = files.read_description(path)
   run = about['run']
   card = Card(
     *(str(path), run['step'], run['metrics'], run['config'], run['data']),
     about['inputs']['id_weights'],
   )
-  arrays = _Arrays(
-    load_file(path / files.PARAMETERS), files.map_tables(path, about)
-  )
+  arrays = _Arrays(files.read_parameters(path), files.map_tables(path, about))
   shards = run['config']['tables']['shards']
   mesh = sharding.choose_mesh(shards, {})
-  built: list[_Built] = []
-
-  def network() -> _Built:
-    if not built:
-      built.append(_build(path, about, arrays, mesh))
-    return built[0]
-
+  network = once(lambda: _build(path, about, arrays, mesh))
   score = network().score if mesh.size > 1 else _program(path, arrays, network)
 
   def learned() -> 'Learned':

@@ -32,6 +32,17 @@ VOCABULARY = 'vocabulary'
 FORMAT = 1
 """Version of the folder; one more where older programs would misread it."""
 
+_FIELDS = (
+  'labels',
+  'inputs',
+  'tables',
+  'rows',
+  'raw',
+  'run',
+  'layout',
+  'files',
+)
+
 _DIGESTED = 1 << 26
 """Largest file whose digest is kept; of larger ones only the size is checked,
 since tables are mapped and not read."""
@@ -70,15 +81,12 @@ def read_description(folder: Path) -> dict[str, Any]:
       f'format {FORMAT}: install a version that is as new as the one that '
       f'exported it ({about.get("made_by", {}).get("dlrm_jax", "unknown")})'
     )
-  for name, entry in _field(path, about, 'files').items():
+  for name in _FIELDS:
+    if name not in about:
+      raise _damaged(path, f'it has no {name}')
+  for name, entry in about['files'].items():
     _check_file(folder / name, entry)
   return about
-
-
-def _field(path: Path, about: Mapping[str, Any], name: str) -> dict[str, Any]:
-  if not isinstance(about.get(name), dict):
-    raise _damaged(path, f'it has no {name}')
-  return about[name]
 
 
 def _check_file(path: Path, entry: Mapping[str, Any]) -> None:
@@ -93,6 +101,21 @@ def _check_file(path: Path, entry: Mapping[str, Any]) -> None:
 
 def _damaged(path: Path, why: str) -> InputError:
   return InputError(f'{path}: damaged ({why}); export the model again')
+
+
+def read_parameters(folder: Path) -> dict[str, np.ndarray]:
+  """The arrays of the layers, by name.
+
+  Raises:
+    InputError: the file is damaged.
+  """
+  from safetensors import SafetensorError
+  from safetensors.numpy import load_file
+
+  try:
+    return load_file(folder / PARAMETERS)
+  except SafetensorError as error:
+    raise _damaged(folder / PARAMETERS, str(error)) from None
 
 
 def map_tables(folder: Path, about: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -8,14 +8,14 @@ import numpy as np
 import polars as pl
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.prepare.bad_rows import BadRows
+from dlrm_jax.prepare.bad_rows import BadRows, shorten
 from dlrm_jax.prepare.readers.reader import FRAME_ROWS, Piece
 from dlrm_jax.prepare.values.raw_schema import RawSchema
 from dlrm_jax.prepare.values.rules import Rules
 from dlrm_jax.prepare.values.sift import apply_rules
 from dlrm_jax.vocabulary.columns import Columns
 
-NAME = 'the rows'
+NAME = 'the data'
 """What messages call rows that are in no file."""
 
 
@@ -81,18 +81,17 @@ def frame_of(rows: Any, names: tuple[str, ...]) -> pl.DataFrame:
   if isinstance(rows, pl.DataFrame):
     return rows
   if isinstance(rows, pl.LazyFrame):
-    return rows.collect()
-  columns = getattr(rows, 'columns', None)
-  pandas = type(rows).__module__.partition('.')[0] == 'pandas'
-  if not isinstance(rows, Mapping) and not (pandas and columns is not None):
+    try:
+      return rows.collect()
+    except pl.exceptions.PolarsError as error:
+      raise InputError(f'{NAME}: {_first_line(error)}') from None
+  if not isinstance(rows, Mapping) and not _of_pandas(rows, 'columns'):
     raise InputError(
-      f'rows to score are a {type(rows).__name__}; expected a dict of arrays '
-      'or lists, a frame of Polars or pandas, or the path of a file'
+      f'rows to score are of the type {type(rows).__name__}; expected a dict '
+      'of arrays or lists, a frame of Polars or pandas, or the path of a file'
     )
   there = list(rows) if isinstance(rows, Mapping) else list(rows.columns)
-  series = [
-    _series(name, rows[name], pandas=pandas) for name in names if name in there
-  ]
+  series = [_series(name, rows[name]) for name in names if name in there]
   lengths = {len(x): x.name for x in series}
   if len(lengths) > 1:
     (a, x), (b, y) = list(lengths.items())[:2]
@@ -102,28 +101,58 @@ def frame_of(rows: Any, names: tuple[str, ...]) -> pl.DataFrame:
     )
   # Names of other columns help where one is missing.
   others = [n for n in map(str, there) if n not in names]
-  empty = pl.Series([None], dtype=pl.Null).new_from_index(
-    0, next(iter(lengths))
-  )
+  height = next(iter(lengths), 0)
+  empty = pl.Series([None], dtype=pl.Null).new_from_index(0, height)
   return pl.DataFrame([*series, *(empty.alias(name) for name in others)])
 
 
-def _series(name: str, values: Any, *, pandas: bool) -> pl.Series:
-  if pandas:
-    values = _of_pandas(values)
-  elif isinstance(values, str | bytes) or not hasattr(values, '__len__'):
-    raise InputError(
-      f'{NAME}: column {name!r} is {values!r}; expected an array or a list '
-      'with a value for each row'
-    )
+def _series(name: str, values: Any) -> pl.Series:
+  """The values of a column; NaN among texts or lists is missing.
+
+  Raises:
+    InputError: they are no values of rows.
+  """
+  if isinstance(values, pl.Series):
+    return values.alias(name)
+  if _of_pandas(values, 'isna'):
+    values = _without_missing(values)
+  elif not isinstance(values, list | tuple | range):
+    if isinstance(values, str | bytes) or not hasattr(values, '__array__'):
+      raise InputError(
+        f'{NAME}: column {name!r} is {shorten(values)}; expected an array or a '
+        'list with a value for each row'
+      )
+    values = np.asarray(values)  # also of JAX, of PyTorch
+    if not values.ndim:
+      return _series(name, values.item())
+    values = values.tolist() if values.dtype == object else values
   try:
-    return pl.Series(name, values, strict=False)
+    try:
+      series = pl.Series(name, values)
+    except TypeError:  # of several types
+      series = pl.Series(name, [_or_none(x) for x in values], strict=False)
   except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-    why = str(error).splitlines()[0][:120]
-    raise InputError(f'{NAME}: column {name!r}: {why}') from None
+    raise InputError(f'{NAME}: column {name!r}: {_first_line(error)}') from None
+  if series.dtype.is_float() and series.is_nan().all():  # of no type then
+    return pl.Series(name, [None] * len(series))
+  return series
 
 
-def _of_pandas(column: Any) -> Any:
+def _or_none(value: Any) -> Any:
+  """None for a NaN."""
+  return None if isinstance(value, float) and value != value else value
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).splitlines()[0][:120]
+
+
+def _of_pandas(value: Any, attribute: str) -> bool:
+  module = type(value).__module__.partition('.')[0]
+  return module == 'pandas' and hasattr(value, attribute)
+
+
+def _without_missing(column: Any) -> Any:
   """A column of pandas as an array, or a list with None where missing."""
   values = column.to_numpy()
   if values.dtype.kind in 'iufb':

@@ -3,6 +3,7 @@
 The vocabularies, hashes and transforms are those of the training.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import polars as pl
 
 from dlrm_jax.batch import Inputs
 from dlrm_jax.data.unknown import UnknownRow
+from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import BadRows
 from dlrm_jax.prepare.fitting import Fit, fitting
 from dlrm_jax.prepare.readers.reader import BAD, NUMBER, Piece, Reader
@@ -27,6 +29,21 @@ from dlrm_jax.prepare.values.typed import Words
 from dlrm_jax.scoring.frames import NAME, FrameReader
 from dlrm_jax.vocabulary.coder import Coder, Values, closed_of
 from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
+
+
+@contextlib.contextmanager
+def reading_vocabularies() -> Iterator[None]:
+  """Context in which files of vocabularies are read.
+
+  Raises:
+    InputError: one is gone.
+  """
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise InputError(
+      f'{error.filename}: gone since the model was loaded; load the model again'
+    ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +140,8 @@ class Intake:
       )
 
   def _inputs(self, columns: Columns, frame: pl.DataFrame) -> Inputs:
-    block = encode_frame(columns, self.coders, frame)
+    with reading_vocabularies():
+      block = encode_frame(columns, self.coders, frame)
     return Inputs(block.dense, block.ids, block.id_weights)
 
   def inputs(self, frame: pl.DataFrame) -> Inputs:
@@ -132,7 +150,8 @@ class Intake:
     Raises:
       InputError: a column is missing, or a value is wrong.
     """
-    reader, bad = FrameReader(self.schema, frame), BadRows()
+    reader = FrameReader(self.schema, frame)
+    bad = BadRows(remedy='Correct or leave out the row')
     parts = [
       rows.inputs
       for piece in reader.pieces(NAME)

@@ -15,7 +15,7 @@ from dlrm_jax.embedding.collection import Tables
 from dlrm_jax.embedding.features import Feature, column_hotness
 from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.errors import InputError
-from dlrm_jax.scoring.intake import Intake
+from dlrm_jax.scoring.intake import Intake, reading_vocabularies
 
 _PIECE = 1 << 16  # ids that are encoded at a time
 
@@ -123,8 +123,8 @@ class Learned:
     self, intake: Intake, name: str, value: Any, k: int, role: str | None
   ) -> pl.DataFrame:
     """Nearest values of a value; see `Model.similar`."""
-    if k < 1:
-      raise InputError(f'k is {k}; expected 1 or more')
+    if not isinstance(k, int | np.integer) or k < 1:
+      raise InputError(f'k is {k!r}; expected a whole number, 1 or more')
     self._chosen(name, role)
     row = row_of(intake, name, value)
     vectors = self.matrix(name, role)
@@ -153,8 +153,10 @@ def values_of(intake: Intake, name: str, start: int, stop: int) -> pl.Series:
   if column.ids != 'vocabulary' or column.modulo:
     return pl.Series('value', [None], pl.String).new_from_index(0, count)
   first = max(start - coder.base, 0)
-  scan = pl.scan_parquet(intake.vocabularies[name], glob=False)
-  frame = scan.slice(first, max(stop - coder.base - first, 0)).collect()
+  with reading_vocabularies():
+    intake.vocabularies[name].stat()  # Polars has other words for its absence.
+    scan = pl.scan_parquet(intake.vocabularies[name], glob=False)
+    frame = scan.slice(first, max(stop - coder.base - first, 0)).collect()
   if 'value' in frame.columns:
     values = frame['value']
   elif _kind(intake, name) == 'hex':

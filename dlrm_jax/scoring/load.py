@@ -18,6 +18,8 @@ from dlrm_jax.scoring.model import Card, Model
 if TYPE_CHECKING:
   from dlrm_jax.scoring.intake import Intake
 
+_OF_RUN = ('config.json', 'data.json', 'checkpoints')
+
 
 def load(
   folder: str | os.PathLike[str], checkpoint: str | int = 'best'
@@ -44,7 +46,13 @@ def load(
 
     return load_export(path)
   if not path.is_dir():
-    raise InputError(f'{path}: no such folder; expected a workdir or an export')
+    what = 'a file' if path.exists() else 'no such folder'
+    raise InputError(f'{path}: {what}; expected a workdir or an export')
+  if not any((path / name).exists() for name in _OF_RUN):
+    raise InputError(
+      f'{path}: neither a workdir, which has {_OF_RUN[0]}, nor an export, '
+      f'which has {MODEL}'
+    )
   return load_workdir(path, checkpoint)
 
 

@@ -30,10 +30,12 @@ from dlrm_jax.prepare.readers.formats import files_of
 from dlrm_jax.prepare.readers.lines import first_line
 from dlrm_jax.prepare.readers.parquet_reader import ParquetReader
 from dlrm_jax.prepare.readers.reader import Piece, Reader
+from dlrm_jax.prepare.readers.text_files import check_readable
 from dlrm_jax.scoring.intake import EncodedRows, Intake
 
 _SEPARATORS = ',\t;'
 _TEXT = 'text with a row on each line'
+_KNOWN = 'Parquet, or text with a row on each line'
 _INTERACTIONS = (USER, ITEM, 'rating', 'time')
 
 
@@ -82,6 +84,7 @@ def reader_for(intake: Intake, path: str, kept: tuple[str, ...]) -> Reader:
   log = intake.format or {'format': ''}
   if log['format'] == 'tfds':
     return _of_kind(log, path, kept)
+  check_readable(path, _KNOWN)
   if file_format(path) == 'Parquet':
     return ParquetReader(schema)
   if log['format'] not in ('fb_npz', 'fb_bin', 'torchrec_npy', 'movielens'):

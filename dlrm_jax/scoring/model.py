@@ -4,7 +4,6 @@ model = dlrm_jax.load('runs/kaggle')
 model.predict({'I1': [3], ..., 'C26': ['1f2c6d3a']})  # f32[1]
 """
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from dlrm_jax.batch import Inputs
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.errors import InputError
+from dlrm_jax.scoring.once import once
 from dlrm_jax.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Model:
     self.card = card
     self.labels = card.schema.labels
     self.scorer = scorer
-    self._open_intake = open_intake
-    self._open_learned = open_learned
+    self._open_intake = once(open_intake)
+    self._open_learned = once(open_learned)
 
   def __repr__(self) -> str:
     name = self.card.config['model']['name']
@@ -85,12 +85,12 @@ class Model:
       f'{", ".join(self.labels)}>'
     )
 
-  @functools.cached_property
+  @property
   def intake(self) -> 'Intake':
     """How raw values become inputs; opens the vocabularies."""
     return self._open_intake()
 
-  @functools.cached_property
+  @property
   def learned(self) -> 'Learned':
     """The learned vectors of its features."""
     return self._open_learned()
@@ -116,10 +116,15 @@ class Model:
     """
     if isinstance(rows, str | os.PathLike):
       return self._by_task(self._of_path(Path(rows), split))
-    from dlrm_jax.scoring.frames import frame_of
+    if split is not None:
+      raise InputError(
+        f'split={split!r}: splits are of a prepared set, and this is a '
+        f'{type(rows).__name__}; leave it out'
+      )
+    from dlrm_jax.scoring.frames import NAME, frame_of
 
     frame = frame_of(rows, self.intake.schema.names)
-    self.intake.schema.check(frame.columns, 'the rows')
+    self.intake.schema.check(frame.columns, NAME)
     if not frame.height:
       return self._by_task(self._empty)
     return self._by_task(self.scorer(self.intake.inputs(frame)))
@@ -160,10 +165,12 @@ class Model:
       InputError: an array has another shape, or ids are no integers.
     """
     schema = self.card.schema
+    dense, ids = _array('dense', dense), _array('ids', ids)
     count = len(np.atleast_1d(ids))
     dense = _checked('dense', dense, (count, len(schema.dense)), np.float32)
     ids = _checked('ids', ids, (count, schema.hotness), np.int32)
     if id_weights is not None:
+      id_weights = _array('id_weights', id_weights)
       id_weights = _checked('id_weights', id_weights, ids.shape, np.float32)
     elif self.card.weighted:
       id_weights = np.ones(ids.shape, np.float32)
@@ -219,15 +226,28 @@ class Model:
     }
 
 
-def _checked(
-  name: str, values: Any, shape: Sequence[int], dtype: type
-) -> np.ndarray:
+def _array(name: str, values: Any) -> np.ndarray:
   """An argument of `score` as an array.
+
+  Raises:
+    InputError: its rows have different lengths.
+  """
+  try:
+    return np.asarray(values)
+  except ValueError:
+    raise InputError(
+      f'{name} has rows of different lengths; expected an array'
+    ) from None
+
+
+def _checked(
+  name: str, array: np.ndarray, shape: Sequence[int], dtype: type
+) -> np.ndarray:
+  """An argument of `score` in its type.
 
   Raises:
     InputError: it has another shape, or values that the type cannot hold.
   """
-  array = np.asarray(values)
   if array.shape != tuple(shape):
     raise InputError(
       f'{name} has the shape {list(array.shape)}; expected {list(shape)}'

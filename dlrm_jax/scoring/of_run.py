@@ -44,7 +44,7 @@ def intake_of_run(run: Trained, work: Path) -> Intake:
   """
   if run.config.data.kind != 'prepared' or not run.config.data.dir:
     return _of_rows(run)
-  check_there(run)
+  check_there(run, 'put it back: raw values need its vocabularies')
   prepared = open_prepared(run.config.data.dir)
   check_fits(prepared, {**run.data, 'values': kinds_of_run(run)})
   details = prepared.details

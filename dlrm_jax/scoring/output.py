@@ -44,7 +44,17 @@ class _Csv:
     self._first = True
 
   def add(self, frame: pl.DataFrame) -> None:
-    """Writes the next rows."""
+    """Writes the next rows.
+
+    Raises:
+      InputError: they have lists or the like.
+    """
+    for name, kind in frame.schema.items():
+      if kind.is_nested() or kind == pl.Object:
+        raise InputError(
+          f'column {name!r} is {kind}, which CSV cannot hold; choose an output '
+          'that ends in .parquet, or leave the column out'
+        )
     frame.write_csv(self._file, include_header=self._first)
     self._first = False
 
@@ -60,9 +70,22 @@ class _Parquet:
     folder.mkdir()
     self._folder = folder
     self._parts: list[Path] = []
+    self._types: pl.Schema | None = None
 
   def add(self, frame: pl.DataFrame) -> None:
-    """Writes the next rows."""
+    """Writes the next rows.
+
+    Raises:
+      InputError: a column has another type than in the rows before.
+    """
+    self._types = self._types or frame.schema
+    for name, kind in frame.schema.items():
+      if kind != self._types[name]:
+        raise InputError(
+          f'column {name!r} is {self._types[name]} in the first rows and '
+          f'{kind} in later ones; make the files alike, or choose an output '
+          'that ends in .csv'
+        )
     self._parts.append(self._folder / f'{len(self._parts)}.arrow')
     frame.write_ipc(self._parts[-1])
 
@@ -75,9 +98,12 @@ class _Parquet:
 def writer_of(path: Path) -> Iterator[Writer]:
   """A writer of a file that gets its name when the context ends well.
 
+  What a killed command left of a file of this name is removed.
+
   Raises:
     InputError: it cannot be written.
   """
+  files.remove_unfinished_of(path)
   with files.writing(path), files.replacing(path) as work:
     if path.suffix == '.csv':
       with contextlib.closing(_Csv(work)) as csv:

@@ -104,13 +104,13 @@ def source_of(
       unknown,
     )
   names = paths_of(intake, paths)
-  readers = {name: reader_for(intake, name, kept) for name in names}
+  readers = [reader_for(intake, name, kept) for name in names]
 
   def rows() -> Iterator[ScorableRows]:
-    for name, reader in readers.items():
+    for name, reader in zip(names, readers, strict=True):
       yield from counted(rows_of_file(intake, reader, name, bad))
 
-  about = sum(reader.about(name) for name, reader in readers.items())
+  about = sum(r.about(name) for name, r in zip(names, readers, strict=True))
   return RowSource(names, about, rows, bad, unknown)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dlrm_jax.errors import InputError
+from dlrm_jax.prepare.readers.csv_lines import whole_rows
 from dlrm_jax.prepare.readers.csv_reader import CsvReader
 from dlrm_jax.prepare.readers.reader import Reader
 from dlrm_jax.scoring.intake import Intake
@@ -36,7 +37,10 @@ def rows_of_stream(
     path = str(Path(folder) / 'text')
     bad.names = {path: NAME}
     try:
-      for text in _texts(stream):
+      texts = _texts(stream)
+      if (intake.format or {}).get('multiline'):
+        texts = whole_rows(texts, NAME)
+      for text in texts:
         Path(path).write_bytes(text)
         if reader is None:
           reader = reader_for(intake, path, kept)

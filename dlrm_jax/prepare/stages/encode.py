@@ -178,11 +178,9 @@ def _encoded(
 
 def _labels(columns: Columns, frame: pl.DataFrame) -> np.ndarray:
   """Labels of n rows, f32[n, T]; NaN where a label is missing."""
-  labels = np.full((frame.height, len(columns.targets)), np.nan, np.float32)
+  labels = np.empty((frame.height, len(columns.targets)), np.float32)
   for number, name in enumerate(columns.labels):
-    if name in frame.columns:  # rows to score have no labels
-      values = frame[name].cast(pl.Float32).fill_null(np.nan)
-      labels[:, number] = values.to_numpy()
+    labels[:, number] = frame[name].cast(pl.Float32).fill_null(np.nan)
   return labels
 
 

@@ -107,10 +107,10 @@ class RawSchema:
   missing: Words = Words()  # noqa: RUF009, frozen
   kept: tuple[str, ...] = ()
 
-  def to_score(self, kept: tuple[str, ...] = ()) -> 'RawSchema':
-    """The schema of rows to score: features alone, and columns to keep."""
+  def to_score(self) -> 'RawSchema':
+    """The schema of rows to score: features alone."""
     return dataclasses.replace(
-      self, labels={}, weight=None, time=None, group=None, kept=kept
+      self, labels={}, weight=None, time=None, group=None
     )
 
   @property
@@ -146,7 +146,7 @@ class RawSchema:
       InputError: a column is missing, or there are several of its name.
     """
     names = list(columns)
-    shown = ', '.join(map(repr, names[:40]))
+    shown = ', '.join(map(repr, names[:40])) or 'none'
     for name in self.names:
       if (count := names.count(name)) == 1:
         continue

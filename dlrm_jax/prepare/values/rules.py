@@ -125,6 +125,7 @@ class Rules:
     self._types = types
     self._path = path
     self._words = schema.missing
+    self._scored = not schema.labels
     self.rules = tuple(self._all(schema))
 
   def _all(self, schema: RawSchema) -> Iterator[Rule]:
@@ -234,6 +235,8 @@ class Rules:
     if parse(typed, self._words) is None:
       numeric = typed.dtype.is_numeric() or typed.dtype == pl.Boolean
       hint = "; say 'values': 'integer'" if numeric else ''
+      if numeric and self._scored:
+        hint = ', given as text'
       raise self._wrong(column, f'values that are {values}{hint}')
     return self._rule(
       name,

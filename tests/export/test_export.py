@@ -1,0 +1,461 @@
+"""An export predicts what its workdir predicts, on any number of devices."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+
+import dlrm_jax
+from dlrm_jax.batch import Inputs
+from dlrm_jax.errors import InputError
+from dlrm_jax.export.__main__ import main
+from dlrm_jax.prepare.implicit.implicit_set import prepare_implicit
+from dlrm_jax.scoring import folder as names
+from dlrm_jax.scoring.load import load
+from tests import commands, scored
+
+
+@pytest.fixture(scope='module', params=['one_hot', 'bags'])
+def two_labels_set(request, tmp_path_factory):
+  """A prepared set of two labels, with a bag or without."""
+  raw = dict(scored.TWO_LABELS)
+  if request.param == 'one_hot':
+    del raw['bags']
+  folder = tmp_path_factory.mktemp(request.param)
+  text = scored.csv_of(scored.rows_of(0))
+  return scored.prepared(folder, raw, text)
+
+
+def check(run, folder, split='train'):
+  """Checks that workdir and export say what the network says."""
+  inputs = scored.blocks_of(run.data, split)
+  want = run.probabilities(inputs)
+  rows = scored.rows_of(0, len(want))
+  for path in (run.folder, scored.exported(run, folder)):
+    model = load(path)
+    got = model.score(inputs.dense, inputs.ids).reshape(want.shape)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+    columns = scored.columns_of(rows, model.intake.schema)
+    got = model.predict(columns).reshape(want.shape)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+  assert np.std(want, 0).min() > 1e-3
+  return model
+
+
+ENCODINGS = {
+  'plain': {},
+  'hashed': {'tables__encoding': 'hashed'},
+  'quotient_remainder': {'tables__encoding': 'quotient_remainder'},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('encoding', ENCODINGS)
+@pytest.mark.parametrize('name', ['dlrm', 'dcn', 'mmoe', 'esmm'])
+def test_models_and_encodings(two_labels_set, tmp_path, name, encoding):
+  fields = ENCODINGS[encoding]
+  config = scored.config_of(two_labels_set, name, **fields)
+  check(scored.made(tmp_path / 'run', config), tmp_path / 'export')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_a_model_of_users_and_items(tmp_path, encoding):
+  rows = [(u, i, 5, u + i) for u in range(130) for i in range(u % 7 + 1)]
+  text = ''.join('\t'.join(map(str, row)) + '\n' for row in rows)
+  (tmp_path / 'log').write_text(text)
+  data = tmp_path / 'set'
+  prepare_implicit(
+    [str(tmp_path / 'log')],
+    str(data),
+    hold_out=False,
+    seed=0,
+    on_bad_row='stop',
+    overwrite=False,
+  )
+  config = scored.config_of(data, 'neumf', **ENCODINGS[encoding])
+  run = scored.made(tmp_path / 'run', config)
+  model = load(scored.exported(run, tmp_path / 'export'))
+  users, items = zip(*[(u, i) for u, i, _, _ in rows], strict=True)
+  pairs = {'user': list(users), 'item': list(items)}
+  ids = model.intake.inputs(pl.DataFrame(pairs)).ids
+  want = run.probabilities(Inputs(np.zeros((len(ids), 0), np.float32), ids))
+  for found in (
+    model.predict(pairs),
+    load(run.folder).predict(pairs),
+    model.predict(tmp_path / 'log'),
+  ):
+    np.testing.assert_allclose(found, want[:, 0], rtol=0, atol=1e-6)
+  assert len({tuple(x) for x in ids.tolist()}) == len(rows)
+
+
+def test_quotients_and_bags(plain, tmp_path):
+  config = scored.config_of(
+    plain.data, 'dcn', tables__encoding='quotient_remainder'
+  )
+  check(scored.made(tmp_path / 'run', config), tmp_path / 'export')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'model__branches': 2},
+    {'model__norm': 'batch'},
+    {'model__norm': 'layer', 'model__dense_scaling': 'standard'},
+    {'model__compute_dtype': 'bfloat16'},
+    {'tables__pooling': 'mean'},
+    {'tables__encoding': 'tensor_train'},
+    {'tables__encoding': 'robe'},
+    {'tables__encoding': 'mixed_dims'},
+    {'tables__encoding': 'quotient_remainder', 'tables__combine': 'path'},
+  ],
+  ids=str,
+)
+def test_other_models(plain, tmp_path, fields):
+  config = scored.config_of(plain.data, **fields)
+  run = scored.made(tmp_path / 'run', config)
+  if 'model__compute_dtype' not in fields:
+    check(run, tmp_path / 'export')
+    return
+  inputs = scored.blocks_of(run.data, 'train')
+  model = load(scored.exported(run, tmp_path / 'export'))
+  want = run.probabilities(inputs)[:, 0]
+  found = model.score(inputs.dense, inputs.ids)
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-2)
+
+
+MIXED = {
+  'user': {'placement': 'row_wise'},
+  'site': {'placement': 'column_wise', 'columns': 2},
+  'word': {'placement': 'replicated'},
+  'city': {'placement': 'grid', 'columns': 2, 'spread': 4},
+  'tags': {'placement': 'table_row_wise', 'spread': 2},
+}
+
+
+def of_eight(data, folder, placement):
+  """A run on eight devices."""
+  config = scored.config_of(data, tables__shards=8)
+  if placement == 'mixed':
+    with config.unlocked():
+      config.tables.features.update(MIXED)
+  else:
+    config.tables.placement = placement
+  return scored.made(folder, config, devices=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('placement', ['mixed', 'independent', 'table_wise'])
+def test_placements_on_eight_devices(plain, tmp_path, placement):
+  """On one device the program runs, on eight the network is built again."""
+  run = of_eight(plain.data, tmp_path / 'run', placement)
+  model = check(run, tmp_path / 'export')
+  assert model.scorer._mesh.size == 8
+  on_one(run, tmp_path / 'export')
+
+
+SCORE = """
+import json, sys
+import jax, numpy as np
+import dlrm_jax
+assert len(jax.devices()) == 1
+given = np.load(sys.argv[2])
+model = dlrm_jax.load(sys.argv[1])
+np.save(sys.argv[3], model.score(given['dense'], given['ids']))
+print(json.dumps(model.vectors('user')['vector'].to_list()))
+"""
+
+
+def on_one(run, export):
+  """Checks the predictions of an export in a process with one device."""
+  inputs = scored.blocks_of(run.data, 'train')
+  folder = export.parent
+  np.savez(folder / 'inputs.npz', dense=inputs.dense, ids=inputs.ids)
+  done = commands.run(
+    ['-c', SCORE, export, folder / 'inputs.npz', folder / 'scores.npy'],
+    environment=commands.devices(1),
+  )
+  found = np.load(folder / 'scores.npy')
+  want = run.probabilities(inputs)[:, 0]
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+  vectors = np.float32(json.loads(done.stdout.splitlines()[-1]))
+  here = load(run.folder).vectors('user')['vector'].to_numpy()
+  np.testing.assert_array_equal(vectors, here)
+
+
+@pytest.mark.slow
+def test_trained_on_eight_devices_and_used_on_one(plain, tmp_path):
+  run = of_eight(plain.data, tmp_path / 'run', 'auto')
+  with run.on_devices():
+    parts = {
+      len(x.sharding.device_set) for x in jax.tree.leaves(run.state.tables)
+    }
+  assert parts == {8}
+  export = scored.exported(run, tmp_path / 'export')
+  on_one(run, export)
+  inputs = scored.blocks_of(run.data, 'train')
+  model = load(export)
+  assert model.scorer._mesh.size == 8
+  want = run.probabilities(inputs)[:, 0]
+  found = model.score(inputs.dense, inputs.ids)
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def copy(export, tmp_path):
+  """A copy of an export, to be changed."""
+  return shutil.copytree(export, tmp_path / 'copy')
+
+
+def rewrite(folder, name, content):
+  """Replaces a file of an export, whose digest fits afterwards."""
+  (folder / name).write_bytes(content)
+  about = json.loads((folder / names.MODEL).read_text())
+  about['files'][name] = names.file_entry(folder / name)
+  (folder / names.MODEL).write_text(json.dumps(about))
+
+
+def program_with(folder, **fields):
+  """The program of an export with other fields of `jax.export.Exported`."""
+  content = bytearray((folder / names.NETWORK).read_bytes())
+  program = jax.export.deserialize(content)
+  return bytes(dataclasses.replace(program, **fields).serialize())
+
+
+@pytest.mark.parametrize('kind', ['envelope', 'operations', 'platform'])
+def test_a_program_of_another_version_is_replaced_by_the_network(
+  copy, plain, kind
+):
+  inputs = scored.blocks_of(plain.data, 'train')
+  want = plain.probabilities(inputs)[:, 0]
+  rewrite(
+    copy,
+    names.NETWORK,
+    {
+      'envelope': lambda: bytes(4000),
+      'operations': lambda: program_with(copy, mlir_module_serialized=b'new'),
+      'platform': lambda: program_with(copy, platforms=('tpu',)),
+    }[kind](),
+  )
+  model = load(copy)
+  for _ in range(2):
+    found = model.score(inputs.dense, inputs.ids)
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+
+
+def test_rows_at_other_places_are_moved(copy, plain):
+  """As an export has them whose version lays tables out in another way."""
+  about = json.loads((copy / names.MODEL).read_text())
+  for name, entry in about['tables'].items():
+    table = np.load(copy / entry['file'])
+    rows = np.roll(table.reshape(-1, 4), 100, 0)
+    np.save(copy / entry['file'], rows.reshape(table.shape))
+    about['files'][entry['file']] = names.file_entry(copy / entry['file'])
+    for blocks in about['layout']['blocks'].values():
+      for block in blocks:
+        block['offset'] += 100 * (block['stack'] == name)
+  (copy / names.MODEL).write_text(json.dumps(about))
+  rewrite(copy, names.NETWORK, bytes(4000))  # its addresses are others
+  inputs = scored.blocks_of(plain.data, 'train')
+  model = load(copy)
+  found = model.score(inputs.dense, inputs.ids)
+  want = plain.probabilities(inputs)[:, 0]
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+  same = load(plain.folder).vectors('word')
+  assert model.vectors('word').equals(same)
+
+
+def test_the_folder_needs_neither_workdir_nor_data(
+  tmp_path_factory, tmp_path, plain
+):
+  """All is removed but the export."""
+  folder = tmp_path / 'gone'
+  shutil.copytree(plain.folder.parent, folder)
+  config = json.loads((folder / 'run' / 'config.json').read_text())
+  config['data']['dir'] = str(folder / 'set')
+  (folder / 'run' / 'config.json').write_text(json.dumps(config))
+  export = tmp_path / 'export'
+  assert main([f'--workdir={folder}/run', f'--output={export}']) == 0
+  before = load(folder / 'run')
+  rows = scored.columns_of(scored.rows_of(0), before.intake.schema)
+  want = before.predict(rows)
+  shutil.rmtree(folder)
+  np.testing.assert_array_equal(before.predict(rows), want)
+  after = load(export)
+  np.testing.assert_allclose(after.predict(rows), want, rtol=0, atol=1e-6)
+  assert after.vectors('word')['value'].null_count() == 2
+  moved = export.rename(tmp_path / 'elsewhere')
+  np.testing.assert_allclose(load(moved).predict(rows), want, rtol=0, atol=1e-6)
+
+
+def test_an_opened_model_whose_folder_is_removed(copy, plain):
+  """Its tables are mapped; its vocabularies are not held."""
+  model, inputs = load(copy), scored.blocks_of(plain.data, 'train')
+  rows = scored.columns_of(scored.rows_of(0), model.intake.schema)
+  want = model.score(inputs.dense, inputs.ids)
+  shutil.rmtree(copy)
+  found = model.score(inputs.dense, inputs.ids)
+  np.testing.assert_array_equal(found, want)
+  for use in (lambda: model.predict(rows), lambda: model.vectors('word')):
+    with pytest.raises(InputError, match=r'copy/.*: gone .* load the model'):
+      use()
+
+
+def test_the_description_has_what_a_reader_needs(export, plain):
+  about = json.loads((export / names.MODEL).read_text())
+  assert about['format'] == names.FORMAT
+  assert about['labels'] == ['click']
+  assert about['inputs']['dense'] == ['price', 'age']
+  assert [x['name'] for x in about['inputs']['ids']] == [
+    'user', 'site', 'word', 'city', 'tags'
+  ]  # fmt: skip
+  assert about['run']['step'] == scored.STEP
+  assert about['run']['metrics'] == {'auc': 0.7}
+  found = {p.relative_to(export).as_posix() for p in export.rglob('*.*')}
+  assert found == {*about['files'], names.MODEL}
+  collection = plain.run.task.collection
+  for name, place in about['rows'].items():
+    array = np.load(export / about['tables'][place['stack']]['file'])
+    rows = array.reshape(-1, place['width'])[place['first_row'] :]
+    want = collection.read(plain.state.tables, name)[: place['rows']]
+    np.testing.assert_array_equal(rows[: place['rows']], want)
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[-5] ^= 1
+  path.write_bytes(content)
+
+
+def newer(path):
+  about = json.loads(path.read_text())
+  about['format'], about['made_by']['dlrm_jax'] = 2, '9.1'
+  path.write_text(json.dumps(about))
+
+
+def without(name):
+  def change(path):
+    about = json.loads(path.read_text())
+    del about[name]
+    path.write_text(json.dumps(about))
+
+  return change
+
+
+DAMAGE = {
+  'a cut description': (names.MODEL, cut, ['model.json', 'no JSON']),
+  'an empty description': (names.MODEL, lambda p: p.write_bytes(b''), ['JSON']),
+  'another description': (
+    names.MODEL,
+    lambda p: p.write_text('[1, 2]'),
+    ['model.json', 'no format'],
+  ),
+  'a newer format': (names.MODEL, newer, ['format 2', 'format 1', '9.1']),
+  'a description without run': (names.MODEL, without('run'), ['no run']),
+  'a description without files': (names.MODEL, without('files'), ['no files']),
+  'a cut table': ('tables/rows_4.npy', cut, ['rows_4.npy', 'bytes', 'again']),
+  'a changed table': ('tables/rows_4.npy', flip, ['rows_4.npy', 'not as it']),
+  'no table': ('tables/rows_4.npy', lambda p: p.unlink(), ['missing']),
+  'cut parameters': (names.PARAMETERS, cut, ['parameters', 'bytes']),
+  'changed parameters': (names.PARAMETERS, flip, ['parameters', 'not as it']),
+  'no parameters': (names.PARAMETERS, lambda p: p.unlink(), ['missing']),
+  'no program': (names.NETWORK, lambda p: p.unlink(), ['network', 'missing']),
+  'a folder for a table': (
+    'tables/rows_4.npy',
+    lambda p: (p.unlink(), p.mkdir()),
+    ['rows_4.npy', 'missing'],
+  ),
+}
+
+
+@pytest.mark.parametrize('name', DAMAGE)
+def test_damage_is_one_line(copy, name):
+  file, change, words = DAMAGE[name]
+  change(copy / file)
+  with pytest.raises(InputError) as caught:
+    load(copy)
+  assert '\n' not in str(caught.value)
+  assert str(copy) in str(caught.value)
+  for word in words:
+    assert word in str(caught.value)
+
+
+def test_a_large_file_is_checked_when_it_is_opened(copy, monkeypatch):
+  """Such files have no digest."""
+  monkeypatch.setattr(names, '_DIGESTED', 10)
+  for name, content in (
+    (names.PARAMETERS, b'no tensors at all'),
+    ('tables/rows_4.npy', b'no array at all'),
+  ):
+    old = (copy / name).read_bytes()
+    rewrite(copy, name, content)
+    with pytest.raises(InputError, match=f'{name}: damaged .*again'):
+      load(copy)
+    rewrite(copy, name, old)
+  load(copy)
+
+
+def test_the_command(plain, tmp_path, capsys):
+  output = tmp_path / 'new'
+  assert main([f'--workdir={plain.folder}', f'--output={output}']) == 0
+  said = capsys.readouterr().out
+  assert f'checkpoint of step {scored.STEP}' in said
+  assert f'dlrm_jax.load({str(output)!r})' in said
+  assert repr(dlrm_jax.load(output)).endswith('step 7: click>')
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    (['--output={copy}'], ['{copy}', 'exists']),
+    (['--output={copy}/no/such'], ['{copy}/no', 'no folder', 'make it']),
+    (['--output={new}', '--checkpoint=9'], ['no checkpoint of step 9', '7']),
+    (['--output={new}', '--checkpoint=last'], ['--checkpoint=last', 'latest']),
+  ],
+)
+def test_mistakes_of_the_command(copy, plain, tmp_path, capsys, flags, words):
+  new = tmp_path / 'new'
+  filled = [flag.format(copy=copy, new=new) for flag in flags]
+  assert main([f'--workdir={plain.folder}', *filled]) == 1
+  (said,) = capsys.readouterr().err.splitlines()
+  for word in words:
+    assert word.format(copy=copy) in said
+  assert not list(tmp_path.glob('new*'))
+
+
+def test_an_export_of_what_is_no_workdir(export, tmp_path, capsys):
+  for folder in (export, tmp_path, tmp_path / 'absent'):
+    assert main([f'--workdir={folder}', f'--output={tmp_path}/new']) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert str(folder) in said
+    assert 'workdir' in said
+
+
+def test_what_a_killed_export_left_is_removed(plain, tmp_path):
+  left = tmp_path / 'new.0123456789ab'
+  left.mkdir()
+  (left / 'model.json').write_text('{}')
+  others = 'newer.0123456789ab', 'new.0123456789', 'new.0123456789abc'
+  for name in others:
+    (tmp_path / name).write_text('of somebody else')
+  scored.exported(plain, tmp_path / 'new')
+  assert {path.name for path in tmp_path.iterdir()} == {'new', *others}
+
+
+def test_an_export_that_fails_leaves_nothing(plain, tmp_path, monkeypatch):
+  def failing(*arguments, **options):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr('dlrm_jax.export.write.save_file', failing)
+  with pytest.raises(InputError, match='new: cannot be written: No space'):
+    scored.exported(plain, tmp_path / 'new')
+  assert not list(tmp_path.iterdir())
