@@ -164,7 +164,8 @@ def _dealt(rows: Any, spread: Any) -> tuple[Any, Any]:
   """
   if isinstance(spread, int) and spread & (spread - 1) == 0:
     # A compiler fuses this into its gathers, where a division would cost.
-    return rows & (spread - 1), rows >> (spread.bit_length() - 1)
+    bits = spread.bit_length() - 1
+    return rows & (spread - 1), rows >> bits if bits else rows
   return rows % spread, rows // spread
 
 

@@ -5,7 +5,8 @@ r"""Writes a trained model as one folder that scores without its workdir.
 The folder has the tables (mapped, not read, when it is loaded), the layers, the
 vocabularies and the network as StableHLO for CPUs, GPUs and TPUs.
 `dlrm_jax.load('models/kaggle')` loads it; docs/export.md loads it with JAX and
-NumPy alone.
+NumPy alone. With --format=onnx the folder has `network.onnx`, too, for
+onnxruntime: docs/onnx.md.
 """
 
 import argparse
@@ -26,6 +27,13 @@ def _parser() -> argparse.ArgumentParser:
     default='best',
     help='best (by the objective), latest, or a step (default: best)',
   )
+  parser.add_argument(
+    '--format',
+    choices=('stablehlo', 'onnx'),
+    default='stablehlo',
+    help='onnx: the folder has the network for onnxruntime, too (default: '
+    'stablehlo)',
+  )
   return parser
 
 
@@ -40,6 +48,11 @@ def main(argv: Sequence[str]) -> None:
     raise InputError(
       f'--output={output}: {output.parent} is no folder; make it'
     )
+  onnx = arguments.format == 'onnx'
+  if onnx:
+    from dlrm_jax.export.onnx_network import check_installed
+
+    check_installed()
   from dlrm_jax.build.chosen import choose
   from dlrm_jax.configs import default
   from dlrm_jax.export.write import write_export
@@ -54,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     f'{human(size)} -> {output}',
     flush=True,
   )
-  write_export(chosen, output)
+  write_export(chosen, output, onnx=onnx)
   print(f'{output}: load it with dlrm_jax.load({str(output)!r})')
 
 

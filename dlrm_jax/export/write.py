@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from tqdm import tqdm
 
 from dlrm_jax import files
@@ -118,35 +118,39 @@ def _logical(network: Network) -> dict[str, Any]:
   }
 
 
-def write_export(chosen: ChosenRun, output: Path) -> None:
+def write_export(
+  chosen: ChosenRun, output: Path, *, onnx: bool = False
+) -> None:
   """Writes an export, whole or not at all.
 
   Args:
     chosen: the run and its checkpoint.
     output: the folder, which must not exist.
+    onnx: whether to write `network.onnx`, too.
 
   Raises:
     InputError: the checkpoint is damaged, the prepared set of the run is gone,
-      or the folder cannot be written.
+      the network cannot be converted, or the folder cannot be written.
   """
   with files.writing(output):
     work = files.unfinished_name(output)
     work.mkdir()
     try:
-      _fill(chosen, work)
+      _fill(chosen, work, onnx=onnx)
       files.publish(work, output)
     except BaseException:
       shutil.rmtree(work, ignore_errors=True)
       raise
 
 
-def _fill(chosen: ChosenRun, work: Path) -> None:
+def _fill(chosen: ChosenRun, work: Path, *, onnx: bool) -> None:
   _, run, step, saved = chosen
   intake = write_vocabularies(run, work / names.VOCABULARY)
   network = flat(run.task.network)
   layers = saved.restore_layers(step, abstract_state(run.task))
   arrays = on_host(flat_layers(layers))
-  save_file(arrays, work / names.PARAMETERS)
+  # Not `save_file`, whose files only their owner may read.
+  (work / names.PARAMETERS).write_bytes(save(arrays))
   tables = write_tables(chosen, network, work / names.TABLES)
   program = serialized(
     network,
@@ -155,6 +159,10 @@ def _fill(chosen: ChosenRun, work: Path) -> None:
     weighted=intake.weighted,
   )
   (work / names.NETWORK).write_bytes(program)
+  if onnx:
+    from dlrm_jax.export.onnx_network import write_onnx
+
+    write_onnx(work, network, tables, weighted=intake.weighted)
   written = sorted(path for path in work.rglob('*') if path.is_file())
   schema = Schema.from_json(run.data)
   about = {

@@ -54,6 +54,6 @@ class DeepFM(Deep):
     """
     linear = Linear(name='linear')(dense, vectors[LINEAR])
     x = self.joined(dense, vectors[VECTORS], train)
-    terms = x.reshape(len(x), -1, vectors[VECTORS].shape[-1])
+    terms = x.reshape(x.shape[0], -1, vectors[VECTORS].shape[-1])
     deep = self.mlp((*self.top, 1), 'top', False)(x, train)
     return linear + sum_of_products(terms) + deep

@@ -148,4 +148,4 @@ def logit_of_product(a: jax.Array, b: jax.Array) -> jax.Array:
   >>> print(logit_of_product(jnp.array([0.0, 200.0]), jnp.array([0.0, -200.0])))
   [  -1.0986123 -200.       ]
   """
-  return -nn.logsumexp(jnp.stack([-a, -b, -a - b]), 0)
+  return -nn.logsumexp(jnp.stack([-a, -b, -a - b], -1), -1)

@@ -2,6 +2,8 @@
 
     model.json               columns, sizes, versions, metrics, sizes of files
     network.stablehlo        the network, as `jax.export` serializes it
+    network.onnx             with --format=onnx: the network for onnxruntime;
+                             its arrays are in the files of the next two lines
     parameters.safetensors   parameters of the layers, and their statistics
     tables/STACK.npy         rows of the tables, which are mapped, not read
     vocabulary/              vocabularies, and their lookup tables
@@ -22,6 +24,7 @@ from dlrm_jax.errors import InputError
 
 MODEL = 'model.json'
 NETWORK = 'network.stablehlo'
+ONNX = 'network.onnx'
 PARAMETERS = 'parameters.safetensors'
 TABLES = 'tables'
 VOCABULARY = 'vocabulary'

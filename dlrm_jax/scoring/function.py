@@ -44,8 +44,13 @@ def logits(
     lambda node: network.outputs(layers, tables, inputs, node),
     jnp.arange(network.nodes, dtype=jnp.int32),
   )
-  clicks = logsumexp(jax.nn.log_sigmoid(of_nodes), axis=0)
-  return clicks - logsumexp(jax.nn.log_sigmoid(-of_nodes), axis=0)
+  return of_mean_probability(jnp.moveaxis(of_nodes, 0, -1))
+
+
+def of_mean_probability(of_nodes: jax.Array) -> jax.Array:
+  """Logits of nodes, f32[B, T, S] -> that of their mean probability."""
+  clicks = logsumexp(jax.nn.log_sigmoid(of_nodes), axis=-1)
+  return clicks - logsumexp(jax.nn.log_sigmoid(-of_nodes), axis=-1)
 
 
 def probabilities(

@@ -142,5 +142,5 @@ def test_weights_of_ids_are_not_cut_where_vectors_are():
 
 def test_a_model_of_one_feature_is_refused_before_anything_is_planned():
   schema = Schema((), (Column('features', 20, 3),))
-  with pytest.raises(InputError, match='dlrm.interaction is dot, but the data'):
+  with pytest.raises(InputError, match=r'dlrm\.interaction is dot, but'):
     build_task(config_of('dlrm'), schema, Scale((), ()))
