@@ -23,3 +23,9 @@ def test_a_network_is_built_without_what_only_training_needs():
   assert not names & set(TRAINING)
   rooms = {n.split('.')[1] for n in names if n.startswith('dlrm_jax.')}
   assert not rooms & {'training', 'run', 'prepare', 'checkpoint', 'report'}
+
+
+def test_the_converter_imports_pytorch_only_where_a_file_is_read():
+  names = imported_with('dlrm_jax.convert.importing')
+  names |= imported_with('dlrm_jax.convert.exporting')
+  assert 'torch' not in names
