@@ -43,8 +43,6 @@ _LOADERS = {
 }  # fmt: skip
 _SCORE = """
 import sys
-
-import pytest
 import numpy as np
 import dlrm_jax
 model = dlrm_jax.load(sys.argv[1])
@@ -53,8 +51,6 @@ model.score(np.zeros((2, 2)), np.zeros((2, sum(sizes)), int))
 """
 _PREDICT = """
 import sys
-
-import pytest
 import dlrm_jax
 model = dlrm_jax.load(sys.argv[1])
 model.predict({
@@ -80,3 +76,9 @@ def test_an_export_scores_without_what_trains(models):
 @pytest.mark.parametrize('number', [0, 1])
 def test_raw_rows_are_scored_without_a_loader(models, number):
   assert not imported_by(_PREDICT, models[number]) & _LOADERS
+
+
+def test_the_converter_imports_pytorch_only_where_a_file_is_read():
+  names = imported_with('dlrm_jax.convert.importing')
+  names |= imported_with('dlrm_jax.convert.exporting')
+  assert 'torch' not in names

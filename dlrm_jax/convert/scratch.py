@@ -19,18 +19,22 @@ from dlrm_jax import files
 
 
 class Scratch:
-  """Makes arrays of zeros, each in a file of a folder."""
+  """Makes files in a folder, and arrays of zeros in them."""
 
   def __init__(self, folder: Path) -> None:
     self._folder, self._count = folder, 0
+
+  def path(self) -> Path:
+    """The name of a new file."""
+    self._count += 1
+    return self._folder / f'scratch_{self._count}'
 
   def array(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
     """An array of zeros; those that have no byte are in memory."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if not size:
       return np.zeros(shape, dtype)
-    path = self._folder / f'array_{self._count}'
-    self._count += 1
+    path = self.path()
     with path.open('wb') as file:
       os.posix_fallocate(file.fileno(), 0, size)
     return np.memmap(path, dtype, 'r+', shape=shape)

@@ -169,17 +169,39 @@ def tensor_of(array: np.ndarray) -> Any:
 
 
 def write_file(content: Any, path: Path) -> None:
-  """Writes a `.pt` file; tensors are written from where they are."""
-  import_torch().save(content, path)
+  """Writes a `.pt` file; tensors are written from where they are.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  torch = import_torch()
+  try:
+    torch.save(content, path)
+  except RuntimeError as error:  # PyTorch's own writer
+    raise _unwritten(error) from error
 
 
 def write_folder(content: Mapping[str, Any], path: Path) -> None:
-  """Writes a folder of torch.distributed.checkpoint, as one process does."""
+  """Writes a folder of torch.distributed.checkpoint, as one process does.
+
+  Raises:
+    OSError: it cannot be written.
+  """
   import_torch()
   import warnings
 
   from torch.distributed import checkpoint
+  from torch.distributed.checkpoint.api import CheckpointException
 
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # that there is one process
-    checkpoint.save(dict(content), checkpoint_id=path, no_dist=True)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # that there is one process
+      checkpoint.save(dict(content), checkpoint_id=path, no_dist=True)
+  except CheckpointException as error:
+    raise _unwritten(*error.failures.values()) from error
+
+
+def _unwritten(*errors: Any) -> OSError:
+  """The error of the system behind those of PyTorch, which do not say it."""
+  text = ' '.join(str(x[0] if isinstance(x, tuple) else x) for x in errors)
+  return OSError(f'is the disk full? {" ".join(text.split())[:100]}')

@@ -2,10 +2,11 @@
 
 The list of parts of all tensors, `.metadata`, is a pickle. It is read with
 stand-ins for all classes, which do nothing. Each part is a file of torch.save
-within a file of the folder, and is read as such.
+within a file of the folder; it is copied to a file of its own and mapped.
 """
 
 import collections
+import errno
 import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from dlrm_jax.convert.torch_files import FLOATS, TorchArray, import_torch
 from dlrm_jax.errors import InputError
 
 _METADATA = '.metadata'
+_PIECE = 8 * 2**20  # bytes
 
 
 class _StandIn:
@@ -105,35 +107,8 @@ def _listed(folder: Path) -> dict[str, _Listed]:
   return tensors
 
 
-class _Window:
-  """Some bytes of an open file, as a file."""
-
-  def __init__(self, file: Any, offset: int, length: int) -> None:
-    self._file, self._offset, self._length = file, offset, length
-    self._at = 0
-
-  def seek(self, to: int, whence: int = 0) -> int:
-    self._at = to + (0, self._at, self._length)[whence]
-    return self._at
-
-  def tell(self) -> int:
-    return self._at
-
-  def read(self, size: int = -1) -> bytes:
-    left = max(self._length - self._at, 0)
-    self._file.seek(self._offset + self._at)
-    found = self._file.read(left if size < 0 else min(size, left))
-    self._at += len(found)
-    return found
-
-  def readline(self) -> bytes:
-    raise OSError('a tensor has no lines')
-
-
 def read_folder(folder: Path, scratch: Scratch) -> dict[str, TorchArray]:
   """The tensors in a folder of torch.distributed.checkpoint, by name.
-
-  One part of a tensor is in memory at a time.
 
   Args:
     folder: the folder.
@@ -166,22 +141,35 @@ def read_folder(folder: Path, scratch: Scratch) -> dict[str, TorchArray]:
       continue
     target = scratch.array(shape, np.float32)
     for part in parts:
-      target[part.where] = _read_part(name, part)
+      _put(name, part, target[part.where], scratch.path())
     found[name] = TorchArray(torch.from_numpy(target))
   return found
 
 
-def _read_part(name: str, part: _Part) -> np.ndarray:
-  torch = import_torch()
-  shape = tuple(x.stop - x.start for x in part.where)
+def _put(name: str, part: _Part, target: np.ndarray, copy: Path) -> None:
+  """Writes a part of a tensor into its place, some rows at a time.
+
+  Args:
+    name: name of the tensor, for messages.
+    part: the part.
+    target: the place.
+    copy: a file for the bytes of the part, so that it can be mapped.
+  """
   try:
-    with part.path.open('rb') as file:
-      window = _Window(file, part.offset, part.length)
-      tensor = torch.load(window, map_location='cpu', weights_only=True)
-    values = tensor.detach().float().numpy()
-    if values.shape != shape:
-      raise ValueError(f'shape {values.shape}; expected {shape}')
+    _copy(part, copy)
+    array = TorchArray(
+      import_torch().load(
+        copy, map_location='cpu', weights_only=True, mmap=True
+      )
+    )
+    if array.shape != target.shape:
+      raise ValueError(f'shape {array.shape}; expected {target.shape}')
+    step = max(1, _PIECE * len(target) // max(target.nbytes, 1))
+    for low in range(0, len(target), step):
+      target[low : low + step] = array[low : low + step]
   except OSError as error:
+    if error.errno == errno.ENOSPC:
+      raise  # the copy cannot be written
     raise InputError(
       f'{part.path}: cannot be read: {error.strerror or error}'
     ) from None
@@ -191,4 +179,16 @@ def _read_part(name: str, part: _Part) -> np.ndarray:
       f'{part.path}: damaged: {name} cannot be read there: '
       f'{" ".join(str(error).split())[:200]}'
     ) from None
-  return values
+  copy.unlink()
+
+
+def _copy(part: _Part, copy: Path) -> None:
+  """Copies the bytes of a part to a file of its own."""
+  with part.path.open('rb') as file, copy.open('wb') as out:
+    file.seek(part.offset)
+    left = part.length
+    while left > 0 and (block := file.read(min(left, _PIECE))):
+      out.write(block)
+      left -= len(block)
+  if left:
+    raise ValueError(f'{left:,} bytes of {part.length:,} are missing')

@@ -69,19 +69,17 @@ def find(content: Any, path: Path) -> Found:
   slots: dict[str, dict[str, Array]] = {}
   for name, x in arrays.items():
     match = _PARAMETER.fullmatch(_WRAPPERS.sub('', name))
-    if match is None:
-      tensors[name] = x
-    elif match[2]:
+    if match is not None and match[2]:
       state = match[2].rpartition('.')[2]
       slots.setdefault(match[1], {})[state] = x
-    else:
-      tensors[match[1]] = x
-  if not any('_arch.' in name for name in tensors):
-    there = ', '.join(list(tensors)[:3]) or 'no tensors'
+    elif '_arch.' in name:  # others are counters and the like
+      tensors[name if match is None else match[1]] = x
+  if not tensors:
+    there = ', '.join(list(arrays)[:3]) or 'no tensors'
     hint = ''
-    if any('emb_l.' in name for name in tensors):
+    if any('emb_l.' in name for name in arrays):
       hint = '; these are names of facebookresearch/dlrm: --from=fb'
-    elif any('embedding_bags.' in name for name in tensors):
+    elif any('embedding_bags.' in name for name in arrays):
       hint = '; these are names of a quantised model'
     raise InputError(
       f'{path}: no model of torchrec: it has {there}; expected '

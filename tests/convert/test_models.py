@@ -43,6 +43,23 @@ def test_all_tensors_come_back_with_the_states_of_optimizers(name, tmp_path):
     assert again[tensor].numpy().tobytes() == x.numpy().tobytes(), tensor
 
 
+@pytest.mark.parametrize('name', ['fb dot with itself', 'fb cat'])
+@pytest.mark.parametrize(
+  'placement',
+  ['table_wise', 'table_row_wise', 'column_wise', 'grid', 'replicated'],
+)
+def test_tables_may_live_anywhere(placement, name, tmp_path):
+  models.made(name, tmp_path / 'source.pt')
+  fields = models.fields_of(name) | {'tables.placement': placement}
+  models.taken('fb', tmp_path / 'source.pt', fields, tmp_path / 'run')
+  models.given('fb', tmp_path / 'run', tmp_path / 'back.pt')
+  there = tensors_in(tmp_path / 'source.pt', tmp_path)
+  again = tensors_in(tmp_path / 'back.pt', tmp_path)
+  assert there.keys() == again.keys()
+  for tensor, x in there.items():
+    assert again[tensor].numpy().tobytes() == x.numpy().tobytes(), tensor
+
+
 def peer(*arguments):
   """What the process of a program prints at the end."""
   script = pathlib.Path(__file__).with_name('peer.py')

@@ -64,6 +64,7 @@ def test_what_wraps_a_model_of_torchrec_is_left_out(prefix, tmp_path):
 
 def test_a_state_dict_may_lie_in_a_checkpoint(tmp_path):
   content = {'epoch': 3, 'model': dict(held(DCN)), 'note': 'of Monday'}
+  content['steps'] = torch.tensor(7)
   same(*taken(DCN, content, tmp_path)[:2])
 
 

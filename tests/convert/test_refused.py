@@ -344,3 +344,11 @@ def test_without_pytorch_a_line_says_how_to_install_it(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   line = refused('fb', models.GOLDENS / FB, models.FILES[FB][2], tmp_path)
   assert "pip install 'dlrm_jax[convert]'" in line
+
+
+def test_a_quantised_model_of_torchrec_is_named(tmp_path):
+  weight = torch.zeros(7, 16, dtype=torch.uint8)
+  content = {'ebc.embedding_bags.t_cat_0.weight': weight}
+  torch.save(content, tmp_path / 'x.pt')
+  line = refused('torchrec', tmp_path / 'x.pt', {}, tmp_path / 'to')
+  assert 'names of a quantised model' in line

@@ -1,6 +1,8 @@
 """Workdirs of converted files are workdirs: evaluated, loaded, trained on."""
 
 import json
+import resource
+import signal
 
 import jax
 import numpy as np
@@ -154,6 +156,26 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
     patch.setattr(torch, 'save', fail)
     with pytest.raises(InputError, match='cannot be written: No space left'):
       models.given(program, tmp_path / 'run', tmp_path / 'out.pt')
+  assert [x.name for x in tmp_path.iterdir()] == ['run']
+
+
+@pytest.mark.parametrize('name', ['out.pt', 'out'])
+def test_a_full_disk_is_told_and_leaves_nothing(name, tmp_path):
+  """PyTorch's writer does not say why it fails."""
+  file = 'torchrec_dlrm_state_dict.pt'
+  program, _, fields = models.FILES[file]
+  models.taken(program, models.GOLDENS / file, fields, tmp_path / 'run')
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    with pytest.raises(
+      InputError, match=f'{name}: cannot be written: is the d'
+    ):
+      models.given(program, tmp_path / 'run', tmp_path / name)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, ignored)
   assert [x.name for x in tmp_path.iterdir()] == ['run']
 
 
