@@ -1,6 +1,7 @@
 """Files appear whole, and are on the disk before they get their names."""
 
 import os
+import pathlib
 
 import pytest
 
@@ -59,3 +60,17 @@ def test_an_error_leaves_what_was_there(tmp_path):
     fail()
   assert path.read_text() == 'old'
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_left_of_one_file_is_removed(
+  tmp_path, monkeypatch
+):
+  left = ['a.csv.0123456789ab', 'a.csv.fedcba987654']
+  others = ['a.csv', 'a.csv.gz', 'ba.csv.0123456789ab', 'a.csv.0123456789abc']
+  for name in (left[0], *others):
+    (tmp_path / name).write_text('x')
+  (tmp_path / left[1]).mkdir()
+  (tmp_path / left[1] / 'part').write_text('x')
+  monkeypatch.chdir(tmp_path)
+  files.remove_unfinished_of(pathlib.Path('a.csv'))
+  assert {path.name for path in tmp_path.iterdir()} == set(others)

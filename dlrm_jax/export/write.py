@@ -132,8 +132,8 @@ def write_export(
     InputError: the checkpoint is damaged, the prepared set of the run is gone,
       the network cannot be converted, or the folder cannot be written.
   """
-  files.remove_unfinished_of(output)
   with files.writing(output):
+    files.remove_unfinished_of(output)
     work = files.unfinished_name(output)
     work.mkdir()
     try:

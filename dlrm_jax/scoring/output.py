@@ -103,8 +103,8 @@ def writer_of(path: Path) -> Iterator[Writer]:
   Raises:
     InputError: it cannot be written.
   """
-  files.remove_unfinished_of(path)
   with files.writing(path), files.replacing(path) as work:
+    files.remove_unfinished_of(path)
     if path.suffix == '.csv':
       with contextlib.closing(_Csv(work)) as csv:
         yield csv

@@ -455,7 +455,7 @@ def test_an_export_that_fails_leaves_nothing(plain, tmp_path, monkeypatch):
   def failing(*arguments, **options):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr('dlrm_jax.export.write.save_file', failing)
+  monkeypatch.setattr('dlrm_jax.export.write.serialized', failing)
   with pytest.raises(InputError, match='new: cannot be written: No space'):
     scored.exported(plain, tmp_path / 'new')
   assert not list(tmp_path.iterdir())
