@@ -102,19 +102,20 @@ class Saved:
     Raises:
       InputError: there is no such checkpoint, or it is damaged.
     """
-    folder = self._existing(step)
+    folder, _ = self._existing(step)
     with explain_read_errors(folder, []):
       return open_stored(folder, self._layout)
 
-  def _existing(self, step: int) -> Path:
-    """The folder of a checkpoint."""
+  def _existing(self, step: int) -> tuple[Path, list[int]]:
+    """The folder of a checkpoint, and the steps of the others."""
     steps = self.steps
     if step not in steps:
       existing = ', '.join(map(str, steps)) or 'none'
       raise InputError(
         f'{self._folder}: no checkpoint of step {step}; there are: {existing}'
       )
-    return self._folder / str(step)
+    others = [other for other in steps if other != step]
+    return self._folder / str(step), others
 
   def named(self, name: str | int) -> int:
     """The step that a word names: 'best', 'latest', or a step itself.
@@ -157,8 +158,7 @@ class Saved:
       InputError: there is no such checkpoint, it cannot be read or is damaged,
         or its arrays differ from those of the config and the data.
     """
-    path = self._existing(step)
-    others = [other for other in self.steps if other != step]
+    path, others = self._existing(step)
     with explain_read_errors(path, others):
       stored = open_stored(path, self._layout)
       return read_state(stored, abstract, self._layout)
