@@ -114,7 +114,6 @@ def test_another_config_is_refused_as_in_any_workdir(trained):
   assert 'model.dim was 4, is 8' in done.stderr
 
 
-@pytest.mark.filterwarnings('ignore:Implicitly cleaning up:ResourceWarning')
 def test_a_model_without_data_is_loaded_and_scores_rows(tmp_path):
   name = 'torchrec_dlrm_state_dict.pt'
   program, golden, fields = models.FILES[name]
