@@ -65,7 +65,7 @@ def test_the_thread_ends_when_the_consumer_fails():
 def test_a_consumer_does_not_wait_for_an_item_that_never_comes(monkeypatch):
   """As of standard input, when Ctrl-C ends the command."""
   monkeypatch.setattr('dlrm_jax.scoring.ahead._PATIENCE', 0.05)
-  ended = threading.Event()
+  ended, before = threading.Event(), threads()
 
   def items():
     yield 1
@@ -76,7 +76,7 @@ def test_a_consumer_does_not_wait_for_an_item_that_never_comes(monkeypatch):
   some.close()
   assert not ended.is_set()
   ended.set()
-  for thread in threads():
+  for thread in set(threads()) - set(before):
     thread.join(5)
 
 
