@@ -20,7 +20,7 @@ from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.checkpoint.stored import Stored, families_of, read_metrics
 from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Match, Program, Setting
-from dlrm_jax.convert.scratch import Scratch, beside
+from dlrm_jax.convert.scratch import Scratch
 from dlrm_jax.convert.slots import SUMS, sides
 from dlrm_jax.convert.torch_files import tensor_of, write_file, write_folder
 from dlrm_jax.embedding.collection import EmbeddingCollection
@@ -72,7 +72,7 @@ def export_model(
   matches = program.matches(network)
   layers, tables = (side.name for side in sides(run.config))
   states = {m.name: program.slot(m, layers, tables, as_folder) for m in matches}
-  with beside(output) as work:
+  with files.beside(output) as work:
     with explain_read_errors(stored.folder, []):
       abstract = abstract_state(run.task)
       check_fits(stored.folder, stored.layout, stored.arrays, abstract, layout)

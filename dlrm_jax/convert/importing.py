@@ -27,7 +27,7 @@ from dlrm_jax.checkpoint.moving import move_into
 from dlrm_jax.convert.fitting import check_fits
 from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Array, Found, Match, Program
-from dlrm_jax.convert.scratch import Scratch, beside
+from dlrm_jax.convert.scratch import Scratch
 from dlrm_jax.convert.slots import SUMS, carried, sides
 from dlrm_jax.convert.torch_files import read_file
 from dlrm_jax.convert.torch_folders import read_folder
@@ -117,7 +117,7 @@ def import_model(
       f'config.train.init_from={config.train.init_from} has no effect: the '
       f'first state is that of --input={source}; leave it out'
     )
-  with beside(folder) as work:
+  with files.beside(folder) as work:
     scratch = Scratch(work)
     if source.is_dir() and program.folders:
       content: Any = read_folder(source, scratch)

@@ -25,7 +25,6 @@ from dlrm_jax.build.run import settled
 from dlrm_jax.build.task import build_task
 from dlrm_jax.build.trained import Trained
 from dlrm_jax.convert.importing import Target, write_workdir
-from dlrm_jax.convert.scratch import beside
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.layout import Stack, StackKind
@@ -260,7 +259,10 @@ def import_vectors(
   objective = build_objective(config, data.schema)
   state = new_state(task, jax.random.key(config.seed))
   lines = []
-  with beside(folder) as work, tempfile.TemporaryDirectory(dir=work) as lookup:
+  with (
+    files.beside(folder) as work,
+    tempfile.TemporaryDirectory(dir=work) as lookup,
+  ):
     run = Trained(config, known, task, objective)
     intake = intake_of_run(run, Path(lookup))
     for name, path in tables.items():
