@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from dlrm_jax import files
-from dlrm_jax.build.trained import trained
+from dlrm_jax.build.chosen import choose
+from dlrm_jax.build.converted import learning_rate
 from dlrm_jax.checkpoint.damage import explain_read_errors
 from dlrm_jax.checkpoint.fits import TABLES, check_fits
 from dlrm_jax.checkpoint.moving import move_into
-from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.checkpoint.stored import Stored, families_of, read_metrics
 from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Match, Program, Setting
@@ -25,7 +25,6 @@ from dlrm_jax.convert.slots import SUMS, sides
 from dlrm_jax.convert.torch_files import tensor_of, write_file, write_folder
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.errors import InputError
-from dlrm_jax.run import workdir
 from dlrm_jax.training.state import abstract_state
 
 
@@ -60,14 +59,12 @@ def export_model(
     )
   if output.exists():
     raise InputError(f'--output={output}: is there already; choose another one')
-  run = trained(*workdir.read_settings(folder, defaults))
+  _, run, step, saved = choose(folder, checkpoint, defaults)
   network, layout = run.task.network, run.task.collection.layout
   if misfit := program.misfit(network):
     raise InputError(
       f'{folder}: {program.title} has no such model: config.{misfit}'
     )
-  saved = Saved(folder / 'checkpoints', layout, run.objective)
-  step = saved.named(checkpoint)
   stored = saved.open(step)
   matches = program.matches(network)
   layers, tables = (side.name for side in sides(run.config))
@@ -84,7 +81,7 @@ def export_model(
         if states[m.name]
       }
       accuracy = float(read_metrics(stored.folder).get('accuracy', 0))
-    setting = Setting(run.config.optimizer.learning_rate, step, accuracy)
+    setting = Setting(learning_rate(run.config), step, accuracy)
     made = work / output.name
     write = write_folder if as_folder else write_file
     write(program.content(tensors, slots, setting), made)

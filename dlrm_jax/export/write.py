@@ -38,7 +38,7 @@ from dlrm_jax.scoring.parameters import (
 from dlrm_jax.training.state import abstract_state
 
 
-def _mapped(path: Path, like: jax.ShapeDtypeStruct) -> np.ndarray:
+def _mapped(path: Path, like: jax.ShapeDtypeStruct) -> np.memmap:
   """A new file of NumPy as a mapped array of zeros.
 
   Args:
