@@ -95,8 +95,8 @@ def test_similar_rows_of_a_hashed_column_have_no_values(model):
 @pytest.mark.parametrize(
   ('arguments', 'words'),
   [
-    (('word', 'unseen'), ['word', "'unseen'", 'not in the vocabulary']),
-    (('tags', 'unseen'), ['tags', "'unseen'", 'not in the vocabulary']),
+    (('word', 'unseen'), ['word', "'unseen'", 'has no row of its own']),
+    (('tags', 'unseen'), ['tags', "'unseen'", 'has no row of its own']),
     (('nope', 3), ["'nope'", 'user, site, word, city, tags']),
     (('price', 3), ["'price'", 'user, site, word, city, tags']),
     (('word', 'é', 0), ['k is 0', '1 or more']),
