@@ -22,11 +22,7 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(prog='python -m dlrm_jax.export', description=__doc__)
   parser.add_required('--workdir', 'DIR', 'folder of the training run')
   parser.add_required('--output', 'DIR', 'folder to write; must not exist')
-  parser.add_argument(
-    '--checkpoint',
-    default='best',
-    help='best (by the objective), latest, or a step (default: best)',
-  )
+  parser.add_checkpoint()
   parser.add_argument(
     '--format',
     choices=('stablehlo', 'onnx'),
