@@ -58,7 +58,8 @@ def main() -> None:
   rows: list[dict[str, Any]] = []
   for model in arguments.model:
     _measured(model)  # files come into the system's cache
-    laps = list(zip(*[_measured(model) for _ in range(arguments.rounds)]))
+    seen = [_measured(model) for _ in range(arguments.rounds)]
+    laps = list(zip(*seen, strict=True))
     row = dict(zip(_LAPS, map(statistics.median, laps), strict=True))
     rows.append({'model': model, **row, 'total': sum(row.values())})
   machine.show('loading', rows)
