@@ -121,7 +121,7 @@ def _measured(
   from dlrm_jax import sharding
   from dlrm_jax.data.schema import Schema
   from dlrm_jax.importance.permuted import Plan, measure
-  from dlrm_jax.importance.scoring import batch_size, scorer
+  from dlrm_jax.importance.logits import batch_size, scorer
   from dlrm_jax.run import room
 
   run, examples = chosen.run, sample.examples
