@@ -40,10 +40,6 @@ def main(argv: Sequence[str]) -> None:
   output = Path(arguments.output)
   if output.exists():
     raise InputError(f'--output={output} exists already; choose another one')
-  if not output.absolute().parent.is_dir():
-    raise InputError(
-      f'--output={output}: {output.parent} is no folder; make it'
-    )
   onnx = arguments.format == 'onnx'
   if onnx:
     from dlrm_jax.export.onnx_network import check_installed

@@ -507,7 +507,7 @@ def test_the_command(plain, tmp_path, capsys):
     (['--output={copy}'], ['{copy}', 'exists']),
     (['--output={copy}/no/such'], ['{copy}/no', 'no folder', 'make it']),
     (['--output={new}', '--checkpoint=9'], ['no checkpoint of step 9', '7']),
-    (['--output={new}', '--checkpoint=last'], ['--checkpoint=last', 'latest']),
+    (['--output={new}', '--checkpoint=last'], ["checkpoint 'last'", 'latest']),
   ],
 )
 def test_mistakes_of_the_command(copy, plain, tmp_path, capsys, flags, words):
