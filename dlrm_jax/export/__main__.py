@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlrm_jax import files
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError, exit_cleanly
 
@@ -45,6 +46,8 @@ def main(argv: Sequence[str]) -> None:
     from dlrm_jax.export.onnx_network import check_installed
 
     check_installed()
+  with files.writing(output):
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
   from dlrm_jax.build.chosen import choose
   from dlrm_jax.configs import default
   from dlrm_jax.export.write import write_export

@@ -120,8 +120,8 @@ def _measured(
   """What each label loses by each feature."""
   from dlrm_jax import sharding
   from dlrm_jax.data.schema import Schema
-  from dlrm_jax.importance.permuted import Plan, measure
   from dlrm_jax.importance.logits import batch_size, scorer
+  from dlrm_jax.importance.permuted import Plan, measure
   from dlrm_jax.run import room
 
   run, examples = chosen.run, sample.examples

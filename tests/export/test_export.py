@@ -505,7 +505,7 @@ def test_the_command(plain, tmp_path, capsys):
   ('flags', 'words'),
   [
     (['--output={copy}'], ['{copy}', 'exists']),
-    (['--output={copy}/no/such'], ['{copy}/no', 'no folder', 'make it']),
+    (['--output={copy}/model.json/x'], ['model.json/x', 'cannot be written']),
     (['--output={new}', '--checkpoint=9'], ['no checkpoint of step 9', '7']),
     (['--output={new}', '--checkpoint=last'], ["checkpoint 'last'", 'latest']),
   ],
