@@ -89,6 +89,11 @@ def check_there(
     otherwise: what the message advises beside.
   """
   folder = run.config.data.dir
+  if run.config.data.kind == 'prepared' and not folder:
+    raise InputError(
+      f'the model was converted without a set; {otherwise}, or convert it '
+      f'again with --config.data.dir=DIR'
+    )
   if run.config.data.kind == 'prepared' and not Path(folder).exists():
     raise InputError(
       f'{folder}: the set that the run was trained on is not there (seen from '

@@ -28,6 +28,18 @@ class Parser(argparse.ArgumentParser):
       message = f'{wrong[1]}={wrong[3]}: expected {_TYPES[wrong[2]]}'
     raise InputError(f'{message} (see {self.prog} --help)')
 
+  def add_checkpoint(self, of: str = '') -> None:
+    """Adds --checkpoint, the checkpoint of a run to use.
+
+    Args:
+      of: when the flag counts, in the help.
+    """
+    self.add_argument(
+      '--checkpoint',
+      default='best',
+      help=f'{of}best (by the objective), latest, or a step (default: best)',
+    )
+
   def add_required(self, flag: str, metavar: str, help: str) -> None:
     """Adds a flag that must be given a text that is not empty."""
 

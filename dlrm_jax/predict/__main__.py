@@ -48,11 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar='NAMES',
     help='columns of the rows to write, too, between commas',
   )
-  add(
-    '--checkpoint',
-    default='best',
-    help='best (by the objective), latest, or a step (default: best)',
-  )
+  parser.add_checkpoint()
   add(
     '--on_bad_row',
     choices=('stop', 'skip'),

@@ -157,10 +157,12 @@ def reader_for(intake: Intake, path: str, kept: tuple[str, ...]) -> Reader:
   if log['format'] == IMPLICIT:
     count = line.count('\t') + 1
     return CsvReader(schema, '\t', _INTERACTIONS[:count], quoted=False)
-  if not log['format'] or log['format'] == 'parquet':
+  own_text = not log['format'] or log['format'] == 'parquet'
+  if own_text or (log['format'] == 'criteo' and '\t' not in line):
+    lines = '' if own_text else 'lines of a Criteo log, '
     raise InputError(
-      f'{path}: expected Parquet, or text whose first line names the columns '
-      f'{", ".join(schema.names)}'
+      f'{path}: expected {lines}Parquet, or text whose first line names the '
+      f'columns {", ".join(schema.names)}'
     )
   return _of_kind(log, path, kept)
 

@@ -190,6 +190,34 @@ def on_one(run, export):
 
 @pytest.mark.slow
 def test_trained_on_eight_devices_and_used_on_one(plain, tmp_path):
+  config = scored.config_of(
+    *(plain.data,),
+    tables__placement='auto',
+    tables__shards=8,
+    train__steps=4,
+    train__eval_batch_size=64,
+  )
+  dlrm_jax.train(config, tmp_path / 'run')
+  model = load(tmp_path / 'run')
+  assert model.scorer._mesh.size == 8
+  inputs = scored.blocks_of(plain.data, 'train')
+  want = model.score(inputs.dense, inputs.ids)
+  assert want.std() > 1e-4
+  main([f'--workdir={tmp_path}/run', f'--output={tmp_path}/export'])
+  found = load(tmp_path / 'export').score(inputs.dense, inputs.ids)
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+  np.savez(tmp_path / 'inputs.npz', dense=inputs.dense, ids=inputs.ids)
+  commands.run(
+    ['-c', SCORE, tmp_path / 'export', tmp_path / 'inputs.npz',
+     tmp_path / 'scores.npy'],
+    environment=commands.devices(1),
+  )  # fmt: skip
+  found = np.load(tmp_path / 'scores.npy')
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_state_of_eight_devices_is_exported_for_one(plain, tmp_path):
   run = of_eight(plain.data, tmp_path / 'run', 'auto')
   with run.on_devices():
     parts = {
@@ -477,9 +505,9 @@ def test_the_command(plain, tmp_path, capsys):
   ('flags', 'words'),
   [
     (['--output={copy}'], ['{copy}', 'exists']),
-    (['--output={copy}/no/such'], ['{copy}/no', 'no folder', 'make it']),
+    (['--output={copy}/model.json/x'], ['model.json/x', 'cannot be written']),
     (['--output={new}', '--checkpoint=9'], ['no checkpoint of step 9', '7']),
-    (['--output={new}', '--checkpoint=last'], ['--checkpoint=last', 'latest']),
+    (['--output={new}', '--checkpoint=last'], ["checkpoint 'last'", 'latest']),
   ],
 )
 def test_mistakes_of_the_command(copy, plain, tmp_path, capsys, flags, words):
