@@ -129,9 +129,7 @@ def test_a_bad_value_is_named(model, tmp_path, first):
 
 def test_lines_of_another_log(model, tmp_path):
   (tmp_path / 'new.txt').write_text('some words\nand more\n')
-  with pytest.raises(
-    InputError, match=r'lines of a Criteo log, .* I1, '
-  ):
+  with pytest.raises(InputError, match=r'lines of a Criteo log, .* I1, '):
     model.predict(tmp_path / 'new.txt')
 
 
