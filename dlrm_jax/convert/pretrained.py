@@ -4,7 +4,9 @@ Files have the columns that `vectors.py` writes: `value`, or `row` where there
 is none, and `vector`, or its numbers.
 """
 
+import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +31,7 @@ from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.layout import Stack, StackKind
 from dlrm_jax.errors import InputError
+from dlrm_jax.scoring.frames import IN_MEMORY
 from dlrm_jax.scoring.intake import Intake
 from dlrm_jax.scoring.of_run import intake_of_run
 from dlrm_jax.training.state import Task, TrainState, new_state
@@ -78,9 +81,16 @@ def _vectors(path: Path, frame: pl.DataFrame, width: int) -> np.ndarray:
       f'{path}: a vector of {found} numbers; the table has width {width}: '
       f'{advice}bring vectors of that width'
     )
-  if not np.isfinite(values).all():
-    raise InputError(f'{path}: a number of a vector is missing or not finite')
-  return values.reshape(-1, width).astype(np.float32)
+  vectors = values.reshape(-1, width).astype(np.float32)
+  wrong = ~np.isfinite(vectors).all(1)
+  if wrong.any():
+    row = int(np.argmax(wrong))
+    name = frame['value' if 'value' in frame.columns else 'row'][row]
+    raise InputError(
+      f'{path}: the vector of {name!r} has a number that is missing, no number '
+      f'or not finite; correct it, or leave the row out'
+    )
+  return vectors
 
 
 def _rows(
@@ -109,8 +119,22 @@ def _rows(
     known = frame['value'].is_not_null()
     if known.any():
       values = frame['value'].filter(known)
-      found[known.to_numpy()] = _rows_of_values(intake, name, values)
+      with _naming(path):
+        found[known.to_numpy()] = _rows_of_values(intake, name, values)
   return found
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+  """Context in which errors of values name their file.
+
+  The number of a row is left out, as rows without a value do not count.
+  """
+  try:
+    yield
+  except InputError as error:
+    why = re.sub(rf'^{IN_MEMORY}, row [0-9,]+, ', '', str(error))
+    raise InputError(f'{path}: {why}') from None
 
 
 def _rows_of_values(intake: Intake, name: str, values: pl.Series) -> np.ndarray:
@@ -232,7 +256,11 @@ def import_vectors(
     for (what, path), feature in zip(pairs, chosen, strict=True):
       state, taken, unknown = _take(task, state, feature, path, intake)
       (table,) = feature.encoding.tables
-      others = f'; {unknown:,} vectors have none there' if unknown else ''
+      others = (
+        f'; {unknown:,} vectors are of values that are not in the vocabulary'
+        if unknown
+        else ''
+      )
       lines.append(
         f'{what}: {taken:,} of {table.rows:,} rows from {path}{others}'
         f'{shared_with(feature, features)}'

@@ -115,7 +115,7 @@ def test_of_several_vectors_the_last_one_stays_and_unknown_values_are_counted(
   flags = ['--from=tables', '--workdir=new', *config]
   assert main([*flags, '--tables=word=word.parquet']) == 0
   assert '2 of ' in (out := capsys.readouterr().out)
-  assert '1 vectors have none there' in out
+  assert '1 vectors are of values' in out
   by_value = dict(
     dlrm_jax.load('new').vectors('word').select('value', 'vector').rows()
   )
@@ -132,7 +132,7 @@ def frame(**changes):
   ('table', 'columns', 'why'),
   [
     ('word', {'vector': [[1.0] * 3]}, r'width 4: set config\.model\.dim=3'),
-    ('word', {'vector': [[1.0, 2.0, 3.0, None]]}, 'missing or not finite'),
+    ('word', {'vector': [[1.0, 2.0, 3.0, None]]}, 'missing, no number or not finite'),
     ('word', {'vector': [1.0]}, 'Float64; expected lists'),
     ('word', {'value': None}, r'expected a column value \(or row\)'),
     ('user', {'value': ['x']}, 'not an integer'),
