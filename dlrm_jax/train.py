@@ -71,14 +71,15 @@ def _train(
   Returns:
     The signal that stopped it, or None.
   """
-  from dlrm_jax import sharding
-  from dlrm_jax.build.data import identity, open_data
-  from dlrm_jax.build.run import build_run
   from dlrm_jax.cluster.signals import Signals
-  from dlrm_jax.run import loop, room, summary, workdir
-  from dlrm_jax.run.profile import profile as measure
 
   with Signals(raises) as signals:
+    from dlrm_jax import sharding
+    from dlrm_jax.build.data import identity, open_data
+    from dlrm_jax.build.run import build_run
+    from dlrm_jax.run import loop, room, summary, workdir
+    from dlrm_jax.run.profile import profile as measure
+
     data = open_data(config)
     run = build_run(config, data, folder, _defaults())
     with sharding.use(loop.choose_mesh(run)):
