@@ -17,7 +17,7 @@ for _name in (
   'dlrm_jax.build.run',
   'dlrm_jax.export.write',
   'dlrm_jax.importance.sample',
-  'dlrm_jax.importance.scoring',
+  'dlrm_jax.importance.logits',
   'dlrm_jax.inspect.inspection',
   'dlrm_jax.plan.advice',
   'dlrm_jax.plan.compiled',

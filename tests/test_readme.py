@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -80,19 +81,26 @@ def test_an_export_scores_with_jax_and_numpy_alone(folder, tmp_path):
     if (site / name).exists():
       (tmp_path / name).symlink_to(site / name)
   (code,) = (x for x in blocks('docs/export.md') if 'read_safetensors' in x)
-  check = 'import sys; assert not {"dlrm_jax", "flax"} & {*sys.modules}\n'
+  check = """
+import sys
+assert not {'dlrm_jax', 'flax'} & {*sys.modules}
+with np.load('inputs.npz') as given:
+  scores = network(parameters, tables, given['dense'], given['ids'])
+np.save('scores.npy', scores)
+"""
+  model = dlrm_jax.load(export)
+  schema, chance = model.card.schema, np.random.default_rng(0)
+  dense = chance.normal(size=(50, len(schema.dense))).astype(np.float32)
+  ids = chance.integers(-2, 9, (50, schema.hotness), np.int32)
+  np.savez(folder / 'inputs.npz', dense=dense, ids=ids)
   done = subprocess.run(
     [sys.executable, '-S', '-c', code + check],
     env={'PYTHONPATH': str(tmp_path), 'JAX_PLATFORMS': 'cpu'},
     cwd=folder, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  model = dlrm_jax.load(export)
-  schema = model.card.schema
-  import numpy as np
-
-  wanted = model.score(
-    np.zeros((2, len(schema.dense))), np.full((2, schema.hotness), -1)
-  )
-  found = [float(x) for x in re.findall(r'[0-9.]+', done.stdout)]
-  np.testing.assert_allclose(found, wanted, atol=1e-6)
+  assert len(re.findall(r'0\.[0-9]+', done.stdout)) == 2
+  found = np.load(folder / 'scores.npy')[:, 0]
+  wanted = model.score(dense, ids)
+  assert wanted.std() > 1e-3
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)

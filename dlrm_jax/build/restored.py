@@ -12,7 +12,6 @@ from dlrm_jax.build.trained import (
   Trained,
   check_fits,
   check_there,
-  kinds_of_run,
   out_of_range,
 )
 from dlrm_jax.cluster import agreement
@@ -113,7 +112,7 @@ def examined(
       f'{path} has no split {default}; name another with --split: it has '
       f'{", ".join(data.splits)}'
     )
-  check_fits(data, {**run.data, 'values': kinds_of_run(run)})
+  check_fits(data, run.known_data)
   split = split or default
   lists = lists_of(data.details, split)
   if lists is not None:

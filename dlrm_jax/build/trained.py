@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from dlrm_jax.build.data import identity
+from dlrm_jax.build.network import build_network
 from dlrm_jax.build.objective import build_objective
 from dlrm_jax.build.task import build_task
 from dlrm_jax.data.schema import Data, Scale, Schema
+from dlrm_jax.embedding.network import Network
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics.objective import Objective
 from dlrm_jax.training.state import Task
@@ -32,6 +34,27 @@ class Trained(NamedTuple):
   objective: Objective
 
   @property
+  def model_name(self) -> str:
+    """Name of the model in the config."""
+    return self.config.model.name
+
+  @property
+  def shards(self) -> int:
+    """S, the number of logical shards of its tables."""
+    return self.config.tables.shards
+
+  @property
+  def set_folder(self) -> str | None:
+    """Folder of the prepared set that it was trained on; None: on none."""
+    prepared = self.config.data.kind == 'prepared'
+    return (self.config.data.dir or None) if prepared else None
+
+  @property
+  def known_data(self) -> dict[str, Any]:
+    """`data` with the kinds of its values, which older runs do not have."""
+    return {**self.data, 'values': kinds_of_run(self)}
+
+  @property
   def eval_batch_size(self) -> int:
     """Number of examples of an evaluation's batch, from the config."""
     return self.config.train.eval_batch_size
@@ -50,6 +73,12 @@ def trained(config: Mapping[str, Any], data: Mapping[str, Any]) -> Trained:
   )
 
 
+def network_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> Network:
+  """The network of a run for scoring, from its settings."""
+  scale = Scale(**{k: tuple(v) for k, v in data['scale'].items()})
+  return build_network(ConfigDict(config), Schema.from_json(data), scale)
+
+
 def check_there(
   run: Trained, otherwise: str = 'name the set with --data=DIR'
 ) -> None:
@@ -60,6 +89,11 @@ def check_there(
     otherwise: what the message advises beside.
   """
   folder = run.config.data.dir
+  if run.config.data.kind == 'prepared' and not folder:
+    raise InputError(
+      f'the model was converted without a set; {otherwise}, or convert it '
+      f'again with --config.data.dir=DIR'
+    )
   if run.config.data.kind == 'prepared' and not Path(folder).exists():
     raise InputError(
       f'{folder}: the set that the run was trained on is not there (seen from '

@@ -131,7 +131,7 @@ class Saved:
         )
       return step
     if not str(name).isdecimal():
-      raise InputError(f'--checkpoint={name}: expected best, latest or a step')
+      raise InputError(f'checkpoint {name!r}: expected best, latest or a step')
     self._existing(int(name))
     return int(name)
 

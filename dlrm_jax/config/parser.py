@@ -89,6 +89,18 @@ class Parser(argparse.ArgumentParser):
     # With `=`, so that a value may begin with a dash.
     yield from (f'--{name}={x}' for x in values)
 
+  def add_checkpoint(self, of: str = '') -> None:
+    """Adds --checkpoint, the checkpoint of a run to use.
+
+    Args:
+      of: when the flag counts, in the help.
+    """
+    self.add_argument(
+      '--checkpoint',
+      default='best',
+      help=f'{of}best (by the objective), latest, or a step (default: best)',
+    )
+
   def add_required(self, flag: str, metavar: str, help: str) -> None:
     """Adds a flag that must be given a text that is not empty."""
 

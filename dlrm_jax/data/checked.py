@@ -6,6 +6,8 @@ a time. An id out of range ends the run, or becomes row 0 and is counted.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,37 @@ from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
 _UNKNOWN_ROW = 0
 
 
+class NegativeWeight(NamedTuple):
+  """A negative weight of an id of a feature that is pooled by its mean."""
+
+  feature: str
+  row: int
+  weight: float
+
+
+def negative_weight(
+  schema: Schema, means: Sequence[str], id_weights: np.ndarray | None
+) -> NegativeWeight | None:
+  """The first negative weight of features with mean pooling; None without one.
+
+  The sum of such weights could be 0.
+
+  Args:
+    schema: the columns.
+    means: names of the features with mean pooling.
+    id_weights: f32[n, H], or None.
+  """
+  if id_weights is None or not means:
+    return None
+  names = [c.name for c in schema.sparse for _ in range(c.hotness)]
+  wrong = (id_weights < 0) & np.isin(names, means)
+  if not wrong.any():
+    return None
+  row, position = np.argwhere(wrong)[0]
+  weight = float(id_weights[row, position])
+  return NegativeWeight(names[position], int(row), weight)
+
+
 @dataclasses.dataclass(frozen=True)
 class Checker:
   """The ids that are allowed.
@@ -25,8 +58,7 @@ class Checker:
     schema: the columns; an id is 0 ... rows - 1 of its column, or PAD.
     name: name of the data set and split, for messages.
     out_of_range: 'stop': another id is an error; 'unknown': it becomes row 0.
-    means: features with mean pooling; weights of their ids must not be
-      negative, because their sum could be 0.
+    means: features with mean pooling, whose weights must not be negative.
   """
 
   schema: Schema
@@ -72,19 +104,13 @@ class Checker:
     return [c for c in self.schema.sparse for _ in range(c.hotness)]
 
   def _check_weights(self, block: Block, number: int) -> None:
-    if block.id_weights is None or not self.means:
-      return
-    of_means = np.array([c.name in self.means for c in self._columns])
-    wrong = (block.id_weights < 0) & of_means
-    if not wrong.any():
-      return
-    row, position = np.argwhere(wrong)[0]
-    raise InputError(
-      f'{self.name}, block {number}: feature {self._columns[position].name} '
-      f'has an id of weight {block.id_weights[row, position]:g} in example '
-      f'{row} of the block; weights of a mean must not be negative: set '
-      f'config.tables.pooling=sum, or prepare the data without weights'
-    )
+    if found := negative_weight(self.schema, self.means, block.id_weights):
+      raise InputError(
+        f'{self.name}, block {number}: feature {found.feature} has an id of '
+        f'weight {found.weight:g} in example {found.row} of the block; weights '
+        f'of a mean must not be negative: set config.tables.pooling=sum, or '
+        f'prepare the data without weights'
+      )
 
   def mend(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maps ids out of range to row 0 if `out_of_range` is 'unknown'.

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlrm_jax import files
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError, exit_cleanly
 
@@ -22,11 +23,7 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(prog='python -m dlrm_jax.export', description=__doc__)
   parser.add_required('--workdir', 'DIR', 'folder of the training run')
   parser.add_required('--output', 'DIR', 'folder to write; must not exist')
-  parser.add_argument(
-    '--checkpoint',
-    default='best',
-    help='best (by the objective), latest, or a step (default: best)',
-  )
+  parser.add_checkpoint()
   parser.add_argument(
     '--format',
     choices=('stablehlo', 'onnx'),
@@ -44,15 +41,13 @@ def main(argv: Sequence[str]) -> None:
   output = Path(arguments.output)
   if output.exists():
     raise InputError(f'--output={output} exists already; choose another one')
-  if not output.absolute().parent.is_dir():
-    raise InputError(
-      f'--output={output}: {output.parent} is no folder; make it'
-    )
   onnx = arguments.format == 'onnx'
   if onnx:
     from dlrm_jax.export.onnx_network import check_installed
 
     check_installed()
+  with files.writing(output):
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
   from dlrm_jax.build.chosen import choose
   from dlrm_jax.configs import default
   from dlrm_jax.export.write import write_export

@@ -101,7 +101,8 @@ def graph_of(network: Network, arguments: Arguments) -> 'ModelProto':
   Raises:
     InputError: jax2onnx cannot convert a part of the network.
   """
-  from jax2onnx import to_onnx
+  with _quiet():
+    from jax2onnx import to_onnx
 
   shapes = list(arguments.shapes.values())
   # Traced first: jax2onnx replaces functions of JAX and Flax while it traces.
@@ -126,14 +127,19 @@ def graph_of(network: Network, arguments: Arguments) -> 'ModelProto':
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Context without the warnings of onnx_ir, of shapes that it leaves out."""
-  logger = logging.getLogger('onnx_ir')
-  level = logger.level
-  logger.setLevel(logging.ERROR)
+  """Context without warnings of what onnx_ir and jax2onnx leave out.
+
+  These are shapes, and conversions for libraries that are not installed.
+  """
+  loggers = [logging.getLogger(name) for name in ('onnx_ir', 'jax2onnx')]
+  levels = [logger.level for logger in loggers]
+  for logger in loggers:
+    logger.setLevel(logging.ERROR)
   try:
     yield
   finally:
-    logger.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)
 
 
 def _function(

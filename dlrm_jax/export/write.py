@@ -19,10 +19,11 @@ from dlrm_jax.checkpoint.fits import TABLES
 from dlrm_jax.checkpoint.moving import move_into, rows_to_move
 from dlrm_jax.checkpoint.stored import families_of
 from dlrm_jax.data.schema import Schema
+from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.embedding.layout import layout_to_json
 from dlrm_jax.embedding.network import Network
 from dlrm_jax.export.program import serialized
-from dlrm_jax.scoring import folder as names
+from dlrm_jax.scoring import export_folder
 from dlrm_jax.scoring.exported import wanted_tables
 from dlrm_jax.scoring.function import flat
 from dlrm_jax.scoring.intake import Intake, to_json
@@ -71,7 +72,7 @@ def write_tables(
     array.flush()
   return {
     name: {
-      'file': f'{names.TABLES}/{name.replace("/", ".")}.npy',
+      'file': f'{export_folder.TABLES}/{name.replace("/", ".")}.npy',
       'shape': list(x.shape),
       'dtype': str(x.dtype),
     }
@@ -146,20 +147,20 @@ def write_export(
 
 def _fill(chosen: ChosenRun, work: Path, *, onnx: bool) -> None:
   _, run, step, saved = chosen
-  intake = write_vocabularies(run, work / names.VOCABULARY)
+  intake = write_vocabularies(run, work / export_folder.VOCABULARY)
   network = flat(run.task.network)
   layers = saved.restore_layers(step, abstract_state(run.task))
   arrays = on_host(flat_layers(layers))
   # Not `save_file`, whose files only their owner may read.
-  (work / names.PARAMETERS).write_bytes(save(arrays))
-  tables = write_tables(chosen, network, work / names.TABLES)
+  (work / export_folder.PARAMETERS).write_bytes(save(arrays))
+  tables = write_tables(chosen, network, work / export_folder.TABLES)
   program = serialized(
     network,
     arrays,
     flat_tables(wanted_tables(network)),
     weighted=intake.weighted,
   )
-  (work / names.NETWORK).write_bytes(program)
+  (work / export_folder.NETWORK).write_bytes(program)
   if onnx:
     from dlrm_jax.export.onnx_network import write_onnx
 
@@ -167,16 +168,20 @@ def _fill(chosen: ChosenRun, work: Path, *, onnx: bool) -> None:
   written = sorted(path for path in work.rglob('*') if path.is_file())
   schema = Schema.from_json(run.data)
   about = {
-    'format': names.FORMAT,
+    'format': export_folder.FORMAT,
     'made_by': {
       name: metadata.version(name) for name in ('dlrm_jax', 'jax', 'flax')
     },
+    'model': run.model_name,
     'labels': list(schema.labels),
     'inputs': {
       'dense': list(schema.dense),
       'ids': [dataclasses.asdict(column) for column in schema.sparse],
       'id_weights': intake.weighted,
+      'means': list(mean_pooled(network.collection.features)),
     },
+    'out_of_range': intake.out_of_range,
+    'shards': run.shards,
     'tables': tables,
     'rows': _logical(network),
     'raw': to_json(intake),
@@ -184,12 +189,12 @@ def _fill(chosen: ChosenRun, work: Path, *, onnx: bool) -> None:
       'step': step,
       'metrics': saved.metrics(step),
       'config': run.config.to_dict(),
-      'data': run.data,
+      'data': run.known_data,
     },
     'layout': layout_to_json(network.collection.layout),
     'files': {
-      path.relative_to(work).as_posix(): names.file_entry(path)
+      path.relative_to(work).as_posix(): export_folder.file_entry(path)
       for path in written
     },
   }
-  files.write_json(work / names.MODEL, about)
+  files.write_json(work / export_folder.MODEL, about)

@@ -3,11 +3,11 @@ r"""Measures how much a model needs each feature.
   python -m dlrm_jax.importance --workdir=runs/kaggle
   python -m dlrm_jax.importance --workdir=runs/kaggle --data=new_log.txt
 
-Each feature is permuted over the examples, so that every example gets that of
-another one, and the model scores them again: by how much do log-loss and AUC
-get worse? A feature is a dense column or a whole sparse column. The result is
-printed, and written as importance.json and as a section of report.html in the
-workdir. The command is one process, which uses all of its devices.
+The values of each feature are permuted over the examples, and the model scores
+them again: by how much do log-loss and AUC get worse? A feature is a dense
+column or a whole sparse column. The result is printed, and written as
+importance.json and as a section of report.html in the workdir. The command is
+one process, which uses all of its devices.
 """
 
 import argparse
@@ -45,11 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     'training data)',
   )
   add('--split', help=f'split of prepared data (default: {_SPLIT})')
-  add(
-    '--checkpoint',
-    default='best',
-    help='best (by the objective), latest, or a step (default: best)',
-  )
+  parser.add_checkpoint()
   add(
     '--repeats',
     type=int,
@@ -124,8 +120,8 @@ def _measured(
   """What each label loses by each feature."""
   from dlrm_jax import sharding
   from dlrm_jax.data.schema import Schema
+  from dlrm_jax.importance.logits import batch_size, scorer
   from dlrm_jax.importance.permuted import Plan, measure
-  from dlrm_jax.importance.scoring import batch_size, scorer
   from dlrm_jax.run import room
 
   run, examples = chosen.run, sample.examples

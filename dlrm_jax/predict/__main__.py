@@ -48,11 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar='NAMES',
     help='columns of the rows to write, too, between commas',
   )
-  add(
-    '--checkpoint',
-    default='best',
-    help='best (by the objective), latest, or a step (default: best)',
-  )
+  parser.add_checkpoint()
   add(
     '--on_bad_row',
     choices=('stop', 'skip'),
@@ -79,7 +75,8 @@ def main(argv: Sequence[str]) -> None:
   kept = tuple(filter(None, arguments.keep.split(',')))
   check_names(model.labels, kept)
   source = source_of(
-    model, arguments.data, arguments.split, kept, arguments.on_bad_row
+    *(model, arguments.data, arguments.split, kept, arguments.on_bad_row),
+    stream=sys.stdin.buffer,
   )
   if output.exists() and any(
     os.path.exists(x) and output.samefile(x) for x in source.names
@@ -97,7 +94,7 @@ def _write(
 ) -> None:
   from tqdm import tqdm
 
-  from dlrm_jax.predict.columns import frame_of
+  from dlrm_jax.predict.columns import predictions_frame
   from dlrm_jax.scoring.output import writer_of
   from dlrm_jax.scoring.predictions import predictions
 
@@ -115,7 +112,7 @@ def _write(
   ):
     tasks = len(model.labels)
     for some in predictions(model.scorer, source.rows(), tasks):
-      writer.add(frame_of(some, model.labels, kept))
+      writer.add(predictions_frame(some, model.labels, kept))
       count += len(some.good)
       bad += len(some.good) - len(some.scores)
       bar.update(len(some.good))

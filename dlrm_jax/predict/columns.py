@@ -27,7 +27,7 @@ def check_names(labels: Sequence[str], kept: Sequence[str]) -> None:
       )
 
 
-def frame_of(
+def predictions_frame(
   some: Predicted, labels: Sequence[str], kept: Sequence[str]
 ) -> pl.DataFrame:
   """Rows of the file: the columns to keep, then predictions.

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.extend
 import numpy as np
 from jax.sharding import Mesh
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import Inputs
-from dlrm_jax.errors import InputError
-from dlrm_jax.scoring import folder as files
+from dlrm_jax.scoring import export_folder
 from dlrm_jax.scoring.model import Card, Model
 from dlrm_jax.scoring.once import once
 from dlrm_jax.scoring.scorer import Score, Scorer
@@ -46,59 +46,85 @@ class _Built(NamedTuple):
   score: Score
 
 
+def _platform() -> str:
+  """The backend in use by the names of `jax.export`."""
+  backend = jax.extend.backend.get_backend()
+  if backend.platform != 'gpu':
+    return backend.platform
+  rocm = 'rocm' in backend.platform_version.lower()
+  return 'rocm' if rocm else 'cuda'
+
+
 def _program(
-  path: Path, arrays: _Arrays, network: Callable[[], _Built]
+  path: Path, arrays: Callable[[], _Arrays], network: Callable[[], _Built]
 ) -> Score:
   """The exported program; the network in its place where that does not fit.
 
   Programs have a window of versions of JAX that can run them. The file is
   whole, as its digest says; so what cannot be read is of another version.
+
+  Args:
+    path: the folder.
+    arrays: gives the arrays on the device.
+    network: builds the network.
   """
   from jax import export
 
+  def by_network(inputs: Inputs) -> jax.Array:
+    return network().score(inputs)
+
   try:
-    program = export.deserialize(bytearray((path / files.NETWORK).read_bytes()))
+    program = export.deserialize(
+      bytearray((path / export_folder.NETWORK).read_bytes())
+    )
   except (ValueError, AttributeError, NotImplementedError, struct.error):
-    return lambda inputs: network().score(inputs)
-  if jax.default_backend() not in (*program.platforms, 'gpu'):
-    return lambda inputs: network().score(inputs)
+    return by_network
+  if _platform() not in program.platforms:
+    return by_network
+  parameters, tables = arrays()
+  wanted = len(program.in_avals) - len(parameters) - len(tables)
   call = jax.jit(program.call)
-  on_device = jax.device_put(arrays)
-  runs: bool | None = None  # None: it was not tried
+  lowers: bool | None = None  # None: it was not tried
 
   def score(inputs: Inputs) -> jax.Array:
-    nonlocal runs
+    nonlocal lowers
     given = [x for x in inputs if x is not None]
-    wanted = len(program.in_avals) - _count(arrays)
-    if runs is False or len(given) != wanted:  # weights of ids that have none
-      return network().score(inputs)
-    try:
-      scores = call(on_device.parameters, on_device.tables, *given)
-    except jax.errors.JaxRuntimeError:
-      if runs:
-        raise
-      runs = False
-      return network().score(inputs)
-    runs = True
-    return scores
+    if len(given) != wanted:  # weights of ids, which the program does not take
+      return by_network(inputs)
+    if lowers is None:
+      try:
+        call.lower(parameters, tables, *given)
+      except jax.errors.JaxRuntimeError:
+        lowers = False
+      else:
+        lowers = True
+    return call(parameters, tables, *given) if lowers else by_network(inputs)
 
   return score
-
-
-def _count(arrays: _Arrays) -> int:
-  return len(arrays.parameters) + len(arrays.tables)
 
 
 def _build(
   path: Path, about: Mapping[str, Any], arrays: _Arrays, mesh: Mesh
 ) -> _Built:
-  """Builds the network of an export from its config."""
+  """Builds the network of an export from its config.
+
+  Args:
+    path: the folder.
+    about: its description.
+    arrays: its arrays, on the device where there is one.
+    mesh: the devices.
+  """
+  from dlrm_jax.build.trained import network_of
   from dlrm_jax.checkpoint.moving import move
+  from dlrm_jax.config.kinds import completed
+  from dlrm_jax.configs import default
   from dlrm_jax.embedding.layout import layout_from_json
-  from dlrm_jax.scoring.function import flat, probabilities
+  from dlrm_jax.scoring.function import compiled_score, flat
   from dlrm_jax.scoring.parameters import layers_of, tables_of
 
-  network = network_of(path, about['run'])
+  run, defaults = about['run'], default.get_config().to_dict()
+  config = completed(run['config'], defaults, path / export_folder.MODEL)
+  network = network_of(config, run['data'])
   if mesh.size == 1:
     network = flat(network)
   layout = network.collection.layout
@@ -109,35 +135,13 @@ def _build(
     copied = sharding.sharding_of(sharding.COPIED)
     layers = jax.device_put(layers_of(arrays.parameters), copied)
     tables = tables_of(arrays.tables)
-    if mesh.size == 1 and stored == layout:
-      tables = jax.device_put(tables)
-    else:
+    if mesh.size > 1 or stored != layout:
       tables = move(tables, stored, wanted_tables(network), layout)
-    compiled = jax.jit(
-      lambda layers, tables, inputs: probabilities(
-        network, layers, tables, inputs
-      ),
-      out_shardings=sharding.sharding_of(sharding.SPLIT),
-    )
+    compiled = compiled_score(network)
   return _Built(
     *(network, layers, tables),
     lambda inputs: compiled(layers, tables, inputs),
   )
-
-
-def network_of(path: Path, run: Mapping[str, Any]) -> 'Network':
-  """The network of a config, as it was trained."""
-  from ml_collections import ConfigDict
-
-  from dlrm_jax.build.network import build_network
-  from dlrm_jax.config.kinds import completed
-  from dlrm_jax.configs import default
-  from dlrm_jax.data.schema import Scale, Schema
-
-  defaults = default.get_config().to_dict()
-  config = ConfigDict(completed(run['config'], defaults, path / files.MODEL))
-  scale = Scale(**{k: tuple(v) for k, v in run['data']['scale'].items()})
-  return build_network(config, Schema.from_json(run['data']), scale)
 
 
 def wanted_tables(network: 'Network') -> Any:
@@ -159,16 +163,29 @@ def load_export(path: Path) -> Model:
   Raises:
     InputError: it is damaged, or of a newer version.
   """
-  about = files.read_description(path)
-  run = about['run']
-  card = Card(
-    *(str(path), run['step'], run['metrics'], run['config'], run['data']),
-    about['inputs']['id_weights'],
-  )
-  arrays = _Arrays(files.read_parameters(path), files.map_tables(path, about))
-  shards = run['config']['tables']['shards']
-  mesh = sharding.choose_mesh(shards, {})
-  network = once(lambda: _build(path, about, arrays, mesh))
+  about = export_folder.read_description(path)
+  with export_folder.reading(path):
+    run, inputs = about['run'], about['inputs']
+    card = Card(
+      folder=str(path),
+      step=run['step'],
+      metrics=run['metrics'],
+      name=about['model'],
+      data=run['data'],
+      out_of_range=about['out_of_range'],
+      means=tuple(inputs['means']),
+      weighted=inputs['id_weights'],
+    )
+    if list(card.schema.labels) != about['labels']:
+      raise KeyError('labels')
+    on_host = _Arrays(
+      export_folder.read_parameters(path),
+      export_folder.map_tables(path, about),
+    )
+    mesh = sharding.choose_mesh(about['shards'], {})
+  on_device = once(lambda: jax.device_put(on_host))
+  arrays = on_device if mesh.size == 1 else lambda: on_host
+  network = once(lambda: _build(path, about, arrays(), mesh))
   score = network().score if mesh.size > 1 else _program(path, arrays, network)
 
   def learned() -> 'Learned':
@@ -180,8 +197,7 @@ def load_export(path: Path) -> Model:
   def intake() -> 'Intake':
     from dlrm_jax.scoring.intake import from_json
 
-    if about['raw'] is None:
-      raise InputError(f'{path}: exported without vocabularies')
-    return from_json(about['raw'], path / files.VOCABULARY)
+    with export_folder.reading(path):
+      return from_json(about['raw'], path / export_folder.VOCABULARY)
 
   return Model(card, Scorer(score, mesh), intake, learned)

@@ -15,13 +15,13 @@ from dlrm_jax.prepare.values.rules import Rules
 from dlrm_jax.prepare.values.sift import apply_rules
 from dlrm_jax.vocabulary.columns import Columns
 
-NAME = 'the data'
+IN_MEMORY = 'the data'
 """What messages call rows that are in no file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameReader:
-  """Reads a frame; a `Reader` whose only file is called `NAME`.
+  """Reads a frame; a `Reader` whose only file is called `IN_MEMORY`.
 
   Attributes:
     schema: features and their columns.
@@ -67,7 +67,7 @@ class FrameReader:
     yield good
 
 
-def frame_of(rows: Any, names: tuple[str, ...]) -> pl.DataFrame:
+def frame_of_rows(rows: Any, names: tuple[str, ...]) -> pl.DataFrame:
   """Rows of any kind as a frame of some of their columns.
 
   Args:
@@ -84,7 +84,7 @@ def frame_of(rows: Any, names: tuple[str, ...]) -> pl.DataFrame:
     try:
       return rows.collect()
     except pl.exceptions.PolarsError as error:
-      raise InputError(f'{NAME}: {_first_line(error)}') from None
+      raise InputError(f'{IN_MEMORY}: {_first_line(error)}') from None
   if not isinstance(rows, Mapping) and not _of_pandas(rows, 'columns'):
     raise InputError(
       f'rows to score are of the type {type(rows).__name__}; expected a dict '
@@ -96,7 +96,7 @@ def frame_of(rows: Any, names: tuple[str, ...]) -> pl.DataFrame:
   if len(lengths) > 1:
     (a, x), (b, y) = list(lengths.items())[:2]
     raise InputError(
-      f'{NAME}: column {x!r} has {a:,} values and column {y!r} has {b:,}; '
+      f'{IN_MEMORY}: column {x!r} has {a:,} values and column {y!r} has {b:,}; '
       'expected as many in each'
     )
   # Names of other columns help where one is missing.
@@ -119,8 +119,8 @@ def _series(name: str, values: Any) -> pl.Series:
   elif not isinstance(values, list | tuple | range):
     if isinstance(values, str | bytes) or not hasattr(values, '__array__'):
       raise InputError(
-        f'{NAME}: column {name!r} is {shorten(values)}; expected an array or a '
-        'list with a value for each row'
+        f'{IN_MEMORY}: column {name!r} is {shorten(values)}; expected an array '
+        'or a list with a value for each row'
       )
     values = np.asarray(values)  # also of JAX, of PyTorch
     if not values.ndim:
@@ -132,7 +132,9 @@ def _series(name: str, values: Any) -> pl.Series:
     except TypeError:  # of several types
       series = pl.Series(name, [_or_none(x) for x in values], strict=False)
   except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-    raise InputError(f'{NAME}: column {name!r}: {_first_line(error)}') from None
+    raise InputError(
+      f'{IN_MEMORY}: column {name!r}: {_first_line(error)}'
+    ) from None
   if series.dtype.is_float() and series.is_nan().all():  # of no type then
     return pl.Series(name, [None] * len(series))
   return series

@@ -1,12 +1,14 @@
 """The function that scores: arrays of inputs -> probabilities."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import logsumexp
 
+from dlrm_jax import sharding
 from dlrm_jax.batch import Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
 from dlrm_jax.embedding.network import Layers, Network
@@ -58,3 +60,15 @@ def probabilities(
 ) -> jax.Array:
   """Probabilities f32[B, T]."""
   return jax.nn.sigmoid(logits(network, layers, tables, inputs))
+
+
+def compiled_score(
+  network: Network,
+) -> Callable[[Layers, Tables, Inputs], jax.Array]:
+  """`probabilities` of a network, compiled for the mesh in use."""
+  return jax.jit(
+    lambda layers, tables, inputs: probabilities(
+      network, layers, tables, inputs
+    ),
+    out_shardings=sharding.sharding_of(sharding.SPLIT),
+  )

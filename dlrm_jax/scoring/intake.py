@@ -26,9 +26,10 @@ from dlrm_jax.prepare.values.raw_schema import (
 )
 from dlrm_jax.prepare.values.rules import KEPT
 from dlrm_jax.prepare.values.typed import Words
-from dlrm_jax.scoring.frames import NAME, FrameReader
+from dlrm_jax.scoring.frames import IN_MEMORY, FrameReader
 from dlrm_jax.vocabulary.coder import Coder, Values, closed_of
 from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse
+from dlrm_jax.vocabulary.policy import STOP
 
 
 @contextlib.contextmanager
@@ -91,7 +92,10 @@ class Intake:
     return any(coder.column.weighted for coder in self.coders)
 
   def only(self, feature: str) -> 'Intake':
-    """The intake of one sparse feature alone, one value a row."""
+    """The intake of one sparse feature alone, one value a row.
+
+    A value without a row is an error, whatever `out_of_range` is.
+    """
     number = [c.column.name for c in self.coders].index(feature)
     single = dataclasses.replace(
       self.coders[number].column, bag=False, weighted=False, hotness=1
@@ -103,10 +107,16 @@ class Intake:
       weights=None,
     )
     coder = dataclasses.replace(
-      self.coders[number], column=single, hotness=1, bags=None
+      self.coders[number],
+      column=single,
+      hotness=1,
+      bags=None,
+      out_of_range=STOP,
     )
     schema = dataclasses.replace(self.schema, dense=(), sparse=(source,))
-    return dataclasses.replace(self, schema=schema, coders=(coder,))
+    return dataclasses.replace(
+      self, schema=schema, coders=(coder,), out_of_range=STOP
+    )
 
   def fit(self) -> Fit:
     """The conditions on rows."""
@@ -154,7 +164,7 @@ class Intake:
     bad = BadRows(remedy='Correct or leave out the row')
     parts = [
       rows.inputs
-      for piece in reader.pieces(NAME)
+      for piece in reader.pieces(IN_MEMORY)
       for rows in self.read(reader, piece, bad)
     ]
     dense, ids, weights, _ = zip(*parts, strict=True)

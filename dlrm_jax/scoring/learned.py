@@ -16,6 +16,7 @@ from dlrm_jax.embedding.features import Feature, column_hotness
 from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.intake import Intake, reading_vocabularies
+from dlrm_jax.vocabulary.keys import in_hex
 
 _PIECE = 1 << 16  # ids that are encoded at a time
 
@@ -85,7 +86,7 @@ class Learned:
 
     compiled = jax.jit(encoded)
     count = feature.encoding.ids
-    size = min(_PIECE, -(-count // self._mesh.size) * self._mesh.size)
+    size = -(-min(_PIECE, count) // self._mesh.size) * self._mesh.size
     for start in range(0, count, size):
       ids = np.arange(start, start + size, dtype=np.int32)
       with sharding.use(self._mesh):
@@ -160,26 +161,13 @@ def values_of(intake: Intake, name: str, start: int, stop: int) -> pl.Series:
   if 'value' in frame.columns:
     values = frame['value']
   elif _kind(intake, name) == 'hex':
-    key = pl.col('key')
-    shown = pl.when(key.is_not_null()).then(_hex(key))
-    values = frame.select(shown).to_series()
+    values = frame.select(in_hex(pl.col('key'))).to_series()
   else:
     values = frame['key'].cast(pl.UInt64).reinterpret(signed=True)
   before = min(max(coder.base - start, 0), count)
   after = count - before - len(values)
   parts = [values.clear(before), values, values.clear(after)]
   return pl.concat(parts).alias('value')
-
-
-def _hex(key: pl.Expr) -> pl.Expr:
-  digits = [
-    (key.cast(pl.UInt64) // 16**place % 16) for place in range(7, -1, -1)
-  ]
-  letters = dict(enumerate('0123456789abcdef'))
-  return pl.concat_str(
-    digit.replace_strict(letters, return_dtype=pl.String, default='')
-    for digit in digits
-  )
 
 
 def _kind(intake: Intake, name: str) -> str:
@@ -197,9 +185,10 @@ def row_of(intake: Intake, name: str, value: Any) -> int:
   frame = pl.DataFrame({source.column: [value]}, strict=False)
   inputs = one.inputs(frame)
   row = int(inputs.ids[0, 0])
-  if row < coder.base and coder.column.ids == 'vocabulary':
+  least = coder.base if coder.column.ids == 'vocabulary' else 0
+  if row < least:
     raise InputError(
-      f'feature {name}: value {value!r} is not in the vocabulary of the '
-      'training; vectors() lists all values'
+      f'feature {name}: value {value!r} has no row of its own, as it was not '
+      'in the training; vectors() lists all values'
     )
   return row

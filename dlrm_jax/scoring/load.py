@@ -13,7 +13,7 @@ from dlrm_jax import sharding
 from dlrm_jax.batch import Inputs
 from dlrm_jax.callable_module import path_of
 from dlrm_jax.errors import InputError
-from dlrm_jax.scoring.folder import MODEL
+from dlrm_jax.scoring.export_folder import MODEL
 from dlrm_jax.scoring.model import Card, Model
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ def load(
 def load_workdir(path: Path, checkpoint: str | int) -> Model:
   """Loads a checkpoint of a run; see `load`."""
   from dlrm_jax.build.chosen import choose
+  from dlrm_jax.build.trained import out_of_range
   from dlrm_jax.configs import default
-  from dlrm_jax.scoring.function import probabilities
+  from dlrm_jax.embedding.features import mean_pooled
+  from dlrm_jax.scoring.function import compiled_score
   from dlrm_jax.scoring.learned import Learned
   from dlrm_jax.scoring.of_run import intake_of_run
   from dlrm_jax.scoring.scorer import Scorer
@@ -71,12 +73,7 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
   mesh = sharding.choose_mesh(network.collection.layout.shards, {})
   with sharding.use(mesh):
     state = chosen.state()
-    compiled = jax.jit(
-      lambda layers, tables, inputs: probabilities(
-        network, layers, tables, inputs
-      ),
-      out_shardings=sharding.sharding_of(sharding.SPLIT),
-    )
+    compiled = compiled_score(network)
 
   def score(inputs: Inputs) -> jax.Array:
     return compiled(state.layers, state.tables, inputs)
@@ -95,8 +92,10 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
     str(path),
     chosen.step,
     chosen.saved.metrics(chosen.step),
-    run.config.to_dict(),
-    run.data,
+    run.model_name,
+    run.known_data,
+    out_of_range(run),
+    mean_pooled(network.collection.features),
     weighted=False,  # with or without weights: it is compiled for either
   )
   return Model(

@@ -6,7 +6,7 @@ are not needed.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from dlrm_jax.prepare.criteo.criteo_reader import (
 )
 from dlrm_jax.prepare.inputs import expanded
 from dlrm_jax.prepare.known_ids import reader_of_format
-from dlrm_jax.prepare.readers.archives import file_format
+from dlrm_jax.prepare.readers.archives import DamagedError, file_format
 from dlrm_jax.prepare.readers.csv_lines import Csv
 from dlrm_jax.prepare.readers.csv_reader import CsvReader
 from dlrm_jax.prepare.readers.formats import files_of
@@ -31,10 +31,15 @@ from dlrm_jax.prepare.readers.lines import first_line
 from dlrm_jax.prepare.readers.parquet_reader import ParquetReader
 from dlrm_jax.prepare.readers.reader import Piece, Reader
 from dlrm_jax.prepare.readers.text_files import check_readable
+from dlrm_jax.prepare.values.checks import meant
+from dlrm_jax.prepare.values.rules import KEPT
 from dlrm_jax.scoring.intake import EncodedRows, Intake
+from dlrm_jax.vocabulary.columns import Columns
+from dlrm_jax.vocabulary.keys import in_hex
 
 _SEPARATORS = ',\t;'
 _TEXT = 'text with a row on each line'
+_BINARY = ('fb_npz', 'fb_bin', 'torchrec_npy', 'movielens')
 _KNOWN = 'Parquet, or text with a row on each line'
 _INTERACTIONS = (USER, ITEM, 'rating', 'time')
 
@@ -62,6 +67,61 @@ class Marked(BadRows):
     super().add(self.names.get(path, path), shown, fault, unit)
     self.numbers.append(number)
 
+  def lose(
+    self, path: str, number: int, kind: str, damage: DamagedError
+  ) -> None:
+    """Raises an error, as the rest of the file cannot keep its places."""
+    raise InputError(
+      f'{self.names.get(path, path)}, line {number + self.before:,}: damaged '
+      f'{kind}: {damage}; expected a whole file, as each of its rows gets a '
+      f'prediction: copy it again'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepingReader:
+  """Another reader, whose frames also keep some of their columns as they are.
+
+  Attributes:
+    reader: the other reader.
+    kept: names of columns of its frames.
+  """
+
+  reader: Reader
+  kept: tuple[str, ...]
+
+  @property
+  def columns(self) -> Columns:
+    """Columns of the frames."""
+    return self.reader.columns
+
+  def pieces(self, path: str) -> list[Piece]:
+    """Those of the other reader."""
+    return self.reader.pieces(path)
+
+  def about(self, path: str) -> int:
+    """Number of rows of a file, as the other reader says."""
+    return self.reader.about(path)
+
+  def place(self, piece: Piece) -> tuple[int, str]:
+    """Place of a piece, as the other reader says."""
+    return self.reader.place(piece)
+
+  def read(
+    self, piece: Piece, bad: BadRows, digest: Callable[[bytes], object]
+  ) -> Iterator[pl.DataFrame]:
+    """The frames of the other reader, with columns to keep."""
+    for frame in self.reader.read(piece, bad, digest):
+      yield frame.with_columns(
+        _as_written(name, frame[name].dtype).alias(f'{KEPT}{name}')
+        for name in self.kept
+      )
+
+
+def _as_written(name: str, kind: pl.DataType) -> pl.Expr:
+  """A column of a frame as its file may have it: 32-bit keys are in hex."""
+  return in_hex(pl.col(name)) if kind == pl.UInt32 else pl.col(name)
+
 
 def paths_of(intake: Intake, names: Sequence[str]) -> list[str]:
   """Names of files, folders of them and globs -> files, in order."""
@@ -87,21 +147,22 @@ def reader_for(intake: Intake, path: str, kept: tuple[str, ...]) -> Reader:
   check_readable(path, _KNOWN)
   if file_format(path) == 'Parquet':
     return ParquetReader(schema)
-  if log['format'] not in ('fb_npz', 'fb_bin', 'torchrec_npy', 'movielens'):
-    line = first_line(path, _TEXT).decode('utf-8', 'replace')
-    if log['format'] == 'csv':
-      own = reader_of_format(log)
-      assert isinstance(own, CsvReader)
-      return dataclasses.replace(own, schema=schema)
-    if separator := _separator(line, schema.names):
-      return CsvReader(schema, separator)
-    if log['format'] == IMPLICIT:
-      count = line.count('\t') + 1
-      return CsvReader(schema, '\t', _INTERACTIONS[:count], quoted=False)
-  if not log['format'] or log['format'] == 'parquet':
+  if log['format'] == 'csv':
+    own = reader_of_format(log)
+    assert isinstance(own, CsvReader)
+    return dataclasses.replace(own, schema=schema)
+  line = _first_line(path, of_text=log['format'] not in _BINARY)
+  if separator := _separator(line, schema.names):
+    return CsvReader(schema, separator)
+  if log['format'] == IMPLICIT:
+    count = line.count('\t') + 1
+    return CsvReader(schema, '\t', _INTERACTIONS[:count], quoted=False)
+  own_text = not log['format'] or log['format'] == 'parquet'
+  if own_text or (log['format'] == 'criteo' and '\t' not in line):
+    lines = '' if own_text else 'lines of a Criteo log, '
     raise InputError(
-      f'{path}: expected Parquet, or text whose first line names the columns '
-      f'{", ".join(schema.names)}'
+      f'{path}: expected {lines}Parquet, or text whose first line names the '
+      f'columns {", ".join(schema.names)}'
     )
   return _of_kind(log, path, kept)
 
@@ -110,15 +171,32 @@ def _of_kind(
   log: Mapping[str, Any], path: str, kept: tuple[str, ...]
 ) -> Reader:
   """The reader of the kind of files that the model was trained on."""
-  reader = reader_of_format(log)
+  reader, labels = reader_of_format(log), True
   if isinstance(reader, CriteoReader) and not has_labels(path):
     reader = UnlabelledCriteoReader(**dataclasses.asdict(reader))
-  if kept:
-    raise InputError(
-      f'--keep={",".join(kept)}: {path} has no named columns to keep; expected '
-      'Parquet, or text whose first line names its columns'
-    )
-  return reader
+    labels = False
+  if not kept:
+    return reader
+  columns = reader.columns
+  known = list(columns.labels) if labels else []
+  known += [column.name for column in (*columns.dense, *columns.sparse)]
+  for name in kept:
+    if name not in known:
+      raise InputError(
+        f'--keep={",".join(kept)}: {path} has no column {name!r}'
+        f'{meant(name, known)}; expected of {", ".join(known)}'
+      )
+  return KeepingReader(reader, kept)
+
+
+def _first_line(path: str, *, of_text: bool) -> str:
+  """The first line of a file; '' where it is not text, and may be another."""
+  try:
+    return first_line(path, _TEXT).decode('utf-8', 'replace')
+  except InputError:
+    if of_text:
+      raise
+    return ''
 
 
 def _separator(line: str, names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dlrm_jax.batch import Inputs
+from dlrm_jax.data.checked import negative_weight
 from dlrm_jax.data.schema import Schema
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.once import once
@@ -31,16 +32,20 @@ class Card(NamedTuple):
     folder: the workdir or the export that it was loaded from.
     step: number of updates of its training.
     metrics: metrics of its validation; empty if it was not evaluated.
-    config: all fields of the config of its training.
+    name: name of the model in the config.
     data: the `identity` of the data of its training.
-    weighted: whether the ids of a column have weights.
+    out_of_range: what happens to an id without a row: 'stop' or 'unknown'.
+    means: names of the features that are pooled by their mean.
+    weighted: whether the network only takes ids with weights.
   """
 
   folder: str
   step: int
   metrics: Mapping[str, float]
-  config: Mapping[str, Any]
+  name: str
   data: Mapping[str, Any]
+  out_of_range: str
+  means: tuple[str, ...]
   weighted: bool
 
   @property
@@ -74,16 +79,26 @@ class Model:
     """
     self.card = card
     self.labels = card.schema.labels
-    self.scorer = scorer
+    self.scorer = scorer.checking(self._check)
     self._open_intake = once(open_intake)
     self._open_learned = once(open_learned)
 
   def __repr__(self) -> str:
-    name = self.card.config['model']['name']
     return (
-      f'<{name} of {self.card.folder}, step {self.card.step:,}: '
+      f'<{self.card.name} of {self.card.folder}, step {self.card.step:,}: '
       f'{", ".join(self.labels)}>'
     )
+
+  def _check(self, inputs: Inputs) -> None:
+    """Raises an `InputError` for weights that a mean cannot have."""
+    found = negative_weight(
+      self.card.schema, self.card.means, inputs.id_weights
+    )
+    if found:
+      raise InputError(
+        f'feature {found.feature} has an id of weight {found.weight:g}; it is '
+        f'pooled by the mean, whose weights must not be negative'
+      )
 
   @property
   def intake(self) -> 'Intake':
@@ -121,10 +136,10 @@ class Model:
         f'split={split!r}: splits are of a prepared set, and this is a '
         f'{type(rows).__name__}; leave it out'
       )
-    from dlrm_jax.scoring.frames import NAME, frame_of
+    from dlrm_jax.scoring.frames import IN_MEMORY, frame_of_rows
 
-    frame = frame_of(rows, self.intake.schema.names)
-    self.intake.schema.check(frame.columns, NAME)
+    frame = frame_of_rows(rows, self.intake.schema.names)
+    self.intake.schema.check(frame.columns, IN_MEMORY)
     if not frame.height:
       return self._by_task(self._empty)
     return self._by_task(self.scorer(self.intake.inputs(frame)))
@@ -210,10 +225,10 @@ class Model:
 
   def describe(self) -> dict[str, Any]:
     """What the model is: its columns, tables, labels, step and metrics."""
-    schema, config = self.card.schema, self.card.config
+    schema = self.card.schema
     return {
       'folder': self.card.folder,
-      'model': config['model']['name'],
+      'model': self.card.name,
       'step': self.card.step,
       'metrics': dict(self.card.metrics),
       'labels': list(self.labels),
@@ -258,6 +273,8 @@ def _checked(
       f'{name} has the type {array.dtype}; expected '
       f'{"integers" if whole else "numbers"}'
     )
+  if not whole and not np.isfinite(array).all():
+    raise InputError(f'{name} has a number that is not finite; expected none')
   if whole and array.size:
     least, most = np.iinfo(np.int32).min, np.iinfo(np.int32).max
     if array.min() < least or array.max() > most:

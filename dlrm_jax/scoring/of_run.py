@@ -8,7 +8,6 @@ from dlrm_jax.build.trained import (
   Trained,
   check_fits,
   check_there,
-  kinds_of_run,
   out_of_range,
 )
 from dlrm_jax.data.folder import vocabulary_path
@@ -42,11 +41,11 @@ def intake_of_run(run: Trained, work: Path) -> Intake:
   Raises:
     InputError: the set is gone, or another one.
   """
-  if run.config.data.kind != 'prepared' or not run.config.data.dir:
+  if run.set_folder is None:
     return _of_rows(run)
   check_there(run, 'put it back: raw values need its vocabularies')
-  prepared = open_prepared(run.config.data.dir)
-  check_fits(prepared, {**run.data, 'values': kinds_of_run(run)})
+  prepared = open_prepared(run.set_folder)
+  check_fits(prepared, run.known_data)
   details = prepared.details
   if details['kind'] == movielens_reader.FORMAT and 'format' not in details:
     prepared = earlier.with_details(prepared)

@@ -1,6 +1,7 @@
 """Scores any number of rows with a function that is compiled for few sizes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,51 +27,64 @@ class Scorer:
   a device.
   """
 
-  def __init__(self, score: Score, mesh: Mesh) -> None:
+  def __init__(
+    self,
+    score: Score,
+    mesh: Mesh,
+    check: Callable[[Inputs], None] = lambda inputs: None,
+  ) -> None:
     """Wraps a function.
 
     Args:
       score: the function.
       mesh: the devices that it runs on.
+      check: raises an error for inputs that must not be scored.
     """
     self._score = score
     self._mesh = mesh
+    self._check = check
     at_once = ROWS_AT_ONCE.get(jax.default_backend(), _ROWS_AT_ONCE)
     self.most = at_once * mesh.size
     """Most rows that are scored at once."""
 
+  def checking(self, check: Callable[[Inputs], None]) -> 'Scorer':
+    """The same scorer with a check of inputs."""
+    return Scorer(self._score, self._mesh, check)
+
   def __call__(self, inputs: Inputs) -> np.ndarray:
     """Probabilities of B rows, f32[B, T]; B is at least 1."""
-    rows = len(inputs.ids)
-    pieces = (
-      jax.tree.map(lambda x, a=a: x[a : a + self.most], inputs)
-      for a in range(0, rows, self.most)
-    )
-    return np.concatenate(list(self.each(pieces)))
+    started = [
+      self.start(jax.tree.map(lambda x, a=a: x[a : a + self.most], inputs))
+      for a in range(0, len(inputs.ids), self.most)
+    ]
+    return np.concatenate([piece.finish() for piece in started])
 
-  def each(self, pieces: Iterable[Inputs]) -> Iterator[np.ndarray]:
-    """Probabilities of pieces, each of at most `most` rows.
+  def start(self, piece: Inputs) -> 'Started':
+    """Starts to score at most `most` rows.
 
-    While a piece is scored the next one is made.
+    Raises:
+      InputError: they must not be scored.
     """
-    waiting: list[tuple[jax.Array, int]] = []
+    self._check(piece)
+    rows = len(piece.ids)
     with sharding.use(self._mesh):
-      for piece in pieces:
-        rows = len(piece.ids)
-        inputs = sharding.send(_padded(piece, self._size(rows)))
-        waiting.append((self._score(inputs), rows))
-        if len(waiting) > 1:
-          yield _fetched(*waiting.pop(0))
-      for late in waiting:
-        yield _fetched(*late)
+      inputs = sharding.send(_padded(piece, self._size(rows)))
+      return Started(self._score(inputs), rows)
 
   def _size(self, rows: int) -> int:
     share = -(-rows // self._mesh.size)
     return self._mesh.size << (share - 1).bit_length()
 
 
-def _fetched(scores: jax.Array, rows: int) -> np.ndarray:
-  return sharding.local_part(scores)[:rows]
+class Started(NamedTuple):
+  """Rows that devices are scoring."""
+
+  scores: jax.Array
+  rows: int
+
+  def finish(self) -> np.ndarray:
+    """Their probabilities, f32[rows, T], once they are scored."""
+    return sharding.local_part(self.scores)[: self.rows]
 
 
 def _padded(inputs: Inputs, size: int) -> Inputs:

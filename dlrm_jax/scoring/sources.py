@@ -1,8 +1,8 @@
 """What is scored: files of raw rows, or a split of a prepared set."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from dlrm_jax.scoring.logs import (
   rows_of_file,
 )
 from dlrm_jax.scoring.model import Model
-from dlrm_jax.scoring.stream import NAME, STDIN, rows_of_stream
+from dlrm_jax.scoring.stream import STANDARD_INPUT, STDIN, rows_of_stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,7 @@ def source_of(
   split: str | None = None,
   kept: tuple[str, ...] = (),
   on_bad_row: str = 'stop',
+  stream: BinaryIO | None = None,
 ) -> RowSource:
   """Opens what is to be scored.
 
@@ -64,6 +65,7 @@ def source_of(
     split: split of a prepared set; None: test.
     kept: columns of raw files to keep.
     on_bad_row: 'stop' or 'skip', for raw files.
+    stream: what the path `STDIN` means; None: a file of that name.
 
   Raises:
     InputError: something is not there, or does not fit the model.
@@ -78,7 +80,8 @@ def source_of(
     return _set(model, paths[0], split, bad)
   if split:
     raise InputError(
-      f'--split={split}: {paths[0]} is a raw file and has no splits'
+      f'split {split!r}: {paths[0]} is a raw file and has no splits; leave it '
+      'out'
     )
   intake = model.intake
   unknown = UnknownIds(model.card.schema, intake.unknown)
@@ -89,15 +92,14 @@ def source_of(
         unknown.count(some.inputs.ids)
       yield some
 
-  if STDIN in paths:
+  if stream is not None and STDIN in paths:
     if len(paths) > 1:
       raise InputError(
         f'--data={" ".join(paths)}: {STDIN} is standard input, which is read '
         'alone'
       )
-    stream = sys.stdin.buffer
     return RowSource(
-      [NAME],
+      [STANDARD_INPUT],
       0,
       lambda: counted(rows_of_stream(intake, stream, kept, bad)),
       bad,
@@ -118,15 +120,16 @@ def _set(model: Model, path: str, split: str | None, bad: Marked) -> RowSource:
   prepared = open_prepared(path)
   if not split and 'test' not in prepared.splits:
     raise InputError(
-      f'{path} has no split test; name another with --split: it has '
+      f'{path} has no split test; name another one: it has '
       f'{", ".join(prepared.splits)}'
     )
   check_fits(prepared, model.card.data)
   name = split or 'test'
   source = prepared.source(name)
-  policy = model.card.config['data'].get('out_of_range', 'stop')
   unknown = UnknownIds(prepared.schema, unknown_rows(prepared))
-  checker = Checker(prepared.schema, f'{path}, split {name}', policy)
+  checker = Checker(
+    prepared.schema, f'{path}, split {name}', model.card.out_of_range
+  )
 
   def rows() -> Iterator[ScorableRows]:
     checked = Checked(source, checker)

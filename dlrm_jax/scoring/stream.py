@@ -19,7 +19,7 @@ from dlrm_jax.scoring.logs import (
 )
 
 STDIN = '-'
-NAME = 'standard input'
+STANDARD_INPUT = 'standard input'
 _BYTES = 64 << 20  # of a file
 _BLOCK = 4 << 20
 
@@ -35,11 +35,11 @@ def rows_of_stream(
   reader: Reader | None = None
   with tempfile.TemporaryDirectory() as folder:
     path = str(Path(folder) / 'text')
-    bad.names = {path: NAME}
+    bad.names = {path: STANDARD_INPUT}
     try:
       texts = _texts(stream)
       if (intake.format or {}).get('multiline'):
-        texts = whole_rows(texts, NAME)
+        texts = whole_rows(texts, STANDARD_INPUT)
       for text in texts:
         Path(path).write_bytes(text)
         if reader is None:
@@ -50,9 +50,9 @@ def rows_of_stream(
           reader = dataclasses.replace(reader, header=names)
         bad.before += text.count(b'\n')
     except InputError as error:
-      raise InputError(str(error).replace(path, NAME)) from None
+      raise InputError(str(error).replace(path, STANDARD_INPUT)) from None
   if reader is None:
-    raise InputError(f'{NAME}: empty; expected rows of text')
+    raise InputError(f'{STANDARD_INPUT}: empty; expected rows of text')
 
 
 def _texts(stream: BinaryIO) -> Iterator[bytes]:

@@ -36,6 +36,19 @@ def column_as_int64(values: pl.Expr) -> pl.Expr:
   return mixed.reinterpret(signed=True)
 
 
+def in_hex(key: pl.Expr) -> pl.Expr:
+  """32-bit keys as the eight hex digits of a Criteo log; null stays null."""
+  digits = [
+    (key.cast(pl.UInt64) // 16**place % 16) for place in range(7, -1, -1)
+  ]
+  letters = dict(enumerate('0123456789abcdef'))
+  text = pl.concat_str(
+    digit.replace_strict(letters, return_dtype=pl.String, default='')
+    for digit in digits
+  )
+  return pl.when(key.is_not_null()).then(text)
+
+
 def keys_of(values: pl.Series) -> tuple[np.ndarray, np.ndarray | None]:
   """Keys of values.
 

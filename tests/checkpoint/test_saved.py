@@ -61,12 +61,12 @@ def test_words_and_numbers_name_a_step(folder, task, name, step):
 @pytest.mark.parametrize(
   ('name', 'message'),
   [
-    ('last', '--checkpoint=last: expected best, latest or a step'),
-    ('', '--checkpoint=: expected best'),
-    ('3.0', '--checkpoint=3.0: expected best'),
-    (3.5, '--checkpoint=3.5: expected best'),
-    (None, '--checkpoint=None: expected best'),
-    (-3, '--checkpoint=-3: expected best'),
+    ('last', "checkpoint 'last': expected best, latest or a step"),
+    ('', "checkpoint '': expected best"),
+    ('3.0', "checkpoint '3.0': expected best"),
+    (3.5, 'checkpoint 3.5: expected best'),
+    (None, 'checkpoint None: expected best'),
+    (-3, 'checkpoint -3: expected best'),
     (4, r'no checkpoint of step 4; there are: 3, 10, 20'),
     ('99', r'no checkpoint of step 99; there are: 3, 10, 20'),
   ],

@@ -14,7 +14,7 @@ from dlrm_jax.batch import Inputs
 from dlrm_jax.errors import InputError
 from dlrm_jax.export.__main__ import main
 from dlrm_jax.prepare.implicit.implicit_set import prepare_implicit
-from dlrm_jax.scoring import folder as names
+from dlrm_jax.scoring import export_folder
 from dlrm_jax.scoring.load import load
 from tests import commands, scored
 
@@ -190,6 +190,34 @@ def on_one(run, export):
 
 @pytest.mark.slow
 def test_trained_on_eight_devices_and_used_on_one(plain, tmp_path):
+  config = scored.config_of(
+    *(plain.data,),
+    tables__placement='auto',
+    tables__shards=8,
+    train__steps=4,
+    train__eval_batch_size=64,
+  )
+  dlrm_jax.train(config, tmp_path / 'run')
+  model = load(tmp_path / 'run')
+  assert model.scorer._mesh.size == 8
+  inputs = scored.blocks_of(plain.data, 'train')
+  want = model.score(inputs.dense, inputs.ids)
+  assert want.std() > 1e-4
+  main([f'--workdir={tmp_path}/run', f'--output={tmp_path}/export'])
+  found = load(tmp_path / 'export').score(inputs.dense, inputs.ids)
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+  np.savez(tmp_path / 'inputs.npz', dense=inputs.dense, ids=inputs.ids)
+  commands.run(
+    ['-c', SCORE, tmp_path / 'export', tmp_path / 'inputs.npz',
+     tmp_path / 'scores.npy'],
+    environment=commands.devices(1),
+  )  # fmt: skip
+  found = np.load(tmp_path / 'scores.npy')
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_state_of_eight_devices_is_exported_for_one(plain, tmp_path):
   run = of_eight(plain.data, tmp_path / 'run', 'auto')
   with run.on_devices():
     parts = {
@@ -215,14 +243,14 @@ def copy(export, tmp_path):
 def rewrite(folder, name, content):
   """Replaces a file of an export, whose digest fits afterwards."""
   (folder / name).write_bytes(content)
-  about = json.loads((folder / names.MODEL).read_text())
-  about['files'][name] = names.file_entry(folder / name)
-  (folder / names.MODEL).write_text(json.dumps(about))
+  about = json.loads((folder / export_folder.MODEL).read_text())
+  about['files'][name] = export_folder.file_entry(folder / name)
+  (folder / export_folder.MODEL).write_text(json.dumps(about))
 
 
 def program_with(folder, **fields):
   """The program of an export with other fields of `jax.export.Exported`."""
-  content = bytearray((folder / names.NETWORK).read_bytes())
+  content = bytearray((folder / export_folder.NETWORK).read_bytes())
   program = jax.export.deserialize(content)
   return bytes(dataclasses.replace(program, **fields).serialize())
 
@@ -235,7 +263,7 @@ def test_a_program_of_another_version_is_replaced_by_the_network(
   want = plain.probabilities(inputs)[:, 0]
   rewrite(
     copy,
-    names.NETWORK,
+    export_folder.NETWORK,
     {
       'envelope': lambda: bytes(4000),
       'operations': lambda: program_with(copy, mlir_module_serialized=b'new'),
@@ -250,17 +278,19 @@ def test_a_program_of_another_version_is_replaced_by_the_network(
 
 def test_rows_at_other_places_are_moved(copy, plain):
   """As an export has them whose version lays tables out in another way."""
-  about = json.loads((copy / names.MODEL).read_text())
+  about = json.loads((copy / export_folder.MODEL).read_text())
   for name, entry in about['tables'].items():
     table = np.load(copy / entry['file'])
     rows = np.roll(table.reshape(-1, 4), 100, 0)
     np.save(copy / entry['file'], rows.reshape(table.shape))
-    about['files'][entry['file']] = names.file_entry(copy / entry['file'])
+    about['files'][entry['file']] = export_folder.file_entry(
+      copy / entry['file']
+    )
     for blocks in about['layout']['blocks'].values():
       for block in blocks:
         block['offset'] += 100 * (block['stack'] == name)
-  (copy / names.MODEL).write_text(json.dumps(about))
-  rewrite(copy, names.NETWORK, bytes(4000))  # its addresses are others
+  (copy / export_folder.MODEL).write_text(json.dumps(about))
+  rewrite(copy, export_folder.NETWORK, bytes(4000))  # its addresses are others
   inputs = scored.blocks_of(plain.data, 'train')
   model = load(copy)
   found = model.score(inputs.dense, inputs.ids)
@@ -307,8 +337,8 @@ def test_an_opened_model_whose_folder_is_removed(copy, plain):
 
 
 def test_the_description_has_what_a_reader_needs(export, plain):
-  about = json.loads((export / names.MODEL).read_text())
-  assert about['format'] == names.FORMAT
+  about = json.loads((export / export_folder.MODEL).read_text())
+  assert about['format'] == export_folder.FORMAT
   assert about['labels'] == ['click']
   assert about['inputs']['dense'] == ['price', 'age']
   assert [x['name'] for x in about['inputs']['ids']] == [
@@ -317,7 +347,7 @@ def test_the_description_has_what_a_reader_needs(export, plain):
   assert about['run']['step'] == scored.STEP
   assert about['run']['metrics'] == {'auc': 0.7}
   found = {p.relative_to(export).as_posix() for p in export.rglob('*.*')}
-  assert found == {*about['files'], names.MODEL}
+  assert found == {*about['files'], export_folder.MODEL}
   collection = plain.run.task.collection
   for name, place in about['rows'].items():
     array = np.load(export / about['tables'][place['stack']]['file'])
@@ -351,24 +381,82 @@ def without(name):
   return change
 
 
+def with_field(name, value):
+  """Sets a field of a description."""
+
+  def change(path):
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {name: value}))
+
+  return change
+
+
 DAMAGE = {
-  'a cut description': (names.MODEL, cut, ['model.json', 'no JSON']),
-  'an empty description': (names.MODEL, lambda p: p.write_bytes(b''), ['JSON']),
+  'a cut description': (export_folder.MODEL, cut, ['model.json', 'no JSON']),
+  'an empty description': (
+    export_folder.MODEL,
+    lambda p: p.write_bytes(b''),
+    ['JSON'],
+  ),
   'another description': (
-    names.MODEL,
+    export_folder.MODEL,
     lambda p: p.write_text('[1, 2]'),
     ['model.json', 'no format'],
   ),
-  'a newer format': (names.MODEL, newer, ['format 2', 'format 1', '9.1']),
-  'a description without run': (names.MODEL, without('run'), ['no run']),
-  'a description without files': (names.MODEL, without('files'), ['no files']),
+  'a newer format': (
+    export_folder.MODEL,
+    newer,
+    ['format 2', 'format 1', '9.1'],
+  ),
+  'files of another type': (
+    export_folder.MODEL,
+    with_field('files', {'network.stablehlo': 3}),
+    ['model.json', 'damaged'],
+  ),
+  'a run of another type': (
+    export_folder.MODEL,
+    with_field('run', {'step': 1}),
+    ['model.json', 'damaged'],
+  ),
+  'tables of another type': (
+    export_folder.MODEL,
+    with_field('tables', {'rows_4': 3}),
+    ['model.json', 'damaged'],
+  ),
+  'another label': (
+    export_folder.MODEL,
+    with_field('labels', ['click', 'buy']),
+    ['model.json', 'labels'],
+  ),
+  'a description without run': (
+    export_folder.MODEL,
+    without('run'),
+    ['no run'],
+  ),
+  'a description without files': (
+    export_folder.MODEL,
+    without('files'),
+    ['no files'],
+  ),
   'a cut table': ('tables/rows_4.npy', cut, ['rows_4.npy', 'bytes', 'again']),
   'a changed table': ('tables/rows_4.npy', flip, ['rows_4.npy', 'not as it']),
   'no table': ('tables/rows_4.npy', lambda p: p.unlink(), ['missing']),
-  'cut parameters': (names.PARAMETERS, cut, ['parameters', 'bytes']),
-  'changed parameters': (names.PARAMETERS, flip, ['parameters', 'not as it']),
-  'no parameters': (names.PARAMETERS, lambda p: p.unlink(), ['missing']),
-  'no program': (names.NETWORK, lambda p: p.unlink(), ['network', 'missing']),
+  'cut parameters': (export_folder.PARAMETERS, cut, ['parameters', 'bytes']),
+  'changed parameters': (
+    export_folder.PARAMETERS,
+    flip,
+    ['parameters', 'not as it'],
+  ),
+  'no parameters': (
+    export_folder.PARAMETERS,
+    lambda p: p.unlink(),
+    ['missing'],
+  ),
+  'no program': (
+    export_folder.NETWORK,
+    lambda p: p.unlink(),
+    ['network', 'missing'],
+  ),
   'a folder for a table': (
     'tables/rows_4.npy',
     lambda p: (p.unlink(), p.mkdir()),
@@ -391,9 +479,9 @@ def test_damage_is_one_line(copy, name):
 
 def test_a_large_file_is_checked_when_it_is_opened(copy, monkeypatch):
   """Such files have no digest."""
-  monkeypatch.setattr(names, '_DIGESTED', 10)
+  monkeypatch.setattr(export_folder, '_DIGESTED', 10)
   for name, content in (
-    (names.PARAMETERS, b'no tensors at all'),
+    (export_folder.PARAMETERS, b'no tensors at all'),
     ('tables/rows_4.npy', b'no array at all'),
   ):
     old = (copy / name).read_bytes()
@@ -417,9 +505,9 @@ def test_the_command(plain, tmp_path, capsys):
   ('flags', 'words'),
   [
     (['--output={copy}'], ['{copy}', 'exists']),
-    (['--output={copy}/no/such'], ['{copy}/no', 'no folder', 'make it']),
+    (['--output={copy}/model.json/x'], ['model.json/x', 'cannot be written']),
     (['--output={new}', '--checkpoint=9'], ['no checkpoint of step 9', '7']),
-    (['--output={new}', '--checkpoint=last'], ['--checkpoint=last', 'latest']),
+    (['--output={new}', '--checkpoint=last'], ["checkpoint 'last'", 'latest']),
   ],
 )
 def test_mistakes_of_the_command(copy, plain, tmp_path, capsys, flags, words):

@@ -257,11 +257,12 @@ def test_the_page_scores_with_onnxruntime_alone(exported, monkeypatch):
   monkeypatch.chdir(folder)
   known = {}
   exec(code.replace('models/kaggle', '.'), known)
-  schema = model.card.schema
-  wanted = model.score(
-    np.zeros((2, len(schema.dense))), np.full((2, schema.hotness), -1)
-  )
-  np.testing.assert_allclose(known['probability'][:, 0], wanted, atol=1e-5)
+  inputs = rows_of(model.card.schema, 50)
+  assert known['probability'].shape == (2, 1)
+  found = scores(known['session'], inputs)
+  wanted = model.score(inputs.dense, inputs.ids)
+  assert wanted.std() > 1e-3
+  np.testing.assert_allclose(found[:, 0], wanted, rtol=0, atol=1e-5)
 
 
 def test_without_the_extra_one_line_says_so(tmp_path, monkeypatch, capsys):

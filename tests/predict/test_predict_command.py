@@ -325,13 +325,13 @@ def test_a_file_is_replaced_at_the_end_only(log, tmp_path, want):
   for suffix in ('csv', 'parquet'):
     output, seen = tmp_path / f'scores.{suffix}', []
     output.write_text('older')
-    real = columns.frame_of
+    real = columns.predictions_frame
 
     def watched(*arguments, seen=seen, output=output, real=real):
       seen.append(output.read_text())
       return real(*arguments)
 
-    with mock.patch.object(columns, 'frame_of', watched):
+    with mock.patch.object(columns, 'predictions_frame', watched):
       found = predict(output, f'--data={log}')
     assert seen == ['older']
     check(found['probability'], want)
@@ -346,7 +346,7 @@ def test_an_error_half_way_leaves_the_older_file(log, tmp_path, suffix, error):
   output = tmp_path / f'scores.{suffix}'
   output.write_text('older')
   calls = []
-  real = columns.frame_of
+  real = columns.predictions_frame
 
   def failing(*arguments):
     calls.append(1)
@@ -355,7 +355,7 @@ def test_an_error_half_way_leaves_the_older_file(log, tmp_path, suffix, error):
     return real(*arguments)
 
   with (
-    mock.patch.object(columns, 'frame_of', failing),
+    mock.patch.object(columns, 'predictions_frame', failing),
     mock.patch('dlrm_jax.errors.leave', side_effect=SystemExit(130)),
     contextlib.suppress(SystemExit),
   ):
@@ -369,7 +369,7 @@ def kill_itself():
   """Makes this process kill itself at its second frame of predictions."""
   import os
 
-  real, calls = columns.frame_of, []
+  real, calls = columns.predictions_frame, []
 
   def killing(*arguments):
     calls.append(1)
@@ -377,7 +377,7 @@ def kill_itself():
       os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments)
 
-  mock.patch.object(columns, 'frame_of', killing).start()
+  mock.patch.object(columns, 'predictions_frame', killing).start()
 
 
 @pytest.mark.slow
@@ -426,7 +426,7 @@ def test_rows_are_not_written_over(log, capsys):
     (['--keep=no'], ["no column 'no'", '--keep', "'id'"]),
     (['--keep=id,id'], ['--keep=id,id', 'two columns']),
     (['--keep=probability'], ['probability', 'two columns']),
-    (['--split=test'], ['--split=test', 'raw file']),
+    (['--split=test'], ["split 'test'", 'raw file']),
     (['--data=-'], ['standard input', 'alone']),
     (['--data={set}', '--split=no'], ["no split 'no'", 'validation']),
     (['--on_bad_row=drop'], ['--on_bad_row', 'drop', 'skip']),

@@ -1,5 +1,6 @@
 """Criteo logs, with labels and without, and other files of their columns."""
 
+import gzip
 import io
 import random
 
@@ -128,7 +129,7 @@ def test_a_bad_value_is_named(model, tmp_path, first):
 
 def test_lines_of_another_log(model, tmp_path):
   (tmp_path / 'new.txt').write_text('some words\nand more\n')
-  with pytest.raises(InputError, match=r'line 1: .*1 columns; expected 40'):
+  with pytest.raises(InputError, match=r'lines of a Criteo log, .* I1, '):
     model.predict(tmp_path / 'new.txt')
 
 
@@ -157,10 +158,42 @@ def test_lines_of_standard_input(run, tmp_path, want, monkeypatch, first):
   check(found.drop_nulls(), want[good])
 
 
-def test_lines_have_no_columns_to_keep(run, tmp_path, capsys):
-  (tmp_path / 'new.txt').write_text(text_of(LINES))
+def test_columns_of_lines_are_kept_by_their_names(run, tmp_path):
+  lines = [line.copy() for line in LINES[:6]]
+  lines[3][5] = 'no number'
+  (tmp_path / 'new.txt').write_text(text_of(lines))
   flags = f'--data={tmp_path}/new.txt', f'--output={tmp_path}/x.csv'
-  assert main([f'--workdir={run.folder}', *flags, '--keep=id']) == 1
+  flags += '--keep=C3,label,I2', '--on_bad_row=skip'
+  assert main([f'--workdir={run.folder}', *flags]) == 0
+  found = pl.read_csv(tmp_path / 'x.csv', infer_schema=False)
+  assert found.columns == ['C3', 'label', 'I2', 'probability']
+  for line, row in zip(lines, found.rows(), strict=True):
+    label, integer, text = line[0], line[2], line[16]
+    want = text.rjust(8, '0') if text else None, label, integer or None
+    bad = line is lines[3]
+    assert row[:3] == ((None, None, None) if bad else want)
+    assert (row[3] is None) == bad
+
+
+def test_a_column_that_lines_do_not_have_cannot_be_kept(run, tmp_path, capsys):
+  (tmp_path / 'new.txt').write_text(text_of(LINES, 1))
+  flags = f'--data={tmp_path}/new.txt', f'--output={tmp_path}/x.csv'
+  for name in ('id', 'label'):  # they have no label
+    assert main([f'--workdir={run.folder}', *flags, f'--keep={name}']) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f'--keep={name}' in said
+    assert f"no column '{name}'" in said
+
+
+def test_a_cut_archive_is_refused_though_bad_rows_are_skipped(
+  run, tmp_path, capsys
+):
+  """What is lost of it could not keep its places in the output."""
+  packed = gzip.compress(text_of(LINES).encode())
+  (tmp_path / 'new.gz').write_bytes(packed[: len(packed) // 2])
+  flags = f'--data={tmp_path}/new.gz', f'--output={tmp_path}/x.csv'
+  assert main([f'--workdir={run.folder}', *flags, '--on_bad_row=skip']) == 1
   (said,) = capsys.readouterr().err.splitlines()
-  assert '--keep=id' in said
-  assert 'no named columns' in said
+  assert 'damaged gzip' in said
+  assert 'copy it again' in said
+  assert not (tmp_path / 'x.csv').exists()

@@ -95,8 +95,8 @@ def test_similar_rows_of_a_hashed_column_have_no_values(model):
 @pytest.mark.parametrize(
   ('arguments', 'words'),
   [
-    (('word', 'unseen'), ['word', "'unseen'", 'not in the vocabulary']),
-    (('tags', 'unseen'), ['tags', "'unseen'", 'not in the vocabulary']),
+    (('word', 'unseen'), ['word', "'unseen'", 'has no row of its own']),
+    (('tags', 'unseen'), ['tags', "'unseen'", 'has no row of its own']),
     (('nope', 3), ["'nope'", 'user, site, word, city, tags']),
     (('price', 3), ["'price'", 'user, site, word, city, tags']),
     (('word', 'é', 0), ['k is 0', '1 or more']),
@@ -178,3 +178,15 @@ def test_each_role_has_vectors_of_its_own(neumf):
   assert not np.array_equal(found['gmf'], found['mlp'])
   first = features[0].role
   np.testing.assert_array_equal(matrix(model.vectors('user')), found[first])
+
+
+def test_pieces_of_ids_are_cut_for_any_number_of_devices(
+  plain, tmp_path, monkeypatch
+):
+  config = scored.config_of(plain.data, tables__shards=3)
+  run = scored.made(tmp_path / 'run', config, devices=3)
+  model = dlrm_jax.load(run.folder)
+  want = model.learned.matrix('user')
+  monkeypatch.setattr('dlrm_jax.scoring.learned._PIECE', 16)
+  assert len(want) > 16
+  np.testing.assert_array_equal(model.learned.matrix('user'), want)

@@ -198,3 +198,12 @@ def test_the_intake_asks_for_features_alone(plain):
   assert schema.names == (
     'price', 'age', 'user', 'site', 'word', 'city', 'tags'
   )  # fmt: skip
+
+
+def test_a_value_without_a_row_has_nothing_similar(synthetic):
+  model = load(synthetic.folder)
+  feature = model.card.schema.sparse[0]
+  for wrong in (None, -5, feature.rows, 10**6):
+    with pytest.raises(InputError):
+      model.similar(feature.name, wrong)
+  assert model.similar(feature.name, feature.rows - 1).height == 10

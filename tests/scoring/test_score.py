@@ -141,3 +141,44 @@ def test_mistakes_end_in_one_line(model, name, words):
   assert '\n' not in str(caught.value)
   for word in words:
     assert word in str(caught.value)
+
+
+def test_numbers_that_are_not_finite_are_refused(model, inputs):
+  dense = inputs.dense[:2].copy()
+  for wrong in (np.nan, np.inf):
+    dense[1, 0] = wrong
+    with pytest.raises(InputError, match=r'dense .* not finite'):
+      model.score(dense, inputs.ids[:2])
+
+
+@pytest.fixture(scope='module')
+def averaged(tmp_path_factory):
+  """A run whose weighted bag is averaged, and its export."""
+  folder = tmp_path_factory.mktemp('averaged')
+  raw = scored.WEIGHTED
+  rows = [row | {'scores': row['scores'].replace('-', '')}
+          for row in scored.rows_of(0)]  # fmt: skip
+  folder.mkdir(exist_ok=True)
+  data = scored.prepared(folder, raw, scored.csv_of(rows))
+  config = scored.config_of(data, tables__pooling='mean')
+  run = scored.made(folder / 'run', config)
+  return run.folder, scored.exported(run, folder / 'export'), rows
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_a_mean_has_no_negative_weights(averaged, number, tmp_path):
+  """Their sum could be 0."""
+  model = dlrm_jax.load(averaged[number])
+  rows = [row | {'seen': '1|2', 'scores': '1|0.5'} for row in averaged[2][:3]]
+  schema = model.intake.schema
+  assert len(model.predict(scored.columns_of(rows, schema))) == 3
+  rows[1]['scores'] = '1|-0.5'
+  with pytest.raises(InputError, match=r'seen has an id of weight -0\.5'):
+    model.predict(scored.columns_of(rows, schema))
+  (tmp_path / 'new.csv').write_text(scored.csv_of(rows))
+  with pytest.raises(InputError, match=r'seen has an id of weight -0\.5'):
+    model.predict(tmp_path / 'new.csv')
+  sizes = model.card.schema
+  weights = np.full((1, sizes.hotness), -1.0)
+  with pytest.raises(InputError, match='user has an id of weight -1'):
+    model.score(np.zeros((1, 2)), np.ones((1, sizes.hotness), int), weights)

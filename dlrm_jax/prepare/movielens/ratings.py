@@ -17,6 +17,8 @@ import numpy as np
 import polars as pl
 from tensorflow_datasets.structured import movielens
 
+from dlrm_jax.errors import InputError
+
 _PEOPLE = {
   'gender': 'user_gender',
   'age': 'bucketized_user_age',
@@ -128,11 +130,20 @@ def read_archive(name: str, archive: str) -> Ratings:
 
 
 def estimated_rows(archive: str) -> int:
-  """About how many ratings an archive has, from the start of their file."""
-  with zipfile.ZipFile(archive) as packed:
-    for member in packed.infolist():
-      if member.filename.endswith(_FILES):
-        with packed.open(member) as file:
-          start = file.read(1 << 16)
-        return member.file_size * start.count(b'\n') // max(1, len(start))
+  """About how many ratings an archive has, from the start of their file.
+
+  Raises:
+    InputError: the file is no zip archive.
+  """
+  try:
+    with zipfile.ZipFile(archive) as packed:
+      for member in packed.infolist():
+        if member.filename.endswith(_FILES):
+          with packed.open(member) as file:
+            start = file.read(1 << 16)
+          return member.file_size * start.count(b'\n') // max(1, len(start))
+  except (zipfile.BadZipFile, OSError) as error:
+    raise InputError(
+      f'{archive}: {error}; expected an archive of MovieLens (.zip)'
+    ) from None
   return 0

@@ -16,7 +16,6 @@ The schema alone decides the types, never the first rows of a file.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from dlrm_jax.prepare.values.checks import (
   read_name,
 )
 from dlrm_jax.prepare.values.label import Label, labels_of
-from dlrm_jax.prepare.values.typed import KINDS, NUMBER, Words, full_match
+from dlrm_jax.prepare.values.typed import KINDS, Words, read_words
 from dlrm_jax.vocabulary.columns import Columns, Dense, Sparse, Target
 
 VALUES = tuple(KINDS)
@@ -282,22 +281,6 @@ def _group(
   return GroupSource(column, kinds.get(column, values))
 
 
-def _missing(field: str, value: Any) -> Words:
-  if not isinstance(value, (list, tuple)) or not all(
-    isinstance(word, str) or type(word) in (int, float) for word in value
-  ):
-    raise InputError(
-      f'config.{field} is {value!r}; expected a list of words and numbers'
-    )
-  texts = tuple(map(str, value))
-  numbers = tuple(
-    int(word) if re.fullmatch('[+-]?[0-9]{1,20}', word) else float(word)
-    for word in texts
-    if re.match(full_match(NUMBER), word)
-  )
-  return Words(texts, numbers)
-
-
 def _column(raw: Mapping[str, Any], key: str) -> str | None:
   return read_name(f'{FIELD}.{key}', raw[key]) if raw.get(key) else None
 
@@ -327,7 +310,7 @@ def schema_of(raw: Mapping[str, Any], *, separated: bool) -> RawSchema:
     weight=_column(raw, 'weight'),
     time=_column(raw, 'time'),
     group=_group(f'{FIELD}.group', raw.get('group'), sparse, values),
-    missing=_missing(f'{FIELD}.missing', raw.get('missing', ())),
+    missing=read_words(f'{FIELD}.missing', raw.get('missing', ())),
   )
   _check_features(schema)
   return schema

@@ -6,11 +6,13 @@ spellings, and a slower one for all others (`+5`, ` 5`, `5.0`, `NULL`). `rules`
 uses the slow way for the rows in which the quick way finds no good value.
 """
 
+import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from dlrm_jax.errors import InputError
 from dlrm_jax.vocabulary import keys
 
 FLOAT_MAX = 3.4028234663852886e38
@@ -81,6 +83,27 @@ class Typed(NamedTuple):
   def is_text(self) -> bool:
     """Whether values are text."""
     return self.dtype == pl.String
+
+
+def read_words(field: str, value: Any) -> Words:
+  """Reads the config's own words for "missing".
+
+  Raises:
+    InputError: the value is no list of words and numbers.
+  """
+  if not isinstance(value, (list, tuple)) or not all(
+    isinstance(word, str) or type(word) in (int, float) for word in value
+  ):
+    raise InputError(
+      f'config.{field} is {value!r}; expected a list of words and numbers'
+    )
+  texts = tuple(map(str, value))
+  numbers = tuple(
+    int(word) if re.fullmatch('[+-]?[0-9]{1,20}', word) else float(word)
+    for word in texts
+    if re.match(full_match(NUMBER), word)
+  )
+  return Words(texts, numbers)
 
 
 def plain(x: pl.Expr, dtype: pl.DataType) -> Typed:

@@ -12,8 +12,9 @@ Only `model.json` says what the files are; it is written last. `docs/export.md`
 describes its fields.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,19 @@ VOCABULARY = 'vocabulary'
 FORMAT = 1
 """Version of the folder; one more where older programs would misread it."""
 
-_FIELDS = (
-  'labels',
-  'inputs',
-  'tables',
-  'rows',
-  'raw',
-  'run',
-  'layout',
-  'files',
-)
+_FIELDS: Mapping[str, type] = {
+  'model': str,
+  'labels': list,
+  'inputs': dict,
+  'tables': dict,
+  'rows': dict,
+  'raw': dict,
+  'out_of_range': str,
+  'shards': int,
+  'run': dict,
+  'layout': dict,
+  'files': dict,
+}
 
 _DIGESTED = 1 << 26
 """Largest file whose digest is kept; of larger ones only the size is checked,
@@ -79,14 +83,38 @@ def read_description(folder: Path) -> dict[str, Any]:
     raise InputError(
       f'{path}: format {about["format"]!r}; this version of dlrm_jax reads '
       f'format {FORMAT}: install a version that is as new as the one that '
-      f'exported it ({about.get("made_by", {}).get("dlrm_jax", "unknown")})'
+      f'exported it ({_made_by(about)})'
     )
-  for name in _FIELDS:
-    if name not in about:
+  for name, kind in _FIELDS.items():
+    if not isinstance(about.get(name), kind):
       raise _damaged(path, f'it has no {name}')
-  for name, entry in about['files'].items():
-    _check_file(folder / name, entry)
+  with reading(folder):
+    for name, entry in about['files'].items():
+      _check_file(folder / name, entry)
   return about
+
+
+def _made_by(about: Mapping[str, Any]) -> str:
+  """The version of dlrm_jax that wrote a description."""
+  versions = about.get('made_by')
+  known = isinstance(versions, dict) and versions.get('dlrm_jax')
+  return str(known or 'unknown')
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+  """Context in which fields of `model.json` are read.
+
+  Raises:
+    InputError: a field is missing, or holds something else.
+  """
+  try:
+    yield
+  except InputError:
+    raise
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    why = f'what it says is not what was written: {error!r}'
+    raise _damaged(folder / MODEL, why) from None
 
 
 def _check_file(path: Path, entry: Mapping[str, Any]) -> None:
