@@ -6,6 +6,7 @@ folder is synced. So a file that has its final name has its whole content.
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dlrm_jax.errors import InputError
 
@@ -36,15 +37,6 @@ def remove_unfinished(folder: Path) -> None:
   for parent, folders, names in os.walk(folder, topdown=False):
     for name in filter(_UNFINISHED.search, [*folders, *names]):
       _remove(Path(parent) / name)
-
-
-def remove_unfinished_of(path: Path) -> None:
-  """Removes what killed processes left that were to write `path`."""
-  for name in os.listdir(path.absolute().parent):
-    if name.startswith(path.name) and _UNFINISHED.fullmatch(
-      name, len(path.name)
-    ):
-      _remove(path.with_name(name))
 
 
 def _remove(path: Path) -> None:
@@ -120,6 +112,91 @@ def writing(path: Path) -> Iterator[None]:
     raise InputError(
       f'{path}: cannot be written: {error.strerror or error}{advice}'
     ) from error
+
+
+_LOCK = '.lock'
+"""Name of the file in a temporary folder that its process keeps locked."""
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+  """Yields a temporary folder beside a path that the body makes and publishes.
+
+  What the body leaves in the folder is removed with it. So are the temporary
+  folders that killed processes left beside the same path. Those of processes
+  that still run are locked and stay.
+
+  Raises:
+    InputError: the disk is full, a permission is missing, or the like.
+  """
+  path = path.absolute()
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    work, lock = _locked_folder(path)
+    with lock:
+      try:
+        yield work
+      finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _locked_folder(path: Path) -> tuple[Path, BinaryIO]:
+  """A new temporary folder beside a path, and its locked file."""
+  while True:
+    work = unfinished_name(path)
+    work.mkdir()
+    try:
+      lock = (work / _LOCK).open('wb')
+    except FileNotFoundError:
+      continue  # Another process took it for an abandoned one.
+    # Some file systems have no locks: there nothing is ever removed.
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    if work.exists():
+      return work, lock
+    lock.close()
+
+
+def _remove_abandoned(path: Path) -> None:
+  """Removes the temporary folders of a path that no process has locked."""
+  for name in os.listdir(path.parent):
+    found = path.with_name(name)
+    if not (
+      name.startswith(path.name)
+      and _UNFINISHED.fullmatch(name, len(path.name))
+      and found.is_dir()
+    ):
+      continue
+    # It is locked, belongs to somebody else, or went meanwhile.
+    with contextlib.suppress(OSError), (found / _LOCK).open('wb') as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(found, ignore_errors=True)
+
+
+_PIECE = 8 * 2**20  # bytes
+
+
+def allocate(file: BinaryIO, size: int) -> None:
+  """Appends zeros to a file, for which room on the disk is taken at once.
+
+  A file that is only extended has no room yet: a disk that becomes full while
+  the file is mapped ends the process by a signal.
+
+  Args:
+    file: the file; it is written to its end.
+    size: number of zeros, in bytes.
+
+  Raises:
+    OSError: the disk is full.
+  """
+  file.flush()
+  if size and hasattr(os, 'posix_fallocate'):
+    os.posix_fallocate(file.fileno(), file.tell(), size)
+    return
+  for start in range(0, size, _PIECE):
+    file.write(bytes(min(_PIECE, size - start)))
+  file.flush()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

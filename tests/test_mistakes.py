@@ -216,6 +216,10 @@ CASES = {
     ['--vocab=3'],
   ),
   # The command line of train.py.
+  'a workdir whose path is a pattern': (
+    train('--config=tests/small.py', '--workdir={place}/new/a[1]'),
+    ['{place}/new/a[1]', '*, ? or [', 'another --workdir'],
+  ),
   'no config': (train('--workdir={place}/new'), ['--config']),
   'config file is missing': (
     train('--config=configs/no.py', '--workdir={place}/new'),
@@ -690,6 +694,13 @@ CASES = {
       *('--config.data.dir={place}/prepared', '--config.model.dim=8'),
     ),
     ['5 tables', '26 sparse features'],
+  ),
+  'convert the vectors of a role that a model has not': (
+    convert(
+      *('--to=tables', '--workdir={place}/run'),
+      '--tables=C1/gmf={place}/new.csv',
+    ),
+    ['C1/gmf={place}/new.csv', 'expected C1/vectors'],
   ),
   'convert into a workdir that exists': (
     convert('--from=fb', *FB_FILE, '--workdir={place}/run'),

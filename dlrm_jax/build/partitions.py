@@ -50,7 +50,9 @@ def _from_csv(path: Path) -> np.ndarray:
   import polars as pl  # here, as scoring does without
 
   try:
-    frame = pl.read_csv(path, has_header=False, infer_schema_length=None)
+    frame = pl.read_csv(
+      path, glob=False, has_header=False, infer_schema_length=None
+    )
   except pl.exceptions.PolarsError as error:
     raise InputError(str(error).splitlines()[0]) from None
   for texts in frame.select(pl.col(pl.String)):

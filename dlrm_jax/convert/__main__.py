@@ -10,7 +10,8 @@ r"""Converts models from and to facebookresearch/dlrm, torchrec and tables.
 --from makes a workdir, which train.py goes on with; with --config.data.dir=SET
 its columns are those of a set, without it and without config.data.expected the
 sizes are those of the file. --to writes a checkpoint of a workdir. The page
-docs/convert.md explains what fits.
+docs/convert.md explains what fits. `--from=KIND --help` and `--to=KIND --help`
+show the flags of that kind alone.
 """
 
 import itertools
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
 
 _TABLES = 'tables'
 _KINDS = ('fb', 'torchrec', _TABLES)
+_PROGRAM = 'python -m dlrm_jax.convert'
+_USAGE = f"""{_PROGRAM} --from={{fb,torchrec}}
+         --input PATH --config FILE [--config.FIELD=VALUE ...] --workdir DIR
+       {_PROGRAM} --from=tables
+         --tables FEATURE[/ROLE]=FILE ... --config FILE
+         [--config.FIELD=VALUE ...] --workdir DIR
+       {_PROGRAM} --to={{fb,torchrec}}
+         --workdir DIR [--checkpoint CHECKPOINT] --output PATH
+       {_PROGRAM} --to=tables
+         --workdir DIR [--checkpoint CHECKPOINT]
+         --tables FEATURE[/ROLE]=FILE ..."""
+"""What --help begins with where no direction is named."""
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:
@@ -42,7 +55,12 @@ def _value(argv: Sequence[str], flag: str) -> str | None:
 
 def _parser(argv: Sequence[str]) -> Parser:
   """The parser of the flags of one direction; of both for --help."""
-  parser = Parser(prog='python -m dlrm_jax.convert', description=__doc__)
+  source, target = _value(argv, '--from'), _value(argv, '--to')
+  parser = Parser(
+    prog=_PROGRAM,
+    description=__doc__,
+    usage=_USAGE if source is target else None,
+  )
   both = parser.add_mutually_exclusive_group(required=True)
   both.add_argument(
     '--from',
@@ -57,7 +75,6 @@ def _parser(argv: Sequence[str]) -> Parser:
     choices=_KINDS,
     help='write a checkpoint of a workdir as one of them',
   )
-  source, target = _value(argv, '--from'), _value(argv, '--to')
   if target is None:
     command_line.add_config(parser)
     if source != _TABLES:
@@ -88,9 +105,10 @@ def _parser(argv: Sequence[str]) -> Parser:
       nargs='+',
       action='extend',
       required=source is not target,
-      metavar='FEATURE=FILE',
+      metavar='FEATURE[/ROLE]=FILE',
       help='with tables: for each feature a .parquet or .csv file of its '
-      'values and vectors',
+      'values and vectors; /ROLE says which vectors, where the model has '
+      'several of a feature',
     )
   return parser
 
@@ -114,10 +132,11 @@ def _import(
   notes = command_line.notes_of_unused(argv, flags.config, defaults)
   folder = Path(flags.workdir)
   if flags.source == _TABLES:
-    from dlrm_jax.convert.vectors import by_feature, import_vectors
+    from dlrm_jax.convert.pretrained import import_vectors
+    from dlrm_jax.convert.vectors import read_pairs
 
-    tables = by_feature(flags.tables)
-    yield from import_vectors(flags.config, folder, tables, defaults)
+    pairs = read_pairs(flags.tables)
+    yield from import_vectors(flags.config, folder, pairs, defaults)
   else:
     from dlrm_jax.convert.importing import import_model
 
@@ -135,10 +154,10 @@ def _export(
   flags = parser.parse_args(argv)
   folder = Path(flags.workdir)
   if flags.target == _TABLES:
-    from dlrm_jax.convert.vectors import by_feature, export_vectors
+    from dlrm_jax.convert.vectors import export_vectors, read_pairs
 
-    tables = by_feature(flags.tables)
-    yield from export_vectors(folder, flags.checkpoint, tables)
+    pairs = read_pairs(flags.tables)
+    yield from export_vectors(folder, flags.checkpoint, pairs)
   else:
     from dlrm_jax.convert.exporting import export_model
 

@@ -12,20 +12,19 @@ from typing import Any
 import numpy as np
 
 from dlrm_jax import files
-from dlrm_jax.build.trained import trained
+from dlrm_jax.build.chosen import choose
+from dlrm_jax.build.converted import learning_rate
 from dlrm_jax.checkpoint.damage import explain_read_errors
 from dlrm_jax.checkpoint.fits import TABLES, check_fits
 from dlrm_jax.checkpoint.moving import move_into
-from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.checkpoint.stored import Stored, families_of, read_metrics
 from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Match, Program, Setting
-from dlrm_jax.convert.scratch import Scratch, beside
+from dlrm_jax.convert.scratch import Scratch
 from dlrm_jax.convert.slots import SUMS, sides
 from dlrm_jax.convert.torch_files import tensor_of, write_file, write_folder
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.errors import InputError
-from dlrm_jax.run import workdir
 from dlrm_jax.training.state import abstract_state
 
 
@@ -60,19 +59,17 @@ def export_model(
     )
   if output.exists():
     raise InputError(f'--output={output}: is there already; choose another one')
-  run = trained(*workdir.read_settings(folder, defaults))
+  _, run, step, saved = choose(folder, checkpoint, defaults)
   network, layout = run.task.network, run.task.collection.layout
   if misfit := program.misfit(network):
     raise InputError(
       f'{folder}: {program.title} has no such model: config.{misfit}'
     )
-  saved = Saved(folder / 'checkpoints', layout, run.objective)
-  step = saved.named(checkpoint)
   stored = saved.open(step)
   matches = program.matches(network)
   layers, tables = (side.name for side in sides(run.config))
   states = {m.name: program.slot(m, layers, tables, as_folder) for m in matches}
-  with beside(output) as work:
+  with files.beside(output) as work:
     with explain_read_errors(stored.folder, []):
       abstract = abstract_state(run.task)
       check_fits(stored.folder, stored.layout, stored.arrays, abstract, layout)
@@ -84,7 +81,7 @@ def export_model(
         if states[m.name]
       }
       accuracy = float(read_metrics(stored.folder).get('accuracy', 0))
-    setting = Setting(run.config.optimizer.learning_rate, step, accuracy)
+    setting = Setting(learning_rate(run.config), step, accuracy)
     made = work / output.name
     write = write_folder if as_folder else write_file
     write(program.content(tensors, slots, setting), made)

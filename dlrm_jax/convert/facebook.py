@@ -29,6 +29,7 @@ from dlrm_jax.convert.program import (
   Sizes,
   layer_arrays,
   layers_below,
+  typed,
   weights,
 )
 from dlrm_jax.convert.torch_files import TorchArray, arrays_of, import_torch
@@ -85,7 +86,11 @@ def _slots(
 
 
 def sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
-  """The sizes of a model; of quotients and remainders the most ids."""
+  """The sizes of a model.
+
+  A table of quotients with one of remainders has as many ids as there are
+  pairs of their rows: the file does not say how many of them are used.
+  """
   plain = weights(shapes, r'emb_l\.(\d+)(?:\.embs)?\.weight')
   quotients = weights(shapes, r'emb_l\.(\d+)\.weight_q')
   remainders = weights(shapes, r'emb_l\.(\d+)\.weight_r')
@@ -118,14 +123,10 @@ def sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
     {
       TABLES: tables,
       PROJECTIONS: tables,
-      BOTTOM: {'model.bottom': _commas(bottoms[:-1]), 'model.dim': dim},
-      TOP: {'model.name': 'dlrm', 'model.top': _commas(tops[:-1])},
+      BOTTOM: {'model.bottom': typed(bottoms[:-1]), 'model.dim': dim},
+      TOP: {'model.name': 'dlrm', 'model.top': typed(tops[:-1])},
     },
   )
-
-
-def _commas(widths: list[int]) -> str:
-  return ','.join(map(str, widths)) or '()'
 
 
 def _tables(network: Network, shapes: Mapping[str, Any]) -> list[Match]:

@@ -6,7 +6,6 @@ a table is never twice in memory.
 """
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dlrm_jax import files
+from dlrm_jax.build.converted import (
+  check_own_start,
+  lacks_sizes,
+  names_data,
+  with_sizes,
+)
 from dlrm_jax.build.data import identity, open_data, open_schema
 from dlrm_jax.build.objective import build_objective
 from dlrm_jax.build.run import settled
@@ -27,7 +32,7 @@ from dlrm_jax.checkpoint.moving import move_into
 from dlrm_jax.convert.fitting import check_fits
 from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Array, Found, Match, Program
-from dlrm_jax.convert.scratch import Scratch, beside
+from dlrm_jax.convert.scratch import Scratch
 from dlrm_jax.convert.slots import SUMS, carried, sides
 from dlrm_jax.convert.torch_files import read_file
 from dlrm_jax.convert.torch_folders import read_folder
@@ -53,22 +58,16 @@ class Target(NamedTuple):
   task: Task
 
 
-def _has_data(config: ConfigDict) -> bool:
-  return config.data.kind != 'prepared' or bool(config.data.dir)
-
-
 def _target(config: ConfigDict, found: Found, program: Program) -> Target:
   """The run; without data its columns have the sizes that the file has."""
-  config = copy.deepcopy(config)
-  expected = config.data.expected
-  if not _has_data(config) and not expected.rows:
+  if lacks_sizes(config):
     sizes = program.sizes(_shapes(found))
-    expected.rows, expected.dense = sizes.rows, sizes.dense
     if not sizes.rows:
       raise InputError(f'{found.path}: has no tables')
+    config = with_sizes(config, sizes.rows, sizes.dense)
   schema, scale = open_schema(config)
   config = settled(config)
-  if _has_data(config):
+  if names_data(config):
     data = identity(open_data(config))
   else:
     none = f'none: from {found.path.name} of {program.title}'
@@ -83,6 +82,24 @@ def _target(config: ConfigDict, found: Found, program: Program) -> Target:
 
 def _shapes(found: Found) -> dict[str, tuple[int, ...]]:
   return {name: x.shape for name, x in found.tensors.items()}
+
+
+def check_new(config: ConfigDict, folder: Path, source: str) -> None:
+  """Raises an error where no workdir can be made.
+
+  Args:
+    config: all settings of the run.
+    folder: the workdir.
+    source: the flag that names what the first state is made of.
+
+  Raises:
+    InputError: the workdir exists, or the run is to start from other runs.
+  """
+  if folder.exists():
+    raise InputError(
+      f'--workdir={folder}: is there already; choose another one'
+    )
+  check_own_start(config, source)
 
 
 def import_model(
@@ -108,16 +125,8 @@ def import_model(
     InputError: the file is none of the program, does not fit the config, or
       something cannot be read or written.
   """
-  if folder.exists():
-    raise InputError(
-      f'--workdir={folder}: is there already; choose another one'
-    )
-  if config.train.init_from:
-    raise InputError(
-      f'config.train.init_from={config.train.init_from} has no effect: the '
-      f'first state is that of --input={source}; leave it out'
-    )
-  with beside(folder) as work:
+  check_new(config, folder, f'--input={source}')
+  with files.beside(folder) as work:
     scratch = Scratch(work)
     if source.is_dir() and program.folders:
       content: Any = read_folder(source, scratch)
@@ -133,7 +142,7 @@ def import_model(
       )
     matches = program.matches(network)
     sizes = program.sizes(_shapes(found))
-    check_fits(found, matches, sizes, _has_data(config))
+    check_fits(found, matches, sizes, names_data(config))
     states: dict[str, Array] = {}
     lines = []
     for side in sides(target.config):
@@ -157,7 +166,7 @@ def _notes(found: Found, target: Target) -> Iterator[str]:
   kinds = {x.kind for x in found.tensors.values()} - {'float32'}
   if kinds:
     yield f'tensors in {" and ".join(sorted(kinds))} are float32 from now on'
-  if not _has_data(target.config):
+  if not names_data(target.config):
     columns = [column.name for column in target.schema.sparse]
     yield (
       f'no set was named, so the columns are {columns[0]} to {columns[-1]}; to '

@@ -7,7 +7,7 @@ are permuted.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -214,6 +214,15 @@ def weights(
   found = ((re.fullmatch(pattern, name), x) for name, x in shapes.items())
   matrices = ((match, x) for match, x in found if match and len(x) == 2)
   return dict(sorted((int(match[1]), x) for match, x in matrices))
+
+
+def typed(widths: Sequence[int]) -> str:
+  """Widths of layers as they are typed in a flag.
+
+  >>> typed([32, 16]), typed([])
+  ('32,16', '()')
+  """
+  return ','.join(map(str, widths)) or '()'
 
 
 def common_misfit(network: Network) -> str:

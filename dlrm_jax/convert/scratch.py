@@ -4,11 +4,7 @@ So a table is never twice in memory. Files are allocated in full when they are
 made: a disk that is full is an error there, not a crash of the process later.
 """
 
-import contextlib
 import math
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +32,5 @@ class Scratch:
       return np.zeros(shape, dtype)
     path = self.path()
     with path.open('wb') as file:
-      os.posix_fallocate(file.fileno(), 0, size)
+      files.allocate(file, size)
     return np.memmap(path, dtype, 'r+', shape=shape)
-
-
-@contextlib.contextmanager
-def beside(path: Path) -> Iterator[Path]:
-  """Yields a temporary folder beside a path that must not exist yet.
-
-  What the body makes in it and does not publish is removed with it.
-
-  Raises:
-    InputError: the disk is full, a permission is missing, or the like.
-  """
-  work = files.unfinished_name(path.absolute())
-  with files.writing(path):
-    work.mkdir(parents=True)
-    try:
-      yield work
-    finally:
-      shutil.rmtree(work, ignore_errors=True)

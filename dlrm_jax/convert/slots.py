@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from dlrm_jax.build.converted import optimizer_names
 from dlrm_jax.convert.program import Array, Found, Match
 
 SUMS = 'sum_of_squares'
@@ -40,7 +41,10 @@ class Side(NamedTuple):
 
   @property
   def kept(self) -> str:
-    """The state that both sides have of it; '' where there is none."""
+    """What is carried over between its state here and in other programs.
+
+    '' where they keep nothing, or each something else.
+    """
     return _KEPT.get(self.name, '')
 
   def shape(self, match: Match) -> tuple[int, ...]:
@@ -52,8 +56,8 @@ class Side(NamedTuple):
 def sides(config: ConfigDict) -> list[Side]:
   """The optimizers of a config: of layers, and of tables."""
   return [
-    Side(section, config[section].name, section == 'table_optimizer')
-    for section in ('optimizer', 'table_optimizer')
+    Side(section, name, section == 'table_optimizer')
+    for section, name in optimizer_names(config).items()
   ]
 
 

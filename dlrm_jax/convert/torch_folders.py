@@ -139,11 +139,45 @@ def read_folder(folder: Path, scratch: Scratch) -> dict[str, TorchArray]:
       dtype = getattr(torch, kind)
       found[name] = TorchArray(torch.empty(shape, dtype=dtype, device='meta'))
       continue
+    gap = _gap(shape, parts)
+    if gap is not None:
+      raise InputError(
+        f'{folder}: {name}, of shape {list(shape)}, is not whole: no part has '
+        f'its numbers from {list(gap)} on; copy or save the checkpoint again'
+      )
     target = scratch.array(shape, np.float32)
     for part in parts:
       _put(name, part, target[part.where], scratch.path())
     found[name] = TorchArray(torch.from_numpy(target))
   return found
+
+
+def _gap(shape: tuple[int, ...], parts: list[_Part]) -> tuple[int, ...] | None:
+  """The first place of a tensor that none of its parts has; None: none.
+
+  The ends of all parts cut the tensor into cells, each of which a part has in
+  full or not at all.
+  """
+  ends = [
+    sorted({0, size, *(x for part in parts for x in _ends(part, axis))})
+    for axis, size in enumerate(shape)
+  ]
+  number = [{end: k for k, end in enumerate(of_axis)} for of_axis in ends]
+  there = np.zeros([len(of_axis) - 1 for of_axis in ends], bool)
+  for part in parts:
+    cells = (
+      slice(k[where.start], k[where.stop])
+      for k, where in zip(number, part.where, strict=True)
+    )
+    there[tuple(cells)] = True
+  lacking = np.argwhere(~there)
+  if not len(lacking):
+    return None
+  return tuple(of[k] for of, k in zip(ends, lacking[0], strict=True))
+
+
+def _ends(part: _Part, axis: int) -> tuple[int, int]:
+  return part.where[axis].start, part.where[axis].stop
 
 
 def _put(name: str, part: _Part, target: np.ndarray, copy: Path) -> None:

@@ -29,6 +29,7 @@ from dlrm_jax.convert.program import (
   common_misfit,
   layer_arrays,
   layers_below,
+  typed,
   weights,
 )
 from dlrm_jax.convert.torch_files import TorchArray, arrays_of
@@ -125,15 +126,11 @@ def sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
     tuple(x[0] for x in tables.values()),
     {
       TABLES: {'model.dim': dim},
-      BOTTOM: {'model.bottom': _commas(bottoms[:-1]), 'model.dim': dim},
+      BOTTOM: {'model.bottom': typed(bottoms[:-1]), 'model.dim': dim},
       CROSS: model,
-      TOP: {**model, 'model.top': _commas(tops)},
+      TOP: {**model, 'model.top': typed(tops)},
     },
   )
-
-
-def _commas(widths: list[int]) -> str:
-  return ','.join(map(str, widths)) or '()'
 
 
 def _columns(network: Network) -> np.ndarray | None:

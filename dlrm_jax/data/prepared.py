@@ -177,7 +177,7 @@ _PIECE = 1 << 22  # Counts that are read at a time.
 def _count_pieces(path: Path, rows: int) -> Iterator[np.ndarray]:
   """Counts of all rows of a table; those before the vocabulary come first."""
   try:
-    column = pl.scan_parquet(path).select('count')
+    column = pl.scan_parquet(path, glob=False).select('count')
     known = column.select(pl.len()).collect().item()
     for start in range(0, known, _PIECE):
       piece = column.slice(start, _PIECE).collect()['count'].to_numpy()

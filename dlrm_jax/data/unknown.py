@@ -75,7 +75,9 @@ def _total(prepared: Prepared, name: str, counted: Mapping[str, Any]) -> int:
     return counted['total']
   # Sets of earlier versions do not have the total.
   path = vocabulary_path(Path(prepared.directory), name)
-  known = pl.scan_parquet(path).select(pl.col('count').sum()).collect()
+  known = (
+    pl.scan_parquet(path, glob=False).select(pl.col('count').sum()).collect()
+  )
   return int(known.item()) + counted['unknown']
 
 

@@ -1,12 +1,14 @@
 """A checkpoint of a run -> the folder of an export."""
 
 import dataclasses
+import math
 import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors.numpy import save
 from tqdm import tqdm
@@ -37,6 +39,28 @@ from dlrm_jax.scoring.parameters import (
 from dlrm_jax.training.state import abstract_state
 
 
+def _mapped(path: Path, like: jax.ShapeDtypeStruct) -> np.memmap:
+  """A new file of NumPy as a mapped array of zeros.
+
+  Args:
+    path: the file.
+    like: shape and dtype.
+
+  Raises:
+    OSError: the disk has no room for it.
+  """
+  dtype = np.dtype(like.dtype)
+  header = {
+    'descr': np.lib.format.dtype_to_descr(dtype),
+    'fortran_order': False,
+    'shape': like.shape,
+  }
+  with path.open('wb') as file:
+    np.lib.format.write_array_header_1_0(file, header)
+    files.allocate(file, math.prod(like.shape) * dtype.itemsize)
+  return np.lib.format.open_memmap(path, 'r+')
+
+
 def write_tables(
   chosen: ChosenRun, network: Network, folder: Path
 ) -> dict[str, Any]:
@@ -50,9 +74,7 @@ def write_tables(
   folder.mkdir()
   shapes = flat_tables(wanted_tables(network))
   arrays = {
-    name: np.lib.format.open_memmap(
-      folder / f'{name.replace("/", ".")}.npy', 'w+', x.dtype, x.shape
-    )
+    name: _mapped(folder / f'{name.replace("/", ".")}.npy', x)
     for name, x in shapes.items()
   }
   there = families_of(stored.arrays, stored.layout)[TABLES]
@@ -133,16 +155,11 @@ def write_export(
     InputError: the checkpoint is damaged, the prepared set of the run is gone,
       the network cannot be converted, or the folder cannot be written.
   """
-  with files.writing(output):
-    files.remove_unfinished_of(output)
-    work = files.unfinished_name(output)
+  with files.beside(output) as folder:
+    work = folder / 'export'
     work.mkdir()
-    try:
-      _fill(chosen, work, onnx=onnx)
-      files.publish(work, output)
-    except BaseException:
-      shutil.rmtree(work, ignore_errors=True)
-      raise
+    _fill(chosen, work, onnx=onnx)
+    files.publish(work, output.absolute())
 
 
 def _fill(chosen: ChosenRun, work: Path, *, onnx: bool) -> None:

@@ -191,7 +191,7 @@ def _counts(prepared: Prepared, name: str) -> tuple[np.ndarray, float] | None:
     return None
   column = prepared.details.get('columns', {}).get(name)
   path = vocabulary_path(Path(prepared.directory), name)
-  keys = pl.scan_parquet(path)
+  keys = pl.scan_parquet(path, glob=False)
   first = len(counts) - keys.select(pl.len()).collect().item()
   counts[:first] = 0
   if column:

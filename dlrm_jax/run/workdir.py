@@ -10,6 +10,7 @@ folder; process 0 claims it for all.
 
 import contextlib
 import fcntl
+import glob
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -175,6 +176,23 @@ def _config(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
+def _check_path(folder: Path) -> None:
+  """Raises an error if the path of a workdir is a pattern of paths.
+
+  Orbax looks for the files of a checkpoint by such a pattern when it writes
+  one, and finds none, or those of another run.
+
+  Raises:
+    InputError: a name in the path has `*`, `?` or `[`.
+  """
+  path = str(folder.absolute())
+  if glob.escape(path) != path:
+    raise InputError(
+      f'workdir {path}: checkpoints cannot be written to a path with *, ? or '
+      f'[; choose another --workdir, or rename the folder'
+    )
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
   """Creates and locks a folder; raises if another process holds the lock."""
@@ -270,6 +288,7 @@ def claimed(folder: Path, claim: Claim) -> Iterator[None]:
       job has another config, other data or another folder. Names the fields
       that differ.
   """
+  _check_path(folder)
   _agree(claim.config, claim.data)
   if agreement.first():
     with _locked(folder):

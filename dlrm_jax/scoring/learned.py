@@ -32,6 +32,11 @@ class Learned:
     self._tables = tables
     self._mesh = mesh
 
+  @property
+  def features(self) -> tuple[Feature, ...]:
+    """The features, of which several may read one column."""
+    return tuple(self._network.collection.features)
+
   def describe(self) -> dict[str, Any]:
     """Encodings, roles and sizes."""
     features = self._network.collection.features

@@ -1,7 +1,6 @@
 """Files of rows, CSV or Parquet, that are written as rows come."""
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -47,10 +46,10 @@ class _Csv:
     """Writes the next rows.
 
     Raises:
-      InputError: they have lists or the like.
+      InputError: they have a column of a type that CSV has no words for.
     """
     for name, kind in frame.schema.items():
-      if kind.is_nested() or kind == pl.Object:
+      if kind.is_nested() or kind in (pl.Binary, pl.Duration, pl.Object):
         raise InputError(
           f'column {name!r} is {kind}, which CSV cannot hold; choose an output '
           'that ends in .parquet, or leave the column out'
@@ -67,7 +66,6 @@ class _Parquet:
   """Writes Parquet at the end, of parts that are files of Arrow."""
 
   def __init__(self, folder: Path) -> None:
-    folder.mkdir()
     self._folder = folder
     self._parts: list[Path] = []
     self._types: pl.Schema | None = None
@@ -91,28 +89,23 @@ class _Parquet:
 
   def save(self, path: Path) -> None:
     """Writes all rows as one file."""
-    pl.scan_ipc(self._parts).sink_parquet(path)
+    pl.scan_ipc(self._parts, glob=False).sink_parquet(path)
 
 
 @contextlib.contextmanager
 def writer_of(path: Path) -> Iterator[Writer]:
   """A writer of a file that gets its name when the context ends well.
 
-  What a killed command left of a file of this name is removed.
-
   Raises:
     InputError: it cannot be written.
   """
-  with files.writing(path), files.replacing(path) as work:
-    files.remove_unfinished_of(path)
+  with files.beside(path) as folder:
+    work = folder / f'whole{path.suffix}'
     if path.suffix == '.csv':
       with contextlib.closing(_Csv(work)) as csv:
         yield csv
-      return
-    folder = files.unfinished_name(path)
-    try:
+    else:
       parquet = _Parquet(folder)
       yield parquet
       parquet.save(work)
-    finally:
-      shutil.rmtree(folder, ignore_errors=True)
+    files.publish(work, path.absolute())

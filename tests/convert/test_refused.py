@@ -273,6 +273,37 @@ def test_a_folder_with_a_damaged_part(tmp_path):
   assert f'{part.name}: damaged' in line
 
 
+def _without_a_part(metadata):
+  name = 'over_arch.model.1.bias'
+  (index,) = (x for x in metadata.storage_data if x.fqn.endswith(name))
+  del metadata.storage_data[index]
+  return name, '[1], is not whole: no part has its numbers from [0]'
+
+
+def _with_a_shorter_part(metadata):
+  name = 'over_arch.model.1.weight'
+  (about,) = (
+    x for key, x in metadata.state_dict_metadata.items() if key.endswith(name)
+  )
+  about.size = torch.Size([about.size[0] + 2, about.size[1]])
+  return name, 'no part has its numbers from [1, 0]'
+
+
+@pytest.mark.parametrize('change', [_without_a_part, _with_a_shorter_part])
+def test_a_folder_whose_parts_leave_a_gap(change, tmp_path):
+  name = 'torchrec DLRM, a folder'
+  models.made(name, tmp_path / 'folder')
+  path = tmp_path / 'folder' / '.metadata'
+  metadata = pickle.loads(path.read_bytes())
+  words = change(metadata)
+  path.write_bytes(pickle.dumps(metadata))
+  line = refused(
+    'torchrec', tmp_path / 'folder', models.fields_of(name), tmp_path / 'to'
+  )
+  for word in words:
+    assert word in line, line
+
+
 @pytest.mark.parametrize(
   ('program', 'name', 'hint'),
   [('fb', DLRM, '--from=torchrec'), ('torchrec', FB, '--from=fb')],

@@ -539,11 +539,16 @@ def test_what_a_killed_export_left_is_removed(plain, tmp_path):
   assert {path.name for path in tmp_path.iterdir()} == {'new', *others}
 
 
-def test_an_export_that_fails_leaves_nothing(plain, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  'name', ['dlrm_jax.export.write.serialized', 'dlrm_jax.files.allocate']
+)
+def test_an_export_that_fails_leaves_nothing(
+  plain, tmp_path, monkeypatch, name
+):
   def failing(*arguments, **options):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr('dlrm_jax.export.write.serialized', failing)
+  monkeypatch.setattr(name, failing)
   with pytest.raises(InputError, match='new: cannot be written: No space'):
     scored.exported(plain, tmp_path / 'new')
   assert not list(tmp_path.iterdir())

@@ -52,7 +52,7 @@ def predict(output, *flags, status=0, workdir='run'):
   if status:
     return None
   read = {'.csv': pl.read_csv, '.parquet': pl.read_parquet}[output.suffix]
-  return read(output)
+  return read(output, glob=False)
 
 
 def check(found, want):
@@ -463,15 +463,37 @@ def test_mistakes_end_in_one_line(plain, log, tmp_path, capsys, flags, words):
   assert {p.name for p in place.iterdir()} == before
 
 
-def test_lists_are_for_parquet(model, tmp_path, capsys):
+@pytest.mark.parametrize(
+  ('column', 'kind'),
+  [
+    ('tags', 'List(String)'),
+    ('bytes', 'Binary'),
+    ('wait', "Duration(time_unit='us')"),
+  ],
+)
+def test_types_that_csv_has_no_words_for_are_for_parquet(
+  model, tmp_path, capsys, column, kind
+):
   frame = scored.frame_of(scored.rows_of(0), model.intake.schema)
+  frame = frame.with_columns(
+    pl.lit(b'x').alias('bytes'), pl.duration(seconds=1).alias('wait')
+  )
   frame.write_parquet(tmp_path / 'rows.parquet')
-  flags = f'--data={tmp_path}/rows.parquet', '--keep=id,tags'
+  flags = f'--data={tmp_path}/rows.parquet', f'--keep=id,{column}'
   predict(tmp_path / 'x.csv', *flags, status=1)
   (said,) = capsys.readouterr().err.splitlines()
-  assert "column 'tags' is List(String)" in said
+  assert f"column '{column}' is {kind}" in said
   assert '.parquet' in said
   assert {path.name for path in tmp_path.iterdir()} == {'rows.parquet'}
+  found = predict(tmp_path / 'x.parquet', *flags)
+  assert found[column].equals(frame[column])
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'parquet'])
+def test_folders_may_have_any_name(log, tmp_path, want, suffix):
+  (tmp_path / 'o[1]*?').mkdir()
+  found = predict(tmp_path / 'o[1]*?' / f'x.{suffix}', f'--data={log}')
+  check(found['probability'], want)
 
 
 def test_a_column_to_keep_has_one_type(model, log, tmp_path, want, capsys):

@@ -12,11 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+import dlrm_jax
 from dlrm_jax import machine
 from dlrm_jax.data import manifest, shards
 from dlrm_jax.data.prepared import open_prepared
 from dlrm_jax.data.schema import join
 from dlrm_jax.errors import InputError
+from dlrm_jax.inspect.__main__ import main as inspect
 from dlrm_jax.prepare import pipeline, preparation, resources, units, work
 from dlrm_jax.prepare.criteo import settings as criteo
 from dlrm_jax.prepare.criteo.settings import CriteoSettings
@@ -32,7 +34,7 @@ from dlrm_jax.prepare.stages.parse import Slice
 from dlrm_jax.vocabulary import coder
 from dlrm_jax.vocabulary.coder import Values
 from dlrm_jax.vocabulary.columns import Sparse
-from tests import commands
+from tests import commands, scored
 from tests.prepare.test_criteo_sets import make_rows, save
 from tests.sets import prepare_criteo
 
@@ -695,3 +697,17 @@ def test_a_unit_may_be_done_twice_at_once(tmp_path):
     assert unit.sound()
   at_once(merge_runs, merged)
   assert merged.sound()
+
+
+def test_a_set_may_lie_in_a_folder_of_any_name(tmp_path, capsys):
+  folder = tmp_path / 'a[1]*?{b}'
+  folder.mkdir()
+  text = scored.csv_of(scored.rows_of(0))
+  data = scored.prepared(folder, scored.RAW, text)
+  assert inspect([str(data)]) == 0
+  assert '400 rows' in capsys.readouterr().out
+  run = scored.made(tmp_path / 'run', scored.config_of(data))
+  model = dlrm_jax.load(scored.exported(run, folder / 'export'))
+  assert 'é' in model.vectors('word')['value']
+  rows = scored.columns_of(scored.rows_of(0), model.intake.schema)
+  assert model.predict(rows).shape == (400,)

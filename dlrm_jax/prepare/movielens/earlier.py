@@ -43,7 +43,7 @@ def _counted(vocabulary: Path) -> dict[str, Any]:
   """Facts on a vocabulary that later versions note when they write it."""
   digest = VocabularyDigest()
   try:
-    digest.add(pl.read_parquet(vocabulary, columns=['key'])['key'])
+    digest.add(pl.read_parquet(vocabulary, columns=['key'], glob=False)['key'])
   except (OSError, pl.exceptions.PolarsError) as error:
     raise damaged(vocabulary, str(error).splitlines()[0]) from error
   return {

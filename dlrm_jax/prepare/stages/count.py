@@ -110,7 +110,9 @@ class KeyCounts:
   def values(self, start: int, stop: int) -> pl.Series:
     """Values `start` ... `stop` - 1 of a run of texts."""
     assert self.texts is not None, 'the values are texts'
-    frame = pl.scan_ipc(self.texts).slice(start, stop - start).collect()
+    frame = (
+      pl.scan_ipc(self.texts, glob=False).slice(start, stop - start).collect()
+    )
     return frame['value']
 
 

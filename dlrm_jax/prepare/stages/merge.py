@@ -87,7 +87,7 @@ def merge_runs(unit: Merge) -> None:
   for part in _by_rank(ranges, limit):
     result.add(part.drop('rank'))
   # An empty vocabulary has columns, too.
-  result.add(pl.scan_ipc(ranges[-1]).drop('rank').head(0).collect())
+  result.add(pl.scan_ipc(ranges[-1], glob=False).drop('rank').head(0).collect())
   result.save(unit.vocabulary)
   shutil.rmtree(scratch)
   counted = {
@@ -197,7 +197,7 @@ def _by_rank(paths: Sequence[Path], limit: int) -> Iterator[pl.DataFrame]:
   start, first = np.zeros(len(paths), np.int64), 0
   for number, stop in zip(chosen, stops.T, strict=True):
     slices = (
-      pl.scan_ipc(path).slice(int(a), int(b - a)).collect()
+      pl.scan_ipc(path, glob=False).slice(int(a), int(b - a)).collect()
       for path, a, b in zip(paths, start, stop, strict=True)
       if a < b
     )
@@ -296,4 +296,4 @@ class _Vocabulary:
   def save(self, path: Path) -> None:
     """Writes all rows as one Parquet file."""
     with replacing(path, synced=False) as work:
-      pl.scan_ipc(self._paths).sink_parquet(work)
+      pl.scan_ipc(self._paths, glob=False).sink_parquet(work)

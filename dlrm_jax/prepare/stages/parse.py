@@ -140,7 +140,7 @@ class Slice(NamedTuple):
 
   def read(self, columns: list[str] | None = None) -> pl.DataFrame:
     """The rows with all columns, or with some."""
-    frame = pl.scan_ipc(self.path).slice(self.start, self.rows)
+    frame = pl.scan_ipc(self.path, glob=False).slice(self.start, self.rows)
     return (frame if columns is None else frame.select(columns)).collect()
 
 

@@ -77,7 +77,12 @@ def _chunks(path: Path) -> Iterator[pl.DataFrame]:
   start = 0
   while True:
     try:
-      frame = pl.scan_parquet(path).select('key').slice(start, _CHUNK).collect()
+      frame = (
+        pl.scan_parquet(path, glob=False)
+        .select('key')
+        .slice(start, _CHUNK)
+        .collect()
+      )
     except (OSError, pl.exceptions.PolarsError) as error:
       raise damaged(path, str(error).splitlines()[0]) from error
     if start and not frame.height:
