@@ -9,21 +9,26 @@
 Nothing is imported before it is used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from dlrm_jax.evaluate import evaluate as evaluate
-  from dlrm_jax.prepare import prepare as prepare
-  from dlrm_jax.scoring.load import load as load
-  from dlrm_jax.train import train as train
+  from dlrm_jax.evaluate import evaluate
+  from dlrm_jax.prepare import prepare
+  from dlrm_jax.scoring.load import load
+  from dlrm_jax.train import train
 
-_COMMANDS = ('prepare', 'train', 'evaluate')  # modules that can be called
+__all__ = ['evaluate', 'load', 'prepare', 'train']
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+  from importlib import import_module
+
   if name == 'load':
-    return importlib.import_module('dlrm_jax.scoring.load').load
-  if name in _COMMANDS:
-    return importlib.import_module(f'dlrm_jax.{name}')
+    return import_module('dlrm_jax.scoring.load').load
+  if name in __all__:  # modules of commands, which can be called
+    return import_module(f'dlrm_jax.{name}')
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__} - {'TYPE_CHECKING'})

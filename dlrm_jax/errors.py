@@ -79,12 +79,15 @@ def end_at_once() -> None:
 
 
 def heard(*numbers: int) -> list[int]:
-  """The signals, of those given, that are not ignored.
+  """The signals, of those given, that are neither ignored nor foreign.
 
   `nohup` makes a process ignore SIGHUP, and a script's `command &` makes it
-  ignore SIGINT; both must stay ignored.
+  ignore SIGINT; both must stay ignored. Python cannot put back a handler that
+  another language has set, which is None.
   """
-  return [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
+  return [
+    n for n in numbers if signal.getsignal(n) not in (signal.SIG_IGN, None)
+  ]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlrm_jax import heap
-from dlrm_jax.callable_module import make_callable, words
+from dlrm_jax.callable_module import make_callable, shown
 from dlrm_jax.cluster import job
 from dlrm_jax.config.parser import Parser, split_values
 from dlrm_jax.errors import InputError, exit_cleanly
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
   from dlrm_jax.run.members import Members
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
   parser = Parser(prog='python -m dlrm_jax.evaluate', description=__doc__)
   parser.add_required('--workdir', 'DIR', 'folder of the training run')
   add = parser.add_argument
@@ -245,12 +245,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _result(arguments: argparse.Namespace) -> dict[str, Any]:
-  heap.keep_freed_memory()
   return (_compare if arguments.compare else _evaluate)(arguments)
-
-
-def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-  return _parser().parse_args(split_values(argv, ('--data',)))
 
 
 def evaluate(workdir: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
@@ -259,7 +254,9 @@ def evaluate(workdir: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
   Args:
     workdir: folder of the training run.
     **options: those of the command without dashes, such as `data=['new.txt']`,
-      `split='validation'`, `checkpoint='latest'`.
+      `split='validation'`, `checkpoint='latest'`; `json='FILE'` writes the
+      result to a file, too, and `json=True` prints nothing else. A job of
+      several processes is for the command alone.
 
   Returns:
     The object that `--json` of the command writes.
@@ -267,14 +264,26 @@ def evaluate(workdir: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
   Raises:
     InputError: an option, the run or the data is wrong.
   """
-  return _result(_parsed(words({'workdir': workdir, **options})))
+  for name in job.JobFlags._fields:
+    if name in options:
+      raise InputError(
+        f'{name}={shown(options[name])}: this function is one process; a job '
+        'of several runs python -m dlrm_jax.evaluate'
+      )
+  arguments = _parser().read({'workdir': workdir, **options})
+  output.check_json(arguments.json)
+  result = _result(arguments)
+  if arguments.json is not None:
+    output.print_json(result, arguments.json)
+  return result
 
 
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Joins the other processes of the job and evaluates."""
-  arguments = _parsed(argv)
+  arguments = _parser().parse_args(split_values(argv, ('--data',)))
   output.check_json(arguments.json)
+  heap.keep_freed_memory()
   if arguments.compare:
     output.print_json(_result(arguments), arguments.json)
     return

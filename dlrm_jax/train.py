@@ -18,12 +18,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dlrm_jax import heap
-from dlrm_jax.callable_module import make_callable
+from dlrm_jax.callable_module import make_callable, path_of, shown
 from dlrm_jax.cluster import job
-from dlrm_jax.config import command_line
+from dlrm_jax.config import command_line, config_file
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.configs import default
 from dlrm_jax.errors import (
+  Ended,
   InputError,
   end_at_once,
   exit_cleanly,
@@ -52,18 +53,33 @@ def _defaults() -> dict[str, Any]:
 
 
 def _train(
-  config: ConfigDict, folder: Path, notes: Sequence[str], profile: int | None
+  config: ConfigDict,
+  folder: Path,
+  notes: Sequence[str],
+  profile: int | None = None,
+  raises: bool = False,
 ) -> int | None:
-  """Builds a run and trains it; returns the signal that stopped it, or None."""
-  from dlrm_jax import sharding
-  from dlrm_jax.build.data import identity, open_data
-  from dlrm_jax.build.run import build_run
-  from dlrm_jax.cluster.signals import Signals
-  from dlrm_jax.run import loop, room, summary, workdir
-  from dlrm_jax.run.profile import profile as measure
+  """Builds a run and trains it.
 
-  heap.keep_freed_memory()
-  with Signals() as signals:
+  Args:
+    config: all settings.
+    folder: the workdir.
+    notes: lines to print about the config.
+    profile: steps to trace instead; None: train.
+    raises: whether signals raise `Ended` or end this process.
+
+  Returns:
+    The signal that stopped it, or None.
+  """
+  from dlrm_jax.cluster.signals import Signals
+
+  with Signals(raises) as signals:
+    from dlrm_jax import sharding
+    from dlrm_jax.build.data import identity, open_data
+    from dlrm_jax.build.run import build_run
+    from dlrm_jax.run import loop, room, summary, workdir
+    from dlrm_jax.run.profile import profile as measure
+
     data = open_data(config)
     run = build_run(config, data, folder, _defaults())
     with sharding.use(loop.choose_mesh(run)):
@@ -78,8 +94,29 @@ def _train(
         return loop.train(run, signals)
 
 
+def _notes(argv: Sequence[str], config: ConfigDict, folder: Path) -> list[str]:
+  """Notes of fields without an effect; refuses those that flags set."""
+  from dlrm_jax.run.workdir import started
+
+  return command_line.notes_of_unused(
+    argv, config, _defaults(), started(folder)
+  )
+
+
+def _loaded(config: ConfigDict | str | os.PathLike[str]) -> ConfigDict:
+  """The config that the argument of a function is or names."""
+  if isinstance(config, str | os.PathLike):
+    return config_file.load(str(path_of('config', config)))
+  if not isinstance(config, ConfigDict):
+    raise InputError(
+      f'config is {shown(config)}; expected a ConfigDict, as get_config() of '
+      'configs/default.py gives, or the name of a file that makes one'
+    )
+  return config
+
+
 def train(
-  config: ConfigDict | str, workdir: str | os.PathLike[str]
+  config: ConfigDict | str | os.PathLike[str], workdir: str | os.PathLike[str]
 ) -> dict[str, Any]:
   """Trains a recommender, or continues its run, as the command does.
 
@@ -94,20 +131,22 @@ def train(
 
   Raises:
     InputError: the config, the data or the folder is wrong.
-    KeyboardInterrupt: the run was stopped; its state is saved, and the same
-      call goes on.
+    KeyboardInterrupt: a signal, such as that of Ctrl-C, stopped the run. What
+      was trained is saved, unless this was the second signal; the same call
+      goes on. Only calls in the main thread heed signals.
   """
-  from dlrm_jax.config import config_file
   from dlrm_jax.run.workdir import RESULTS, read_object
 
-  if isinstance(config, str):
-    config = config_file.load(config)
+  folder = path_of('workdir', workdir)
+  config = _loaded(config)
   wrong = next(config_file.wrong_fields(config.to_dict(), _defaults()), None)
   if wrong:
     raise InputError(f'config: {wrong}')
-  folder = Path(workdir)
-  if _train(config.copy_and_resolve_references(), folder, (), None):
-    raise KeyboardInterrupt
+  config = config.copy_and_resolve_references()
+  notes = _notes((), config, folder)
+  stopped_by = _train(config, folder, notes, raises=True)
+  if stopped_by:
+    raise Ended(stopped_by)
   return read_object(folder / RESULTS)
 
 
@@ -115,12 +154,9 @@ def train(
 def main(argv: Sequence[str]) -> int:
   """Joins the other processes of the job, builds the run and trains it."""
   flags = command_line.read_flags(_parser(), argv, _defaults())
-  from dlrm_jax.run import workdir
-
+  heap.keep_freed_memory()
   config, folder = flags.config, Path(flags.workdir)
-  notes = command_line.notes_of_unused(
-    argv, config, _defaults(), workdir.started(folder)
-  )
+  notes = _notes(argv, config, folder)
   with job.joined(flags):
     stopped_by = _train(config, folder, notes, flags.profile)
   return status_of(stopped_by) if stopped_by else 0

@@ -1,14 +1,26 @@
 """The argument parser of all commands."""
 
 import argparse
+import difflib
+import numbers
+import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from dlrm_jax.callable_module import shown
 from dlrm_jax.errors import InputError
 
 _WRONG_TYPE = re.compile(r"argument (--\w+): invalid (int|float) value: '(.*)'")
 _TYPES = {'int': 'a whole number', 'float': 'a number'}
+
+
+def _is_word(value: object) -> bool:
+  """Whether a value of Python can be the value of a flag."""
+  if isinstance(value, str):
+    return len(value.splitlines()) < 2
+  number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  return number or isinstance(value, os.PathLike)
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,6 +32,7 @@ class Parser(argparse.ArgumentParser):
   def __init__(self, **options: Any) -> None:
     options.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
     options.setdefault('allow_abbrev', False)
+    self._flags: dict[str, argparse.Action] = {}
     super().__init__(**options)
 
   def error(self, message: str) -> NoReturn:
@@ -27,6 +40,54 @@ class Parser(argparse.ArgumentParser):
     if wrong := _WRONG_TYPE.fullmatch(message):
       message = f'{wrong[1]}={wrong[3]}: expected {_TYPES[wrong[2]]}'
     raise InputError(f'{message} (see {self.prog} --help)')
+
+  def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+    """Adds a flag."""
+    flag = super().add_argument(*names, **settings)
+    if f'--{flag.dest}' in names and flag.dest != 'help':
+      self._flags[flag.dest] = flag
+    return flag
+
+  def read(self, options: Mapping[str, Any]) -> argparse.Namespace:
+    """Parses the arguments of a function that does what the command does.
+
+    Args:
+      options: values of flags, by names without dashes. None is the default; a
+        list is for a flag that takes several values, True for a flag that is
+        given without a value.
+
+    Raises:
+      InputError: there is no such flag, or it cannot have such a value.
+    """
+    words = [word for x in options.items() for word in self._words(*x)]
+    return self.parse_args(words)
+
+  def _words(self, name: str, value: Any) -> Iterator[str]:
+    """Words of a command line that give a flag a value of Python."""
+    if name not in self._flags:
+      near = difflib.get_close_matches(name, self._flags, 1)
+      self.error(
+        f'there is no option --{name}'
+        + (f'; did you mean --{near[0]}?' if near else '')
+      )
+    takes = self._flags[name].nargs  # 0: no value, '?': perhaps one
+    if value is None:
+      return
+    if isinstance(value, bool) and takes in (0, '?'):
+      if value:
+        yield f'--{name}'
+      return
+    several = takes == '+' and isinstance(value, list | tuple)
+    values = value if several else [value]
+    if takes == 0 or not values or not all(map(_is_word, values)):
+      expected = 'True or False'
+      if takes != 0:
+        expected = 'a text of one line, a number or a path'
+      if takes == '+':
+        expected += ', or a list of them'
+      self.error(f'--{name} is {shown(value)}; expected {expected}')
+    # With `=`, so that a value may begin with a dash.
+    yield from (f'--{name}={x}' for x in values)
 
   def add_checkpoint(self, of: str = '') -> None:
     """Adds --checkpoint, the checkpoint of a run to use.

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from dlrm_jax.callable_module import make_callable, words
+from dlrm_jax.callable_module import make_callable
 
 
 def prepare(kind: str, output: str | os.PathLike[str], **options: Any) -> None:
@@ -19,9 +19,9 @@ def prepare(kind: str, output: str | os.PathLike[str], **options: Any) -> None:
   Raises:
     InputError: an option or a file is wrong.
   """
-  from dlrm_jax.prepare.__main__ import prepared
+  from dlrm_jax.prepare.__main__ import options_of, prepared
 
-  prepared([kind, *words({'output': output, **options})])
+  prepared(options_of(kind, {'output': output, **options}))
 
 
 make_callable(__name__, prepare)

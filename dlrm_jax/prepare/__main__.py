@@ -8,11 +8,12 @@ python -m dlrm_jax.prepare implicit --input=train.rating --output=data/ratings
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from dlrm_jax.callable_module import shown
 from dlrm_jax.config.parser import Parser, split_values
-from dlrm_jax.errors import exit_cleanly
+from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.prepare.splits import DEFAULT, MOVIELENS_DEFAULT
 
 if TYPE_CHECKING:
@@ -177,13 +178,14 @@ def _add_output(kind: argparse.ArgumentParser) -> None:
   )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[Parser, dict[str, Parser]]:
+  """The parser of the command, and those of each kind."""
   parser = Parser(
     prog='python -m dlrm_jax.prepare',
     description='Prepares a click log for training, once.',
   )
   kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
-  helps = []
+  of_kinds: dict[str, Parser] = {}
   for name, add, about in (
     ('criteo', _add_criteo, 'Criteo display-advertising logs'),
     ('raw', _add_raw, 'CSV, Parquet, libsvm, ...: what config.data.raw says'),
@@ -192,9 +194,21 @@ def _parser() -> argparse.ArgumentParser:
   ):
     kind = kinds.add_parser(name, help=about, description=f'{about}.')
     add(kind)
-    helps.append(kind.format_help())
-  parser.epilog = '\n'.join(helps)
-  return parser
+    of_kinds[name] = kind
+  parser.epilog = '\n'.join(x.format_help() for x in of_kinds.values())
+  return parser, of_kinds
+
+
+def options_of(kind: str, options: Mapping[str, Any]) -> argparse.Namespace:
+  """The options of a call of `dlrm_jax.prepare`, which describes them.
+
+  Raises:
+    InputError: there is no such kind or option, or it has a wrong value.
+  """
+  _, of_kinds = _parsers()
+  if kind not in tuple(of_kinds):
+    raise InputError(f'kind is {shown(kind)}; expected {", ".join(of_kinds)}')
+  return argparse.Namespace(kind=kind, **vars(of_kinds[kind].read(options)))
 
 
 def _split_lines(prepared: 'Prepared') -> Iterator[str]:
@@ -253,9 +267,8 @@ def _summary(output: str, config: str, seconds: float) -> None:
   )
 
 
-def prepared(argv: Sequence[str]) -> None:
+def prepared(options: argparse.Namespace) -> None:
   """Prepares the set that the options ask for, and prints a summary."""
-  options = _parser().parse_args(split_values(argv, _FILES))
   # Imported here, because --help needs neither.
   from dlrm_jax.prepare import request
   from dlrm_jax.prepare.implicit import implicit_set
@@ -280,7 +293,8 @@ def prepared(argv: Sequence[str]) -> None:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Prepares a set; a mistake ends with one line."""
-  prepared(argv)
+  parser, _ = _parsers()
+  prepared(parser.parse_args(split_values(argv, _FILES)))
 
 
 def run() -> int:

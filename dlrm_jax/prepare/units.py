@@ -16,14 +16,16 @@ import concurrent.futures
 import contextlib
 import errno
 import json
-import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -192,6 +194,39 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ[name] = value
 
 
+@contextlib.contextmanager
+def _empty_main() -> Iterator[None]:
+  """Context in which the module `__main__` is empty."""
+  main = sys.modules['__main__']
+  sys.modules['__main__'] = types.ModuleType('__main__')
+  try:
+    yield
+  finally:
+    sys.modules['__main__'] = main
+
+
+_STARTING = threading.Lock()  # of the environment and of `__main__`
+
+
+class _Worker(SpawnProcess):
+  """A worker process.
+
+  A spawned process runs the program of its parent, `__main__`, under another
+  name, for objects that are defined there. Units have none of them, and a
+  script without `if __name__ == '__main__'` would prepare its set once more in
+  each worker. So `__main__` is empty while a worker starts.
+  """
+
+  def start(self) -> None:
+    """Starts the process."""
+    with _STARTING, _environment(_WORKER), _empty_main():
+      super().start()
+
+
+class _Context(SpawnContext):
+  Process = _Worker
+
+
 def _run_in(
   pool: concurrent.futures.Executor,
   name: str,
@@ -218,13 +253,7 @@ def _run_in(
 @contextlib.contextmanager
 def processes(workers: int) -> Iterator[Stage]:
   """A `Stage` in worker processes, which end with this one."""
-  with (
-    _environment(_WORKER),
-    concurrent.futures.ProcessPoolExecutor(
-      workers,
-      multiprocessing.get_context('spawn'),
-      initializer=_begin_worker,
-      initargs=(os.getpid(),),
-    ) as pool,
-  ):
+  with concurrent.futures.ProcessPoolExecutor(
+    workers, _Context(), initializer=_begin_worker, initargs=(os.getpid(),)
+  ) as pool:
     yield lambda name, function, units: _run_in(pool, name, function, units)

@@ -11,6 +11,7 @@ import jax
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import Inputs
+from dlrm_jax.callable_module import path_of
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.export_folder import MODEL
 from dlrm_jax.scoring.model import Card, Model
@@ -35,7 +36,7 @@ def load(
   Raises:
     InputError: there is no model, it is damaged, or of a newer version.
   """
-  path = Path(folder)
+  path = path_of('folder', folder)
   if (path / MODEL).exists():
     if checkpoint != 'best':
       raise InputError(
