@@ -558,7 +558,7 @@ CASES = {
   ),
   'a checkpoint that is no number': (
     evaluate('--workdir={place}/run', '--checkpoint=first'),
-    ['--checkpoint=first', 'best'],
+    ["checkpoint 'first'", 'best'],
   ),
   'a split that is not there': (
     evaluate('--workdir={place}/run', '--split=holdout'),

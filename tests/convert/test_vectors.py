@@ -132,7 +132,11 @@ def frame(**changes):
   ('table', 'columns', 'why'),
   [
     ('word', {'vector': [[1.0] * 3]}, r'width 4: set config\.model\.dim=3'),
-    ('word', {'vector': [[1.0, 2.0, 3.0, None]]}, 'missing, no number or not finite'),
+    (
+      'word',
+      {'vector': [[1.0, 2.0, 3.0, None]]},
+      'missing, no number or not finite',
+    ),
     ('word', {'vector': [1.0]}, 'Float64; expected lists'),
     ('word', {'value': None}, r'expected a column value \(or row\)'),
     ('user', {'value': ['x']}, 'not an integer'),
