@@ -47,11 +47,7 @@ def _parser() -> Parser:
     'training data)',
   )
   add('--split', help='split of prepared data (default: test)')
-  add(
-    '--checkpoint',
-    default='best',
-    help='best (by the objective), latest, or a step (default: best)',
-  )
+  parser.add_checkpoint()
   add(
     '--batch_size',
     type=int,

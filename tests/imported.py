@@ -33,7 +33,7 @@ for _name in (
   'dlrm_jax.run.scores',
   'dlrm_jax.run.summary',
   'dlrm_jax.scoring.load',
-  'dlrm_jax.scoring.output',
+  'dlrm_jax.scoring.row_files',
   'dlrm_jax.scoring.sources',
   'dlrm_jax.sweep.ranking',
   'dlrm_jax.sweep.trials',

@@ -86,12 +86,7 @@ def _parser(argv: Sequence[str]) -> Parser:
       )
   parser.add_required('--workdir', 'DIR', 'folder of the run, made by --from')
   if source is None:
-    parser.add_argument(
-      '--checkpoint',
-      default='best',
-      help='with --to: best (by the objective), latest, or a step (default: '
-      'best)',
-    )
+    parser.add_checkpoint('with --to: ')
     if target != _TABLES:
       parser.add_required(
         '--output',

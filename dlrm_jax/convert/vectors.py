@@ -13,7 +13,7 @@ import polars as pl
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.load import load
-from dlrm_jax.scoring.output import check_name, writer_of
+from dlrm_jax.scoring.row_files import check_name, writer_of
 
 
 class Asked(NamedTuple):

@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
   heap.keep_freed_memory()
   from dlrm_jax.predict.columns import check_names
   from dlrm_jax.scoring.load import load
-  from dlrm_jax.scoring.output import check_name
+  from dlrm_jax.scoring.row_files import check_name
   from dlrm_jax.scoring.sources import source_of
 
   check_name(output, f'--output={output}')
@@ -95,8 +95,8 @@ def _write(
   from tqdm import tqdm
 
   from dlrm_jax.predict.columns import predictions_frame
-  from dlrm_jax.scoring.output import writer_of
   from dlrm_jax.scoring.predictions import predictions
+  from dlrm_jax.scoring.row_files import writer_of
 
   count = bad = 0
   with (
