@@ -14,11 +14,12 @@ _VECTORS = FEATURES + 1
 _PAIRS = _VECTORS * (_VECTORS - 1) // 2 + kaggle.DIM
 
 
-def reference(path: str) -> torch.nn.Module:
+def reference(path: str, rows: Sequence[int] = kaggle.ROWS) -> torch.nn.Module:
   """The model of facebookresearch/dlrm; tells probabilities f32[B, 1].
 
   Args:
     path: of a checkout.
+    rows: numbers of rows of the 26 tables.
   """
   sys.path.insert(0, path)
   import dlrm_s_pytorch
@@ -26,7 +27,7 @@ def reference(path: str) -> torch.nn.Module:
   top = (_PAIRS, *kaggle.TOP)
   return dlrm_s_pytorch.DLRM_Net(
     kaggle.DIM,
-    np.array(kaggle.ROWS),
+    np.array(rows),
     np.array((kaggle.DENSE, *kaggle.BOTTOM)),
     np.array(top),
     arch_interaction_op='dot',

@@ -12,10 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from benchmarks import kaggle
+from benchmarks import peer_models
 
 BATCH = 2048
 _MOST_IDS = 10_000_000  # the modulus that its Kaggle script has
@@ -30,7 +29,6 @@ def main() -> None:
   arguments = parser.parse_args()
   sys.path.insert(0, arguments.dlrm)
   import dlrm_data_pytorch
-  import dlrm_s_pytorch
 
   folder = Path(tempfile.mkdtemp(dir=arguments.work))
   log = folder / 'train.txt'  # it writes beside its input
@@ -45,16 +43,7 @@ def main() -> None:
     batch_size=BATCH,
     collate_fn=dlrm_data_pytorch.collate_wrapper_criteo_offset,
   )
-  vectors = len(data.counts) + 1
-  top = (vectors * (vectors - 1) // 2 + kaggle.DIM, *kaggle.TOP)
-  model = dlrm_s_pytorch.DLRM_Net(
-    kaggle.DIM,
-    np.array(data.counts),
-    np.array((kaggle.DENSE, *kaggle.BOTTOM)),
-    np.array(top),
-    arch_interaction_op='dot',
-    sigmoid_top=len(top) - 2,
-  )
+  model = peer_models.reference(arguments.dlrm, data.counts)
   begin, rows = time.perf_counter(), 0
   with torch.inference_mode():
     for dense, offsets, ids, _ in loader:

@@ -38,13 +38,9 @@ def _parser() -> Parser:
   parser = Parser(prog='python -m dlrm_jax.evaluate', description=__doc__)
   parser.add_required('--workdir', 'DIR', 'folder of the training run')
   add = parser.add_argument
-  add(
-    '--data',
-    nargs='+',
-    action='extend',
-    metavar='PATH',
-    help='a prepared set, or raw files and folders of them (default: the '
-    'training data)',
+  parser.add_data(
+    'a prepared set, or raw files and folders of them (default: the training '
+    'data)'
   )
   add('--split', help='split of prepared data (default: test)')
   parser.add_checkpoint()
@@ -54,12 +50,7 @@ def _parser() -> Parser:
     metavar='N',
     help='examples at a time (default: train.eval_batch_size of the config)',
   )
-  add(
-    '--on_bad_row',
-    choices=('stop', 'skip'),
-    default='stop',
-    help='stop at a bad row (default), or skip and count it',
-  )
+  parser.add_on_bad_row()
   add(
     '--candidates',
     metavar='FILE',

@@ -89,6 +89,30 @@ class Parser(argparse.ArgumentParser):
     # With `=`, so that a value may begin with a dash.
     yield from (f'--{name}={x}' for x in values)
 
+  def add_data(self, help: str, *, required: bool = False) -> None:
+    """Adds --data, which takes several paths (see `split_values`)."""
+    self.add_argument(
+      '--data',
+      nargs='+',
+      action='extend',
+      required=required,
+      metavar='PATH',
+      help=help,
+    )
+
+  def add_on_bad_row(self, skip: str = 'skip and count it') -> None:
+    """Adds --on_bad_row.
+
+    Args:
+      skip: what happens to a bad row that is skipped, in the help.
+    """
+    self.add_argument(
+      '--on_bad_row',
+      choices=('stop', 'skip'),
+      default='stop',
+      help=f'stop at a bad row (default), or {skip}',
+    )
+
   def add_checkpoint(self, of: str = '') -> None:
     """Adds --checkpoint, the checkpoint of a run to use.
 

@@ -36,13 +36,9 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(prog='python -m dlrm_jax.importance', description=__doc__)
   parser.add_required('--workdir', 'DIR', 'folder of the training run')
   add = parser.add_argument
-  add(
-    '--data',
-    nargs='+',
-    action='extend',
-    metavar='PATH',
-    help='a prepared set, or raw files and folders of them (default: the '
-    'training data)',
+  parser.add_data(
+    'a prepared set, or raw files and folders of them (default: the training '
+    'data)'
   )
   add('--split', help=f'split of prepared data (default: {_SPLIT})')
   parser.add_checkpoint()
@@ -62,12 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     'in memory (default: %(default)s)',
   )
   add('--seed', type=int, default=0, help='of the permutations (default: 0)')
-  add(
-    '--on_bad_row',
-    choices=('stop', 'skip'),
-    default='stop',
-    help='stop at a bad row (default), or skip and count it',
-  )
+  parser.add_on_bad_row()
   output.add_json(parser)
   return parser
 

@@ -31,14 +31,10 @@ def _parser() -> argparse.ArgumentParser:
   parser = Parser(prog='python -m dlrm_jax.predict', description=__doc__)
   parser.add_required('--workdir', 'DIR', 'a training run, or an export')
   add = parser.add_argument
-  add(
-    '--data',
-    nargs='+',
-    action='extend',
-    required=True,
-    metavar='PATH',
-    help='a prepared set; or raw files, folders of them, globs; or -, standard '
+  parser.add_data(
+    'a prepared set; or raw files, folders of them, globs; or -, standard '
     'input',
+    required=True,
   )
   parser.add_required('--output', 'FILE', 'file to write: .csv or .parquet')
   add('--split', help='split of a prepared set (default: test)')
@@ -49,13 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     help='columns of the rows to write, too, between commas',
   )
   parser.add_checkpoint()
-  add(
-    '--on_bad_row',
-    choices=('stop', 'skip'),
-    default='stop',
-    help='stop at a bad row (default); or count it, and leave its prediction '
-    'empty',
-  )
+  parser.add_on_bad_row('count it and leave its prediction empty')
   return parser
 
 
