@@ -45,6 +45,7 @@ NAMES = sorted(
   for path in FOLDER.glob(f'{program}_*.npz')
   if 'losses' in np.load(path)  # others are models without their training
 )
+_QUICK = 'fb_dot_sgd_bce', 'fb_qr_mult_sgd', 'torchrec_dcnv2'
 OPERATIONS = {'mult': Mult(), 'add': Add()}
 LOSSES = {'bce': binary_cross_entropy, 'mse': squared_error}
 
@@ -185,7 +186,13 @@ def start(golden, name):
   )
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in NAMES
+  ],
+)
 def test_losses_and_weights_are_those_of_the_reference(name):
   golden = np.load(FOLDER / f'{name}.npz')
   meta, losses = json.loads(str(golden['meta'])), golden['losses']

@@ -805,6 +805,7 @@ def test_ends_in_one_clear_line(name, place):
   assert not (place / 'new' / 'checkpoints').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name',
   [

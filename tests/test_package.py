@@ -62,6 +62,7 @@ def test_a_command_is_a_function_of_the_package(name):
   assert callable(getattr(importlib.import_module(module), function))
 
 
+@pytest.mark.slow
 def test_an_installed_command_trains_with_a_config_of_the_package(
   installed, tmp_path
 ):
@@ -125,6 +126,7 @@ def test_what_is_no_config_is_refused_with_those_there_are(named):
     config_file.find(named)
 
 
+@pytest.mark.slow
 def test_the_example_in_the_readme_runs_as_it_is(tmp_path):
   examples = re.findall(
     r'^```python\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S

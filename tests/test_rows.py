@@ -105,6 +105,7 @@ def test_packed_rows_are_read_and_written_as_plain_ones():
   )
 
 
+@pytest.mark.slow
 @given(any_rows, st.sampled_from([1, 2, 8]), st.sampled_from([4, 128]))
 def test_repeated_rows_and_rows_of_bags_all_add_up(rows, length, dim):
   bags = np.array(rows, np.int32).reshape(-1, length)

@@ -90,6 +90,7 @@ def test_report_and_event_files_are_there(finished):
   assert list((finished[0] / 'tensorboard').glob('events*'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kills', [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_resumes_bit_equal(finished, tmp_path, kills):
   draw = random.Random(kills)

@@ -56,6 +56,7 @@ def batch_of(task):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 @jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_every_model_learns_its_labels(name):

@@ -91,6 +91,7 @@ def assert_same_run(one, many):
       np.testing.assert_allclose(found[metric], scores[metric], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SLOW_JOBS)
 def test_losses_and_scores_are_those_of_one_process(jobs, name):
   _, _, *flags = JOBS[name]

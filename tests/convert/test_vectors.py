@@ -201,6 +201,7 @@ def roles(request, tmp_path_factory):
   return run, found
 
 
+@pytest.mark.slow
 def test_a_role_says_which_vectors_of_a_feature(roles, tmp_path, monkeypatch):
   run, names = roles
   monkeypatch.chdir(tmp_path)

@@ -83,6 +83,7 @@ ENCODINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ENCODINGS)
 def test_first_values_have_the_variance_of_a_plain_table(name):
   ids = jnp.arange(0, IDS, 7, dtype=jnp.int32)[:, None]
@@ -194,6 +195,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('hotness', [1, 3])
 @pytest.mark.parametrize('name', ALL)
 def test_ids_that_are_not_there_are_zeros_and_learn_nothing(name, hotness):

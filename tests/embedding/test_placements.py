@@ -216,6 +216,7 @@ def covering():
       yield pytest.param(group, optimizer, devices, d, marks=marks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('group', 'optimizer', 'devices', 'part'), [*covering()]
 )

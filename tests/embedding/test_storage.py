@@ -128,6 +128,7 @@ def cases():
     yield pytest.param(*case, marks=marks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('storage', 'optimizer', 'devices'), [*cases()])
 def test_a_storage_is_read_and_written_in_every_placement(
   storage, optimizer, devices

@@ -122,6 +122,7 @@ def losses(logits, labels):
   return np.mean(np.log1p(np.exp(-x)) + (1 - y) * x), area(x, y)
 
 
+@pytest.mark.slow
 def test_it_equals_a_loop_over_features_repeats_and_pairs(place, found):
   chosen = choose(place / 'run', 'best', DEFAULTS)
   state, network = chosen.state(), chosen.run.task.network

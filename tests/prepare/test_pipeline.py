@@ -141,6 +141,7 @@ def test_memory_and_workers_change_nothing(tmp_path, monkeypatch):
   same_files(tmp_path / 'one', tmp_path / 'two')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', ['frequency', 'fb', 'torchrec'])
 def test_little_memory_makes_groups_and_keeps_every_mode(
   tmp_path, monkeypatch, mode

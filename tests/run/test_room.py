@@ -85,6 +85,7 @@ FITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('what', FITS)
 def test_no_more_is_asked_for_than_compiled_steps_hold(tmp_path, what):
   """Arguments and temporary memory, of a step and of an evaluation."""

@@ -18,6 +18,8 @@ from dlrm_jax.sweep.trials import Trial, make_folder
 from tests import small
 from tests.commands import Command, checkpoints, run, signal_itself, wait_until
 
+pytestmark = pytest.mark.slow
+
 STUDY = '--encodings=hashed', '--ratios=2', '--seeds=2'
 RUNS = ['hashed-2-0', 'hashed-2-1', 'plain-1-0', 'plain-1-1']
 

@@ -115,6 +115,7 @@ def test_a_step_in_pieces_is_the_plain_step(name, micro_batch):
   assert_equal(task, got, told, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'micro_batch', [pytest.param(None, marks=pytest.mark.slow), 128]
 )

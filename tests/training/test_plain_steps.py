@@ -126,6 +126,7 @@ def cases():
         yield pytest.param(name, devices, clip, marks=marks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('name', 'devices', 'clip'), [*cases()])
 @jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_a_dense_update_with_l2_is_optax_on_the_whole_table(
@@ -167,6 +168,7 @@ def test_l2_of_layers_and_decay_of_weights_are_those_of_optax(devices):
   compare(fields, (of_layers, of_tables), devices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('update', 'devices'),
   [
