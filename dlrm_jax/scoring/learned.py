@@ -97,7 +97,7 @@ class Learned:
       with sharding.use(self._mesh):
         sent = sharding.send(np.where(ids < count, ids, PAD))
         vectors = compiled(self._layers, self._tables, sent)
-        yield start, sharding.local_part(vectors)[: count - start]
+      yield start, sharding.local_part(vectors)[: count - start]
 
   def matrix(self, name: str, role: str | None = None) -> np.ndarray:
     """Vectors of all ids of a feature, f32[ids, width]."""
