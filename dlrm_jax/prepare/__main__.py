@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FILES = ('--input', '--validation_input', '--test_input')
 
 
-def _add_log(kind: argparse.ArgumentParser) -> None:
+def _add_log(kind: Parser) -> None:
   """Adds the options of logs that users have as files."""
   add = kind.add_argument
   files = {'nargs': '+', 'action': 'extend', 'metavar': 'FILE', 'default': None}
@@ -41,16 +41,11 @@ def _add_log(kind: argparse.ArgumentParser) -> None:
     help='do not shuffle split train (others never are)',
   )
   add('--seed', type=int, help='of the shuffle (default: 0)')
-  add(
-    '--on_bad_row',
-    choices=('stop', 'skip'),
-    default='stop',
-    help='stop at a bad row (default), or skip and count it',
-  )
+  kind.add_on_bad_row()
   _add_common(kind, DEFAULT)
 
 
-def _add_common(kind: argparse.ArgumentParser, splits: str) -> None:
+def _add_common(kind: Parser, splits: str) -> None:
   """Adds the options that all kinds have."""
   add = kind.add_argument
   add(
@@ -80,7 +75,7 @@ def _add_common(kind: argparse.ArgumentParser, splits: str) -> None:
   _add_output(kind)
 
 
-def _add_criteo(kind: argparse.ArgumentParser) -> None:
+def _add_criteo(kind: Parser) -> None:
   kind.set_defaults(config='configs/criteo_kaggle.py')
   _add_log(kind)
   kind.add_argument(
@@ -114,7 +109,7 @@ def _add_criteo(kind: argparse.ArgumentParser) -> None:
   )
 
 
-def _add_raw(kind: argparse.ArgumentParser) -> None:
+def _add_raw(kind: Parser) -> None:
   kind.add_argument(
     '--config',
     default='',
@@ -124,7 +119,7 @@ def _add_raw(kind: argparse.ArgumentParser) -> None:
   _add_log(kind)
 
 
-def _add_movielens(kind: argparse.ArgumentParser) -> None:
+def _add_movielens(kind: Parser) -> None:
   kind.set_defaults(config='configs/movielens.py')
   kind.add_argument(
     '--name',
@@ -137,7 +132,7 @@ def _add_movielens(kind: argparse.ArgumentParser) -> None:
   _add_common(kind, MOVIELENS_DEFAULT)
 
 
-def _add_implicit(kind: argparse.ArgumentParser) -> None:
+def _add_implicit(kind: Parser) -> None:
   kind.set_defaults(config='configs/ncf.py')
   add = kind.add_argument
   add(
@@ -162,16 +157,11 @@ def _add_implicit(kind: argparse.ArgumentParser) -> None:
     help='of the order of split train and of the negatives of split '
     'validation (default: 0)',
   )
-  add(
-    '--on_bad_row',
-    choices=('stop', 'skip'),
-    default='stop',
-    help='stop at a bad row (default), or skip and count it',
-  )
+  kind.add_on_bad_row()
   _add_output(kind)
 
 
-def _add_output(kind: argparse.ArgumentParser) -> None:
+def _add_output(kind: Parser) -> None:
   kind.add_argument('--output', required=True, help='folder to make')
   kind.add_argument(
     '--overwrite', action='store_true', help='replace a prepared set there'
