@@ -320,6 +320,7 @@ with sharding.use(sharding.make_mesh()):
   ):
     np.testing.assert_array_equal(local(found), local(wanted))
 print(sum(local(x).nbytes for x in moved.tables.values()), peak.most - before)
+jax.distributed.shutdown()  # waits: without process 0 the others would die
 """
 
 
