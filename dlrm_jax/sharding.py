@@ -6,7 +6,8 @@ without collectives.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import contextvars
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -21,6 +22,8 @@ SPLIT = PartitionSpec(AXIS)
 """Spec of an array cut on axis 0 into a part for each device."""
 COPIED = PartitionSpec()
 """Spec of an array that every device has as a whole."""
+_IN_USE: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar('mesh')
+"""The mesh in use; JAX before 0.8 has no public function that returns it."""
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -74,11 +77,18 @@ def choose_mesh(shards: int, batch_sizes: Mapping[str, int]) -> Mesh:
   return make_mesh(devices)
 
 
-def use(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def use(mesh: Mesh) -> Iterator[None]:
   """Context in which everything runs on the devices of a mesh."""
   if mesh.size == 1 and mesh.devices[0] == jax.devices()[0]:
-    return contextlib.nullcontext()
-  return jax.set_mesh(mesh)
+    yield
+    return
+  with jax.set_mesh(mesh):
+    before = _IN_USE.set(mesh)
+    try:
+      yield
+    finally:
+      _IN_USE.reset(before)
 
 
 def device_count() -> int:
@@ -114,8 +124,8 @@ def over_devices(collective: Callable[..., Any], tree: Any) -> Any:
 
 def sharding_of(spec: PartitionSpec) -> jax.sharding.Sharding:
   """The sharding of an array of this spec on the mesh in use."""
-  mesh = jax.sharding.get_mesh()
-  if mesh.empty:
+  mesh = _IN_USE.get(None)
+  if mesh is None:
     return jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return NamedSharding(mesh, spec)
 

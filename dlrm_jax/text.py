@@ -30,6 +30,17 @@ def duration(seconds: float) -> str:
   return f'{minutes:.0f} min' if minutes < 100 else f'{minutes / 60:.1f} h'
 
 
+def brief(seconds: float) -> str:
+  """A duration of less than some seconds, with three digits.
+
+  >>> brief(1.5), brief(0.01234), brief(2.5e-5), brief(0)
+  ('1.5 s', '12.3 ms', '25 us', '0 us')
+  """
+  power = next((p for p in (0, 3) if seconds * 10**p >= 0.9995), 6)
+  unit = {0: 's', 3: 'ms', 6: 'us'}[power]
+  return f'{float(f"{seconds * 10**power:.3g}"):g} {unit}'
+
+
 def markdown_table(
   header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1
 ) -> list[str]:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -30,6 +30,10 @@ from dlrm_jax.errors import (
   exit_cleanly,
   status_of,
 )
+
+if TYPE_CHECKING:
+  from dlrm_jax.report.live import Curves
+  from dlrm_jax.run.description import Run
 
 
 def _parser() -> Parser:
@@ -52,12 +56,22 @@ def _defaults() -> dict[str, Any]:
   return default.get_config().to_dict()
 
 
+def _curves(run: 'Run') -> 'Curves':
+  """Curves of a run in the notebook that this is."""
+  from dlrm_jax.report.live import Curves
+  from dlrm_jax.run.scores import named
+
+  references = named('validation', run.references('validation'))
+  return Curves(next(iter(references.values()), {}), run.objective)
+
+
 def _train(
   config: ConfigDict,
   folder: Path,
   notes: Sequence[str],
   profile: int | None = None,
   raises: bool = False,
+  live: bool = False,
 ) -> int | None:
   """Builds a run and trains it.
 
@@ -67,6 +81,7 @@ def _train(
     notes: lines to print about the config.
     profile: steps to trace instead; None: train.
     raises: whether signals raise `Ended` or end this process.
+    live: whether to draw curves in a notebook.
 
   Returns:
     The signal that stopped it, or None.
@@ -82,6 +97,7 @@ def _train(
 
     data = open_data(config)
     run = build_run(config, data, folder, _defaults())
+    curves = _curves(run) if live else None
     with sharding.use(loop.choose_mesh(run)):
       room.check_room(run)
       if profile is not None:
@@ -91,7 +107,7 @@ def _train(
       with workdir.claimed(folder, claim):
         lines = [*summary.plan_lines(run), *(f'note      {x}' for x in notes)]
         print(*lines, sep='\n', flush=True)
-        return loop.train(run, signals)
+        return loop.train(run, signals, curves.draw if curves else None)
 
 
 def _notes(argv: Sequence[str], config: ConfigDict, folder: Path) -> list[str]:
@@ -116,7 +132,9 @@ def _loaded(config: ConfigDict | str | os.PathLike[str]) -> ConfigDict:
 
 
 def train(
-  config: ConfigDict | str | os.PathLike[str], workdir: str | os.PathLike[str]
+  config: ConfigDict | str | os.PathLike[str],
+  workdir: str | os.PathLike[str],
+  live: bool = False,
 ) -> dict[str, Any]:
   """Trains a recommender, or continues its run, as the command does.
 
@@ -125,6 +143,7 @@ def train(
       them; or the name of a file, `configs/NAME.py` or
       `configs/NAME.py:VARIANT`.
     workdir: folder for checkpoints, logs and the report.
+    live: whether to draw curves in a notebook while it trains.
 
   Returns:
     The results, as `results.json` of the workdir has them.
@@ -144,7 +163,7 @@ def train(
     raise InputError(f'config: {wrong}')
   config = config.copy_and_resolve_references()
   notes = _notes((), config, folder)
-  stopped_by = _train(config, folder, notes, raises=True)
+  stopped_by = _train(config, folder, notes, raises=True, live=live)
   if stopped_by:
     raise Ended(stopped_by)
   return read_object(folder / RESULTS)

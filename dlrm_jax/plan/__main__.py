@@ -167,15 +167,6 @@ def _hint(
   return find_hint(forecast, replan, more_devices=not options.compile)
 
 
-def _compiled(forecast: 'Forecast', topology: str | None) -> list[str]:
-  """Lines about the compiled step, if --compile is given."""
-  if not topology:
-    return []
-  from dlrm_jax.plan import compiled
-
-  return list(compiled.report(forecast.task, forecast.batch, topology))
-
-
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Plans, prints, and compiles with --compile."""
@@ -199,14 +190,15 @@ def main(argv: Sequence[str]) -> None:
   planned = dataclasses.replace(planned, notes=(*planned.notes, *notes))
   hint = _hint(planned, config, options)
   print(*forecast_lines(planned), *hint_lines(planned, hint), sep='\n')
-  compiled = _compiled(planned, options.compile)
-  if compiled:
-    print(*compiled, sep='\n')
+  result = forecast_json(planned)
+  result['suggestions'] = [hint._asdict()] if hint else []
+  if options.compile:
+    from dlrm_jax.plan import compiled
+
+    report = compiled.report(planned.task, planned.batch, options.compile)
+    print(*report.lines, sep='\n')
+    result['compiled'] = report.numbers
   if options.json:
-    result = forecast_json(planned) | {
-      'suggestions': [hint._asdict()] if hint else [],
-      'compiled': compiled,
-    }
     files.write_json(Path(options.json), result)
 
 

@@ -23,6 +23,8 @@ from jax.experimental import topologies
 from dlrm_jax import hlo
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.errors import InputError
+from dlrm_jax.plan.paper import Paper, on_paper, paper_lines
+from dlrm_jax.plan.traffic import memory_bytes
 from dlrm_jax.sharding import SPLIT, make_mesh, sharding_of, use
 from dlrm_jax.text import duration, human
 from dlrm_jax.training.state import Task, abstract_state
@@ -68,6 +70,7 @@ class CompiledStep:
     memory: memory of each chip.
     collectives: collectives of the program.
     flops: floating-point operations of each chip in a step.
+    memory_bytes: bytes that each chip reads from its memory and writes to it.
     seconds: duration of the compilation.
     text: the program as HLO.
   """
@@ -76,6 +79,7 @@ class CompiledStep:
   memory: Memory
   collectives: list[hlo.Collective]
   flops: float
+  memory_bytes: int
   seconds: float
   text: str
 
@@ -235,6 +239,7 @@ def _described(
     ),
     collectives=hlo.collectives(text),
     flops=costs.get('flops', math.nan),
+    memory_bytes=memory_bytes(text),
     seconds=seconds,
     text=text,
   )
@@ -257,8 +262,42 @@ def _exchanges(step: CompiledStep) -> Iterator[str]:
     )
 
 
-def report(task: Task, batch_size: int, topology: str) -> Iterator[str]:
-  """Compiles a task's step for a slice; yields lines about the program.
+class Report(NamedTuple):
+  """What a compiled step tells.
+
+  Attributes:
+    lines: for a terminal.
+    numbers: the same as JSON values.
+  """
+
+  lines: list[str]
+  numbers: dict[str, Any]
+
+
+def _json(
+  step: CompiledStep, paper: Paper | None, batch: int
+) -> dict[str, Any]:
+  """The numbers of a step that fits."""
+  numbers: dict[str, Any] = {
+    'fits': True,
+    'chips': step.chips,
+    'memory': {**step.memory._asdict(), 'total': step.memory.total},
+    'exchanged': hlo.exchanged(step.collectives),
+    'flops': step.flops,
+    'memory_bytes': step.memory_bytes,
+  }
+  if paper:
+    numbers['on_paper'] = {
+      **paper._asdict(),
+      'binding': paper.binding,
+      'seconds': paper.seconds,
+      'examples_per_second': batch / paper.seconds,
+    }
+  return numbers
+
+
+def report(task: Task, batch_size: int, topology: str) -> Report:
+  """Compiles a task's step for a slice, and tells about the program.
 
   Args:
     task: the task, whose number of shards is a multiple of the chips.
@@ -273,13 +312,24 @@ def report(task: Task, batch_size: int, topology: str) -> Iterator[str]:
     step = compile_step(task, batch_size, devices)
   except OutOfMemory as error:
     wanted = '' if error.wanted is None else human(error.wanted)
-    yield f'compiled  {topology}, {chips}: DOES NOT FIT'
-    yield f'memory    {wanted or error.summary} wanted{room}'
-    return
+    lines = [
+      f'compiled  {topology}, {chips}: DOES NOT FIT',
+      f'memory    {wanted or error.summary} wanted{room}',
+    ]
+    return Report(lines, {'fits': False, 'wanted': error.wanted})
   memory = step.memory
-  yield f'compiled  {topology}, {chips}, in {duration(step.seconds)}: it fits'
-  yield f'memory    {human(memory.total)}{room}'
-  for name, size in memory._asdict().items():
-    yield f'          {name:<12}{human(size):>9}'
-  yield from _exchanges(step)
-  yield f'work      {step.flops / 1e9:,.3g} GFLOP of a chip each step'
+  paper = on_paper(topology, step.flops, step.memory_bytes, step.collectives)
+  lines = [
+    f'compiled  {topology}, {chips}, in {duration(step.seconds)}: it fits',
+    f'memory    {human(memory.total)}{room}',
+    *(
+      f'          {name:<12}{human(size):>9}'
+      for name, size in memory._asdict().items()
+    ),
+    *_exchanges(step),
+    f'work      {step.flops / 1e9:,.3g} GFLOP of a chip each step, '
+    f'{human(step.memory_bytes)} read from its memory and written',
+  ]
+  if paper:
+    lines += paper_lines(paper, topology, batch_size)
+  return Report(lines, _json(step, paper, batch_size))

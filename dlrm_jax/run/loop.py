@@ -13,7 +13,8 @@ import contextlib
 import functools
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -45,6 +46,8 @@ from dlrm_jax.training.state import (
 from dlrm_jax.training.step import StepMetrics, compiled_step
 from dlrm_jax.vocabulary.policy import UNKNOWN
 
+Draw = Callable[[Sequence[Mapping[str, Any]], bool], None]
+"""Draws the lines of the log; the second argument says that they are all."""
 Update = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
@@ -155,7 +158,11 @@ def _progress(run: Run, step: int) -> tqdm:
 
 
 def _fit(
-  run: Run, checkpoints: Checkpoints, evaluate: Evaluator, signals: Signals
+  run: Run,
+  checkpoints: Checkpoints,
+  evaluate: Evaluator,
+  signals: Signals,
+  draw: Draw,
 ) -> tuple[TrainState, int, int]:
   """Steps until the end, early stopping, or a signal.
 
@@ -200,6 +207,8 @@ def _fit(
         except Stopped:
           stopping = True
         meter.restart()
+      if due.log:
+        draw(history.rows, False)
       if due.checkpoint or stopping:
         # Nothing is saved before the last loss is known to be finite, and the
         # log has all up to a checkpoint before the checkpoint is there.
@@ -216,6 +225,7 @@ def _fit(
           f'evaluations'
         )
         break
+    draw(history.rows, True)
     return state, step, signals.wait()
 
 
@@ -239,12 +249,13 @@ def choose_mesh(run: Run) -> Mesh:
   )
 
 
-def train(run: Run, signals: Signals) -> int:
+def train(run: Run, signals: Signals, draw: Draw | None = None) -> int:
   """Trains, or goes on training, and reports on the best checkpoint.
 
   Args:
     run: what is trained.
     signals: the signals of the process, entered.
+    draw: draws the log, each time that it has a new line.
 
   Returns:
     0 when the run is finished, else the number of the signal that stopped it.
@@ -262,7 +273,9 @@ def train(run: Run, signals: Signals) -> int:
   ):
     if agreement.first():
       check_files(run)
-    state, step, stopped_by = _fit(run, checkpoints, evaluate, signals)
+    state, step, stopped_by = _fit(
+      run, checkpoints, evaluate, signals, draw or (lambda rows, last: None)
+    )
     checkpoints.wait()
     if stopped_by:
       print(

@@ -1,0 +1,167 @@
+"""The least time of a compiled step on a TPU slice, from the chip's numbers.
+
+Three parts of a chip work side by side: the units that multiply, the memory,
+and the links to other chips. Each needs some time for a step, and the slowest
+binds: no step is faster. A real step is slower, as rows are read one by one and
+few operations overlap wholly.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from dlrm_jax.hlo import Collective
+from dlrm_jax.text import brief, human
+
+
+class Chip(NamedTuple):
+  """Rates of a TPU chip.
+
+  Attributes:
+    products: bfloat16 operations a second; products of float32 are computed
+      in bfloat16, too, unless `jax_default_matmul_precision` asks for more.
+    memory: bytes a second between the memory and the cores.
+    link: bytes a second in one direction of a link to a neighbour.
+    ring: an axis with a multiple of this many chips is a ring.
+  """
+
+  products: float
+  memory: float
+  link: float
+  ring: int
+
+
+CHIPS = {
+  'v5e': Chip(197e12, 819e9, 45e9, 16),
+  'v5p': Chip(459e12, 2765e9, 90e9, 4),
+  'v6e': Chip(918e12, 1600e9, 90e9, 16),
+}
+"""Chips by libtpu's name of their generation.
+
+Products and memory: docs.cloud.google.com/tpu/docs/v5e, .../v5p and .../v6e.
+Links and rings: jax-ml.github.io/scaling-book/tpus.
+"""
+
+
+class Paper(NamedTuple):
+  """Seconds that parts of a chip need for a step.
+
+  Attributes:
+    products: of multiplying.
+    memory: of reading and writing.
+    exchange: of the links.
+  """
+
+  products: float
+  memory: float
+  exchange: float
+
+  @property
+  def binding(self) -> str:
+    """Name of the part that needs the longest."""
+    return max(self._fields, key=lambda name: getattr(self, name))
+
+  @property
+  def seconds(self) -> float:
+    """The least duration of a step."""
+    return max(self)
+
+
+def _links(axes: Sequence[int], chip: Chip) -> list[int]:
+  """For each axis, links over a cut through one line of chips along it.
+
+  >>> _links((2, 4), CHIPS['v5e']), _links((1, 16), CHIPS['v5e'])
+  ([1, 1], [0, 2])
+  >>> _links((2, 2, 4), CHIPS['v5p']), _links((4, 4, 8), CHIPS['v5p'])
+  ([1, 1, 1], [2, 2, 2])
+  """
+  rings = [n % chip.ring == 0 for n in axes]
+  if len(axes) == 3:  # whole cubes have rings, along all axes
+    rings = [all(rings)] * 3
+  return [
+    0 if n == 1 else 1 + ring for n, ring in zip(axes, rings, strict=True)
+  ]
+
+
+def _shape(topology: str) -> list[int]:
+  """Chips along each axis of a slice.
+
+  >>> _shape('v5p:2x2x1')
+  [2, 2, 1]
+  """
+  return [int(n) for n in topology.partition(':')[2].split('x')]
+
+
+def exchange_seconds(
+  collectives: Iterable[Collective], topology: str, chip: Chip
+) -> float:
+  """The least duration of all exchanges of a step, one after the other.
+
+  A chip in a corner has the fewest links, and sends all that it has to send
+  over them. In an all-to-all of the slice, half of the chips send to the other
+  half over the links of a cut, which are fewer still.
+
+  >>> all_to_all = Collective('all-to-all', 'f32[8,8]', 8, 9e6, False)
+  >>> f'{exchange_seconds([all_to_all], "v5e:2x4", CHIPS["v5e"]):.6f}'
+  '0.000229'
+  """
+  axes = _shape(topology)
+  chips = math.prod(axes)
+  if chips == 1:
+    return 0.0
+  links = _links(axes, chip)
+  # Bytes over a link of the cut, for each byte that a chip sends.
+  cut = max(
+    chips * n / (4 * (chips - 1) * count)
+    for n, count in zip(axes, links, strict=True)
+    if count
+  )
+  corner = 1 / sum(links)
+  seconds = 0.0
+  for c in collectives:
+    if not c.overflow:
+      whole = 'all-to-all' in c.kind and c.group == chips
+      over_a_link = c.bytes * c.count * (max(corner, cut) if whole else corner)
+      seconds += over_a_link / chip.link
+  return seconds
+
+
+def on_paper(
+  topology: str,
+  flops: float,
+  memory_bytes: int,
+  collectives: Iterable[Collective],
+) -> Paper | None:
+  """The least times of a step, or None for a chip without known rates.
+
+  Args:
+    topology: libtpu's name of the slice, for example 'v5e:2x4'.
+    flops: operations of a chip in a step.
+    memory_bytes: bytes that a chip reads and writes in a step.
+    collectives: exchanges of a step.
+  """
+  chip = CHIPS.get(topology.partition(':')[0])
+  if chip is None:
+    return None
+  return Paper(
+    products=flops / chip.products,
+    memory=memory_bytes / chip.memory,
+    exchange=exchange_seconds(collectives, topology, chip),
+  )
+
+
+def paper_lines(paper: Paper, topology: str, batch_size: int) -> Iterator[str]:
+  """Lines about the least duration of a step, for a terminal."""
+  chip = CHIPS[topology.partition(':')[0]]
+  rate = float(f'{batch_size / paper.seconds:.3g}')
+  yield (
+    f'on paper  {brief(paper.seconds)} a step at least, as {paper.binding} '
+    f'binds: at most {rate:,.0f} examples/s'
+  )
+  rates = (
+    f'{chip.products / 1e12:,.0f} TFLOP/s in bfloat16',
+    f'{human(chip.memory)}/s',
+    f'{human(chip.link)}/s a link',
+  )
+  for name, seconds, at in zip(paper._fields, paper, rates, strict=True):
+    yield f'          {name:<9}{brief(seconds):>9}  {at}'
