@@ -20,6 +20,10 @@ class InputError(ValueError):
   key, the value found, the value expected, and the remedy.
   """
 
+  def _render_traceback_(self) -> list[str]:
+    """The lines that a notebook shows instead of a traceback."""
+    return [f'error: {self}']
+
 
 class Ended(KeyboardInterrupt):
   """A signal ends the command; raised in the main thread, so that files close.

@@ -5,7 +5,6 @@ The run in the archive of test_old.py is evaluated in this process.
 
 import json
 import pathlib
-import tarfile
 
 import numpy as np
 import polars as pl
@@ -24,14 +23,14 @@ from dlrm_jax.prepare.readers.formats import reader_of
 from dlrm_jax.prepare.resources import default_memory
 from dlrm_jax.run import workdir
 from dlrm_jax.run.scores import GROUPS
+from tests.archives import unpack
 
 ARCHIVE = pathlib.Path(__file__).parent / 'old/written_by_9396860.tar.gz'
 
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
-  with tarfile.open(ARCHIVE) as archive:
-    archive.extractall(tmp_path, filter='data')
+  unpack(ARCHIVE, tmp_path)
   monkeypatch.chdir(tmp_path)
   return tmp_path
 

@@ -9,7 +9,6 @@ encodings. JSON files have what `evaluate` printed.
 """
 
 import json
-import tarfile
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests import commands
+from tests.archives import unpack
 from tests.commands import ROOT
 
 COMMITS = '9396860', 'f1a4081'
@@ -25,8 +25,7 @@ COMMITS = '9396860', 'f1a4081'
 @pytest.fixture(params=COMMITS)
 def old(request, tmp_path):
   name = f'written_by_{request.param}.tar.gz'
-  with tarfile.open(ROOT / 'tests' / 'old' / name) as archive:
-    archive.extractall(tmp_path, filter='data')
+  unpack(ROOT / 'tests' / 'old' / name, tmp_path)
   return tmp_path
 
 

@@ -7,8 +7,10 @@ collective: all processes call it, or none. In a job of one process it returns
 its argument.
 """
 
+import contextlib
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +102,16 @@ def _reduction(how: str) -> tuple[Mesh, jax.stages.Wrapped]:
   )
 
 
+def _64_bits() -> contextlib.AbstractContextManager[Any]:
+  """Context in which JAX keeps dtypes of 64 bits."""
+  if hasattr(jax, 'enable_x64'):
+    return jax.enable_x64(True)
+  # In JAX before 0.8.
+  from jax.experimental import enable_x64  # pyrefly: ignore
+
+  return enable_x64()
+
+
 def reduced(arrays: Sequence[np.ndarray], how: str) -> list[np.ndarray]:
   """Reduces the arrays of all processes element by element.
 
@@ -115,7 +127,7 @@ def reduced(arrays: Sequence[np.ndarray], how: str) -> list[np.ndarray]:
     return list(arrays)
   mesh, reduce = _reduction(how)
   split = NamedSharding(mesh, PartitionSpec('processes'))
-  with jax.enable_x64(True), jax.set_mesh(mesh):
+  with _64_bits(), jax.set_mesh(mesh):
     sent = [
       jax.make_array_from_process_local_data(split, x[None]) for x in arrays
     ]

@@ -33,7 +33,10 @@ _BRANCHES = re.compile(
 )
 _SCOPE = re.compile(r'op_name="([^"]*)"')
 _FREE = frozenset(
-  ['after-all', 'bitcast', 'constant', 'get-tuple-element', 'opt-barrier', 'parameter', 'partition-id', 'replica-id', 'tuple']
+  (
+    *('after-all', 'bitcast', 'constant', 'get-tuple-element', 'opt-barrier'),
+    *('parameter', 'partition-id', 'replica-id', 'tuple'),
+  )
 )
 """Opcodes that move nothing."""
 _SLICED = frozenset(('gather', 'dynamic-slice'))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tarfile
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from dlrm_jax.data.schema import Block, Column, Schema
 from dlrm_jax.importance.__main__ import main
 from dlrm_jax.importance.permuted import columns_of, order_of
 from dlrm_jax.run import loop, workdir
+from tests.archives import unpack
 from tests.commands import ROOT
 from tests.sets import write_set
 
@@ -231,8 +231,7 @@ def test_a_run_that_goes_on_keeps_its_importance_in_the_report(place, measured):
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
-  with tarfile.open(ROOT / 'tests/old/written_by_9396860.tar.gz') as archive:
-    archive.extractall(tmp_path, filter='data')
+  unpack(ROOT / 'tests/old/written_by_9396860.tar.gz', tmp_path)
   monkeypatch.chdir(tmp_path)
   return tmp_path
 

@@ -89,8 +89,9 @@ def test_a_step_of_every_model_compiles_for_tpus(name):
 @needs_libtpu
 def test_a_step_that_does_not_fit_says_how_much_it_wanted():
   task = make_task(HOTNESS['one id'], 1, rows=40_000_000)
-  told = list(compiled.report(task, 1024, 'v5e:1x1'))
+  told, numbers = compiled.report(task, 1024, 'v5e:1x1')
   assert told[0].endswith('DOES NOT FIT')
+  assert not numbers['fits']
   wanted, available = map(float, re.findall(r'([\d.]+) GB', told[1]))
   assert wanted == pytest.approx(2 * 40e6 * (128 + 1) * 4 / 1e9, rel=0.02)
   assert available == pytest.approx(15.75 * 2**30 / 1e9, rel=0.01)

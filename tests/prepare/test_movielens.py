@@ -4,7 +4,6 @@ import http.server
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 import zipfile
@@ -26,6 +25,7 @@ from dlrm_jax.prepare.movielens import archive as movielens_archive
 from dlrm_jax.prepare.movielens import movielens_reader
 from dlrm_jax.prepare.movielens.archive import url_of
 from dlrm_jax.prepare.movielens.movielens_reader import in_time_order
+from tests.archives import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -250,8 +250,7 @@ def test_people_are_features_where_they_are_known(made, kind):
 
 @pytest.mark.parametrize('kind', ['1m', 'latest-small'])
 def test_sets_of_an_earlier_version_read_raw_archives(archive, tmp_path, kind):
-  with tarfile.open(ROOT / 'tests/old/movielens_by_f1a4081.tar.gz') as packed:
-    packed.extractall(tmp_path, filter='data')
+  unpack(ROOT / 'tests/old/movielens_by_f1a4081.tar.gz', tmp_path)
   old = open_prepared(tmp_path / f'movielens-{kind}')
   assert 'format' not in old.details
   (block,) = read_raw(old, [str(archive(kind))])

@@ -4,7 +4,6 @@ import json
 import pathlib
 import runpy
 import shutil
-import tarfile
 
 import jax
 import numpy as np
@@ -31,6 +30,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.run import loop, workdir
 from dlrm_jax.run.history import read_history
 from tests import small
+from tests.archives import unpack
 
 DEFAULTS = default.get_config().to_dict()
 
@@ -341,8 +341,7 @@ def test_other_data_is_refused_and_what_was_not_known_is_not_compared(six):
 def old(tmp_path):
   """A prepared set, and an unfinished run on it, of an earlier version."""
   archive = pathlib.Path(__file__).parents[1] / 'old/written_by_9396860.tar.gz'
-  with tarfile.open(archive) as files:
-    files.extractall(tmp_path, filter='data')
+  unpack(archive, tmp_path)
   return tmp_path
 
 

@@ -1,0 +1,83 @@
+r"""The trainings of notebooks/, with all of their sizes.
+
+  python train.py --config=configs/notebook.py:synthetic,tenth --workdir=runs/n
+
+A variant is TRAINING,SIZE. The trainings:
+
+  | training     | data                       | model                          |
+  |--------------|----------------------------|--------------------------------|
+  | `synthetic`  | drawn, optimum known       | that of configs/synthetic.py   |
+  | `compressed` | the same                   | tables of a quarter of the size|
+  | `movielens`  | MovieLens, latest-small    | that of configs/movielens.py   |
+  | `criteo`     | the reader's own file      | `best` of Criteo, one epoch    |
+
+The sizes: `full` for a TPU or a GPU, `tenth` for a CPU, `smoke` for tests. They
+change how long is trained, not the step. Data of `movielens` and `criteo` is
+given by `config.data.dir`.
+"""
+
+import os
+
+import jax
+from ml_collections import ConfigDict
+
+from dlrm_jax.configs import criteo_kaggle, movielens, synthetic
+
+TRAININGS = ('synthetic', 'compressed', 'movielens', 'criteo')
+SHARES = {'full': 1.0, 'tenth': 0.1, 'smoke': 0.002}
+"""Share of the training that a size has."""
+
+
+def choose_size() -> str:
+  """The size for the devices of this process.
+
+  The environment variable DLRM_JAX_NOTEBOOK_SIZE, where it is set, says which.
+  """
+  chosen = 'tenth' if jax.default_backend() == 'cpu' else 'full'
+  return os.environ.get('DLRM_JAX_NOTEBOOK_SIZE') or chosen
+
+
+def get_config(variant: str = 'synthetic,full') -> ConfigDict:
+  """A training of the notebooks.
+
+  Args:
+    variant: TRAINING,SIZE as above.
+  """
+  training, _, size = variant.partition(',')
+  if training not in TRAININGS or size not in SHARES:
+    raise ValueError(
+      f'variant {variant!r}: expected one of {", ".join(TRAININGS)}, a comma '
+      f'and one of {", ".join(SHARES)}'
+    )
+  if training == 'movielens':
+    config = movielens.get_config()
+    # Fewer would not tell films apart.
+    config.train.epochs = 3.0 if size != 'smoke' else 0.1
+    config.data.expected.dense = 3
+    config.data.expected.rows = (523, 7868, 106, 21)
+    config.data.expected.hotness = (1, 1, 1, 10)
+    return config
+  if training == 'criteo':
+    config = criteo_kaggle.get_config('best')
+    config.train.batch_size = 1024
+    config.train.epochs = SHARES[size]
+    return config
+  return _drawn(SHARES[size], compressed=training == 'compressed')
+
+
+def _drawn(share: float, compressed: bool) -> ConfigDict:
+  """A training on the synthetic log, of a share of its length."""
+  config = synthetic.get_config()
+  config.train.epochs = share
+  for optimizer in (config.optimizer, config.table_optimizer):
+    optimizer.decay_start = round(optimizer.decay_start * share)
+    optimizer.decay_steps = round(optimizer.decay_steps * share)
+  config.train.eval_every = max(round(256 * share), 1)
+  config.train.checkpoint_every = config.train.eval_every
+  config.train.log_every = max(round(100 * share), 1)
+  if share < 0.01:
+    config.data.synthetic.validation = config.data.synthetic.test = 2**13
+  if compressed:
+    config.tables.encoding = 'quotient_remainder'
+    config.tables.compression = 4.0
+  return config
