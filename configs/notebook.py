@@ -51,6 +51,8 @@ def get_config(variant: str = 'synthetic,full') -> ConfigDict:
     )
   if training == 'movielens':
     config = movielens.get_config()
+    config.table_optimizer.name = 'rowwise_adagrad'
+    config.table_optimizer.learning_rate = 0.02
     # Fewer would not tell films apart.
     config.train.epochs = 3.0 if size != 'smoke' else 0.1
     config.data.expected.dense = 3
@@ -59,8 +61,10 @@ def get_config(variant: str = 'synthetic,full') -> ConfigDict:
     return config
   if training == 'criteo':
     config = criteo_kaggle.get_config('best')
+    config.table_optimizer.name = 'rowwise_adagrad'
     config.train.batch_size = 1024
-    config.train.epochs = SHARES[size]
+    config.train.epochs = 1.0
+    config.train.steps = {'full': 0, 'tenth': 100, 'smoke': 2}[size]
     return config
   return _drawn(SHARES[size], compressed=training == 'compressed')
 
@@ -68,6 +72,9 @@ def get_config(variant: str = 'synthetic,full') -> ConfigDict:
 def _drawn(share: float, compressed: bool) -> ConfigDict:
   """A training on the synthetic log, of a share of its length."""
   config = synthetic.get_config()
+  # One sum a row, so that tables take nearly all of the memory.
+  config.table_optimizer.name = 'rowwise_adagrad'
+  config.table_optimizer.learning_rate = 0.4
   config.train.epochs = share
   for optimizer in (config.optimizer, config.table_optimizer):
     optimizer.decay_start = round(optimizer.decay_start * share)

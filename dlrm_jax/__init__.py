@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
   from dlrm_jax.evaluate import evaluate
+  from dlrm_jax.plan import plan
   from dlrm_jax.prepare import prepare
   from dlrm_jax.scoring.load import load
   from dlrm_jax.train import train
 
-__all__ = ['evaluate', 'load', 'prepare', 'train']
+__all__ = ['evaluate', 'load', 'plan', 'prepare', 'train']
 
 
 def __getattr__(name: str) -> object:

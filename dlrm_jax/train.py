@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from dlrm_jax import heap
-from dlrm_jax.callable_module import make_callable, path_of, shown
+from dlrm_jax.callable_module import make_callable, path_of
 from dlrm_jax.cluster import job
 from dlrm_jax.config import command_line, config_file
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.configs import default
 from dlrm_jax.errors import (
   Ended,
-  InputError,
   end_at_once,
   exit_cleanly,
   status_of,
@@ -119,18 +118,6 @@ def _notes(argv: Sequence[str], config: ConfigDict, folder: Path) -> list[str]:
   )
 
 
-def _loaded(config: ConfigDict | str | os.PathLike[str]) -> ConfigDict:
-  """The config that the argument of a function is or names."""
-  if isinstance(config, str | os.PathLike):
-    return config_file.load(str(path_of('config', config)))
-  if not isinstance(config, ConfigDict):
-    raise InputError(
-      f'config is {shown(config)}; expected a ConfigDict, as get_config() of '
-      'configs/default.py gives, or the name of a file that makes one'
-    )
-  return config
-
-
 def train(
   config: ConfigDict | str | os.PathLike[str],
   workdir: str | os.PathLike[str],
@@ -157,11 +144,7 @@ def train(
   from dlrm_jax.run.workdir import RESULTS, read_object
 
   folder = path_of('workdir', workdir)
-  config = _loaded(config)
-  wrong = next(config_file.wrong_fields(config.to_dict(), _defaults()), None)
-  if wrong:
-    raise InputError(f'config: {wrong}')
-  config = config.copy_and_resolve_references()
+  config = config_file.taken(config, _defaults())
   notes = _notes((), config, folder)
   stopped_by = _train(config, folder, notes, raises=True, live=live)
   if stopped_by:

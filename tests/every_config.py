@@ -2,6 +2,7 @@
 
 import importlib
 
+from configs import notebook
 from dlrm_jax.build.data import open_schema
 from dlrm_jax.data.schema import Column, Scale, Schema
 
@@ -16,6 +17,11 @@ VARIANTS = {
   'movielens': (),
   'multitask': ('shared_bottom', 'mmoe', 'esmm'),
   'ncf': ('mf', 'gmf', 'mlp', 'neumf', 'pretrained'),
+  'notebook': tuple(
+    f'{training},{size}'
+    for training in notebook.TRAININGS
+    for size in notebook.SHARES
+  ),
   'rmc': ('rmc1', 'rmc2', 'rmc3'),
   'synthetic': (),
 }

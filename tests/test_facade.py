@@ -73,10 +73,13 @@ def test_from_a_log_to_predictions(tmp_path, capsys):
 def test_they_stay_callable_beside_their_modules():
   """Importing a module sets the name in the package, too."""
   for name in (
-    'dlrm_jax.prepare.known_ids', 'dlrm_jax.train', 'dlrm_jax.evaluate'
-  ):  # fmt: skip
+    'dlrm_jax.prepare.known_ids',
+    'dlrm_jax.train',
+    'dlrm_jax.evaluate',
+    'dlrm_jax.plan.advice',
+  ):
     importlib.import_module(name)
-  for name in ('prepare', 'train', 'evaluate'):
+  for name in ('prepare', 'train', 'evaluate', 'plan'):
     module = getattr(dlrm_jax, name)
     assert isinstance(module, types.ModuleType)
     assert module is sys.modules[f'dlrm_jax.{name}']
@@ -235,13 +238,13 @@ def test_a_script_without_a_main_part_prepares_with_workers(tmp_path, how):
 
 def test_its_names_are_shown_and_nothing_that_it_imports():
   names = dir(dlrm_jax)
-  assert {'evaluate', 'load', 'prepare', 'train'} <= set(names)
+  assert {'evaluate', 'load', 'plan', 'prepare', 'train'} <= set(names)
   assert {'__doc__', '__name__', '__all__', 'errors'} <= set(names)
   assert not {'Any', 'TYPE_CHECKING', 'import_module', 'importlib'} & set(names)
   assert names == sorted(names)
   found = {}
   exec('from dlrm_jax import *', found)
-  assert {'evaluate', 'load', 'prepare', 'train'} == found.keys() - {
+  assert {'evaluate', 'load', 'plan', 'prepare', 'train'} == found.keys() - {
     '__builtins__'
   }
 

@@ -7,6 +7,7 @@ becomes an `InputError` that names the line of the user's file.
 
 import difflib
 import inspect
+import os
 import runpy
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from dlrm_jax.callable_module import path_of, shown
 from dlrm_jax.config.kinds import OPEN, flatten
 from dlrm_jax.errors import InputError
 
@@ -89,6 +91,30 @@ def load(name: str) -> ConfigDict:
       f'return it'
     )
   return config
+
+
+def taken(
+  config: ConfigDict | str | os.PathLike[str], defaults: Mapping[str, Any]
+) -> ConfigDict:
+  """A copy of the config that a function was given.
+
+  Args:
+    config: all settings, or the name of a file as `find` takes it.
+    defaults: default of every field.
+
+  Raises:
+    InputError: it is neither, or a field is wrong.
+  """
+  if isinstance(config, str | os.PathLike):
+    config = load(str(path_of('config', config)))
+  if not isinstance(config, ConfigDict):
+    raise InputError(
+      f'config is {shown(config)}; expected a ConfigDict, as get_config() of '
+      'configs/default.py gives, or the name of a file that makes one'
+    )
+  if wrong := next(wrong_fields(config.to_dict(), defaults), None):
+    raise InputError(f'config: {wrong}')
+  return config.copy_and_resolve_references()
 
 
 def _check_variant(

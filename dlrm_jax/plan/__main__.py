@@ -8,13 +8,12 @@ No device is used and no example is read: sizes come from a prepared set
 training step is compiled for a TPU slice, without the slice.
 """
 
-import argparse
 import dataclasses
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -29,6 +28,20 @@ if TYPE_CHECKING:
   from dlrm_jax.build.task import Planned
   from dlrm_jax.plan.advice import Flags, Hint
   from dlrm_jax.plan.forecast import Forecast
+
+
+class Wanted(NamedTuple):
+  """What to plan for.
+
+  Attributes:
+    devices: number of devices; None: as many as shards.
+    memory: memory of a device, as in '16GB'; None: that of the config.
+    compile: libtpu's name of a slice to compile for, or None.
+  """
+
+  devices: int | None = None
+  memory: str | None = None
+  compile: str | None = None
 
 
 def _parser() -> Parser:
@@ -145,7 +158,7 @@ def _forecast(
 
 
 def _hint(
-  forecast: 'Forecast', config: ConfigDict, options: argparse.Namespace
+  forecast: 'Forecast', config: ConfigDict, wanted: Wanted
 ) -> 'Hint | None':
   """Flags to add so that the config fits."""
   from dlrm_jax.plan.advice import find_hint
@@ -160,11 +173,45 @@ def _hint(
     changed.update_from_flattened_dict(fields)
     devices: Any = flags.get('devices', forecast.devices)
     try:
-      return _forecast(changed, devices, options.memory)
+      return _forecast(changed, devices, wanted.memory)
     except InputError:
       return None
 
-  return find_hint(forecast, replan, more_devices=not options.compile)
+  return find_hint(forecast, replan, more_devices=not wanted.compile)
+
+
+def planned(
+  config: ConfigDict, wanted: Wanted, notes: Sequence[str]
+) -> dict[str, Any]:
+  """Plans a config and prints the plan; returns its numbers.
+
+  Args:
+    config: all fields.
+    wanted: what to plan for.
+    notes: further notes to print.
+  """
+  from dlrm_jax.plan.advice import hint_lines
+  from dlrm_jax.plan.forecast import forecast_json, forecast_lines
+
+  devices, memory, topology = wanted
+  if memory:
+    read_size('--memory', memory)
+  if topology:
+    devices = _chips(topology, devices)
+  forecast = _forecast(config, devices, memory)
+  notes = (*forecast.notes, *notes)
+  forecast = dataclasses.replace(forecast, notes=notes)
+  hint = _hint(forecast, config, wanted)
+  print(*forecast_lines(forecast), *hint_lines(forecast, hint), sep='\n')
+  numbers = forecast_json(forecast)
+  numbers['suggestions'] = [hint._asdict()] if hint else []
+  if topology:
+    from dlrm_jax.plan import compiled
+
+    report = compiled.report(forecast.task, forecast.batch, topology)
+    print(*report.lines, sep='\n')
+    numbers['compiled'] = report.numbers
+  return numbers
 
 
 @exit_cleanly
@@ -172,34 +219,16 @@ def main(argv: Sequence[str]) -> None:
   """Plans, prints, and compiles with --compile."""
   import jax
 
-  from dlrm_jax.plan.advice import hint_lines
-  from dlrm_jax.plan.forecast import forecast_json, forecast_lines
-
   known = default.get_config().to_dict()
   options = command_line.read_flags(_parser(), argv, known)
-  config, devices = options.config, options.devices
   jax.config.update('jax_platforms', 'cpu')  # No accelerator is needed.
   if options.json:
     files.check_writable(Path(options.json), f'--json={options.json}')
-  if options.memory:
-    read_size('--memory', options.memory)
-  if options.compile:
-    devices = _chips(options.compile, devices)
-  notes = command_line.notes_of_unused(argv, config, known)
-  planned = _forecast(config, devices, options.memory)
-  planned = dataclasses.replace(planned, notes=(*planned.notes, *notes))
-  hint = _hint(planned, config, options)
-  print(*forecast_lines(planned), *hint_lines(planned, hint), sep='\n')
-  result = forecast_json(planned)
-  result['suggestions'] = [hint._asdict()] if hint else []
-  if options.compile:
-    from dlrm_jax.plan import compiled
-
-    report = compiled.report(planned.task, planned.batch, options.compile)
-    print(*report.lines, sep='\n')
-    result['compiled'] = report.numbers
+  wanted = Wanted(options.devices, options.memory, options.compile)
+  notes = command_line.notes_of_unused(argv, options.config, known)
+  numbers = planned(options.config, wanted, notes)
   if options.json:
-    files.write_json(Path(options.json), result)
+    files.write_json(Path(options.json), numbers)
 
 
 def run() -> int:

@@ -23,7 +23,7 @@ from jax.experimental import topologies
 from dlrm_jax import hlo
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.errors import InputError
-from dlrm_jax.plan.paper import Paper, on_paper, paper_lines
+from dlrm_jax.plan.paper import CHIPS, Paper, on_paper, paper_lines
 from dlrm_jax.plan.traffic import memory_bytes
 from dlrm_jax.sharding import SPLIT, make_mesh, sharding_of, use
 from dlrm_jax.text import duration, human
@@ -31,6 +31,9 @@ from dlrm_jax.training.state import Task, abstract_state
 from dlrm_jax.training.step import compiled_step
 
 _EXAMPLES = 'v5e:1x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4'
+_OLDEST = (0, 8, 0)
+"""The first JAX that compiles for chips that are not here; earlier ones crash.
+"""
 # Compile only: skip the discovery of TPUs, and do not lock libtpu.
 _ALONE = {
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
@@ -112,23 +115,40 @@ def _find_size(pattern: str, text: str) -> int | None:
   return round(float(size[:-1]) * 1024 ** (1 + 'KMGT'.index(size[-1])))
 
 
-def find_devices(topology: str) -> list[Any]:
-  """The chips of a slice, without the slice.
+def _here(topology: str) -> list[Any]:
+  """The devices of this process, if they are such a slice."""
+  generation, _, chips = topology.partition(':')
+  devices = jax.devices()
+  count = math.prod(int(n) for n in re.findall(r'\d+', chips))
+  kinds = {
+    generation in CHIPS and d.device_kind == CHIPS[generation].kind
+    for d in devices
+  }
+  return devices if kinds == {True} and len(devices) == count else []
 
-  Call it before any other use of JAX, which must not look for TPUs.
+
+def find_devices(topology: str) -> list[Any]:
+  """The chips of a slice, without the slice, unless this process has it.
 
   Args:
     topology: libtpu's name: generation, and chips in each direction.
 
   Raises:
-    InputError: libtpu is not installed, or does not know the topology.
+    InputError: libtpu or JAX cannot compile for chips that are not here, or
+      libtpu does not know the topology.
   """
+  if here := _here(topology):
+    return here
   if importlib.util.find_spec('libtpu') is None:
     raise InputError(
       f'--compile={topology}: libtpu, the compiler of TPUs, is not installed; '
       f'`pip install "jax[tpu]=={jax.__version__}"` (Linux; without a TPU, too)'
     )
-  jax.config.update('jax_platforms', 'cpu')
+  if jax.__version_info__ < _OLDEST:
+    raise InputError(
+      f'--compile={topology}: JAX {jax.__version__} cannot compile for chips '
+      f'that are not here; expected {".".join(map(str, _OLDEST))} or later'
+    )
   for name, value in _ALONE.items():
     os.environ.setdefault(name, value)
   one_chip = set(re.findall(r'\d+', topology.partition(':')[2])) == {'1'}

@@ -18,6 +18,7 @@ class Chip(NamedTuple):
   """Rates of a TPU chip.
 
   Attributes:
+    kind: JAX's name of the chip.
     products: bfloat16 operations a second; products of float32 are computed
       in bfloat16, too, unless `jax_default_matmul_precision` asks for more.
     memory: bytes a second between the memory and the cores.
@@ -25,6 +26,7 @@ class Chip(NamedTuple):
     ring: an axis with a multiple of this many chips is a ring.
   """
 
+  kind: str
   products: float
   memory: float
   link: float
@@ -32,9 +34,9 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-  'v5e': Chip(197e12, 819e9, 45e9, 16),
-  'v5p': Chip(459e12, 2765e9, 90e9, 4),
-  'v6e': Chip(918e12, 1600e9, 90e9, 16),
+  'v5e': Chip('TPU v5 lite', 197e12, 819e9, 45e9, 16),
+  'v5p': Chip('TPU v5', 459e12, 2765e9, 90e9, 4),
+  'v6e': Chip('TPU v6 lite', 918e12, 1600e9, 90e9, 16),
 }
 """Chips by libtpu's name of their generation.
 

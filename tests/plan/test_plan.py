@@ -209,7 +209,7 @@ MISTAKES = [
     ('--config=configs/nope.py',),
     '--config=configs/nope.py: no such file; with dlrm_jax come avazu, '
     'criteo_kaggle, criteo_mlperf, criteo_terabyte, default, frappe, '
-    'movielens, multitask, ncf, rmc, synthetic',
+    'movielens, multitask, ncf, notebook, rmc, synthetic',
   ),
   (
     (KAGGLE + ':besst',),

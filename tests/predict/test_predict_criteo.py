@@ -66,7 +66,7 @@ def want(run):
 
 
 def check(found, want):
-  np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('first', [0, 1])
