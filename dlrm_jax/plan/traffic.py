@@ -26,6 +26,7 @@ _ON_CHIP = re.compile(r'\w+\[[\d,]*\]\{[^{}]*S\([1-9]\d*\)[^{}]*\}')
 _NAME = re.compile(r'%([\w.-]+)')
 _CALLED = re.compile(r'(?:calls|to_apply)=%?([\w.-]+)')
 _BODY = re.compile(r'body=%?([\w.-]+)')
+_CONDITION = re.compile(r'condition=%?([\w.-]+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _BRANCHES = re.compile(
   r'(?:branch_computations=\{([^}]*)\}'
@@ -50,18 +51,22 @@ class _Operation:
   Attributes:
     shape: text of the type of its result.
     opcode: name of the operation.
-    operands: names of the operands.
+    inside: text of the operands; of a parameter its number, of a constant its
+      value.
     rest: text after the operands.
     root: whether it is the result of its computation.
-    position: number of the parameter, where it is one.
   """
 
   shape: str
   opcode: str
-  operands: tuple[str, ...]
+  inside: str
   rest: str
   root: bool
-  position: int | None
+
+  @property
+  def operands(self) -> tuple[str, ...]:
+    """Names of the operands."""
+    return tuple(_NAME.findall(self.inside))
 
   @property
   def size(self) -> int:
@@ -101,10 +106,9 @@ def _read(hlo: str) -> tuple[dict[str, _Computation], str]:
       operations[name] = _Operation(
         shape=shape,
         opcode=opcode,
-        operands=tuple(_NAME.findall(inside)),
+        inside=inside,
         rest=rest,
         root=root is not None,
-        position=int(inside) if opcode == 'parameter' else None,
       )
   return computations, entry
 
@@ -147,9 +151,15 @@ def _rows(body: _Computation, operation: _Operation) -> int:
   return shape_bytes(body[operation.operands[at]].shape)
 
 
+def _root(body: _Computation) -> _Operation:
+  """The operation whose result is that of its computation."""
+  (root,) = (operation for operation in body.values() if operation.root)
+  return root
+
+
 def _written(body: _Computation) -> int | None:
   """Bytes of the rows that a fusion writes; None: its whole result."""
-  (root,) = (operation for operation in body.values() if operation.root)
+  root = _root(body)
   if root.opcode == 'bitcast':
     root = body[_source(body, root.operands[0])]
   return _rows(body, root) if root.opcode in _CHANGED else None
@@ -176,9 +186,8 @@ class _Module:
       scope = _SCOPE.search(rest)
       if scope and 'overflow' in scope.group(1).split('/'):
         return 0
-      trips = _TRIPS.search(rest)
       (inner,) = _BODY.findall(rest)
-      return self.of_computation(inner) * int(trips.group(1) if trips else 1)
+      return self.of_computation(inner) * self._trips(rest)
     if opcode == 'conditional':
       (found,) = _BRANCHES.findall(rest)
       names = _NAME.findall(' '.join(found))
@@ -189,6 +198,23 @@ class _Module:
     if opcode == 'fusion':
       return self._of_fusion(body, operation)
     return self._of_plain(body, operation)
+
+  def _trips(self, rest: str) -> int:
+    """How often a loop runs, from the text after its operands; 1 if unknown.
+
+    The compiler of TPUs does not say it, so that the condition has to: it
+    compares a counter, which begins with 0, with a constant.
+    """
+    if known := _TRIPS.search(rest):
+      return int(known.group(1))
+    (condition,) = _CONDITION.findall(rest)
+    body = self._computations[condition]
+    root = _root(body)
+    if root.opcode == 'compare' and 'direction=LT' in root.rest:
+      limit = body[_source(body, root.operands[1])]
+      if limit.opcode == 'constant':
+        return int(limit.inside)
+    return 1
 
   def _of_plain(self, body: _Computation, operation: _Operation) -> int:
     """Bytes of an operation that is no fusion."""
@@ -209,9 +235,9 @@ class _Module:
     inner = self._computations[called]
     read = 0
     for name, parameter in inner.items():
-      if parameter.position is None:
+      if parameter.opcode != 'parameter':
         continue
-      whole = body[operation.operands[parameter.position]].size
+      whole = body[operation.operands[int(parameter.inside)]].size
       rows = _rows_of(inner, name)
       read += whole if rows is None else min(rows, whole)
     written = _written(inner)
