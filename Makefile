@@ -1,6 +1,8 @@
 # Two commands do everything on a bare clone: `make train` and `make test`.
 # Each makes .venv and installs what it needs, anew when requirements change.
 # `make test-all` also runs the tests that are marked as slow.
+# `make test-versions` runs them on every Python that is there (docs/versions.md);
+# `make licences` lists the licences of all that an installation brings.
 # `make bench PEERS="--peer_python=PYTHON --dlrm=PATH --input=train.txt"` times
 # it beside its peers; all three flags may be left out.
 
@@ -13,7 +15,7 @@ TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 WORKDIR ?= runs/synthetic
 PEERS ?=
 
-.PHONY: train test test-all bench lint clean
+.PHONY: train test test-all test-versions bench licences lint clean
 .DELETE_ON_ERROR:
 
 train: .venv/train.stamp
@@ -24,6 +26,14 @@ test: lint
 
 test-all: test
 	$(TESTS) -m slow
+
+test-versions: .venv/test.stamp
+	$(BIN)/python -m benchmarks.versions
+
+licences:
+	$(PYTHON) -m venv --clear .venv/licences
+	.venv/licences/bin/python -m pip install --quiet -r requirements.txt pip-licenses
+	.venv/licences/bin/pip-licenses --from=mixed --order=license
 
 bench: .venv/train.stamp
 	$(BIN)/python -m benchmarks $(PEERS)

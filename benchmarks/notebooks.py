@@ -10,7 +10,6 @@ ipykernel, there.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -22,10 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import nbclient
 import nbformat
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -33,13 +29,28 @@ NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 _SLOWEST = 1800  # seconds of a cell
 
 
-def build_wheel(folder: pathlib.Path) -> pathlib.Path:
-  """The wheel of this checkout, built in a folder without the rest of it."""
-  source = folder / 'source'  # a build leaves files where it is made
+def copy_source(folder: pathlib.Path) -> pathlib.Path:
+  """Copies what the package is built of; a build leaves files where it is."""
   for name in ('dlrm_jax', 'configs'):
-    shutil.copytree(ROOT / name, source / name, symlinks=True)
-  for name in ('pyproject.toml', 'requirements.txt', 'README.md', 'LICENSE'):
-    shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / name, folder / name, symlinks=True)
+  for name in (
+    *('pyproject.toml', 'requirements.txt', 'README.md', 'LICENSE'),
+    'MANIFEST.in',
+  ):
+    shutil.copy(ROOT / name, folder)
+  return folder
+
+
+def build_wheel(
+  folder: pathlib.Path, source: pathlib.Path | None = None
+) -> pathlib.Path:
+  """Builds the wheel.
+
+  Args:
+    folder: a folder for it.
+    source: a copy of what it is built of; None: one of this checkout.
+  """
+  source = source or copy_source(folder / 'source')
   subprocess.run(
     [
       *(sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps'),
@@ -101,36 +112,37 @@ def run_notebook(
     path: the notebook.
     folder: the folder that it runs in.
     variables: of the environment, as `bare_environment` makes them.
+
+  Raises:
+    subprocess.CalledProcessError: a cell failed.
   """
-  with tempfile.TemporaryDirectory() as specs:
-    kernel = pathlib.Path(specs) / 'bare'
-    kernel.mkdir()
-    (kernel / 'kernel.json').write_text(
-      json.dumps(
-        {
-          'argv': [
-            shutil.which('python', path=variables['PATH']),
-            *('-m', 'ipykernel_launcher', '-f', '{connection_file}'),
-          ],
-          'display_name': 'bare',
-          'language': 'python',
-        }
-      )
+  place = shutil.copy(path, folder)
+  with tempfile.TemporaryDirectory() as jupyter:
+    kernel = pathlib.Path(jupyter) / 'kernels' / 'bare'
+    kernel.mkdir(parents=True)
+    python = shutil.which('python', path=variables['PATH'])
+    spec = {
+      'argv': [
+        *(python, '-m', 'ipykernel_launcher', '-f', '{connection_file}'),
+      ],
+      'display_name': 'bare',
+      'language': 'python',
+      'env': dict(variables),
+    }
+    (kernel / 'kernel.json').write_text(json.dumps(spec))
+    subprocess.run(
+      [
+        *(sys.executable, '-c', 'from nbclient.cli import main; main()'),
+        *('--inplace', '--kernel_name=bare', f'--timeout={_SLOWEST}', place),
+      ],
+      env=os.environ | {'JUPYTER_PATH': jupyter},
+      check=True,
     )
-    manager = AsyncKernelManager(
-      kernel_name='bare',
-      kernel_spec_manager=KernelSpecManager(kernel_dirs=[specs]),
-    )
-    notebook: Any = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(
-      notebook,
-      km=manager,
-      timeout=_SLOWEST,
-      resources={'metadata': {'path': str(folder)}},
-      record_timing=False,
-    )
-    with contextlib.chdir(folder):
-      client.execute(env=dict(variables), cwd=str(folder))
+  notebook: Any = nbformat.read(place, as_version=4)
+  written: Any = nbformat.read(path, as_version=4)
+  notebook.metadata = written.metadata  # without the name of the kernel
+  for cell in notebook.cells:
+    cell.metadata.pop('execution', None)  # at which time
   return notebook
 
 

@@ -12,8 +12,10 @@ import zipfile
 
 import pytest
 
+from benchmarks.notebooks import build_wheel, copy_source
 from dlrm_jax.config import config_file
 from dlrm_jax.errors import InputError
+from tests.archives import unpack
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
@@ -22,24 +24,8 @@ PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
   """A folder with the content of the wheel alone."""
-  pytest.importorskip('setuptools', minversion='77')
   folder = tmp_path_factory.mktemp('wheel')
-  source = folder / 'source'  # building leaves files where it is done
-  for name in ('dlrm_jax', 'configs'):
-    shutil.copytree(ROOT / name, source / name, symlinks=True)
-  for name in ('pyproject.toml', 'requirements.txt', 'README.md', 'LICENSE'):
-    shutil.copy(ROOT / name, source)
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps'),
-      *('--no-build-isolation', f'--wheel-dir={folder}', str(source)),
-    ],
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
-  (wheel,) = folder.glob('*.whl')
-  with zipfile.ZipFile(wheel) as archive:
+  with zipfile.ZipFile(build_wheel(folder)) as archive:
     archive.extractall(folder / 'site')
   return folder / 'site'
 
@@ -83,6 +69,64 @@ def test_an_installed_command_trains_with_a_config_of_the_package(
   assert done.returncode == 0, done.stderr
   assert (tmp_path / 'run' / 'report.html').exists()
   assert (tmp_path / 'run' / 'results.json').exists()
+  done = run(['dlrm-evaluate', '--workdir=run'], installed, tmp_path)
+  assert done.returncode == 0, done.stderr
+  head = ','.join(
+    [f'I{i}' for i in range(1, 5)] + [f'C{i}' for i in range(1, 9)]
+  )
+  (tmp_path / 'rows.csv').write_text(f'{head}\n1,0,0,2,7,8,9,1|2,3,4,5,0\n')
+  words = '--workdir=run', '--data=rows.csv', '--output=scores.csv'
+  done = run(['dlrm-predict', *words], installed, tmp_path)
+  assert done.returncode == 0, done.stderr
+  title, value = (tmp_path / 'scores.csv').read_text().split()
+  assert title == 'probability'
+  assert 0 < float(value) < 1
+
+
+@pytest.mark.slow
+def test_the_source_archive_has_what_the_wheel_is_built_of(tmp_path):
+  """A build from it gives the files of a build from the repository."""
+  source = copy_source(tmp_path / 'source')
+  build = [sys.executable, '-m', 'build', '--no-isolation', '--sdist']
+  subprocess.run([*build, str(source)], check=True, capture_output=True)
+  (archive,) = (source / 'dist').glob('*.tar.gz')
+  unpack(archive, tmp_path / 'unpacked')
+  (again,) = (tmp_path / 'unpacked').iterdir()
+  wheels = build_wheel(tmp_path / 'a'), build_wheel(tmp_path / 'b', again)
+  contents = []
+  for wheel in wheels:
+    assert wheel.stat().st_size < 2e6
+    with zipfile.ZipFile(wheel) as packed:
+      contents.append(
+        {
+          name: packed.read(name)
+          for name in packed.namelist()
+          if not name.endswith('RECORD')
+        }
+      )
+  assert contents[0] == contents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('file', ['Dockerfile', 'Dockerfile.gpu'])
+def test_an_image_gets_all_that_its_install_needs(file, tmp_path):
+  text = (ROOT / file).read_text()
+  source = tmp_path / 'source'
+  source.mkdir()
+  for names, folder in re.findall(r'^COPY (.*) /source(/\S*)$', text, re.M):
+    for name in names.split():
+      if (ROOT / name).is_dir():
+        shutil.copytree(ROOT / name, source / folder[1:], symlinks=True)
+      else:
+        shutil.copy(ROOT / name, source)
+  wheel = build_wheel(tmp_path / 'built', source)
+  with zipfile.ZipFile(wheel) as packed:
+    assert 'dlrm_jax/configs/synthetic.py' in packed.namelist()
+  (extra,) = re.findall(
+    r'^RUN pip install .*/source(?:\[(\w+)\]")?$', text, re.M
+  )
+  assert not extra or extra in PROJECT['optional-dependencies']
+  assert set(re.findall(r'dlrm-\w+', text)) <= set(PROJECT['scripts'])
 
 
 def test_a_config_of_a_user_begins_with_the_default_of_the_package(
