@@ -24,14 +24,14 @@ from dlrm_jax import hlo
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.errors import InputError
 from dlrm_jax.plan.paper import CHIPS, Paper, on_paper, paper_lines
-from dlrm_jax.plan.traffic import memory_bytes
+from dlrm_jax.plan.traffic import memory_bytes, products
 from dlrm_jax.sharding import SPLIT, make_mesh, sharding_of, use
 from dlrm_jax.text import duration, human
 from dlrm_jax.training.state import Task, abstract_state
 from dlrm_jax.training.step import compiled_step
 
 _EXAMPLES = 'v5e:1x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4'
-_OLDEST = (0, 8, 0)
+OLDEST = (0, 8, 0)
 """The first JAX that compiles for chips that are not here; earlier ones crash.
 """
 # Compile only: skip the discovery of TPUs, and do not lock libtpu.
@@ -144,10 +144,10 @@ def find_devices(topology: str) -> list[Any]:
       f'--compile={topology}: libtpu, the compiler of TPUs, is not installed; '
       f'`pip install "jax[tpu]=={jax.__version__}"` (Linux; without a TPU, too)'
     )
-  if jax.__version_info__ < _OLDEST:
+  if jax.__version_info__ < OLDEST:
     raise InputError(
       f'--compile={topology}: JAX {jax.__version__} cannot compile for chips '
-      f'that are not here; expected {".".join(map(str, _OLDEST))} or later'
+      f'that are not here; expected {".".join(map(str, OLDEST))} or later'
     )
   for name, value in _ALONE.items():
     os.environ.setdefault(name, value)
@@ -258,7 +258,9 @@ def _described(
       program=memory.generated_code_size_in_bytes,
     ),
     collectives=hlo.collectives(text),
-    flops=costs.get('flops', math.nan),
+    # The compiler counts the body of a loop once.
+    flops=costs.get('flops', math.nan)
+    + (products(text) - products(text, loops=False)),
     memory_bytes=memory_bytes(text),
     seconds=seconds,
     text=text,

@@ -2,6 +2,7 @@
 
     text = jax.jit(step).lower(...).compile().as_text()
     memory_bytes(text)  # bytes read and written by a chip in a step
+    products(text)      # operations of its matrix products
 
 An operation outside of fusions reads its operands and writes its results once.
 Arrays in the on-chip memory of a TPU, whose layout says so (`S(1)`), cost
@@ -10,13 +11,16 @@ that is scattered into, the rows that change, read and written. A loop counts as
 often as the compiler says that it runs, else once; of a conditional its largest
 branch. Loops in the scope `overflow` usually make no trip and count nothing.
 
-This is less than `cost_analysis()['bytes accessed']`, which counts the on-chip
-memory, too.
+`cost_analysis()` of JAX says other numbers: its bytes are those of the on-chip
+memory, too, and it counts the body of every loop once.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from dlrm_jax.hlo import shape_bytes
 
@@ -113,6 +117,12 @@ def _read(hlo: str) -> tuple[dict[str, _Computation], str]:
   return computations, entry
 
 
+def _branches(rest: str) -> list[str]:
+  """Computations of a conditional, from the text after its operands."""
+  (found,) = _BRANCHES.findall(rest)
+  return _NAME.findall(' '.join(found))
+
+
 def _users(body: _Computation, name: str) -> Iterator[_Operation]:
   """Operations of a fusion that use a value, past those that only rename it."""
   for user, operation in body.items():
@@ -165,11 +175,87 @@ def _written(body: _Computation) -> int | None:
   return _rows(body, root) if root.opcode in _CHANGED else None
 
 
+def _dims(shape: str) -> list[int]:
+  """Sizes of the axes of the first array in the text of a type.
+
+  >>> _dims('f32[2,3]{1,0:T(8,128)}')
+  [2, 3]
+  """
+  dims = shape[shape.index('[') + 1 : shape.index(']')]
+  return [int(n) for n in dims.split(',') if n]
+
+
+def _window(rest: str, field: str, axes: int, default: str) -> list[str]:
+  """A field of a convolution's window, for each of its axes."""
+  found = re.search(rf'window=\{{[^}}]*\b{field}=([\dx_-]+)', rest)
+  return found.group(1).split('x') if found else [default] * axes
+
+
+def _convolution(body: _Computation, operation: _Operation) -> int:
+  """Operations of a convolution, which matrix products of TPUs are.
+
+  A position of the window counts where it is on a value of the operand, and not
+  on padding or between dilated values: products of batches are so written.
+  """
+  rest = operation.rest
+  (labels,) = re.findall(r'dim_labels=(\w+)_(\w+)->(\w+)', rest)
+  names = *operation.operands[:2], None
+  lhs, rhs, out = (
+    dict(zip(axes, _dims(body[n].shape if n else operation.shape), strict=True))
+    for axes, n in zip(labels, names, strict=True)
+  )
+  spatial = [axis for axis in labels[0] if axis.isdigit()]
+  fields = (('stride', '1'), ('pad', '0_0'), ('lhs_dilate', '1'))
+  fields += (('rhs_dilate', '1'),)
+  windows = [_window(rest, f, len(spatial), x) for f, x in fields]
+  count = 2 * out['b'] * out['f'] * rhs['i']
+  for axis, stride, pad, spread, apart in zip(spatial, *windows, strict=True):
+    at = np.add.outer(
+      np.arange(out[axis]) * int(stride) - int(pad.split('_')[0]),
+      np.arange(rhs[axis]) * int(apart),
+    )
+    inside = (at >= 0) & (at < (lhs[axis] - 1) * int(spread) + 1)
+    count *= int((inside & (at % int(spread) == 0)).sum())
+  groups = re.search(r'batch_group_count=(\d+)', rest)
+  return count // int(groups.group(1)) if groups else count
+
+
+def _product(body: _Computation, operation: _Operation) -> int:
+  """Operations of a matrix product; 0 for anything else."""
+  if operation.opcode == 'convolution':
+    return _convolution(body, operation)
+  if operation.opcode != 'dot':
+    return 0
+  (axes,) = re.findall(r'lhs_contracting_dims=\{([\d,]*)\}', operation.rest)
+  lhs = _dims(body[operation.operands[0]].shape)
+  summed = math.prod(lhs[int(axis)] for axis in axes.split(',') if axis)
+  return 2 * math.prod(_dims(operation.shape)) * summed
+
+
 class _Module:
-  """Bytes of the operations of a module."""
+  """Bytes and products of the operations of a module."""
 
   def __init__(self, computations: Mapping[str, _Computation]) -> None:
     self._computations = computations
+
+  def products(self, name: str, loops: bool) -> int:
+    """Operations of the products of a computation and of those it calls."""
+    count = 0
+    body = self._computations[name]
+    for operation in body.values():
+      count += _product(body, operation)
+      opcode, rest = operation.opcode, operation.rest
+      if opcode == 'while':
+        (inner,) = _BODY.findall(rest)
+        count += self.products(inner, loops) * (
+          self._trips(rest) if loops else 1
+        )
+      elif opcode in ('fusion', 'call', 'async-start'):
+        for inner in _CALLED.findall(rest):
+          count += self.products(inner, loops)
+      elif opcode == 'conditional':
+        count += max(self.products(x, loops) for x in _branches(rest))
+    return count
 
   def of_computation(self, name: str) -> int:
     """Bytes of all operations of a computation."""
@@ -189,9 +275,7 @@ class _Module:
       (inner,) = _BODY.findall(rest)
       return self.of_computation(inner) * self._trips(rest)
     if opcode == 'conditional':
-      (found,) = _BRANCHES.findall(rest)
-      names = _NAME.findall(' '.join(found))
-      return max(self.of_computation(name) for name in names)
+      return max(self.of_computation(name) for name in _branches(rest))
     if opcode in ('call', 'async-start'):
       (inner,) = _CALLED.findall(rest)
       return self.of_computation(inner)
@@ -268,3 +352,14 @@ def memory_bytes(hlo: str) -> int:
   """
   computations, entry = _read(hlo)
   return _Module(computations).of_computation(entry)
+
+
+def products(hlo: str, loops: bool = True) -> int:
+  """Operations of the matrix products of a module, two for each summand.
+
+  Args:
+    hlo: text of a compiled module.
+    loops: whether the body of a loop counts as often as it runs, or once.
+  """
+  computations, entry = _read(hlo)
+  return _Module(computations).products(entry, loops)

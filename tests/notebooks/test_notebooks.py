@@ -1,6 +1,5 @@
 """The notebooks, in a new environment and a folder without the repository."""
 
-import importlib.util
 import pathlib
 import re
 import shutil
@@ -15,6 +14,7 @@ from configs import notebook
 from dlrm_jax.build.data import open_schema
 from dlrm_jax.build.task import build_task
 from dlrm_jax.plan import compiled
+from tests.absent_chips import COMPILES, needs_compiler
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
@@ -51,7 +51,7 @@ def test_without_data_each_part_that_needs_some_says_so(tmp_path, variables):
     'Criteo is left out: no train.txt, train.txt.gz, day_0.gz in ., /content, '
     '/content/drive/MyDrive'
   )
-  assert len(rest) == 1 + (importlib.util.find_spec('libtpu') is None)
+  assert len(rest) == 1 + (not COMPILES)
   assert (tmp_path / 'model.zip').exists()
   assert not (tmp_path / 'runs' / 'movielens').exists()
 
@@ -63,7 +63,7 @@ def test_with_data_everything_runs(tmp_path, variables, real_data):
   ):  # fmt: skip
     shutil.copy(real_data / file, tmp_path)
   text = run(FIRST, tmp_path, variables)
-  assert len(left_out(text)) == (importlib.util.find_spec('libtpu') is None)
+  assert len(left_out(text)) == (not COMPILES)
   for name in ('synthetic', 'compressed', 'movielens', 'criteo'):
     assert (tmp_path / 'runs' / name / 'report.html').exists()
 
@@ -126,12 +126,6 @@ def number(version):
   return [int(part) for part in re.findall(r'\d+', version)]
 
 
-needs_libtpu = pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None,
-  reason='libtpu, the compiler of TPUs, is not installed (Linux x86-64 only)',
-)
-
-
 def task_of(training, size, chips, grown):
   """The task of a training; `grown`: with tables of 12 GB."""
   config = notebook.get_config(f'{training},{size}')
@@ -149,7 +143,7 @@ def table_bytes(task):
   return sum(4 * t.rows * t.dim for t in task.collection.tables)
 
 
-@needs_libtpu
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize('topology', ['v5e:1x1', 'v5e:2x4'])
 @pytest.mark.parametrize('training', notebook.TRAININGS)
@@ -160,7 +154,7 @@ def test_every_step_compiles_for_tpus(training, topology):
   assert step.memory.total < 15.5e9
 
 
-@needs_libtpu
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize('training', ['synthetic', 'movielens', 'criteo'])
 def test_tables_of_12_gb_train_on_a_chip_of_16(training):

@@ -1,6 +1,5 @@
 """The training step compiled for TPUs that are not here."""
 
-import importlib.util
 import re
 
 import jax
@@ -15,11 +14,8 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.plan import compiled
 from dlrm_jax.training.memory import row_state, step_memory
 from tests import family
+from tests.absent_chips import needs_compiler
 
-needs_libtpu = pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None,
-  reason='libtpu, the compiler of TPUs, is not installed (Linux x86-64 only)',
-)
 HOTNESS = {'one id': (1, 1, 1), 'bags': (1, 4, 1)}
 
 
@@ -38,7 +34,7 @@ def make_task(hotness, chips, rows=800_000, dim=128):
   return build_task(config, *open_schema(config))
 
 
-@needs_libtpu
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'topology', 'dim'),
@@ -68,7 +64,7 @@ def test_memory_is_as_planned_and_nothing_has_the_size_of_a_table(
   assert bool(step.collectives) == (len(devices) > 1)
 
 
-@needs_libtpu
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 def test_a_step_of_every_model_compiles_for_tpus(name):
@@ -86,7 +82,7 @@ def test_a_step_of_every_model_compiles_for_tpus(name):
   assert step.collectives
 
 
-@needs_libtpu
+@needs_compiler
 def test_a_step_that_does_not_fit_says_how_much_it_wanted():
   task = make_task(HOTNESS['one id'], 1, rows=40_000_000)
   told, numbers = compiled.report(task, 1024, 'v5e:1x1')
@@ -97,7 +93,7 @@ def test_a_step_that_does_not_fit_says_how_much_it_wanted():
   assert available == pytest.approx(15.75 * 2**30 / 1e9, rel=0.01)
 
 
-@needs_libtpu
+@needs_compiler
 def test_slices_that_there_are_not():
   with pytest.raises(InputError, match=r'v5e:7x.* such as v5e:1x1, v5e:2x4'):
     compiled.find_devices('v5e:7x9')

@@ -1,20 +1,16 @@
 """Bytes and least times of compiled steps."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from configs import synthetic
 from dlrm_jax.hlo import Collective
 from dlrm_jax.plan import compiled, paper
-from dlrm_jax.plan.traffic import memory_bytes
+from dlrm_jax.plan.traffic import memory_bytes, products
+from tests.absent_chips import needs_compiler
 
-needs_libtpu = pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None,
-  reason='libtpu, the compiler of TPUs, is not installed (Linux x86-64 only)',
-)
 ROWS, READ, WIDTH = 100_000, 256, 128
 
 
@@ -38,7 +34,7 @@ def text_of(function, device):
   return compiled_step.compile().as_text()
 
 
-@needs_libtpu
+@needs_compiler
 @pytest.mark.parametrize(('function', 'times'), [(step, 1), (loop, 10)])
 def test_of_a_table_the_rows_count_that_are_read_and_written(function, times):
   device, *_ = compiled.find_devices('v5e:1x1')
@@ -57,6 +53,51 @@ def test_a_copied_table_counts_twice():
     .as_text()
   )
   assert memory_bytes(text) >= 2 * ROWS * WIDTH * 4
+
+
+def chain(x):
+  for _ in range(10):
+    x = jnp.tanh(x @ x)
+  return x
+
+
+def chain_in_a_loop(x):
+  return jax.lax.fori_loop(0, 10, lambda _, y: jnp.tanh(y @ y), x)
+
+
+@pytest.mark.parametrize(('function', 'trips'), [
+  (chain, 1), (chain_in_a_loop, 10)
+])  # fmt: skip
+@pytest.mark.parametrize(
+  'where', ['cpu', pytest.param('v5e:1x1', marks=needs_compiler)]
+)
+def test_products_in_loops_count_as_often_as_they_run(function, trips, where):
+  here = jax.devices()[0]
+  device = here if where == 'cpu' else compiled.find_devices(where)[0]
+  place = NamedSharding(Mesh([device], ('x',)), PartitionSpec())
+  x = jax.ShapeDtypeStruct((256, 256), jnp.float32, sharding=place)
+  step = jax.jit(function).lower(x).compile()
+  counted = products(step.as_text())
+  assert counted == 10 * 2 * 256**3
+  assert products(step.as_text(), loops=False) == counted / trips
+  # What the compiler says is of one trip.
+  said = step.cost_analysis()['flops']
+  assert said == pytest.approx(counted / trips, rel=0.01)
+
+
+@needs_compiler
+@pytest.mark.slow
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
+def test_micro_batches_change_no_count_of_operations():
+  import dlrm_jax
+
+  found = []
+  for size in (0, 128):
+    config = synthetic.get_config()
+    config.train.batch_size, config.train.micro_batch = 1024, size
+    plan = dlrm_jax.plan(config, devices=1, compile='v5e:1x1')
+    found.append(plan['compiled']['flops'])
+  assert found[1] == pytest.approx(found[0], rel=0.1)
 
 
 def of(kind, size, group=8, overflow=False):
@@ -104,7 +145,7 @@ def test_the_slowest_part_binds():
   assert paper.on_paper('v4:1x1', 1.0, 1, []) is None
 
 
-@needs_libtpu
+@needs_compiler
 @jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_a_compiled_step_tells_its_bound(capsys):
   import dlrm_jax
