@@ -24,8 +24,8 @@ CONFIGS = (
   *('criteo_terabyte', 'criteo_mlperf', 'criteo_mlperf:multihot'),
   *('criteo_mlperf:dcnv2', 'frappe:dlrm', 'ncf:mf', 'ncf:neumf'),
   *('multitask:mmoe', 'rmc:rmc1', 'rmc:rmc2', 'rmc:rmc3', 'synthetic'),
-  *('notebook:synthetic,full', 'notebook:movielens,full'),
-  'notebook:criteo,full',
+  *('notebook:synthetic_full', 'notebook:movielens_full'),
+  'notebook:criteo_full',
 )
 
 

@@ -1,8 +1,8 @@
 r"""The trainings of notebooks/, with all of their sizes.
 
-  python train.py --config=configs/notebook.py:synthetic,tenth --workdir=runs/n
+  python train.py --config=configs/notebook.py:synthetic_tenth --workdir=runs/n
 
-A variant is TRAINING,SIZE. The trainings:
+A variant is TRAINING_SIZE. The trainings:
 
   | training     | data                       | model                          |
   |--------------|----------------------------|--------------------------------|
@@ -37,18 +37,16 @@ def choose_size() -> str:
   return os.environ.get('DLRM_JAX_NOTEBOOK_SIZE') or chosen
 
 
-def get_config(variant: str = 'synthetic,full') -> ConfigDict:
+def get_config(variant: str = 'synthetic_full') -> ConfigDict:
   """A training of the notebooks.
 
   Args:
-    variant: TRAINING,SIZE as above.
+    variant: TRAINING_SIZE as above.
   """
-  training, _, size = variant.partition(',')
+  training, _, size = variant.partition('_')
   if training not in TRAININGS or size not in SHARES:
-    raise ValueError(
-      f'variant {variant!r}: expected one of {", ".join(TRAININGS)}, a comma '
-      f'and one of {", ".join(SHARES)}'
-    )
+    known = (f'{first}_{last}' for first in TRAININGS for last in SHARES)
+    raise ValueError(f'variant {variant!r}: expected {", ".join(known)}')
   if training == 'movielens':
     config = movielens.get_config()
     config.table_optimizer.name = 'rowwise_adagrad'

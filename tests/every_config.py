@@ -18,7 +18,7 @@ VARIANTS = {
   'multitask': ('shared_bottom', 'mmoe', 'esmm'),
   'ncf': ('mf', 'gmf', 'mlp', 'neumf', 'pretrained'),
   'notebook': tuple(
-    f'{training},{size}'
+    f'{training}_{size}'
     for training in notebook.TRAININGS
     for size in notebook.SHARES
   ),

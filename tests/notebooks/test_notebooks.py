@@ -128,7 +128,7 @@ def number(version):
 
 def task_of(training, size, chips, grown):
   """The task of a training; `grown`: with tables of 12 GB."""
-  config = notebook.get_config(f'{training},{size}')
+  config = notebook.get_config(f'{training}_{size}')
   config.tables.placement = 'auto'
   if config.data.kind == 'synthetic' and grown:
     config.data.synthetic.size = grown
@@ -191,5 +191,5 @@ def test_live_curves_need_a_notebook(tmp_path):
   from dlrm_jax.errors import InputError
 
   with pytest.raises(InputError, match='live is True; expected a notebook'):
-    dlrm_jax.train('notebook:synthetic,smoke', tmp_path / 'run', live=True)
+    dlrm_jax.train('notebook:synthetic_smoke', tmp_path / 'run', live=True)
   assert not (tmp_path / 'run').exists()
