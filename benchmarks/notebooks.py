@@ -5,8 +5,8 @@
 Each notebook runs in an empty folder and a new environment, into which its own
 first cell installs the package: the repository is not around. The environment
 has the libraries of this one; --python=PYTHON takes those of another one, such
-as one with what Colab has (`tests/colab.txt`). Needs nbclient, here, and
-ipykernel, there.
+as one with what Colab has (`tests/notebooks/colab.txt`). Needs nbclient, here,
+and ipykernel, there.
 """
 
 import argparse

@@ -53,9 +53,11 @@ def _lowest() -> tuple[str, ...]:
 
 
 def _colab() -> tuple[str, ...]:
-  """What Colab has, but the tools of notebooks and installers."""
+  """What Colab has, but what installs and builds."""
   lines = (ROOT / 'tests' / 'notebooks' / 'colab.txt').read_text().splitlines()
-  return tuple(x for x in lines if x and not x.startswith(('#', 'pip==')))
+  return tuple(
+    x for x in lines if x and not x.startswith(('#', 'pip==', 'setuptools=='))
+  )
 
 
 def environments() -> Iterator[Environment]:
@@ -124,6 +126,9 @@ def measure(environment: Environment, folder: pathlib.Path) -> dict[str, Any]:
   told = _run(python, 'train.py', '--config=synthetic', f'--workdir={run}')
   (folder / 'run.txt').write_text(told)
   results = json.loads((run / 'results.json').read_text())
+  notebooks = [sys.executable, '-m', 'benchmarks.notebooks', '--dry']
+  told = _run(*notebooks, '--size=smoke', f'--python={python}')
+  (folder / 'notebooks.txt').write_text(told)
   return {
     'name': environment.name,
     'python': _run(python, '--version').split()[-1],
@@ -131,22 +136,40 @@ def measure(environment: Environment, folder: pathlib.Path) -> dict[str, Any]:
     'tests': _summary(tests),
     'goldens': _summary(goldens),
     'auc': results['splits']['test']['auc'],
+    'notebooks': len(re.findall(r'^\w+\.ipynb: \d+ s$', told, re.M)),
+    'commit': _run('git', 'rev-parse', '--short', 'HEAD').strip(),
   }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
   """The lines of the table in Markdown."""
   head = ('environment', 'Python', *_SHOWN, 'fast tests', 'goldens', 'AUC')
+  head += ('notebooks', 'commit')
   lines = [f'| {" | ".join(head)} |', '|' + '---|' * len(head)]
   for row in rows:
     cells = (
       *(row['name'], row['python'], *row['versions'].values()),
       *(row['tests'], row['goldens'], f'{row["auc"]:.6f}'),
+      *(f'{row["notebooks"]} ran', row['commit']),
     )
     lines.append(f'| {" | ".join(cells)} |')
-  spread = max(r['auc'] for r in rows) - min(r['auc'] for r in rows)
-  lines += ['', f'Largest difference of the AUC: {spread:.1e}.']
-  return lines
+  return [*lines, '', f'Largest difference of the AUC: {_spread(rows):.1e}.']
+
+
+def _spread(rows: Sequence[dict[str, Any]]) -> float:
+  """Largest difference of the AUC."""
+  return max(r['auc'] for r in rows) - min(r['auc'] for r in rows)
+
+
+def _good(row: dict[str, Any]) -> bool:
+  """Whether all tests and notebooks of a row passed."""
+  texts = row['tests'], row['goldens']
+  whole = all(re.match(r'\d+ passed', text) for text in texts)
+  return (
+    whole
+    and not any('error' in text for text in texts)
+    and (row['notebooks'] == 2)
+  )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -168,8 +191,11 @@ def main(argv: Sequence[str]) -> int:
     if done.exists():
       rows.append(json.loads(done.read_text()))
       print(table(rows[-1:])[2], flush=True)
+  if not rows:
+    print(f'--only={options.only}: no such environment, and none was measured')
+    return 1
   PAGE.write_text(replaced(PAGE.read_text(), '\n'.join(table(rows)), PAGE))
-  return int(any('failed' in row['tests'] + row['goldens'] for row in rows))
+  return int(not all(map(_good, rows)) or _spread(rows) > 1e-4)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ A variant is TRAINING_SIZE. The trainings:
   | training     | data                       | model                          |
   |--------------|----------------------------|--------------------------------|
   | `synthetic`  | drawn, optimum known       | that of configs/synthetic.py   |
-  | `compressed` | the same                   | tables of a quarter of the size|
+  | `compressed` | the same                   | tables of a third of the size  |
   | `movielens`  | MovieLens, latest-small    | that of configs/movielens.py   |
   | `criteo`     | the reader's own file      | `best` of Criteo, one epoch    |
 
@@ -22,6 +22,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dlrm_jax.configs import criteo_kaggle, movielens, synthetic
+from dlrm_jax.errors import InputError
 
 TRAININGS = ('synthetic', 'compressed', 'movielens', 'criteo')
 SHARES = {'full': 1.0, 'tenth': 0.1, 'smoke': 0.002}
@@ -33,8 +34,13 @@ def choose_size() -> str:
 
   The environment variable DLRM_JAX_NOTEBOOK_SIZE, where it is set, says which.
   """
-  chosen = 'tenth' if jax.default_backend() == 'cpu' else 'full'
-  return os.environ.get('DLRM_JAX_NOTEBOOK_SIZE') or chosen
+  fitting = 'tenth' if jax.default_backend() == 'cpu' else 'full'
+  chosen = os.environ.get('DLRM_JAX_NOTEBOOK_SIZE') or fitting
+  if chosen not in SHARES:
+    raise InputError(
+      f'DLRM_JAX_NOTEBOOK_SIZE is {chosen!r}; expected {", ".join(SHARES)}'
+    )
+  return chosen
 
 
 def get_config(variant: str = 'synthetic_full') -> ConfigDict:

@@ -61,7 +61,9 @@ def _curves(run: 'Run') -> 'Curves':
   from dlrm_jax.run.scores import named
 
   references = named('validation', run.references('validation'))
-  return Curves(next(iter(references.values()), {}), run.objective)
+  # The lines of one label would be wrong for another one.
+  (found,) = references.values() if len(references) == 1 else ({},)
+  return Curves(found, run.objective)
 
 
 def _train(

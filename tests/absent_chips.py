@@ -5,11 +5,11 @@ import importlib.util
 import jax
 import pytest
 
-from dlrm_jax.plan import compiled
+from dlrm_jax.plan import chips
 
 COMPILES = (
   importlib.util.find_spec('libtpu') is not None
-  and jax.__version_info__ >= compiled.OLDEST
+  and jax.__version_info__ >= chips.OLDEST
 )
 needs_compiler = pytest.mark.skipif(
   not COMPILES,

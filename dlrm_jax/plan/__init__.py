@@ -5,7 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dlrm_jax.callable_module import make_callable
+from dlrm_jax.callable_module import make_callable, shown
+from dlrm_jax.errors import InputError
 
 
 def plan(
@@ -28,6 +29,13 @@ def plan(
   Raises:
     InputError: the config or an argument is wrong, or there is no compiler.
   """
+  for name, value, kind, example in (
+    ('devices', devices, int, '8'),
+    ('memory', memory, str, "'16GB'"),
+    ('compile', compile, str, "'v5e:2x4'"),
+  ):
+    if value is not None and type(value) is not kind:
+      raise InputError(f'{name} is {shown(value)}; expected such as {example}')
   from dlrm_jax.config import command_line, config_file
   from dlrm_jax.configs import default
   from dlrm_jax.plan.__main__ import Wanted, planned

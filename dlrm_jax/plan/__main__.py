@@ -119,9 +119,9 @@ def _memory_note(memory: str | None, planned: 'Planned') -> Iterator[str]:
 
 def _chips(topology: str, devices: int | None) -> int:
   """Number of chips of a slice; refuses another number of devices."""
-  from dlrm_jax.plan import compiled
+  from dlrm_jax.plan.chips import find_devices
 
-  chips = len(compiled.find_devices(topology))
+  chips = len(find_devices(topology))
   if devices not in (None, chips):
     raise InputError(
       f'--devices={devices}: {topology} has {chips} chips; leave --devices out'

@@ -8,39 +8,24 @@ those of the compiled program, not of a model; nothing is executed.
 import dataclasses
 import functools
 import importlib.metadata
-import importlib.util
-import math
-import os
-import re
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
 from dlrm_jax import hlo
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.errors import InputError
-from dlrm_jax.plan.paper import CHIPS, Paper, on_paper, paper_lines
-from dlrm_jax.plan.traffic import memory_bytes, products
+from dlrm_jax.plan.chips import available, find_devices, find_size
+from dlrm_jax.plan.paper import Paper, on_paper, paper_lines
+from dlrm_jax.plan.products import products
+from dlrm_jax.plan.traffic import memory_bytes
 from dlrm_jax.sharding import SPLIT, make_mesh, sharding_of, use
 from dlrm_jax.text import duration, human
 from dlrm_jax.training.state import Task, abstract_state
 from dlrm_jax.training.step import compiled_step
-
-_EXAMPLES = 'v5e:1x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4'
-OLDEST = (0, 8, 0)
-"""The first JAX that compiles for chips that are not here; earlier ones crash.
-"""
-# Compile only: skip the discovery of TPUs, and do not lock libtpu.
-_ALONE = {
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-  'TPU_SKIP_MDS_QUERY': '1',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-1',
-}
 
 
 class Memory(NamedTuple):
@@ -98,88 +83,8 @@ class OutOfMemory(Exception):
   def __init__(self, message: str) -> None:
     super().__init__(message)
     self.summary = message.splitlines()[0]
-    size = _find_size(r'\(([\d.]+[KMGT])\) exceeds available HBM', message)
-    self.wanted = size or _find_size(r'Used ([\d.]+[KMGT]) of', message)
-
-
-def _find_size(pattern: str, text: str) -> int | None:
-  """A size in a message of the compiler, in bytes.
-
-  >>> _find_size('HBM .([0-9.]+[KMGT])', 'exceeds available HBM (15.75G)')
-  16911433728
-  """
-  match = re.search(pattern, text)
-  if match is None:
-    return None
-  size = match.group(1)
-  return round(float(size[:-1]) * 1024 ** (1 + 'KMGT'.index(size[-1])))
-
-
-def _here(topology: str) -> list[Any]:
-  """The devices of this process, if they are such a slice."""
-  generation, _, chips = topology.partition(':')
-  devices = jax.devices()
-  count = math.prod(int(n) for n in re.findall(r'\d+', chips))
-  kinds = {
-    generation in CHIPS and d.device_kind == CHIPS[generation].kind
-    for d in devices
-  }
-  return devices if kinds == {True} and len(devices) == count else []
-
-
-def find_devices(topology: str) -> list[Any]:
-  """The chips of a slice, without the slice, unless this process has it.
-
-  Args:
-    topology: libtpu's name: generation, and chips in each direction.
-
-  Raises:
-    InputError: libtpu or JAX cannot compile for chips that are not here, or
-      libtpu does not know the topology.
-  """
-  if here := _here(topology):
-    return here
-  if importlib.util.find_spec('libtpu') is None:
-    raise InputError(
-      f'--compile={topology}: libtpu, the compiler of TPUs, is not installed; '
-      f'`pip install "jax[tpu]=={jax.__version__}"` (Linux; without a TPU, too)'
-    )
-  if jax.__version_info__ < OLDEST:
-    raise InputError(
-      f'--compile={topology}: JAX {jax.__version__} cannot compile for chips '
-      f'that are not here; expected {".".join(map(str, OLDEST))} or later'
-    )
-  for name, value in _ALONE.items():
-    os.environ.setdefault(name, value)
-  one_chip = set(re.findall(r'\d+', topology.partition(':')[2])) == {'1'}
-  options = {'chips_per_host_bounds': (1, 1, 1)} if one_chip else {}
-  try:
-    slice_ = topologies.get_topology_desc(
-      platform='tpu', topology_name=topology, **options
-    )
-  except jax.errors.JaxRuntimeError as error:
-    summary = str(error).splitlines()[0]
-    if 'INVALID_ARGUMENT' not in summary:
-      raise
-    raise InputError(
-      f'--compile={topology}: libtpu knows no such slice ({summary}); expected '
-      f'a generation and its chips, such as {_EXAMPLES}'
-    ) from None
-  return list(slice_.devices)
-
-
-def available(device: Any) -> int | None:
-  """Bytes of a chip that a program may use, from the compiler's refusal.
-
-  None if the compiler does not say, or if a program of 129 GB fits.
-  """
-  place = jax.sharding.SingleDeviceSharding(device)
-  large = jax.ShapeDtypeStruct((120, 2**20, 256), jnp.float32, sharding=place)
-  try:
-    jax.jit(jnp.negative).lower(large).compile()
-  except jax.errors.JaxRuntimeError as error:
-    return _find_size(r'available HBM \(([\d.]+[KMGT])\)', str(error))
-  return None
+    size = find_size(r'\(([\d.]+[KMGT])\) exceeds available HBM', message)
+    self.wanted = size or find_size(r'Used ([\d.]+[KMGT]) of', message)
 
 
 def _batch(task: Task, size: int) -> Batch:
@@ -259,7 +164,7 @@ def _described(
     ),
     collectives=hlo.collectives(text),
     # The compiler counts the body of a loop once.
-    flops=costs.get('flops', math.nan)
+    flops=costs.get('flops', 0.0)
     + (products(text) - products(text, loops=False)),
     memory_bytes=memory_bytes(text),
     seconds=seconds,

@@ -87,7 +87,7 @@ def _table_rows(forecast: Forecast) -> list[dict[str, Any]]:
   return [
     {
       'name': t.name,
-      'features': collection.readers(t),
+      'features': list(collection.readers(t)),
       'rows': t.rows,
       'dim': t.dim,
       'hotness': use.hotness[t.name],

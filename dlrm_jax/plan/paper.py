@@ -18,7 +18,7 @@ class Chip(NamedTuple):
   """Rates of a TPU chip.
 
   Attributes:
-    kind: JAX's name of the chip.
+    kinds: JAX's names of the chip.
     products: bfloat16 operations a second; products of float32 are computed
       in bfloat16, too, unless `jax_default_matmul_precision` asks for more.
     memory: bytes a second between the memory and the cores.
@@ -26,7 +26,7 @@ class Chip(NamedTuple):
     ring: an axis with a multiple of this many chips is a ring.
   """
 
-  kind: str
+  kinds: tuple[str, ...]
   products: float
   memory: float
   link: float
@@ -34,9 +34,9 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-  'v5e': Chip('TPU v5 lite', 197e12, 819e9, 45e9, 16),
-  'v5p': Chip('TPU v5', 459e12, 2765e9, 90e9, 4),
-  'v6e': Chip('TPU v6 lite', 918e12, 1600e9, 90e9, 16),
+  'v5e': Chip(('TPU v5 lite', 'TPU v5e'), 197e12, 819e9, 45e9, 16),
+  'v5p': Chip(('TPU v5', 'TPU v5p'), 459e12, 2765e9, 90e9, 4),
+  'v6e': Chip(('TPU v6 lite', 'TPU v6e'), 918e12, 1600e9, 90e9, 16),
 }
 """Chips by libtpu's name of their generation.
 
@@ -99,9 +99,10 @@ def exchange_seconds(
 ) -> float:
   """The least duration of all exchanges of a step, one after the other.
 
-  A chip in a corner has the fewest links, and sends all that it has to send
-  over them. In an all-to-all of the slice, half of the chips send to the other
-  half over the links of a cut, which are fewer still.
+  Whatever a chip sends leaves it over its links, and a chip in a corner has the
+  fewest. In an all-to-all of the slice, half of the chips send to the other
+  half over the links of a cut. In an all-reduce of it each chip sends at least
+  its array, and all together what a ring sends, over all links.
 
   >>> all_to_all = Collective('all-to-all', 'f32[8,8]', 8, 9e6, False)
   >>> f'{exchange_seconds([all_to_all], "v5e:2x4", CHIPS["v5e"]):.6f}'
@@ -112,19 +113,31 @@ def exchange_seconds(
   if chips == 1:
     return 0.0
   links = _links(axes, chip)
+  corner = 1 / sum(links)
   # Bytes over a link of the cut, for each byte that a chip sends.
   cut = max(
     chips * n / (4 * (chips - 1) * count)
     for n, count in zip(axes, links, strict=True)
     if count
   )
-  corner = 1 / sum(links)
+  # Directions of links: a line of n chips has n - 1 links, a ring n.
+  directions = sum(
+    2 * chips // n * (n - 2 + count)
+    for n, count in zip(axes, links, strict=True)
+    if count
+  )
   seconds = 0.0
   for c in collectives:
-    if not c.overflow:
-      whole = 'all-to-all' in c.kind and c.group == chips
-      over_a_link = c.bytes * c.count * (max(corner, cut) if whole else corner)
-      seconds += over_a_link / chip.link
+    if c.overflow:
+      continue
+    load = corner
+    if c.kind == 'all-reduce':  # a ring sends an array nearly twice
+      load = corner * c.group / (2 * (c.group - 1))
+    if c.group == chips and c.kind == 'all-reduce':
+      load = max(load, chips / directions)
+    if c.group == chips and 'all-to-all' in c.kind:
+      load = max(load, cut)
+    seconds += c.bytes * c.count * load / chip.link
   return seconds
 
 

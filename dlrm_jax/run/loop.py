@@ -162,7 +162,7 @@ def _fit(
   checkpoints: Checkpoints,
   evaluate: Evaluator,
   signals: Signals,
-  draw: Draw,
+  draw: Draw | None,
 ) -> tuple[TrainState, int, int]:
   """Steps until the end, early stopping, or a signal.
 
@@ -179,6 +179,8 @@ def _fit(
     validate.catch_up(checkpoints, state, step)
     if step >= run.steps or stops_early(run, history):
       bar.write(f'nothing left to train after step {step:,}')
+      if draw is not None:
+        draw(history.rows, True)
       return state, step, 0
     meter = Meter(run.reading.batch_size, history.unlogged(first))
     batches = batches_from(run, first)
@@ -207,8 +209,9 @@ def _fit(
         except Stopped:
           stopping = True
         meter.restart()
-      if due.log:
+      if due.log and draw is not None and step < run.steps:
         draw(history.rows, False)
+        meter.restart()
       if due.checkpoint or stopping:
         # Nothing is saved before the last loss is known to be finite, and the
         # log has all up to a checkpoint before the checkpoint is there.
@@ -225,7 +228,8 @@ def _fit(
           f'evaluations'
         )
         break
-    draw(history.rows, True)
+    if draw is not None:
+      draw(history.rows, True)
     return state, step, signals.wait()
 
 
@@ -273,9 +277,7 @@ def train(run: Run, signals: Signals, draw: Draw | None = None) -> int:
   ):
     if agreement.first():
       check_files(run)
-    state, step, stopped_by = _fit(
-      run, checkpoints, evaluate, signals, draw or (lambda rows, last: None)
-    )
+    state, step, stopped_by = _fit(run, checkpoints, evaluate, signals, draw)
     checkpoints.wait()
     if stopped_by:
       print(

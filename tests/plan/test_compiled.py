@@ -11,7 +11,7 @@ from dlrm_jax.build.network import MODELS
 from dlrm_jax.build.task import build_task
 from dlrm_jax.embedding.load import Workload
 from dlrm_jax.errors import InputError
-from dlrm_jax.plan import compiled
+from dlrm_jax.plan import chips, compiled
 from dlrm_jax.training.memory import row_state, step_memory
 from tests import family
 from tests.absent_chips import needs_compiler
@@ -47,7 +47,7 @@ def make_task(hotness, chips, rows=800_000, dim=128):
 def test_memory_is_as_planned_and_nothing_has_the_size_of_a_table(
   name, topology, dim
 ):
-  devices, batch, cells = compiled.find_devices(topology), 1024, 102_400_000
+  devices, batch, cells = chips.find_devices(topology), 1024, 102_400_000
   task = make_task(HOTNESS[name], len(devices), cells // dim, dim)
   step = compiled.compile_step(task, batch, devices)
   collection = task.collection
@@ -77,7 +77,7 @@ def test_a_step_of_every_model_compiles_for_tpus(name):
     'train.plateau.patience': 1,
   }
   task = family.task_of(name, fields)
-  devices = compiled.find_devices('v5e:2x4')
+  devices = chips.find_devices('v5e:2x4')
   step = compiled.compile_step(task, family.BATCH, devices)
   assert step.collectives
 
@@ -96,9 +96,9 @@ def test_a_step_that_does_not_fit_says_how_much_it_wanted():
 @needs_compiler
 def test_slices_that_there_are_not():
   with pytest.raises(InputError, match=r'v5e:7x.* such as v5e:1x1, v5e:2x4'):
-    compiled.find_devices('v5e:7x9')
+    chips.find_devices('v5e:7x9')
   with pytest.raises(InputError, match='knows no such slice'):
-    compiled.find_devices('nonsense')
+    chips.find_devices('nonsense')
 
 
 def test_shards_and_batch_must_fit_the_chips():

@@ -7,8 +7,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import synthetic
 from dlrm_jax.hlo import Collective
-from dlrm_jax.plan import compiled, paper
-from dlrm_jax.plan.traffic import memory_bytes, products
+from dlrm_jax.plan import chips, paper
+from dlrm_jax.plan.products import products
+from dlrm_jax.plan.traffic import memory_bytes
 from tests.absent_chips import needs_compiler
 
 ROWS, READ, WIDTH = 100_000, 256, 128
@@ -37,7 +38,7 @@ def text_of(function, device):
 @needs_compiler
 @pytest.mark.parametrize(('function', 'times'), [(step, 1), (loop, 10)])
 def test_of_a_table_the_rows_count_that_are_read_and_written(function, times):
-  device, *_ = compiled.find_devices('v5e:1x1')
+  device, *_ = chips.find_devices('v5e:1x1')
   found = memory_bytes(text_of(function, device))
   rows = READ * WIDTH * 4
   # Gathered once, then read and written by the scatter; and the ids.
@@ -73,7 +74,7 @@ def chain_in_a_loop(x):
 )
 def test_products_in_loops_count_as_often_as_they_run(function, trips, where):
   here = jax.devices()[0]
-  device = here if where == 'cpu' else compiled.find_devices(where)[0]
+  device = here if where == 'cpu' else chips.find_devices(where)[0]
   place = NamedSharding(Mesh([device], ('x',)), PartitionSpec())
   x = jax.ShapeDtypeStruct((256, 256), jnp.float32, sharding=place)
   step = jax.jit(function).lower(x).compile()
@@ -110,8 +111,10 @@ V5E = paper.CHIPS['v5e']
 @pytest.mark.parametrize(
   ('topology', 'exchange', 'links'),
   [
-    # A corner has two links.
-    ('v5e:2x4', of('all-reduce', 9_000_000), 2),
+    # A ring's bytes, of 8 chips, over 20 directions of links.
+    ('v5e:2x4', of('all-reduce', 9_000_000), 20 / 8),
+    # Of 4 of them: 4 / 6 of a ring's bytes over the two links of a corner.
+    ('v5e:2x4', of('all-reduce', 9_000_000, group=4), 2 * 6 / 4),
     ('v5e:2x4', of('all-to-all', 9_000_000, group=4), 2),
     # 4 chips send 4 / 7 of their bytes each over 2 links to the other half.
     ('v5e:2x4', of('all-to-all', 9_000_000), 2 / (4 * 4 / 7)),

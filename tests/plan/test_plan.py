@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+import dlrm_jax
+from dlrm_jax.errors import InputError
 from tests import commands
 from tests.every_config import NAMES
 
@@ -227,3 +229,27 @@ MISTAKES = [
 def test_mistakes_end_in_one_line(flags, message):
   done = run(*flags, status=1)
   assert done.stderr == f'error: {message}\n'
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    ({'devices': '8'}, "devices is '8'; expected such as 8"),
+    ({'devices': 1.5}, 'devices is 1.5; expected such as 8'),
+    ({'devices': True}, 'devices is True'),
+    ({'memory': 16}, "memory is 16; expected such as '16GB'"),
+    ({'compile': True}, "compile is True; expected such as 'v5e:2x4'"),
+    ({'memory': '16 apples'}, '16 apples'),
+  ],
+)
+def test_arguments_of_the_function_of_other_types_are_refused(arguments, words):
+  with pytest.raises(InputError, match=words):
+    dlrm_jax.plan('criteo_kaggle', **arguments)
+
+
+def test_the_function_gives_what_the_command_writes(tmp_path, capsys):
+  path = tmp_path / 'plan.json'
+  printed = plan(KAGGLE, '--devices=4', '--memory=1GB', f'--json={path}')
+  found = dlrm_jax.plan('criteo_kaggle', 4, '1GB')
+  assert found == json.loads(path.read_text())
+  assert capsys.readouterr().out == printed
