@@ -94,6 +94,15 @@ def test_a_step_that_does_not_fit_says_how_much_it_wanted():
 
 
 @needs_compiler
+def test_a_step_is_compiled_again_where_a_cache_has_it():
+  """Warnings are errors here, and tests have a cache."""
+  task = make_task(HOTNESS['one id'], 1, rows=1000)
+  devices = chips.find_devices('v5e:1x1')
+  first, second = (compiled.compile_step(task, 1024, devices) for _ in range(2))
+  assert first.text == second.text
+
+
+@needs_compiler
 def test_slices_that_there_are_not():
   with pytest.raises(InputError, match=r'v5e:7x.* such as v5e:1x1, v5e:2x4'):
     chips.find_devices('v5e:7x9')
