@@ -13,7 +13,7 @@ from dlrm_jax.embedding.load import Workload
 from dlrm_jax.errors import InputError
 from dlrm_jax.plan import chips, compiled
 from dlrm_jax.training.memory import row_state, step_memory
-from tests import family
+from tests import commands, family
 from tests.absent_chips import needs_compiler
 
 HOTNESS = {'one id': (1, 1, 1), 'bags': (1, 4, 1)}
@@ -94,12 +94,14 @@ def test_a_step_that_does_not_fit_says_how_much_it_wanted():
 
 
 @needs_compiler
-def test_a_step_is_compiled_again_where_a_cache_has_it():
-  """Warnings are errors here, and tests have a cache."""
-  task = make_task(HOTNESS['one id'], 1, rows=1000)
-  devices = chips.find_devices('v5e:1x1')
-  first, second = (compiled.compile_step(task, 1024, devices) for _ in range(2))
-  assert first.text == second.text
+@pytest.mark.slow
+def test_a_step_that_a_cache_has_is_compiled_again_without_a_warning():
+  """Commands of tests share a cache."""
+  flags = '--config=synthetic', '--devices=1', '--compile=v5e:1x1'
+  for _ in range(2):
+    done = commands.run(['-m', 'dlrm_jax.plan', *flags])
+    assert 'Warning' not in done.stderr
+    assert 'it fits' in done.stdout
 
 
 @needs_compiler
