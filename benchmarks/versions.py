@@ -153,7 +153,9 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
       *(f'{row["notebooks"]} ran', row['commit']),
     )
     lines.append(f'| {" | ".join(cells)} |')
-  return [*lines, '', f'Largest difference of the AUC: {_spread(rows):.1e}.']
+  if len(rows) > 1:
+    lines += ['', f'Largest difference of the AUC: {_spread(rows):.1e}.']
+  return lines
 
 
 def _spread(rows: Sequence[dict[str, Any]]) -> float:

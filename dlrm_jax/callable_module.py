@@ -5,6 +5,7 @@ workdir)` does what the command does. Python lets a module have a class of its
 own; that of these modules has `__call__`.
 """
 
+import inspect
 import os
 import sys
 import types
@@ -28,7 +29,10 @@ def make_callable(name: str, function: Callable[..., Any]) -> None:
   kind = type(types.ModuleType)(
     types.ModuleType.__name__,
     (types.ModuleType,),
-    {'__call__': staticmethod(function)},
+    {
+      '__call__': staticmethod(function),
+      '__signature__': inspect.signature(function),
+    },
   )
   sys.modules[name].__class__ = kind
 

@@ -4,6 +4,7 @@ They are also the modules of the commands of the same names.
 """
 
 import importlib
+import inspect
 import json
 import math
 import os
@@ -85,6 +86,11 @@ def test_they_stay_callable_beside_their_modules():
     assert module is sys.modules[f'dlrm_jax.{name}']
     assert callable(module)
     assert module.__doc__
+  first = {'prepare': 'kind', 'train': 'config', 'evaluate': 'workdir'}
+  first['plan'] = 'config'
+  for name, argument in first.items():
+    known = inspect.signature(getattr(dlrm_jax, name)).parameters
+    assert next(iter(known)) == argument
   assert callable(dlrm_jax.load)
   from dlrm_jax.prepare import known_ids
 

@@ -196,7 +196,7 @@ def planned(
   devices, memory, topology = wanted
   if memory:
     read_size('--memory', memory)
-  if topology:
+  if topology is not None:
     devices = _chips(topology, devices)
   forecast = _forecast(config, devices, memory)
   notes = (*forecast.notes, *notes)
@@ -205,7 +205,7 @@ def planned(
   print(*forecast_lines(forecast), *hint_lines(forecast, hint), sep='\n')
   numbers = forecast_json(forecast)
   numbers['suggestions'] = [hint._asdict()] if hint else []
-  if topology:
+  if topology is not None:
     from dlrm_jax.plan import compiled
 
     report = compiled.report(forecast.task, forecast.batch, topology)

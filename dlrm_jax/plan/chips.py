@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.plan.paper import CHIPS
+from dlrm_jax.plan.paper import CHIPS, EXAMPLES, shape_of
 
-_EXAMPLES = 'v5e:1x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4'
 OLDEST = (0, 8, 0)
 """The first JAX that compiles for chips that are not here; earlier ones crash.
 """
@@ -44,14 +43,11 @@ def find_size(pattern: str, text: str) -> int | None:
   return round(float(size[:-1]) * 1024 ** (1 + 'KMGT'.index(size[-1])))
 
 
-def _here(topology: str) -> list[Any]:
+def _here(topology: str, axes: list[int]) -> list[Any]:
   """The devices of this process, if they are such a slice."""
-  generation, _, chips = topology.partition(':')
-  devices = jax.devices()
-  count = math.prod(int(n) for n in re.findall(r'\d+', chips))
-  known = CHIPS[generation].kinds if generation in CHIPS else ()
-  same = all(device.device_kind in known for device in devices)
-  return devices if same and len(devices) == count else []
+  devices, chip = jax.devices(), CHIPS[topology.partition(':')[0]]
+  same = all(device.device_kind in chip.kinds for device in devices)
+  return devices if same and len(devices) == math.prod(axes) else []
 
 
 @contextlib.contextmanager
@@ -76,7 +72,8 @@ def find_devices(topology: str) -> list[Any]:
     InputError: libtpu or JAX cannot compile for chips that are not here, or
       libtpu does not know the topology.
   """
-  if here := _here(topology):
+  axes = shape_of(topology)
+  if here := _here(topology, axes):
     return here
   if importlib.util.find_spec('libtpu') is None:
     raise InputError(
@@ -89,7 +86,7 @@ def find_devices(topology: str) -> list[Any]:
       f'that are not here; expected {".".join(map(str, OLDEST))} or later (for '
       f'chips that are here: dlrm_jax.plan(..., compile={topology!r}))'
     )
-  one_chip = set(re.findall(r'\d+', topology.partition(':')[2])) == {'1'}
+  one_chip = math.prod(axes) == 1
   options = {'chips_per_host_bounds': (1, 1, 1)} if one_chip else {}
   try:
     with _variables(_ALONE):
@@ -102,7 +99,7 @@ def find_devices(topology: str) -> list[Any]:
       raise
     raise InputError(
       f'--compile={topology}: libtpu knows no such slice ({summary}); expected '
-      f'a generation and its chips, such as {_EXAMPLES}'
+      f'a slice of whole hosts, such as {EXAMPLES}'
     ) from None
   return list(slice_.devices)
 

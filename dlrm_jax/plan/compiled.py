@@ -209,22 +209,20 @@ def _json(
   step: CompiledStep, paper: Paper | None, batch: int
 ) -> dict[str, Any]:
   """The numbers of a step that fits."""
-  numbers: dict[str, Any] = {
+  return {
     'fits': True,
     'chips': step.chips,
     'memory': {**step.memory._asdict(), 'total': step.memory.total},
     'exchanged': hlo.exchanged(step.collectives),
     'flops': step.flops,
     'memory_bytes': step.memory_bytes,
-  }
-  if paper:
-    numbers['on_paper'] = {
+    'on_paper': {
       **paper._asdict(),
       'binding': paper.binding,
       'seconds': paper.seconds,
       'examples_per_second': batch / paper.seconds,
-    }
-  return numbers
+    },
+  }
 
 
 def report(task: Task, batch_size: int, topology: str) -> Report:
@@ -261,6 +259,5 @@ def report(task: Task, batch_size: int, topology: str) -> Report:
     f'work      {step.flops / 1e9:,.3g} GFLOP of a chip each step, '
     f'{human(step.memory_bytes)} read from its memory and written',
   ]
-  if paper:
-    lines += paper_lines(paper, topology, batch_size)
+  lines += paper_lines(paper, topology, batch_size)
   return Report(lines, _json(step, paper, batch_size))

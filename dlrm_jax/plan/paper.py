@@ -7,11 +7,16 @@ few operations overlap wholly.
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from dlrm_jax.errors import InputError
 from dlrm_jax.hlo import Collective
 from dlrm_jax.text import brief, human
+
+EXAMPLES = 'v5e:1x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4'
+_AXES = re.compile(r'[1-9]\d{0,2}(?:x[1-9]\d{0,2}){1,2}')
 
 
 class Chip(NamedTuple):
@@ -24,6 +29,7 @@ class Chip(NamedTuple):
     memory: bytes a second between the memory and the cores.
     link: bytes a second in one direction of a link to a neighbour.
     ring: an axis with a multiple of this many chips is a ring.
+    largest: chips along each axis of the largest slice.
   """
 
   kinds: tuple[str, ...]
@@ -31,12 +37,13 @@ class Chip(NamedTuple):
   memory: float
   link: float
   ring: int
+  largest: tuple[int, ...]
 
 
 CHIPS = {
-  'v5e': Chip(('TPU v5 lite', 'TPU v5e'), 197e12, 819e9, 45e9, 16),
-  'v5p': Chip(('TPU v5', 'TPU v5p'), 459e12, 2765e9, 90e9, 4),
-  'v6e': Chip(('TPU v6 lite', 'TPU v6e'), 918e12, 1600e9, 90e9, 16),
+  'v5e': Chip(('TPU v5 lite', 'TPU v5e'), 197e12, 819e9, 45e9, 16, (16, 16)),
+  'v5p': Chip(('TPU v5', 'TPU v5p'), 459e12, 2765e9, 90e9, 4, (16, 20, 28)),
+  'v6e': Chip(('TPU v6 lite', 'TPU v6e'), 918e12, 1600e9, 90e9, 16, (16, 16)),
 }
 """Chips by libtpu's name of their generation.
 
@@ -85,13 +92,32 @@ def _links(axes: Sequence[int], chip: Chip) -> list[int]:
   ]
 
 
-def _shape(topology: str) -> list[int]:
+def shape_of(topology: str) -> list[int]:
   """Chips along each axis of a slice.
 
-  >>> _shape('v5p:2x2x1')
+  Args:
+    topology: libtpu's name: generation, and chips in each direction.
+
+  Raises:
+    InputError: there is no such slice, or its chip is not in `CHIPS`.
+
+  >>> shape_of('v5p:2x2x1')
   [2, 2, 1]
   """
-  return [int(n) for n in topology.partition(':')[2].split('x')]
+  generation, _, text = topology.partition(':')
+  chip = CHIPS.get(generation)
+  axes = [int(n) for n in text.split('x')] if _AXES.fullmatch(text) else []
+  if chip is None or len(axes) != len(chip.largest):
+    raise InputError(
+      f'--compile={topology}: expected {", ".join(CHIPS)} and the chips in '
+      f'each direction, such as {EXAMPLES}'
+    )
+  if any(n > most for n, most in zip(sorted(axes), chip.largest, strict=True)):
+    most = 'x'.join(map(str, chip.largest))
+    raise InputError(
+      f'--compile={topology}: the largest slice is {generation}:{most}'
+    )
+  return axes
 
 
 def exchange_seconds(
@@ -108,7 +134,7 @@ def exchange_seconds(
   >>> f'{exchange_seconds([all_to_all], "v5e:2x4", CHIPS["v5e"]):.6f}'
   '0.000229'
   """
-  axes = _shape(topology)
+  axes = shape_of(topology)
   chips = math.prod(axes)
   if chips == 1:
     return 0.0
@@ -146,8 +172,8 @@ def on_paper(
   flops: float,
   memory_bytes: int,
   collectives: Iterable[Collective],
-) -> Paper | None:
-  """The least times of a step, or None for a chip without known rates.
+) -> Paper:
+  """The least times of a step.
 
   Args:
     topology: libtpu's name of the slice, for example 'v5e:2x4'.
@@ -155,9 +181,7 @@ def on_paper(
     memory_bytes: bytes that a chip reads and writes in a step.
     collectives: exchanges of a step.
   """
-  chip = CHIPS.get(topology.partition(':')[0])
-  if chip is None:
-    return None
+  chip = CHIPS[topology.partition(':')[0]]
   return Paper(
     products=flops / chip.products,
     memory=memory_bytes / chip.memory,

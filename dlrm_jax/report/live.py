@@ -37,7 +37,7 @@ class Curves:
     except ImportError:
       shell = None
     if not hasattr(shell, 'kernel'):
-      raise InputError('live is True; expected a notebook, which this is not')
+      raise InputError('live=True draws in a notebook; leave it out here')
     self._references, self._objective = references, objective
     self._output: Any = None
     self._due = 0.0

@@ -217,7 +217,7 @@ def test_an_input_error_is_one_line_in_a_notebook(tmp_path, variables):
 
 
 def test_live_curves_need_a_notebook(tmp_path):
-  with pytest.raises(InputError, match='live is True; expected a notebook'):
+  with pytest.raises(InputError, match='live=True draws in a notebook'):
     dlrm_jax.train('notebook:synthetic_smoke', tmp_path / 'run', live=True)
   assert not (tmp_path / 'run').exists()
 

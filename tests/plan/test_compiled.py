@@ -108,8 +108,14 @@ def test_a_step_that_a_cache_has_is_compiled_again_without_a_warning():
 def test_slices_that_there_are_not():
   with pytest.raises(InputError, match=r'v5e:7x.* such as v5e:1x1, v5e:2x4'):
     chips.find_devices('v5e:7x9')
-  with pytest.raises(InputError, match='knows no such slice'):
-    chips.find_devices('nonsense')
+
+
+@pytest.mark.parametrize(
+  'topology', ['nonsense', 'v5e', 'v5e:', 'v5e:1X1', 'v5e:0x1', 'v5e:2x2x2', '']
+)
+def test_what_is_no_slice_is_refused(topology):
+  with pytest.raises(InputError, match='expected v5e, v5p, v6e and the chips'):
+    chips.find_devices(topology)
 
 
 def test_shards_and_batch_must_fit_the_chips():

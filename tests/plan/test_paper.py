@@ -145,7 +145,6 @@ def test_the_slowest_part_binds():
   assert found.binding == 'memory'
   lines = list(paper.paper_lines(found, 'v5e:1x1', 2048))
   assert lines[0].endswith('as memory binds: at most 1,020,000 examples/s')
-  assert paper.on_paper('v4:1x1', 1.0, 1, []) is None
 
 
 @needs_compiler
