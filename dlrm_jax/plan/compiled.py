@@ -205,9 +205,7 @@ class Report(NamedTuple):
   numbers: dict[str, Any]
 
 
-def _json(
-  step: CompiledStep, paper: Paper | None, batch: int
-) -> dict[str, Any]:
+def _json(step: CompiledStep, paper: Paper, batch: int) -> dict[str, Any]:
   """The numbers of a step that fits."""
   return {
     'fits': True,
