@@ -28,7 +28,7 @@ _PYTHONS = ('3.11', '3.12', '3.13')
 _SHOWN = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'polars')
 _FOR_TESTS = (
   *('pytest', 'pytest-xdist', 'hypothesis', 'scikit-learn', 'pandas'),
-  *('ipykernel', 'nbclient', 'nbformat', 'build', 'setuptools'),
+  *('ipykernel', 'nbclient', 'nbformat', 'build', 'setuptools>=77'),
 )
 
 
