@@ -22,6 +22,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.plan.chips import available, find_devices, find_size
 from dlrm_jax.plan.paper import Paper, on_paper, paper_lines
 from dlrm_jax.plan.products import products
+from dlrm_jax.plan.program import Program
 from dlrm_jax.plan.traffic import memory_bytes
 from dlrm_jax.sharding import SPLIT, make_mesh, sharding_of, use
 from dlrm_jax.text import duration, human
@@ -158,6 +159,7 @@ def _described(
       f'{jax.__version__} cannot read; `pip install "jax[tpu]=='
       f'{jax.__version__}"` installs the one that fits'
     ) from None
+  program = Program(text)
   return CompiledStep(
     chips=chips,
     memory=Memory(
@@ -169,8 +171,8 @@ def _described(
     collectives=hlo.collectives(text),
     # The compiler counts the body of a loop once.
     flops=costs.get('flops', 0.0)
-    + (products(text) - products(text, loops=False)),
-    memory_bytes=memory_bytes(text),
+    + (products(program) - products(program, loops=False)),
+    memory_bytes=memory_bytes(program),
     seconds=seconds,
     text=text,
   )

@@ -101,12 +101,11 @@ class _Products:
     return 0
 
 
-def products(hlo: str, loops: bool = True) -> int:
+def products(program: Program, loops: bool = True) -> int:
   """Operations of the matrix products of a module, two for each summand.
 
   Args:
-    hlo: text of a compiled module.
+    program: a compiled module.
     loops: whether the body of a loop counts as often as it runs, or once.
   """
-  program = Program(hlo)
   return _Products(program, loops).of_computation(program.entry)

@@ -1,7 +1,7 @@
 """Bytes that a compiled step moves between a chip's memory and its cores.
 
     text = jax.jit(step).lower(...).compile().as_text()
-    memory_bytes(text)  # bytes read and written by a chip in a step
+    memory_bytes(Program(text))  # bytes that a chip reads and writes in a step
 
 An operation outside of fusions reads its operands and writes its results once.
 Arrays in the on-chip memory of a TPU, whose layout says so (`S(1)`), cost
@@ -143,11 +143,11 @@ class _Traffic:
     return count
 
 
-def memory_bytes(hlo: str) -> int:
+def memory_bytes(program: Program) -> int:
   """Bytes that a chip reads from its memory and writes to it.
 
   Args:
-    hlo: text of a compiled module.
+    program: a compiled module.
 
   >>> text = '''HloModule jit_f
   ... %gathered (t: f32[1000,8], i: s32[4]) -> f32[4,8] {
@@ -161,8 +161,7 @@ def memory_bytes(hlo: str) -> int:
   ...   %f = f32[4,8]{1,0:S(1)} fusion(%a, %b), kind=kLoop, calls=%gathered
   ...   ROOT %c = f32[4,8]{1,0} copy(%f)
   ... }'''
-  >>> memory_bytes(text)  # 4 rows, 4 ids, and 4 rows written
+  >>> memory_bytes(Program(text))  # 4 rows, 4 ids, and 4 rows written
   272
   """
-  program = Program(hlo)
   return _Traffic(program).of_computation(program.entry)

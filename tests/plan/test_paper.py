@@ -9,6 +9,7 @@ from configs import synthetic
 from dlrm_jax.hlo import Collective
 from dlrm_jax.plan import chips, paper
 from dlrm_jax.plan.products import products
+from dlrm_jax.plan.program import Program
 from dlrm_jax.plan.traffic import memory_bytes
 from tests.absent_chips import needs_compiler
 
@@ -39,7 +40,7 @@ def text_of(function, device):
 @pytest.mark.parametrize(('function', 'times'), [(step, 1), (loop, 10)])
 def test_of_a_table_the_rows_count_that_are_read_and_written(function, times):
   device, *_ = chips.find_devices('v5e:1x1')
-  found = memory_bytes(text_of(function, device))
+  found = memory_bytes(Program(text_of(function, device)))
   rows = READ * WIDTH * 4
   # Gathered once, then read and written by the scatter; and the ids.
   assert 3 * rows * times <= found < 4 * rows * times
@@ -53,7 +54,7 @@ def test_a_copied_table_counts_twice():
     .compile()
     .as_text()
   )
-  assert memory_bytes(text) >= 2 * ROWS * WIDTH * 4
+  assert memory_bytes(Program(text)) >= 2 * ROWS * WIDTH * 4
 
 
 def chain(x):
@@ -78,9 +79,10 @@ def test_products_in_loops_count_as_often_as_they_run(function, trips, where):
   place = NamedSharding(Mesh([device], ('x',)), PartitionSpec())
   x = jax.ShapeDtypeStruct((256, 256), jnp.float32, sharding=place)
   step = jax.jit(function).lower(x).compile()
-  counted = products(step.as_text())
+  program = Program(step.as_text())
+  counted = products(program)
   assert counted == 10 * 2 * 256**3
-  assert products(step.as_text(), loops=False) == counted / trips
+  assert products(program, loops=False) == counted / trips
   # What the compiler says is of one trip.
   said = step.cost_analysis()['flops']
   assert said == pytest.approx(counted / trips, rel=0.01)

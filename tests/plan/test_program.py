@@ -3,6 +3,7 @@
 import pytest
 
 from dlrm_jax.plan.products import products
+from dlrm_jax.plan.program import Program
 from dlrm_jax.plan.traffic import memory_bytes
 
 ROW, TABLE = 32, 32_000
@@ -76,7 +77,7 @@ def fused(*body):
   ids=['gather', 'slice', 'scatter', 'update', 'fresh', 'two results'],
 )
 def test_of_a_fusion_the_rows_count(text, expected):
-  assert memory_bytes(text) == expected
+  assert memory_bytes(Program(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_of_a_fusion_the_rows_count(text, expected):
   ],
 )
 def test_an_operation_reads_its_operands_and_writes_its_result(entry, expected):
-  assert memory_bytes(module(entry)) == expected
+  assert memory_bytes(Program(module(entry))) == expected
 
 
 LOOPED = [
@@ -161,7 +162,7 @@ ONCE = 2 * 4 * ROW + 3 * 4
   ids=['a counter', 'said', 'not known', 'overflow'],
 )
 def test_a_loop_counts_as_often_as_it_runs(text, times):
-  assert memory_bytes(text) == times * ONCE
+  assert memory_bytes(Program(text)) == times * ONCE
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_of_a_conditional_the_largest_branch_counts(words):
   large = [f'%x = {T} parameter(0)', f'ROOT %y = {T} copy(%x)']
   entry = [f'ROOT %c = {U} conditional(%p, %u, %a), {words}']
   text = module(entry, small=small, large=large)
-  assert memory_bytes(text) == 2 * TABLE
+  assert memory_bytes(Program(text)) == 2 * TABLE
 
 
 @pytest.mark.parametrize(
@@ -214,4 +215,4 @@ def test_a_convolution_counts_where_window_and_operand_meet(
       f'ROOT %c = {result} convolution(%l, %r), {words}',
     ]
   )
-  assert products(text) == expected
+  assert products(Program(text)) == expected
