@@ -7,6 +7,7 @@
 # it beside its peers; all three flags may be left out.
 
 PYTHON ?= python3
+CHECK := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 # .venv has JAX for CPU; the compiler of TPUs, which tests use, looks for one.
 export JAX_PLATFORMS ?= cpu
 BIN := .venv/bin
@@ -31,6 +32,7 @@ test-versions: .venv/test.stamp
 	$(BIN)/python -m benchmarks.versions
 
 licences:
+	$(CHECK)
 	$(PYTHON) -m venv --clear .venv/licences
 	.venv/licences/bin/python -m pip install --quiet -r requirements.txt pip-licenses
 	.venv/licences/bin/pip-licenses --from=mixed --order=license
@@ -48,7 +50,7 @@ clean:
 	rm -rf .venv runs
 
 .venv/train.stamp: requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	$(CHECK)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e .

@@ -19,14 +19,22 @@ from dlrm_jax.text import brief, human, markdown_table
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / 'docs' / 'plans.md'
 SLICES = {'v5e:1x1': 1, 'v5e:2x4': 8}
+_OF_CRITEO = 'best branches lr fm wide_deep deepfm dcn'
+_OF_FRAPPE = 'deepfm dcn fm lr plain sparse best branches'
 CONFIGS = (
-  *('criteo_kaggle', 'criteo_kaggle:best', 'criteo_kaggle:dcn'),
-  *('criteo_terabyte', 'criteo_mlperf', 'criteo_mlperf:multihot'),
-  *('criteo_mlperf:dcnv2', 'frappe:dlrm', 'ncf:mf', 'ncf:neumf'),
-  *('multitask:mmoe', 'rmc:rmc1', 'rmc:rmc2', 'rmc:rmc3', 'synthetic'),
-  *('notebook:synthetic_full', 'notebook:movielens_full'),
-  'notebook:criteo_full',
+  'criteo_kaggle',
+  *(f'criteo_kaggle:{variant}' for variant in _OF_CRITEO.split()),
+  'criteo_terabyte',
+  *('criteo_mlperf', 'criteo_mlperf:multihot', 'criteo_mlperf:dcnv2'),
+  'frappe',
+  *(f'frappe:{variant}' for variant in _OF_FRAPPE.split()),
+  *('ncf', 'ncf:gmf', 'ncf:mlp', 'ncf:neumf', 'ncf:pretrained'),
+  *('multitask', 'multitask:shared_bottom', 'multitask:mmoe'),
+  *('rmc', 'rmc:rmc2', 'rmc:rmc3', 'synthetic'),
+  *('notebook:compressed_full', 'notebook:synthetic_full'),
+  *('notebook:movielens_full', 'notebook:criteo_full'),
 )
+"""Each config once: `criteo_mlperf:onehot`, for example, is `criteo_mlperf`."""
 
 
 def _planned(config: str, topology: str, chips: int) -> dict[str, Any]:

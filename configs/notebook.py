@@ -2,7 +2,7 @@ r"""The trainings of notebooks/, with all of their sizes.
 
   python train.py --config=configs/notebook.py:synthetic_tenth --workdir=runs/n
 
-A variant is TRAINING_SIZE. The trainings:
+A variant is TRAINING_SIZE, `synthetic_full` by default. The trainings:
 
   | training     | data                       | model                          |
   |--------------|----------------------------|--------------------------------|
@@ -12,8 +12,9 @@ A variant is TRAINING_SIZE. The trainings:
   | `criteo`     | the reader's own file      | `best` of Criteo, one epoch    |
 
 The sizes: `full` for a TPU or a GPU, `tenth` for a CPU, `smoke` for tests. They
-change how long is trained, not the step. Data of `movielens` and `criteo` is
-given by `config.data.dir`.
+change how long is trained, not the step; MovieLens is small enough to be
+trained whole on a CPU, so that its `tenth` is `full`. Data of `movielens` and
+`criteo` is given by `config.data.dir`.
 """
 
 import os

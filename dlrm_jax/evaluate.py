@@ -8,7 +8,8 @@ r"""Evaluates a checkpoint on any split, prepared set or raw file.
 
 Raw files and folders of them are read with the vocabularies of the training
 data; ids that training never saw become the unknown row and are counted. In a
-job of many hosts each host runs this command, with the same flags as train.py.
+job of many hosts each host runs this command, with the same flags as in
+training.
 """
 
 import argparse

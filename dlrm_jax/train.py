@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from dlrm_jax import heap
-from dlrm_jax.callable_module import make_callable, path_of
+from dlrm_jax.callable_module import make_callable, path_of, shown
 from dlrm_jax.cluster import job
 from dlrm_jax.config import command_line, config_file
-from dlrm_jax.config.parser import Parser
+from dlrm_jax.config.parser import Parser, train_command
 from dlrm_jax.configs import default
 from dlrm_jax.errors import (
   Ended,
+  InputError,
   end_at_once,
   exit_cleanly,
   status_of,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def _parser() -> Parser:
-  parser = Parser(prog='python train.py', description=__doc__)
+  parser = Parser(prog=train_command(), description=__doc__)
   command_line.add_config(parser)
   parser.add_required(
     '--workdir', 'DIR', 'folder for checkpoints, logs and the report'
@@ -145,6 +146,8 @@ def train(
   """
   from dlrm_jax.run.workdir import RESULTS, read_object
 
+  if not isinstance(live, bool):
+    raise InputError(f'live is {shown(live)}; expected True or False')
   folder = path_of('workdir', workdir)
   config = config_file.taken(config, _defaults())
   notes = _notes((), config, folder)

@@ -146,6 +146,10 @@ def unused_feature():
     (lambda d: dlrm_jax.train(None, d), 'config is None; expected'),
     (lambda d: dlrm_jax.train('', d), "config is ''; expected"),
     (
+      lambda d: dlrm_jax.train(small.get_config(), d, live='yes'),
+      "live is 'yes'; expected True or False",
+    ),
+    (
       lambda d: dlrm_jax.train(small.get_config(), None),
       'workdir is None; exp',
     ),

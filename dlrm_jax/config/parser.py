@@ -6,6 +6,7 @@ import numbers
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dlrm_jax.callable_module import shown
@@ -13,6 +14,14 @@ from dlrm_jax.errors import InputError
 
 _WRONG_TYPE = re.compile(r"argument (--\w+): invalid (int|float) value: '(.*)'")
 _TYPES = {'int': 'a whole number', 'float': 'a number'}
+
+
+_TRAIN = 'python train.py'
+
+
+def train_command() -> str:
+  """What starts a training in this folder: train.py, where it is here."""
+  return _TRAIN if Path('train.py').is_file() else 'dlrm-train'
 
 
 def _is_word(value: object) -> bool:
@@ -32,6 +41,8 @@ class Parser(argparse.ArgumentParser):
   def __init__(self, **options: Any) -> None:
     options.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
     options.setdefault('allow_abbrev', False)
+    text = options.get('description') or ''
+    options['description'] = text.replace(_TRAIN, train_command())
     self._flags: dict[str, argparse.Action] = {}
     super().__init__(**options)
 

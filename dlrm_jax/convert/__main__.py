@@ -7,11 +7,11 @@ r"""Converts models from and to facebookresearch/dlrm, torchrec and tables.
   python -m dlrm_jax.convert --to=tables --workdir=runs/kaggle \
     --tables C3=C3.parquet C4=C4.csv
 
---from makes a workdir, which train.py goes on with; with --config.data.dir=SET
-its columns are those of a set, without it and without config.data.expected the
-sizes are those of the file. --to writes a checkpoint of a workdir. The page
-docs/convert.md explains what fits. `--from=KIND --help` and `--to=KIND --help`
-show the flags of that kind alone.
+--from makes a workdir, which a training goes on with; with
+--config.data.dir=SET its columns are those of a set, without it and without
+config.data.expected the sizes are those of the file. --to writes a checkpoint
+of a workdir. The page docs/convert.md explains what fits. `--from=KIND --help`
+and `--to=KIND --help` show the flags of that kind alone.
 """
 
 import itertools

@@ -35,7 +35,9 @@ def plan(
     ('compile', compile, str, "'v5e:2x4'"),
   ):
     if value is not None and type(value) is not kind:
-      raise InputError(f'{name} is {shown(value)}; expected such as {example}')
+      raise InputError(
+        f'--{name} is {shown(value)}; expected such as {example}'
+      )
   from dlrm_jax.config import command_line, config_file
   from dlrm_jax.configs import default
   from dlrm_jax.plan.__main__ import Wanted, planned

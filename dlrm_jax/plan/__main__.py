@@ -77,18 +77,17 @@ def _spread_over(config: ConfigDict, devices: int | None) -> Iterator[str]:
   if devices is None:
     return
   if devices < 1:
-    raise InputError(f'--devices={devices}: expected 1 or more')
+    raise InputError(f'--devices is {devices}; expected 1 or more')
   if config.tables.shards % devices:
     yield (
       f'{config.tables.shards} shards cannot be cut over {devices} devices: '
-      f'planned for --config.tables.shards={devices}; give that to train.py, '
-      f'too'
+      f'planned for --config.tables.shards={devices}; train with it, too'
     )
     config.tables.shards = devices
 
 
 def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
-  """Notes of batch sizes that train.py refuses on these devices."""
+  """Notes of batch sizes that training refuses on these devices."""
   units = {
     'train.batch_size': math.lcm(
       devices,
@@ -101,7 +100,7 @@ def _uneven(config: ConfigDict, devices: int) -> Iterator[str]:
     if size % unit:
       nearest = max(round(size / unit), 1) * unit
       yield (
-        f'config.{field} is {size}, which train.py refuses on {devices} '
+        f'config.{field} is {size}, which training refuses on {devices} '
         f'devices: not a multiple of {unit}; the nearest is --config.{field}='
         f'{nearest}'
       )
@@ -112,8 +111,8 @@ def _memory_note(memory: str | None, planned: 'Planned') -> Iterator[str]:
   chosen = planned.tables.chosen.values()
   if memory and any(choice.why != 'given' for choice in chosen):
     yield (
-      f'tables are placed for --memory={memory}; give '
-      f'--config.tables.memory={memory} to train.py, too'
+      f'tables are placed for --memory={memory}; train with '
+      f'--config.tables.memory={memory}, too'
     )
 
 
@@ -124,7 +123,8 @@ def _chips(topology: str, devices: int | None) -> int:
   chips = len(find_devices(topology))
   if devices not in (None, chips):
     raise InputError(
-      f'--devices={devices}: {topology} has {chips} chips; leave --devices out'
+      f'--devices is {devices}; {topology} has {chips} chips; leave '
+      f'--devices out'
     )
   return chips
 

@@ -37,7 +37,7 @@ class Forecast:
     batch: examples of a step on all devices together.
     devices: number of devices, which divides the shards.
     budget: memory of a device, in bytes.
-    notes: assumptions of the plan that train.py does not make.
+    notes: assumptions of the plan that training does not make.
   """
 
   task: Task

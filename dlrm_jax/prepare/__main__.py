@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlrm_jax.callable_module import shown
-from dlrm_jax.config.parser import Parser, split_values
+from dlrm_jax.config.parser import Parser, split_values, train_command
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.prepare.splits import DEFAULT, MOVIELENS_DEFAULT
 
@@ -252,7 +252,7 @@ def _summary(output: str, config: str, seconds: float) -> None:
     )
     return
   print(
-    f'train on it: python train.py --config={config} '
+    f'train on it: {train_command()} --config={config} '
     f'--config.data.dir={output} --workdir=WORKDIR'
   )
 

@@ -278,7 +278,7 @@ def run_request(flags: argparse.Namespace, request: Request) -> None:
   else:
     print(f'{"order":<12}kept')
   print(f'{"bad rows":<12}{settings.on_bad_row}')
-  print(f'{"memory":<12}{human(memory)}: {by}')
+  print(f'{"memory":<12}at most {human(memory)}: {by}')
   print(f'{"disk":<12}about {human(preparation.disk)} while it is made')
   print(f'{"output":<12}{flags.output}', flush=True)
   pipeline.prepare_set(

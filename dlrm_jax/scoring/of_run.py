@@ -71,14 +71,15 @@ def _of_rows(run: Trained) -> Intake:
   columns = Columns(
     tuple(map(Dense, schema.dense)),
     tuple(
-      Sparse(c.name, 'rows', c.rows, c.hotness, bag=c.hotness > 1)
+      # Of a bag all ids are read, so that those that are cut off are counted.
+      Sparse(c.name, 'rows', c.rows, int(c.hotness == 1), bag=c.hotness > 1)
       for c in schema.sparse
     ),
     targets=(),
   )
   coders = tuple(
-    Coder(column, column.rows, column.hotness, Values())
-    for column in columns.sparse
+    Coder(column, column.rows, c.hotness, Values())
+    for column, c in zip(columns.sparse, schema.sparse, strict=True)
   )
   policy = out_of_range(run)
   coders = tuple(dataclasses.replace(c, out_of_range=policy) for c in coders)

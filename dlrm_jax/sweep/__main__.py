@@ -10,10 +10,10 @@ count from config.seed. Without --grid only the seeds differ.
 
 The settings are ranked by the mean over seeds of config.train.objective on
 split validation. After each run, sweep.png, sweep.md and sweep.json are written
-in the workdir. Each run has a folder in WORKDIR/runs, as train.py makes it,
-with the output of train.py in log.txt. A run that fails is told, and its
-settings come last. The same command again continues, and tries failed runs
-again; with more values or seeds it adds their runs.
+in the workdir. Each run has a folder in WORKDIR/runs, as a training makes it,
+with its output in log.txt. A run that fails is told, and its settings come
+last. The same command again continues, and tries failed runs again; with more
+values or seeds it adds their runs.
 """
 
 import functools

@@ -9,12 +9,13 @@ Trains plain tables, and each encoding at each ratio, with each seed. ENCODING
 is a value of config.tables.encoding; ENCODING:COMBINE also sets
 config.tables.combine. A ratio is a value of config.tables.compression. Seeds
 count from config.seed. All other fields of the config hold for all runs and can
-be set as for train.py; config.tables.features also holds for the plain tables.
+be set as for a training; config.tables.features also holds for the plain
+tables.
 
 After each run, tradeoff.png, tradeoff.md and tradeoff.json are written in the
-workdir. Each run has a folder in WORKDIR/runs, as train.py makes it, with the
-output of train.py in log.txt. The same command again continues; with more
-encodings, ratios or seeds it adds their runs.
+workdir. Each run has a folder in WORKDIR/runs, as a training makes it, with its
+output in log.txt. The same command again continues; with more encodings, ratios
+or seeds it adds their runs.
 """
 
 import sys

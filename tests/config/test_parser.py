@@ -5,6 +5,7 @@ import importlib
 
 import pytest
 
+from dlrm_jax import train as train_module
 from dlrm_jax.config.parser import Parser, split_values
 from dlrm_jax.errors import InputError
 
@@ -70,3 +71,16 @@ def test_a_flag_of_several_values_takes_the_first_behind_its_sign():
   argv = ['--input=a=b', 'c', '--input', 'd']
   words = split_values(argv, ['--input'])
   assert parser.parse_args(words).input == ['a=b', 'c', 'd']
+
+
+def test_a_training_is_started_by_what_is_there(tmp_path, monkeypatch, capsys):
+  def usage():
+    with pytest.raises(SystemExit):
+      train_module.main(['--help'])
+    return capsys.readouterr().out
+
+  assert 'python train.py --config' in usage()
+  monkeypatch.chdir(tmp_path)
+  assert usage().startswith('usage: dlrm-train ')
+  assert 'dlrm-train --config' in usage()
+  assert 'train.py' not in usage()

@@ -165,7 +165,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_noted(devices, nearest):
 
 def test_a_memory_that_the_config_does_not_have_is_noted():
   config = '--config=configs/criteo_kaggle.py'
-  note = '--config.tables.memory=40GB to train.py'
+  note = 'train with --config.tables.memory=40GB'
   assert note in plan(config, '--memory=40GB')
   assert 'note' not in plan(config, '--memory=16GB')
   given = '--config.tables.placement=row_wise'
@@ -234,10 +234,10 @@ def test_mistakes_end_in_one_line(flags, message):
 @pytest.mark.parametrize(
   ('arguments', 'words'),
   [
-    ({'devices': '8'}, "devices is '8'; expected such as 8"),
-    ({'devices': 1.5}, 'devices is 1.5; expected such as 8'),
-    ({'devices': True}, 'devices is True'),
-    ({'memory': 16}, "memory is 16; expected such as '16GB'"),
+    ({'devices': '8'}, "--devices is '8'; expected such as 8"),
+    ({'devices': 1.5}, '--devices is 1.5; expected such as 8'),
+    ({'devices': True}, '--devices is True'),
+    ({'memory': 16}, "--memory is 16; expected such as '16GB'"),
     ({'compile': True}, "compile is True; expected such as 'v5e:2x4'"),
     ({'memory': '16 apples'}, '16 apples'),
   ],

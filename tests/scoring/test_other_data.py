@@ -13,6 +13,7 @@ from dlrm_jax.predict.__main__ import main
 from dlrm_jax.prepare.values.raw_schema import RawSchema
 from dlrm_jax.scoring import stream
 from dlrm_jax.scoring.load import load
+from dlrm_jax.scoring.sources import source_of
 from tests import scored, small
 
 
@@ -70,6 +71,25 @@ def test_a_row_that_no_table_has(synthetic):
     model.predict(columns | {'C1': [50]})
   with pytest.raises(InputError, match=r'C1.*50'):
     model.similar('C1', 50)
+
+
+def test_ids_that_are_cut_off_a_bag_are_counted(synthetic, tmp_path):
+  schema = synthetic.run.data.schema
+  columns = {name: [0.0] * 2 for name in schema.dense}
+  columns |= {
+    c.name: [[0] * c.hotness] * 2 if c.hotness > 1 else [0] * 2
+    for c in schema.sparse
+  }
+  bag = next(c for c in schema.sparse if c.hotness > 1)
+  columns[bag.name] = [[0] * bag.hotness, [0] * (bag.hotness + 2)]
+  pl.DataFrame(columns).write_parquet(tmp_path / 'rows.parquet')
+  export = scored.exported(synthetic, tmp_path / 'export')
+  for model in (load(synthetic.folder), load(export)):
+    source = source_of(model, [str(tmp_path / 'rows.parquet')])
+    (some,) = source.rows()
+    assert some.inputs.ids.shape[1] == schema.hotness
+    cut = f'1 x bag of {bag.name} cut to its first {bag.hotness} ids'
+    assert [note for note in source.notes() if note.startswith(cut)]
 
 
 LIBSVM = {'format': 'libsvm', 'fields': ['user', 'item']}
