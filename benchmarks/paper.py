@@ -3,7 +3,7 @@
   python -m benchmarks.paper
 
 Each config's step is compiled for one v5e chip and for eight, by `python -m
-dlrm_jax.plan --compile`; no chip is needed. Takes half an hour.
+dlrm_jax.plan --compile`; no chip is needed. Takes 20 minutes.
 """
 
 import json

@@ -272,6 +272,9 @@ def main(argv: Sequence[str]) -> None:
   arguments = _parser().parse_args(split_values(argv, ('--data',)))
   output.check_json(arguments.json)
   heap.keep_freed_memory()
+  from dlrm_jax.program_cache import keep_programs
+
+  keep_programs()
   if arguments.compare:
     output.print_json(_result(arguments), arguments.json)
     return

@@ -60,13 +60,17 @@ def packed(dim: int) -> int:
   return LANES // dim if dim < LANES and LANES % dim == 0 else 1
 
 
-def take(tree: Pytree, rows: jax.Array, dim: int | None = None) -> Pytree:
+def take(
+  tree: Pytree, rows: jax.Array, dim: int | None = None, exist: bool = False
+) -> Pytree:
   """Reads rows of every leaf: `x[R, ...] -> x[*rows.shape, ...]`.
 
   Args:
     tree: leaves `[R]` or `[R, D]`, or packed: `[R / k, k * D]`.
     rows: i32[...].
     dim: D; needed where leaves may be packed.
+    exist: whether it is known that all rows are 0 ... R - 1. Others are read
+      as zeros; where this is said of them, anything can happen.
 
   >>> take(jnp.array([[1.0], [2.0]]), jnp.array([1, -1])).tolist()
   [[2.0], [0.0]]
@@ -76,18 +80,20 @@ def take(tree: Pytree, rows: jax.Array, dim: int | None = None) -> Pytree:
 
   def take_leaf(x: jax.Array) -> jax.Array:
     if x.ndim == 1 or dim is None or x.shape[1] == dim:
-      return _take(x, rows)
+      return _take(x, rows, exist)
     return lax.platform_dependent(
       x,
       rows,
       tpu=functools.partial(_take_packed, dim=dim),
-      default=lambda x, rows: _take(x.reshape(-1, dim), rows),
+      default=lambda x, rows: _take(x.reshape(-1, dim), rows, exist),
     )
 
   return jax.tree.map(take_leaf, tree)
 
 
-def _take(x: jax.Array, rows: jax.Array) -> jax.Array:
+def _take(x: jax.Array, rows: jax.Array, exist: bool = False) -> jax.Array:
+  if exist:
+    return x.at[rows].get(mode='promise_in_bounds', wrap_negative_indices=False)
   return x.at[rows].get(mode='fill', fill_value=0, wrap_negative_indices=False)
 
 

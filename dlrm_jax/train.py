@@ -163,6 +163,10 @@ def main(argv: Sequence[str]) -> int:
   flags = command_line.read_flags(_parser(), argv, _defaults())
   heap.keep_freed_memory()
   config, folder = flags.config, Path(flags.workdir)
+  if config.train.cache_programs:
+    from dlrm_jax.program_cache import keep_programs
+
+    keep_programs()
   notes = _notes(argv, config, folder)
   with job.joined(flags):
     stopped_by = _train(config, folder, notes, flags.profile)

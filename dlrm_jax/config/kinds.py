@@ -100,6 +100,7 @@ KINDS: dict[str, FieldKind] = {
       'train.eval_batch_size',
       'train.checkpoint_every',
       'train.keep',
+      'train.cache_programs',
     ),
     FieldKind.PLACE: (
       'tables.shards',

@@ -94,14 +94,26 @@ class Storage(abc.ABC):
     """Values of all rows of a stack, f32[R, dim]."""
     return self.decode(self.unpack(tree, dim), dim)
 
-  def take(self, tree: Pytree, rows: jax.Array, dim: int) -> Pytree:
-    """Kept rows of a stack: arrays [*rows.shape, width]."""
-    leaves = self.leaves(dim)
-    return jax.tree.map(lambda leaf, x: take(x, rows, leaf.size), leaves, tree)
+  def take(
+    self, tree: Pytree, rows: jax.Array, dim: int, exist: bool = False
+  ) -> Pytree:
+    """Kept rows of a stack: arrays [*rows.shape, width].
 
-  def read(self, tree: Pytree, rows: jax.Array, dim: int) -> jax.Array:
-    """Values of rows of a stack, f32[*rows.shape, dim]."""
-    return self.decode(self.take(tree, rows, dim), dim)
+    Args:
+      tree: the arrays of the stack.
+      rows: i32[...].
+      dim: D.
+      exist: whether all rows are known to exist, as `rows.take` has it.
+    """
+    return jax.tree.map(
+      lambda leaf, x: take(x, rows, leaf.size, exist), self.leaves(dim), tree
+    )
+
+  def read(
+    self, tree: Pytree, rows: jax.Array, dim: int, exist: bool = False
+  ) -> jax.Array:
+    """Values of rows of a stack, f32[*rows.shape, dim]; as `take`."""
+    return self.decode(self.take(tree, rows, dim, exist), dim)
 
   def add(
     self, tree: Pytree, update: RowGrads, noise: jax.Array | None

@@ -175,6 +175,9 @@ def main(argv: Sequence[str]) -> None:
   flags = _parser().parse_args(split_values(argv, ('--data',)))
   _check(flags)
   heap.keep_freed_memory()
+  from dlrm_jax.program_cache import keep_programs
+
+  keep_programs()
   _importance(flags)
 
 

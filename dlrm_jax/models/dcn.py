@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from dlrm_jax.models.deep import Deep
 from dlrm_jax.models.mlp import Dense, glorot_normal
 from dlrm_jax.models.mode import Training
+from dlrm_jax.models.product import product
 from dlrm_jax.models.shapes import VECTORS, Shapes
 
 
@@ -58,10 +59,7 @@ class Cross(nn.Module):
       shapes = {'down': (width, self.rank), 'up': (self.rank, width)}
     y = x
     for name, shape in shapes.items():
-      kernel = self.param(name, glorot_normal, shape).astype(self.dtype)
-      y = jnp.dot(
-        y.astype(self.dtype), kernel, preferred_element_type=jnp.float32
-      )
+      y = product(y, self.param(name, glorot_normal, shape), self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (width,))
     return start * (y + bias[None]) + x
 

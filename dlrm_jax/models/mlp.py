@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from dlrm_jax.models.batch_norm import BatchNorm
 from dlrm_jax.models.mode import Training, random_bits
+from dlrm_jax.models.product import product
 
 # jax.nn.initializers.glorot_normal would truncate at two standard deviations.
 glorot_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
@@ -57,11 +58,7 @@ class Dense(nn.Module):
     shape = (x.shape[-1], self.width)
     kernel = self.param('kernel', glorot_normal, shape)
     bias = self.param('bias', _bias_init, shape[1:])
-    y = jnp.dot(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      preferred_element_type=jnp.float32,
-    )
+    y = product(x, kernel, self.dtype)
     return y + bias[None]  # ranks equal, as strict promotion asks
 
 

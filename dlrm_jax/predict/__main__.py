@@ -56,10 +56,12 @@ def main(argv: Sequence[str]) -> None:
   output = Path(arguments.output)
   heap.keep_freed_memory()
   from dlrm_jax.predict.columns import check_names
+  from dlrm_jax.program_cache import keep_programs
   from dlrm_jax.scoring.load import load
   from dlrm_jax.scoring.row_files import check_name
   from dlrm_jax.scoring.sources import source_of
 
+  keep_programs()
   check_name(output, f'--output={output}')
   model = load(arguments.workdir, arguments.checkpoint)
   kept = tuple(filter(None, arguments.keep.split(',')))
