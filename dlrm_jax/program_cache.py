@@ -19,6 +19,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
@@ -38,8 +39,9 @@ def keep_programs() -> None:
   off (JAX_ENABLE_COMPILATION_CACHE=0), and where the user's cache folder cannot
   be written or may be written by others, as programs are trusted.
   """
-  on = jax.config.jax_enable_compilation_cache
-  if not on or jax.config.jax_compilation_cache_dir is not None:
+  settings: Any = jax.config
+  given = settings.jax_compilation_cache_dir is not None
+  if given or not settings.jax_enable_compilation_cache:
     return
   try:
     folder = _folder()
