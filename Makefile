@@ -49,7 +49,7 @@ lint: .venv/test.stamp
 clean:
 	rm -rf .venv runs
 
-.venv/train.stamp: requirements.txt pyproject.toml
+.venv/train.stamp: requirements.txt pyproject.toml setup.py $(wildcard dlrm_jax/native/*.[ch])
 	$(CHECK)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip

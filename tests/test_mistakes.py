@@ -480,7 +480,7 @@ CASES = {
   ),
   'a plan for no devices': (
     plan('--config=tests/small.py', '--devices=0'),
-    ['--devices=0'],
+    ['--devices is 0; expected 1 or more'],
   ),
   'a plan into a folder that is not there': (
     plan('--config=tests/small.py', '--json={place}/no/plan.json'),

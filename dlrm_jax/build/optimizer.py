@@ -5,15 +5,23 @@ an optimizer is: L2 penalty, the transform of its name, weight decay, rate.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import optax
 from ml_collections import ConfigDict
 
+from dlrm_jax import native
 from dlrm_jax.config.fields import at_least, choose_one, whole
 from dlrm_jax.errors import InputError
-from dlrm_jax.optim.adagrad import scale_by_adagrad, scale_by_rowwise_adagrad
+from dlrm_jax.optim.adagrad import (
+  EPS,
+  scale_by_adagrad,
+  scale_by_rowwise_adagrad,
+)
+from dlrm_jax.optim.fused import Fused
 from dlrm_jax.optim.plateau import Plateau
+from dlrm_jax.optim.rowwise import RowTransform, rowwise
 from dlrm_jax.optim.schedules import cosine, mlperf
 from dlrm_jax.rows import Pytree
 
@@ -41,24 +49,39 @@ _TABLE_OPTIMIZERS = _OPTIMIZERS | {
 _DECAYS = {'polynomial': mlperf, 'cosine': cosine}
 
 
+def _fused_adam(options: ConfigDict, rate: optax.Schedule) -> Fused:
+  return Fused(native.ADAM, rate, options.eps, (options.b1, options.b2))
+
+
+_FUSED: dict[str, Callable[[ConfigDict, optax.Schedule], Fused]] = {
+  'sgd': lambda _, rate: Fused(native.SGD, rate),
+  'adagrad': lambda _, rate: Fused(native.ADAGRAD, rate, EPS),
+  'rowwise_adagrad': lambda _, rate: Fused(native.ROWWISE_ADAGRAD, rate, EPS),
+  'adam': _fused_adam,
+}
+"""Optimizers of rows that native kernels know."""
+
+
 def _kernels(params: Pytree) -> Pytree:
   """Which arrays are kernels of layers, not biases or scales of units."""
   return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def build_optimizer(
-  section: str, config: ConfigDict, of_tables: bool = False
-) -> optax.GradientTransformation:
-  """The transform of an optimizer, with its schedule.
+class _Chain(NamedTuple):
+  """An optimizer, and its parts.
 
-  Args:
-    section: name of the section of the config that has the options.
-    config: all of it.
-    of_tables: whether the optimizer updates rows of tables, not layers.
-
-  Raises:
-    InputError: no optimizer has the name, or a number is out of range.
+  Attributes:
+    tx: all of it.
+    rate: its learning rate.
+    plain: whether it has neither penalty nor decay.
   """
+
+  tx: optax.GradientTransformation
+  rate: optax.Schedule
+  plain: bool
+
+
+def _chain(section: str, config: ConfigDict, of_tables: bool) -> _Chain:
   options = config[section]
   choices = _TABLE_OPTIMIZERS if of_tables else _OPTIMIZERS
   build = choose_one(f'{section}.name', options.name, choices)
@@ -78,12 +101,36 @@ def build_optimizer(
     raise InputError(f'config.{section}: {error}') from None
   mask = None if of_tables else _kernels
   # Without penalty and decay the state has the form that it had before them.
-  return optax.chain(
+  tx = optax.chain(
     *([optax.add_decayed_weights(l2, mask)] if l2 else []),
     transform,
     *([optax.add_decayed_weights(decay, mask)] if decay else []),
     optax.scale_by_learning_rate(rate),
   )
+  return _Chain(tx, rate, not l2 and not decay)
+
+
+def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+  """The optimizer of the layers.
+
+  Raises:
+    InputError: no optimizer has the name, or a number is out of range.
+  """
+  return _chain('optimizer', config, of_tables=False).tx
+
+
+def build_table_optimizer(config: ConfigDict) -> RowTransform:
+  """The optimizer of the rows of tables.
+
+  Raises:
+    InputError: no optimizer has the name, or a number is out of range.
+  """
+  chain = _chain('table_optimizer', config, of_tables=True)
+  options = config.table_optimizer
+  fused = None
+  if chain.plain and options.name in _FUSED:
+    fused = _FUSED[options.name](options, chain.rate)
+  return rowwise(chain.tx, fused)
 
 
 def build_plateau(config: ConfigDict) -> Plateau | None:

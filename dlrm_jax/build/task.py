@@ -8,13 +8,16 @@ from ml_collections import ConfigDict
 
 from dlrm_jax import losses
 from dlrm_jax.build.network import TrainingCosts, plan_network
-from dlrm_jax.build.optimizer import build_optimizer, build_plateau
+from dlrm_jax.build.optimizer import (
+  build_optimizer,
+  build_plateau,
+  build_table_optimizer,
+)
 from dlrm_jax.build.tables import MOST_SHARDS, PlacedFeatures
 from dlrm_jax.config.fields import at_least, choose_one, count, size, whole
 from dlrm_jax.data.schema import Scale, Schema
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.errors import InputError
-from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.training.heads import Head
 from dlrm_jax.training.memory import layers_memory, row_state
 from dlrm_jax.training.state import Task
@@ -68,7 +71,7 @@ def _label_weights(config: ConfigDict, schema: Schema) -> tuple[float, ...]:
 def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
   """Builds the task of a config for the columns of a schema."""
   batch = count(config, 'train.batch_size', 1)
-  table_tx = rowwise(build_optimizer('table_optimizer', config, of_tables=True))
+  table_tx = build_table_optimizer(config)
   shards = whole('tables.shards', config.tables.shards, 1, MOST_SHARDS)
   micro_batch = _micro_batch(config, batch)
 
@@ -89,7 +92,7 @@ def build_plan(config: ConfigDict, schema: Schema, scale: Scale) -> Planned:
         schema.labels, _label_weights(config, schema), strict=True
       )
     ),
-    tx=build_optimizer('optimizer', config),
+    tx=build_optimizer(config),
     table_tx=table_tx,
     micro_batch=micro_batch,
     clip=at_least(config, 'train.clip', 0) or None,

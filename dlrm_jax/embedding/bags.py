@@ -5,12 +5,13 @@ so that `f32[B, K, D]` never exists. All of this is local to one device.
 """
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dlrm_jax import native
 from dlrm_jax.embedding.storage import FLOAT32, Storage
 from dlrm_jax.rows import Pytree, RowGrads
 
@@ -125,10 +126,14 @@ def pull(
     known, unknown = (functools.partial(pooled, x) for x in (True, False))
     return lax.cond(exist, known, unknown, stack, bags)
 
+  def by_kernel(stack: Pytree, bags: Bags) -> jax.Array:
+    return native.pool(cast(jax.Array, stack), *bags, groups, dim)
+
+  native_one = storage is FLOAT32 and native.in_use()
   return lax.platform_dependent(
     stack,
     bags,
-    cpu=checked_at_once,
+    cpu=by_kernel if native_one else checked_at_once,
     default=functools.partial(pooled, False),
   )
 

@@ -54,6 +54,7 @@ from dlrm_jax.embedding.update import (
 )
 from dlrm_jax.errors import InputError
 from dlrm_jax.optim.clipping import Clip
+from dlrm_jax.optim.rowwise import RowTransform
 from dlrm_jax.rows import Pytree
 from dlrm_jax.sharding import COPIED, SPLIT, device_count, on_each_device
 
@@ -241,7 +242,7 @@ class EmbeddingCollection:
 
   def update(
     self,
-    tx: optax.GradientTransformation,
+    tx: RowTransform,
     tables: Tables,
     state: Pytree,
     rows: Rows,

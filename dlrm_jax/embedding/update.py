@@ -9,22 +9,24 @@ be clipped, is computed before the first row moves.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from dlrm_jax import native
 from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.bags import Bags, Group, push
 from dlrm_jax.embedding.exchange import Delivery, gather_replicated
 from dlrm_jax.embedding.initial import noise
 from dlrm_jax.embedding.layout import Layout, StackKind
 from dlrm_jax.embedding.parcels import Route
+from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.optim.clipping import Clip, clip_factor
-from dlrm_jax.optim.rowwise import Grads, with_counters
+from dlrm_jax.optim.fused import Fused
+from dlrm_jax.optim.rowwise import Grads, RowTransform, with_counters
 from dlrm_jax.rows import Pytree, RowGrads, sum_repeated, summed_by_row
-from dlrm_jax.sharding import AXIS, device_count, over_devices
+from dlrm_jax.sharding import AXIS, device_count, on_cpu, over_devices
 
 Tables = dict[str, Pytree]
 """For each stack an array f32[R, D], or what its storage keeps; packed."""
@@ -38,6 +40,41 @@ def as_local(bags: Bags, local_rows: int) -> Bags:
   """Bags of rows of this device's part, numbered from its first row."""
   first = jax.lax.axis_index(AXIS) * local_rows
   return bags._replace(rows=jnp.where(bags.rows < 0, PAD, bags.rows - first))
+
+
+class BagGrads(NamedTuple):
+  """Gradients of bags of rows, before they become those of single rows.
+
+  Attributes:
+    bags: the rows, K an example.
+    groups: their static layout, as G bags.
+    values: f32[B, G, D].
+  """
+
+  bags: Bags
+  groups: tuple[Group, ...]
+  values: jax.Array
+
+  def of_rows(self) -> RowGrads:
+    """The gradients of the rows; rows can repeat."""
+    return push(self.values, self.bags, self.groups)
+
+
+Arrived = BagGrads | Grads
+"""What arrives for a stack; an array is the gradient of all of its rows."""
+
+
+def _as_bags(grads: BagGrads | RowGrads) -> BagGrads:
+  """Gradients of rows as those of bags, each of which is an example."""
+  if isinstance(grads, BagGrads):
+    return grads
+  rows = grads.rows.reshape(len(grads.rows), -1)
+  group = Group(1, rows.shape[1])
+  return BagGrads(Bags(rows, None), (group,), grads.values[:, None])
+
+
+def _as_rows(grads: Arrived) -> Grads:
+  return grads.of_rows() if isinstance(grads, BagGrads) else grads
 
 
 def _nothing(dim: int) -> RowGrads:
@@ -64,7 +101,7 @@ class TableUpdate:
   layout: Layout
   groups: Mapping[str, tuple[Group, ...]]
   route: Callable[[str, int], Route]
-  tx: optax.GradientTransformation
+  tx: RowTransform
 
   def __call__(
     self,
@@ -87,7 +124,7 @@ class TableUpdate:
       clip: the norm to clip by; None: gradients stay as they are.
       factor: f32[], of the learning rates; None: 1.
     """
-    arrived: dict[str, Grads] = {}
+    arrived: dict[str, Arrived] = {}
     on_way: dict[str, Delivery] = {}
     done: dict[str, jax.Array] = {}
     for stack, bags in rows.items():
@@ -98,7 +135,8 @@ class TableUpdate:
         with jax.named_scope('exchange'):
           arrived[stack], done[stack] = on_way[stack].first()
       else:
-        arrived[stack] = self._stays(stack, tables[stack], bags, grads[stack])
+        found = self._stays(stack, tables[stack], bags, grads[stack])
+        arrived[stack] = found if clip is None else _as_rows(found)
     before, scale = state, jnp.ones(())
 
     def left(carry: tuple[dict[str, jax.Array], Any, Any]) -> jax.Array:
@@ -115,7 +153,9 @@ class TableUpdate:
       return reach, {s: grads for s, (grads, _) in now.items()}
 
     if clip is not None:
-      squares = clip.squares + self._squares(arrived, tables)
+      squares = clip.squares + self._squares(
+        {s: _as_rows(grads) for s, grads in arrived.items()}, tables
+      )
 
       def add_squares(
         carry: tuple[dict[str, jax.Array], jax.Array, None],
@@ -131,10 +171,10 @@ class TableUpdate:
       scale = clip_factor(clip.limit, squares)
 
     def moved(
-      tables: Tables, state: Pytree, arrived: Mapping[str, Grads]
+      tables: Tables, state: Pytree, arrived: Mapping[str, Arrived]
     ) -> tuple[Tables, Pytree]:
       if clip is not None:
-        arrived = {s: _scaled(grads, scale) for s, grads in arrived.items()}
+        arrived = {s: _scaled(_as_rows(g), scale) for s, g in arrived.items()}
       return self._moved(tables, state, arrived, key, factor)
 
     tables, state = moved(tables, state, arrived)
@@ -162,46 +202,80 @@ class TableUpdate:
 
   def _stays(
     self, stack: str, tree: Pytree, bags: Bags, grads: jax.Array
-  ) -> Grads:
+  ) -> Arrived:
     """Gradients of a stack whose rows are all on this device."""
     about = self.layout.stacks[stack]
+    mine = BagGrads(bags, self.groups[stack], grads)
     if about.dense:
-      mine = push(grads, bags, self.groups[stack])
       rows = about.local_rows(tree)
-      return over_devices(jax.lax.psum, summed_by_row(mine, rows))
+      return over_devices(jax.lax.psum, summed_by_row(mine.of_rows(), rows))
     if about.kind is StackKind.INDEPENDENT:
       # The loss is a mean over the batch; a node learns from its own part.
       if device_count() > 1:
         bags = as_local(bags, about.local_rows(tree))
-      return push(grads * float(about.shards), bags, self.groups[stack])
-    mine = push(grads, bags, self.groups[stack])
+      return mine._replace(bags=bags, values=grads * float(about.shards))
     if device_count() == 1:
       return mine
-    return gather_replicated(mine.flat(), about.local_rows(tree))
+    return gather_replicated(mine.of_rows().flat(), about.local_rows(tree))
 
   def _moved(
     self,
     tables: Tables,
     state: Pytree,
-    arrived: Mapping[str, Grads],
+    arrived: Mapping[str, Arrived],
     key: jax.Array | None,
     factor: jax.Array | None,
   ) -> tuple[Tables, Pytree]:
     """Tables and state after an update by the gradients that arrived."""
-    stacks = self.layout.stacks
-    grads = {s: arrived.get(s, _nothing(stacks[s].dim)) for s in tables}
+    stacks, by_kernel = self.layout.stacks, self._for_kernels(arrived)
+    grads = {
+      s: _as_rows(arrived[s])
+      if s in arrived and s not in by_kernel
+      else _nothing(stacks[s].dim)
+      for s in tables
+    }
     values = {
       s: self._reader(s, tree)
       if isinstance(grads[s], RowGrads)
       else stacks[s].storage.values(tree, stacks[s].dim)
       for s, tree in tables.items()
     }
-    updates, state = cast(Any, self.tx).update(grads, state, values)
+    updates, moved = cast(Any, self.tx).update(grads, state, values)
     if factor is not None:
       updates = {s: _scaled(update, factor) for s, update in updates.items()}
+    others = {
+      s: self._added(s, tree, updates[s], key)
+      for s, tree in tables.items()
+      if s not in by_kernel
+    }
+    if not by_kernel:
+      return others, moved
+    fused = cast(Fused, self.tx.fused)
+    numbers = fused.numbers(state, factor)
+    found = {
+      s: native.update(
+        fused.kind,
+        (cast(jax.Array, tables[s]), *fused.rows(state, s)),
+        *bags,
+        grads,
+        numbers,
+        groups,
+      )
+      for s, (bags, groups, grads) in by_kernel.items()
+    }
+    moved = fused.with_rows(moved, {s: rows for s, (_, *rows) in found.items()})
+    return others | {s: table for s, (table, *_) in found.items()}, moved
+
+  def _for_kernels(self, arrived: Mapping[str, Arrived]) -> dict[str, BagGrads]:
+    """The gradients by which native kernels move rows."""
+    if self.tx.fused is None or not on_cpu() or not native.in_use():
+      return {}
     return {
-      s: self._added(s, tree, updates[s], key) for s, tree in tables.items()
-    }, state
+      s: _as_bags(grads)
+      for s, grads in arrived.items()
+      if isinstance(grads, RowGrads | BagGrads)
+      and self.layout.stacks[s].storage is FLOAT32
+    }
 
   def _added(
     self, stack: str, tree: Pytree, update: Grads, key: jax.Array | None

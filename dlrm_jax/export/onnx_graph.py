@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from dlrm_jax import native
 from dlrm_jax.batch import Inputs
 from dlrm_jax.embedding.bags import Bags, Group
 from dlrm_jax.embedding.network import Layers, Network
@@ -106,7 +107,8 @@ def graph_of(network: Network, arguments: Arguments) -> 'ModelProto':
 
   shapes = list(arguments.shapes.values())
   # Traced first: jax2onnx replaces functions of JAX and Flax while it traces.
-  traced = jax.make_jaxpr(_function(network, arguments))(*shapes)
+  with native.left_out():
+    traced = jax.make_jaxpr(_function(network, arguments))(*shapes)
   try:
     with _quiet():
       return to_onnx(

@@ -14,9 +14,12 @@ import optax
 
 from dlrm_jax.rows import Pytree
 
+EPS = 1e-10
+"""Added to the root, as in torch."""
+
 
 def scale_by_adagrad(
-  initial: float = 0.0, eps: float = 1e-10
+  initial: float = 0.0, eps: float = EPS
 ) -> optax.GradientTransformation:
   """Adagrad as torch defines it: `g / (sqrt(sum of g^2) + eps)`.
 
@@ -55,7 +58,7 @@ class RowwiseAdagradState(NamedTuple):
 
 
 def scale_by_rowwise_adagrad(
-  initial: float = 0.0, eps: float = 1e-10
+  initial: float = 0.0, eps: float = EPS
 ) -> optax.GradientTransformation:
   """Row-wise Adagrad: one accumulator for each row, of its mean squares.
 

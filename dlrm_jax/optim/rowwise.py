@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import optax
 
+from dlrm_jax.optim.fused import Fused
 from dlrm_jax.optim.separable import check_separable
 from dlrm_jax.rows import Pytree, RowGrads, put, sum_repeated, take
 
@@ -70,14 +71,33 @@ def _like(grads: Grads, values: jax.Array) -> Grads:
   return values
 
 
+class RowTransform(optax.GradientTransformation):
+  """A transform whose `update` takes `RowGrads`.
+
+  Attributes:
+    fused: how a native kernel does the same, or None.
+  """
+
+  fused: Fused | None
+
+  def __new__(
+    cls, tx: optax.GradientTransformation, fused: Fused | None
+  ) -> 'RowTransform':
+    """The transform `tx`, with the other way of it."""
+    made = super().__new__(cls, *tx)
+    made.fused = fused
+    return made
+
+
 def rowwise(
-  inner: optax.GradientTransformation,
-) -> optax.GradientTransformation:
+  inner: optax.GradientTransformation, fused: Fused | None = None
+) -> RowTransform:
   """Wraps a row-separable transform so that it takes `RowGrads`.
 
   Args:
     inner: an Optax transform that treats each row by itself and whose state
       has rows on axis 0 wherever it has the structure of the parameters.
+    fused: how a native kernel does the same; None: none does.
 
   Returns:
     A transform whose `init` takes the tables, a pytree of f32[R, D], and
@@ -113,7 +133,7 @@ def rowwise(
     state = _put_touched(inner, state, touched, grads)
     return _map_grads(_like, grads, values), state
 
-  return optax.GradientTransformation(inner.init, update)
+  return RowTransform(optax.GradientTransformation(inner.init, update), fused)
 
 
 def has_rows(tx: optax.GradientTransformation, state: Pytree) -> Pytree:

@@ -17,7 +17,7 @@ import optax
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
 from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.optim.plateau import Plateau
-from dlrm_jax.optim.rowwise import has_rows, with_counters
+from dlrm_jax.optim.rowwise import RowTransform, has_rows, with_counters
 from dlrm_jax.rows import Pytree
 from dlrm_jax.sharding import COPIED, sharding_of
 from dlrm_jax.training.heads import Head
@@ -46,7 +46,7 @@ class Task:
   network: Network
   heads: tuple[Head, ...]
   tx: optax.GradientTransformation
-  table_tx: optax.GradientTransformation
+  table_tx: RowTransform
   micro_batch: int | None = None
   clip: float | None = None
   bag_l2: float = 0.0

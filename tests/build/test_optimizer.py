@@ -15,7 +15,7 @@ def adam(**fields):
   config = default.get_config()
   config.optimizer.name = 'adam'
   config.optimizer.update(fields)
-  return build_optimizer('optimizer', config)
+  return build_optimizer(config)
 
 
 # Optax's Adam itself relies on promotion.

@@ -1,0 +1,180 @@
+"""Kernels in C for lookups and updates on CPUs, called through XLA's FFI.
+
+They are compiled when the package is installed, where there is a C compiler,
+and are used where they are there. Without them, and on other devices, XLA
+compiles the same from `rows`, which is the reference: lookups are equal bit for
+bit, updates to rounding.
+"""
+
+import contextlib
+import contextvars
+import ctypes
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+VERSION = 1
+"""Of the calls; a library of another version is not used."""
+
+_VARIABLE = 'DLRM_JAX_NATIVE'
+_POOL, _UPDATE = (f'dlrm_jax_{name}_v{VERSION}' for name in ('pool', 'update'))
+_allowed = contextvars.ContextVar('native kernels', default=True)
+
+
+class Library(NamedTuple):
+  """The library, or why it is not used.
+
+  Attributes:
+    path: the file, or None.
+    why_not: empty where it is used.
+  """
+
+  path: Path | None
+  why_not: str
+
+
+@functools.cache
+def library() -> Library:
+  """Loads the library once, and tells XLA of its kernels."""
+  if os.environ.get(_VARIABLE, '1') in ('0', 'false'):
+    return Library(None, f'{_VARIABLE}={os.environ[_VARIABLE]} is set')
+  path = Path(__file__).with_name('_kernels.so')
+  if not path.exists():
+    return Library(
+      None,
+      'they were not compiled when the package was installed; install a C '
+      'compiler, then dlrm_jax again',
+    )
+  try:
+    found = ctypes.CDLL(str(path))
+    version = found.dlrm_jax_version()
+  except (OSError, AttributeError) as error:
+    return Library(path, f'{path} cannot be loaded: {error}')
+  if version != VERSION:
+    return Library(
+      path,
+      f'{path} has version {version}, and {VERSION} is needed; install '
+      f'dlrm_jax again',
+    )
+  jax.default_backend()  # With no backend yet, JAX would fail to make one.
+  try:
+    for target, function in (
+      (_POOL, found.dlrm_jax_pool),
+      (_UPDATE, found.dlrm_jax_update),
+    ):
+      jax.ffi.register_ffi_target(
+        target, jax.ffi.pycapsule(function), platform='cpu'
+      )
+  except jax.errors.JaxRuntimeError as error:
+    return Library(path, f'this jaxlib does not take them: {error}')
+  return Library(path, '')
+
+
+def in_use() -> bool:
+  """Whether programs that are traced now have native kernels on CPUs."""
+  return _allowed.get() and not library().why_not
+
+
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+  """Programs that are traced here have none: other machines can run them."""
+  token = _allowed.set(False)
+  try:
+    yield
+  finally:
+    _allowed.reset(token)
+
+
+Groups = Sequence[tuple[int, int]]
+"""The static layout of the rows of an example: consecutive groups of bags, each
+(number of bags, rows of a bag)."""
+
+
+def _attributes(groups: Groups) -> dict[str, np.ndarray]:
+  """A layout as the kernels take it."""
+  counts, lengths = np.array(groups, np.int64).reshape(-1, 2).T.copy()
+  return {'counts': counts, 'lengths': lengths}
+
+
+def pool(
+  stack: jax.Array,
+  rows: jax.Array,
+  weights: jax.Array | None,
+  groups: Groups,
+  dim: int,
+) -> jax.Array:
+  """Sums of bags of rows.
+
+  Args:
+    stack: f32[R, D], packed or not.
+    rows: i32[B, K]; those that do not exist are zeros.
+    weights: f32[B, K]; None: all are 1.
+    groups: the layout of the K rows, as G bags.
+    dim: D.
+
+  Returns:
+    f32[B, G, D].
+  """
+  bags = sum(count for count, _ in groups)
+  shape = jax.ShapeDtypeStruct((len(rows), bags, dim), jnp.float32)
+  operands = [stack, rows, *([] if weights is None else [weights])]
+  return jax.ffi.ffi_call(_POOL, shape)(*operands, **_attributes(groups))
+
+
+class Kind(NamedTuple):
+  """How a row moves: the number that the kernel knows, and its state.
+
+  Attributes:
+    number: as in update.c.
+    states: number of arrays of state.
+  """
+
+  number: int
+  states: int
+
+
+SGD, ADAGRAD, ROWWISE_ADAGRAD, ADAM = (
+  Kind(*pair) for pair in ((0, 0), (1, 1), (2, 1), (3, 2))
+)
+
+
+def update(
+  kind: Kind,
+  stacks: Sequence[jax.Array],
+  rows: jax.Array,
+  weights: jax.Array | None,
+  grads: jax.Array,
+  numbers: jax.Array,
+  groups: Groups,
+) -> list[jax.Array]:
+  """Updates the rows of a stack and of its state, in place.
+
+  Args:
+    kind: the optimizer.
+    stacks: f32[R, D], packed or not, and the arrays of its state.
+    rows: i32[B, K]; those that do not exist are left out.
+    weights: f32[B, K]; None: all are 1.
+    grads: f32[B, G, D], gradients of the sums of bags.
+    numbers: f32[6]: minus the learning rate; eps; the two decays of Adam, and
+      the corrections of its two moments.
+    groups: the layout of the K rows, as G bags.
+
+  Returns:
+    The new arrays.
+  """
+  operands = [*stacks, rows, grads, numbers]
+  if weights is not None:
+    operands.append(weights)
+  call = jax.ffi.ffi_call(
+    _UPDATE,
+    [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in stacks],
+    input_output_aliases={i: i for i in range(len(stacks))},
+  )
+  attributes = _attributes(groups)
+  return list(call(*operands, kind=np.int32(kind.number), **attributes))

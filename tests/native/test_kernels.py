@@ -1,0 +1,158 @@
+"""Kernels in C: the same as XLA's lookups and updates, in place."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlrm_jax import native
+from dlrm_jax.batch import PAD, Batch, Inputs
+from dlrm_jax.build.data import open_schema
+from dlrm_jax.build.task import build_task
+from dlrm_jax.embedding.bags import Bags, Group, pull
+from dlrm_jax.training.state import abstract_state, new_state
+from dlrm_jax.training.step import train_step
+from tests import small
+from tests.training.test_step import arrays_made
+
+pytestmark = pytest.mark.skipif(
+  not native.in_use(), reason=f'no native kernels: {native.library().why_not}'
+)
+
+ROWS, BATCH = 1000, 33
+GROUPS = {
+  'one id': (Group(3, 1),),
+  'bags': (Group(2, 20),),
+  'several lengths': (Group(3, 1), Group(2, 5), Group(1, 37)),
+}
+WIDTHS = 1, 3, 16, 32, 48, 64, 100, 128, 200
+
+
+def draw(groups, dim, weighted, rows=ROWS, seed=0):
+  chance = np.random.default_rng(seed)
+  ids = sum(count * length for count, length in groups)
+  bags = Bags(
+    jnp.array(chance.integers(-2, rows + 2, (BATCH, ids)), jnp.int32),
+    jnp.array(chance.normal(size=(BATCH, ids)), jnp.float32)
+    if weighted
+    else None,
+  )
+  return jnp.array(chance.normal(size=(rows, dim)), jnp.float32), bags
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('name', GROUPS)
+@pytest.mark.parametrize('dim', WIDTHS)
+def test_lookups_are_those_of_xla(dim, name, weighted):
+  groups = GROUPS[name]
+  table, bags = draw(groups, dim, weighted)
+
+  def lookup(table, bags):
+    return pull(table, bags, groups, dim)
+
+  got = jax.jit(lookup).lower(table, bags).compile()
+  assert 'dlrm_jax_pool' in got.as_text()
+  with native.left_out():
+    want = jax.jit(lambda *x: lookup(*x)).lower(table, bags).compile()
+  assert 'dlrm_jax_pool' not in want.as_text()
+  if weighted:  # XLA adds with or without rounding in between, as it sees fit
+    np.testing.assert_allclose(
+      got(table, bags), want(table, bags), rtol=1e-5, atol=1e-5
+    )
+  else:
+    np.testing.assert_array_equal(got(table, bags), want(table, bags))
+
+
+def test_rows_of_a_packed_stack():
+  table, bags = draw(GROUPS['bags'], 16, False)
+  packed = table.reshape(-1, 128)
+  got = jax.jit(lambda t: native.pool(t, *bags, GROUPS['bags'], 16))
+  np.testing.assert_array_equal(got(packed), got(table))
+
+
+def test_a_zero_keeps_its_sign():
+  table = jnp.full((2, 16), -0.0)
+  rows = jnp.zeros((1, 1), jnp.int32)
+  got = native.pool(table, rows, None, ((1, 1),), 16)
+  assert np.signbit(got).all()
+
+
+OPTIMIZERS = 'sgd', 'adagrad', 'rowwise_adagrad', 'adam'
+
+
+def task_of(optimizer, rows=(500, 40, 300, 30)):
+  config = small.get_config()
+  config.table_optimizer.name = optimizer
+  config.table_optimizer.warmup_steps = 3  # each step has a rate of its own
+  config.table_optimizer.learning_rate = 0.05
+  config.train.plateau.patience = 1  # a factor of the rates
+  config.data.synthetic.tables = rows
+  config.data.synthetic.hotness = (1, 1, 7, 2)
+  config.model.dim = 16
+  config.model.bottom = (16,)
+  config.tables.shards = 1
+  schema, scale = open_schema(config)
+  return build_task(config, schema, scale), schema
+
+
+def batch_of(schema, seed):
+  """Many ids are equal, as in logs, and some are missing."""
+  chance = np.random.default_rng(seed)
+  examples = 700  # enough for several parts
+  ids = [
+    chance.integers(0, column.rows, (examples, column.hotness)) ** 2
+    % column.rows
+    for column in schema.sparse
+  ]
+  ids = np.concatenate(ids, 1).astype(np.int32)
+  ids[chance.random(ids.shape) < 0.1] = PAD
+  dense = chance.normal(size=(examples, len(schema.dense)))
+  labels = chance.integers(0, 2, (examples, 1))
+  return Batch(
+    Inputs(jnp.array(dense, jnp.float32), jnp.array(ids)),
+    jnp.array(labels, jnp.float32),
+    jnp.ones(examples),
+  )
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+@jax.numpy_dtype_promotion('standard')  # Optax needs it
+def test_updates_are_those_of_xla(optimizer):
+  task, schema = task_of(optimizer)
+
+  def trained():
+    state = new_state(task, jax.random.key(0))
+    step = jax.jit(functools.partial(train_step, task), donate_argnums=0)
+    for seed in range(4):
+      state, _ = step(state, batch_of(schema, seed))
+    return jax.device_get((state.tables, state.table_state, state.params))
+
+  got = trained()
+  with native.left_out():
+    want = trained()
+  same = [
+    np.array_equal(one, other)
+    for one, other in zip(*map(jax.tree.leaves, (got, want)), strict=True)
+  ]
+  assert not all(same)  # or there was no kernel
+  for one, other in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+@jax.numpy_dtype_promotion('standard')  # Optax needs it
+def test_tables_are_updated_where_they_are(optimizer):
+  rows = 400_000
+  task, schema = task_of(optimizer, (rows, 40, rows, 30))
+  step = jax.jit(functools.partial(train_step, task), donate_argnums=0)
+  compiled = step.lower(abstract_state(task), batch_of(schema, 0)).compile()
+  text = compiled.as_text()
+  assert 'dlrm_jax_update' in text
+  made = [x for x in arrays_made(text) if x[1] != 'custom-call']
+  assert max(made)[0] < rows * 4
+  memory = compiled.memory_analysis()
+  new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  assert new < rows * 4
+  assert memory.temp_size_in_bytes < rows * 4
