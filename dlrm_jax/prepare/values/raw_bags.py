@@ -68,7 +68,9 @@ def lists(bags: pl.Series, separator: str) -> pl.Series:
   for rows, read in kinds:
     if rows.all():
       return read(bags)
-  parts = pl.concat([read(bags.filter(rows)) for rows, read in kinds])
+  parts = pl.concat(
+    [read(bags.filter(rows)).cast(pl.List(pl.String)) for rows, read in kinds]
+  )
   places = pl.concat([rows.arg_true() for rows, _ in kinds])
   return parts.gather(places.arg_sort())
 
