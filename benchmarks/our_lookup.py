@@ -11,12 +11,14 @@ import optax
 
 from benchmarks import pooled
 from benchmarks.serving import serve
+from dlrm_jax import native
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables, Vectors
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.heap import keep_freed_memory
-from dlrm_jax.optim.adagrad import scale_by_rowwise_adagrad
+from dlrm_jax.optim.adagrad import EPS, scale_by_rowwise_adagrad
+from dlrm_jax.optim.fused import Fused
 from dlrm_jax.optim.rowwise import rowwise
 
 
@@ -37,10 +39,13 @@ def main() -> None:
     )
   )
   tables = jax.jit(collection.init)(jax.random.key(0))
-  tx = optax.scale_by_learning_rate(pooled.RATE)
+  transform, kind = optax.identity(), native.SGD
   if arguments.optimizer == pooled.ADAGRAD:
-    tx = optax.chain(scale_by_rowwise_adagrad(), tx)
-  tx = rowwise(tx)
+    transform, kind = scale_by_rowwise_adagrad(), native.ROWWISE_ADAGRAD
+  tx = rowwise(
+    optax.chain(transform, optax.scale_by_learning_rate(pooled.RATE)),
+    Fused(kind, pooled.RATE, EPS),
+  )
   table_state = collection.init_state(tx, tables)
   batches = itertools.cycle(
     [

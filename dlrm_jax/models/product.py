@@ -3,10 +3,10 @@
 The operands of all three products of a layer, `y = x w`, `dx = dy w^T` and
 `dw = x^T dy`, have the dtype of the layer; sums are float32.
 
-XLA's CPU backend computes a product of two matrices as they lie in memory much
-faster than one of a transposed matrix, and bfloat16 only there; of a transposed
-operand it makes float32 first. It folds an ordinary transpose into the product.
-So on CPUs the operand is transposed by a copy that XLA cannot fold.
+XLA's CPU backend multiplies matrices of bfloat16 only as they lie in memory; of
+a transposed operand it makes float32 first, and it folds an ordinary transpose
+into the product. So on CPUs these operands are transposed by a copy that XLA
+cannot fold. In float32 nothing is gained by that.
 """
 
 import functools
@@ -53,6 +53,8 @@ def _backward(
   dtype: DTypeLike, operands: _Operands, grads: jax.Array
 ) -> _Operands:
   grads = grads.astype(dtype)
+  if dtype != jnp.bfloat16:
+    return _transposing(*operands, grads)
   return lax.platform_dependent(
     *operands, grads, cpu=_copying, default=_transposing
   )
@@ -79,12 +81,6 @@ def _copying(x: jax.Array, kernel: jax.Array, grads: jax.Array) -> _Operands:
     return wide * kernel.T.astype(jnp.float32), jnp.sum(
       x.astype(jnp.float32) * wide, 0
     )[:, None]
-  if x.dtype == jnp.float32:
-    # The product with a transposed kernel is as fast.
-    of_x = _dot(grads, kernel.T)
-    if grads.shape[1] < x.shape[1]:  # copy the narrower one
-      return of_x, _dot(_transposed(grads), x).T
-    return of_x, _dot(_transposed(x), grads)
   return _dot(grads, _transposed(kernel)), _dot(_transposed(x), grads)
 
 

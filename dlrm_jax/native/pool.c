@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+enum { AHEAD = 16 };
+
 struct lookup {
   const float *table;
   uint32_t rows;
@@ -86,6 +88,15 @@ ALWAYS_INLINE void copy_row(const struct lookup *l, int32_t id,
   for (; d < l->dim; d++) copy[d] = *weight * values[d];
 }
 
+/* Begins to read the row of an id that comes later. */
+ALWAYS_INLINE void prefetch(const struct lookup *l, int64_t at, int64_t end) {
+  if (at >= end) return;
+  uint32_t row = (uint32_t)l->ids[at];
+  if (row >= l->rows) return;
+  const float *values = l->table + row * l->dim;
+  for (int64_t d = 0; d < l->dim; d += WIDE) __builtin_prefetch(values + d);
+}
+
 FOR_EACH_TARGET
 static void sum_part(void *data, int64_t part) {
   const struct lookup *l = data;
@@ -93,15 +104,16 @@ static void sum_part(void *data, int64_t part) {
   int64_t last = first + l->examples_of_part;
   if (last > l->examples) last = l->examples;
   float *sum = l->sums + first * l->bags * l->dim;
-  int64_t at = first * l->ids_of_example;
+  int64_t at = first * l->ids_of_example, end = last * l->ids_of_example;
   for (int64_t example = first; example < last; example++) {
     for (int64_t g = 0; g < l->groups.size; g++) {
       int64_t length = l->groups.lengths[g];
       for (int64_t bag = 0; bag < l->groups.counts[g]; bag++) {
         const float *weights = l->weights == NULL ? NULL : l->weights + at;
-        if (length == 1)
+        if (length == 1) {
+          prefetch(l, at + AHEAD, end);
           copy_row(l, l->ids[at], weights, sum);
-        else
+        } else
           sum_bag(l, l->ids + at, weights, length, sum);
         at += length;
         sum += l->dim;

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { AHEAD = 8 };
+
 enum kind { SGD, ADAGRAD, ROWWISE_ADAGRAD, ADAM };
 
 /* The numbers of a step, as they come from JAX. */
@@ -36,12 +38,13 @@ struct update {
   atomic_bool no_memory;
 };
 
-/* The place of a row in the batch; places of a row form a list. */
+/* A place of a row in the batch; the places of a row form a list. */
 struct place {
-  int32_t next, bag;
+  int32_t row, bag, next;
   float weight;
 };
 
+/* A row of a part, and its first place; no row: -1. */
 struct slot {
   int32_t row, first;
 };
@@ -53,40 +56,46 @@ ALWAYS_INLINE uint32_t mixed(uint32_t x) {
   return x ^ (x >> 16);
 }
 
-ALWAYS_INLINE bool owns(const struct update *u, int64_t part, uint32_t row,
-                        uint32_t hash) {
-  return row < u->rows && (int64_t)(((uint64_t)hash * u->parts) >> 32) == part;
+ALWAYS_INLINE bool owns(const struct update *u, int64_t part, uint32_t row) {
+  uint64_t owner = ((uint64_t)mixed(row) * (uint64_t)u->parts) >> 32;
+  return (row < u->rows) & (owner == (uint64_t)part);
 }
 
-/* Links the places of all rows of a part, the last one first, so that lists
-   begin with the first; returns the number of distinct rows. */
-ALWAYS_INLINE int64_t link_places(const struct update *u, int64_t part,
-                                  struct slot *slots, uint32_t mask,
-                                  struct place *places, uint32_t *found) {
-  int32_t count = 0;
-  int64_t distinct = 0;
-  int64_t at = u->examples * u->ids_of_example, bag = u->examples * u->bags;
+/* Collects the places of all rows of a part, in the order of the batch. There
+   must be room for one more, which is written and left. */
+ALWAYS_INLINE void collect(const struct update *u, int64_t part, struct place *places) {
+  int64_t count = 0, at = 0;
+  int32_t bag = 0;
   for (int64_t example = 0; example < u->examples; example++) {
-    for (int64_t g = u->groups.size - 1; g >= 0; g--) {
-      for (int64_t i = 0; i < u->groups.counts[g]; i++) {
-        bag--;
-        for (int64_t j = 0; j < u->groups.lengths[g]; j++) {
-          at--;
-          uint32_t row = (uint32_t)u->ids[at], hash = mixed(row);
-          if (!owns(u, part, row, hash)) continue;
-          uint32_t s = hash & mask;
-          while (slots[s].row >= 0 && slots[s].row != (int32_t)row)
-            s = (s + 1) & mask;
-          if (slots[s].row < 0) {
-            slots[s] = (struct slot){(int32_t)row, -1};
-            found[distinct++] = s;
-          }
+    for (int64_t g = 0; g < u->groups.size; g++) {
+      for (int64_t i = 0; i < u->groups.counts[g]; i++, bag++) {
+        for (int64_t j = 0; j < u->groups.lengths[g]; j++, at++) {
           float weight = u->weights == NULL ? 1 : u->weights[at];
-          places[count] = (struct place){slots[s].first, (int32_t)bag, weight};
-          slots[s].first = count++;
+          places[count] = (struct place){u->ids[at], bag, -1, weight};
+          count += owns(u, part, (uint32_t)u->ids[at]); /* no branch */
         }
       }
     }
+  }
+}
+
+/* Links the places of each row, and lists the slots of the distinct rows. The
+   last place is linked first, so that a list begins with the first one. */
+ALWAYS_INLINE int64_t link_places(struct place *places, int64_t count,
+                                  struct slot *slots, uint32_t mask, uint32_t *found) {
+  int64_t distinct = 0;
+  for (int64_t i = count - 1; i >= 0; i--) {
+    if (i >= AHEAD)
+      __builtin_prefetch(slots + (mixed((uint32_t)places[i - AHEAD].row) & mask), 1);
+    int32_t row = places[i].row;
+    uint32_t s = mixed((uint32_t)row) & mask;
+    while (slots[s].row >= 0 && slots[s].row != row) s = (s + 1) & mask;
+    if (slots[s].row < 0) {
+      slots[s] = (struct slot){row, -1};
+      found[distinct++] = s;
+    }
+    places[i].next = slots[s].first;
+    slots[s].first = (int32_t)i;
   }
   return distinct;
 }
@@ -159,31 +168,37 @@ ALWAYS_INLINE void move_row(const struct update *u, int64_t row,
   }
 }
 
+/* Begins to read a row and its state. */
+ALWAYS_INLINE void prefetch(const struct update *u, int64_t row) {
+  for (int64_t d = 0; d < u->dim; d += WIDE) {
+    __builtin_prefetch(u->table + row * u->dim + d, 1);
+    if (u->kind == ADAGRAD || u->kind == ADAM)
+      __builtin_prefetch(u->state + row * u->dim + d, 1);
+    if (u->kind == ADAM) __builtin_prefetch(u->second + row * u->dim + d, 1);
+  }
+  if (u->kind == ROWWISE_ADAGRAD) __builtin_prefetch(u->state + row, 1);
+}
+
 FOR_EACH_TARGET
 static void update_part(void *data, int64_t part) {
   struct update *u = data;
-  int64_t all = u->examples * u->ids_of_example, mine = 0;
-  for (int64_t i = 0; i < all; i++) {
-    uint32_t row = (uint32_t)u->ids[i];
-    mine += owns(u, part, row, mixed(row));
-  }
-  if (mine == 0) return;
+  int64_t all = u->examples * u->ids_of_example, count = 0;
+  for (int64_t i = 0; i < all; i++) count += owns(u, part, (uint32_t)u->ids[i]);
+  if (count == 0) return;
   uint32_t size = 2;
-  while (size < 2 * (uint64_t)mine) size *= 2;
+  while (size < 2 * (uint64_t)count) size *= 2;
   struct slot *slots = malloc(size * sizeof *slots);
-  struct place *places = malloc(mine * sizeof *places);
-  uint32_t *found = malloc(mine * sizeof *found);
+  struct place *places = malloc((count + 1) * sizeof *places);
+  uint32_t *found = malloc(count * sizeof *found);
   float *sum = malloc(u->dim * sizeof *sum);
   if (slots == NULL || places == NULL || found == NULL || sum == NULL) {
     atomic_store(&u->no_memory, true);
   } else {
-    for (uint32_t s = 0; s < size; s++) slots[s].row = -1;
-    int64_t distinct = link_places(u, part, slots, size - 1, places, found);
+    memset(slots, -1, size * sizeof *slots);
+    collect(u, part, places);
+    int64_t distinct = link_places(places, count, slots, size - 1, found);
     for (int64_t i = distinct - 1; i >= 0; i--) {
-      if (i >= 4) {
-        const float *next = u->table + slots[found[i - 4]].row * u->dim;
-        for (int64_t d = 0; d < u->dim; d += WIDE) __builtin_prefetch(next + d, 1);
-      }
+      if (i >= AHEAD) prefetch(u, slots[found[i - AHEAD]].row);
       struct slot slot = slots[found[i]];
       move_row(u, slot.row, summed(u, places, slot.first, sum));
     }

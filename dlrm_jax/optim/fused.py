@@ -23,13 +23,13 @@ class Fused(NamedTuple):
 
   Attributes:
     kind: the transform.
-    rate: the learning rate of each step.
+    rate: the learning rate, as `optax.scale_by_learning_rate` has it.
     eps: that of Adagrad and Adam.
     decays: b1 and b2 of Adam.
   """
 
   kind: native.Kind
-  rate: optax.Schedule
+  rate: optax.ScalarOrSchedule
   eps: float = 0.0
   decays: tuple[float, float] = (0.0, 0.0)
 
@@ -45,7 +45,8 @@ class Fused(NamedTuple):
     if self.kind is native.ADAM:
       count = (first.count + 1).astype(jnp.float32)
       corrections = [1 - jnp.float32(b) ** count for b in self.decays]
-    rate = jnp.asarray(self.rate(last.count), jnp.float32)
+    rate = self.rate(last.count) if callable(self.rate) else self.rate
+    rate = jnp.asarray(rate, jnp.float32)
     if factor is not None:
       rate = rate * factor
     given = [jnp.float32(x) for x in (self.eps, *self.decays)]
