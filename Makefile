@@ -25,8 +25,10 @@ train: .venv/train.stamp
 test: lint
 	$(TESTS) -m 'not slow'
 
+# The contracts of tables hold without the kernels in C, too.
 test-all: test
 	$(TESTS) -m slow
+	DLRM_JAX_NATIVE=0 $(TESTS) tests/embedding tests/optim tests/training tests/test_goldens.py
 
 test-versions: .venv/test.stamp
 	$(BIN)/python -m benchmarks.versions

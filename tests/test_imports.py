@@ -1,5 +1,6 @@
 """What importing a part of the package brings along."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -25,6 +26,15 @@ def test_a_network_is_built_without_what_only_training_needs():
   assert not names & set(TRAINING)
   rooms = {n.split('.')[1] for n in names if n.startswith('dlrm_jax.')}
   assert not rooms & {'training', 'run', 'prepare', 'checkpoint', 'report'}
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('torch') is None, reason='PyTorch is not installed'
+)
+def test_training_imports_no_pytorch_that_is_installed():
+  assert 'torch' not in imported_with('dlrm_jax.run.loop')
+  both = imported_with('torch, dlrm_jax.run.loop')
+  assert 'torch.nn' in both
 
 
 @pytest.fixture(scope='module')

@@ -113,8 +113,9 @@ static void sum_part(void *data, int64_t part) {
         if (length == 1) {
           prefetch(l, at + AHEAD, end);
           copy_row(l, l->ids[at], weights, sum);
-        } else
+        } else {
           sum_bag(l, l->ids + at, weights, length, sum);
+        }
         at += length;
         sum += l->dim;
       }

@@ -1,15 +1,34 @@
 """TensorBoard's event files, written without a thread.
 
 tensorboardX's own writer has a thread. On a full disk that thread ends, and
-the next few numbers block the program for ever.
+the next few numbers block the program for ever. It imports PyTorch where that
+is installed, which takes seconds and is not needed here.
 """
 
+import contextlib
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+
+@contextlib.contextmanager
+def _hidden(name: str) -> Iterator[None]:
+  """Imports fail to find a package, unless it is imported already."""
+  if name in sys.modules:
+    yield
+    return
+  sys.modules[name] = None  # pyrefly: ignore[unsupported-operation]
+  try:
+    yield
+  finally:
+    del sys.modules[name]
+
+
+with _hidden('torch'):
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto.event_pb2 import Event, SessionLog
+  from tensorboardX.summary import scalar
 
 
 class Events:
