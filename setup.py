@@ -23,7 +23,10 @@ def _kernels() -> list[Extension]:
     sources=[str(_FOLDER / name) for name in ('call.c', 'pool.c', 'update.c')],
     depends=[str(_FOLDER / 'call.h')],
     include_dirs=[str(Path(jaxlib.origin).parent / 'include')],
-    extra_compile_args=['-std=gnu11', '-O3', '-fno-math-errno', '-Wno-psabi'],
+    extra_compile_args=[
+      *('-std=gnu11', '-O3', '-Wno-psabi', '-fno-math-errno'),
+      '-ffp-contract=off',  # the same results on all processors
+    ],
     libraries=['m'],
     optional=True,
   )

@@ -32,10 +32,11 @@ _SLOWEST = 1800  # seconds of a cell
 def copy_source(folder: pathlib.Path) -> pathlib.Path:
   """Copies what the package is built of; a build leaves files where it is."""
   for name in ('dlrm_jax', 'configs'):
-    shutil.copytree(ROOT / name, folder / name, symlinks=True)
+    built = shutil.ignore_patterns('*.so')
+    shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=built)
   for name in (
     *('pyproject.toml', 'requirements.txt', 'README.md', 'LICENSE'),
-    'MANIFEST.in',
+    *('setup.py', 'MANIFEST.in'),
   ):
     shutil.copy(ROOT / name, folder)
   return folder

@@ -220,9 +220,9 @@ def get_config() -> ConfigDict:
   # `dlrm_jax.prepare implicit` hr_10, ndcg_10 and mrr. Data with several
   # labels: LABEL/METRIC.
   config.train.objective = 'auc'
-  # Whether compiled programs are kept in the user's cache folder, so that the
-  # next start need not compile them. Other commands always keep theirs, unless
-  # the environment has JAX_ENABLE_COMPILATION_CACHE=0.
+  # Whether the commands that train keep compiled programs in the user's cache
+  # folder, so that the next start need not compile them; `dlrm_jax.train` in
+  # Python leaves that to JAX's own settings.
   config.train.cache_programs = True
   config.train.keep = 2  # number of last checkpoints kept, beside the best one
   # Training stops after this many evaluations without a better objective; 0:

@@ -3,32 +3,36 @@
 JAX's compilation cache does the work; here is where it lies and what else it
 needs. There is a folder in the user's cache folder for each processor and
 version of jaxlib, since programs for a CPU run only on CPUs like it. JAX writes
-an entry in place, so a command that is killed may leave a part of one, which no
-later command would replace. Each command therefore holds a locked mark while it
-runs, and removes what was written since a mark whose owner is gone.
+an entry in place, and never again where there is one. So an entry that a full
+disk or a kill has cut would be compiled anew by every command; each command
+removes such entries among those written since the command before.
 """
 
-import atexit
 import contextlib
-import fcntl
 import hashlib
+import importlib
 import os
 import platform
 import re
+import shutil
 import stat
+import time
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jaxlib
 
 MOST_BYTES = 2**30
-"""Entries may have so many; then the oldest half of them is removed."""
+"""Entries may have so many; then the half written first is removed."""
 
-_MARK = 'in_use_'
-_held: list[int] = []  # descriptors whose locks last as long as the process
+_UNUSED = 90 * 24 * 3600  # seconds, after which the folder of a version goes
+_CHECKED = 'checked'  # whose time is that of the last check
+_ENTRY = '-cache'  # ends the names of JAX's entries
+_ZSTANDARD = b'\x28\xb5\x2f\xfd'  # begins what JAX compresses with it
 
 
 def keep_programs() -> None:
@@ -48,7 +52,6 @@ def keep_programs() -> None:
     if not _private(folder):
       return
     _clean(folder)
-    _hold_mark(folder)
   except (OSError, RuntimeError):  # RuntimeError: there is no home folder
     return
   jax.config.update('jax_compilation_cache_dir', str(folder))
@@ -91,39 +94,57 @@ def _private(folder: Path) -> bool:
   )
 
 
-def _marks(folder: Path) -> Iterator[tuple[Path, float]]:
-  """Marks whose owners are gone, and when they were made."""
-  for path in folder.glob(f'{_MARK}*'):
-    with contextlib.suppress(OSError), path.open() as mark:
-      made = os.fstat(mark.fileno()).st_mtime
-      fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      yield path, made
+class _Entry(NamedTuple):
+  """An entry, when it was written, and its size in bytes."""
+
+  made: float
+  size: int
+  path: Path
+
+
+def _entries(folder: Path) -> Iterator[_Entry]:
+  for path in folder.glob(f'*{_ENTRY}'):
+    with contextlib.suppress(OSError):  # another command has removed it
+      about = path.stat()
+      yield _Entry(about.st_mtime, about.st_size, path)
 
 
 def _clean(folder: Path) -> None:
-  """Removes entries that may be a part of one, and the oldest of too many."""
-  gone = list(_marks(folder))
-  since = min((made for _, made in gone), default=float('inf'))
-  entries = []
-  for path in folder.iterdir():
-    if not path.name.startswith(_MARK):
-      with contextlib.suppress(OSError):
-        about = path.stat()
-        entries.append((about.st_mtime, about.st_size, path))
-  size = sum(entry[1] for entry in entries)
+  """Removes entries that are cut, the first of too many, and old versions."""
+  mark, start = folder / _CHECKED, time.time()
+  before = mark.stat().st_mtime if mark.exists() else 0.0
+  entries = sorted(_entries(folder))
+  size = sum(entry.size for entry in entries)
   enough = MOST_BYTES // 2 if size > MOST_BYTES else size
-  for made, count, path in sorted(entries):
-    if made >= since or size > enough:
+  for made, count, path in entries:
+    if size > enough or (made >= before and not _is_whole(path)):
       path.unlink(missing_ok=True)
       size -= count
-  for path, _ in gone:
-    path.unlink(missing_ok=True)
+  mark.touch(mode=0o600)
+  os.utime(mark, (start, start))
+  for other in folder.parent.glob(f'*/{_CHECKED}'):
+    with contextlib.suppress(OSError):
+      if other.stat().st_mtime < start - _UNUSED:
+        shutil.rmtree(other.parent, ignore_errors=True)
 
 
-def _hold_mark(folder: Path) -> None:
-  """Makes a mark of this process, which goes when the process ends well."""
-  path = folder / f'{_MARK}{os.getpid()}_{os.urandom(4).hex()}'
-  mark = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-  fcntl.flock(mark, fcntl.LOCK_EX)
-  _held.append(mark)
-  atexit.register(path.unlink, missing_ok=True)
+def _is_whole(path: Path) -> bool:
+  """Whether an entry can be unpacked; True where that cannot be told."""
+  try:
+    packed = path.read_bytes()
+    if not packed.startswith(_ZSTANDARD):
+      zlib.decompress(packed)
+      return True
+  except OSError:
+    return True
+  except zlib.error:
+    return False
+  try:
+    zstandard: Any = importlib.import_module('zstandard')
+  except ImportError:
+    return True
+  try:
+    zstandard.ZstdDecompressor().decompress(packed)
+  except zstandard.ZstdError:
+    return False
+  return True

@@ -20,8 +20,10 @@ _TRAIN = 'python train.py'
 
 
 def train_command() -> str:
-  """What starts a training in this folder: train.py, where it is here."""
-  return _TRAIN if Path('train.py').is_file() else 'dlrm-train'
+  """What starts a training in this folder: our train.py, where it is here."""
+  here, ours = Path('train.py'), Path(__file__).parents[2] / 'train.py'
+  same = here.exists() and ours.exists() and here.samefile(ours)
+  return _TRAIN if same else 'dlrm-train'
 
 
 def _is_word(value: object) -> bool:

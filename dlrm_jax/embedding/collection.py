@@ -113,9 +113,7 @@ class EmbeddingCollection:
       for name, stack in self.layout.stacks.items()
     }
 
-  def state_specs(
-    self, tx: optax.GradientTransformation, state: Pytree
-  ) -> Pytree:
+  def state_specs(self, tx: RowTransform, state: Pytree) -> Pytree:
     """How the state of a `rowwise` transform is cut: as its stacks are."""
     return optax.tree.map_params(
       tx.init,
@@ -153,9 +151,7 @@ class EmbeddingCollection:
       shards, seeds
     )
 
-  def init_state(
-    self, tx: optax.GradientTransformation, tables: Tables
-  ) -> Pytree:
+  def init_state(self, tx: RowTransform, tables: Tables) -> Pytree:
     """The first state of a `rowwise` transform, in float32 and packed."""
     stacks = self.layout.stacks
     state = tx.init(

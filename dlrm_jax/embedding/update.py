@@ -68,7 +68,7 @@ def _as_bags(grads: BagGrads | RowGrads) -> BagGrads:
   """Gradients of rows as those of bags, each of which is an example."""
   if isinstance(grads, BagGrads):
     return grads
-  rows = grads.rows.reshape(len(grads.rows), -1)
+  rows = grads.rows if grads.rows.ndim > 1 else grads.rows[:, None]
   group = Group(1, rows.shape[1])
   return BagGrads(Bags(rows, None), (group,), grads.values[:, None])
 

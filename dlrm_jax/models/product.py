@@ -9,8 +9,6 @@ into the product. So on CPUs these operands are transposed by a copy that XLA
 cannot fold. In float32 nothing is gained by that.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,7 +17,6 @@ from jax.typing import DTypeLike
 _BLOCK = 8
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(
   x: jax.Array, kernel: jax.Array, dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
@@ -36,35 +33,38 @@ def product(
   >>> product(jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]])).tolist()
   [[11.0]]
   """
+  if dtype == jnp.bfloat16:
+    return _in_bfloat16(x, kernel)
   return _dot(x.astype(dtype), kernel.astype(dtype))
 
 
 _Operands = tuple[jax.Array, jax.Array]
 
 
-def _forward(
-  x: jax.Array, kernel: jax.Array, dtype: DTypeLike
-) -> tuple[jax.Array, _Operands]:
-  operands = x.astype(dtype), kernel.astype(dtype)
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+  return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _in_bfloat16(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return _forward(x, kernel)[0]
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, _Operands]:
+  operands = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
   return _dot(*operands), operands
 
 
-def _backward(
-  dtype: DTypeLike, operands: _Operands, grads: jax.Array
-) -> _Operands:
-  grads = grads.astype(dtype)
-  if dtype != jnp.bfloat16:
-    return _transposing(*operands, grads)
+def _backward(operands: _Operands, grads: jax.Array) -> _Operands:
   return lax.platform_dependent(
-    *operands, grads, cpu=_copying, default=_transposing
+    *operands,
+    grads.astype(jnp.bfloat16),
+    cpu=_copying,
+    default=_transposing,
   )
 
 
-product.defvjp(_forward, _backward)
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-  return jnp.dot(a, b, preferred_element_type=jnp.float32)
+_in_bfloat16.defvjp(_forward, _backward)
 
 
 def _transposing(

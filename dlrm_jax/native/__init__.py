@@ -2,8 +2,8 @@
 
 They are compiled when the package is installed, where there is a C compiler,
 and are used where they are there. Without them, and on other devices, XLA
-compiles the same from `rows`, which is the reference: lookups are equal bit for
-bit, updates to rounding.
+compiles the same from `rows`, which is the reference: lookups without weights
+are equal bit for bit, all else to rounding.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import numpy as np
 VERSION = 1
 """Of the calls; a library of another version is not used."""
 
-_VARIABLE = 'DLRM_JAX_NATIVE'
+_VARIABLE, _OFF = 'DLRM_JAX_NATIVE', ('', '0', 'false', 'no', 'off')
 _POOL, _UPDATE = (f'dlrm_jax_{name}_v{VERSION}' for name in ('pool', 'update'))
 _allowed = contextvars.ContextVar('native kernels', default=True)
 
@@ -42,14 +42,15 @@ class Library(NamedTuple):
 @functools.cache
 def library() -> Library:
   """Loads the library once, and tells XLA of its kernels."""
-  if os.environ.get(_VARIABLE, '1') in ('0', 'false'):
-    return Library(None, f'{_VARIABLE}={os.environ[_VARIABLE]} is set')
+  if (given := os.environ.get(_VARIABLE, '1')).lower() in _OFF:
+    return Library(None, f'{_VARIABLE}={given} is set')
   path = Path(__file__).with_name('_kernels.so')
   if not path.exists():
     return Library(
       None,
-      'they were not compiled when the package was installed; install a C '
-      'compiler, then dlrm_jax again',
+      'they were not compiled when the package was installed, for want of a C '
+      'compiler or of the header that comes with jaxlib; where both are, "pip '
+      'install --force-reinstall --no-deps --no-cache-dir dlrm_jax" does it',
     )
   try:
     found = ctypes.CDLL(str(path))
@@ -124,7 +125,8 @@ def pool(
   bags = sum(count for count, _ in groups)
   shape = jax.ShapeDtypeStruct((len(rows), bags, dim), jnp.float32)
   operands = [stack, rows, *([] if weights is None else [weights])]
-  return jax.ffi.ffi_call(_POOL, shape)(*operands, **_attributes(groups))
+  call = jax.ffi.ffi_call(_POOL, shape, vmap_method='sequential')
+  return call(*operands, **_attributes(groups))
 
 
 class Kind(NamedTuple):
@@ -161,8 +163,8 @@ def update(
     rows: i32[B, K]; those that do not exist are left out.
     weights: f32[B, K]; None: all are 1.
     grads: f32[B, G, D], gradients of the sums of bags.
-    numbers: f32[6]: minus the learning rate; eps; the two decays of Adam, and
-      the corrections of its two moments.
+    numbers: f32[8]: minus the learning rate; eps; of the two moments of Adam
+      the decays, 1 minus these, and the corrections of their bias.
     groups: the layout of the K rows, as G bags.
 
   Returns:

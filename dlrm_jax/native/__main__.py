@@ -6,6 +6,8 @@ python -m dlrm_jax.native
 import argparse
 import sys
 
+import jax
+
 from dlrm_jax.errors import exit_cleanly
 from dlrm_jax.native import library
 
@@ -18,6 +20,7 @@ def main(argv: list[str]) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   ).parse_args(argv)
+  jax.config.update('jax_platforms', 'cpu')
   path, why_not = library()
   print(f'not in use: {why_not}' if why_not else f'in use: {path}')
   return int(bool(why_not))

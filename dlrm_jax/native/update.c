@@ -17,10 +17,11 @@ enum kind { SGD, ADAGRAD, ROWWISE_ADAGRAD, ADAM };
 
 /* The numbers of a step, as they come from JAX. */
 struct numbers {
-  float step;                 /* minus the learning rate */
-  float eps;                  /* of Adagrad and Adam */
-  float decay[2];             /* of the two moments of Adam */
-  float correction[2];        /* of their bias, at this step */
+  float step; /* minus the learning rate */
+  float eps;  /* of Adagrad and Adam */
+  float decay[2];      /* of the two moments of Adam */
+  float rest[2];       /* 1 - decay, rounded once */
+  float correction[2]; /* of their bias, at this step */
 };
 
 struct update {
@@ -157,8 +158,8 @@ ALWAYS_INLINE void move_row(const struct update *u, int64_t row,
     float *restrict mean = u->state + row * dim;
     float *restrict square = u->second + row * dim;
     for (int64_t d = 0; d < dim; d++) {
-      float m = n.decay[0] * mean[d] + (1 - n.decay[0]) * g[d];
-      float v = n.decay[1] * square[d] + (1 - n.decay[1]) * (g[d] * g[d]);
+      float m = n.decay[0] * mean[d] + n.rest[0] * g[d];
+      float v = n.decay[1] * square[d] + n.rest[1] * (g[d] * g[d]);
       mean[d] = m;
       square[d] = v;
       m /= n.correction[0];
@@ -209,7 +210,7 @@ static void update_part(void *data, int64_t part) {
   free(sum);
 }
 
-enum { LEAST_IDS = 256, MOST_PARTS = 32 };
+enum { LEAST_IDS = 256, MOST_PARTS = 32, MOST_PLACES = 1 << 30 };
 
 /* Operands: table, states of the kind, ids, grads, numbers (, weights). Results:
    table and states, which must be the operands themselves. */
@@ -239,6 +240,9 @@ XLA_FFI_Error *dlrm_jax_update(XLA_FFI_CallFrame *frame) {
       .ids_of_example = ids->dims[1],
       .bags = grads->dims[1],
   };
+  if (u.examples * u.ids_of_example > MOST_PLACES || u.examples * u.bags > MOST_PLACES)
+    return failure(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT,
+                   "dlrm_jax_update: more than 2^30 ids or bags in a batch");
   if (!read_groups(frame, u.ids_of_example, u.bags, &u.groups))
     return failure(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT,
                    "dlrm_jax_update: the groups do not fit the ids");

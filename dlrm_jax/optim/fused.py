@@ -34,7 +34,7 @@ class Fused(NamedTuple):
   decays: tuple[float, float] = (0.0, 0.0)
 
   def numbers(self, state: Pytree, factor: jax.Array | None) -> jax.Array:
-    """The numbers of the next step, f32[6], as `native.update` takes them.
+    """The numbers of the next step, f32[8], as `native.update` takes them.
 
     Args:
       state: that of the chain, before the step.
@@ -49,8 +49,8 @@ class Fused(NamedTuple):
     rate = jnp.asarray(rate, jnp.float32)
     if factor is not None:
       rate = rate * factor
-    given = [jnp.float32(x) for x in (self.eps, *self.decays)]
-    return jnp.stack([-rate, *given, *corrections])
+    given = [self.eps, *self.decays, *(1 - b for b in self.decays)]
+    return jnp.stack([-rate, *map(jnp.float32, given), *corrections])
 
   def rows(self, state: Pytree, stack: str) -> list[jax.Array]:
     """The arrays of a state that have rows of a stack."""

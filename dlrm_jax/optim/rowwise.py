@@ -12,7 +12,7 @@ under the inner transform alone.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -71,22 +71,18 @@ def _like(grads: Grads, values: jax.Array) -> Grads:
   return values
 
 
-class RowTransform(optax.GradientTransformation):
-  """A transform whose `update` takes `RowGrads`.
+class RowTransform(NamedTuple):
+  """A transform of rows, with the functions of an Optax transform.
 
   Attributes:
-    fused: how a native kernel does the same, or None.
+    init: tables -> state.
+    update: its gradients may be `RowGrads`.
+    fused: how a native kernel does the same; None: none does.
   """
 
-  fused: Fused | None
-
-  def __new__(
-    cls, tx: optax.GradientTransformation, fused: Fused | None
-  ) -> 'RowTransform':
-    """The transform `tx`, with the other way of it."""
-    made = super().__new__(cls, *tx)
-    made.fused = fused
-    return made
+  init: optax.TransformInitFn
+  update: optax.TransformUpdateFn
+  fused: Fused | None = None
 
 
 def rowwise(
@@ -133,19 +129,17 @@ def rowwise(
     state = _put_touched(inner, state, touched, grads)
     return _map_grads(_like, grads, values), state
 
-  return RowTransform(optax.GradientTransformation(inner.init, update), fused)
+  return RowTransform(inner.init, update, fused)
 
 
-def has_rows(tx: optax.GradientTransformation, state: Pytree) -> Pytree:
+def has_rows(tx: RowTransform, state: Pytree) -> Pytree:
   """For each leaf of a state whether it has rows; counters have none."""
   return optax.tree.map_params(
     tx.init, lambda _: True, state, transform_non_params=lambda _: False
   )
 
 
-def with_counters(
-  tx: optax.GradientTransformation, state: Pytree, other: Pytree
-) -> Pytree:
+def with_counters(tx: RowTransform, state: Pytree, other: Pytree) -> Pytree:
   """The rows of one state with the counters of another."""
   return jax.tree.map(
     lambda is_rows, mine, others: mine if is_rows else others,

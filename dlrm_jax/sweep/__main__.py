@@ -117,12 +117,15 @@ def _plan(
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
   """Builds all runs, prints the plan, trains what is not done, ranks."""
+  from dlrm_jax.program_cache import keep_programs
   from dlrm_jax.sweep import ranking
   from dlrm_jax.sweep.grid import build_points, read_grid
   from dlrm_jax.sweep.trials import Outcomes, make_folder, train_all
 
   known: dict[str, Any] = default.get_config().to_dict()
   flags = command_line.read_flags(_parser(), argv, known)
+  if flags.config.train.cache_programs:
+    keep_programs()
   if flags.seeds < 1:
     raise InputError(f'--seeds={flags.seeds}: expected 1 or more')
   axes, folder = read_grid(flags.grid), Path(flags.workdir)

@@ -129,12 +129,15 @@ def main(argv: Sequence[str]) -> int:
   """Builds all runs, prints the plan, trains what is not done, draws."""
   from dlrm_jax.build.data import open_data
   from dlrm_jax.metrics.objective import Objective
+  from dlrm_jax.program_cache import keep_programs
   from dlrm_jax.sweep.trials import Outcomes, make_folder, train_all
   from dlrm_jax.tradeoff import study
   from dlrm_jax.tradeoff.runs import build_runs, find_split
 
   known = default.get_config().to_dict()
   flags = command_line.read_flags(_parser(), argv, known)
+  if flags.config.train.cache_programs:
+    keep_programs()
   folder, data = Path(flags.workdir), open_data(flags.config)
   split = find_split(data)
   trials, notes = build_runs(flags.config, data, folder, vars(flags))

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from dlrm_jax.embedding.features import Feature, shapes_of_roles
 from dlrm_jax.embedding.layout import Layout
@@ -22,6 +21,7 @@ from dlrm_jax.embedding.load import (
   layout_load,
 )
 from dlrm_jax.models.shapes import Shapes
+from dlrm_jax.optim.rowwise import RowTransform
 from dlrm_jax.rows import Pytree
 from dlrm_jax.training.gradients import AT_ONCE
 from dlrm_jax.training.state import Task, abstract_params
@@ -55,7 +55,7 @@ class StepMemory(NamedTuple):
     return sum(self)
 
 
-def row_state(tx: optax.GradientTransformation) -> RowState:
+def row_state(tx: RowTransform) -> RowState:
   """The state that a transform keeps for the rows of a table."""
   rows, dim = 7, 3
   table = {'table': jax.ShapeDtypeStruct((rows, dim), jnp.float32)}

@@ -182,9 +182,9 @@ static void move(int kind, const float *n, float *row, float *first, float *seco
     } else if (kind == 2) {
       direction = g[d] / (sqrtf(*first) + n[1]);
     } else if (kind == 3) {
-      first[d] = n[2] * first[d] + (1 - n[2]) * g[d];
-      second[d] = n[3] * second[d] + (1 - n[3]) * g[d] * g[d];
-      direction = first[d] / n[4] / (sqrtf(second[d] / n[5]) + n[1]);
+      first[d] = n[2] * first[d] + n[4] * g[d];
+      second[d] = n[3] * second[d] + n[5] * g[d] * g[d];
+      direction = first[d] / n[6] / (sqrtf(second[d] / n[7]) + n[1]);
     }
     row[d] += n[0] * direction;
   }
@@ -195,7 +195,7 @@ static void try_update(void) {
   int kind = (int)drawn(4), states = kind == 3 ? 2 : kind > 0;
   int64_t count = s.examples * s.ids, size = s.rows * s.dim;
   int64_t width = kind == 2 ? 1 : s.dim;
-  float numbers[] = {-0.1f, 1e-3f, 0.9f, 0.99f, 0.5f, 0.7f};
+  float numbers[] = {-0.1f, 1e-3f, 0.9f, 0.99f, 0.1f, 0.01f, 0.5f, 0.7f};
   float *arrays[3] = {drawn_floats(size)}, *want[3];
   for (int i = 1; i < 3; i++) {
     arrays[i] = drawn_floats(size);
@@ -218,7 +218,7 @@ static void try_update(void) {
       move(kind, numbers, want[0] + r * s.dim, want[1] + r * width, want[2] + r * width,
            sums + r * s.dim, s.dim);
   int64_t of_table[] = {s.rows, s.dim}, of_ids[] = {s.examples, s.ids};
-  int64_t of_grads[] = {s.examples, s.bags, s.dim}, of_numbers[] = {6};
+  int64_t of_grads[] = {s.examples, s.bags, s.dim}, of_numbers[] = {8};
   XLA_FFI_Buffer operands[7];
   int n = 0;
   for (int i = 0; i <= states; i++) operands[n++] = buffer(arrays[i], 2, of_table);
