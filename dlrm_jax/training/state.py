@@ -8,6 +8,8 @@ gives the first one.
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -19,7 +21,7 @@ from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.optim.plateau import Plateau
 from dlrm_jax.optim.rowwise import RowTransform, has_rows, with_counters
 from dlrm_jax.rows import Pytree
-from dlrm_jax.sharding import COPIED, sharding_of
+from dlrm_jax.sharding import COPIED, on_cpu, sharding_of
 from dlrm_jax.training.heads import Head
 
 
@@ -98,19 +100,28 @@ def abstract_params(task: Task) -> Pytree:
   return jax.eval_shape(lambda: task.network.init(jax.random.key(0))).params
 
 
+def _of_tables(task: Task, key: jax.Array) -> dict[str, Pytree]:
+  tables = task.collection.init(key)
+  state = task.collection.init_state(task.table_tx, tables)
+  return {'tables': tables, 'table_state': state}
+
+
+def _of_layers(task: Task, key: jax.Array) -> dict[str, Pytree]:
+  layers = task.network.init(key)
+  return {
+    'step': jnp.zeros((), jnp.int32),
+    'params': layers.params,
+    'opt_state': task.tx.init(layers.params),
+    'statistics': layers.statistics,
+    'factor': None if task.plateau is None else jnp.ones(()),
+  }
+
+
 def create_state(task: Task, key: jax.Array) -> TrainState:
   """The state before the first step; `new_state` puts it on the devices."""
-  table_key, model_key = jax.random.split(key)
-  tables = task.collection.init(table_key)
-  layers = task.network.init(model_key)
+  of_tables, of_layers = jax.random.split(key)
   return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=layers.params,
-    opt_state=task.tx.init(layers.params),
-    tables=tables,
-    table_state=task.collection.init_state(task.table_tx, tables),
-    statistics=layers.statistics,
-    factor=None if task.plateau is None else jnp.ones(()),
+    **_of_tables(task, of_tables), **_of_layers(task, of_layers)
   )
 
 
@@ -174,7 +185,22 @@ def shardings(task: Task) -> TrainState:
 
 def new_state(task: Task, key: jax.Array) -> TrainState:
   """The state before the first step, every device making its own part."""
-  make = jax.jit(
-    functools.partial(create_state, task), out_shardings=shardings(task)
+  of_tables, of_layers = jax.random.split(key)
+  where = shardings(task)
+
+  def made(
+    part: Callable[[Task, jax.Array], dict[str, Pytree]],
+    key: jax.Array,
+    **options: Any,
+  ) -> dict[str, Pytree]:
+    create = functools.partial(part, task)
+    names = jax.eval_shape(create, key)
+    places = {name: getattr(where, name) for name in names}
+    return jax.jit(create, out_shardings=places, **options)(key)
+
+  # On a CPU, the draws of the parameters take longer to optimise than to run.
+  quick = {'xla_backend_optimization_level': 0} if on_cpu() else None
+  return TrainState(
+    **made(_of_tables, of_tables),
+    **made(_of_layers, of_layers, compiler_options=quick),
   )
-  return make(key)
