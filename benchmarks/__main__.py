@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, peers
+from benchmarks import contest, machine, peers
 
 _WITH_PEERS = ('step', 'training', 'lookup', 'update', 'inference')
 _NEED_LOG = ('training', 'prepare')
@@ -58,6 +58,9 @@ def run(command: Sequence[str]) -> list[dict[str, Any]] | None:
     print(ended.stderr[-1000:], file=sys.stderr)
     return None
   print(*table, '', sep='\n', flush=True)
+  for said in ended.stderr.splitlines():
+    if said.startswith(contest.BUSY):
+      peers.say(said)
   return json.loads(line)['rows']
 
 
@@ -73,7 +76,7 @@ def main() -> int:
   load = os.getloadavg()[0]
   if load > _IDLE * (os.cpu_count() or 1):
     # It slows PyTorch's threads, which wait for each other, most.
-    peers.say(f'the machine is busy (load {load:.1f}): ratios will be wrong')
+    peers.say(f'{contest.BUSY}: load {load:.1f}; ratios will be wrong')
   names, found = list(_ALL), peers.find(arguments)
   if not arguments.input:
     names = [name for name in _ALL if name not in _NEED_LOG]

@@ -113,6 +113,30 @@ def test_a_contender_that_fails_ends_the_contest(capfd):
     contest.medians({'broken': command}, 1)
 
 
+CONTENDER = """
+import itertools
+from benchmarks.serving import serve
+values = itertools.chain({values}, itertools.repeat(1.0))
+serve(lambda: {{'ms': next(values)}})
+"""
+
+
+@pytest.mark.parametrize(
+  ('values', 'busy'),
+  [
+    ([1.0, 1.1, 0.9], False),
+    ([1.0, 3.0, 1.0], False),  # one more round is enough
+    ([1.0, 3.0, 0.2], True),  # and here two are not
+  ],
+)
+def test_rounds_far_from_the_median_are_repeated(values, busy, capfd):
+  command = [sys.executable, '-c', CONTENDER.format(values=values)]
+  found = contest.medians({'some': command}, 3)
+  assert found['some']['ms'] == pytest.approx(1.0)
+  said = capfd.readouterr().err
+  assert ('of the rounds are over' in said) == busy
+
+
 def test_quantiles_are_of_the_calls():
   calls = []
   found = latency.quantiles(lambda x: calls.append(x), [(1,), (2,)], 3)
