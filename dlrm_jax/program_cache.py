@@ -65,7 +65,9 @@ def keep_programs() -> None:
 
 def _folder() -> Path:
   """The folder, which is made."""
-  home = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+  home = Path(os.environ.get('XDG_CACHE_HOME', ''))
+  if not home.is_absolute():  # such ones do not count
+    home = Path.home().resolve(strict=True) / '.cache'
   processor = f'{platform.machine()} {_processor()}'
   digest = hashlib.sha256(processor.encode()).hexdigest()[:8]
   folder = home / 'dlrm_jax' / f'jaxlib-{jaxlib.__version__}-{digest}'

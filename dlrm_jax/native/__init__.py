@@ -48,9 +48,9 @@ def library() -> Library:
   if not path.exists():
     return Library(
       None,
-      'they were not compiled when the package was installed, for want of a C '
-      'compiler or of the header that comes with jaxlib; where both are, "pip '
-      'install --force-reinstall --no-deps --no-cache-dir dlrm_jax" does it',
+      'they were not compiled when the package was installed, mostly for want '
+      'of a C compiler; "pip install -v --force-reinstall --no-deps '
+      '--no-cache-dir dlrm_jax" compiles them, or says why not',
     )
   try:
     found = ctypes.CDLL(str(path))

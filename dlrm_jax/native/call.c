@@ -13,7 +13,8 @@ int dlrm_jax_version(void) { return 1; }
 enum { MAJOR = 0, MINOR = 1 };
 
 bool answered_metadata(XLA_FFI_CallFrame *frame) {
-  XLA_FFI_Extension_Base *extension = frame->extension_start;
+  /* The type has other names in other versions of the header. */
+  __typeof__(frame->extension_start) extension = frame->extension_start;
   if (extension == NULL || extension->type != XLA_FFI_Extension_Metadata)
     return false;
   XLA_FFI_Metadata *about = ((XLA_FFI_Metadata_Extension *)extension)->metadata;

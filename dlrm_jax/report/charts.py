@@ -15,6 +15,7 @@ import numpy as np
 
 from dlrm_jax.metrics import binary
 from dlrm_jax.metrics.objective import HIGHER, LABELS, SHOWN, Objective
+from dlrm_jax.report.figures import load_matplotlib
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -90,11 +91,9 @@ def chart(
     draw: draws on the axes.
     height: height of the chart; its width is 4.2.
   """
-  import matplotlib as mpl
-  from matplotlib.figure import Figure
-
+  mpl = load_matplotlib()
   with mpl.rc_context({**_STYLE, 'svg.hashsalt': name}):
-    figure = Figure(figsize=(4.2, height), layout='constrained')
+    figure = mpl.figure.Figure(figsize=(4.2, height), layout='constrained')
     draw(figure.add_subplot())
     file = io.StringIO()
     blank = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))

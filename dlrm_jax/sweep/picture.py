@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dlrm_jax.report.figures import load_matplotlib
 from dlrm_jax.sweep.grid import value_text
 from dlrm_jax.sweep.ranking import SPLIT, Ranked, Sweep
 
@@ -83,15 +84,13 @@ def _draw(
 
 def picture(sweep: Sweep) -> bytes:
   """A PNG, a panel for each field; one panel where there is no field."""
-  import matplotlib as mpl
-  from matplotlib.figure import Figure
-
+  mpl = load_matplotlib()
   fields = list(sweep.points[0].point.named)
   panels = max(1, len(fields))
   columns = min(panels, _PANELS)
   rows = math.ceil(panels / columns)
   with mpl.rc_context(STYLE):
-    figure = Figure(
+    figure = mpl.figure.Figure(
       figsize=(1 + 4 * columns, 4 * rows), dpi=160, layout='constrained'
     )
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)

@@ -7,6 +7,7 @@ compared with them. Bars and band are one standard deviation over seeds.
 import io
 from typing import TYPE_CHECKING
 
+from dlrm_jax.report.figures import load_matplotlib
 from dlrm_jax.sweep.picture import STYLE, bar
 from dlrm_jax.text import human
 from dlrm_jax.tradeoff.study import METRICS, Point, Study
@@ -86,11 +87,9 @@ def _draw(axes: 'Axes', study: Study, metric: str) -> None:
 
 def picture(study: Study) -> bytes:
   """A PNG, 1,600 pixels wide."""
-  import matplotlib as mpl
-  from matplotlib.figure import Figure
-
+  mpl = load_matplotlib()
   with mpl.rc_context(STYLE):
-    figure = Figure(figsize=(10, 4.9), dpi=160, layout='constrained')
+    figure = mpl.figure.Figure(figsize=(10, 4.9), dpi=160, layout='constrained')
     for axes, metric in zip(figure.subplots(1, 2), METRICS, strict=True):
       _draw(axes, study, metric)
     handles, labels = figure.axes[0].get_legend_handles_labels()

@@ -1,6 +1,8 @@
 """Kernels in C: the same as XLA's lookups and updates, in place."""
 
 import functools
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,18 @@ from dlrm_jax.training.step import train_step
 from tests import small
 from tests.training.test_step import arrays_made
 
-pytestmark = pytest.mark.skipif(
+needs_kernels = pytest.mark.skipif(
   not native.in_use(), reason=f'no native kernels: {native.library().why_not}'
 )
+
+
+@pytest.mark.skipif(
+  shutil.which('cc') is None or 'DLRM_JAX_NATIVE' in os.environ,
+  reason='there is no C compiler, or DLRM_JAX_NATIVE is set',
+)
+def test_they_are_there_where_a_compiler_is():
+  assert not native.library().why_not
+
 
 ROWS, BATCH = 1000, 33
 GROUPS = {
@@ -42,6 +53,7 @@ def draw(groups, dim, weighted, rows=ROWS, seed=0):
   return jnp.array(chance.normal(size=(rows, dim)), jnp.float32), bags
 
 
+@needs_kernels
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('name', GROUPS)
 @pytest.mark.parametrize('dim', WIDTHS)
@@ -65,6 +77,7 @@ def test_lookups_are_those_of_xla(dim, name, weighted):
     np.testing.assert_array_equal(got(table, bags), want(table, bags))
 
 
+@needs_kernels
 def test_rows_of_a_packed_stack():
   table, bags = draw(GROUPS['bags'], 16, False)
   packed = table.reshape(-1, 128)
@@ -72,6 +85,7 @@ def test_rows_of_a_packed_stack():
   np.testing.assert_array_equal(got(packed), got(table))
 
 
+@needs_kernels
 def test_a_lookup_has_a_gradient_and_can_be_mapped():
   groups = GROUPS['several lengths']
   table, bags = draw(groups, 16, True)
@@ -89,6 +103,7 @@ def test_a_lookup_has_a_gradient_and_can_be_mapped():
   np.testing.assert_allclose(mapped, want, rtol=1e-5)
 
 
+@needs_kernels
 def test_a_zero_keeps_its_sign():
   table = jnp.full((2, 16), -0.0)
   rows = jnp.zeros((1, 1), jnp.int32)
@@ -135,6 +150,7 @@ def batch_of(schema, seed):
   )
 
 
+@needs_kernels
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 @jax.numpy_dtype_promotion('standard')  # Optax needs it
 def test_updates_are_those_of_xla(optimizer):
@@ -156,6 +172,7 @@ def test_updates_are_those_of_xla(optimizer):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@needs_kernels
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 @jax.numpy_dtype_promotion('standard')  # Optax needs it
 def test_tables_are_updated_where_they_are(optimizer):

@@ -29,8 +29,6 @@ IN, OUT, LISTS = '<', '>', '['
 KEPT = '/kept/'
 """What begins the names of columns that pass through a frame."""
 
-_BAG = 'elements between separators, or one list, '
-
 
 class CheckedColumn(NamedTuple):
   """A column of the frame, and the mask of its good rows; null is not good."""
@@ -287,13 +285,16 @@ class Rules:
       for column in (source.column, source.weights)
       if column and source.separator and self._typed(column).is_text
     )
+    between = ''
+    if source.separator:
+      between = f'elements between {source.separator!r}, or one list, '
     yield Rule(
       feature.name,
       source.column,
       quick.without_missing(),
       full.dropping_missing(),
       f'{full.parsed.kind} in a bag',
-      f'{_BAG if source.separator else ""}each {full.parsed.expected}',
+      f'{between}each {full.parsed.expected}',
       feature.hotness or None,
       split[:1],
     )
