@@ -24,7 +24,7 @@ def _kernels() -> list[Extension]:
     depends=[str(_FOLDER / 'call.h')],
     include_dirs=[str(Path(jaxlib.origin).parent / 'include')],
     extra_compile_args=[
-      *('-std=gnu11', '-O3', '-Wno-psabi', '-fno-math-errno'),
+      *('-std=gnu11', '-O3', '-g0', '-Wno-psabi', '-fno-math-errno'),
       '-ffp-contract=off',  # the same results on all processors
     ],
     libraries=['m'],
