@@ -39,9 +39,9 @@ def main() -> None:
     )
   )
   tables = jax.jit(collection.init)(jax.random.key(0))
-  transform, kind = optax.identity(), native.SGD
+  transform, kind = optax.identity(), native.Kind.SGD
   if arguments.optimizer == pooled.ADAGRAD:
-    transform, kind = scale_by_rowwise_adagrad(), native.ROWWISE_ADAGRAD
+    transform, kind = scale_by_rowwise_adagrad(), native.Kind.ROWWISE_ADAGRAD
   tx = rowwise(
     optax.chain(transform, optax.scale_by_learning_rate(pooled.RATE)),
     Fused(kind, pooled.RATE, EPS),

@@ -10,12 +10,13 @@ removes such entries among those written since the command before.
 
 import contextlib
 import hashlib
-import importlib
+import importlib.util
 import os
 import platform
 import re
 import shutil
 import stat
+import sys
 import time
 import warnings
 import zlib
@@ -68,8 +69,10 @@ def _folder() -> Path:
   home = Path(os.environ.get('XDG_CACHE_HOME', ''))
   if not home.is_absolute():  # such ones do not count
     home = Path.home().resolve(strict=True) / '.cache'
-  processor = f'{platform.machine()} {_processor()}'
-  digest = hashlib.sha256(processor.encode()).hexdigest()[:8]
+  # JAX cannot unpack what it packed with another library than is there now.
+  packs = importlib.util.find_spec('zstandard') is not None
+  about = f'{platform.machine()} {_processor()} {packs} {sys.version_info[:2]}'
+  digest = hashlib.sha256(about.encode()).hexdigest()[:8]
   folder = home / 'dlrm_jax' / f'jaxlib-{jaxlib.__version__}-{digest}'
   folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   return folder

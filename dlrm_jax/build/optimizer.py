@@ -11,9 +11,9 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from dlrm_jax import native
 from dlrm_jax.config.fields import at_least, choose_one, whole
 from dlrm_jax.errors import InputError
+from dlrm_jax.native import Kind
 from dlrm_jax.optim.adagrad import (
   EPS,
   scale_by_adagrad,
@@ -50,13 +50,13 @@ _DECAYS = {'polynomial': mlperf, 'cosine': cosine}
 
 
 def _fused_adam(options: ConfigDict, rate: optax.Schedule) -> Fused:
-  return Fused(native.ADAM, rate, options.eps, (options.b1, options.b2))
+  return Fused(Kind.ADAM, rate, options.eps, (options.b1, options.b2))
 
 
 _FUSED: dict[str, Callable[[ConfigDict, optax.Schedule], Fused]] = {
-  'sgd': lambda _, rate: Fused(native.SGD, rate),
-  'adagrad': lambda _, rate: Fused(native.ADAGRAD, rate, EPS),
-  'rowwise_adagrad': lambda _, rate: Fused(native.ROWWISE_ADAGRAD, rate, EPS),
+  'sgd': lambda _, rate: Fused(Kind.SGD, rate),
+  'adagrad': lambda _, rate: Fused(Kind.ADAGRAD, rate, EPS),
+  'rowwise_adagrad': lambda _, rate: Fused(Kind.ROWWISE_ADAGRAD, rate, EPS),
   'adam': _fused_adam,
 }
 """Optimizers of rows that native kernels know."""

@@ -9,6 +9,7 @@ are equal bit for bit, all else to rounding.
 import contextlib
 import contextvars
 import ctypes
+import enum
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -129,21 +130,13 @@ def pool(
   return call(*operands, **_attributes(groups))
 
 
-class Kind(NamedTuple):
-  """How a row moves: the number that the kernel knows, and its state.
+class Kind(enum.IntEnum):
+  """How a row moves, as update.c numbers it."""
 
-  Attributes:
-    number: as in update.c.
-    states: number of arrays of state.
-  """
-
-  number: int
-  states: int
-
-
-SGD, ADAGRAD, ROWWISE_ADAGRAD, ADAM = (
-  Kind(*pair) for pair in ((0, 0), (1, 1), (2, 1), (3, 2))
-)
+  SGD = 0
+  ADAGRAD = 1
+  ROWWISE_ADAGRAD = 2
+  ADAM = 3
 
 
 def update(
@@ -179,4 +172,4 @@ def update(
     input_output_aliases={i: i for i in range(len(stacks))},
   )
   attributes = _attributes(groups)
-  return list(call(*operands, kind=np.int32(kind.number), **attributes))
+  return list(call(*operands, kind=np.int32(kind), **attributes))

@@ -10,10 +10,10 @@ from dlrm_jax import native
 from dlrm_jax.rows import Pytree
 
 _LEAVES = {
-  native.SGD: (),
-  native.ADAGRAD: ('sum_of_squares',),
-  native.ROWWISE_ADAGRAD: ('sum_of_squares',),
-  native.ADAM: ('mu', 'nu'),
+  native.Kind.SGD: (),
+  native.Kind.ADAGRAD: ('sum_of_squares',),
+  native.Kind.ROWWISE_ADAGRAD: ('sum_of_squares',),
+  native.Kind.ADAM: ('mu', 'nu'),
 }
 """Fields of the transform's state that have rows."""
 
@@ -42,7 +42,7 @@ class Fused(NamedTuple):
     """
     first, last = state
     corrections = [jnp.ones(())] * 2
-    if self.kind is native.ADAM:
+    if self.kind is native.Kind.ADAM:
       count = (first.count + 1).astype(jnp.float32)
       corrections = [1 - jnp.float32(b) ** count for b in self.decays]
     rate = self.rate(last.count) if callable(self.rate) else self.rate

@@ -8,7 +8,7 @@ gives the first one.
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax.struct
@@ -190,17 +190,19 @@ def new_state(task: Task, key: jax.Array) -> TrainState:
 
   def made(
     part: Callable[[Task, jax.Array], dict[str, Pytree]],
+    fields: Collection[str],
     key: jax.Array,
     **options: Any,
   ) -> dict[str, Pytree]:
+    places = {name: getattr(where, name) for name in fields}
     create = functools.partial(part, task)
-    names = jax.eval_shape(create, key)
-    places = {name: getattr(where, name) for name in names}
     return jax.jit(create, out_shardings=places, **options)(key)
 
   # On a CPU, the draws of the parameters take longer to optimise than to run.
   quick = {'xla_backend_optimization_level': 0} if on_cpu() else None
+  rows = {'tables', 'table_state'}
+  others = {field.name for field in dataclasses.fields(TrainState)} - rows
   return TrainState(
-    **made(_of_tables, of_tables),
-    **made(_of_layers, of_layers, compiler_options=quick),
+    **made(_of_tables, rows, of_tables),
+    **made(_of_layers, others, of_layers, compiler_options=quick),
   )

@@ -15,9 +15,15 @@ FLAGS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason='there is no C compiler')
-@pytest.mark.parametrize('sanitizers', ['address,undefined', 'thread'])
+@pytest.mark.parametrize(
+  'sanitizers',
+  [
+    'address,undefined',
+    # Some kernels place memory where it cannot work.
+    pytest.param('thread', marks=pytest.mark.slow),
+  ],
+)
 def test_drawn_calls(sanitizers, tmp_path):
   folder = ROOT / 'dlrm_jax' / 'native'
   sources = [*folder.glob('*.c'), ROOT / 'tests' / 'native' / 'drawn.c']
@@ -26,7 +32,7 @@ def test_drawn_calls(sanitizers, tmp_path):
   command = [COMPILER, *FLAGS, f'-fsanitize={sanitizers}', *includes]
   command += [*map(str, sources), '-o', str(program), '-lm', '-lpthread']
   subprocess.run(command, check=True)
-  for seed in range(4):
+  for seed in range(3):
     done = subprocess.run(
       [program, str(seed), '500'], capture_output=True, text=True
     )
