@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks import contest, machine, peers
 
-_WITH_PEERS = ('step', 'training', 'lookup', 'update', 'inference')
+_WITH_PEERS = ('step', 'training', 'lookup', 'update', 'inference', 'prepare')
 _NEED_LOG = ('training', 'prepare')
-_ALL = (*_WITH_PEERS, 'prepare', 'startup', 'memory', 'ceilings')
+_ALL = (*_WITH_PEERS, 'family', 'startup', 'memory', 'ceilings')
 _IDLE = 0.5
 """Load of a core, at most, of a machine that does nothing else."""
 

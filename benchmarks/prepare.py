@@ -1,13 +1,14 @@
 """Rows a second and peak memory of preparing a Criteo log, by its size.
 
-python -m benchmarks.prepare --input=train.txt --memory=2GB
-python -m benchmarks.prepare --input=train.txt --dlrm=PATH  # and the reference
+python -m benchmarks.prepare --input=train.txt [--memory=2GB --times=1,4]
+  [--peer_python=PYTHON] [--dlrm=PATH]
 
 The log is made of the input: copies of it, one after the other, in each of
 which the categories of a quarter of the rows are changed, so that vocabularies
 grow. Memory is that of all processes together, shared pages
-counted once, looked at ten times a second. PATH is a copy of
-facebookresearch/dlrm, whose `data_utils` preprocesses the input itself.
+counted once, looked at ten times a second. The peers take the input itself, as
+they are slow: `data_utils` of facebookresearch/dlrm, and torchrec's functions
+for Criteo, which write arrays of NumPy and number the ids.
 """
 
 import argparse
@@ -18,10 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
 
-from benchmarks import machine
+from benchmarks import machine, peers
 
+_TARGET = 100.0
 _EVERY = 4
 """One of so many rows of a copy is changed."""
 
@@ -31,6 +36,15 @@ sys.path.insert(0, sys.argv[1])
 import data_utils
 data_utils.getCriteoAdData(
   sys.argv[2], 'processed', 10_000_000, 0.0, 7, 'train', 'total', True)
+"""
+
+_TORCHREC = """
+import sys
+from torchrec.datasets.criteo import BinaryCriteoUtils
+log, folder = sys.argv[1:]
+files = [f'{folder}/{name}.npy' for name in ('dense', 'sparse', 'labels')]
+BinaryCriteoUtils.tsv_to_npys(log, *files, dataset_name='criteo_kaggle')
+BinaryCriteoUtils.sparse_to_contiguous([files[1]], folder)
 """
 
 
@@ -94,17 +108,21 @@ def timed(command: list[str], folder: Path) -> tuple[float, int]:
   return seconds, peak
 
 
-def _row(who: str, rows: int, seconds: float, peak: int) -> dict[str, str]:
-  return {
-    'program': who,
-    'rows': f'{rows:,}',
-    'seconds': f'{seconds:.1f}',
-    'rows/s': f'{rows / seconds:,.0f}',
-    'peak memory, MB': f'{peak / 1e6:,.0f}',
-  }
+class Prepared(NamedTuple):
+  """What a program needed.
+
+  Attributes:
+    rows: number of rows of the log.
+    seconds: from its start to its end.
+    peak: bytes of memory at most.
+  """
+
+  rows: int
+  seconds: float
+  peak: int
 
 
-def _ours(source: Path, rows: int, memory: str, work: Path) -> dict[str, str]:
+def _ours(source: Path, rows: int, memory: str, work: Path) -> Prepared:
   log = work / 'log.txt'
   made = replicate(source, rows, log)
   command = [
@@ -114,39 +132,82 @@ def _ours(source: Path, rows: int, memory: str, work: Path) -> dict[str, str]:
   seconds, peak = timed(command, Path.cwd())
   shutil.rmtree(work / 'set')
   log.unlink()
-  return _row(f'dlrm_jax, --memory={memory}', made, seconds, peak)
+  return Prepared(made, seconds, peak)
 
 
-def _reference(source: Path, dlrm: str, work: Path) -> dict[str, str]:
-  # It goes on with what it finds beside the log.
-  work = Path(tempfile.mkdtemp(dir=work))
-  log = work / 'log.txt'
+def _theirs(
+  source: Path, command: Sequence[str], last: Sequence[str], work: Path
+) -> Prepared:
+  """What a peer needs for the input itself.
+
+  Args:
+    source: the log.
+    command: to which the path of a copy is added.
+    last: words after that path.
+    work: for a folder of its own: peers write beside the log.
+  """
+  folder = Path(tempfile.mkdtemp(dir=work))
+  log = folder / 'log.txt'
   shutil.copyfile(source, log)
-  rows = sum(1 for _ in log.open())
-  command = [sys.executable, '-c', _REFERENCE, os.path.abspath(dlrm), str(log)]
-  return _row('facebookresearch/dlrm', rows, *timed(command, work))
+  with log.open('rb') as file:
+    rows = sum(1 for _ in file)
+  seconds, peak = timed([*command, str(log), *last], folder)
+  shutil.rmtree(folder)
+  return Prepared(rows, seconds, peak)
+
+
+def compare(
+  ours: Sequence[Prepared], theirs: Mapping[str, Sequence[Prepared]]
+) -> dict[str, Any]:
+  """The row of one size of log.
+
+  Args:
+    ours: rounds.
+    theirs: rounds of each peer.
+  """
+  found = {peers.OURS: ours, **theirs}
+  rates = {
+    name: median(x.rows / x.seconds for x in of_one)
+    for name, of_one in found.items()
+  }
+  title = f'prepare {ours[0].rows:,} rows'
+  if theirs:
+    title += f' (peers: {next(iter(theirs.values()))[0].rows:,})'
+  peak = {
+    f'MB, {name}': max(x.peak for x in of_one) / 1e6
+    for name, of_one in found.items()
+  }
+  return peers.row(title, 'rows/s', rates, _TARGET, **peak)
 
 
 def main() -> None:
   """Prepares logs of several sizes and prints a table."""
   parser = argparse.ArgumentParser(description=__doc__)
+  peers.add_flags(parser, rounds=1)
   parser.add_argument('--input', required=True, type=Path)
   parser.add_argument('--rows', type=int, default=5_000_000)
   parser.add_argument('--times', default='1', help='sizes, as in 1,4,16')
   parser.add_argument('--memory', default='4GB')
-  parser.add_argument('--rounds', type=int, default=1)
-  parser.add_argument('--dlrm', help='a copy of facebookresearch/dlrm')
   parser.add_argument('--work', help='folder for the files')
   arguments = parser.parse_args()
-  source = arguments.input.absolute()
-  rows = []
+  source, found = arguments.input.absolute(), peers.find(arguments)
+  commands = {}
+  if found.dlrm:
+    words = [found.python, '-c', _REFERENCE, found.dlrm]
+    commands[peers.DLRM] = words, []
+  if found.torchrec:
+    commands[peers.TORCHREC] = [found.python, '-c', _TORCHREC], ['.']
+  sizes = [int(x) * arguments.rows for x in arguments.times.split(',')]
+  ours: dict[int, list[Prepared]] = {size: [] for size in sizes}
+  theirs: dict[str, list[Prepared]] = {name: [] for name in commands}
   with tempfile.TemporaryDirectory(dir=arguments.work) as name:
+    work = Path(name)
     for _ in range(arguments.rounds):
-      for size in map(int, arguments.times.split(',')):
-        count = size * arguments.rows
-        rows.append(_ours(source, count, arguments.memory, Path(name)))
-      if arguments.dlrm:
-        rows.append(_reference(source, arguments.dlrm, Path(name)))
+      for size, rounds in ours.items():
+        rounds.append(_ours(source, size, arguments.memory, work))
+      for peer, (command, last) in commands.items():
+        theirs[peer].append(_theirs(source, command, last, work))
+  rows = [compare(rounds, theirs) for rounds in ours.values()]
   machine.show('prepare', rows)
 
 

@@ -7,6 +7,7 @@ without collectives.
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from dlrm_jax.errors import InputError
 
 AXIS = 'devices'
 Arrays = TypeVar('Arrays')
+T = TypeVar('T')
 SPLIT = PartitionSpec(AXIS)
 """Spec of an array cut on axis 0 into a part for each device."""
 COPIED = PartitionSpec()
@@ -89,6 +91,20 @@ def use(mesh: Mesh) -> Iterator[None]:
       yield
     finally:
       _IN_USE.reset(before)
+
+
+def for_thread(function: Callable[[], T]) -> Callable[[], T]:
+  """A function that another thread can call: it has the mesh in use here.
+
+  JAX has one for each thread.
+  """
+  mesh, context = _IN_USE.get(None), contextvars.copy_context()
+
+  def with_mesh() -> T:
+    with contextlib.nullcontext() if mesh is None else use(mesh):
+      return function()
+
+  return functools.partial(context.run, with_mesh)
 
 
 def device_count() -> int:

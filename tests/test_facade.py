@@ -324,7 +324,7 @@ def interrupting(function, times, call=0):
 def test_an_interrupt_before_the_first_step_is_raised(tmp_path, monkeypatch):
   handler = signal.getsignal(signal.SIGINT)
   with monkeypatch.context() as patch:
-    patch.setattr(loop, '_first_state', interrupting(loop._first_state, 1))
+    patch.setattr(loop, '_state_at', interrupting(loop._state_at, 1))
     with pytest.raises(KeyboardInterrupt):
       dlrm_jax.train(small.get_config(), tmp_path / 'run')
   assert signal.getsignal(signal.SIGINT) == handler

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import erfc
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.metrics import binary
@@ -65,7 +64,7 @@ def _difference(value: float, variance: float) -> Difference:
   error = math.sqrt(variance)
   z = value / error if error else math.copysign(math.inf, value)
   z = 0.0 if value == 0 else z
-  return Difference(value, error, z, float(erfc(abs(z) / math.sqrt(2))))
+  return Difference(value, error, z, math.erfc(abs(z) / math.sqrt(2)))
 
 
 def _shares_below(x: np.ndarray, w: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import log_expit, logsumexp
 
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.data.lists import Lists
@@ -281,5 +280,8 @@ def ensemble(logits: np.ndarray) -> np.ndarray:
     logits: f32[models, B, T]; where one is not finite, the result is NaN.
   """
   x = logits.astype(np.float64)
-  mean = logsumexp(log_expit(x), 0) - logsumexp(log_expit(-x), 0)
-  return np.where(np.isfinite(x).all(0), mean, np.nan)
+  finite = np.isfinite(x).all(0)
+  x = np.where(finite, x, 0)
+  yes, no = (-np.logaddexp(0, -sign * x) for sign in (1, -1))
+  mean = np.logaddexp.reduce(yes) - np.logaddexp.reduce(no)
+  return np.where(finite, mean, np.nan)

@@ -11,10 +11,11 @@ process stops all.
 
 import contextlib
 import functools
+import itertools
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -29,6 +30,7 @@ from dlrm_jax.data.loader import Batches, training_batches
 from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
+from dlrm_jax.run.ahead import compile_ahead, import_ahead
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, Stopped
 from dlrm_jax.run.finish import check_files, finish
@@ -51,19 +53,26 @@ Draw = Callable[[Sequence[Mapping[str, Any]], bool], None]
 Update = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
-def _first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-  """The last checkpoint's state, or a new one; and its step."""
+def _last_step(checkpoints: Checkpoints) -> int | None:
+  """The step of the last checkpoint; None: there is none."""
   latest = checkpoints.latest
   step = agreement.from_first(-1 if latest is None else latest)
-  if step < 0:
+  return None if step < 0 else step
+
+
+def _state_at(
+  run: Run, checkpoints: Checkpoints, step: int | None
+) -> TrainState:
+  """The state of a checkpoint, or a new one."""
+  if step is None:
     try:
-      return first_state(run), 0
+      return first_state(run)
     except InputError:
       workdir.release(run.workdir)
       raise
   lines = [f'resuming from the checkpoint of step {step:,}', *origin_lines(run)]
   print(*lines, sep='\n', flush=True)
-  return checkpoints.restore(step, abstract_state(run.task)), step
+  return checkpoints.restore(step, abstract_state(run.task))
 
 
 def batches_from(run: Run, step: int) -> Batches:
@@ -79,7 +88,36 @@ def batches_from(run: Run, step: int) -> Batches:
   )
 
 
-def _sent(batches: Batches) -> Iterator[Batch]:
+class _Begun(NamedTuple):
+  """What a run trains with.
+
+  Attributes:
+    batch: the first batch.
+    batches: those after it.
+    update: the step, which a thread compiles meanwhile.
+  """
+
+  batch: Batch
+  batches: Batches
+  update: Update
+
+
+def _begin(run: Run, step: int) -> _Begun:
+  """Opens the batches after `step`, and begins to compile for them."""
+  batches = batches_from(run, step)
+  batch = next(batches)
+  where = sharding.sharding_of(sharding.SPLIT)
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch
+  )
+  update = compile_ahead(
+    compiled_step(run.task), abstract_state(run.task), shapes
+  )
+  import_ahead()
+  return _Begun(batch, batches, update)
+
+
+def _sent(batches: Iterator[Batch]) -> Iterator[Batch]:
   """Batches on the devices; a profile shows how long each was waited for."""
   while True:
     with jax.profiler.TraceAnnotation(INPUT):
@@ -90,7 +128,7 @@ def _sent(batches: Batches) -> Iterator[Batch]:
 def updates(
   run: Run,
   update: Update,
-  batches: Batches,
+  batches: Iterator[Batch],
   state: TrainState,
   step: int,
   rates: Callable[[TrainState], TrainState] | None = None,
@@ -169,25 +207,27 @@ def _fit(
   Returns:
     The last state, its step, and the number of the signal or 0.
   """
-  state, first = _first_state(run, checkpoints)
-  step = first
+  last = _last_step(checkpoints)
+  step = first = last or 0
+  # The compiler begins while the state is made or read.
+  begun = None if first >= run.steps else _begin(run, first)
+  state = _state_at(run, checkpoints, last)
   with (
     contextlib.closing(History(run.workdir, first)) as history,
     _progress(run, first) as bar,
   ):
     validate = Validation(run, evaluate, history, bar)
     validate.catch_up(checkpoints, state, step)
-    if step >= run.steps or stops_early(run, history):
+    if begun is None or stops_early(run, history):
       bar.write(f'nothing left to train after step {step:,}')
       if draw is not None:
         draw(history.rows, True)
       return state, step, 0
     meter = Meter(run.reading.batch_size, history.unlogged(first))
-    batches = batches_from(run, first)
-    out_of_range = _OutOfRange(run, history, batches)
+    out_of_range = _OutOfRange(run, history, begun.batches)
     rates = functools.partial(with_rates, run, history, bar.write)
-    step_of_run = compiled_step(run.task)
-    steps = updates(run, step_of_run, batches, state, first, rates)
+    batches = itertools.chain([begun.batch], begun.batches)
+    steps = updates(run, begun.update, batches, state, first, rates)
     for step, state, metrics in steps:
       signals.hold()
       meter.add(step, metrics)

@@ -14,7 +14,6 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from scipy.special import logit
 
 from dlrm_jax.data.schema import (
   BLOCK_ROWS,
@@ -306,4 +305,5 @@ def _joint(logits: list[Logits]) -> np.ndarray:
   """Logits, f[n], of the event that all tasks happen, one after the other."""
   if len(logits) == 1:
     return logits[0].additive + logits[0].interaction
-  return logit(np.prod([probability(of_task) for of_task in logits], axis=0))
+  both = np.prod([probability(of_task) for of_task in logits], axis=0)
+  return np.log(both) - np.log1p(-both)

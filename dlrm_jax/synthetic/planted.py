@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from dlrm_jax.traces import power_law
 
@@ -65,7 +64,8 @@ class Logits(NamedTuple):
 
 def probability(logits: Logits) -> np.ndarray:
   """The planted probabilities of n examples, f64[n]."""
-  return expit((logits.additive + logits.interaction).astype(np.float64))
+  total = (logits.additive + logits.interaction).astype(np.float64)
+  return np.exp(-np.logaddexp(0, -total))
 
 
 def dense_effects(dense: np.ndarray) -> np.ndarray:

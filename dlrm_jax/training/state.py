@@ -185,17 +185,18 @@ def shardings(task: Task) -> TrainState:
 
 def new_state(task: Task, key: jax.Array) -> TrainState:
   """The state before the first step, every device making its own part."""
-  of_tables, of_layers = jax.random.split(key)
   where = shardings(task)
 
   def made(
     part: Callable[[Task, jax.Array], dict[str, Pytree]],
+    number: int,
     fields: Collection[str],
-    key: jax.Array,
     **options: Any,
   ) -> dict[str, Pytree]:
+    def create(key: jax.Array) -> dict[str, Pytree]:
+      return part(task, jax.random.split(key)[number])
+
     places = {name: getattr(where, name) for name in fields}
-    create = functools.partial(part, task)
     return jax.jit(create, out_shardings=places, **options)(key)
 
   # On a CPU, the draws of the parameters take longer to optimise than to run.
@@ -203,6 +204,6 @@ def new_state(task: Task, key: jax.Array) -> TrainState:
   rows = {'tables', 'table_state'}
   others = {field.name for field in dataclasses.fields(TrainState)} - rows
   return TrainState(
-    **made(_of_tables, rows, of_tables),
-    **made(_of_layers, others, of_layers, compiler_options=quick),
+    **made(_of_tables, 0, rows),
+    **made(_of_layers, 1, others, compiler_options=quick),
   )
