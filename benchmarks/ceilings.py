@@ -66,7 +66,7 @@ def compare(
     ):
       what = f'{part}, batch {_BATCH}, {dtype}'
       more = {'share': speed / ceiling, 'share, at least': aim}
-      rows.append(peers.row(what, 'GFLOP/s', _mine(speed), **more))
+      rows.append(peers.row(what, 'GFLOP/s', _mine(speed), more=more))
   return rows
 
 

@@ -55,6 +55,9 @@ def _cell(value: Any) -> str:
   """A value in three digits; nothing for None."""
   if value is None:
     return ''
-  if isinstance(value, float):
-    return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
-  return str(value)
+  return number_text(value) if isinstance(value, float) else str(value)
+
+
+def number_text(value: float) -> str:
+  """A number in three digits, or all of those before the point."""
+  return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'

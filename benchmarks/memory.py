@@ -85,7 +85,7 @@ def main() -> None:
     what = f'peak memory beyond state and batch, {words}, batch {_BATCH}'
     values = {peers.OURS: most - state}
     more = {'peak, MB': most, 'state and batch, MB': state}
-    rows.append(peers.row(what, 'MB', values, most=_MOST, **more))
+    rows.append(peers.row(what, 'MB', values, most=_MOST, more=more))
   machine.show('memory', rows)
 
 

@@ -1,4 +1,4 @@
-"""Our epoch of Frappe. A contender: run by `benchmarks.frappe`."""
+"""Our epoch of Frappe. A contender: run by `benchmarks.family`."""
 
 import argparse
 import contextlib
@@ -31,8 +31,10 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--data', required=True, help='a prepared set')
   parser.add_argument('--variant', required=True, help='of configs/frappe.py')
+  parser.add_argument('--dtype', default='float32', help='of products')
   arguments = parser.parse_args()
   config = frappe.get_config(arguments.variant)
+  config.model.compute_dtype = arguments.dtype
   config.data.dir = arguments.data
   with contextlib.ExitStack() as stack:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,8 +1,8 @@
-"""FuxiCTR's epoch of Frappe. A contender: run by `benchmarks.frappe`.
+"""FuxiCTR's epoch of Frappe. A contender: run by `benchmarks.family`.
 
 Run with a Python that has FuxiCTR and `polars<1`, as its registry has them.
-Its package has no DLRM, so one is put together from its parts: embeddings side
-by side, then its MLP. Training, validation, the loader and the checkpoint of
+Its package has no models, so they are put together from its layers, with the
+settings of BARS. Training, validation, the loader and the checkpoint of
 the best epoch are its own.
 """
 
@@ -18,46 +18,77 @@ import pandas as pd
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
-from fuxictr.pytorch.layers import MLP_Block
+from fuxictr.pytorch.layers import (
+  CrossNetV2,
+  FactorizationMachine,
+  MLP_Block,
+)
 from fuxictr.pytorch.layers.embeddings import FeatureEmbedding
 from fuxictr.pytorch.models import BaseModel
 
 from benchmarks.serving import serve
 
-_DIM, _LAYERS, _DROPOUT, _PENALTY = 10, [400, 400, 400], 0.4, 0.1
+_DIM, _LAYERS, _CROSSES = 10, [400, 400, 400], 4
+_PENALTY_AND_DROPOUT = {
+  'dlrm': (0.1, 0.4),
+  'deepfm': (0.05, 0.2),
+  'dcn': (0.05, 0.4),
+  'fm': (5e-6, 0.0),
+}
 _RATE, _BATCH = 1e-3, 4096
 _LABEL = 'label'
 
 
 class _Model(BaseModel):
-  """DLRM without dense features, interaction `cat`."""
+  """A model of sparse features alone.
 
-  def __init__(self, features: FeatureMap, folder: str) -> None:
+  `dlrm` has vectors side by side and an MLP, `deepfm` a factorization machine
+  beside it, `dcn` crosses (DCN-V2, parallel); `fm` is that machine alone.
+  """
+
+  def __init__(self, features: FeatureMap, name: str, folder: str) -> None:
+    penalty, dropout = _PENALTY_AND_DROPOUT[name]
     super().__init__(
       features,
-      model_id='dlrm',
+      model_id=name,
       model_root=folder,
       metrics=['AUC', 'logloss'],
-      embedding_regularizer=_PENALTY,
+      embedding_regularizer=penalty,
       net_regularizer=0,
       verbose=0,
     )
     self.embedding = FeatureEmbedding(features, _DIM)
-    self.layers = MLP_Block(
-      input_dim=features.num_fields * _DIM,
-      output_dim=1,
-      hidden_units=_LAYERS,
-      output_activation=self.output_activation,
-      dropout_rates=_DROPOUT,
-      batch_norm=True,
-    )
+    self.layers = self.machine = self.crosses = None
+    width = features.num_fields * _DIM
+    if name != 'fm':
+      self.layers = MLP_Block(
+        input_dim=width,
+        output_dim=None if name == 'dcn' else 1,
+        hidden_units=_LAYERS,
+        dropout_rates=dropout,
+        batch_norm=True,
+      )
+    if name in ('fm', 'deepfm'):
+      self.machine = FactorizationMachine(features)
+    if name == 'dcn':
+      self.crosses = CrossNetV2(width, _CROSSES)
+      self.last = torch.nn.Linear(width + _LAYERS[-1], 1)
     self.compile('adam', 'binary_crossentropy', lr=_RATE)
     self.reset_parameters()
     self.model_to_device()
 
   def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    vectors = self.embedding(self.get_inputs(inputs))
-    return {'y_pred': self.layers(vectors.flatten(start_dim=1))}
+    ids = self.get_inputs(inputs)
+    vectors = self.embedding(ids)
+    flat = vectors.flatten(start_dim=1)
+    if self.crosses is not None and self.layers is not None:
+      both = torch.cat([self.crosses(flat), self.layers(flat)], dim=-1)
+      logits = self.last(both)
+    else:
+      logits = 0 if self.layers is None else self.layers(flat)
+      if self.machine is not None:
+        logits = logits + self.machine(ids, vectors)
+    return {'y_pred': self.output_activation(logits)}
 
 
 def _written(train: str, validation: str, folder: str) -> FeatureMap:
@@ -94,6 +125,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--train', required=True, help='CSV')
   parser.add_argument('--validation', required=True, help='CSV')
+  parser.add_argument('--model', required=True, choices=_PENALTY_AND_DROPOUT)
   arguments = parser.parse_args()
   torch.set_num_threads(os.cpu_count() or 1)
   with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +139,7 @@ def main() -> None:
       )
       for name in ('train', 'valid')
     }
-    model = _Model(features, folder)
+    model = _Model(features, arguments.model, folder)
     Path(model.model_dir).mkdir(exist_ok=True)
 
     def measure() -> dict[str, float]:

@@ -134,7 +134,7 @@ def row(
   less_is_better: bool = False,
   against: str | None = None,
   most: float | None = None,
-  **more: Any,
+  more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """One comparison, as tables, JSON lines and the picture take it.
 
@@ -146,7 +146,7 @@ def row(
     less_is_better: whether values are times or sizes.
     against: the peer that the ratio is against; None: the best one.
     most: the largest value of ours that is aimed at.
-    **more: further columns.
+    more: further columns.
 
   Returns:
     With `ratio`, above 1 where we are better; None where there is no peer.
@@ -164,7 +164,7 @@ def row(
   aims = {'ratio': ratio, 'target': target, 'against': against}
   if ratio is None:  # a target without a ratio would read as one of ours
     aims = dict.fromkeys(aims)
-  return {**mine, **of_peers, **aims, 'at most': most, **more}
+  return {**mine, **of_peers, **aims, 'at most': most, **(more or {})}
 
 
 def _has(python: str, modules: str) -> bool:

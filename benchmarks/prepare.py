@@ -13,7 +13,6 @@ for Criteo, which write arrays of NumPy and number the ids.
 
 import argparse
 import itertools
-import os
 import shutil
 import subprocess
 import sys
@@ -177,7 +176,7 @@ def compare(
     f'MB, {name}': max(x.peak for x in of_one) / 1e6
     for name, of_one in found.items()
   }
-  return peers.row(title, 'rows/s', rates, _TARGET, **peak)
+  return peers.row(title, 'rows/s', rates, _TARGET, more=peak)
 
 
 def main() -> None:

@@ -12,10 +12,11 @@ from benchmarks import (
   __main__,
   ceilings,
   contest,
-  frappe,
+  family,
   inference,
   latency,
   machine,
+  machines,
   memory,
   models,
   our_run,
@@ -190,20 +191,82 @@ def test_a_table_leaves_out_empty_columns(capsys):
 
 def test_each_benchmark_gets_the_flags_that_it_has():
   found = peers.Peers('python', '/dlrm', True)
-  assert __main__.flags_of('memory', found, 'log', 2) == []
-  assert __main__.flags_of('startup', found, 'log', 2) == ['--rounds=2']
-  assert __main__.flags_of('prepare', found, 'log', None) == [
+  given = argparse.Namespace(
+    input='log', rounds=2, frappe='there', fuxictr_python=''
+  )
+  assert __main__.flags_of('memory', found, given) == []
+  assert __main__.flags_of('startup', found, given) == ['--rounds=2']
+  assert __main__.flags_of('family', found, given) == [
+    '--frappe=there',
+    '--rounds=2',
+  ]
+  given.rounds = None
+  assert __main__.flags_of('prepare', found, given) == [
+    '--peer_python=python',
     '--dlrm=/dlrm',
     '--input=log',
   ]
-  assert __main__.flags_of('step', NOBODY, '', None) == []
+  assert __main__.flags_of('step', NOBODY, given) == []
 
 
 def test_a_benchmark_prints_its_table_and_gives_its_rows(capsys):
   program = 'print("| a |"); print(\'{"rows": [{"a": 1}]}\')'
-  assert __main__.run([sys.executable, '-c', program]) == [{'a': 1}]
+  found = __main__.run([sys.executable, '-c', program])
+  assert found == __main__.Result([{'a': 1}], busy=False)
   assert capsys.readouterr().out == '| a |\n\n'
   assert __main__.run([sys.executable, '-c', 'raise SystemExit(2)']) is None
+
+
+def test_a_busy_machine_is_said_and_noted(capsys):
+  said = f'import sys; print("{contest.BUSY}: much", file=sys.stderr)'
+  program = f'{said}; print(\'{{"rows": []}}\')'
+  found = __main__.run([sys.executable, '-c', program])
+  assert found == __main__.Result([], busy=True)
+  assert capsys.readouterr().err == f'{contest.BUSY}: much\n'
+
+
+def test_machines_stand_side_by_side(tmp_path, capsys):
+  about = {
+    'processor': 'fast, 2 cores',
+    'date': '2026-01-01',
+    'commit': 'abc',
+    'jax': '0.10.2',
+    'peers': {'torch': '2.13'},
+    'busy': ['start'],
+  }
+  first = [
+    peers.row('step', 'examples/s', BOTH, 2.5),
+    peers.row('lookup', 'ms', BOTH, less_is_better=True),
+  ]
+  second = [peers.row('start', 's', {peers.OURS: 3.0}, most=2.0)]
+  for name, rows in {
+    'a': {'step': first},
+    'b': {'step': first[:1], 'start': second},
+  }.items():
+    found = {'benchmarks': rows, 'machine': about}
+    files.write_json(tmp_path / f'{name}.json', found)
+  page = tmp_path / 'page.md'
+  page.write_text(f'before\n{models.BEGIN}\nold\n{models.END}\nafter\n')
+  paths = [str(tmp_path / f'{name}.json') for name in 'ab']
+  assert machines.main([*paths, f'--page={page}']) == 0
+  lines = page.read_text().splitlines()
+  assert (lines[0], lines[-1]) == ('before', 'after')
+  assert 'old' not in lines
+  cells = [
+    [cell.strip() for cell in line.strip('|').split('|')]
+    for line in lines
+    if line.startswith('|')
+  ]
+  assert cells[0] == ['what', '`a`', '`b`']
+  assert cells[2:] == [
+    ['step, examples/s', '6 (**2.00**†)', '6 (**2.00**†)'],
+    ['lookup, ms', '6 (**0.33**)', ''],
+    ['start, s', '', '3 † ~'],
+  ]
+  page.write_text('{}')
+  capsys.readouterr()
+  assert machines.main([str(page)]) == 1
+  assert f'{page}: not what `make bench` writes' in capsys.readouterr().err
 
 
 def test_the_picture_is_drawn_from_the_rows_with_ratios(tmp_path):
@@ -281,11 +344,11 @@ def test_a_page_without_a_place_for_results_is_refused(tmp_path, capsys):
 
 def test_an_epoch_is_compared_with_that_of_the_peer_that_is_there():
   ours = {'epoch': 2.0, 'auc': 0.9}
-  found = {peers.OURS: ours, frappe.FUXICTR: {'epoch': 7.0, 'auc': 0.9}}
-  (row,) = frappe.compare(found)
-  assert (row[frappe.FUXICTR], row['ratio'], row['target']) == (7.0, 3.5, 3.5)
-  (row,) = frappe.compare({peers.OURS: ours})
-  assert (row[peers.OURS], row['ratio'], row[frappe.FUXICTR]) == (2, None, None)
+  found = {peers.OURS: ours, family.FUXICTR: {'epoch': 7.0, 'auc': 0.9}}
+  (row,) = family.compare('dlrm', found)
+  assert (row[family.FUXICTR], row['ratio'], row['target']) == (7.0, 3.5, 4.0)
+  (row,) = family.compare('dlrm', {peers.OURS: ours})
+  assert (row[peers.OURS], row['ratio'], row[family.FUXICTR]) == (2, None, None)
 
 
 def test_the_table_of_least_times_has_every_config():

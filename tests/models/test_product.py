@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlrm_jax.models import product as products
 from dlrm_jax.models.product import product
 
 SHAPES = [
@@ -32,9 +33,16 @@ def of_operands(function, *operands):
   return y, *grads
 
 
+@pytest.fixture(params=[True, False], ids=['bfloat16', 'no bfloat16'])
+def has_bfloat16(request, monkeypatch):
+  """Whether the processor is taken to have instructions for bfloat16."""
+  monkeypatch.setattr(products, 'has_bfloat16', lambda: request.param)
+  return request.param
+
+
 @pytest.mark.parametrize('dtype', STEPS)
 @pytest.mark.parametrize('shape', SHAPES)
-def test_gradients_are_those_of_a_product(shape, dtype):
+def test_gradients_are_those_of_a_product(shape, dtype, has_bfloat16):
   batch, inner, outer = shape
   x, kernel = (
     jax.random.normal(jax.random.key(i), s) / inner**0.5
@@ -60,7 +68,7 @@ def test_it_can_be_mapped():
 @pytest.mark.skipif(
   jax.default_backend() != 'cpu', reason='reads the program of a CPU'
 )
-def test_no_product_of_bfloat16_becomes_one_of_float32_on_a_cpu():
+def test_products_on_a_cpu_are_of_bfloat16_where_it_can(has_bfloat16):
   x = jnp.zeros((1024, 367))
   kernels = [jnp.zeros((367, 512)), jnp.zeros((512, 256))]
 
@@ -72,7 +80,22 @@ def test_no_product_of_bfloat16_becomes_one_of_float32_on_a_cpu():
   text = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernels).compile().as_text()
   operands = products_of(text)
   assert len(operands) == 6
-  assert set(operands) == {('bf16', 'bf16')}
+  assert set(operands) == {2 * ('bf16' if has_bfloat16 else 'f32',)}
+
+
+@pytest.mark.parametrize(
+  ('text', 'has'),
+  [
+    ('flags\t\t: fpu avx2 avx512_bf16\n', True),
+    ('flags\t\t: fpu avx2\n', False),
+    ('Features\t: fp asimd bf16\n', True),
+    ('Features\t: fp asimd\n', False),
+    ('Processor: unheard of\n', True),
+  ],
+)
+def test_linux_says_whether_there_is_bfloat16(text, has, monkeypatch):
+  monkeypatch.setattr(products.Path, 'read_text', lambda path: text)
+  assert products.has_bfloat16.__wrapped__() is has
 
 
 def products_of(text):
