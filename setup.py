@@ -20,7 +20,10 @@ def _kernels() -> list[Extension]:
     return []
   library = Extension(
     'dlrm_jax.native._kernels',
-    sources=[str(_FOLDER / name) for name in ('call.c', 'pool.c', 'update.c')],
+    sources=[
+      str(_FOLDER / f'{name}.c')
+      for name in ('call', 'multiply', 'pool', 'update')
+    ],
     depends=[str(_FOLDER / 'call.h')],
     include_dirs=[str(Path(jaxlib.origin).parent / 'include')],
     extra_compile_args=[

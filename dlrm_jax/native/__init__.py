@@ -3,7 +3,8 @@
 They are compiled when the package is installed, where there is a C compiler,
 and are used where they are there. Without them, and on other devices, XLA
 compiles the same from `rows`, which is the reference: lookups without weights
-are equal bit for bit, all else to rounding.
+are equal bit for bit, all else to rounding. One more multiplies integers of 64
+bits, for `quantization.int64`, whose reference is exact, too.
 """
 
 import contextlib
@@ -20,11 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 """Of the calls; a library of another version is not used."""
 
 _VARIABLE, _OFF = 'DLRM_JAX_NATIVE', ('', '0', 'false', 'no', 'off')
-_POOL, _UPDATE = (f'dlrm_jax_{name}_v{VERSION}' for name in ('pool', 'update'))
+_POOL, _UPDATE, _MULTIPLY = (
+  f'dlrm_jax_{name}_v{VERSION}' for name in ('pool', 'update', 'multiply')
+)
 _allowed = contextvars.ContextVar('native kernels', default=True)
 
 
@@ -69,6 +72,7 @@ def library() -> Library:
     for target, function in (
       (_POOL, found.dlrm_jax_pool),
       (_UPDATE, found.dlrm_jax_update),
+      (_MULTIPLY, found.dlrm_jax_multiply),
     ):
       jax.ffi.register_ffi_target(
         target, jax.ffi.pycapsule(function), platform='cpu'
@@ -173,3 +177,19 @@ def update(
   )
   attributes = _attributes(groups)
   return list(call(*operands, kind=np.int32(kind), **attributes))
+
+
+def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+  """The product of matrices of 64-bit integers, modulo 2^64.
+
+  An integer is two words of 32 bits, the low one first.
+
+  Args:
+    a: u32[M, 2 K]; K is at least 1.
+    b: u32[K, 2 N].
+
+  Returns:
+    u32[M, 2 N].
+  """
+  shape = jax.ShapeDtypeStruct((len(a), b.shape[1]), jnp.uint32)
+  return jax.ffi.ffi_call(_MULTIPLY, shape, vmap_method='sequential')(a, b)

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+XLA_FFI_Error *dlrm_jax_multiply(XLA_FFI_CallFrame *frame);
 XLA_FFI_Error *dlrm_jax_pool(XLA_FFI_CallFrame *frame);
 XLA_FFI_Error *dlrm_jax_update(XLA_FFI_CallFrame *frame);
 
@@ -235,6 +236,34 @@ static void try_update(void) {
   free(grads), free(weights), free(ids), free(bags), free(sums), free(read);
 }
 
+static uint64_t *drawn_integers(int64_t count) {
+  uint64_t *x = malloc((count + 1) * sizeof *x);
+  for (int64_t i = 0; i < count; i++)
+    x[i] = drawn(8) ? (uint64_t)drawn(1u << 31) * drawn(1u << 31) * drawn(9) : -1ull;
+  return x;
+}
+
+static void try_multiply(void) {
+  int64_t m = 1 + drawn(150), k = 1 + drawn(drawn(9) ? 20 : 600), n = 1 + drawn(20);
+  uint64_t *a = drawn_integers(m * k), *b = drawn_integers(k * n);
+  uint64_t *got = malloc(m * n * sizeof *got);
+  int64_t of_a[] = {m, 2 * k}, of_b[] = {k, 2 * n}, of_sums[] = {m, 2 * n};
+  XLA_FFI_Buffer operands[] = {buffer(a, 2, of_a), buffer(b, 2, of_b)};
+  XLA_FFI_Buffer sums = buffer(got, 2, of_sums);
+  void *args[] = {operands, operands + 1}, *rets[] = {&sums};
+  struct shape none = {0};
+  call(dlrm_jax_multiply, 0, &none, args, 2, rets, 1);
+  for (int64_t i = 0; i < m * n; i++) {
+    uint64_t want = 0;
+    for (int64_t j = 0; j < k; j++) want += a[i / n * k + j] * b[j * n + i % n];
+    if (got[i] != want) {
+      printf("multiply differs at %ld\n", (long)i);
+      exit(1);
+    }
+  }
+  free(a), free(b), free(got);
+}
+
 int main(int count, char **words) {
   if (count != 3) return 2;
   state = strtoull(words[1], NULL, 10);
@@ -242,6 +271,7 @@ int main(int count, char **words) {
   for (int64_t i = 0; i < calls; i++) {
     try_pool();
     try_update();
+    try_multiply();
   }
   printf("%ld calls of each kernel\n", (long)calls);
   return 0;

@@ -1,0 +1,1 @@
+"""Tables of 8, 4 and 2 bits a value, in the bytes of other programs."""
