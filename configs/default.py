@@ -100,7 +100,14 @@ def get_config() -> ConfigDict:
   config.model.branches = 1
   # Dense features as they are (none), or with mean 0, deviation 1 (standard).
   config.model.dense_scaling = 'none'
-  config.model.compute_dtype = 'float32'  # of matrix products; or bfloat16
+  # Of matrix products: float32, bfloat16, or int8, which scores only: python -m
+  # dlrm_jax.quantize makes such a model of a trained one.
+  config.model.compute_dtype = 'float32'
+  # int8: limits of the codes of a layer's inputs: those of each example (row),
+  # or those that calibration found for the layer (calibrated).
+  config.model.activations = 'row'
+  # int8: number of inputs of each layer, the largest, that stay float32.
+  config.model.outliers = 0
   # Fields of one model each, such as config.model.dlrm.interaction: dot (inner
   # products of all pairs of vectors), dot_itself (those of each vector with
   # itself, too) or cat (the vectors side by side).
@@ -150,6 +157,10 @@ def get_config() -> ConfigDict:
   # What an update moves: the rows that the batch reads (sparse), or every row
   # (dense; for small tables, of which each device then has a copy).
   config.tables.update = 'sparse'
+  # How rows are kept: float32, bfloat16, float16, int8, int4 or int2, the last
+  # three with a scale and a bias a row. Updates are rounded at random, so that
+  # small ones are not lost. docs/low-precision.md says what each costs.
+  config.tables.storage = 'float32'
   # L2 penalty: the loss has half of it times the sum of squares of the rows
   # that an update moves.
   config.tables.l2 = 0.0

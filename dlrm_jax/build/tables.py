@@ -14,7 +14,9 @@ from dlrm_jax.data.schema import Schema
 from dlrm_jax.embedding.encoding import Encoding
 from dlrm_jax.embedding.features import Feature, Pooling, bag_lengths
 from dlrm_jax.embedding.load import RowState
+from dlrm_jax.embedding.low_precision import STORAGES
 from dlrm_jax.embedding.planner import Chosen, PlacementBudget, choose
+from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
 
@@ -133,12 +135,36 @@ def _unplaced(
       column.name,
       role,
     )
+    feature = dataclasses.replace(
+      feature, encoding=_stored(column.name, encoding, own['storage'])
+    )
+    encoding = feature.encoding
     widths = [table.dim for table in encoding.tables]
     fixed = _fixed_placement(column.name, own, widths, shards)
     if fixed is not None and fixed.dense:
       _check_dense(column.name, encoding)
     features.append(_Unplaced(feature, fixed))
   return features
+
+
+def _stored(column: str, encoding: Encoding, name: str) -> Encoding:
+  """An encoding whose tables are kept as the config says.
+
+  Tables whose rows would not become smaller stay float32.
+  """
+  where = f'tables.storage (feature {column})'
+  storage = choose_one(where, name, STORAGES)
+
+  def stored(table: Table) -> Table:
+    if table.dim == 1:  # a scale for each weight saves nothing
+      return table
+    try:
+      smaller = storage.row_bytes(table.dim) < FLOAT32.row_bytes(table.dim)
+    except InputError as error:
+      raise InputError(f'config.{where} is {name}: {error}') from None
+    return dataclasses.replace(table, storage=storage) if smaller else table
+
+  return encoding.placed(stored)
 
 
 def _check_dense(column: str, encoding: Encoding) -> None:

@@ -48,6 +48,7 @@ _FEATURE_FIELDS = (
   'placement',
   'pooling',
   'spread',
+  'storage',
   'table',
   'update',
 )
@@ -237,7 +238,7 @@ def wanted_tables(
     a = first.setdefault(name, column.name)
     if a == column.name:
       continue
-    for field in FIELDS:
+    for field in (*FIELDS, 'storage'):
       if options[a][field] != options[column.name][field]:
         raise InputError(
           f'config.tables.features: {a} and {column.name} share the table '

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from dlrm_jax.embedding.layout import Layout
-from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.errors import InputError
 from dlrm_jax.rows import Pytree
 from dlrm_jax.training.state import TrainState
@@ -24,6 +23,7 @@ from dlrm_jax.training.state import TrainState
 TABLES = 'tables'
 """The family of the tables' values, which their storages keep."""
 
+_STATES = ('opt_state', 'table_state')
 _WITH_ROWS = (TABLES, 'table_state')
 _ADVICE = {
   'absent': (
@@ -35,7 +35,6 @@ _ADVICE = {
     'or config.tables.encoding and config.tables.rows'
   ),
   'width': 'the width is config.model.dim',
-  'storage': 'use the config that it was trained with',
 }
 
 
@@ -75,13 +74,11 @@ def rows_name(name: str, layout: Layout) -> RowsName | None:
   return None
 
 
-def size_of_table(layout: Layout, table: str) -> tuple[int, int, str] | None:
-  """Rows, width and storage of a table; None where it is absent."""
+def size_of_table(layout: Layout, table: str) -> tuple[int, int] | None:
+  """Rows and width of a table; None where it is absent."""
   if table not in layout.rows:
     return None
-  blocks = layout.blocks[table]
-  storage = layout.stacks[blocks[0].stack].storage.name
-  return layout.rows[table], sum(b.dim for b in blocks), storage
+  return layout.rows[table], sum(b.dim for b in layout.blocks[table])
 
 
 def _check_tables(folder: Path, then: Layout, now: Layout) -> None:
@@ -91,10 +88,10 @@ def _check_tables(folder: Path, then: Layout, now: Layout) -> None:
       continue
     names = ['absent']
     if saved and wanted:
-      differ = zip(('rows', 'width', 'storage'), saved, wanted, strict=True)
+      differ = zip(('rows', 'width'), saved, wanted, strict=True)
       names = [name for name, a, b in differ if a != b]
     described = [
-      _size_text(size, 'storage' in names) if size else 'absent'
+      f'{size[0]:,} x {size[1]}' if size else 'absent'
       for size in (saved, wanted)
     ]
     raise InputError(
@@ -104,29 +101,41 @@ def _check_tables(folder: Path, then: Layout, now: Layout) -> None:
     )
 
 
-def _size_text(size: tuple[int, int, str], with_storage: bool) -> str:
-  rows, width, storage = size
-  return f'{rows:,} x {width}' + (f' of {storage}' if with_storage else '')
-
-
 def _described(
   arrays: Mapping[str, Any], layout: Layout, fields: set[str]
 ) -> Iterator[tuple[str, str]]:
-  """Names of arrays with dtypes and shapes; of families without shapes."""
+  """Names of arrays with dtypes and shapes; of families without shapes.
+
+  How the values of tables are kept may differ.
+  """
   for name, x in arrays.items():
-    if name.split('.')[0] not in fields:
+    if name.split('.')[0] not in fields - {TABLES}:
       continue
     with_rows, dtype = rows_name(name, layout), np.dtype(x.dtype)
     if with_rows is None:
       yield name, f'{dtype}{tuple(x.shape)}'
     else:
       kind = 'a number' if len(x.shape) == 1 else 'a vector'
-      family, stack, array = with_rows
-      storage = layout.stacks[stack].storage
-      # Tables of several storages are in one family.
-      kept = [storage.name] if family == TABLES and storage != FLOAT32 else []
-      label = '.'.join(filter(None, (family, *kept, array)))
-      yield label, f'{kind} of {dtype} for each row'
+      yield with_rows.family, f'{kind} of {dtype} for each row'
+
+
+def _check_kept(
+  folder: Path, arrays: Mapping[str, Any], layout: Layout
+) -> None:
+  """Checks that the arrays of tables are those of their storages."""
+  for name, x in arrays.items():
+    parts = rows_name(name, layout)
+    if parts is None or parts.family != TABLES:
+      continue
+    stack = layout.stacks[parts.stack]
+    kept = leaves({TABLES: {parts.stack: stack.storage.leaves(stack.dim)}})
+    expected = kept[name].dtype if name in kept else 'no such array'
+    if np.dtype(x.dtype) != expected:
+      raise InputError(
+        f'{folder}: {name.replace(".", "/")} is {np.dtype(x.dtype)}; expected '
+        f'{expected}, as the layout in the checkpoint says; it was written by '
+        f'another program, or changed'
+      )
 
 
 def check_fits(
@@ -149,9 +158,17 @@ def check_fits(
     InputError: the checkpoint has other tables or layers.
   """
   _check_tables(folder, then, layout)
+  _check_kept(folder, arrays, then)
   fields = {name for name, value in vars(abstract).items() if value is not None}
   saved = dict(_described(arrays, then, fields))
   wanted = dict(_described(leaves(abstract), layout, fields))
+  states = {name for name in wanted if name.split('.')[0] in _STATES}
+  if states and not any(name.split('.')[0] in _STATES for name in saved):
+    raise InputError(
+      f'{folder}: has no states of optimizers, as python -m dlrm_jax.quantize '
+      f'writes it: it is for scoring; a new run can begin with its layers and '
+      f'tables (config.train.init_from)'
+    )
   for name in sorted(saved.keys() | wanted.keys()):
     if saved.get(name) != wanted.get(name):
       raise InputError(

@@ -1,13 +1,18 @@
 """This process's rows of a stack, on the host, while they are moved."""
 
-from typing import Any, NamedTuple, cast
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from dlrm_jax.embedding.layout import Stack
+from dlrm_jax.embedding.storage import FLOAT32, Storage
 from dlrm_jax.rows import Pytree
 from dlrm_jax.sharding import local_part
+
+_LEAST_ROWS = 1024  # that are encoded at once
 
 
 class LocalRows(NamedTuple):
@@ -51,11 +56,52 @@ class LocalRows(NamedTuple):
     """Writes some columns of the values of rows, f32[n, columns]."""
     mine = self.has(rows)
     local, stack = rows[mine] - self.low, self.stack
-    old = jax.tree.map(lambda x: x[local], self.arrays)
-    new = np.array(stack.storage.decode(old, stack.dim))
-    new[:, columns] = values[mine]
-    kept = stack.storage.encode(cast(Any, new), None)
-    self.put(rows[mine], kept)
+    if columns == slice(0, stack.dim):
+      new = values[mine]
+    else:
+      old = jax.tree.map(lambda x: x[local], self.arrays)
+      new = np.array(decoded(old, stack))
+      new[:, columns] = values[mine]
+    self.put(rows[mine], _encoded(new, stack))
+
+
+def decoded(kept: Pytree, stack: Stack) -> np.ndarray:
+  """Values f32[n, D] of rows as a storage keeps them."""
+  if stack.storage == FLOAT32:
+    return kept
+  return _rowwise(_decoder(stack.storage, stack.dim), kept)
+
+
+def _encoded(values: np.ndarray, stack: Stack) -> Pytree:
+  """Values f32[n, D] as a storage keeps them, rounded to nearest."""
+  if stack.storage == FLOAT32:
+    return values
+  return _rowwise(_encoder(stack.storage), values)
+
+
+@functools.cache
+def _decoder(storage: Storage, dim: int) -> Callable[[Pytree], Any]:
+  return jax.jit(lambda kept: storage.decode(kept, dim))
+
+
+@functools.cache
+def _encoder(storage: Storage) -> Callable[[Pytree], Any]:
+  return jax.jit(lambda values: storage.encode(values, None))
+
+
+def _rowwise(function: Callable[[Pytree], Any], rows: Pytree) -> Any:
+  """Applies a compiled function to arrays [n, width], row by row.
+
+  So that it is compiled for few sizes, rows of zeros are added.
+  """
+  count = len(jax.tree.leaves(rows)[0])
+  more = max(1 << (count - 1).bit_length(), _LEAST_ROWS) - count
+
+  def padded(x: np.ndarray) -> np.ndarray:
+    return np.pad(x, ((0, more), (0, 0)))
+
+  found = function(jax.tree.map(padded, rows))
+  return jax.tree.map(lambda x: np.asarray(x)[:count], found)
 
 
 def side_by_side(shape: tuple[int, ...], width: int) -> int:

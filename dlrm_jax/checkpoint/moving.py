@@ -9,10 +9,10 @@ process holds its own part of one new stack, and a piece.
 
 What moves is a *family*: for each stack the arrays of its storage, or one
 array f32[R] of the optimizer's state, such as the mean squares of row-wise
-Adagrad. Rows move as their storage keeps them. Where the column blocks of a
-table change, or its copies are averaged, rows are decoded and encoded again;
-of f32[R], a new block gets the mean of the old blocks, weighted by the columns
-that they share.
+Adagrad. Rows move as their storage keeps them. Where the storage or the column
+blocks of a table change, or its copies are averaged, rows are decoded and
+encoded again, rounded to nearest; of f32[R], a new block gets the mean of the
+old blocks, weighted by the columns that they share.
 """
 
 import sys
@@ -24,11 +24,14 @@ import numpy as np
 
 from dlrm_jax.checkpoint.local_rows import (
   LocalRows,
+  decoded,
   local_range,
   local_rows,
   side_by_side,
 )
 from dlrm_jax.embedding.layout import Address, Layout, Stack, StackKind
+from dlrm_jax.embedding.low_precision import Codes
+from dlrm_jax.errors import InputError
 from dlrm_jax.rows import Pytree
 
 _PIECE = 8 * 2**20  # bytes
@@ -38,6 +41,7 @@ class _Stretch(NamedTuple):
   """Rows of a block that lie side by side in an old stack.
 
   Attributes:
+    table: name of the table.
     source: the old block.
     targets: the new blocks that share columns with it.
     first: the first row of the table.
@@ -46,6 +50,7 @@ class _Stretch(NamedTuple):
     node: number of the copy; None: the mean of all of `starts`.
   """
 
+  table: str
   source: Address
   targets: tuple[Address, ...]
   first: int
@@ -64,13 +69,12 @@ def _overlap(old: Address, new: Address) -> bool:
 
 
 def _cut(
-  old: Layout, table: str, stretch: _Stretch, apart: bool, most: int
+  old: Layout, stretch: _Stretch, apart: bool, most: int
 ) -> Iterator[_Stretch]:
   """Stretches of at most `most` rows.
 
   Args:
     old: the old layout.
-    table: name of the table.
     stretch: source and targets.
     apart: whether copies of an independent table stay apart.
     most: largest number of rows of a stretch.
@@ -89,7 +93,7 @@ def _cut(
     ]
   for shard, firsts, node in shards:
     turn = 0 if independent else (shard - block.first) % stack.shards
-    held = old.held(table, block, shard)
+    held = old.held(stretch.table, block, shard)
     for a in range(0, held, most):
       yield stretch._replace(
         first=turn + block.spread * a,
@@ -112,9 +116,9 @@ def _stretches(
       if targets:
         then, now = old.stacks[source.stack], new.stacks[stack]
         apart = then.kind is now.kind and then.shards == now.shards
-        stretch = _Stretch(source, targets, 0, 0, (), None)
+        stretch = _Stretch(table, source, targets, 0, 0, (), None)
         most = max(1, piece // then.storage.row_bytes(source.dim))
-        yield from _cut(old, table, stretch, apart, most)
+        yield from _cut(old, stretch, apart, most)
 
 
 def _slice(array: Any, width: int, start: int, count: int) -> np.ndarray:
@@ -139,15 +143,35 @@ def _read(tree: Pytree, stack: Stack, stretch: _Stretch) -> list[Pytree]:
   ]
 
 
+def _decoded(kept: Pytree, stack: Stack) -> np.ndarray:
+  numbers = isinstance(kept, np.ndarray) and kept.ndim == 1
+  return kept if numbers else decoded(kept, stack)
+
+
 def _values(copies: list[Pytree], stack: Stack) -> np.ndarray:
   """Values [n, D] of rows, or their numbers [n]; the mean of copies."""
-  values = [np.asarray(stack.storage.decode(x, stack.dim)) for x in copies]
+  values = [_decoded(x, stack) for x in copies]
   if len(values) == 1:
     return values[0]
   total = np.zeros(values[0].shape)
   for x in values:
     total += x
   return total / len(values)
+
+
+def _check_kept(values: np.ndarray, stretch: _Stretch, stack: Stack) -> None:
+  """Raises an InputError where codes cannot stand for values [n, D]."""
+  if not isinstance(stack.storage, Codes):
+    return
+  bad = np.argwhere(~np.isfinite(values))
+  if len(bad):
+    row, column = bad[0]
+    raise InputError(
+      f'table {stretch.table}, row {stretch.rows[row]:,}: column '
+      f'{stretch.source.column + column} is {values[row, column]}, for which '
+      f'{stack.storage.name} has no code; keep the table as float32, or train '
+      f'anew'
+    )
 
 
 def _addresses(
@@ -177,11 +201,12 @@ def _carry(
     return
   source, copies = stretch.source, _read(tree, old, stretch)
   for target, rows in places:
-    same_columns = (source.column, source.dim) == (target.column, target.dim)
-    if same_columns and len(copies) == 1:
+    same = (source.column, source.dim) == (target.column, target.dim)
+    if same and old.storage == mine.stack.storage and len(copies) == 1:
       mine.put(rows, copies[0])
       continue
     values = _values(copies, old)
+    _check_kept(values, stretch, mine.stack)
     begin = max(source.column, target.column)
     end = min(source.column + source.dim, target.column + target.dim)
     if values.ndim == 1:

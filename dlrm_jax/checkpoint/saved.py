@@ -104,7 +104,7 @@ class Saved:
     """
     folder, _ = self._existing(step)
     with explain_read_errors(folder, []):
-      return open_stored(folder, self._layout)
+      return open_stored(folder)
 
   def _existing(self, step: int) -> tuple[Path, list[int]]:
     """The folder of a checkpoint, and the steps of the others."""
@@ -160,7 +160,7 @@ class Saved:
     """
     path, others = self._existing(step)
     with explain_read_errors(path, others):
-      stored = open_stored(path, self._layout)
+      stored = open_stored(path)
       return read_state(stored, abstract, self._layout)
 
   def restore_for_evaluation(
@@ -182,7 +182,7 @@ class Saved:
     nothing: dict[str, Any] = dict.fromkeys(('step', 'tables', 'factor'))
     wanted = dataclasses.replace(scoring, **nothing)
     with explain_read_errors(path, []):
-      stored = open_stored(path, self._layout)
+      stored = open_stored(path)
       arrays = stored.arrays
       check_fits(path, stored.layout, arrays, scoring, self._layout)
       read = read_arrays(arrays, leaves(wanted))

@@ -26,6 +26,7 @@ from dlrm_jax.checkpoint.fits import TABLES, check_fits, leaves, rows_name
 from dlrm_jax.checkpoint.moving import move, on_devices, rows_to_move
 from dlrm_jax.checkpoint.stored_array import StoredArray
 from dlrm_jax.embedding.layout import Layout, layout_from_json
+from dlrm_jax.embedding.storage import Storage
 from dlrm_jax.errors import InputError
 from dlrm_jax.rows import Pytree
 from dlrm_jax.training.state import TrainState
@@ -105,10 +106,8 @@ class Stored(NamedTuple):
   layout: Layout
 
 
-def _layout(
-  folder: Path, noted: Mapping[str, Any] | None, wanted: Layout
-) -> Layout:
-  """The layout of a checkpoint, with storages of the wanted layout."""
+def _layout(folder: Path, noted: Mapping[str, Any] | None) -> Layout:
+  """The layout of a checkpoint."""
   if noted is None and not (folder / LAYOUT).is_dir():
     raise InputError(
       f'{folder}: written by an earlier version of dlrm_jax, which kept no '
@@ -117,9 +116,8 @@ def _layout(
   saved = read_item(folder, LAYOUT)
   if noted is not None and noted.get(LAYOUT) != checksum_of(saved):
     raise Damaged(f'{folder / LAYOUT} differs from its checksum')
-  storages = [stack.storage for stack in wanted.stacks.values()]
   try:
-    return layout_from_json(saved, storages)
+    return layout_from_json(saved)
   except InputError as error:
     raise InputError(f'{folder}: {error}') from None
   except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -172,12 +170,8 @@ def _open_arrays(
   }
 
 
-def open_stored(folder: Path, wanted: Layout) -> Stored:
+def open_stored(folder: Path) -> Stored:
   """Opens a checkpoint.
-
-  Args:
-    folder: the folder of the checkpoint.
-    wanted: the layout of the tables wanted, which may be another one.
 
   Raises:
     InputError: its version or a storage of its tables is not known.
@@ -186,7 +180,7 @@ def open_stored(folder: Path, wanted: Layout) -> Stored:
   """
   noted = read_checksums(folder)
   sums = None if noted is None else _sums(folder, noted)
-  layout = _layout(folder, noted, wanted)
+  layout = _layout(folder, noted)
   if noted is None:
     print(f'{folder}: written without checksums by an earlier version')
   return Stored(folder, _open_arrays(folder, sums), layout)
@@ -276,10 +270,23 @@ def read_state(
   same = {name: like for name, like in wanted.items() if name not in others}
   result = read_arrays(arrays, same)
   if families:
-    print(f'{folder}: tables are laid out anew, as the config says')
+    if _same_storages(then, layout):
+      print(f'{folder}: tables are laid out anew, as the config says')
     result |= _moved(stored, families, layout)
   _, structure = jax.tree.flatten(abstract)
   return jax.tree.unflatten(structure, [result[name] for name in wanted])
+
+
+def _same_storages(a: Layout, b: Layout) -> bool:
+  """Whether all tables are kept alike."""
+
+  def storages(layout: Layout) -> dict[str, Storage]:
+    return {
+      table: layout.stacks[blocks[0].stack].storage
+      for table, blocks in layout.blocks.items()
+    }
+
+  return storages(a) == storages(b)
 
 
 def _other_shapes(

@@ -57,6 +57,7 @@ KINDS: dict[str, FieldKind] = {
       'model',
       'tables.encoding',
       'tables.combine',
+      'tables.storage',
       'tables.compression',
       'tables.rows',
       'tables.threshold',

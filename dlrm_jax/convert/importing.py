@@ -5,7 +5,6 @@ ours in pieces, as from any checkpoint. The new stacks are arrays in files, so
 a table is never twice in memory.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +22,11 @@ from dlrm_jax.build.converted import (
   with_sizes,
 )
 from dlrm_jax.build.data import identity, open_data, open_schema
+from dlrm_jax.build.network import check_trains
 from dlrm_jax.build.objective import build_objective
 from dlrm_jax.build.run import settled
 from dlrm_jax.build.task import build_task
-from dlrm_jax.checkpoint.checkpoints import Checkpoints
+from dlrm_jax.build.written import write_workdir
 from dlrm_jax.checkpoint.fits import TABLES, leaves, rows_name
 from dlrm_jax.checkpoint.moving import move_into
 from dlrm_jax.convert.fitting import check_fits
@@ -93,13 +93,15 @@ def check_new(config: ConfigDict, folder: Path, source: str) -> None:
     source: the flag that names what the first state is made of.
 
   Raises:
-    InputError: the workdir exists, or the run is to start from other runs.
+    InputError: the workdir exists, or the run is to start from other runs, or
+      cannot be trained.
   """
   if folder.exists():
     raise InputError(
       f'--workdir={folder}: is there already; choose another one'
     )
   check_own_start(config, source)
+  check_trains(config)
 
 
 def import_model(
@@ -150,7 +152,13 @@ def import_model(
       states |= of_side.states
       lines.append(of_side.line)
     state = _state(target.task, found, matches, states, scratch)
-    write_workdir(work / 'workdir', target, state, defaults)
+    write_workdir(
+      work / 'workdir',
+      workdir.Claim(target.config.to_dict(), target.data, 0, defaults),
+      build_objective(target.config, target.schema),
+      target.task.collection.layout,
+      state,
+    )
     files.publish(work / 'workdir', folder.absolute())
   tables = sum(match.is_table for match in matches)
   yield (
@@ -172,26 +180,6 @@ def _notes(found: Found, target: Target) -> Iterator[str]:
       f'no set was named, so the columns are {columns[0]} to {columns[-1]}; to '
       f'train or evaluate, convert with --config.data.dir=SET'
     )
-
-
-def write_workdir(
-  folder: Path,
-  target: Target,
-  state: TrainState,
-  defaults: Mapping[str, Any],
-) -> None:
-  """Writes a workdir, as train.py starts one, and its checkpoint."""
-  config = target.config.to_dict()
-  claim = workdir.Claim(config, target.data, 0, defaults)
-  objective = build_objective(target.config, target.schema)
-  layout = target.task.collection.layout
-  with (
-    workdir.claimed(folder, claim),
-    contextlib.closing(
-      Checkpoints(folder / 'checkpoints', layout, 1, objective)
-    ) as checkpoints,
-  ):
-    checkpoints.save(0, state, {})
 
 
 def _first(task: Task, params: Any) -> dict[str, jax.Array]:

@@ -16,7 +16,7 @@ frequent rows of the tables are on different shards, too.
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlrm_jax.batch import PAD
-from dlrm_jax.embedding.storage import FLOAT32, Storage, storage_named
+from dlrm_jax.embedding.low_precision import storage_named
+from dlrm_jax.embedding.storage import FLOAT32, Storage
 from dlrm_jax.rows import Pytree
 
 
@@ -236,18 +237,15 @@ def layout_to_json(layout: Layout) -> dict[str, Any]:
   }
 
 
-def layout_from_json(
-  saved: Mapping[str, Any], storages: Iterable[Storage] = ()
-) -> Layout:
+def layout_from_json(saved: Mapping[str, Any]) -> Layout:
   """The layout that a checkpoint keeps.
 
   Args:
     saved: what `layout_to_json` returned. Earlier versions wrote no storage:
       all their stacks are float32.
-    storages: storages that it may name, beside float32.
 
   Raises:
-    InputError: it names another storage.
+    InputError: it names a storage that there is not.
   """
   return Layout(
     shards=saved['shards'],
@@ -255,7 +253,7 @@ def layout_from_json(
     stacks={
       name: Stack(**stack)._replace(
         kind=StackKind(stack['kind']),
-        storage=storage_named(stack.get('storage', FLOAT32.name), storages),
+        storage=storage_named(stack.get('storage', FLOAT32.name)),
       )
       for name, stack in saved['stacks'].items()
     },

@@ -23,6 +23,10 @@ def _check(table: Table, shards: int) -> None:
       f'table {table.name}: width {table.dim} cannot be cut into {columns} '
       f'equal column blocks (config.tables.columns)'
     )
+  try:
+    table.storage.leaves(table.dim // columns)
+  except InputError as error:
+    raise InputError(f'table {table.name}: {error}') from None
   if table.placement.dense and not table.placement.replicated:
     raise InputError(
       f'table {table.name}: a dense update needs a copy on every device'

@@ -13,6 +13,7 @@ score is the mean of their logits.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -74,8 +75,10 @@ class _Recommender(nn.Module):
     vectors: Vectors,
     train: Training | None,
     encoded_only: bool = False,
+    encoded: Mapping[str, jax.Array] | None = None,
   ) -> Any:
-    encoded = encode(self.collection, vectors, inputs)
+    if encoded is None:
+      encoded = encode(self.collection, vectors, inputs)
     if encoded_only:
       return encoded
     dense = inputs.dense
@@ -175,6 +178,16 @@ class Network:
       _variables(layers), inputs, vectors, None, encoded_only=True
     )
     return made
+
+  def of_encoded(
+    self, layers: Layers, inputs: Inputs, encoded: Mapping[str, jax.Array]
+  ) -> jax.Array:
+    """Logits f32[B, T] of the vectors that the model gets, as `encoded` has."""
+    vectors = self.collection.empty_vectors()
+    logits: Any = self._module.apply(
+      _variables(layers), inputs, vectors, None, encoded=encoded
+    )
+    return _mean(_by_branch(logits))
 
   def apply_in_training(
     self, layers: Layers, inputs: Inputs, vectors: Vectors, train: Training

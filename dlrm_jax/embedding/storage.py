@@ -12,13 +12,11 @@ with `Float32` it is a plain addition.
 
 import abc
 import dataclasses
-from collections.abc import Iterable
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 
-from dlrm_jax.errors import InputError
 from dlrm_jax.rows import Pytree, RowGrads, add, packed, put, take
 
 _TILE = 32  # bytes of a column of a TPU's tile: 8 rows of float32
@@ -169,18 +167,3 @@ class Float32(Storage):
 
 
 FLOAT32 = Float32()
-
-
-def storage_named(name: str, known: Iterable[Storage]) -> Storage:
-  """The storage of a name, float32 or one of `known`.
-
-  Raises:
-    InputError: there is none.
-  """
-  by_name = {storage.name: storage for storage in (FLOAT32, *known)}
-  if name not in by_name:
-    raise InputError(
-      f'rows are kept as {name}; expected {" or ".join(by_name)}, as the '
-      f'config says'
-    )
-  return by_name[name]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
   from dlrm_jax.build.chosen import ChosenRun
   from dlrm_jax.build.restored import Met
   from dlrm_jax.build.trained import Trained
-  from dlrm_jax.importance.sample import Sample
   from dlrm_jax.report.importance import LabelLosses
+  from dlrm_jax.run.sample import Sample
 
 _SPLIT = 'validation'
 _REPEATS, _EXAMPLES = 5, 200_000
@@ -90,7 +90,7 @@ def _sample(flags: argparse.Namespace, run: 'Trained') -> '_Sampled':
   """Takes the examples of the data that the flags name."""
   from dlrm_jax.build.restored import examined
   from dlrm_jax.data.folder import is_set
-  from dlrm_jax.importance.sample import take_sample
+  from dlrm_jax.run.sample import take_sample
 
   data, split, how = flags.data, flags.split, flags.on_bad_row
   size = run.eval_batch_size
@@ -111,9 +111,9 @@ def _measured(
   """What each label loses by each feature."""
   from dlrm_jax import sharding
   from dlrm_jax.data.schema import Schema
-  from dlrm_jax.importance.logits import batch_size, scorer
   from dlrm_jax.importance.permuted import Plan, measure
   from dlrm_jax.run import room
+  from dlrm_jax.run.sample_logits import batch_size, scorer
 
   run, examples = chosen.run, sample.examples
   task, schema = run.task, Schema.from_json(run.data)

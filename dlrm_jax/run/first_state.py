@@ -77,7 +77,7 @@ def _with(run: Run, state: TrainState, folder: Path) -> tuple[TrainState, int]:
   step = agreement.from_first(best)
   path = folder / 'checkpoints' / str(step)
   with explain_read_errors(path, []):
-    stored = open_stored(path, layout)
+    stored = open_stored(path)
     state, taken = transfer.take(stored, state, layout, _misfits(run, origin))
   if not (taken.layers or taken.tables):
     raise InputError(

@@ -128,9 +128,7 @@ def _build(
   if mesh.size == 1:
     network = flat(network)
   layout = network.collection.layout
-  stored = layout_from_json(
-    about['layout'], [s.storage for s in layout.stacks.values()]
-  )
+  stored = layout_from_json(about['layout'])
   with sharding.use(mesh):
     copied = sharding.sharding_of(sharding.COPIED)
     layers = jax.device_put(layers_of(arrays.parameters), copied)

@@ -202,7 +202,7 @@ def test_other_dtypes_are_refused_by_name(tmp_path):
   checkpoints = opened(tmp_path, make_task(), keep=1)
   checkpoints.save(1, dataclasses.replace(state, tables=tables), {})
   checkpoints.close()
-  message = 'tables is a vector of int8 for each row in .* of float32 for each'
+  message = r'tables/rows_\d+ is int8; expected float32, as the layout'
   with pytest.raises(InputError, match=message):
     restored(tmp_path, 1, make_task())
 

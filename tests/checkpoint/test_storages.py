@@ -1,5 +1,6 @@
 """Tables of any storage are saved, restored, moved and checked."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from dlrm_jax import sharding
+from dlrm_jax.embedding.low_precision import BFLOAT16, INT8, STORAGES
 from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement
 from dlrm_jax.errors import InputError
@@ -21,12 +23,11 @@ from tests.checkpoint.test_devices import (
   saved,
 )
 from tests.checkpoint.test_moving import PLACEMENTS, assert_moved
-from tests.embedding.storages import Codes, Halves
 
-STORAGES = Codes(), FLOAT32, Halves()
+MIXED = INT8, FLOAT32, BFLOAT16
 
 
-def task_of(placement=PLACEMENTS['row-wise'], shards=8, storages=STORAGES):
+def task_of(placement=PLACEMENTS['row-wise'], shards=8, storages=MIXED):
   return make_task([placement] * 3, shards, storages=storages)
 
 
@@ -61,9 +62,9 @@ def test_the_same_layout_is_restored_bit_by_bit(tmp_path, trained, devices):
     state = restored(tmp_path, task_of())
     jax.tree.map(np.testing.assert_array_equal, state, trained)
   noted = json.loads((tmp_path / '1' / 'checksums' / 'metadata').read_text())
-  names = {'tables.rows_4_codes.codes', 'tables.rows_4_codes.range'}
+  names = {'tables.rows_4_int8.codes', 'tables.rows_4_int8.line'}
   assert (
-    names | {'tables.bags_4_halves', 'tables.rows_4'} < noted['arrays'].keys()
+    names | {'tables.bags_4_bfloat16', 'tables.rows_4'} < noted['arrays'].keys()
   )
 
 
@@ -115,7 +116,7 @@ def test_the_state_of_the_optimizer_moves_in_float32(tmp_path, trained):
 def test_a_changed_code_differs_from_its_checksum(tmp_path, trained):
   state = jax.tree.map(np.array, trained)
   saved(tmp_path / 'good', task_of(), jax.device_put(state))
-  state.tables['rows_4_codes']['codes'][0, 0] ^= 1
+  state.tables['rows_4_int8']['codes'][0, 0] ^= 1
   saved(tmp_path / 'bad', task_of(), jax.device_put(state))
   sums = '1/checksums'
   shutil.rmtree(tmp_path / 'bad' / sums)
@@ -125,18 +126,33 @@ def test_a_changed_code_differs_from_its_checksum(tmp_path, trained):
       restored(tmp_path / 'bad', task)
 
 
-@pytest.mark.parametrize(
-  ('then', 'now', 'message'),
-  [
-    (FLOAT32, Codes(), 'table a .* 40 x 4 of float32 .* 40 x 4 of codes'),
-    (Codes(), FLOAT32, 'rows are kept as codes; expected float32'),
-    (Halves(), Codes(), 'rows are kept as halves; expected .*codes'),
-  ],
-)
-def test_another_storage_than_the_config_says_is_refused(
-  tmp_path, then, now, message
-):
-  task = task_of(storages=(then, FLOAT32, FLOAT32))
-  saved(tmp_path, task, new_state(task, jax.random.key(0)))
-  with pytest.raises(InputError, match=message):
-    restored(tmp_path, task_of(storages=(now, FLOAT32, FLOAT32)))
+@pytest.mark.parametrize('now', STORAGES.values(), ids=STORAGES)
+@pytest.mark.parametrize('then', [FLOAT32, INT8], ids=['float32', 'int8'])
+def test_rows_are_kept_anew_where_the_config_says_so(tmp_path, then, now):
+  before, after = (
+    task_of(storages=(storage, FLOAT32, FLOAT32)) for storage in (then, now)
+  )
+  state = new_state(before, jax.random.key(0))
+  saved(tmp_path, before, state)
+  values = values_of(before, state)
+  got = values_of(after, restored(tmp_path, after))
+  kept = now.encode(values['a'], None)
+  np.testing.assert_array_equal(got['a'], now.decode(kept, 4))
+  for name in 'bc':
+    np.testing.assert_array_equal(got[name], values[name])
+
+
+def test_codes_of_what_is_not_finite_are_refused(tmp_path):
+  before, after = (
+    task_of(storages=(storage, FLOAT32, FLOAT32)) for storage in (FLOAT32, INT8)
+  )
+  state = new_state(before, jax.random.key(0))
+  (block,) = before.collection.layout.blocks['a']
+  row = int(before.collection.layout.locate(block, np.array(7)))
+  tables = jax.tree.map(np.array, state.tables)
+  by_row = tables[block.stack].reshape(-1, 4)
+  by_row[row, 2] = np.nan
+  bad = dataclasses.replace(state, tables=jax.device_put(tables))
+  saved(tmp_path, before, bad)
+  with pytest.raises(InputError, match='table a, row 7: column 2 is nan'):
+    restored(tmp_path, after)

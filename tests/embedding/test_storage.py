@@ -17,16 +17,15 @@ from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.load import RowState, Workload, layout_load
+from dlrm_jax.embedding.low_precision import BFLOAT16, INT8, STORAGES
 from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.optim.adagrad import scale_by_rowwise_adagrad
 from dlrm_jax.optim.rowwise import rowwise
 from dlrm_jax.rows import RowGrads, mix32
-from tests.embedding.storages import Codes, Halves
 from tests.embedding.test_placements import PLACEMENTS, send
 
 SHARDS, BATCH, DIM, RATE, ROWS = 8, 32, 8, 0.25, 21
-STORAGES = FLOAT32, Halves(), Codes()
 
 
 def make_collection(storage):
@@ -120,10 +119,10 @@ OPTIMIZERS = {
 def cases():
   """Every storage with each optimizer and number of devices; few are fast."""
   fast = {
-    ('codes', 'sgd', 1),
-    ('halves', 'rowwise_adagrad', 2),
+    ('int8', 'sgd', 1),
+    ('bfloat16', 'rowwise_adagrad', 2),
   }
-  for case in itertools.product((Halves(), Codes()), OPTIMIZERS, (1, 2, 8)):
+  for case in itertools.product((BFLOAT16, INT8), OPTIMIZERS, (1, 2, 8)):
     marks = [] if (case[0].name, *case[1:]) in fast else pytest.mark.slow
     yield pytest.param(*case, marks=marks)
 
@@ -209,15 +208,15 @@ def prepared(collection, tx):
 
 
 def test_stacks_are_apart_by_storage_and_named_by_it():
-  stacks = make_collection(Codes()).layout.stacks
-  assert {'rows_8', 'rows_8_codes', 'bags_4_codes'} < stacks.keys()
+  stacks = make_collection(INT8).layout.stacks
+  assert {'rows_8', 'rows_8_int8', 'bags_4_int8'} < stacks.keys()
   for name, stack in stacks.items():
     assert name.endswith(stack.storage.name) or stack.storage == FLOAT32
 
 
 def test_bytes_held_and_sent_are_those_of_the_storage():
   found = {}
-  for storage in STORAGES:
+  for storage in STORAGES.values():
     table = Table('t', 10_000, 64, storage=storage)
     collection = EmbeddingCollection((Feature('f', Plain(table)),), SHARDS)
     work = Workload({'t': (1,)}, 1024, SHARDS, RowState(0, 1))
@@ -226,17 +225,20 @@ def test_bytes_held_and_sent_are_those_of_the_storage():
     found[storage.name] = load.bytes / rows, load.sent
   assert {name: size for name, (size, _) in found.items()} == {
     'float32': 4 * 64 + 4,
-    'halves': 2 * 64 + 4,
-    'codes': 64 + 8 + 4,
+    'float16': 2 * 64 + 4,
+    'bfloat16': 2 * 64 + 4,
+    'int8': 64 + 8 + 4,
+    'int4': 32 + 4 + 4,
+    'int2': 16 + 4 + 4,
   }
   rows = found['float32'][1] / (4 + 8 * 64)
-  assert found['halves'][1] == pytest.approx(rows * (4 + 6 * 64))
-  assert found['codes'][1] == pytest.approx(rows * (4 + 5 * 64 + 8))
+  assert found['bfloat16'][1] == pytest.approx(rows * (4 + 6 * 64))
+  assert found['int8'][1] == pytest.approx(rows * (4 + 5 * 64 + 8))
 
 
 def test_random_rounding_keeps_steps_that_are_too_small_to_round_to():
   """A step of 1/32 of a quantum moves about one row in 32, by a quantum."""
-  table = Table('t', 4096, 1, init=ones, storage=Halves())
+  table = Table('t', 4096, 1, init=ones, storage=BFLOAT16)
   collection = EmbeddingCollection((Feature('f', Plain(table)),))
   tx = rowwise(optax.sgd(2.0**-13))
   tables = collection.init(jax.random.key(0))
@@ -255,7 +257,7 @@ def ones(seed, row, column, bound):
   return jnp.ones(jnp.broadcast_shapes(row.shape, column.shape))
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(STORAGES))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([*STORAGES.values()]))
 def test_rows_that_do_not_exist_are_zero_and_are_not_written(seed, storage):
   rng = np.random.default_rng(seed)
   values = rng.normal(size=(128, 16)).astype(np.float32)

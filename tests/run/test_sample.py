@@ -5,8 +5,8 @@ import pytest
 
 from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.errors import InputError
-from dlrm_jax.importance import sample
-from dlrm_jax.importance.sample import take_sample
+from dlrm_jax.run import sample
+from dlrm_jax.run.sample import take_sample
 
 
 def batches(count, size, weights=None, labels=None):

@@ -1,4 +1,4 @@
-"""The examples of an importance: a part of some data, held in memory."""
+"""Examples of some data, evenly spread over it and held in memory."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -1,0 +1,326 @@
+r"""Keeps the tables of a trained model in fewer bits, and says what that costs.
+
+  python -m dlrm_jax.quantize --workdir=runs/kaggle --tables=int8 \
+    --output=runs/kaggle_int8
+  python -m dlrm_jax.quantize --workdir=runs/kaggle \
+    --tables='C3=int4,*=int8' --output=runs/kaggle_mixed
+  python -m dlrm_jax.quantize --workdir=runs/kaggle --memory=10MB \
+    --output=runs/kaggle_10mb
+  python -m dlrm_jax.quantize --workdir=runs/kaggle --report=kaggle.md
+
+The output is a workdir that evaluate, predict, load and export take; it has no
+optimizer states, so training cannot go on from it. --memory chooses the
+storage of each feature so that the tables fit and the log-loss grows least.
+--report writes no model: it measures all choices on a split and writes a table
+and, beside it, a picture and JSON.
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlrm_jax import files, heap
+from dlrm_jax.config.fields import read_size
+from dlrm_jax.config.parser import Parser, split_values
+from dlrm_jax.errors import InputError, exit_cleanly
+
+if TYPE_CHECKING:
+  from dlrm_jax.build.chosen import ChosenRun
+  from dlrm_jax.build.trained import Trained
+  from dlrm_jax.data.schema import Block
+  from dlrm_jax.quantize.choice import Choice
+  from dlrm_jax.quantize.model import Model
+
+LAYERS = 'float32', 'bfloat16'
+"""Dtypes of products that a report measures."""
+
+_EXAMPLES = 100_000
+_BATCH = 4096
+_SPLIT = 'validation'
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = Parser(prog='python -m dlrm_jax.quantize', description=__doc__)
+  parser.add_required('--workdir', 'DIR', 'folder of the training run')
+  add = parser.add_argument
+  add('--output', metavar='DIR', help='workdir to write; must not exist')
+  add(
+    '--tables',
+    metavar='STORAGE',
+    help='float32, bfloat16, float16, int8, int4 or int2; or '
+    'FEATURE=STORAGE,..., where FEATURE may have * and ?',
+  )
+  add('--memory', metavar='SIZE', help='most bytes of all tables, as 200MB')
+  add('--report', metavar='FILE.md', help='measure all choices instead')
+  parser.add_checkpoint()
+  parser.add_data(
+    'for --memory and --report: a prepared set, or raw files and folders of '
+    'them (default: the training data)'
+  )
+  add('--split', help=f'split of prepared data (default: {_SPLIT})')
+  add(
+    '--examples',
+    type=int,
+    default=_EXAMPLES,
+    metavar='N',
+    help='most examples to score, evenly spread over the data '
+    '(default: %(default)s)',
+  )
+  parser.add_on_bad_row()
+  return parser
+
+
+def _check(flags: argparse.Namespace) -> None:
+  """Checks that the flags ask for one thing."""
+  asked = [n for n in ('tables', 'memory', 'report') if getattr(flags, n)]
+  if len(asked) != 1:
+    raise InputError(
+      f'expected one of --tables, --memory and --report, and there are '
+      f'{len(asked)}: {", ".join(f"--{name}" for name in asked) or "none"}'
+    )
+  if bool(flags.output) == bool(flags.report):
+    raise InputError(
+      '--report writes no model: leave --output out'
+      if flags.report
+      else f'--{asked[0]} writes a workdir: name it with --output=DIR'
+    )
+  if flags.examples < 1:
+    raise InputError(f'--examples={flags.examples}: expected 1 or more')
+  if flags.report:
+    if Path(flags.report).suffix != '.md':
+      raise InputError(f'--report={flags.report}: expected a name in .md')
+    for path in _files(flags.report):
+      files.check_writable(path, f'--report={flags.report}')
+
+
+def _files(report: str) -> tuple[Path, Path, Path]:
+  """Table, picture, and JSON of a report."""
+  path = Path(report)
+  return path, path.with_suffix('.svg'), path.with_suffix('.json')
+
+
+def _sample(flags: argparse.Namespace, chosen: 'ChosenRun') -> 'Block':
+  """The examples to measure on."""
+  from dlrm_jax.build.restored import examined
+  from dlrm_jax.run.sample import take_sample
+
+  run = chosen.run
+  opened = examined(
+    run,
+    flags.data,
+    flags.split,
+    run.eval_batch_size,
+    flags.on_bad_row,
+    default=_SPLIT,
+  )
+  sample = take_sample(opened.batches, flags.examples)
+  met = opened.report()
+  met.check(sample.of if sample else 0, opened.name)
+  assert sample is not None
+  print(
+    *met.lines,
+    f'examples  {len(sample.examples.labels):,} of {sample.of:,} of '
+    f'{opened.name}',
+    sep='\n',
+    flush=True,
+  )
+  return sample.examples
+
+
+def _features(chosen: 'ChosenRun') -> list[str]:
+  return [column['name'] for column in chosen.run.data['sparse']]
+
+
+def _possible(chosen: 'ChosenRun') -> Iterator[tuple[str, 'Trained']]:
+  """The storages that suit the widths of all tables, and the run with each."""
+  from dlrm_jax.embedding.low_precision import STORAGES
+  from dlrm_jax.quantize.model import run_with
+
+  for storage in STORAGES:
+    try:
+      run = run_with(chosen, dict.fromkeys(_features(chosen), storage))
+    except InputError as error:
+      print(f'left out  {storage}: {error}', flush=True)
+    else:
+      yield storage, run
+
+
+def _within(
+  chosen: 'ChosenRun',
+  examples: 'Block',
+  runs: Mapping[str, 'Trained'],
+  budget: int,
+) -> 'Choice':
+  """The storages that fit into a budget and cost the least log-loss."""
+  from tqdm import tqdm
+
+  from dlrm_jax.data.loader import stream_batches
+  from dlrm_jax.data.schema import Schema
+  from dlrm_jax.quantize import budget as budgets
+  from dlrm_jax.quantize.model import quantized
+  from dlrm_jax.sharding import send
+
+  features = _features(chosen)
+
+  def kept_as(storage: str) -> 'Model':
+    return quantized(chosen, dict.fromkeys(features, storage))
+
+  schema = Schema.from_json(chosen.run.data)
+  batches = [send(x) for x in stream_batches([examples], schema, _BATCH)]
+  others = [storage for storage in runs if storage != 'float32']
+  with tqdm(desc='expected losses', total=len(others), disable=None) as bar:
+    losses = budgets.expected_losses(
+      kept_as('float32'), batches, others, kept_as, bar.update
+    )
+  losses['float32'] = dict.fromkeys(features, 0.0)
+  options = {
+    group: [
+      budgets.Option(
+        storage,
+        budgets.bytes_of(run.task.collection.features, group),
+        sum(losses[storage][column] for column in group),
+      )
+      for storage, run in runs.items()
+    ]
+    for group in budgets.groups_of(runs['float32'].task.collection.features)
+  }
+  return budgets.cheapest(options, budget)
+
+
+def _write(
+  flags: argparse.Namespace,
+  chosen: 'ChosenRun',
+  choice: 'Choice',
+  defaults: Mapping[str, Any],
+) -> None:
+  """Writes the model of a choice, and says what it is."""
+  from dlrm_jax.quantize.model import quantized, table_bytes, write
+  from dlrm_jax.text import human
+
+  output = Path(flags.output)
+  model = quantized(chosen, choice)
+  with files.beside(output) as work:
+    write(model, work / 'workdir', chosen.step, defaults)
+    files.publish(work / 'workdir', output.absolute())
+  before, after = table_bytes(chosen.run), model.table_bytes
+  by_storage: dict[str, list[str]] = {}
+  for feature, storage in choice.items():
+    by_storage.setdefault(storage, []).append(feature)
+  print(
+    *(f'{name:<10}{", ".join(of_one)}' for name, of_one in by_storage.items()),
+    f'tables    {human(before)} -> {human(after)}, {after / before:.2f} of it',
+    f'{output}: evaluate it with: python -m dlrm_jax.evaluate '
+    f'--workdir={output} --compare={chosen.folder}',
+    sep='\n',
+  )
+
+
+def _report(
+  flags: argparse.Namespace,
+  chosen: 'ChosenRun',
+  examples: 'Block',
+  runs: Mapping[str, 'Trained'],
+) -> None:
+  """Measures all choices, and writes what was found."""
+  from tqdm import tqdm
+
+  from dlrm_jax.data.schema import Schema
+  from dlrm_jax.metrics.paired import Scored
+  from dlrm_jax.quantize import report
+  from dlrm_jax.quantize.choice import Choice
+  from dlrm_jax.quantize.model import Model, quantized, table_bytes
+  from dlrm_jax.run.sample_logits import batch_size, scorer
+
+  features, schema = _features(chosen), Schema.from_json(chosen.run.data)
+  choices: dict[str, Choice] = {
+    name: dict.fromkeys(features, name) for name in runs
+  }
+  sizes = {name: table_bytes(run) for name, run in runs.items()}
+  for name, part in (('a quarter', 4), ('a half', 2)):
+    if min(sizes.values()) <= (budget := sizes['float32'] // part):
+      choice = _within(chosen, examples, runs, budget)
+      choices[f'mixed, {name}'] = choice
+      break
+  size = batch_size(len(examples.labels), chosen.run.eval_batch_size, 1)
+
+  def score(model: Model) -> Scored:
+    logits = scorer(model.run.task, model.state, schema, size)(examples)
+    labels, weights = examples.labels[:, 0], examples.weights
+    if weights is None:
+      weights = np.ones(len(labels), np.float32)
+    known = ~np.isnan(labels)
+    return Scored(logits[known, 0], labels[known], weights[known])
+
+  models = {
+    (tables, layers): functools.partial(quantized, chosen, choice, layers)
+    for layers in LAYERS
+    for tables, choice in choices.items()
+  }
+  with tqdm(desc='measuring', total=len(models), disable=None) as bar:
+    labels = report.labels_of(models, score, examples, bar.update)
+  table, picture, numbers = _files(flags.report)
+  lines = report.lines_of(labels)
+  title = f'{chosen.folder.name}, checkpoint of step {chosen.step:,}'
+  note = (
+    f'{len(examples.labels):,} examples; changes are against the first row, '
+    f'on the same examples, ± one standard error. Latency: median of calls '
+    f'that take and give NumPy arrays.'
+  )
+  text = [f'# {title}', '', note, '', *lines, '', f'![]({picture.name})', '']
+  files.write_text(table, '\n'.join(text))
+  report.draw(labels, picture)
+  files.write_json(numbers, report.as_json(labels))
+  print(*lines, f'see {table} and {picture}', sep='\n')
+
+
+def _quantize(flags: argparse.Namespace) -> None:
+  """Does what the flags ask for."""
+  from dlrm_jax.build.chosen import choose
+  from dlrm_jax.configs import default
+  from dlrm_jax.quantize.choice import read_choice, storages_of
+  from dlrm_jax.quantize.model import check_new
+
+  defaults = default.get_config().to_dict()
+  if flags.output:
+    check_new(Path(flags.output))
+  chosen = choose(Path(flags.workdir), flags.checkpoint, defaults)
+  features = _features(chosen)
+  if flags.tables:
+    now = storages_of(chosen.run.config, features)
+    choice = read_choice(flags.tables, features, now)
+    _write(flags, chosen, choice, defaults)
+    return
+  runs = dict(_possible(chosen))
+  budget = read_size('--memory', flags.memory) if flags.memory else 0
+  examples = _sample(flags, chosen)
+  if flags.report:
+    _report(flags, chosen, examples, runs)
+  else:
+    choice = _within(chosen, examples, runs, budget)
+    _write(flags, chosen, choice, defaults)
+
+
+@exit_cleanly
+def main(argv: Sequence[str]) -> None:
+  """Checks the flags and quantises."""
+  flags = _parser().parse_args(split_values(argv, ('--data',)))
+  _check(flags)
+  heap.keep_freed_memory()
+  from dlrm_jax.program_cache import keep_programs
+
+  keep_programs()
+  _quantize(flags)
+
+
+def run() -> int:
+  """The command."""
+  return main(sys.argv[1:])
+
+
+if __name__ == '__main__':
+  sys.exit(run())

@@ -1,0 +1,70 @@
+"""How the tables of each feature are kept: what the user asks for."""
+
+import copy
+import fnmatch
+from collections.abc import Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from dlrm_jax.embedding.low_precision import STORAGES
+from dlrm_jax.errors import InputError
+
+Choice = Mapping[str, str]
+"""Name of a storage for each sparse feature."""
+
+
+def read_choice(text: str, features: Sequence[str], before: Choice) -> Choice:
+  """The storages that --tables asks for.
+
+  Args:
+    text: a storage for all, or patterns of features with one each, of which the
+      first that fits counts, as in 'C3=int4,*=int8'.
+    features: names of all sparse features.
+    before: their storages now, which stay where no pattern fits.
+
+  Raises:
+    InputError: there is no such storage, or a pattern fits no feature.
+
+  >>> read_choice('b=int4,*=int8', ['a', 'b'], {})
+  {'a': 'int8', 'b': 'int4'}
+  """
+  chosen: dict[str, str] = {}
+  for part in text.split(','):
+    pattern, equals, storage = part.rpartition('=')
+    if storage not in STORAGES:
+      raise InputError(
+        f'--tables={text}: {storage!r} is no storage; expected one of '
+        f'{", ".join(STORAGES)}, or FEATURE=STORAGE,...'
+      )
+    fitting = [x for x in features if fnmatch.fnmatchcase(x, pattern or '*')]
+    if equals and not fitting:
+      raise InputError(
+        f'--tables={text}: no feature is named {pattern}; there are '
+        f'{", ".join(features)}'
+      )
+    for feature in fitting:
+      chosen.setdefault(feature, storage)
+  return {x: chosen.get(x, before.get(x, 'float32')) for x in features}
+
+
+def storages_of(config: ConfigDict, features: Sequence[str]) -> Choice:
+  """The storages that a config names."""
+  own = config.tables.features.to_dict()
+  common = config.tables.storage
+  return {x: own.get(x, {}).get('storage', common) for x in features}
+
+
+def with_storages(config: ConfigDict, choice: Choice) -> ConfigDict:
+  """A copy of a config that names other storages."""
+  config = copy.deepcopy(config)
+  own = config.tables.features.to_dict()
+  (common,) = {*choice.values()} if len({*choice.values()}) == 1 else ('',)
+  config.tables.storage = common or 'float32'
+  for feature, storage in choice.items():
+    fields = {k: v for k, v in own.get(feature, {}).items() if k != 'storage'}
+    if not common:
+      fields['storage'] = storage
+    own[feature] = fields
+  kept = {feature: fields for feature, fields in own.items() if fields}
+  config.tables.features = ConfigDict(kept)
+  return config

@@ -1,0 +1,183 @@
+"""What each choice of bits costs on the same examples: a label of a model."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dlrm_jax import files
+from dlrm_jax.batch import Inputs
+from dlrm_jax.data.schema import Block
+from dlrm_jax.metrics import binary, paired
+from dlrm_jax.quantize.model import Model
+from dlrm_jax.report.figures import load_matplotlib
+from dlrm_jax.text import human, markdown_table
+
+SIZES = 1, 64, 1024
+"""Examples of the batches whose latency is measured."""
+
+_CALLS, _SECONDS = 200, 2.0
+
+
+class Label(NamedTuple):
+  """What a model costs and how good it is.
+
+  Attributes:
+    tables: how its tables are kept.
+    layers: the dtype of its products.
+    bytes: of the rows of its tables.
+    metrics: of its predictions.
+    auc: its AUC less that of the first model.
+    log_loss: the same of the log-loss.
+    latency: median milliseconds of a call, by size of batch.
+  """
+
+  tables: str
+  layers: str
+  bytes: int
+  metrics: Mapping[str, float]
+  auc: paired.Difference
+  log_loss: paired.Difference
+  latency: Mapping[int, float]
+
+
+def latency(model: Model, examples: Block) -> dict[int, float]:
+  """Median milliseconds of a call that scores examples, by size of batch."""
+  network, state = model.run.task.network, model.state
+  score = jax.jit(network.outputs)
+  found = {}
+  for size in SIZES:
+    rows = np.resize(np.arange(len(examples.labels)), size)
+    weights = examples.id_weights
+    inputs = Inputs(
+      examples.dense[rows],
+      examples.ids[rows],
+      None if weights is None else weights[rows],
+    )
+
+    def call(inputs: Inputs = inputs) -> float:
+      start = time.perf_counter()
+      np.asarray(score(state.layers, state.tables, inputs))
+      return time.perf_counter() - start
+
+    call()
+    end, seconds = time.perf_counter() + _SECONDS, [call()]
+    while len(seconds) < _CALLS and time.perf_counter() < end:
+      seconds.append(call())
+    found[size] = 1e3 * statistics.median(seconds)
+  return found
+
+
+def labels_of(
+  models: Mapping[tuple[str, str], Callable[[], Model]],
+  score: Callable[[Model], paired.Scored],
+  examples: Block,
+  report: Callable[[], object],
+) -> list[Label]:
+  """Measures models one after the other.
+
+  Args:
+    models: functions that make them, by how tables and layers are kept; all
+      others are compared with the first.
+    score: gives the predictions of a model.
+    examples: of which some are scored for the latency.
+    report: called after each model.
+  """
+  found: list[Label] = []
+  first: paired.Scored | None = None
+  for (tables, layers), make in models.items():
+    model = make()
+    scored = score(model)
+    first = first or scored
+    found.append(
+      Label(
+        tables,
+        layers,
+        model.table_bytes,
+        binary.summarize(binary.tally(*scored)),
+        paired.auc_difference(scored, first),
+        paired.log_loss_difference(scored, first),
+        latency(model, examples),
+      )
+    )
+    report()
+  return found
+
+
+def _change(difference: paired.Difference) -> str:
+  if difference.value == 0:
+    return '0'
+  return f'{difference.value:+.5f} ± {difference.std_error:.5f}'
+
+
+def lines_of(labels: Sequence[Label]) -> list[str]:
+  """The labels as a table in Markdown."""
+  header = [
+    *('tables', 'layers', 'size', 'AUC', 'change', 'log-loss', 'change', 'NE'),
+    *(f'ms, batch {size:,}' for size in SIZES),
+  ]
+  cells = [
+    [
+      x.tables,
+      x.layers,
+      human(x.bytes),
+      f'{x.metrics["auc"]:.5f}',
+      _change(x.auc),
+      f'{x.metrics["log_loss"]:.5f}',
+      _change(x.log_loss),
+      f'{x.metrics["ne"]:.5f}',
+      *(f'{x.latency[size]:.3g}' for size in SIZES),
+    ]
+    for x in labels
+  ]
+  return list(markdown_table(header, cells))
+
+
+def as_json(labels: Sequence[Label]) -> list[dict[str, Any]]:
+  """The labels as JSON can hold them."""
+  return [
+    {
+      'tables': x.tables,
+      'layers': x.layers,
+      'bytes': x.bytes,
+      'metrics': dict(x.metrics),
+      'auc_change': x.auc._asdict(),
+      'log_loss_change': x.log_loss._asdict(),
+      'latency_ms': {str(size): ms for size, ms in x.latency.items()},
+    }
+    for x in labels
+  ]
+
+
+def draw(labels: Sequence[Label], path: Path) -> None:
+  """Draws the change of the AUC over the bytes of the tables, as SVG."""
+  mpl = load_matplotlib()
+  figure = mpl.figure.Figure(figsize=(6, 3.6), layout='constrained')
+  axes = figure.add_subplot()
+  for marker, layers in zip(
+    'osd^', dict.fromkeys(x.layers for x in labels), strict=False
+  ):
+    of_one = [x for x in labels if x.layers == layers]
+    axes.errorbar(
+      [x.bytes / labels[0].bytes for x in of_one],
+      [x.auc.value for x in of_one],
+      [0 if x.auc.value == 0 else 2 * x.auc.std_error for x in of_one],
+      fmt=marker,
+      label=f'layers {layers}',
+      markersize=5,
+      elinewidth=0.8,
+      alpha=0.8,
+    )
+    if layers == labels[0].layers:
+      for x in of_one:
+        place = x.bytes / labels[0].bytes, x.auc.value
+        axes.annotate(x.tables, place, (5, 4), textcoords='offset points')
+  axes.axhline(0, linewidth=0.8, alpha=0.5, color='grey')
+  axes.set(xlabel='size of the tables, of float32', ylabel='change of AUC')
+  axes.legend(fontsize=8)
+  with files.replacing(path) as work, mpl.rc_context({'svg.hashsalt': 'x'}):
+    figure.savefig(work, format='svg', metadata={'Date': None})
