@@ -24,7 +24,7 @@ def _kernels() -> list[Extension]:
       str(_FOLDER / f'{name}.c')
       for name in ('call', 'multiply', 'pool', 'update')
     ],
-    depends=[str(_FOLDER / 'call.h')],
+    depends=[str(_FOLDER / f'{name}.h') for name in ('call', 'rows')],
     include_dirs=[str(Path(jaxlib.origin).parent / 'include')],
     extra_compile_args=[
       *('-std=gnu11', '-O3', '-g0', '-Wno-psabi', '-fno-math-errno'),

@@ -3,8 +3,10 @@
 python -m benchmarks.lookup [--peer_python=PYTHON]
 
 Forward, and forward + backward + row-wise Adagrad, for the shapes in
-`benchmarks.pooled` at batch 64. Each contender runs in a process of its own,
-in turn; numbers are medians, and the ratio is against FBGEMM.
+`benchmarks.pooled` at batch 64; and forward in rows of int8 and int4, for which
+FBGEMM has kernels for inference, in one thread. Each contender runs in a
+process of its own, in turn; numbers are medians, and the ratio is against
+FBGEMM.
 """
 
 import argparse
@@ -16,6 +18,8 @@ from benchmarks.contest import medians
 
 BAGS = 'torch.nn.EmbeddingBag'
 _BATCH = 64
+_KINDS = 'int8', 'int4'
+_FLOAT32 = 'ours, float32'
 _STEPS = {'RM1': 40, 'RM2': 10, 'RM3': 100}
 
 
@@ -45,6 +49,32 @@ def compare(
   return {name: m['ms'] for name, m in medians(sized, rounds).items()}
 
 
+def compare_kinds(
+  found: peers.Peers, rounds: int, shape: str, batch: int, steps: int, kind: str
+) -> dict[str, float]:
+  """Medians of lookups in rows of low precision, and of ours in float32.
+
+  Args:
+    found: the peers.
+    rounds: measurements of each.
+    shape: one of `pooled.SHAPES`.
+    batch: B.
+    steps: lookups in a measurement.
+    kind: of rows, one of `_KINDS`.
+  """
+  ours = [sys.executable, '-m', 'benchmarks.our_pool']
+  commands = {
+    peers.OURS: [*ours, f'--kind={kind}'],
+    _FLOAT32: [*ours, '--kind=float32'],
+  }
+  if found.torchrec:
+    peer = [found.python, '-m', 'benchmarks.peer_lookup', f'--kind={kind}']
+    commands[peers.TORCHREC] = peer
+  flags = [f'--shape={shape}', f'--batch={batch}', f'--steps={steps}']
+  sized = {name: [*command, *flags] for name, command in commands.items()}
+  return {name: m['ms'] for name, m in medians(sized, rounds).items()}
+
+
 def row(
   what: str, values: dict[str, float], target: float | None = None, **more: Any
 ) -> dict[str, Any]:
@@ -67,6 +97,14 @@ def main() -> None:
       what = f'{name}: lookup' + (' + update, row-wise Adagrad' if tx else '')
       speed = {'GB/s read': read / values[peers.OURS] / 1e6}
       rows.append(row(what, values, target, **speed))
+  for kind in _KINDS:
+    for name, steps in _STEPS.items():
+      values = compare_kinds(
+        found, arguments.rounds, name, _BATCH, 4 * steps, kind
+      )
+      single = values.pop(_FLOAT32)
+      gain = {_FLOAT32: single, 'times float32': single / values[peers.OURS]}
+      rows.append(row(f'{name}: lookup, {kind}', values, 1.0, **gain))
   machine.show('lookup', rows)
 
 

@@ -28,6 +28,14 @@ def fbgemm(shape: pooled.Shape, batch: int, optimizer: str) -> LookUp:
   return lambda ids: tables(ids.reshape(-1), offsets)
 
 
+def fbgemm_codes(shape: pooled.Shape, batch: int, kind: str) -> LookUp:
+  """All tables in one kernel, for inference, in rows of int8 or int4."""
+  tables = peer_models.fbgemm_inference_tables(shape.rows, shape.dim, kind)
+  last = len(shape.rows) * batch * shape.length
+  offsets = torch.arange(0, last + 1, shape.length, dtype=torch.int32)
+  return lambda ids: tables(ids.reshape(-1), offsets)
+
+
 def bags(shape: pooled.Shape, batch: int) -> tuple[LookUp, Callable[[], None]]:
   """A `torch.nn.EmbeddingBag` for each table, and the step of its SGD."""
   tables = [
@@ -56,15 +64,20 @@ def main() -> None:
   parser.add_argument('--steps', type=int, required=True)
   parser.add_argument('--optimizer', default='', help='none: lookup only')
   parser.add_argument('--bags', action='store_true', help="PyTorch's own")
+  parser.add_argument('--kind', default='', help='of rows: int8 or int4')
   arguments = parser.parse_args()
   shape, batch = pooled.SHAPES[arguments.shape], arguments.batch
-  if arguments.bags:
+  dtype: type[np.signedinteger] = np.int64
+  if arguments.kind:
+    look_up, step = fbgemm_codes(shape, batch, arguments.kind), lambda: None
+    dtype = np.int32  # with which they are faster
+  elif arguments.bags:
     look_up, step = bags(shape, batch)
   else:
     look_up, step = fbgemm(shape, batch, arguments.optimizer), lambda: None
   batches = itertools.cycle(
     [
-      torch.from_numpy(ids.astype(np.int64))
+      torch.from_numpy(ids.astype(dtype))
       for ids in pooled.draw(shape, batch, 8)
     ]
   )

@@ -79,6 +79,34 @@ def fbgemm_tables(
   return tables
 
 
+def fbgemm_inference_tables(
+  rows: Sequence[int], dim: int, kind: str
+) -> torch.nn.Module:
+  """FBGEMM's tables of low precision, with drawn rows; sums are float32.
+
+  Args:
+    rows: of each table.
+    dim: D.
+    kind: of rows, int8 or int4.
+  """
+  from fbgemm_gpu.split_embedding_configs import SparseType
+  from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
+    EmbeddingLocation,
+  )
+  from fbgemm_gpu.split_table_batched_embeddings_ops_inference import (
+    IntNBitTableBatchedEmbeddingBagsCodegen,
+  )
+
+  dtype = SparseType(kind)
+  tables = IntNBitTableBatchedEmbeddingBagsCodegen(
+    [('', n, dim, dtype, EmbeddingLocation.HOST) for n in rows],
+    output_dtype=SparseType.FP32,
+    device='cpu',
+  )
+  tables.fill_random_weights()
+  return tables
+
+
 def torchrec(rowwise: bool) -> Torchrec:
   """With SGD, or row-wise Adagrad, in FBGEMM's kernels."""
   from torchrec.models import dlrm

@@ -291,6 +291,14 @@ CASES = {
     train(*SYNTHETIC, '--config.model.compute_dtype=float16'),
     ['config.model.compute_dtype', 'bfloat16'],
   ),
+  'layers that can only score': (
+    train(*SYNTHETIC, '--config.model.compute_dtype=int8'),
+    ['config.model.compute_dtype is int8', 'python -m dlrm_jax.quantize'],
+  ),
+  'a forecast of layers that can only score': (
+    plan('--config=synthetic', '--config.model.compute_dtype=int8'),
+    ['config.model.compute_dtype is int8', 'python -m dlrm_jax.quantize'],
+  ),
   'unknown loss': (
     train(*SYNTHETIC, '--config.train.loss=hinge'),
     ['config.train.loss', 'hinge', 'bce'],

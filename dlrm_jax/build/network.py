@@ -31,6 +31,7 @@ from dlrm_jax.models.dcn import DCN
 from dlrm_jax.models.deepfm import DeepFM
 from dlrm_jax.models.dlrm import DLRM
 from dlrm_jax.models.fm import FM
+from dlrm_jax.models.int8 import Int8, Operands
 from dlrm_jax.models.lr import LR
 from dlrm_jax.models.mf import MF
 from dlrm_jax.models.mlp import Norm
@@ -65,11 +66,12 @@ _COMMON = {
   'top': 'top',
   'norm': 'norm',
   'dropout': 'dropout',
-  'dtype': 'compute_dtype',
+  'operands': 'compute_dtype',
 }
 """Fields of `config.model` by the name of the attribute that they set."""
 
-_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_INT8 = 'int8'
+_FLOATS = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _MOST_BRANCHES = 64
 
 
@@ -108,6 +110,27 @@ def _dropout(config: ConfigDict) -> float:
   return rate
 
 
+def _operands(config: ConfigDict) -> Operands:
+  """What layers multiply."""
+  fields = config.model
+  activations = {'row': False, 'calibrated': True}
+  int8 = Int8(
+    choose_one('model.activations', fields.activations, activations),
+    whole('model.outliers', fields.outliers, 0),
+  )
+  operands = {**_FLOATS, _INT8: int8}
+  return choose_one('model.compute_dtype', fields.compute_dtype, operands)
+
+
+def check_trains(config: ConfigDict) -> None:
+  """Raises an `InputError` if the layers of a config can only score."""
+  if config.model.compute_dtype == _INT8:
+    raise InputError(
+      'config.model.compute_dtype is int8, and int8 layers are for scoring; '
+      'train in float32 or bfloat16, then run python -m dlrm_jax.quantize'
+    )
+
+
 def _common_value(config: ConfigDict, attribute: str) -> Any:
   """The value of an attribute that models share."""
   fields = config.model
@@ -115,8 +138,8 @@ def _common_value(config: ConfigDict, attribute: str) -> Any:
     return _dropout(config)
   if attribute == 'norm':
     return choose_one('model.norm', fields.norm, by_value(Norm))
-  if attribute == 'dtype':
-    return choose_one('model.compute_dtype', fields.compute_dtype, _DTYPES)
+  if attribute == 'operands':
+    return _operands(config)
   hidden = widths(config, f'model.{attribute}')
   if attribute == 'bottom':
     return (*hidden, whole('model.dim', fields.dim, 1))

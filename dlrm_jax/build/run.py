@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from dlrm_jax.build.auto import settle
 from dlrm_jax.build.data import open_data, open_schema, references
-from dlrm_jax.build.network import build_network
+from dlrm_jax.build.network import build_network, check_trains
 from dlrm_jax.build.objective import build_objective
 from dlrm_jax.build.task import build_task
 from dlrm_jax.build.wanted import options_of
@@ -229,6 +229,7 @@ def build_run(
     defaults: default of every field, for the configs of earlier versions in
       `train.init_from`; None: the values of this config.
   """
+  check_trains(config)
   config = settle(config, data)
   if not data.splits.get('train'):
     raise InputError(

@@ -175,6 +175,10 @@ def _of_model(
   model: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[Unused]:
   name = model['name']
+  for field in ('activations', 'outliers'):
+    if model['compute_dtype'] != 'int8' and model[field] != defaults[field]:
+      why = f'model.compute_dtype is {model["compute_dtype"]}, not int8'
+      yield Unused(f'model.{field}', model[field], why)
   for field in _MODELS.get(name, ()):
     if json.dumps(model[field]) != json.dumps(defaults[field]):
       why = f'model.name is {name}, which has nothing that it sets'

@@ -18,6 +18,7 @@ from dlrm_jax.checkpoint.fits import leaves
 from dlrm_jax.embedding.features import Pooling
 from dlrm_jax.embedding.network import Network
 from dlrm_jax.models.branches import Branches
+from dlrm_jax.models.int8 import Int8
 from dlrm_jax.models.mlp import Norm
 
 
@@ -233,6 +234,8 @@ def common_misfit(network: Network) -> str:
   model, features = network.model, network.collection.features
   if isinstance(model, Branches):
     return f'model.branches is {model.count}; expected 1'
+  if isinstance(getattr(model, 'operands', None), Int8):
+    return 'model.compute_dtype is int8; expected float32 or bfloat16'
   norm = getattr(model, 'norm', Norm.NONE)
   if norm is not Norm.NONE:
     return f'model.norm is {norm.value}; expected none'

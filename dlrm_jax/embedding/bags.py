@@ -6,19 +6,26 @@ CPU, a kernel in C does it where there is one.
 """
 
 import functools
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from dlrm_jax import native
+from dlrm_jax.embedding.low_precision import STORAGES
 from dlrm_jax.embedding.storage import FLOAT32, Storage
 from dlrm_jax.rows import Pytree, RowGrads
 
 # Rows of a bag that one turn of the loop adds, in registers: fewer turns, and
 # more reads in flight. More than that gain nothing.
 _AT_ONCE = 16
+
+
+_KINDS: dict[Storage, native.RowKind] = {
+  STORAGES[kind.name.lower()]: kind for kind in native.RowKind
+}
+"""The storages that the native kernel reads."""
 
 
 class Bags(NamedTuple):
@@ -130,13 +137,14 @@ def pull(
 
   @jax.custom_jvp
   def by_kernel(stack: Pytree, bags: Bags) -> jax.Array:
-    return native.pool(cast(jax.Array, stack), *bags, groups, dim)
+    kind, arrays = _KINDS[storage], jax.tree.leaves(stack)
+    return native.pool(kind, arrays, *bags, groups, dim)
 
   @by_kernel.defjvp
   def of_xla(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return jax.jvp(functools.partial(pooled, False), primals, tangents)
 
-  native_one = storage is FLOAT32 and native.in_use()
+  native_one = storage in _KINDS and native.in_use()
   return lax.platform_dependent(
     stack,
     bags,

@@ -21,6 +21,7 @@ from dlrm_jax.embedding.bags import Bags, Group
 from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.errors import InputError
 from dlrm_jax.export.onnx_form import rewritten
+from dlrm_jax.export.onnx_int8 import use_integer_products
 from dlrm_jax.rows import Pytree
 from dlrm_jax.scoring.function import of_mean_probability
 from dlrm_jax.scoring.parameters import flat_tables, layers_of, tables_of
@@ -111,7 +112,7 @@ def graph_of(network: Network, arguments: Arguments) -> 'ModelProto':
     traced = jax.make_jaxpr(_function(network, arguments))(*shapes)
   try:
     with _quiet():
-      return to_onnx(
+      model = to_onnx(
         lambda *arrays: rewritten(traced)(*arrays)[0],
         shapes,
         model_name='dlrm_jax',
@@ -125,6 +126,8 @@ def graph_of(network: Network, arguments: Arguments) -> 'ModelProto':
       f'--format=onnx: jax2onnx cannot convert this network ({reason}); export '
       'it with --format=stablehlo'
     ) from error
+  use_integer_products(model.graph)
+  return model
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def write_onnx(
   onnx.save(model, path)
   onnx.checker.check_model(path)
   error = check_probabilities(path, network, parameters, mapped)
-  note = '; sums of large numbers are rounded otherwise' if error > 1e-5 else ''
+  note = '; large sums, or codes, are rounded otherwise' if error > 1e-5 else ''
   print(
     f"{export_folder.ONNX}: onnxruntime's probabilities of random rows are "
     f"within {error:.1g} of JAX's{note}"

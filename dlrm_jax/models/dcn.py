@@ -19,12 +19,12 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from dlrm_jax.models.deep import Deep
-from dlrm_jax.models.mlp import Dense, glorot_normal
+from dlrm_jax.models.int8 import Operands
+from dlrm_jax.models.layer import Layer
+from dlrm_jax.models.mlp import Dense
 from dlrm_jax.models.mode import Training
-from dlrm_jax.models.product import product
 from dlrm_jax.models.shapes import VECTORS, Shapes
 
 
@@ -39,27 +39,27 @@ class Structure(enum.Enum):
   PARALLEL = 'parallel'
 
 
-class Cross(nn.Module):
+class Cross(Layer):
   """A cross layer: parameters `kernel`, or `down` and `up`; and `bias`.
 
   Attributes:
     rank: the number of columns of U; 0: W has full rank.
-    dtype: dtype of the operands of the products.
+    operands: what products multiply.
   """
 
   rank: int
-  dtype: DTypeLike
+  operands: Operands
 
   @nn.compact
   def __call__(self, start: jax.Array, x: jax.Array) -> jax.Array:
     """x_{l+1} f32[B, n] from x_0 and x_l, f32[B, n]."""
     width = x.shape[-1]
-    shapes = {'kernel': (width, width)}
+    widths = {'kernel': width}
     if self.rank:
-      shapes = {'down': (width, self.rank), 'up': (self.rank, width)}
+      widths = {'down': self.rank, 'up': width}
     y = x
-    for name, shape in shapes.items():
-      y = product(y, self.param(name, glorot_normal, shape), self.dtype)
+    for name, outputs in widths.items():
+      y = self.times(y, name, outputs, self.operands)
     bias = self.param('bias', nn.initializers.zeros, (width,))
     return start * (y + bias[None]) + x
 
@@ -103,11 +103,11 @@ class DCN(Deep):
     """
     start = crossed = self.joined(dense, vectors[VECTORS], train)
     for i in range(self.layers):
-      layer = Cross(self.rank, self.dtype, name=f'cross_{i}')
+      layer = Cross(self.rank, self.operands, name=f'cross_{i}')
       crossed = layer(start, crossed)
     if self.structure is Structure.STACKED:
       widths = (*self.top, self.outputs)
       return self.mlp(widths, 'top', False)(crossed, train)
     deep = self.mlp(self.top, 'top', True)(start, train)
     both = jnp.concatenate([crossed, deep], 1)
-    return Dense(self.outputs, self.dtype, name='out')(both)
+    return Dense(self.outputs, self.operands, name='out')(both)

@@ -7,8 +7,8 @@ vectors of the sparse features.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
+from dlrm_jax.models.int8 import Operands
 from dlrm_jax.models.interaction import cat_interaction
 from dlrm_jax.models.mlp import MLP, Norm
 from dlrm_jax.models.mode import Training
@@ -22,8 +22,8 @@ class Deep(nn.Module):
     bottom: widths of the MLP over the dense features, with ReLU after each
       layer.
     top: widths of the hidden layers of the MLP whose output is the logits.
-    dtype: dtype of the operands of matrix products, float32 or bfloat16;
-      sums, activations and parameters are float32.
+    operands: what products multiply; activations, and of bfloat16 sums and
+      parameters, are float32.
     outputs: T, the number of logits.
     norm: normalisation of the hidden layers of all MLPs.
     dropout: rate of dropout after these layers.
@@ -31,7 +31,7 @@ class Deep(nn.Module):
 
   bottom: tuple[int, ...]
   top: tuple[int, ...]
-  dtype: DTypeLike = jnp.float32
+  operands: Operands = jnp.float32
   outputs: int = 1
   norm: Norm = Norm.NONE
   dropout: float = 0.0
@@ -59,14 +59,16 @@ class Deep(nn.Module):
     )
 
   def mlp(self, widths: tuple[int, ...], name: str, hidden: bool) -> MLP:
-    """An MLP with the model's dtype, normalisation and dropout.
+    """An MLP with the model's operands, normalisation and dropout.
 
     Args:
       widths: widths of the layers' outputs.
       name: name of its parameters.
       hidden: whether the last layer is a hidden one, too.
     """
-    return MLP(widths, hidden, self.dtype, self.norm, self.dropout, name=name)
+    return MLP(
+      widths, hidden, self.operands, self.norm, self.dropout, name=name
+    )
 
   def over_dense(self, dense: jax.Array, train: Training | None) -> jax.Array:
     """Output of the bottom MLP, f32[B, bottom[-1]]; f32[B, 0] where N = 0."""

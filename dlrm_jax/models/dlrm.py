@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dlrm_jax.models.deep import Deep
+from dlrm_jax.models.int8 import float_type
 from dlrm_jax.models.interaction import cat_interaction, dot_interaction
 from dlrm_jax.models.mode import Training
 from dlrm_jax.models.shapes import VECTORS, Shapes
@@ -78,7 +79,8 @@ class DLRM(Deep):
       if dense.shape[1]:
         embedded = jnp.concatenate([x[:, None], embedded], 1)
       itself = self.interaction is Interaction.DOT_ITSELF
-      products = dot_interaction(embedded, itself, self.dtype)
+      dtype = float_type(self.operands)
+      products = dot_interaction(embedded, itself, dtype)
       joined = jnp.concatenate([x, products], 1)
     widths = (*self.top, self.outputs)
     return self.mlp(widths, 'top', False)(joined, train)

@@ -11,14 +11,11 @@ import zlib
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from dlrm_jax.models.batch_norm import BatchNorm
+from dlrm_jax.models.int8 import Operands
+from dlrm_jax.models.layer import Layer
 from dlrm_jax.models.mode import Training, random_bits
-from dlrm_jax.models.product import product
-
-# jax.nn.initializers.glorot_normal would truncate at two standard deviations.
-glorot_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
 
 
 class Norm(enum.Enum):
@@ -38,7 +35,7 @@ def _bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   return jax.random.normal(key, shape) * math.sqrt(1 / shape[-1])
 
 
-class Dense(nn.Module):
+class Dense(Layer):
   """An affine layer, f32[B, in] -> f32[B, out].
 
   Starts with W ~ N(0, 2 / (in + out)) and b ~ N(0, 1 / out), as
@@ -46,19 +43,17 @@ class Dense(nn.Module):
 
   Attributes:
     width: width of the output, out.
-    dtype: dtype of the operands of the product, float32 or bfloat16.
+    operands: what is multiplied.
   """
 
   width: int
-  dtype: DTypeLike = jnp.float32
+  operands: Operands = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """The product with the kernel, plus the bias."""
-    shape = (x.shape[-1], self.width)
-    kernel = self.param('kernel', glorot_normal, shape)
-    bias = self.param('bias', _bias_init, shape[1:])
-    y = product(x, kernel, self.dtype)
+    y = self.times(x, 'kernel', self.width, self.operands)
+    bias = self.param('bias', _bias_init, (self.width,))
     return y + bias[None]  # ranks equal, as strict promotion asks
 
 
@@ -92,14 +87,14 @@ class MLP(nn.Module):
     widths: widths of the layers' outputs.
     activate_last: whether the last layer is a hidden one, too: followed by
       normalisation, ReLU and dropout.
-    dtype: dtype of the operands of the products.
+    operands: what products multiply.
     norm: normalisation of hidden layers.
     dropout: rate of dropout after hidden layers.
   """
 
   widths: tuple[int, ...]
   activate_last: bool
-  dtype: DTypeLike = jnp.float32
+  operands: Operands = jnp.float32
   norm: Norm = Norm.NONE
   dropout: float = 0.0
 
@@ -107,7 +102,7 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array, train: Training | None = None) -> jax.Array:
     """f32[B, in] -> f32[B, widths[-1]]."""
     for i, width in enumerate(self.widths):
-      x = Dense(width, self.dtype, name=f'dense_{i}')(x)
+      x = Dense(width, self.operands, name=f'dense_{i}')(x)
       if not self.activate_last and i == len(self.widths) - 1:
         break
       if self.norm is Norm.BATCH:

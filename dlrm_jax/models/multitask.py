@@ -90,7 +90,7 @@ class MMoE(Deep):
     stacked = jnp.stack(opinions, 1)
     logits = []
     for t in range(self.outputs):
-      gate = Dense(self.experts, self.dtype, name=f'gate_{t}')(x)
+      gate = Dense(self.experts, self.operands, name=f'gate_{t}')(x)
       mixed = jnp.sum(nn.softmax(gate)[:, :, None] * stacked, 1)
       tower = self.mlp((*self.top, 1), f'tower_{t}', False)
       logits.append(tower(mixed, train))

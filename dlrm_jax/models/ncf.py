@@ -17,9 +17,9 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from dlrm_jax.models.deep import Deep
+from dlrm_jax.models.int8 import Operands
 from dlrm_jax.models.mlp import Dense
 from dlrm_jax.models.mode import Training
 from dlrm_jax.models.shapes import Shapes, needs_a_pair, needs_no_dense
@@ -27,20 +27,20 @@ from dlrm_jax.models.shapes import Shapes, needs_a_pair, needs_no_dense
 _GMF, _MLP = 'gmf', 'mlp'  # roles
 
 
-def _gmf(pair: jax.Array, outputs: int, dtype: DTypeLike) -> jax.Array:
+def _gmf(pair: jax.Array, outputs: int, operands: Operands) -> jax.Array:
   """Logits f32[B, T] of the vectors of users and items, f32[B, 2, D]."""
-  return Dense(outputs, dtype, name='gmf_out')(pair[:, 0] * pair[:, 1])
+  return Dense(outputs, operands, name='gmf_out')(pair[:, 0] * pair[:, 1])
 
 
 class GMF(nn.Module):
   """Generalised matrix factorisation.
 
   Attributes:
-    dtype: dtype of the operands of the product, float32 or bfloat16.
+    operands: what the product multiplies.
     outputs: T, the number of logits.
   """
 
-  dtype: DTypeLike = jnp.float32
+  operands: Operands = jnp.float32
   outputs: int = 1
 
   def roles(self, dim: int) -> dict[str, int]:
@@ -60,7 +60,7 @@ class GMF(nn.Module):
   ) -> jax.Array:
     """Logits f32[B, T] of dense f32[B, 0] and role 'gmf' f32[B, 2, D]."""
     del dense, train
-    return _gmf(vectors[_GMF], self.outputs, self.dtype)
+    return _gmf(vectors[_GMF], self.outputs, self.operands)
 
 
 class DeepNCF(Deep):
@@ -80,7 +80,7 @@ class DeepNCF(Deep):
     """Logits f32[B, T] of dense f32[B, N] and role 'mlp' f32[B, F, D]."""
     x = self.joined(dense, vectors[_MLP], train)
     x = self.mlp(self.top, 'top', True)(x, train)
-    return Dense(self.outputs, self.dtype, name='mlp_out')(x)
+    return Dense(self.outputs, self.operands, name='mlp_out')(x)
 
 
 class NeuMF(DeepNCF):
@@ -117,5 +117,5 @@ class NeuMF(DeepNCF):
     Returns:
       Logits f32[B, T].
     """
-    factors = _gmf(vectors[_GMF], self.outputs, self.dtype)
+    factors = _gmf(vectors[_GMF], self.outputs, self.operands)
     return 0.5 * (factors + super().__call__(dense, vectors, train))

@@ -108,8 +108,20 @@ def _attributes(groups: Groups) -> dict[str, np.ndarray]:
   return {'counts': counts, 'lengths': lengths}
 
 
+class RowKind(enum.IntEnum):
+  """How a stack keeps its rows, as rows.h numbers it."""
+
+  FLOAT32 = 0
+  FLOAT16 = 1
+  BFLOAT16 = 2
+  INT8 = 3
+  INT4 = 4
+  INT2 = 5
+
+
 def pool(
-  stack: jax.Array,
+  kind: RowKind,
+  arrays: Sequence[jax.Array],
   rows: jax.Array,
   weights: jax.Array | None,
   groups: Groups,
@@ -118,7 +130,12 @@ def pool(
   """Sums of bags of rows.
 
   Args:
-    stack: f32[R, D], packed or not.
+    kind: how the rows are kept.
+    arrays: of the stack, packed or not. Float32 has its values, f32[R, D];
+      float16 and bfloat16 have their bits, u16[R, D]. The others have codes
+      u8[R, D * bits / 8], the first one in the lowest bits, and what they stand
+      for, code * scale + bias: these two as f32[R, 2], or, with 4 and 2 bits,
+      as the bits of float16, u16[R, 2].
     rows: i32[B, K]; those that do not exist are zeros.
     weights: f32[B, K]; None: all are 1.
     groups: the layout of the K rows, as G bags.
@@ -129,9 +146,9 @@ def pool(
   """
   bags = sum(count for count, _ in groups)
   shape = jax.ShapeDtypeStruct((len(rows), bags, dim), jnp.float32)
-  operands = [stack, rows, *([] if weights is None else [weights])]
+  operands = [*arrays, rows, *([] if weights is None else [weights])]
   call = jax.ffi.ffi_call(_POOL, shape, vmap_method='sequential')
-  return call(*operands, **_attributes(groups))
+  return call(*operands, kind=np.int32(kind), **_attributes(groups))
 
 
 class Kind(enum.IntEnum):

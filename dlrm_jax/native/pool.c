@@ -1,14 +1,21 @@
-/* Sums of bags of rows: f32[R, D], i32[B, K] (, f32[B, K]) -> f32[B, G, D]. */
+/* Sums of bags of rows: a table, i32[B, K] (, f32[B, K]) -> f32[B, G, D].
+
+   Lookups of large tables wait for memory. So rows that come later are asked for
+   early, of the second cache, which takes more requests at a time than the first. */
 #include "call.h"
 
 #include <string.h>
 
-enum { AHEAD = 16 };
+#include "rows.h"
+
+enum { AHEAD = 16, CACHE_LINE = 64, MOST_VECTORS = 8 };
+
+#define RARE(condition) __builtin_expect(condition, 0)
 
 struct lookup {
-  const float *table;
+  const uint8_t *table, *lines; /* lines: scale and bias of rows of codes */
   uint32_t rows;
-  int64_t dim;
+  int64_t dim, row_bytes;
   const int32_t *ids;
   const float *weights; /* NULL: all are 1 */
   int64_t examples, ids_of_example, bags;
@@ -17,123 +24,249 @@ struct lookup {
   float *sums;
 };
 
-/* Sums `vectors` x 16 columns of a bag, in registers. Ids without a row count as
+/* Places of its ids. Those of the part end at `end`; the rows of all before `asked`
+   have been asked for. */
+struct bag {
+  int64_t first, length, asked, end;
+  float *sum;
+};
+
+/* Begins to read the rows of the ids that come soon after a place. Each row may be
+   in a page that the processor looks up first. While it sums, few of these wait at
+   a time, with float16 too few: so several of its rows are asked for at once. */
+ALWAYS_INLINE void ask_ahead(const struct lookup *l, const enum row_kind kind,
+                             struct bag *bag, int64_t place) {
+  const int64_t at_once = kind == FLOAT16 ? 8 : 1;
+  if (bag->asked > place + AHEAD) return;
+  int64_t last = place + AHEAD + at_once;
+  if (RARE(last > bag->end)) last = bag->end;
+  for (; bag->asked < last; bag->asked++) {
+    uint32_t row = (uint32_t)l->ids[bag->asked];
+    if (RARE(row >= l->rows)) continue;
+    const uint8_t *at = l->table + row * l->row_bytes, *end = at + l->row_bytes;
+    do {
+      __builtin_prefetch(at, 0, 2);
+      at += CACHE_LINE;
+    } while (at < end);
+    if (has_lines(kind)) __builtin_prefetch(l->lines + row * line_bytes(kind), 0, 2);
+  }
+}
+
+/* Sums `vectors` x 8 columns of a bag, in registers. Ids without a row count as
    zeros. */
-ALWAYS_INLINE void sum_columns(const struct lookup *l, const int32_t *ids,
-                               const float *weights, int64_t length,
-                               int64_t column, float *sum, const int vectors) {
-  floats total[8];
-  for (int v = 0; v < vectors; v++) total[v] = (floats){0};
-  for (int64_t j = 0; j < length; j++) {
-    uint32_t row = (uint32_t)ids[j];
-    if (row >= l->rows) continue;
-    const float *values = l->table + row * l->dim + column;
-    if (weights == NULL) {
-      for (int v = 0; v < vectors; v++)
-        total[v] += *(const floats *)(values + v * WIDE);
-    } else {
-      for (int v = 0; v < vectors; v++)
-        total[v] += weights[j] * *(const floats *)(values + v * WIDE);
-    }
-  }
-  for (int v = 0; v < vectors; v++) *(floats *)(sum + v * WIDE) = total[v];
-}
-
-ALWAYS_INLINE void sum_bag(const struct lookup *l, const int32_t *ids,
-                           const float *weights, int64_t length, float *sum) {
-  int64_t column = 0;
-  for (; column + 8 * WIDE <= l->dim; column += 8 * WIDE)
-    sum_columns(l, ids, weights, length, column, sum + column, 8);
-  if (column + 4 * WIDE <= l->dim) {
-    sum_columns(l, ids, weights, length, column, sum + column, 4);
-    column += 4 * WIDE;
-  }
-  if (column + 2 * WIDE <= l->dim) {
-    sum_columns(l, ids, weights, length, column, sum + column, 2);
-    column += 2 * WIDE;
-  }
-  if (column + WIDE <= l->dim) {
-    sum_columns(l, ids, weights, length, column, sum + column, 1);
-    column += WIDE;
-  }
-  if (column == l->dim) return;
-  int64_t rest = l->dim - column;
-  memset(sum + column, 0, rest * sizeof *sum);
-  for (int64_t j = 0; j < length; j++) {
-    uint32_t row = (uint32_t)ids[j];
-    if (row >= l->rows) continue;
-    const float *values = l->table + row * l->dim + column;
-    float weight = weights == NULL ? 1 : weights[j];
-    for (int64_t d = 0; d < rest; d++) sum[column + d] += weight * values[d];
-  }
-}
-
-/* One row; zeros where there is none. */
-ALWAYS_INLINE void copy_row(const struct lookup *l, int32_t id,
-                            const float *weight, float *copy) {
-  if ((uint32_t)id >= l->rows) {
-    memset(copy, 0, l->dim * sizeof *copy);
-    return;
-  }
-  const float *values = l->table + (uint32_t)id * l->dim;
-  int64_t d = 0;
-  if (weight == NULL) {
-    for (; d + WIDE <= l->dim; d += WIDE)
-      *(floats *)(copy + d) = *(const floats *)(values + d);
-    for (; d < l->dim; d++) copy[d] = values[d];
-    return;
-  }
-  for (; d + WIDE <= l->dim; d += WIDE)
-    *(floats *)(copy + d) = *weight * *(const floats *)(values + d);
-  for (; d < l->dim; d++) copy[d] = *weight * values[d];
-}
-
-/* Begins to read the row of an id that comes later. */
-ALWAYS_INLINE void prefetch(const struct lookup *l, int64_t at, int64_t end) {
-  if (at >= end) return;
-  uint32_t row = (uint32_t)l->ids[at];
-  if (row >= l->rows) return;
-  const float *values = l->table + row * l->dim;
-  for (int64_t d = 0; d < l->dim; d += WIDE) __builtin_prefetch(values + d);
-}
-
-FOR_EACH_TARGET
-static void sum_part(void *data, int64_t part) {
-  const struct lookup *l = data;
-  int64_t first = part * l->examples_of_part;
-  int64_t last = first + l->examples_of_part;
-  if (last > l->examples) last = l->examples;
-  float *sum = l->sums + first * l->bags * l->dim;
-  int64_t at = first * l->ids_of_example, end = last * l->ids_of_example;
-  for (int64_t example = first; example < last; example++) {
-    for (int64_t g = 0; g < l->groups.size; g++) {
-      int64_t length = l->groups.lengths[g];
-      for (int64_t bag = 0; bag < l->groups.counts[g]; bag++) {
-        const float *weights = l->weights == NULL ? NULL : l->weights + at;
-        if (length == 1) {
-          prefetch(l, at + AHEAD, end);
-          copy_row(l, l->ids[at], weights, sum);
-        } else {
-          sum_bag(l, l->ids + at, weights, length, sum);
-        }
-        at += length;
-        sum += l->dim;
+ALWAYS_INLINE void sum_columns(const struct lookup *l, const enum row_kind kind,
+                               const bool weighted, struct bag *bag,
+                               int64_t column, const int vectors) {
+  const uint8_t *table = l->table + column * bits_of(kind) / 8;
+  const int64_t vector_bytes = LANES * bits_of(kind) / 8;
+  const int together = vectors == 1 ? 1 : 2;
+  values total[MOST_VECTORS];
+  float bias = 0;
+  for (int v = 0; v < vectors; v++) total[v] = (values){0};
+  for (int64_t at = bag->first; at < bag->first + bag->length; at++) {
+    ask_ahead(l, kind, bag, at);
+    uint32_t row = (uint32_t)l->ids[at];
+    if (RARE(row >= l->rows)) continue;
+    struct line line = read_line(kind, l->lines + row * line_bytes(kind));
+    float weight = weighted ? l->weights[at] : 1;
+    float factor = weight * line.scale;
+    bias += weight * line.bias;
+    for (int v = 0; v < vectors; v += together) {
+      values x[2];
+      read_vectors(kind, table + row * l->row_bytes + v * vector_bytes, x, together);
+      for (int i = 0; i < together; i++) {
+        if (weighted || has_lines(kind)) x[i] *= factor;
+        total[v + i] += x[i];
       }
     }
   }
+  for (int v = 0; v < vectors; v++) {
+    if (has_lines(kind)) total[v] += bias;
+    *(values *)(bag->sum + column + v * LANES) = total[v];
+  }
 }
 
-enum { LEAST_BYTES = 1 << 15 }; /* of rows that a part reads */
+/* Sums a bag of rows of less than 8 columns. */
+ALWAYS_INLINE void sum_few(const struct lookup *l, const enum row_kind kind,
+                           const bool weighted, struct bag *bag) {
+  memset(bag->sum, 0, l->dim * sizeof *bag->sum);
+  for (int64_t at = bag->first; at < bag->first + bag->length; at++) {
+    ask_ahead(l, kind, bag, at);
+    uint32_t row = (uint32_t)l->ids[at];
+    if (RARE(row >= l->rows)) continue;
+    struct line line = read_line(kind, l->lines + row * line_bytes(kind));
+    float weight = weighted ? l->weights[at] : 1;
+    for (int64_t d = 0; d < l->dim; d++) {
+      float x = read_one(kind, l->table + row * l->row_bytes, d);
+      if (has_lines(kind)) x = x * line.scale + line.bias;
+      bag->sum[d] += weighted ? weight * x : x;
+    }
+  }
+}
 
+ALWAYS_INLINE void sum_bag(const struct lookup *l, const enum row_kind kind,
+                           const bool weighted, struct bag *bag) {
+  if (l->dim < LANES) {
+    sum_few(l, kind, weighted, bag);
+    return;
+  }
+  int64_t column = 0;
+  for (; column + 8 * LANES <= l->dim; column += 8 * LANES)
+    sum_columns(l, kind, weighted, bag, column, 8);
+  if (column + 4 * LANES <= l->dim) {
+    sum_columns(l, kind, weighted, bag, column, 4);
+    column += 4 * LANES;
+  }
+  if (column + 2 * LANES <= l->dim) {
+    sum_columns(l, kind, weighted, bag, column, 2);
+    column += 2 * LANES;
+  }
+  for (; column < l->dim; column += LANES) {
+    if (column > l->dim - LANES) column = l->dim - LANES; /* some once more */
+    sum_columns(l, kind, weighted, bag, column, 1);
+  }
+}
+
+/* Copies `vectors` x 8 columns of a row; weight: NULL where it is 1. */
+ALWAYS_INLINE void copy_columns(const enum row_kind kind, const uint8_t *row,
+                                struct line line, const float *weight, int64_t column,
+                                float *copy, const int vectors) {
+  values x[2];
+  read_vectors(kind, row + column * bits_of(kind) / 8, x, vectors);
+  for (int v = 0; v < vectors; v++) {
+    if (has_lines(kind)) x[v] = x[v] * line.scale + line.bias;
+    if (weight != NULL) x[v] *= *weight;
+    *(values *)(copy + column + v * LANES) = x[v];
+  }
+}
+
+/* Copies the rows of bags of one id; zeros where there is none. */
+ALWAYS_INLINE void copy_rows(const struct lookup *l, const enum row_kind kind,
+                             struct bag *bag, int64_t count) {
+  float *copy = bag->sum;
+  for (int64_t at = bag->first; at < bag->first + count; at++, copy += l->dim) {
+    ask_ahead(l, kind, bag, at);
+    uint32_t id = (uint32_t)l->ids[at];
+    if (RARE(id >= l->rows)) {
+      memset(copy, 0, l->dim * sizeof *copy);
+      continue;
+    }
+    const uint8_t *row = l->table + id * l->row_bytes;
+    struct line line = read_line(kind, l->lines + id * line_bytes(kind));
+    const float *weight = l->weights == NULL ? NULL : l->weights + at;
+    int64_t column = 0;
+    if (l->dim < LANES) {
+      for (; column < l->dim; column++) {
+        float x = read_one(kind, row, column);
+        if (has_lines(kind)) x = x * line.scale + line.bias;
+        copy[column] = weight == NULL ? x : *weight * x;
+      }
+    }
+    for (; column + 2 * LANES <= l->dim; column += 2 * LANES)
+      copy_columns(kind, row, line, weight, column, copy, 2);
+    for (; column < l->dim; column += LANES) {
+      if (column > l->dim - LANES) column = l->dim - LANES; /* some once more */
+      copy_columns(kind, row, line, weight, column, copy, 1);
+    }
+  }
+}
+
+/* Sums or copies so many bags of equal length, and goes on to the bag after them. */
+ALWAYS_INLINE void sum_bags(const struct lookup *l, const enum row_kind kind,
+                            struct bag *bag, int64_t count) {
+  if (bag->length == 1) {
+    copy_rows(l, kind, bag, count);
+    bag->first += count;
+    bag->sum += count * l->dim;
+    return;
+  }
+  for (int64_t i = 0; i < count; i++) {
+    if (l->weights == NULL)
+      sum_bag(l, kind, false, bag);
+    else
+      sum_bag(l, kind, true, bag);
+    bag->first += bag->length;
+    bag->sum += l->dim;
+  }
+}
+
+ALWAYS_INLINE void sum_part(const void *data, int64_t part, const enum row_kind kind) {
+  const struct lookup l = *(const struct lookup *)data; /* which sums cannot alias */
+  int64_t first = part * l.examples_of_part;
+  int64_t last = first + l.examples_of_part;
+  if (last > l.examples) last = l.examples;
+  struct bag bag = {
+      .first = first * l.ids_of_example,
+      .asked = first * l.ids_of_example,
+      .end = last * l.ids_of_example,
+      .sum = l.sums + first * l.bags * l.dim,
+  };
+  for (int64_t example = first; example < last; example++) {
+    for (int64_t g = 0; g < l.groups.size; g++) {
+      bag.length = l.groups.lengths[g];
+      sum_bags(&l, kind, &bag, l.groups.counts[g]);
+    }
+  }
+}
+
+#define SUM_PART(kind)                                       \
+  FOR_EACH_TARGET                                            \
+  static void sum_part_of_##kind(void *data, int64_t part) { \
+    sum_part(data, part, kind);                              \
+  }
+SUM_PART(FLOAT32)
+SUM_PART(FLOAT16)
+SUM_PART(BFLOAT16)
+SUM_PART(INT8)
+SUM_PART(INT4)
+SUM_PART(INT2)
+
+/* What the arrays of a kind of table are made of, and its function. */
+static const struct {
+  XLA_FFI_DataType table, lines;
+  int bits; /* of a number of the table */
+  void (*sum_part)(void *data, int64_t part);
+} kinds[] = {
+    [FLOAT32] = {XLA_FFI_DataType_F32, 0, 32, sum_part_of_FLOAT32},
+    [FLOAT16] = {XLA_FFI_DataType_U16, 0, 16, sum_part_of_FLOAT16},
+    [BFLOAT16] = {XLA_FFI_DataType_U16, 0, 16, sum_part_of_BFLOAT16},
+    [INT8] = {XLA_FFI_DataType_U8, XLA_FFI_DataType_F32, 8, sum_part_of_INT8},
+    [INT4] = {XLA_FFI_DataType_U8, XLA_FFI_DataType_U16, 8, sum_part_of_INT4},
+    [INT2] = {XLA_FFI_DataType_U8, XLA_FFI_DataType_U16, 8, sum_part_of_INT2},
+};
+
+/* Counts the rows in the arrays of a table, which may be packed: they lie one after
+   the other. False: the arrays are no table of that kind and width. */
+static bool count_rows(const XLA_FFI_CallFrame *frame, enum row_kind kind, int64_t dim,
+                       uint32_t *rows) {
+  const XLA_FFI_Buffer *table = operand(frame, 0), *lines = operand(frame, 1);
+  int64_t bits_of_row = dim * bits_of(kind);
+  int64_t bits = table->dims[0] * table->dims[1] * kinds[kind].bits;
+  if (table->dtype != kinds[kind].table) return false;
+  if (bits_of_row < 1 || bits_of_row % 8 || bits % bits_of_row) return false;
+  *rows = (uint32_t)(bits / bits_of_row);
+  if (!has_lines(kind)) return true;
+  return lines->dtype == kinds[kind].lines &&
+         lines->dims[0] * lines->dims[1] == 2 * (int64_t)*rows;
+}
+
+enum { LEAST_BYTES = 1 << 15 }; /* of rows that a part reads, were they float32 */
+
+/* Operands: the arrays of a table (codes first), ids (, weights). */
 XLA_FFI_Error *dlrm_jax_pool(XLA_FFI_CallFrame *frame) {
   if (answered_metadata(frame)) return NULL;
-  const XLA_FFI_Buffer *table = operand(frame, 0), *ids = operand(frame, 1);
-  const XLA_FFI_Buffer *sums = result(frame, 0);
+  const XLA_FFI_Scalar *given = attribute(frame, "kind");
+  enum row_kind kind = *(const int32_t *)given->value;
+  int arrays = has_lines(kind) ? 2 : 1;
+  const XLA_FFI_Buffer *ids = operand(frame, arrays), *sums = result(frame, 0);
+  bool weighted = frame->args.size > arrays + 1;
   struct lookup l = {
-      .table = table->data,
+      .table = operand(frame, 0)->data,
+      .lines = operand(frame, arrays - 1)->data,
       .dim = sums->dims[2],
+      .row_bytes = sums->dims[2] * bits_of(kind) / 8,
       .ids = ids->data,
-      .weights = frame->args.size > 2 ? operand(frame, 2)->data : NULL,
+      .weights = weighted ? operand(frame, arrays + 1)->data : NULL,
       .examples = ids->dims[0],
       .ids_of_example = ids->dims[1],
       .bags = sums->dims[1],
@@ -142,14 +275,15 @@ XLA_FFI_Error *dlrm_jax_pool(XLA_FFI_CallFrame *frame) {
   if (!read_groups(frame, l.ids_of_example, l.bags, &l.groups))
     return failure(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT,
                    "dlrm_jax_pool: the groups do not fit the ids");
-  /* Packed or not, a stack has its rows one after the other. */
-  l.rows = (uint32_t)(table->dims[0] * table->dims[1] / l.dim);
+  if (!count_rows(frame, kind, l.dim, &l.rows))
+    return failure(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT,
+                   "dlrm_jax_pool: the arrays do not fit the kind of the rows");
   int64_t bytes = l.examples * l.ids_of_example * l.dim * (int64_t)sizeof(float);
   int64_t parts = 4 * thread_count(frame);
   if (parts > bytes / LEAST_BYTES) parts = bytes / LEAST_BYTES;
   if (parts > l.examples) parts = l.examples;
   if (parts < 1) parts = 1;
   l.examples_of_part = (l.examples + parts - 1) / parts;
-  run_parts(frame, parts, sum_part, &l);
+  run_parts(frame, parts, kinds[kind].sum_part, &l);
   return NULL;
 }

@@ -134,10 +134,12 @@ def _forecast(
 ) -> 'Forecast':
   """Plans a copy of the config."""
   from dlrm_jax.build.data import open_schema
+  from dlrm_jax.build.network import check_trains
   from dlrm_jax.build.run import settled
   from dlrm_jax.build.task import build_plan
   from dlrm_jax.plan.forecast import Forecast
 
+  check_trains(config)
   config = config.copy_and_resolve_references()
   changed = memory if memory != config.tables.memory else None
   if memory:

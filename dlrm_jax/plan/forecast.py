@@ -90,6 +90,7 @@ def _table_rows(forecast: Forecast) -> list[dict[str, Any]]:
       'features': list(collection.readers(t)),
       'rows': t.rows,
       'dim': t.dim,
+      'storage': t.storage.name,
       'hotness': list(use.hotness[t.name]),
       'bytes': t.rows * use.state.bytes(t.dim, t.storage),
       'placement': placement_name(t.placement, collection.layout.shards),

@@ -1,4 +1,4 @@
-r"""Keeps the tables of a trained model in fewer bits, and says what that costs.
+r"""Keeps a trained model in fewer bits, and says what that costs.
 
   python -m dlrm_jax.quantize --workdir=runs/kaggle --tables=int8 \
     --output=runs/kaggle_int8
@@ -6,11 +6,14 @@ r"""Keeps the tables of a trained model in fewer bits, and says what that costs.
     --tables='C3=int4,*=int8' --output=runs/kaggle_mixed
   python -m dlrm_jax.quantize --workdir=runs/kaggle --memory=10MB \
     --output=runs/kaggle_10mb
+  python -m dlrm_jax.quantize --workdir=runs/kaggle --layers=int8 \
+    --activations=percentile --output=runs/kaggle_int8_layers
   python -m dlrm_jax.quantize --workdir=runs/kaggle --report=kaggle.md
 
 The output is a workdir that evaluate, predict, load and export take; it has no
 optimizer states, so training cannot go on from it. --memory chooses the
 storage of each feature so that the tables fit and the log-loss grows least.
+--layers=int8 rounds the kernels of layers, too, and multiplies integers.
 --report writes no model: it measures all choices on a split and writes a table
 and, beside it, a picture and JSON.
 """
@@ -25,19 +28,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlrm_jax import files, heap
+from dlrm_jax.batch import Batch
 from dlrm_jax.config.fields import read_size
 from dlrm_jax.config.parser import Parser, split_values
 from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.quantization.layers import Method
 
 if TYPE_CHECKING:
   from dlrm_jax.build.chosen import ChosenRun
   from dlrm_jax.build.trained import Trained
   from dlrm_jax.data.schema import Block
   from dlrm_jax.quantize.choice import Choice
-  from dlrm_jax.quantize.model import Model
-
-LAYERS = 'float32', 'bfloat16'
-"""Dtypes of products that a report measures."""
+  from dlrm_jax.quantize.model import LayerChoice, Model
 
 _EXAMPLES = 100_000
 _BATCH = 4096
@@ -56,11 +58,31 @@ def _parser() -> argparse.ArgumentParser:
     'FEATURE=STORAGE,..., where FEATURE may have * and ?',
   )
   add('--memory', metavar='SIZE', help='most bytes of all tables, as 200MB')
+  add(
+    '--layers',
+    choices=('float32', 'bfloat16', 'int8'),
+    help='what layers multiply (default: as in training)',
+  )
+  add(
+    '--activations',
+    choices=('row', *(method.value for method in Method)),
+    default='row',
+    help='limits of the inputs of int8 layers: those of each example (row), or '
+    'calibrated on a split (default: row)',
+  )
+  add(
+    '--outliers',
+    type=int,
+    default=0,
+    metavar='N',
+    help='inputs of each int8 layer, the largest on a split, that stay '
+    'float32 (default: 0)',
+  )
   add('--report', metavar='FILE.md', help='measure all choices instead')
   parser.add_checkpoint()
   parser.add_data(
-    'for --memory and --report: a prepared set, or raw files and folders of '
-    'them (default: the training data)'
+    'for --memory, --report and calibration: a prepared set, or raw files and '
+    'folders of them (default: the training data)'
   )
   add('--split', help=f'split of prepared data (default: {_SPLIT})')
   add(
@@ -78,16 +100,26 @@ def _parser() -> argparse.ArgumentParser:
 def _check(flags: argparse.Namespace) -> None:
   """Checks that the flags ask for one thing."""
   asked = [n for n in ('tables', 'memory', 'report') if getattr(flags, n)]
-  if len(asked) != 1:
+  if len(asked) > 1 or not (asked or flags.layers):
     raise InputError(
-      f'expected one of --tables, --memory and --report, and there are '
-      f'{len(asked)}: {", ".join(f"--{name}" for name in asked) or "none"}'
+      f'expected one of --tables, --memory and --report, or --layers, and '
+      f'there are {len(asked)}: '
+      f'{", ".join(f"--{name}" for name in asked) or "none"}'
     )
+  if flags.layers and flags.report:
+    raise InputError('--report measures all layers: leave --layers out')
+  for name, default in (('activations', 'row'), ('outliers', 0)):
+    value = getattr(flags, name)
+    if value != default and flags.layers != 'int8':
+      raise InputError(f'--{name}={value}: it is for --layers=int8')
+  if flags.outliers < 0:
+    raise InputError(f'--outliers={flags.outliers}: expected 0 or more')
   if bool(flags.output) == bool(flags.report):
     raise InputError(
       '--report writes no model: leave --output out'
       if flags.report
-      else f'--{asked[0]} writes a workdir: name it with --output=DIR'
+      else f'--{(*asked, "layers")[0]} writes a workdir: name it with '
+      f'--output=DIR'
     )
   if flags.examples < 1:
     raise InputError(f'--examples={flags.examples}: expected 1 or more')
@@ -150,6 +182,16 @@ def _possible(chosen: 'ChosenRun') -> Iterator[tuple[str, 'Trained']]:
       yield storage, run
 
 
+def _batches(chosen: 'ChosenRun', examples: 'Block') -> list[Batch]:
+  """Examples in batches of equal size."""
+  from dlrm_jax.data.loader import stream_batches
+  from dlrm_jax.data.schema import Schema
+
+  schema = Schema.from_json(chosen.run.data)
+  size = min(_BATCH, len(examples.labels))
+  return list(stream_batches([examples], schema, size))
+
+
 def _within(
   chosen: 'ChosenRun',
   examples: 'Block',
@@ -159,8 +201,6 @@ def _within(
   """The storages that fit into a budget and cost the least log-loss."""
   from tqdm import tqdm
 
-  from dlrm_jax.data.loader import stream_batches
-  from dlrm_jax.data.schema import Schema
   from dlrm_jax.quantize import budget as budgets
   from dlrm_jax.quantize.model import quantized
   from dlrm_jax.sharding import send
@@ -170,8 +210,7 @@ def _within(
   def kept_as(storage: str) -> 'Model':
     return quantized(chosen, dict.fromkeys(features, storage))
 
-  schema = Schema.from_json(chosen.run.data)
-  batches = [send(x) for x in stream_batches([examples], schema, _BATCH)]
+  batches = [send(batch) for batch in _batches(chosen, examples)]
   others = [storage for storage in runs if storage != 'float32']
   with tqdm(desc='expected losses', total=len(others), disable=None) as bar:
     losses = budgets.expected_losses(
@@ -192,10 +231,22 @@ def _within(
   return budgets.cheapest(options, budget)
 
 
+def _layers(flags: argparse.Namespace) -> 'LayerChoice | None':
+  """How layers are to multiply; None: as they do."""
+  from dlrm_jax.quantize.model import LayerChoice
+
+  if flags.layers is None:
+    return None
+  row = flags.activations == 'row'
+  method = None if row else Method(flags.activations)
+  return LayerChoice(flags.layers, method, flags.outliers)
+
+
 def _write(
   flags: argparse.Namespace,
   chosen: 'ChosenRun',
   choice: 'Choice',
+  examples: 'Block | None',
   defaults: Mapping[str, Any],
 ) -> None:
   """Writes the model of a choice, and says what it is."""
@@ -203,7 +254,8 @@ def _write(
   from dlrm_jax.text import human
 
   output = Path(flags.output)
-  model = quantized(chosen, choice)
+  batches = [] if examples is None else _batches(chosen, examples)
+  model = quantized(chosen, choice, _layers(flags), batches)
   with files.beside(output) as work:
     write(model, work / 'workdir', chosen.step, defaults)
     files.publish(work / 'workdir', output.absolute())
@@ -214,10 +266,25 @@ def _write(
   print(
     *(f'{name:<10}{", ".join(of_one)}' for name, of_one in by_storage.items()),
     f'tables    {human(before)} -> {human(after)}, {after / before:.2f} of it',
+    f'layers    multiply {model.run.config.model.compute_dtype}',
     f'{output}: evaluate it with: python -m dlrm_jax.evaluate '
     f'--workdir={output} --compare={chosen.folder}',
     sep='\n',
   )
+
+
+def _kinds_of_layers() -> 'dict[str, LayerChoice]':
+  """The layers that a report measures, by what it calls them."""
+  from dlrm_jax.quantize.model import LayerChoice
+
+  return {
+    'float32': LayerChoice('float32'),
+    'bfloat16': LayerChoice('bfloat16'),
+    'int8': LayerChoice('int8'),
+    **{
+      f'int8, {method.value}': LayerChoice('int8', method) for method in Method
+    },
+  }
 
 
 def _report(
@@ -256,9 +323,12 @@ def _report(
     known = ~np.isnan(labels)
     return Scored(logits[known, 0], labels[known], weights[known])
 
+  batches = _batches(chosen, examples)
   models = {
-    (tables, layers): functools.partial(quantized, chosen, choice, layers)
-    for layers in LAYERS
+    (tables, words): functools.partial(
+      quantized, chosen, choice, layers, batches
+    )
+    for words, layers in _kinds_of_layers().items()
     for tables, choice in choices.items()
   }
   with tqdm(desc='measuring', total=len(models), disable=None) as bar:
@@ -290,10 +360,14 @@ def _quantize(flags: argparse.Namespace) -> None:
     check_new(Path(flags.output))
   chosen = choose(Path(flags.workdir), flags.checkpoint, defaults)
   features = _features(chosen)
+  choice = storages_of(chosen.run.config, features)
   if flags.tables:
-    now = storages_of(chosen.run.config, features)
-    choice = read_choice(flags.tables, features, now)
-    _write(flags, chosen, choice, defaults)
+    choice = read_choice(flags.tables, features, choice)
+  layers = _layers(flags)
+  needed = layers is not None and layers.calibrated
+  if not (flags.memory or flags.report):
+    examples = _sample(flags, chosen) if needed else None
+    _write(flags, chosen, choice, examples, defaults)
     return
   runs = dict(_possible(chosen))
   budget = read_size('--memory', flags.memory) if flags.memory else 0
@@ -302,7 +376,7 @@ def _quantize(flags: argparse.Namespace) -> None:
     _report(flags, chosen, examples, runs)
   else:
     choice = _within(chosen, examples, runs, budget)
-    _write(flags, chosen, choice, defaults)
+    _write(flags, chosen, choice, examples, defaults)
 
 
 @exit_cleanly

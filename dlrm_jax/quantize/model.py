@@ -1,14 +1,23 @@
-"""A trained model whose tables are kept in other storages."""
+"""A trained model whose tables and layers have other numbers."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
+from dlrm_jax.batch import Batch
 from dlrm_jax.build.chosen import ChosenRun
 from dlrm_jax.build.trained import Trained, trained
 from dlrm_jax.build.written import write_workdir
 from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.errors import InputError
+from dlrm_jax.quantization.layers import (
+  Method,
+  calibrate,
+  quantize_layers,
+)
 from dlrm_jax.quantize.choice import Choice, with_storages
 from dlrm_jax.run import workdir
 from dlrm_jax.training.state import TrainState, abstract_state
@@ -37,39 +46,83 @@ def table_bytes(run: Trained) -> int:
   return sum(t.rows * t.storage.row_bytes(t.dim) for t in tables)
 
 
+class LayerChoice(NamedTuple):
+  """How layers multiply.
+
+  Attributes:
+    dtype: value of `config.model.compute_dtype`.
+    method: how the limits of the inputs of int8 layers are calibrated; None:
+      those of each example count.
+    outliers: number of inputs of int8 layers that stay float32.
+  """
+
+  dtype: str
+  method: Method | None = None
+  outliers: int = 0
+
+  @property
+  def calibrated(self) -> bool:
+    """Whether examples are needed."""
+    return self.method is not None or self.outliers > 0
+
+
 def run_with(
-  chosen: ChosenRun, choice: Choice, layers: str | None = None
+  chosen: ChosenRun, choice: Choice, layers: LayerChoice | None = None
 ) -> Trained:
   """A run as it would be with other storages.
 
   Args:
     chosen: the run.
     choice: the storages.
-    layers: dtype of the products; None: as it is.
+    layers: how layers multiply; None: as they do.
   """
   config = with_storages(chosen.run.config, choice)
-  config.model.compute_dtype = layers or config.model.compute_dtype
+  if layers is not None:
+    config.model.compute_dtype = layers.dtype
+    config.model.activations = 'row' if layers.method is None else 'calibrated'
+    config.model.outliers = layers.outliers
   return trained(config.to_dict(), chosen.run.data)
 
 
 def quantized(
-  chosen: ChosenRun, choice: Choice, layers: str | None = None
+  chosen: ChosenRun,
+  choice: Choice,
+  layers: LayerChoice | None = None,
+  batches: Sequence[Batch] = (),
 ) -> Model:
   """Reads a checkpoint into other storages; rows are rounded to nearest.
 
   Args:
     chosen: the run.
     choice: the storages.
-    layers: dtype of the products; None: as it is.
+    layers: how layers multiply; None: as they do.
+    batches: examples to calibrate layers on, of NumPy.
 
   Raises:
-    InputError: a row has a value for which there is no code, or a storage does
-      not suit the width of a table.
+    InputError: a row or a weight has a value for which there is no code, or a
+      storage does not suit the width of a table.
   """
+  before = run_with(chosen, choice)
+  layout = before.task.collection.layout
+  saved = Saved(chosen.folder / 'checkpoints', layout, before.objective)
+  state = saved.restore_for_evaluation(chosen.step, abstract_state(before.task))
+  if layers is None:
+    return Model(before, state)
   run = run_with(chosen, choice, layers)
-  layout = run.task.collection.layout
-  saved = Saved(chosen.folder / 'checkpoints', layout, run.objective)
-  state = saved.restore_for_evaluation(chosen.step, abstract_state(run.task))
+  if layers.dtype == 'int8':
+    ranges = None
+    if layers.calibrated:
+      ranges = calibrate(
+        before.task.network,
+        state.layers,
+        state.tables,
+        batches,
+        layers.method or Method.MIN_MAX,
+        layers.outliers,
+      )
+    like = abstract_state(run.task).params
+    made = quantize_layers(state.params, like, ranges)
+    state = dataclasses.replace(state, params=jax.device_put(made))
   return Model(run, state)
 
 

@@ -159,7 +159,7 @@ def draw(labels: Sequence[Label], path: Path) -> None:
   figure = mpl.figure.Figure(figsize=(6, 3.6), layout='constrained')
   axes = figure.add_subplot()
   for marker, layers in zip(
-    'osd^', dict.fromkeys(x.layers for x in labels), strict=False
+    'osd^v<>', dict.fromkeys(x.layers for x in labels), strict=False
   ):
     of_one = [x for x in labels if x.layers == layers]
     axes.errorbar(

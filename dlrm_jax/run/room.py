@@ -16,6 +16,7 @@ from dlrm_jax.data.records import Fields
 from dlrm_jax.data.schema import BLOCK_ROWS
 from dlrm_jax.errors import InputError
 from dlrm_jax.machine import free_memory
+from dlrm_jax.models.int8 import float_type
 from dlrm_jax.rows import Pytree
 from dlrm_jax.run.description import Run
 from dlrm_jax.sharding import device_count, on_cpu
@@ -100,10 +101,11 @@ def _widest(task: Task) -> int:
 
 
 def _product(task: Task) -> int:
-  """Bytes of a number in the matrix products of a model."""
+  """Bytes of a number in the matrix products of a model; of a sum of int8."""
   model = task.network.model
   model = getattr(model, 'model', model)  # of a branch
-  return jnp.dtype(getattr(model, 'dtype', jnp.float32)).itemsize
+  operands = getattr(model, 'operands', jnp.float32)
+  return jnp.dtype(float_type(operands)).itemsize
 
 
 def _step(task: Task, examples: int) -> int:

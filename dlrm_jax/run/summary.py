@@ -7,6 +7,8 @@ import jax
 
 from dlrm_jax.embedding.load import Workload
 from dlrm_jax.embedding.planner import placement_name
+from dlrm_jax.embedding.storage import FLOAT32
+from dlrm_jax.embedding.table import Table
 from dlrm_jax.run.description import Run
 from dlrm_jax.sharding import device_count
 from dlrm_jax.text import human
@@ -33,11 +35,15 @@ def _times(ratio: float) -> str:
 
 
 def _placements(task: Task) -> dict[str, str]:
+  """Where the rows of each table live, and how they are kept."""
   shards = task.collection.layout.shards
-  return {
-    table.name: placement_name(table.placement, shards)
-    for table in task.collection.tables
-  }
+
+  def words(table: Table) -> str:
+    place = placement_name(table.placement, shards)
+    kept = table.storage.name
+    return place if table.storage == FLOAT32 else f'{place}, {kept}'
+
+  return {table.name: words(table) for table in task.collection.tables}
 
 
 def _memory(run: Run) -> int:

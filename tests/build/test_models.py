@@ -128,7 +128,7 @@ def test_what_a_model_does_not_read_has_no_effect(name):
     'top': 'top',
     'norm': 'norm',
     'dropout': 'dropout',
-    'dtype': 'compute_dtype',
+    'operands': 'compute_dtype',
   }.items():
     assert (f'model.{field}' in found) == (attribute not in attributes)
 

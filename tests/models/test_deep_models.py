@@ -103,7 +103,7 @@ def test_parallel_dcn_normalises_every_layer_of_its_mlp():
 def test_cross_layers_multiply_in_the_compute_dtype():
   x, vectors = forward.inputs(0, vectors=(3, 4))
   full, half = (
-    DCN(BOTTOM, TOP, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16)
+    DCN(BOTTOM, TOP, operands=x) for x in (jnp.float32, jnp.bfloat16)
   )
   variables = full.init(jax.random.key(0), x, vectors)
   want, got = (m.apply(variables, x, vectors) for m in (full, half))

@@ -63,7 +63,7 @@ def test_bfloat16_products_stay_near_float32():
   }
   model = DLRM((32, 16), (32,))
   params = model.init(jax.random.key(0), dense, vectors)
-  half = DLRM((32, 16), (32,), dtype=jnp.bfloat16)
+  half = DLRM((32, 16), (32,), operands=jnp.bfloat16)
   got, want = (
     half.apply(params, dense, vectors),
     model.apply(params, dense, vectors),

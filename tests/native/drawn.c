@@ -147,26 +147,84 @@ static int32_t *drawn_ids(const struct shape *s) {
 
 static bool exists(const struct shape *s, int32_t id) { return id >= 0 && id < s->rows; }
 
+/* Kinds of rows, as rows.h numbers them. */
+enum { FLOAT32, FLOAT16, BFLOAT16, INT8, INT4, INT2, KINDS };
+static const int64_t bits_of[] = {32, 16, 16, 8, 4, 2};
+
+static float from_float16(uint16_t bits) {
+  int exponent = bits >> 10 & 31;
+  float number = (float)(bits & 1023) + (exponent ? 1024 : 0);
+  float value = ldexpf(number, (exponent ? exponent : 1) - 25);
+  return bits >> 15 ? -value : value;
+}
+
+/* One value of a table; lines: scale and bias of rows of codes. */
+static float value_at(int kind, const void *table, const void *lines, int64_t row,
+                      int64_t dim, int64_t column) {
+  int64_t at = row * dim + column, bits = bits_of[kind];
+  if (kind == FLOAT32) return ((const float *)table)[at];
+  if (kind == FLOAT16) return from_float16(((const uint16_t *)table)[at]);
+  if (kind == BFLOAT16) {
+    uint32_t word = (uint32_t)((const uint16_t *)table)[at] << 16;
+    float value;
+    memcpy(&value, &word, sizeof value);
+    return value;
+  }
+  const float *line = (const float *)lines + 2 * row;
+  const uint16_t *half = (const uint16_t *)lines + 2 * row;
+  float scale = kind == INT8 ? line[0] : from_float16(half[0]);
+  float bias = kind == INT8 ? line[1] : from_float16(half[1]);
+  int byte = ((const uint8_t *)table)[at * bits / 8];
+  return (float)(byte >> at * bits % 8 & ((1 << bits) - 1)) * scale + bias;
+}
+
+/* It has exactly so many bytes, so that a read beyond them is found. */
+static void *drawn_table(int kind, int64_t bytes) {
+  uint8_t *table = malloc(bytes);
+  for (int64_t i = 0; i < bytes; i++) table[i] = (uint8_t)drawn(256);
+  for (int64_t i = 0; kind < INT8 && i < bytes; i += bits_of[kind] / 8) {
+    float x = drawn_float();
+    uint16_t half = (uint16_t)(drawn(0x3c00) | drawn(2) << 15); /* below 1 */
+    if (kind == FLOAT16) memcpy(table + i, &half, sizeof half);
+    if (kind == FLOAT32) memcpy(table + i, &x, sizeof x);
+    if (kind == BFLOAT16) memcpy(table + i, (const uint8_t *)&x + 2, 2);
+  }
+  return table;
+}
+
 static void try_pool(void) {
   struct shape s = drawn_shape();
-  int64_t count = s.examples * s.ids;
-  float *table = drawn_floats(s.rows * s.dim);
+  int kind = (int)drawn(KINDS);
+  while (s.dim * bits_of[kind] % 8) s.dim++;
+  int64_t count = s.examples * s.ids, bytes = s.dim * bits_of[kind] / 8;
+  void *table = drawn_table(kind, s.rows * bytes);
+  void *lines = kind == INT8 ? drawn_table(FLOAT32, s.rows * 8)
+                             : drawn_table(FLOAT16, s.rows * 4);
   float *weights = drawn(2) ? drawn_floats(count) : NULL;
   int32_t *ids = drawn_ids(&s), *bags = bags_of(&s);
   float *got = malloc((s.examples * s.bags * s.dim) * sizeof *got);
   float *want = calloc(s.examples * s.bags * s.dim, sizeof *want);
   for (int64_t i = 0; i < count; i++)
     for (int64_t d = 0; exists(&s, ids[i]) && d < s.dim; d++)
-      want[bags[i] * s.dim + d] += (weights ? weights[i] : 1) * table[ids[i] * s.dim + d];
-  int64_t of_table[] = {s.rows, s.dim}, of_ids[] = {s.examples, s.ids};
-  int64_t of_sums[] = {s.examples, s.bags, s.dim};
-  XLA_FFI_Buffer operands[] = {buffer(table, 2, of_table), buffer(ids, 2, of_ids),
-                               buffer(weights, 2, of_ids)};
+      want[bags[i] * s.dim + d] +=
+          (weights ? weights[i] : 1) * value_at(kind, table, lines, ids[i], s.dim, d);
+  int64_t of_table[] = {s.rows, kind < INT8 ? s.dim : bytes}, of_lines[] = {s.rows, 2};
+  int64_t of_ids[] = {s.examples, s.ids}, of_sums[] = {s.examples, s.bags, s.dim};
+  XLA_FFI_Buffer operands[4];
+  int n = 0;
+  operands[n++] = buffer(table, 2, of_table);
+  if (kind != FLOAT32)
+    operands[0].dtype = kind < INT8 ? XLA_FFI_DataType_U16 : XLA_FFI_DataType_U8;
+  if (kind >= INT8) operands[n++] = buffer(lines, 2, of_lines);
+  if (kind > INT8) operands[1].dtype = XLA_FFI_DataType_U16;
+  operands[n++] = buffer(ids, 2, of_ids);
+  if (weights) operands[n++] = buffer(weights, 2, of_ids);
   XLA_FFI_Buffer sums = buffer(got, 3, of_sums);
-  void *args[] = {operands, operands + 1, operands + 2}, *rets[] = {&sums};
-  call(dlrm_jax_pool, 0, &s, args, weights ? 3 : 2, rets, 1);
+  void *args[4], *rets[] = {&sums};
+  for (int i = 0; i < n; i++) args[i] = operands + i;
+  call(dlrm_jax_pool, kind, &s, args, n, rets, 1);
   compare("pool", got, want, s.examples * s.bags * s.dim);
-  free(table), free(weights), free(ids), free(bags), free(got), free(want);
+  free(table), free(lines), free(weights), free(ids), free(bags), free(got), free(want);
 }
 
 /* One row by the definition of the optimizer. */

@@ -14,6 +14,7 @@ from dlrm_jax.batch import PAD, Batch, Inputs
 from dlrm_jax.build.data import open_schema
 from dlrm_jax.build.task import build_task
 from dlrm_jax.embedding.bags import Bags, Group, pull
+from dlrm_jax.native import RowKind
 from dlrm_jax.training.state import abstract_state, new_state
 from dlrm_jax.training.step import train_step
 from tests import small
@@ -81,7 +82,9 @@ def test_lookups_are_those_of_xla(dim, name, weighted):
 def test_rows_of_a_packed_stack():
   table, bags = draw(GROUPS['bags'], 16, False)
   packed = table.reshape(-1, 128)
-  got = jax.jit(lambda t: native.pool(t, *bags, GROUPS['bags'], 16))
+  got = jax.jit(
+    lambda t: native.pool(RowKind.FLOAT32, [t], *bags, GROUPS['bags'], 16)
+  )
   np.testing.assert_array_equal(got(packed), got(table))
 
 
@@ -107,8 +110,136 @@ def test_a_lookup_has_a_gradient_and_can_be_mapped():
 def test_a_zero_keeps_its_sign():
   table = jnp.full((2, 16), -0.0)
   rows = jnp.zeros((1, 1), jnp.int32)
-  got = native.pool(table, rows, None, ((1, 1),), 16)
+  got = native.pool(RowKind.FLOAT32, [table], rows, None, ((1, 1),), 16)
   assert np.signbit(got).all()
+
+
+BITS = {
+  RowKind.FLOAT16: 16,
+  RowKind.BFLOAT16: 16,
+  RowKind.INT8: 8,
+  RowKind.INT4: 4,
+  RowKind.INT2: 2,
+}
+LONG = Group(3, 1), Group(2, 5), Group(1, 300)
+
+
+def draw_kept(kind, dim, rows=ROWS, seed=1):
+  """Rows as they are kept, and their values."""
+  chance = np.random.default_rng(seed)
+  if kind in (RowKind.FLOAT16, RowKind.BFLOAT16):
+    dtype = np.float16 if kind == RowKind.FLOAT16 else jnp.bfloat16
+    values = chance.normal(size=(rows, dim)).astype(dtype)
+    return [values.view(np.uint16)], values.astype(np.float32)
+  bits = BITS[kind]
+  kept = chance.integers(0, 256, (rows, dim * bits // 8), np.uint8)
+  codes = kept[:, :, None] >> np.arange(0, 8, bits, dtype=np.uint8)
+  codes = (codes & (2**bits - 1)).reshape(rows, dim).astype(np.float32)
+  line = chance.normal(size=(rows, 2)) / [2**bits, 1]
+  line = line.astype(np.float32 if kind == RowKind.INT8 else np.float16)
+  scale, bias = np.split(line.astype(np.float32), 2, 1)
+  if kind != RowKind.INT8:
+    line = line.view(np.uint16)
+  return [kept, line], codes * scale + bias
+
+
+def summed(values, bags, groups):
+  """Sums of bags of values, in the order of the bags."""
+  rows, start, sums = np.array(bags.rows), 0, []
+  known = (rows >= 0) & (rows < len(values))
+  vectors = np.where(known[..., None], values[np.where(known, rows, 0)], 0)
+  if bags.weights is not None:
+    vectors = vectors * np.array(bags.weights)[..., None]
+  for count, length in groups:
+    part = vectors[:, start : start + count * length]
+    part = part.reshape(len(rows), count, length, values.shape[1])
+    total = np.zeros((len(rows), count, values.shape[1]), np.float32)
+    for j in range(length):
+      total += part[:, :, j]
+    sums.append(total)
+    start += count * length
+  return np.concatenate(sums, 1)
+
+
+@needs_kernels
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('width', [1, 3, 9, 16, 25, 64, 100])
+@pytest.mark.parametrize('kind', BITS)
+def test_lookups_of_rows_of_low_precision(kind, width, weighted):
+  dim = width * max(8 // BITS[kind], 1)
+  arrays, values = draw_kept(kind, dim)
+  _, bags = draw(LONG, 1, weighted)
+  got = native.pool(kind, [*map(jnp.array, arrays)], *bags, LONG, dim)
+  want = summed(values, bags, LONG)
+  if len(arrays) == 1 and not weighted:
+    np.testing.assert_array_equal(got, want)
+  else:
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize('kind', [RowKind.INT8, RowKind.INT4])
+def test_arrays_of_codes_may_be_packed(kind):
+  arrays, _ = draw_kept(kind, 32)
+  _, bags = draw(LONG, 1, False)
+  got, want = (
+    native.pool(
+      kind, [x.reshape(-1, width * x.shape[1]) for x in arrays], *bags, LONG, 32
+    )
+    for width in (8, 1)
+  )
+  np.testing.assert_array_equal(got, want)
+
+
+@needs_kernels
+@pytest.mark.parametrize('dim', [4, 8, 16])
+@pytest.mark.parametrize('dtype', [np.float16, jnp.bfloat16])
+def test_every_number_of_16_bits(dtype, dim):
+  bits = np.arange(2**16, dtype=np.uint16).reshape(-1, dim)
+  values = bits.view(dtype).astype(np.float32)
+  kind = RowKind.FLOAT16 if dtype == np.float16 else RowKind.BFLOAT16
+  rows = jnp.arange(len(bits), dtype=jnp.int32)[:, None]
+  for length in (1, 2):
+    ids = jnp.tile(rows, length).at[:, 1:].set(PAD)
+    got = native.pool(kind, [bits], ids, None, ((1, length),), dim)
+    want = values
+    if length > 1:  # XLA's threads add numbers below the least normal one as 0
+      want = np.where(np.abs(values) < np.finfo(np.float32).tiny, 0, values)
+    np.testing.assert_array_equal(got[:, 0], want)
+
+
+@needs_kernels
+def test_a_line_of_float16_may_be_tiny_or_infinite():
+  line = np.array([2**-24, -(2**-14) + 2**-24, np.inf, -65504], np.float16)
+  codes = np.full((2, 8), 0x21, np.uint8)  # 1, 2, 1, 2, ...
+  got = native.pool(
+    RowKind.INT4,
+    [codes, line.reshape(2, 2).view(np.uint16)],
+    jnp.array([[0, PAD], [1, PAD]]),
+    None,
+    ((1, 2),),
+    16,
+  )
+  least = np.float32(line[0])
+  want = [least + line[1], 2 * least + line[1]]
+  np.testing.assert_array_equal(got[0, 0, :2], want)
+  assert np.isposinf(got[1]).all()
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+  'arrays',
+  [
+    [np.zeros((9, 16), np.float32), np.zeros((9, 2), np.float32)],
+    [np.zeros((9, 16), np.uint8), np.zeros((8, 2), np.float32)],
+    [np.zeros((9, 16), np.uint8), np.zeros((9, 2), np.uint16)],
+    [np.zeros((9, 15), np.uint8), np.zeros((9, 2), np.float32)],
+  ],
+)
+def test_arrays_that_are_no_such_rows_are_refused(arrays):
+  rows = jnp.zeros((1, 1), jnp.int32)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='do not fit the kind'):
+    native.pool(RowKind.INT8, arrays, rows, None, ((1, 1),), 16)
 
 
 OPTIMIZERS = 'sgd', 'adagrad', 'rowwise_adagrad', 'adam'

@@ -78,7 +78,9 @@ def test_a_budget_is_kept(run, tmp_path, capsys):
   assert not main([f'--workdir={run}', '--memory=0.0015MB', f'--output={out}'])
   assert table_bytes(chosen(out).run) <= 1500
   assert 'tables    2.4 kB ->' in capsys.readouterr().out
-  assert main([f'--workdir={run}', '--memory=0.00001MB', f'--output={out}2']) == 1
+  assert (
+    main([f'--workdir={run}', '--memory=0.00001MB', f'--output={out}2']) == 1
+  )
   assert 'with the fewest bits the tables have' in capsys.readouterr().err
 
 
@@ -103,6 +105,22 @@ def test_fewer_bits_are_expected_to_cost_more(run):
     assert costs == sorted(costs)
     assert costs[0] == 0
     assert costs[-1] > 10 * costs[2]
+
+
+@pytest.mark.parametrize(
+  'more', [[], ['--activations=percentile'], ['--outliers=2']]
+)
+def test_layers_of_int8_score_nearly_alike(run, more, tmp_path):
+  out = tmp_path / 'layers'
+  flags = [f'--workdir={run}', '--layers=int8', f'--output={out}', *more]
+  assert not main(flags)
+  after = chosen(out)
+  assert after.run.config.model.compute_dtype == 'int8'
+  kernel = after.state().params['model']['top']['dense_0']['kernel']
+  assert kernel.dtype == np.int8
+  first, second = (dlrm_jax.evaluate(x)['metrics'] for x in (run, out))
+  assert second['auc'] == pytest.approx(first['auc'], abs=5e-3)
+  assert second['log_loss'] != first['log_loss']
 
 
 def test_a_report_has_all_choices(run, tmp_path, capsys):
@@ -140,7 +158,14 @@ def test_training_does_not_go_on_from_it(run, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    ([], 'expected one of --tables, --memory and --report'),
+    ([], 'expected one of --tables, --memory and --report, or --layers'),
+    (['--layers=int8'], 'name it with --output=DIR'),
+    (['--layers=int8', '--report=a.md'], 'leave --layers out'),
+    (
+      ['--tables=int8', '--outliers=1', '--output=x'],
+      'it is for --layers=int8',
+    ),
+    (['--layers=int8', '--outliers=-1', '--output=x'], 'expected 0 or more'),
     (['--tables=int8'], 'name it with --output=DIR'),
     (['--tables=int8', '--memory=1GB'], 'there are 2: --tables, --memory'),
     (['--report=a.md', '--output=x'], 'leave --output out'),
