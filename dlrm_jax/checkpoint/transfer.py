@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from dlrm_jax.checkpoint.fits import TABLES, leaves, size_of_table
 from dlrm_jax.checkpoint.moving import move
@@ -74,8 +75,11 @@ def _layer_misfit(
   """Why an array of a layer is not taken; empty where it is."""
   if name not in stored.arrays:
     return _ABSENT
-  if stored.arrays[name].shape != like.shape:
+  there = stored.arrays[name]
+  if there.shape != like.shape:
     return _OTHER
+  if np.dtype(there.dtype) != like.dtype:
+    return f'{np.dtype(there.dtype)} there'
   found = _OF_ENCODING.match(name)
   return tables.get(found[1], '') if found else ''
 

@@ -21,7 +21,7 @@ ALWAYS_INLINE bool has_lines(const enum row_kind kind) { return kind >= INT8; }
 
 /* Values are in vectors of eight: before AVX-512, compilers keep what is wider in
    memory. But sixteen small numbers are widened in fewer steps than twice eight.
-   GCC before 15 does so in vectors only to the double width at once. */
+   GCC 12 does so in vectors only to the double width at once. */
 typedef float values __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t words __attribute__((vector_size(32)));
 typedef uint32_t codes __attribute__((vector_size(32)));

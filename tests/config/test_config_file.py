@@ -118,7 +118,7 @@ def test_fields_of_wrong_name_or_type_are_found_at_any_depth(message):
 def test_a_section_that_lost_a_field_is_told():
   given = {**KNOWN, 'model': {'dim': 8}}
   found = list(config_file.wrong_fields(given, KNOWN))
-  assert 'config.model.bottom is not there' in found[0]
+  assert 'config.model.activations is not there' in found[0]
 
 
 def test_whole_numbers_for_numbers_and_lists_for_tuples_are_right():
