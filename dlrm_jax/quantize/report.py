@@ -154,30 +154,31 @@ def as_json(labels: Sequence[Label]) -> list[dict[str, Any]]:
 
 
 def draw(labels: Sequence[Label], path: Path) -> None:
-  """Draws the change of the AUC over the bytes of the tables, as SVG."""
+  """Draws the change of the AUC by tables and layers, with errors, as SVG."""
   mpl = load_matplotlib()
-  figure = mpl.figure.Figure(figsize=(6, 3.6), layout='constrained')
+  figure = mpl.figure.Figure(figsize=(7.5, 4.2), layout='constrained')
   axes = figure.add_subplot()
-  for marker, layers in zip(
-    'osd^v<>', dict.fromkeys(x.layers for x in labels), strict=False
-  ):
+  sizes = {x.tables: x.bytes / labels[0].bytes for x in labels}
+  order = sorted(sizes, key=lambda tables: -sizes[tables])
+  kinds = list(dict.fromkeys(x.layers for x in labels))
+  for number, layers in enumerate(kinds):
     of_one = [x for x in labels if x.layers == layers]
+    aside = 0.7 * ((number + 0.5) / len(kinds) - 0.5)
     axes.errorbar(
-      [x.bytes / labels[0].bytes for x in of_one],
+      [order.index(x.tables) + aside for x in of_one],
       [x.auc.value for x in of_one],
       [0 if x.auc.value == 0 else 2 * x.auc.std_error for x in of_one],
-      fmt=marker,
+      fmt='o',
       label=f'layers {layers}',
-      markersize=5,
-      elinewidth=0.8,
+      markersize=4,
+      elinewidth=1,
       alpha=0.8,
     )
-    if layers == labels[0].layers:
-      for x in of_one:
-        place = x.bytes / labels[0].bytes, x.auc.value
-        axes.annotate(x.tables, place, (5, 4), textcoords='offset points')
+  words = [f'{x.replace(", ", chr(10))}\n{sizes[x]:.2f}' for x in order]
+  axes.set_xticks(range(len(order)), words, fontsize=8)
   axes.axhline(0, linewidth=0.8, alpha=0.5, color='grey')
-  axes.set(xlabel='size of the tables, of float32', ylabel='change of AUC')
-  axes.legend(fontsize=8)
+  axes.set(xlabel='tables, and their size of that in float32')
+  axes.set(ylabel='change of AUC, two standard errors')
+  figure.legend(loc='outside lower center', ncols=3, fontsize=8)
   with files.replacing(path) as work, mpl.rc_context({'svg.hashsalt': 'x'}):
     figure.savefig(work, format='svg', metadata={'Date': None})
