@@ -30,7 +30,8 @@ from dlrm_jax.configs import default
 from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.export.onnx_network import write_onnx
 from dlrm_jax.export.write import write_tables
-from dlrm_jax.quantization.layers import Method, calibrate, quantize_layers
+from dlrm_jax.quantization.layers import calibrate, quantize_layers
+from dlrm_jax.quantization.method import Method
 from dlrm_jax.scoring.function import flat
 from dlrm_jax.scoring.parameters import flat_layers, on_host
 from dlrm_jax.training.state import TrainState

@@ -11,6 +11,7 @@ FBGEMM.
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import machine, peers, pooled
@@ -41,10 +42,14 @@ def compare(
     commands |= {peers.TORCHREC: [found.python, '-m', 'benchmarks.peer_lookup']}
   if found.python and tx != pooled.ADAGRAD:
     commands[BAGS] = [found.python, '-m', 'benchmarks.peer_lookup', '--bags']
-  flags = [
-    *(f'--shape={shape}', f'--batch={batch}', f'--steps={steps}'),
-    f'--optimizer={tx}',
-  ]
+  flags = [f'--shape={shape}', f'--batch={batch}', f'--steps={steps}']
+  return _milliseconds(commands, [*flags, f'--optimizer={tx}'], rounds)
+
+
+def _milliseconds(
+  commands: Mapping[str, Sequence[str]], flags: Sequence[str], rounds: int
+) -> dict[str, float]:
+  """Medians of commands that all get some flags."""
   sized = {name: [*command, *flags] for name, command in commands.items()}
   return {name: m['ms'] for name, m in medians(sized, rounds).items()}
 
@@ -71,8 +76,7 @@ def compare_kinds(
     peer = [found.python, '-m', 'benchmarks.peer_lookup', f'--kind={kind}']
     commands[peers.TORCHREC] = peer
   flags = [f'--shape={shape}', f'--batch={batch}', f'--steps={steps}']
-  sized = {name: [*command, *flags] for name, command in commands.items()}
-  return {name: m['ms'] for name, m in medians(sized, rounds).items()}
+  return _milliseconds(commands, flags, rounds)
 
 
 def row(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.machine import number_text
-from benchmarks.models import replaced
+from benchmarks.models import rewrite
 from dlrm_jax import files
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.text import markdown_table
@@ -127,14 +127,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--page', type=Path, default=_PAGE)
   flags = parser.parse_args(argv)
   machines = [read(path) for path in flags.found]
-  try:
-    page = flags.page.read_text('utf-8')
-  except OSError as error:
-    raise InputError(
-      f'{flags.page}: cannot be read: {error.strerror}'
-    ) from None
-  text = replaced(page, '\n'.join(tables(machines)), flags.page)
-  files.write_text(flags.page, text)
+  rewrite(flags.page, '\n'.join(tables(machines)))
   print(f'{len(machines)} machines written to {flags.page}')
   return 0
 

@@ -206,6 +206,19 @@ def replaced(page: str, text: str, path: Path) -> str:
   return f'{before}{begin}\n{text}\n{end}{after}'
 
 
+def rewrite(path: Path, text: str) -> None:
+  """Puts a text between the two lines of a page.
+
+  Raises:
+    InputError: the page cannot be read, or has no such lines.
+  """
+  try:
+    page = path.read_text('utf-8')
+  except OSError as error:
+    raise InputError(f'{path}: cannot be read: {error.strerror}') from None
+  files.write_text(path, replaced(page, text, path))
+
+
 @exit_cleanly
 def main(argv: Sequence[str]) -> int:
   """Writes the tables."""
@@ -218,13 +231,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--page', type=Path, default=Path('docs/models.md'))
   flags = parser.parse_args(argv)
   rows = [row for path in flags.sweeps for row in read_rows(path)]
-  try:
-    page = flags.page.read_text('utf-8')
-  except OSError as error:
-    raise InputError(
-      f'{flags.page}: cannot be read: {error.strerror}'
-    ) from None
-  files.write_text(flags.page, replaced(page, results(rows), flags.page))
+  rewrite(flags.page, results(rows))
   print(f'{len(rows)} rows written to {flags.page}')
   return 0
 

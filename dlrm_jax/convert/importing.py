@@ -152,13 +152,7 @@ def import_model(
       states |= of_side.states
       lines.append(of_side.line)
     state = _state(target.task, found, matches, states, scratch)
-    write_workdir(
-      work / 'workdir',
-      workdir.Claim(target.config.to_dict(), target.data, 0, defaults),
-      build_objective(target.config, target.schema),
-      target.task.collection.layout,
-      state,
-    )
+    write_target(work / 'workdir', target, state, defaults)
     files.publish(work / 'workdir', folder.absolute())
   tables = sum(match.is_table for match in matches)
   yield (
@@ -180,6 +174,22 @@ def _notes(found: Found, target: Target) -> Iterator[str]:
       f'no set was named, so the columns are {columns[0]} to {columns[-1]}; to '
       f'train or evaluate, convert with --config.data.dir=SET'
     )
+
+
+def write_target(
+  folder: Path,
+  target: Target,
+  state: TrainState,
+  defaults: Mapping[str, Any],
+) -> None:
+  """Writes the workdir of a run, with the checkpoint of step 0."""
+  write_workdir(
+    folder,
+    workdir.Claim(target.config.to_dict(), target.data, 0, defaults),
+    build_objective(target.config, target.schema),
+    target.task.collection.layout,
+    state,
+  )
 
 
 def _first(task: Task, params: Any) -> dict[str, jax.Array]:

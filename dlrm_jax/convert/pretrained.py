@@ -25,14 +25,12 @@ from dlrm_jax.build.objective import build_objective
 from dlrm_jax.build.run import settled
 from dlrm_jax.build.task import build_task
 from dlrm_jax.build.trained import Trained
-from dlrm_jax.build.written import write_workdir
-from dlrm_jax.convert.importing import Target, check_new
+from dlrm_jax.convert.importing import Target, check_new, write_target
 from dlrm_jax.convert.vectors import Asked, features_of, shared_with
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.layout import Stack, StackKind
 from dlrm_jax.errors import InputError
-from dlrm_jax.run import workdir
 from dlrm_jax.scoring.frames import IN_MEMORY
 from dlrm_jax.scoring.intake import Intake
 from dlrm_jax.scoring.of_run import intake_of_run
@@ -268,13 +266,7 @@ def import_vectors(
         f'{shared_with(feature, features)}'
       )
     target = Target(config, known, data.schema, task)
-    write_workdir(
-      work / 'workdir',
-      workdir.Claim(target.config.to_dict(), target.data, 0, defaults),
-      build_objective(target.config, target.schema),
-      target.task.collection.layout,
-      state,
-    )
+    write_target(work / 'workdir', target, state, defaults)
     files.publish(work / 'workdir', folder.absolute())
   yield f'{folder}: a first state, as the checkpoint of step 0'
   yield from lines

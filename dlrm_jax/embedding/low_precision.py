@@ -17,11 +17,10 @@ and others, "Deep Learning with Limited Numerical Precision", 2015.
 
 import dataclasses
 import functools
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from dlrm_jax.embedding.storage import FLOAT32, Storage
@@ -223,17 +222,3 @@ def storage_named(name: str) -> Storage:
       f'rows are kept as {name}; expected one of {", ".join(STORAGES)}'
     )
   return STORAGES[name]
-
-
-def as_fbgemm(rows: Pytree) -> np.ndarray:
-  """Kept rows of a `Codes` storage as the bytes of FBGEMM's layout `fused`.
-
-  Args:
-    rows: codes and lines of R rows.
-
-  Returns:
-    u8[R, W], of which `quantization.fbgemm.row_bytes` gives the width.
-  """
-  codes = np.asarray(cast(Any, rows)['codes'])
-  line = np.ascontiguousarray(cast(Any, rows)['line'])
-  return np.concatenate([codes, line.view(np.uint8)], -1)

@@ -9,7 +9,6 @@ Arrays and kernels have the names of the parameters, with `/` between them, such
 as `model/top/dense_0/kernel`.
 """
 
-import enum
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,25 +24,12 @@ from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.errors import InputError
 from dlrm_jax.models.int8 import GREATEST
 from dlrm_jax.models.layer import Layer
+from dlrm_jax.quantization.method import Method
 from dlrm_jax.rows import Pytree
 from dlrm_jax.sharding import send
 
 _BINS = 1024
 _SHARE = 1e-4  # of the inputs that PERCENTILE cuts off, at each end
-
-
-class Method(enum.Enum):
-  """What the limits of a layer's inputs are.
-
-  MIN_MAX: the least and the greatest input.
-  PERCENTILE: one input in 10,000 is less, one greater.
-  LEAST_SQUARES: the squared error of the codes is least. Inputs beyond the
-    limits become the limits; others are off by up to half a step.
-  """
-
-  MIN_MAX = 'min_max'
-  PERCENTILE = 'percentile'
-  LEAST_SQUARES = 'least_squares'
 
 
 class Range(NamedTuple):

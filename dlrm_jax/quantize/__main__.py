@@ -28,112 +28,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlrm_jax import files, heap
-from dlrm_jax.batch import Batch
 from dlrm_jax.config.fields import read_size
-from dlrm_jax.config.parser import Parser, split_values
+from dlrm_jax.config.parser import split_values
 from dlrm_jax.errors import InputError, exit_cleanly
-from dlrm_jax.quantization.layers import Method
+from dlrm_jax.quantization.method import Method
+from dlrm_jax.quantize.flags import SPLIT, check, files_of, parser_of
 
 if TYPE_CHECKING:
+  from dlrm_jax.batch import Batch
   from dlrm_jax.build.chosen import ChosenRun
   from dlrm_jax.build.trained import Trained
   from dlrm_jax.data.schema import Block
   from dlrm_jax.quantize.choice import Choice
   from dlrm_jax.quantize.model import LayerChoice, Model
 
-_EXAMPLES = 100_000
 _BATCH = 4096
-_SPLIT = 'validation'
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = Parser(prog='python -m dlrm_jax.quantize', description=__doc__)
-  parser.add_required('--workdir', 'DIR', 'folder of the training run')
-  add = parser.add_argument
-  add('--output', metavar='DIR', help='workdir to write; must not exist')
-  add(
-    '--tables',
-    metavar='STORAGE',
-    help='float32, bfloat16, float16, int8, int4 or int2; or '
-    'FEATURE=STORAGE,..., where FEATURE may have * and ?',
-  )
-  add('--memory', metavar='SIZE', help='most bytes of all tables, as 200MB')
-  add(
-    '--layers',
-    choices=('float32', 'bfloat16', 'int8'),
-    help='what layers multiply (default: as in training)',
-  )
-  add(
-    '--activations',
-    choices=('row', *(method.value for method in Method)),
-    default='row',
-    help='limits of the inputs of int8 layers: those of each example (row), or '
-    'calibrated on a split (default: row)',
-  )
-  add(
-    '--outliers',
-    type=int,
-    default=0,
-    metavar='N',
-    help='inputs of each int8 layer, the largest on a split, that stay '
-    'float32 (default: 0)',
-  )
-  add('--report', metavar='FILE.md', help='measure all choices instead')
-  parser.add_checkpoint()
-  parser.add_data(
-    'for --memory, --report and calibration: a prepared set, or raw files and '
-    'folders of them (default: the training data)'
-  )
-  add('--split', help=f'split of prepared data (default: {_SPLIT})')
-  add(
-    '--examples',
-    type=int,
-    default=_EXAMPLES,
-    metavar='N',
-    help='most examples to score, evenly spread over the data '
-    '(default: %(default)s)',
-  )
-  parser.add_on_bad_row()
-  return parser
-
-
-def _check(flags: argparse.Namespace) -> None:
-  """Checks that the flags ask for one thing."""
-  asked = [n for n in ('tables', 'memory', 'report') if getattr(flags, n)]
-  if len(asked) > 1 or not (asked or flags.layers):
-    raise InputError(
-      f'expected one of --tables, --memory and --report, or --layers, and '
-      f'there are {len(asked)}: '
-      f'{", ".join(f"--{name}" for name in asked) or "none"}'
-    )
-  if flags.layers and flags.report:
-    raise InputError('--report measures all layers: leave --layers out')
-  for name, default in (('activations', 'row'), ('outliers', 0)):
-    value = getattr(flags, name)
-    if value != default and flags.layers != 'int8':
-      raise InputError(f'--{name}={value}: it is for --layers=int8')
-  if flags.outliers < 0:
-    raise InputError(f'--outliers={flags.outliers}: expected 0 or more')
-  if bool(flags.output) == bool(flags.report):
-    raise InputError(
-      '--report writes no model: leave --output out'
-      if flags.report
-      else f'--{(*asked, "layers")[0]} writes a workdir: name it with '
-      f'--output=DIR'
-    )
-  if flags.examples < 1:
-    raise InputError(f'--examples={flags.examples}: expected 1 or more')
-  if flags.report:
-    if Path(flags.report).suffix != '.md':
-      raise InputError(f'--report={flags.report}: expected a name in .md')
-    for path in _files(flags.report):
-      files.check_writable(path, f'--report={flags.report}')
-
-
-def _files(report: str) -> tuple[Path, Path, Path]:
-  """Table, picture, and JSON of a report."""
-  path = Path(report)
-  return path, path.with_suffix('.svg'), path.with_suffix('.json')
 
 
 def _sample(flags: argparse.Namespace, chosen: 'ChosenRun') -> 'Block':
@@ -148,7 +57,7 @@ def _sample(flags: argparse.Namespace, chosen: 'ChosenRun') -> 'Block':
     flags.split,
     run.eval_batch_size,
     flags.on_bad_row,
-    default=_SPLIT,
+    default=SPLIT,
   )
   sample = take_sample(opened.batches, flags.examples)
   met = opened.report()
@@ -182,7 +91,7 @@ def _possible(chosen: 'ChosenRun') -> Iterator[tuple[str, 'Trained']]:
       yield storage, run
 
 
-def _batches(chosen: 'ChosenRun', examples: 'Block') -> list[Batch]:
+def _batches(chosen: 'ChosenRun', examples: 'Block') -> 'list[Batch]':
   """Examples in batches of equal size."""
   from dlrm_jax.data.loader import stream_batches
   from dlrm_jax.data.schema import Schema
@@ -333,7 +242,7 @@ def _report(
   }
   with tqdm(desc='measuring', total=len(models), disable=None) as bar:
     labels = report.labels_of(models, score, examples, bar.update)
-  table, picture, numbers = _files(flags.report)
+  table, picture, numbers = files_of(flags.report)
   lines = report.lines_of(labels)
   title = f'{chosen.folder.name}, checkpoint of step {chosen.step:,}'
   note = (
@@ -382,8 +291,8 @@ def _quantize(flags: argparse.Namespace) -> None:
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Checks the flags and quantises."""
-  flags = _parser().parse_args(split_values(argv, ('--data',)))
-  _check(flags)
+  flags = parser_of(__doc__).parse_args(split_values(argv, ('--data',)))
+  check(flags)
   heap.keep_freed_memory()
   from dlrm_jax.program_cache import keep_programs
 

@@ -13,11 +13,8 @@ from dlrm_jax.build.trained import Trained, trained
 from dlrm_jax.build.written import write_workdir
 from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.errors import InputError
-from dlrm_jax.quantization.layers import (
-  Method,
-  calibrate,
-  quantize_layers,
-)
+from dlrm_jax.quantization.layers import calibrate, quantize_layers
+from dlrm_jax.quantization.method import Method
 from dlrm_jax.quantize.choice import Choice, with_storages
 from dlrm_jax.run import workdir
 from dlrm_jax.training.state import TrainState, abstract_state

@@ -15,7 +15,6 @@ from dlrm_jax.embedding.low_precision import (
   INT4,
   INT8,
   STORAGES,
-  as_fbgemm,
   storage_named,
 )
 from dlrm_jax.errors import InputError
@@ -40,6 +39,12 @@ def rows(kind, count, dim, seed=0):
   elif kind == 'zeros':
     x = 0 * np.abs(x)
   return x.astype(np.float32)
+
+
+def as_fbgemm(kept):
+  """Kept rows as the bytes of FBGEMM's layout `fused`, u8[R, W]."""
+  line = np.ascontiguousarray(kept['line']).view(np.uint8)
+  return np.concatenate([np.asarray(kept['codes']), line], -1)
 
 
 KINDS = ('usual', 'wide', 'constant', 'nearly constant', 'tiny', 'zeros')

@@ -20,11 +20,11 @@ from dlrm_jax.configs import default
 from dlrm_jax.embedding.network import Layers
 from dlrm_jax.errors import InputError
 from dlrm_jax.quantization.layers import (
-  Method,
   Range,
   calibrate,
   quantize_layers,
 )
+from dlrm_jax.quantization.method import Method
 from dlrm_jax.run import workdir
 from dlrm_jax.training.state import abstract_params, new_state
 from tests import family, scored

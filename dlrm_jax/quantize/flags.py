@@ -1,0 +1,103 @@
+"""The flags of the command, and whether they ask for one thing."""
+
+import argparse
+from pathlib import Path
+
+from dlrm_jax import files
+from dlrm_jax.config.parser import Parser
+from dlrm_jax.errors import InputError
+from dlrm_jax.quantization.method import Method
+
+EXAMPLES = 100_000
+SPLIT = 'validation'
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+  """The parser of the command."""
+  parser = Parser(prog='python -m dlrm_jax.quantize', description=description)
+  parser.add_required('--workdir', 'DIR', 'folder of the training run')
+  add = parser.add_argument
+  add('--output', metavar='DIR', help='workdir to write; must not exist')
+  add(
+    '--tables',
+    metavar='STORAGE',
+    help='float32, bfloat16, float16, int8, int4 or int2; or '
+    'FEATURE=STORAGE,..., where FEATURE may have * and ?',
+  )
+  add('--memory', metavar='SIZE', help='most bytes of all tables, as 200MB')
+  add(
+    '--layers',
+    choices=('float32', 'bfloat16', 'int8'),
+    help='what layers multiply (default: as in training)',
+  )
+  add(
+    '--activations',
+    choices=('row', *(method.value for method in Method)),
+    default='row',
+    help='limits of the inputs of int8 layers: those of each example (row), or '
+    'calibrated on a split (default: row)',
+  )
+  add(
+    '--outliers',
+    type=int,
+    default=0,
+    metavar='N',
+    help='inputs of each int8 layer, the largest on a split, that stay '
+    'float32 (default: 0)',
+  )
+  add('--report', metavar='FILE.md', help='measure all choices instead')
+  parser.add_checkpoint()
+  parser.add_data(
+    'for --memory, --report and calibration: a prepared set, or raw files and '
+    'folders of them (default: the training data)'
+  )
+  add('--split', help=f'split of prepared data (default: {SPLIT})')
+  add(
+    '--examples',
+    type=int,
+    default=EXAMPLES,
+    metavar='N',
+    help='most examples to score, evenly spread over the data '
+    '(default: %(default)s)',
+  )
+  parser.add_on_bad_row()
+  return parser
+
+
+def check(flags: argparse.Namespace) -> None:
+  """Checks that the flags ask for one thing."""
+  asked = [n for n in ('tables', 'memory', 'report') if getattr(flags, n)]
+  if len(asked) > 1 or not (asked or flags.layers):
+    raise InputError(
+      f'expected one of --tables, --memory and --report, or --layers, and '
+      f'there are {len(asked)}: '
+      f'{", ".join(f"--{name}" for name in asked) or "none"}'
+    )
+  if flags.layers and flags.report:
+    raise InputError('--report measures all layers: leave --layers out')
+  for name, default in (('activations', 'row'), ('outliers', 0)):
+    value = getattr(flags, name)
+    if value != default and flags.layers != 'int8':
+      raise InputError(f'--{name}={value}: it is for --layers=int8')
+  if flags.outliers < 0:
+    raise InputError(f'--outliers={flags.outliers}: expected 0 or more')
+  if bool(flags.output) == bool(flags.report):
+    raise InputError(
+      '--report writes no model: leave --output out'
+      if flags.report
+      else f'--{(*asked, "layers")[0]} writes a workdir: name it with '
+      f'--output=DIR'
+    )
+  if flags.examples < 1:
+    raise InputError(f'--examples={flags.examples}: expected 1 or more')
+  if flags.report:
+    if Path(flags.report).suffix != '.md':
+      raise InputError(f'--report={flags.report}: expected a name in .md')
+    for path in files_of(flags.report):
+      files.check_writable(path, f'--report={flags.report}')
+
+
+def files_of(report: str) -> tuple[Path, Path, Path]:
+  """Table, picture, and JSON of a report."""
+  path = Path(report)
+  return path, path.with_suffix('.svg'), path.with_suffix('.json')
