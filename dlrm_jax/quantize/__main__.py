@@ -159,6 +159,7 @@ def _write(
   defaults: Mapping[str, Any],
 ) -> None:
   """Writes the model of a choice, and says what it is."""
+  from dlrm_jax.quantize.choice import storages_of
   from dlrm_jax.quantize.model import quantized, table_bytes, write
   from dlrm_jax.text import human
 
@@ -166,9 +167,14 @@ def _write(
   batches = [] if examples is None else _batches(chosen, examples)
   model = quantized(chosen, choice, _layers(flags), batches)
   with files.beside(output) as work:
-    write(model, work / 'workdir', chosen.step, defaults)
+    write(model, work / 'workdir', chosen, defaults)
     files.publish(work / 'workdir', output.absolute())
   before, after = table_bytes(chosen.run), model.table_bytes
+  if {*storages_of(chosen.run.config, list(choice)).values()} != {'float32'}:
+    print(
+      f'note      the tables of {chosen.folder} are of fewer bits already: '
+      f'what they lost is lost, and errors add up'
+    )
   by_storage: dict[str, list[str]] = {}
   for feature, storage in choice.items():
     by_storage.setdefault(storage, []).append(feature)

@@ -23,7 +23,8 @@ def read_choice(text: str, features: Sequence[str], before: Choice) -> Choice:
     before: their storages now, which stay where no pattern fits.
 
   Raises:
-    InputError: there is no such storage, or a pattern fits no feature.
+    InputError: there is no such storage, a pattern fits no feature, or
+      only such as earlier ones fit.
 
   >>> read_choice('b=int4,*=int8', ['a', 'b'], {})
   {'a': 'int8', 'b': 'int4'}
@@ -41,6 +42,11 @@ def read_choice(text: str, features: Sequence[str], before: Choice) -> Choice:
       raise InputError(
         f'--tables={text}: no feature is named {pattern}; there are '
         f'{", ".join(features)}'
+      )
+    if equals and chosen.keys() >= {*fitting}:
+      raise InputError(
+        f'--tables={text}: {part} has no effect, as patterns before it fit all '
+        f'its features; put it first'
       )
     for feature in fitting:
       chosen.setdefault(feature, storage)

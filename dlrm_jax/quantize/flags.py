@@ -22,7 +22,8 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     '--tables',
     metavar='STORAGE',
     help='float32, bfloat16, float16, int8, int4 or int2; or '
-    'FEATURE=STORAGE,..., where FEATURE may have * and ?',
+    'FEATURE=STORAGE,..., where FEATURE may have * and ?, and the first that '
+    'fits counts',
   )
   add('--memory', metavar='SIZE', help='most bytes of all tables, as 200MB')
   add(
@@ -45,7 +46,11 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     help='inputs of each int8 layer, the largest on a split, that stay '
     'float32 (default: 0)',
   )
-  add('--report', metavar='FILE.md', help='measure all choices instead')
+  add(
+    '--report',
+    metavar='FILE.md',
+    help='measure all choices instead; takes minutes',
+  )
   parser.add_checkpoint()
   parser.add_data(
     'for --memory, --report and calibration: a prepared set, or raw files and '
@@ -69,9 +74,8 @@ def check(flags: argparse.Namespace) -> None:
   asked = [n for n in ('tables', 'memory', 'report') if getattr(flags, n)]
   if len(asked) > 1 or not (asked or flags.layers):
     raise InputError(
-      f'expected one of --tables, --memory and --report, or --layers, and '
-      f'there are {len(asked)}: '
-      f'{", ".join(f"--{name}" for name in asked) or "none"}'
+      'give one of --tables, --memory and --report, or --layers'
+      + (f', not {" and ".join(f"--{x}" for x in asked)}' if asked else '')
     )
   if flags.layers and flags.report:
     raise InputError('--report measures all layers: leave --layers out')
@@ -88,6 +92,13 @@ def check(flags: argparse.Namespace) -> None:
       else f'--{(*asked, "layers")[0]} writes a workdir: name it with '
       f'--output=DIR'
     )
+  calibrates = flags.activations != 'row' or flags.outliers
+  if not (flags.memory or flags.report or calibrates):
+    for name in ('data', 'split'):
+      if getattr(flags, name):
+        raise InputError(
+          f'--{name} has no effect: nothing is measured or calibrated'
+        )
   if flags.examples < 1:
     raise InputError(f'--examples={flags.examples}: expected 1 or more')
   if flags.report:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dlrm_jax import files
 from dlrm_jax.batch import Batch
 from dlrm_jax.build.chosen import ChosenRun
 from dlrm_jax.build.trained import Trained, trained
@@ -124,14 +125,14 @@ def quantized(
 
 
 def write(
-  model: Model, folder: Path, step: int, defaults: Mapping[str, Any]
+  model: Model, folder: Path, chosen: ChosenRun, defaults: Mapping[str, Any]
 ) -> None:
   """Writes a model as a workdir.
 
   Args:
     model: the model.
     folder: the workdir, which must not exist.
-    step: step of its checkpoint.
+    chosen: the run and checkpoint that it was made of.
     defaults: default of every field of a config.
 
   Raises:
@@ -140,7 +141,11 @@ def write(
   config = model.run.config.to_dict()
   claim = workdir.Claim(config, model.run.data, 0, defaults)
   layout = model.run.task.collection.layout
-  write_workdir(folder, claim, model.run.objective, layout, model.state, step)
+  write_workdir(
+    folder, claim, model.run.objective, layout, model.state, chosen.step
+  )
+  made_of = {'workdir': str(chosen.folder.absolute()), 'step': chosen.step}
+  files.write_json(folder / workdir.QUANTIZED, made_of)
 
 
 def check_new(folder: Path) -> None:

@@ -214,6 +214,10 @@ def _locked(folder: Path) -> Iterator[None]:
     yield
 
 
+QUANTIZED = 'quantized.json'
+"""Says of what a model was made that only scores."""
+
+
 class Claim(NamedTuple):
   """The run that a folder is claimed for.
 
@@ -289,6 +293,12 @@ def claimed(folder: Path, claim: Claim) -> Iterator[None]:
       that differ.
   """
   _check_path(folder)
+  if (folder / QUANTIZED).exists():
+    raise InputError(
+      f'{folder}: python -m dlrm_jax.quantize made this model, which is for '
+      f'scoring and has no states of optimizers; train in another --workdir, '
+      f'which can begin with its tables (config.train.init_from)'
+    )
   _agree(claim.config, claim.data)
   if agreement.first():
     with _locked(folder):

@@ -20,7 +20,6 @@ FEATURES = ['C1', 'C2', 'C10']
     ('int8', ['int8', 'int8', 'int8']),
     ('C1=int4,*=int8', ['int4', 'int8', 'int8']),
     ('C1*=int4', ['int4', 'float16', 'int4']),
-    ('*=int8,C1=int4', ['int8', 'int8', 'int8']),
   ],
 )
 def test_the_first_pattern_that_fits_counts(text, chosen):
@@ -35,6 +34,7 @@ def test_the_first_pattern_that_fits_counts(text, chosen):
   [
     ('int3', "'int3' is no storage; expected one of float32"),
     ('C1=', "'' is no storage"),
+    ('*=int8,C1=int4', 'C1=int4 has no effect, .*; put it first'),
     ('X=int8', 'no feature is named X; there are C1, C2, C10'),
   ],
 )

@@ -151,14 +151,18 @@ def test_training_does_not_go_on_from_it(run, tmp_path, capsys):
   config = config_of()
   config.tables.storage = 'int8'
   config.train.steps = 100
-  with pytest.raises(InputError, match='it is for scoring'):
+  before = (out / 'config.json').read_bytes()
+  with pytest.raises(
+    InputError, match='quantize made this model, which is for'
+  ):
     dlrm_jax.train(config, out)
+  assert (out / 'config.json').read_bytes() == before
 
 
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    ([], 'expected one of --tables, --memory and --report, or --layers'),
+    ([], 'give one of --tables, --memory and --report, or --layers'),
     (['--layers=int8'], 'name it with --output=DIR'),
     (['--layers=int8', '--report=a.md'], 'leave --layers out'),
     (
@@ -167,13 +171,17 @@ def test_training_does_not_go_on_from_it(run, tmp_path, capsys):
     ),
     (['--layers=int8', '--outliers=-1', '--output=x'], 'expected 0 or more'),
     (['--tables=int8'], 'name it with --output=DIR'),
-    (['--tables=int8', '--memory=1GB'], 'there are 2: --tables, --memory'),
+    (
+      ['--tables=int8', '--memory=1GB'],
+      'or --layers, not --tables and --memory',
+    ),
     (['--report=a.md', '--output=x'], 'leave --output out'),
     (['--report=a.txt'], 'expected a name in .md'),
     (['--tables=int3', '--output=x'], "'int3' is no storage"),
     (['--memory=lots', '--output=x'], '--memory'),
     (['--memory=1MB', '--output=x', '--examples=0'], 'expected 1 or more'),
     (['--tables=int8', '--output={run}'], 'is there already'),
+    (['--tables=int8', '--output=x', '--split=test'], 'has no effect'),
   ],
 )
 def test_mistakes_are_told_in_one_line(run, flags, message, capsys):
