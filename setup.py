@@ -22,9 +22,11 @@ def _kernels() -> list[Extension]:
     'dlrm_jax.native._kernels',
     sources=[
       str(_FOLDER / f'{name}.c')
-      for name in ('call', 'multiply', 'pool', 'update')
+      for name in ('call', 'multiply', 'pool', 'sums8', 'sums16', 'update')
     ],
-    depends=[str(_FOLDER / f'{name}.h') for name in ('call', 'rows')],
+    depends=[
+      str(_FOLDER / f'{name}.h') for name in ('call', 'pool', 'rows', 'sums')
+    ],
     include_dirs=[str(Path(jaxlib.origin).parent / 'include')],
     extra_compile_args=[
       *('-std=gnu11', '-O3', '-g0', '-Wno-psabi', '-fno-math-errno'),

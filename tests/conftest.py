@@ -24,7 +24,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-jax.config.update('jax_compilation_cache_dir', None)  # a worker inherits it
+# A worker inherits the folder, and commands that tests call would set another.
+jax.config.update('jax_compilation_cache_dir', None)
+jax.config.update('jax_enable_compilation_cache', False)
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')

@@ -2,46 +2,38 @@
 #ifndef DLRM_JAX_ROWS_H
 #define DLRM_JAX_ROWS_H
 
-#include "call.h"
+#include "pool.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the first of the codes in a word must lie in its lowest bits"
 #endif
 
-/* As `RowKind` of native/__init__.py. Rows of the last three are codes, which stand
-   for code * scale + bias; both are float32 with codes of 8 bits, else float16. */
-enum row_kind { FLOAT32, FLOAT16, BFLOAT16, INT8, INT4, INT2 };
+/* Values are in vectors of LANES, which the including file defines: 16 with AVX-512,
+   else 8, since compilers keep in memory what is wider than a register. But sixteen
+   small numbers are widened in fewer steps than twice eight. GCC 12 does so in
+   vectors only to the double width at once. */
+enum { TOGETHER = 16 / LANES }; /* vectors that are read at once */
+typedef float values __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint32_t codes __attribute__((vector_size(4 * LANES)));
+typedef uint32_t some_codes
+    __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-ALWAYS_INLINE int bits_of(const enum row_kind kind) {
-  static const int bits[] = {32, 16, 16, 8, 4, 2};
-  return bits[kind];
-}
-
-ALWAYS_INLINE bool has_lines(const enum row_kind kind) { return kind >= INT8; }
-
-/* Values are in vectors of eight: before AVX-512, compilers keep what is wider in
-   memory. But sixteen small numbers are widened in fewer steps than twice eight.
-   GCC 12 does so in vectors only to the double width at once. */
-typedef float values __attribute__((vector_size(32), aligned(4), may_alias));
-typedef int32_t words __attribute__((vector_size(32)));
-typedef uint32_t codes __attribute__((vector_size(32)));
-enum { LANES = 8 };
-
-typedef int16_t halves __attribute__((vector_size(16), aligned(2), may_alias));
+typedef int16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef int16_t halves16 __attribute__((vector_size(32), aligned(2), may_alias));
-typedef uint8_t bytes __attribute__((vector_size(8), aligned(1), may_alias));
+typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef uint8_t bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
 typedef int32_t words16 __attribute__((vector_size(64)));
 typedef uint16_t half_anywhere __attribute__((aligned(1), may_alias));
 typedef uint32_t word_anywhere __attribute__((aligned(1), may_alias));
 union wide {
   words16 both;
-  words part[2];
+  words part[TOGETHER];
 };
 
 ALWAYS_INLINE union wide widen_halves(const uint8_t *at, const int vectors) {
   union wide wide;
-  if (vectors == 2)
+  if (vectors == TOGETHER)
     wide.both = __builtin_convertvector(*(const halves16 *)at, words16);
   else
     wide.part[0] = __builtin_convertvector(*(const halves *)at, words);
@@ -50,7 +42,7 @@ ALWAYS_INLINE union wide widen_halves(const uint8_t *at, const int vectors) {
 
 ALWAYS_INLINE union wide widen_bytes(const uint8_t *at, const int vectors) {
   union wide wide;
-  if (vectors == 2) {
+  if (vectors == TOGETHER) {
     halves16 twice = __builtin_convertvector(*(const bytes16 *)at, halves16);
     wide.both = __builtin_convertvector(twice, words16);
   } else {
@@ -58,6 +50,27 @@ ALWAYS_INLINE union wide widen_bytes(const uint8_t *at, const int vectors) {
     wide.part[0] = __builtin_convertvector(twice, words);
   }
   return wide;
+}
+
+/* Codes of 4 bits, of which a word has eight. */
+ALWAYS_INLINE codes split_fours(const uint8_t *at) {
+  static const uint32_t shifts[] = {0, 4, 8, 12, 16, 20, 24, 28,
+                                    0, 4, 8, 12, 16, 20, 24, 28};
+  codes word = (codes){0} + ((const word_anywhere *)at)[0];
+  if (LANES == 16) {
+    const codes first = {-1, -1, -1, -1, -1, -1, -1, -1};
+    word = (word & first) | (((codes){0} + ((const word_anywhere *)at)[1]) & ~first);
+  }
+  return word >> *(const some_codes *)shifts & 15;
+}
+
+/* Codes of 2 bits. */
+ALWAYS_INLINE codes split_twos(const uint8_t *at) {
+  static const uint32_t shifts[] = {0,  2,  4,  6,  8,  10, 12, 14,
+                                    16, 18, 20, 22, 24, 26, 28, 30};
+  codes word = (codes){0} +
+               (LANES == 16 ? *(const word_anywhere *)at : *(const half_anywhere *)at);
+  return word >> *(const some_codes *)shifts & 3;
 }
 
 /* Values of float16, from its bits with the sign extended. No number in between is
@@ -77,7 +90,7 @@ ALWAYS_INLINE values from_codes(codes found) {
   return __builtin_convertvector((words)found, values);
 }
 
-/* Reads one or two vectors of values, or codes, from an address on. */
+/* Reads one or TOGETHER vectors of values, or codes, from an address on. */
 ALWAYS_INLINE void read_vectors(const enum row_kind kind, const uint8_t *at, values *x,
                                 const int vectors) {
   if (kind == FLOAT32) {
@@ -90,14 +103,11 @@ ALWAYS_INLINE void read_vectors(const enum row_kind kind, const uint8_t *at, val
   } else if (kind == INT8) {
     union wide wide = widen_bytes(at, vectors);
     for (int v = 0; v < vectors; v++) x[v] = from_codes((codes)wide.part[v]);
-  } else if (kind == INT4) {
-    const codes shifts = {0, 4, 8, 12, 16, 20, 24, 28};
-    for (int v = 0; v < vectors; v++)
-      x[v] = from_codes(((codes){0} + ((const word_anywhere *)at)[v]) >> shifts & 15);
   } else {
-    const codes shifts = {0, 2, 4, 6, 8, 10, 12, 14};
-    for (int v = 0; v < vectors; v++)
-      x[v] = from_codes(((codes){0} + ((const half_anywhere *)at)[v]) >> shifts & 3);
+    for (int v = 0; v < vectors; v++) {
+      const uint8_t *from = at + v * LANES * bits_of(kind) / 8;
+      x[v] = from_codes(kind == INT4 ? split_fours(from) : split_twos(from));
+    }
   }
 }
 

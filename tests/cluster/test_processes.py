@@ -104,7 +104,8 @@ def test_only_the_first_process_prints_and_logs(jobs, name):
   assert 'devices   4' in printed[0].stdout
   for process in range(1, len(printed)):
     _, out, err = printed[process]
-    assert [line for line in out.splitlines() if '[Gloo]' not in line] == []
+    # Gloo's threads write lines of their own, some into those of others.
+    assert not re.search('[A-Za-z]', re.sub(r'\[Gloo\].*', '', out))
     assert err == ''
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
 

@@ -75,6 +75,7 @@ def by_step(rows):
 def _compiled_once(tmp_path_factory):
   """Most of the time of these runs goes into the same few programs."""
   settings = {
+    'jax_enable_compilation_cache': True,
     'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
     'jax_persistent_cache_min_compile_time_secs': 0,
     'jax_persistent_cache_min_entry_size_bytes': -1,
