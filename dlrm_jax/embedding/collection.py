@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
+from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.bags import Bags, pull
 from dlrm_jax.embedding.capacity import BagSpec, capacity
 from dlrm_jax.embedding.exchange import fetch
@@ -102,6 +103,13 @@ class EmbeddingCollection:
     self.groups = {s: group_bags(places) for s, places in self.places.items()}
     self._columns = {
       s: address_columns([(self._block(p), math.prod(p.bags)) for p in places])
+      for s, places in self.places.items()
+    }
+    self._row_counts = {
+      s: np.repeat(
+        np.array([self._table(p).rows for p in places], np.int32),
+        [math.prod(p.bags) for p in places],
+      )[None]
       for s, places in self.places.items()
     }
 
@@ -192,17 +200,16 @@ class EmbeddingCollection:
     by_part = [
       f.encoding.rows(x) for f, x in zip(self.features, columns, strict=True)
     ]
-    return {
-      stack: Bags(
-        self.layout.locate(
-          self._columns[stack],
-          jnp.concatenate([by_part[p.feature][p.part] for p in places], 1),
-          nodes,
-        ),
+    found = {}
+    for stack, places in self.places.items():
+      rows = jnp.concatenate([by_part[p.feature][p.part] for p in places], 1)
+      # All at once: XLA makes a loop of its own for each smaller operation.
+      rows = jnp.where(rows < self._row_counts[stack], rows, PAD)
+      found[stack] = Bags(
+        self.layout.locate(self._columns[stack], rows, nodes),
         side_by_side(places, weights, columns),
       )
-      for stack, places in self.places.items()
-    }
+    return found
 
   def lookup(
     self, tables: Tables, rows: Rows, anywhere: bool = False
@@ -304,9 +311,11 @@ class EmbeddingCollection:
   def _dim(self, stack: str) -> int:
     return self.layout.stacks[stack].dim
 
+  def _table(self, place: Place) -> Table:
+    return self.features[place.feature].encoding.tables[place.part]
+
   def _block(self, place: Place) -> Address:
-    table = self.features[place.feature].encoding.tables[place.part]
-    return self.layout.blocks[table.name][place.block]
+    return self.layout.blocks[self._table(place).name][place.block]
 
   def _route(self, stack: str, batch: int) -> Route:
     """How a stack's bags travel when a device has `batch` examples."""

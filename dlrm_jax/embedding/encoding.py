@@ -48,7 +48,10 @@ class Encoding(abc.ABC):
 
   @abc.abstractmethod
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Ids i32[B, L] -> rows i32[B, L] for each part; PAD stays PAD."""
+    """Ids i32[B, L] -> rows i32[B, L] for each part; PAD stays PAD.
+
+    Unknown ids become PAD, or rows behind the last one, which become PAD later.
+    """
 
   @abc.abstractmethod
   def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
@@ -119,8 +122,8 @@ class Plain(Encoding):
     return True
 
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Ids are rows; ids behind the last row become PAD."""
-    return (jnp.where(ids < self.table.rows, ids, PAD),)
+    """Ids are rows."""
+    return (ids,)
 
   def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
     """The vector itself."""
@@ -272,8 +275,8 @@ class Projected(Encoding):
     return True
 
   def rows(self, ids: jax.Array) -> tuple[jax.Array, ...]:
-    """Ids are rows; ids behind the last row become PAD."""
-    return Plain(self.table).rows(ids)
+    """Ids are rows."""
+    return (ids,)
 
   def combine(self, parts: tuple[jax.Array, ...], ids: jax.Array) -> jax.Array:
     """f32[B, 1, d] P, with P f32[d, D] of variance 1 / d at first."""

@@ -215,14 +215,19 @@ def weights_of(
   if id_weights is not None:
     given = list(columns_of(features, id_weights))
   return [
-    _mean_weights(ids, w) if feature.pooling is Pooling.MEAN else w
-    for feature, ids, w in zip(features, columns, given, strict=True)
+    _mean_weights(ids, w, f.encoding.ids) if f.pooling is Pooling.MEAN else w
+    for f, ids, w in zip(features, columns, given, strict=True)
   ]
 
 
-def _mean_weights(ids: jax.Array, weights: jax.Array | None) -> jax.Array:
-  """Weights that sum to 1 over the ids of a bag; zeros for an empty bag."""
-  present = (ids >= 0).astype(jnp.float32)
+def _mean_weights(
+  ids: jax.Array, weights: jax.Array | None, count: int
+) -> jax.Array:
+  """Weights that sum to 1 over the ids of a bag; zeros for an empty bag.
+
+  Ids outside 0 ... count - 1 have none.
+  """
+  present = ((ids >= 0) & (ids < count)).astype(jnp.float32)
   weights = present if weights is None else present * weights
   total = jnp.sum(weights, 1, keepdims=True)
   # No weight is negative (`data.checked`); the rest is too small to divide by.

@@ -36,7 +36,7 @@ def draw(seed, batch=6, weighted=False):
   rng = np.random.default_rng(seed)
   ids = np.concatenate(
     [
-      rng.integers(-1, v, (batch, f.hotness))
+      rng.integers(-1, v + 2, (batch, f.hotness))  # some are unknown
       for f, v in zip(FEATURES, VOCABULARY, strict=True)
     ],
     1,
@@ -55,7 +55,7 @@ def reference(tables, ids, weights):
       for h in range(column, column + feature.hotness):
         row = int(feature.encoding.rows(jnp.array([[ids[b, h]]]))[0][0, 0])
         w = 1.0 if weights is None else weights[b, h]
-        if row != PAD:
+        if 0 <= row < feature.encoding.tables[0].rows:
           out[b, f] += w * tables[feature.encoding.tables[0].name][row]
           total += w
       if feature.pooling is Pooling.MEAN and total:
