@@ -37,9 +37,9 @@ from dlrm_jax.quantize.flags import SPLIT, check, files_of, parser_of
 if TYPE_CHECKING:
   from dlrm_jax.batch import Batch
   from dlrm_jax.build.chosen import ChosenRun
+  from dlrm_jax.build.storages import Choice
   from dlrm_jax.build.trained import Trained
   from dlrm_jax.data.schema import Block
-  from dlrm_jax.quantize.choice import Choice
   from dlrm_jax.quantize.model import LayerChoice, Model
 
 _BATCH = 4096
@@ -159,7 +159,7 @@ def _write(
   defaults: Mapping[str, Any],
 ) -> None:
   """Writes the model of a choice, and says what it is."""
-  from dlrm_jax.quantize.choice import storages_of
+  from dlrm_jax.build.storages import storages_of
   from dlrm_jax.quantize.model import quantized, table_bytes, write
   from dlrm_jax.text import human
 
@@ -211,10 +211,10 @@ def _report(
   """Measures all choices, and writes what was found."""
   from tqdm import tqdm
 
+  from dlrm_jax.build.storages import Choice
   from dlrm_jax.data.schema import Schema
   from dlrm_jax.metrics.paired import Scored
   from dlrm_jax.quantize import report
-  from dlrm_jax.quantize.choice import Choice
   from dlrm_jax.quantize.model import Model, quantized, table_bytes
   from dlrm_jax.run.sample_logits import batch_size, scorer
 
@@ -266,8 +266,9 @@ def _report(
 def _quantize(flags: argparse.Namespace) -> None:
   """Does what the flags ask for."""
   from dlrm_jax.build.chosen import choose
+  from dlrm_jax.build.storages import storages_of
   from dlrm_jax.configs import default
-  from dlrm_jax.quantize.choice import read_choice, storages_of
+  from dlrm_jax.quantize.choice import read_choice
   from dlrm_jax.quantize.model import check_new
 
   defaults = default.get_config().to_dict()

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlrm_jax.batch import Batch
+from dlrm_jax.build.storages import Choice
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.errors import InputError
-from dlrm_jax.quantize.choice import Choice
 from dlrm_jax.quantize.model import Model
 from dlrm_jax.text import human
 from dlrm_jax.training.heads import summed_loss

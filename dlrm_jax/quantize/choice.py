@@ -1,16 +1,11 @@
 """How the tables of each feature are kept: what the user asks for."""
 
-import copy
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from ml_collections import ConfigDict
-
+from dlrm_jax.build.storages import Choice
 from dlrm_jax.embedding.low_precision import STORAGES
 from dlrm_jax.errors import InputError
-
-Choice = Mapping[str, str]
-"""Name of a storage for each sparse feature."""
 
 
 def read_choice(text: str, features: Sequence[str], before: Choice) -> Choice:
@@ -51,26 +46,3 @@ def read_choice(text: str, features: Sequence[str], before: Choice) -> Choice:
     for feature in fitting:
       chosen.setdefault(feature, storage)
   return {x: chosen.get(x, before.get(x, 'float32')) for x in features}
-
-
-def storages_of(config: ConfigDict, features: Sequence[str]) -> Choice:
-  """The storages that a config names."""
-  own = config.tables.features.to_dict()
-  common = config.tables.storage
-  return {x: own.get(x, {}).get('storage', common) for x in features}
-
-
-def with_storages(config: ConfigDict, choice: Choice) -> ConfigDict:
-  """A copy of a config that names other storages."""
-  config = copy.deepcopy(config)
-  own = config.tables.features.to_dict()
-  (common,) = {*choice.values()} if len({*choice.values()}) == 1 else ('',)
-  config.tables.storage = common or 'float32'
-  for feature, storage in choice.items():
-    fields = {k: v for k, v in own.get(feature, {}).items() if k != 'storage'}
-    if not common:
-      fields['storage'] = storage
-    own[feature] = fields
-  kept = {feature: fields for feature, fields in own.items() if fields}
-  config.tables.features = ConfigDict(kept)
-  return config

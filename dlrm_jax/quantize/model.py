@@ -10,13 +10,13 @@ import jax
 from dlrm_jax import files
 from dlrm_jax.batch import Batch
 from dlrm_jax.build.chosen import ChosenRun
+from dlrm_jax.build.storages import Choice, with_storages
 from dlrm_jax.build.trained import Trained, trained
 from dlrm_jax.build.written import write_workdir
 from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.errors import InputError
 from dlrm_jax.quantization.layers import calibrate, quantize_layers
 from dlrm_jax.quantization.method import Method
-from dlrm_jax.quantize.choice import Choice, with_storages
 from dlrm_jax.run import workdir
 from dlrm_jax.training.state import TrainState, abstract_state
 

@@ -3,13 +3,14 @@
 import pytest
 
 from configs import criteo_kaggle
+from dlrm_jax.build.storages import storages_of, with_storages
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
 from dlrm_jax.embedding.low_precision import INT8
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.errors import InputError
 from dlrm_jax.quantize.budget import Option, bytes_of, cheapest, groups_of
-from dlrm_jax.quantize.choice import read_choice, storages_of, with_storages
+from dlrm_jax.quantize.choice import read_choice
 
 FEATURES = ['C1', 'C2', 'C10']
 
