@@ -272,12 +272,23 @@ def drawn_tables(rng, rows, dim):
   yield base + 0.5 * rng.integers(0, 31, (rows, dim))
 
 
+def operators():
+  """FBGEMM's, where they can be loaded."""
+  torch = pytest.importorskip('torch', reason='PyTorch is not installed')
+  try:
+    import fbgemm_gpu  # noqa: F401
+  except (ImportError, OSError) as error:
+    why = ' '.join(str(error).split())
+    pytest.skip(f'FBGEMM is not there for torch {torch.__version__}: {why}')
+  return torch.ops.fbgemm
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('dim', [1, 2, 6, 8, 12, 15, 16, 20, 24, 40, 64, 100])
 def test_drawn_rows_are_those_of_the_installed_program(dim):
-  torch = pytest.importorskip('torch', reason='PyTorch is not installed')
-  pytest.importorskip('fbgemm_gpu', reason='FBGEMM is not installed')
-  theirs = torch.ops.fbgemm
+  theirs = operators()
+  import torch
+
   for drawn in drawn_tables(np.random.default_rng(dim), 5000, dim):
     values = drawn.astype(np.float32)
     table = torch.from_numpy(values)
