@@ -703,6 +703,14 @@ CASES = {
     ),
     ['5 tables', '26 sparse features'],
   ),
+  'convert quantised tables into another storage': (
+    convert(
+      *('--from=torchrec', '--workdir={place}/new'),
+      '--input=tests/goldens/torchrec_quantised_mixed.pt',
+      *('--config=configs/default.py', '--config.tables.storage=int2'),
+    ),
+    ['config.tables.storage (feature C1) is int2', 't_cat_0.weight is int8'],
+  ),
   'convert the vectors of a role that a model has not': (
     convert(
       *('--to=tables', '--workdir={place}/run'),
@@ -804,6 +812,7 @@ NEED_TORCH = (
   'convert a file that is not there',
   'convert a file of another width',
   'convert tables of other sizes than a set has',
+  'convert quantised tables into another storage',
 )
 
 

@@ -8,7 +8,7 @@ which `moving` takes from layout to layout. Everything else is equal in every
 layout.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +138,11 @@ def _check_kept(
       )
 
 
+def has_states(names: Iterable[str]) -> bool:
+  """Whether names of arrays are of states of optimizers, among others."""
+  return any(name.split('.')[0] in _STATES for name in names)
+
+
 def check_fits(
   folder: Path,
   then: Layout,
@@ -162,8 +167,7 @@ def check_fits(
   fields = {name for name, value in vars(abstract).items() if value is not None}
   saved = dict(_described(arrays, then, fields))
   wanted = dict(_described(leaves(abstract), layout, fields))
-  states = {name for name in wanted if name.split('.')[0] in _STATES}
-  if states and not any(name.split('.')[0] in _STATES for name in saved):
+  if has_states(wanted) and not has_states(saved):
     raise InputError(
       f'{folder}: has no states of optimizers, as python -m dlrm_jax.quantize '
       f'writes it: it is for scoring; a new run can begin with its layers and '

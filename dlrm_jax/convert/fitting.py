@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from dlrm_jax.convert.packed import PackedTable
 from dlrm_jax.convert.program import (
   BOTTOM,
   CROSS,
@@ -135,8 +136,10 @@ def _check_names(
 
 
 def _check_kinds(found: Found, wanted: Mapping[str, Match]) -> None:
-  """Raises an error where tensors are quantised, or no floats."""
+  """Raises an error where tensors are no floats, nor rows of torchrec."""
   for name, x in found.tensors.items():
+    if isinstance(x, PackedTable):
+      continue
     if x.kind in _QUANTISED:
       raise InputError(
         f'{found.path}: {name} is {x.kind}, quantised; expected float32: '

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from dlrm_jax import files
@@ -27,16 +26,21 @@ from dlrm_jax.build.objective import build_objective
 from dlrm_jax.build.run import settled
 from dlrm_jax.build.task import build_task
 from dlrm_jax.build.written import write_workdir
-from dlrm_jax.checkpoint.fits import TABLES, leaves, rows_name
+from dlrm_jax.checkpoint.fits import TABLES, leaves
 from dlrm_jax.checkpoint.moving import move_into
+from dlrm_jax.checkpoint.stored import families_of
 from dlrm_jax.convert.fitting import check_fits
+from dlrm_jax.convert.packed import PackedTable
 from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Array, Found, Match, Program
 from dlrm_jax.convert.scratch import Scratch
 from dlrm_jax.convert.slots import SUMS, carried, sides
+from dlrm_jax.convert.storages import columns_misfit, config_as_in, said
 from dlrm_jax.convert.torch_files import read_file
 from dlrm_jax.convert.torch_folders import read_folder
 from dlrm_jax.data.schema import Schema
+from dlrm_jax.embedding.layout import Layout
+from dlrm_jax.embedding.storage import Storage
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
 from dlrm_jax.training.state import Task, TrainState, abstract_state
@@ -58,15 +62,22 @@ class Target(NamedTuple):
   task: Task
 
 
-def _target(config: ConfigDict, found: Found, program: Program) -> Target:
-  """The run; without data its columns have the sizes that the file has."""
+def _target(
+  config: ConfigDict, found: Found, program: Program
+) -> tuple[Target, Found]:
+  """The run, and the file, of which it is clear how tables are kept.
+
+  Without data the columns have the sizes that the file has. Tables that are
+  quantised in the file are kept so.
+  """
   if lacks_sizes(config):
     sizes = program.sizes(_shapes(found))
     if not sizes.rows:
       raise InputError(f'{found.path}: has no tables')
     config = with_sizes(config, sizes.rows, sizes.dense)
   schema, scale = open_schema(config)
-  config = settled(config)
+  columns = [column.name for column in schema.sparse]
+  found, config = config_as_in(found, settled(config), columns)
   if names_data(config):
     data = identity(open_data(config))
   else:
@@ -77,7 +88,8 @@ def _target(config: ConfigDict, found: Found, program: Program) -> Target:
       'scale': scale._asdict(),
       **schema.to_json(),
     }
-  return Target(config, data, schema, build_task(config, schema, scale))
+  task = build_task(config, schema, scale)
+  return Target(config, data, schema, task), found
 
 
 def _shapes(found: Found) -> dict[str, tuple[int, ...]]:
@@ -134,10 +146,12 @@ def import_model(
       content: Any = read_folder(source, scratch)
     else:
       content = read_file(source)
-    found = program.find(content, source)
-    target = _target(config, found, program)
+    target, found = _target(config, program.find(content, source), program)
     network = target.task.network
-    if misfit := program.misfit(network):
+    misfit = program.misfit(network)
+    if not misfit and _packed(found):
+      misfit = columns_misfit(network)
+    if misfit:
       raise InputError(
         f'config.{misfit}: {program.title} has no such model, and the file is '
         f'of one that it has'
@@ -160,12 +174,25 @@ def import_model(
     f'from {source}, as the checkpoint of step 0'
   )
   yield from lines
-  yield from _notes(found, target)
+  yield from _notes(found, target, matches)
 
 
-def _notes(found: Found, target: Target) -> Iterator[str]:
+def _packed(found: Found) -> dict[str, PackedTable]:
+  """The quantised tables of a file, by name."""
+  tensors = found.tensors.items()
+  return {name: x for name, x in tensors if isinstance(x, PackedTable)}
+
+
+def _notes(
+  found: Found, target: Target, matches: Sequence[Match]
+) -> Iterator[str]:
   """Lines about what a user may not expect."""
-  kinds = {x.kind for x in found.tensors.values()} - {'float32'}
+  packed = _packed(found)
+  if packed:
+    kept = {m.feature: packed[m.name].kind for m in matches if m.name in packed}
+    yield f'tables keep the values that they have there: {said(kept)}'
+  others = (x for name, x in found.tensors.items() if name not in packed)
+  kinds = {x.kind for x in others} - {'float32'}
   if kinds:
     yield f'tensors in {" and ".join(sorted(kinds))} are float32 from now on'
   if not names_data(target.config):
@@ -212,6 +239,25 @@ def _first(task: Task, params: Any) -> dict[str, jax.Array]:
   )
 
 
+class _Family(NamedTuple):
+  """Arrays with rows of a file.
+
+  Attributes:
+    tables: by name of our table its rows, as a storage keeps them.
+    storages: the storages of tables that are not float32 there.
+    layout: where they go.
+  """
+
+  tables: Mapping[str, Any]
+  storages: Mapping[str, Storage]
+  layout: Layout
+
+
+def _kept(table: Array) -> Any:
+  """The rows of a table as they are kept in a file."""
+  return table.kept if isinstance(table, PackedTable) else table
+
+
 def _state(
   task: Task,
   found: Found,
@@ -241,49 +287,34 @@ def _state(
     ],
   )
   small = _first(task, params)
-  families = {TABLES: tables}
+  families: dict[str, _Family] = {
+    TABLES: _Family(
+      {name: _kept(x) for name, x in tables.items()},
+      {n: x.storage for n, x in tables.items() if isinstance(x, PackedTable)},
+      layout,
+    )
+  }
   if states.keys() & tables.keys():
-    families[SUMS] = {name: states[name] for name in tables}
+    sums = {name: states[name] for name in tables}
+    families[SUMS] = _Family(sums, {}, layout.in_float32)
   made: dict[str, jax.Array] = {}
-  for name, like in leaves(abstract).items():
-    parts = rows_name(name, layout)
+  wanted = leaves(abstract)
+  for name, stacks in families_of(wanted, layout).items():
+    source = families.get(name.rpartition('.')[2])
+    for stack, like in stacks.items():
+      arrays = jax.tree.map(lambda x: scratch.array(x.shape, x.dtype), like)
+      if source is not None:
+        old = apart(task.collection.tables, source.storages)
+        move_into(source.tables, old, {stack: arrays}, source.layout)
+      elif first := float(small[f'{name}.{stack}'].reshape(-1)[0]):
+        arrays[...] = first
+      arrays = jax.device_put(arrays, jax.devices('cpu')[0], may_alias=True)
+      made |= {f'{name}.{k}': x for k, x in leaves({stack: arrays}).items()}
+  for name in wanted.keys() - made.keys():
     ours = name.partition(f'.{SUMS}.')[2]
-    if parts is not None:
-      family = families.get(parts.family.rpartition('.')[2])
-      first = small[name].reshape(-1)[0]
-      array = _stack(task, parts.stack, family, like, first, scratch)
-      made[name] = jax.device_put(array, jax.devices('cpu')[0], may_alias=True)
-    elif name.startswith('opt_state.') and ours in states:
+    if name.startswith('opt_state.') and ours in states:
       made[name] = jnp.asarray(layers[ours].to_ours(states[ours][:]))
     else:
       made[name] = small[name]
   _, structure = jax.tree.flatten(abstract)
-  return jax.tree.unflatten(structure, made.values())
-
-
-def _stack(
-  task: Task,
-  name: str,
-  family: Mapping[str, Array] | None,
-  like: jax.ShapeDtypeStruct,
-  first: jax.Array,
-  scratch: Scratch,
-) -> np.ndarray:
-  """An array of a stack.
-
-  Args:
-    task: what is trained.
-    name: name of the stack.
-    family: the arrays of all tables; None: all rows are as the first.
-    like: shape and dtype of the array.
-    first: the number in all of its rows where there is no family.
-    scratch: makes the array.
-  """
-  layout = task.collection.layout.in_float32
-  array = scratch.array(like.shape, like.dtype)
-  if family is None:
-    if float(first):
-      array[...] = float(first)
-    return array
-  move_into(family, apart(task.collection.tables), {name: array}, layout)
-  return array
+  return jax.tree.unflatten(structure, [made[name] for name in wanted])

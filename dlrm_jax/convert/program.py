@@ -17,6 +17,7 @@ import numpy as np
 from dlrm_jax.checkpoint.fits import leaves
 from dlrm_jax.embedding.features import Pooling
 from dlrm_jax.embedding.network import Network
+from dlrm_jax.embedding.storage import Storage
 from dlrm_jax.models.branches import Branches
 from dlrm_jax.models.int8 import Int8
 from dlrm_jax.models.mlp import Norm
@@ -166,6 +167,9 @@ class Program(NamedTuple):
     advice: function from a network to the program's flags that make its model.
     folders: whether the program also has folders of
       torch.distributed.checkpoint.
+    load_quantised: function from the storages of tables, by name of their
+      tensor, to the call that makes a model for them; None: the program has no
+      quantised tables.
   """
 
   title: str
@@ -180,6 +184,7 @@ class Program(NamedTuple):
   why_no_slot: str
   advice: Callable[[Network], str]
   folders: bool
+  load_quantised: Callable[[Mapping[str, Storage]], str] | None = None
 
 
 def layer_arrays(network: Network) -> dict[str, tuple[int, ...]]:
@@ -235,7 +240,10 @@ def common_misfit(network: Network) -> str:
   if isinstance(model, Branches):
     return f'model.branches is {model.count}; expected 1'
   if isinstance(getattr(model, 'operands', None), Int8):
-    return 'model.compute_dtype is int8; expected float32 or bfloat16'
+    return (
+      'model.compute_dtype is int8; expected float32 or bfloat16: quantise the '
+      'trained model without --layers=int8'
+    )
   norm = getattr(model, 'norm', Norm.NONE)
   if norm is not Norm.NONE:
     return f'model.norm is {norm.value}; expected none'

@@ -1,11 +1,13 @@
 """Reads and writes files of PyTorch; nothing that is in a file is executed.
 
-A `.pt` file is mapped, not read, and may hold tensors, numbers, texts, and the
-NumPy scalars that facebookresearch/dlrm writes. PyTorch is imported when a file
-is read or written.
+A `.pt` file is mapped, not read, and may hold tensors, numbers, texts, the
+NumPy scalars that facebookresearch/dlrm writes, and the tensors of torchrec in
+which several numbers share a byte. PyTorch is imported when a file is read or
+written.
 """
 
 import dataclasses
+import functools
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -42,9 +44,12 @@ class TorchArray:
 
   Attributes:
     tensor: the tensor, which may be mapped from a file.
+    unit: how many numbers share a byte of it, as torchrec's class of the tensor
+      says.
   """
 
   tensor: Any
+  unit: int = 1
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -55,6 +60,16 @@ class TorchArray:
   def kind(self) -> str:
     """The name of its dtype."""
     return str(self.tensor.dtype).removeprefix('torch.')
+
+  @property
+  def on_meta(self) -> bool:
+    """Whether it has a shape alone, and no numbers."""
+    return self.tensor.is_meta
+
+  @property
+  def numpy(self) -> np.ndarray:
+    """All of it in its own dtype, as a view."""
+    return self.tensor.detach().numpy()
 
   def __getitem__(self, rows: slice) -> np.ndarray:
     """Some rows, in float32; a view where they are that in the file."""
@@ -76,7 +91,9 @@ def arrays_of(tree: Any, path: Path | None = None) -> dict[str, TorchArray]:
     )
 
   def walk(value: Any, name: str) -> Iterator[tuple[str, TorchArray]]:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, tuple(_sharing())):
+      yield name, TorchArray(_bytes_of(value, name), value.unit)
+    elif isinstance(value, torch.Tensor):
       yield name, TorchArray(value)
     elif isinstance(value, Mapping | list | tuple):
       items = value.items() if isinstance(value, Mapping) else enumerate(value)
@@ -94,6 +111,33 @@ def _numpy_scalars() -> list[Any]:
   return [*named, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
 
 
+@functools.cache
+def _sharing() -> Mapping[Any, str]:
+  """Stand-ins for torchrec's classes of tensors, with the names of those.
+
+  They keep what a file says of a tensor, and compute nothing.
+  """
+  torch = import_torch()
+
+  class Sharing(torch.Tensor):
+    @classmethod
+    def __torch_dispatch__(cls, *arguments: Any) -> Any:
+      raise NotImplementedError(f'{cls.__name__}: {arguments[0]}')
+
+  return {
+    type(name, (Sharing,), {'unit': unit}): f'torchrec.tensor_types.{name}'
+    for name, unit in (('UInt4Tensor', 2), ('UInt2Tensor', 4))
+  }
+
+
+def _bytes_of(tensor: Any, name: str) -> Any:
+  """The bytes of a tensor of torchrec, a tensor as well."""
+  found = vars(tensor).get('elem')
+  if type(found) is not import_torch().Tensor:
+    raise InputError(f'{name}: a {type(tensor).__name__} without bytes (elem)')
+  return found
+
+
 def read_file(path: Path) -> Any:
   """What `torch.save` wrote; tensors are mapped.
 
@@ -104,7 +148,8 @@ def read_file(path: Path) -> Any:
   _check_kind(path)
   mapped = zipfile.is_zipfile(path)  # before PyTorch 1.6 it was no archive
   try:
-    with torch.serialization.safe_globals(_numpy_scalars()):
+    allowed = [*_numpy_scalars(), *_sharing().items()]
+    with torch.serialization.safe_globals(allowed):
       return torch.load(
         path, map_location='cpu', weights_only=True, mmap=mapped
       )

@@ -33,6 +33,13 @@ from dlrm_jax.convert.program import (
   weights,
 )
 from dlrm_jax.convert.torch_files import TorchArray, arrays_of
+from dlrm_jax.convert.torchrec_quantised import (
+  BAGS,
+  BOTTOM_WEIGHT,
+  KERNELS,
+  load_quantised,
+  with_packed_tables,
+)
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.network import Network
 from dlrm_jax.errors import InputError
@@ -40,11 +47,10 @@ from dlrm_jax.models.dcn import DCN, Structure
 from dlrm_jax.models.dlrm import DLRM, Interaction
 from dlrm_jax.models.interaction import pairs
 
-_BAGS = 'sparse_arch.embedding_bag_collection.embedding_bags.'
 _CROSS = {'up': 'W_kernels', 'down': 'V_kernels', 'bias': 'bias'}
 _PARAMETER = re.compile(
   r'(?:.*?\.)?((?:sparse|dense|inter|over)_arch\..*?'
-  r'(?:weight|bias(?:\.\d+)?|kernels\.\d+))(?:\.(.+))?'
+  r'(?:weight(?:_q(?:scale|bias))?|bias(?:\.\d+)?|kernels\.\d+))(?:\.(.+))?'
 )
 """What wraps a model, a parameter, and the name of a state of an optimizer."""
 _WRAPPERS = re.compile(r'\.(?:module|_dmp_wrapped_module)(?=\.)')
@@ -57,7 +63,7 @@ def find(content: Any, path: Path) -> Found:
   has its own, else in the order of the file; they are named `t_cat_0`, ...
 
   Raises:
-    InputError: there is no such model.
+    InputError: there is no such model, or quantised tables are damaged.
   """
   arrays: Mapping[str, TorchArray]
   if isinstance(content, Mapping) and all(
@@ -66,28 +72,33 @@ def find(content: Any, path: Path) -> Found:
     arrays = content
   else:
     arrays = arrays_of(content, path)
-  tensors: dict[str, Array] = {}
+  there: dict[str, TorchArray] = {}
+  kernels: dict[str, TorchArray] = {}
   slots: dict[str, dict[str, Array]] = {}
   for name, x in arrays.items():
-    match = _PARAMETER.fullmatch(_WRAPPERS.sub('', name))
-    if match is not None and match[2]:
+    plain = _WRAPPERS.sub('', name)
+    match = _PARAMETER.fullmatch(plain)
+    if KERNELS in plain:
+      kernels[plain] = x
+    elif match is not None and match[2]:
       state = match[2].rpartition('.')[2]
       slots.setdefault(match[1], {})[state] = x
-    elif '_arch.' in name:  # others are counters and the like
-      tensors[name if match is None else match[1]] = x
-  if not tensors:
-    there = ', '.join(list(arrays)[:3]) or 'no tensors'
+    elif '_arch.' in plain:  # others are counters and the like
+      there[plain if match is None else match[1]] = x
+  if not there:
+    names = ', '.join(list(arrays)[:3]) or 'no tensors'
     hint = ''
     if any('emb_l.' in name for name in arrays):
       hint = '; these are names of facebookresearch/dlrm: --from=fb'
     elif any('embedding_bags.' in name for name in arrays):
-      hint = '; these are names of a quantised model'
+      hint = '; these are tables alone, without the layers of a model'
     raise InputError(
-      f'{path}: no model of torchrec: it has {there}; expected '
-      f'{_BAGS}t_cat_0.weight, dense_arch.model and so on{hint}'
+      f'{path}: no model of torchrec: it has {names}; expected '
+      f'{BAGS}t_cat_0.weight, dense_arch.model and so on{hint}'
     )
+  tensors = with_packed_tables(there, kernels, path)
   tables = _tables_in_order(tensors)
-  names = {x: f'{_BAGS}t_cat_{i}.weight' for i, x in enumerate(tables)}
+  names = {x: f'{BAGS}t_cat_{i}.weight' for i, x in enumerate(tables)}
   others = [name for name in tensors if name not in names]
   return Found(
     path,
@@ -98,7 +109,7 @@ def find(content: Any, path: Path) -> Found:
 
 def _tables_in_order(tensors: Mapping[str, Any]) -> list[str]:
   """Names of the tensors of tables, in the order of features."""
-  names = [name for name in tensors if name.startswith(_BAGS)]
+  names = [name for name in tensors if name.startswith(BAGS)]
   numbers = {
     name: int(match[1])
     for name in names
@@ -111,8 +122,8 @@ def _tables_in_order(tensors: Mapping[str, Any]) -> list[str]:
 
 def sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
   """The sizes of a model."""
-  tables = weights(shapes, re.escape(_BAGS) + r't_cat_(\d+)\.weight')
-  bottom = weights(shapes, r'dense_arch\.model\._mlp\.(\d+)\._linear\.weight')
+  tables = weights(shapes, re.escape(BAGS) + r't_cat_(\d+)\.weight')
+  bottom = weights(shapes, BOTTOM_WEIGHT)
   hidden = weights(shapes, r'over_arch\.model\.0\._mlp\.(\d+)\._linear\.weight')
   cross = weights(shapes, r'inter_arch\.crossnet\.W_kernels\.(\d+)')
   bottoms, tops = ([x[0] for x in part.values()] for part in (bottom, hidden))
@@ -150,7 +161,7 @@ def matches(network: Network) -> list[Match]:
   shapes = layer_arrays(network)
   tables = [
     Match(
-      f'{_BAGS}t_cat_{i}.weight',
+      f'{BAGS}t_cat_{i}.weight',
       table.name,
       (table.rows, table.dim),
       TABLES,
@@ -255,7 +266,7 @@ def slot(match: Match, layers: str, tables: str, as_folder: bool) -> str:
     return ''
   if not match.is_table:
     return 'sum'
-  table = match.name.removeprefix(_BAGS).removesuffix('.weight')
+  table = match.name.removeprefix(BAGS).removesuffix('.weight')
   return f'{table}.momentum1'
 
 
@@ -291,4 +302,5 @@ TORCHREC = Program(
   'folder, which has it',
   advice=advice,
   folders=True,
+  load_quantised=load_quantised,
 )

@@ -8,7 +8,11 @@ project. MODEL is a `.pt` file, or a folder of torch.distributed.checkpoint.
 INPUTS.npz has `dense`, `indicesT` and `offsetsT` of each table, and `meta`, the
 sizes of the model as JSON. OUTPUTS.npz gets `predictions`, probabilities. With
 PROGRAM alone the reason is printed why it cannot be imported, or an empty line.
-The checkout of facebookresearch/dlrm is named by DLRM_JAX_FB_DLRM.
+
+torchrec quantises a model where `meta` has `dtypes`, one for each table: before
+it loads MODEL, or, where `meta` has `save`, afterwards, as `how` says; then its
+state dict is saved under that name. The checkout of facebookresearch/dlrm is
+named by DLRM_JAX_FB_DLRM.
 """
 
 import json
@@ -48,17 +52,62 @@ def torchrec_model(meta):
   )
 
 
+def quantised(model, meta):
+  import torch
+  from torchrec import EmbeddingBagCollection
+  from torchrec.inference import modules
+  from torchrec.quant import embedding_modules
+
+  dtypes = {
+    f't_cat_{i}': getattr(torch, x) for i, x in enumerate(meta['dtypes'])
+  }
+  if meta.get('how') == 'inference':
+    return modules.quantize_inference_model(
+      model, per_table_weight_dtype=dtypes
+    )
+  if meta.get('how') == 'apart':
+    prepare = 'quant_prep_enable_quant_state_dict_split_scale_bias_for_types'
+    getattr(embedding_modules, prepare)(model, [EmbeddingBagCollection])
+  if meta.get('how') == 'unaligned':
+    prepare = embedding_modules.quant_prep_customize_row_alignment
+    prepare(model, [EmbeddingBagCollection], 1)
+  return modules.quantize_embeddings(
+    model, torch.qint8, inplace=True, per_table_weight_dtype=dtypes
+  )
+
+
+def load_torchrec(path, meta):
+  import torch
+
+  model = torchrec_model(meta).eval()
+  if os.path.isdir(path):
+    state = model.state_dict()
+    torch.distributed.checkpoint.load(state, checkpoint_id=path, no_dist=True)
+    model.load_state_dict(state)
+    return model
+  state = torch.load(path, weights_only=True)
+  if 'dtypes' in meta and 'save' not in meta:
+    model = quantised(model, meta)
+    own = model.state_dict()
+    assert own.keys() == state.keys(), own.keys() ^ state.keys()
+    for name, x in state.items():
+      own[name].view(x.dtype).copy_(x)
+    return model
+  model.load_state_dict(state)
+  if 'save' in meta:
+    model = quantised(model, meta)
+    state = model.state_dict()
+    if meta['how'] == 'apart':  # one storage has no two dtypes in a file
+      state = {name: x.clone() for name, x in state.items()}
+    torch.save(state, meta['save'])
+  return model
+
+
 def score_torchrec(path, meta, held):
   import torch
   from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-  model = torchrec_model(meta).eval()
-  state = model.state_dict()
-  if os.path.isdir(path):
-    torch.distributed.checkpoint.load(state, checkpoint_id=path, no_dist=True)
-  else:
-    state = torch.load(path, weights_only=True)
-  model.load_state_dict(state)
+  model = load_torchrec(path, meta)
   tables = range(len(meta['rows']))
   lengths = [
     np.diff(held[f'offsets{t}'], append=len(held[f'indices{t}']))

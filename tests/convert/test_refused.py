@@ -350,6 +350,11 @@ LACKING = [
     'structure is parallel',
   ),
   ('torchrec', {'model.name': 'deepfm'}, 'model.name is deepfm'),
+  (
+    'torchrec',
+    {'model.compute_dtype': 'int8'},
+    'compute_dtype is int8; expected float32 or bfloat16: quantise the trained',
+  ),
 ]
 
 
@@ -377,9 +382,9 @@ def test_without_pytorch_a_line_says_how_to_install_it(tmp_path, monkeypatch):
   assert "pip install 'dlrm_jax[convert]'" in line
 
 
-def test_a_quantised_model_of_torchrec_is_named(tmp_path):
+def test_tables_of_torchrec_alone_are_named(tmp_path):
   weight = torch.zeros(7, 16, dtype=torch.uint8)
   content = {'ebc.embedding_bags.t_cat_0.weight': weight}
   torch.save(content, tmp_path / 'x.pt')
   line = refused('torchrec', tmp_path / 'x.pt', {}, tmp_path / 'to')
-  assert 'names of a quantised model' in line
+  assert 'these are tables alone, without the layers of a model' in line
