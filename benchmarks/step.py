@@ -38,8 +38,8 @@ class Size(NamedTuple):
 
 
 SIZES = {
-  128: Size(150, (F32, BF16), (F32,), (2.0, None)),
-  2048: Size(20, (F32, BF16, ROWWISE), (F32, BF16, ROWWISE), (2.4, 3.2)),
+  128: Size(150, (F32, BF16), (F32,), (2.4, None)),
+  2048: Size(20, (F32, BF16, ROWWISE), (F32, BF16, ROWWISE), (2.3, 3.2)),
   16384: Size(3, (F32, BF16, ROWWISE), (F32, ROWWISE), (2.5, 3.2)),
 }
 
