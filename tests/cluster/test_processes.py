@@ -110,6 +110,7 @@ def test_only_the_first_process_prints_and_logs(jobs, name):
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_evaluate_over_processes_gives_the_numbers_of_the_run(jobs):
   workdir, _ = jobs(2, 2, INDEPENDENT)
   evaluate = ['-m', 'dlrm_jax.evaluate', f'--workdir={workdir}']

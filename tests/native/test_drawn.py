@@ -19,8 +19,8 @@ FLAGS = [
 @pytest.mark.parametrize(
   ('sanitizers', 'lanes'),
   [
-    ('address,undefined', 8),
     ('address,undefined', 16),  # where the processor has AVX-512
+    pytest.param('address,undefined', 8, marks=pytest.mark.slow),
     # Some kernels place memory where it cannot work.
     pytest.param('thread', 16, marks=pytest.mark.slow),
   ],
