@@ -22,7 +22,7 @@ def _kernels() -> list[Extension]:
     'dlrm_jax.native._kernels',
     sources=[
       str(_FOLDER / f'{name}.c')
-      for name in ('call', 'multiply', 'pool', 'update')
+      for name in ('call', 'multiply', 'pool', 'sparse', 'update')
     ],
     depends=[str(_FOLDER / f'{name}.h') for name in ('call', 'rows')],
     include_dirs=[str(Path(jaxlib.origin).parent / 'include')],
