@@ -134,8 +134,10 @@ def prune_gradually(
 
   def changed(k: jax.Array, kernel: jax.Array, change: jax.Array) -> jax.Array:
     gone = (_sizes(kernel, pruning.block) == 0) & (k > when.start)
-    left = 1 - jnp.clip((k - when.start) / max(when.steps, 1), 0, 1)
-    share = pruning.sparsity * (1 - left**3 * bool(when.steps))
+    share = pruning.sparsity
+    if when.steps:
+      left = 1 - jnp.clip((k - when.start) / when.steps, 0, 1)
+      share = share * (1 - left**3)
     sizes = jnp.where(gone, 0.0, _sizes(kernel + change, pruning.block))
     due = (k >= when.start) & ((k - when.start) % when.every == 0)
     kept = lax.cond(

@@ -20,8 +20,8 @@ from dlrm_jax.quantization.sparse import usable
 from dlrm_jax.rows import Pytree
 from dlrm_jax.text import brief, markdown_table
 
-_DENSE = 'dense'
-_SECONDS, _LEAST_ROUNDS, _MOST_ROUNDS = 0.5, 20, 500
+DENSE = 'dense'
+_SECONDS, _LEAST_ROUNDS, _MOST_ROUNDS = 0.25, 20, 500
 
 
 class SparseChoice(NamedTuple):
@@ -34,6 +34,18 @@ class SparseChoice(NamedTuple):
 
   pruning: Pruning
   batch: int
+
+
+class Product(NamedTuple):
+  """A product of a batch f32[B, in] with a kernel.
+
+  Attributes:
+    call: a function of the batch and the weights, to f32[B, out].
+    weights: what it takes of the kernel.
+  """
+
+  call: Callable[[jax.Array, jax.Array], jax.Array]
+  weights: np.ndarray
 
 
 class Measured(NamedTuple):
@@ -72,10 +84,10 @@ def prune(params: Pytree, pruning: Pruning) -> Pytree:
     )
   made = {name: pruned(kernel, pruning) for name, kernel in kernels.items()}
   if all(bool(jnp.all(kernel != 0)) for kernel in made.values()):
+    why = 'so many blocks that one goes' if pruning.sparsity else 'zeros'
     raise InputError(
       f'--sparsity={pruning.sparsity:g} --block={pruning.block} has no effect: '
-      f'no kernel has so many blocks that one goes; choose smaller blocks, or '
-      f'a higher sparsity'
+      f'no kernel has {why}; choose a higher sparsity, or smaller blocks'
     )
   whole: dict[str, Any] = flatten_dict(dict(params), sep='/')
   return unflatten_dict(whole | made, sep='/')
@@ -94,7 +106,7 @@ def measure(params: Pytree, batch: int, dense: DTypeLike) -> list[Measured]:
       name,
       kernel.shape,
       np.count_nonzero(kernel) / kernel.size,
-      _seconds(kernel, batch, dense),
+      seconds_of(products_of(kernel, dense), batch),
     )
     for name, kernel in (
       (name, np.asarray(x)) for name, x in kernels_of(params).items()
@@ -103,53 +115,62 @@ def measure(params: Pytree, batch: int, dense: DTypeLike) -> list[Measured]:
   ]
 
 
-def _seconds(
-  kernel: np.ndarray, batch: int, dense: DTypeLike
-) -> dict[str, float]:
-  """Median time of the products of a kernel.
+def products_of(kernel: np.ndarray, dense: DTypeLike) -> dict[str, Product]:
+  """The products of a kernel f32[in, out] on the devices in use, by name.
 
-  They are called in turn, so that what else the machine does slows down all.
+  Forms that would keep all of it are left out.
   """
-  calls: dict[str, tuple[Callable[..., jax.Array], np.ndarray]] = {
-    _DENSE: (partial(product, dtype=dense), kernel)
+  found: dict[str, Product] = {
+    DENSE: Product(partial(product, dtype=dense), kernel)
   }
   for form in filter(usable, Form):
     pattern, weights = packed(kernel, form)
     if weights.shape != kernel.shape:
-      calls[form.value] = partial(sparse_product, pattern=pattern), weights
-  x = np.random.default_rng(0).normal(size=(batch, len(kernel)))
+      call = partial(sparse_product, pattern=pattern)
+      found[form.value] = Product(call, weights)
+  return found
+
+
+def seconds_of(
+  products: Mapping[str, Product], examples: int
+) -> dict[str, float]:
+  """Median time of a product, by name.
+
+  They are called in turn, so that what else the machine does slows down all.
+
+  Args:
+    products: products of one kernel, with `DENSE` among them.
+    examples: number of examples.
+  """
+  inputs = len(products[DENSE].weights)
+  x = np.random.default_rng(0).normal(size=(examples, inputs))
   x = jnp.asarray(x, jnp.float32)
-  ready = {
+  calls = {
     name: partial(jax.jit(call), x, jnp.asarray(weights))
-    for name, (call, weights) in calls.items()
+    for name, (call, weights) in products.items()
   }
-  found: dict[str, list[float]] = {name: [] for name in ready}
-
-  def round_of_calls() -> None:
-    for name, call in ready.items():
-      start = time.perf_counter()
-      jax.block_until_ready(call())
-      found[name].append(time.perf_counter() - start)
-
-  round_of_calls()
-  for seconds in found.values():
-    seconds.clear()  # these compiled
+  for call in calls.values():
+    jax.block_until_ready(call())  # compiles it
+  found: dict[str, list[float]] = {name: [] for name in calls}
   end = time.perf_counter() + _SECONDS
   for done in range(_MOST_ROUNDS):
     if done >= _LEAST_ROUNDS and time.perf_counter() > end:
       break
-    round_of_calls()
+    for name, call in calls.items():
+      start = time.perf_counter()
+      jax.block_until_ready(call())
+      found[name].append(time.perf_counter() - start)
   return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
 def chosen_forms(found: Sequence[Measured]) -> tuple[str, ...]:
   """The entries of `config.model.sparse`: kernels that are faster packed."""
-  return tuple(f'{x.name}={x.fastest}' for x in found if x.fastest != _DENSE)
+  return tuple(f'{x.name}={x.fastest}' for x in found if x.fastest != DENSE)
 
 
 def lines_of(found: Sequence[Measured], batch: int) -> list[str]:
   """What was measured, as a table, and what is kept as it was."""
-  products = (_DENSE, *(form.value for form in Form))
+  products = (DENSE, *(form.value for form in Form))
   header = ['kernel', 'in x out', 'kept', *products, 'multiplied']
   rows = [
     [
@@ -161,7 +182,7 @@ def lines_of(found: Sequence[Measured], batch: int) -> list[str]:
     ]
     for x in found
   ]
-  slower = [x for x in found if x.fastest == _DENSE]
+  slower = [x for x in found if x.fastest == DENSE]
   told = [f'products of {batch:,} examples:', *markdown_table(header, rows)]
   if slower:
     told.append(
