@@ -22,7 +22,15 @@ def _kernels() -> list[Extension]:
     'dlrm_jax.native._kernels',
     sources=[
       str(_FOLDER / f'{name}.c')
-      for name in ('call', 'multiply', 'pool', 'sums8', 'sums16', 'update')
+      for name in (
+        'call',
+        'multiply',
+        'pool',
+        'sparse',
+        'sums8',
+        'sums16',
+        'update',
+      )
     ],
     depends=[
       str(_FOLDER / f'{name}.h') for name in ('call', 'pool', 'rows', 'sums')

@@ -108,6 +108,10 @@ def get_config() -> ConfigDict:
   config.model.activations = 'row'
   # int8: number of inputs of each layer, the largest, that stay float32.
   config.model.outliers = 0
+  # Kernels of mostly zeros that a loaded model multiplies without them:
+  # NAME=FORM, where FORM is 1x1, 1x16 or smaller. python -m dlrm_jax.quantize
+  # chooses; docs/low-precision.md explains them.
+  config.model.sparse = ()
   # Fields of one model each, such as config.model.dlrm.interaction: dot (inner
   # products of all pairs of vectors), dot_itself (those of each vector with
   # itself, too) or cat (the vectors side by side).
@@ -212,6 +216,13 @@ def get_config() -> ConfigDict:
   # patience 0: they are not.
   config.train.plateau = ConfigDict(
     {'patience': 0, 'factor': 0.1, 'least': 0.001}
+  )
+  # Kernels f32[in, out] of layers lose their least blocks of rows x columns
+  # until the share `sparsity` of them is gone: at update `start` and every
+  # `every` updates from there, at first many, the last after `steps`. sparsity
+  # 0: they are not pruned. docs/low-precision.md has more.
+  config.train.pruning = ConfigDict(
+    {'sparsity': 0.0, 'block': '1x1', 'start': 1, 'steps': 0, 'every': 100}
   )
   # A run starts with the layers and tables that the best checkpoint of another
   # run has under the same names and in the same shapes, tables only where ids

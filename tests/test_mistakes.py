@@ -338,6 +338,32 @@ CASES = {
     ),
     ['config.train.micro_batch', '128', 'config.model.norm is batch'],
   ),
+  'pruning of all weights': (
+    train(*SYNTHETIC, '--config.train.pruning.sparsity=1.0'),
+    ['config.train.pruning.sparsity', '1.0', 'less than 1'],
+  ),
+  'a block that is none': (
+    train(
+      *SYNTHETIC,
+      '--config.train.pruning.sparsity=0.5',
+      '--config.train.pruning.block=8by1',
+    ),
+    ['config.train.pruning.block', "'8by1'", 'as in 8x1'],
+  ),
+  'pruning that training does not reach': (
+    train(
+      *SYNTHETIC,
+      '--config.train.pruning.sparsity=0.5',
+      '--config.train.pruning.steps=999999',
+    ),
+    ['config.train.pruning ends with update 1,000,001', 'train longer'],
+  ),
+  'a sparse kernel in training': (
+    train(
+      *SYNTHETIC, '--config.model.sparse=("model/top/dense_0/kernel=1x1",)'
+    ),
+    ['config.model.sparse', 'for scoring', 'python -m dlrm_jax.quantize'],
+  ),
   'a rate that grows on a plateau': (
     train(
       *SYNTHETIC,

@@ -38,6 +38,7 @@ from dlrm_jax.models.mlp import Norm
 from dlrm_jax.models.multitask import ESMM, MMoE, SharedBottom
 from dlrm_jax.models.ncf import GMF, DeepNCF, NeuMF
 from dlrm_jax.models.shapes import Shapes
+from dlrm_jax.models.sparse import Form
 from dlrm_jax.models.wide_deep import WideDeep
 
 MODELS: dict[str, Any] = {
@@ -122,12 +123,36 @@ def _operands(config: ConfigDict) -> Operands:
   return choose_one('model.compute_dtype', fields.compute_dtype, operands)
 
 
+def sparse_forms(config: ConfigDict) -> dict[str, Form]:
+  """Form by name of the kernels that a loaded model multiplies as sparse ones.
+
+  Raises:
+    InputError: there is no such form, or the layers are no floats.
+  """
+  field, forms = 'model.sparse', {}
+  for entry in config.model.sparse:
+    name, _, form = str(entry).partition('=')
+    forms[name] = choose_one(f'{field} of {name}', form, by_value(Form))
+  if forms and config.model.compute_dtype == _INT8:
+    raise InputError(
+      f'config.{field} has kernels, and config.model.compute_dtype is int8; '
+      f'expected float32 or bfloat16, or no such kernels'
+    )
+  return forms
+
+
 def check_trains(config: ConfigDict) -> None:
   """Raises an `InputError` if the layers of a config can only score."""
   if config.model.compute_dtype == _INT8:
     raise InputError(
       'config.model.compute_dtype is int8, and int8 layers are for scoring; '
       'train in float32 or bfloat16, then run python -m dlrm_jax.quantize'
+    )
+  if config.model.sparse:
+    raise InputError(
+      'config.model.sparse has kernels, and sparse products are for scoring; '
+      'train without it, with config.train.pruning if you like, then run '
+      'python -m dlrm_jax.quantize'
     )
 
 
@@ -174,6 +199,7 @@ def build_model(config: ConfigDict, outputs: int) -> Any:
     for attribute, default in _attributes(model).items()
   }
   made = model(**values, outputs=outputs)
+  sparse_forms(config)  # a mistake is told before anything is read
   branches = whole('model.branches', config.model.branches, 1, _MOST_BRANCHES)
   return made if branches == 1 else Branches(made, branches)
 

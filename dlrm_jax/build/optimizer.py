@@ -1,7 +1,8 @@
 """The optimizers of a config: of the layers, and of the rows of tables.
 
 A step's gradients are clipped (`Task.clip`) before they come here. The chain of
-an optimizer is: L2 penalty, the transform of its name, weight decay, rate.
+an optimizer is: L2 penalty, the transform of its name, weight decay, rate; that
+of the layers ends with their pruning.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,14 @@ from dlrm_jax.optim.adagrad import (
   scale_by_adagrad,
   scale_by_rowwise_adagrad,
 )
+from dlrm_jax.optim.block import read_block
 from dlrm_jax.optim.fused import Fused
 from dlrm_jax.optim.plateau import Plateau
+from dlrm_jax.optim.pruning import (
+  Gradual,
+  Pruning,
+  prune_gradually,
+)
 from dlrm_jax.optim.rowwise import RowTransform, rowwise
 from dlrm_jax.optim.schedules import cosine, mlperf
 from dlrm_jax.rows import Pytree
@@ -116,7 +123,36 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   Raises:
     InputError: no optimizer has the name, or a number is out of range.
   """
-  return _chain('optimizer', config, of_tables=False).tx
+  tx = _chain('optimizer', config, of_tables=False).tx
+  pruning = _pruning(config)
+  return tx if pruning is None else optax.chain(tx, prune_gradually(*pruning))
+
+
+def _pruning(config: ConfigDict) -> tuple[Pruning, Gradual] | None:
+  """How and when kernels are pruned in training; None: never."""
+  fields = config.train.pruning
+  if not 0 <= fields.sparsity < 1:
+    raise InputError(
+      f'config.train.pruning.sparsity is {fields.sparsity}; expected a share '
+      f'from 0, less than 1'
+    )
+  if not fields.sparsity:
+    return None
+  if config.train.plateau.patience:
+    raise InputError(
+      f'config.train.pruning.sparsity is {fields.sparsity}, and '
+      f'config.train.plateau.patience is {config.train.plateau.patience}; '
+      f'expected one of them to be 0: rates that fall would scale the updates '
+      f'that make zeros'
+    )
+  name = 'train.pruning'
+  when = Gradual(
+    start=whole(f'{name}.start', fields.start, 1),
+    steps=whole(f'{name}.steps', fields.steps, 0),
+    every=whole(f'{name}.every', fields.every, 1),
+  )
+  block = read_block(f'config.{name}.block', fields.block)
+  return Pruning(fields.sparsity, block), when
 
 
 def build_table_optimizer(config: ConfigDict) -> RowTransform:

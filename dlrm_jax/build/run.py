@@ -193,6 +193,17 @@ def _notes_of_rates(config: ConfigDict, steps: int) -> Iterator[str]:
       )
 
 
+def _check_pruned(config: ConfigDict, steps: int) -> None:
+  """Raises an `InputError` for a run that ends before its layers are pruned."""
+  fields = config.train.pruning
+  last = fields.start + -(-fields.steps // fields.every) * fields.every
+  if fields.sparsity and last > steps:
+    raise InputError(
+      f'config.train.pruning ends with update {last:,}, and the run has '
+      f'{steps:,}; lower its start, steps or every, or train longer'
+    )
+
+
 def _origin(defaults: Mapping[str, Any], folder: Path) -> Origin:
   """The run in a workdir, for another one that starts from it.
 
@@ -250,6 +261,7 @@ def build_run(
   steps = _steps(config, epoch)
   notes += tuple(_notes_of_rates(config, steps))
   task = build_task(config, data.schema, data.scale)
+  _check_pruned(config, steps)
   average_every = whole('tables.average_every', config.tables.average_every, 0)
   if average_every and not any(
     table.placement.independent for table in task.collection.tables

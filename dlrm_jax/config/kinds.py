@@ -83,6 +83,7 @@ KINDS: dict[str, FieldKind] = {
       'train.batch_size',
       'train.clip',
       'train.plateau',
+      'train.pruning',
       'train.init_from',
       'train.fresh_tables',
       'train.objective',

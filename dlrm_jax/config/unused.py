@@ -214,6 +214,12 @@ def unused(
       if plateau[field] != usual[field]:
         why = 'train.plateau.patience is 0, so rates do not fall'
         yield Unused(f'train.plateau.{field}', plateau[field], why)
+  pruning, usual = train['pruning'], defaults['train']['pruning']
+  if not pruning['sparsity']:
+    for field in ('block', 'start', 'steps', 'every'):
+      if pruning[field] != usual[field]:
+        why = 'train.pruning.sparsity is 0, so nothing is pruned'
+        yield Unused(f'train.pruning.{field}', pruning[field], why)
   if train['steps'] and train['epochs'] != defaults['train']['epochs']:
     why = f'train.steps={train["steps"]} says how long is trained'
     yield Unused('train.epochs', train['epochs'], why, usual=True)

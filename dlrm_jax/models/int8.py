@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from dlrm_jax.models.sparse import Sparse
+
 GREATEST = 127
 """The greatest code; the least is its negative."""
 
@@ -46,12 +48,14 @@ class Int8:
   outliers: int = 0
 
 
-Operands = DTypeLike | Int8
+Operands = DTypeLike | Int8 | Sparse
 """What a layer multiplies: numbers of float32 or bfloat16, or codes."""
 
 
 def float_type(operands: Operands) -> DTypeLike:
   """The type of what is multiplied beside kernels; of int8 it is float32."""
+  if isinstance(operands, Sparse):
+    return operands.dense
   return jnp.float32 if isinstance(operands, Int8) else operands
 
 

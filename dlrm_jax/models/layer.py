@@ -18,6 +18,7 @@ from dlrm_jax.models.int8 import (
   product_of_codes,
 )
 from dlrm_jax.models.product import product
+from dlrm_jax.models.sparse import Sparse, sparse_product
 
 # jax.nn.initializers.glorot_normal would truncate at two standard deviations.
 glorot_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
@@ -36,6 +37,8 @@ class Layer(nn.Module):
       name_range    f32[2]       limits of the inputs, where calibrated
       name_inputs   i32[n]       inputs multiplied in float32, where there are
       name_exact    f32[n, out]  their weights; their codes are 0
+
+  A sparse kernel is `name` in the shape that its pattern has.
   """
 
   def times(
@@ -53,6 +56,14 @@ class Layer(nn.Module):
       InputError: sums of so many inputs do not fit the integers.
     """
     shape = (x.shape[-1], width)
+    if isinstance(operands, Sparse):
+      pattern = operands.patterns.get('/'.join((*self.path, name)))
+      if pattern is not None:
+        zeros = nn.initializers.zeros
+        return sparse_product(
+          x, self.param(name, zeros, pattern.shape), pattern
+        )
+      operands = operands.dense
     if not isinstance(operands, Int8):
       return product(x, self.param(name, glorot_normal, shape), operands)
     if shape[0] > MOST_INPUTS:

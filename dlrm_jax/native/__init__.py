@@ -3,8 +3,9 @@
 They are compiled when the package is installed, where there is a C compiler,
 and are used where they are there. Without them, and on other devices, XLA
 compiles the same from `rows`, which is the reference: lookups without weights
-are equal bit for bit, all else to rounding. One more multiplies integers of 64
-bits, for `quantization.int64`, whose reference is exact, too.
+are equal bit for bit, all else to rounding. Two more multiply: integers of 64
+bits, for `quantization.int64`, whose reference is exact, too; and kernels of
+mostly zeros, for `models.sparse`, which without them stay dense.
 """
 
 import contextlib
@@ -21,12 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-VERSION = 2
+VERSION = 3
 """Of the calls; a library of another version is not used."""
 
 _VARIABLE, _OFF = 'DLRM_JAX_NATIVE', ('', '0', 'false', 'no', 'off')
-_POOL, _UPDATE, _MULTIPLY = (
-  f'dlrm_jax_{name}_v{VERSION}' for name in ('pool', 'update', 'multiply')
+_POOL, _UPDATE, _MULTIPLY, _SPARSE = (
+  f'dlrm_jax_{name}_v{VERSION}'
+  for name in ('pool', 'update', 'multiply', 'sparse')
 )
 _allowed = contextvars.ContextVar('native kernels', default=True)
 
@@ -73,6 +75,7 @@ def library() -> Library:
       (_POOL, found.dlrm_jax_pool),
       (_UPDATE, found.dlrm_jax_update),
       (_MULTIPLY, found.dlrm_jax_multiply),
+      (_SPARSE, found.dlrm_jax_sparse),
     ):
       jax.ffi.register_ffi_target(
         target, jax.ffi.pycapsule(function), platform='cpu'
@@ -210,3 +213,34 @@ def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
   """
   shape = jax.ShapeDtypeStruct((len(a), b.shape[1]), jnp.uint32)
   return jax.ffi.ffi_call(_MULTIPLY, shape, vmap_method='sequential')(a, b)
+
+
+STRIP = 16
+"""Outputs of a strip, as sparse.c has them."""
+
+
+def sparse(
+  x: jax.Array,
+  weights: jax.Array,
+  inputs: np.ndarray,
+  starts: np.ndarray,
+  width: int,
+) -> jax.Array:
+  """The product of a batch and a kernel of mostly zeros.
+
+  The outputs are in groups of one, or of `STRIP` that lie side by side. Group g
+  has the weights `starts[g]` to `starts[g + 1]`.
+
+  Args:
+    x: f32[B, in].
+    weights: f32[n], or f32[n, STRIP]; those beyond the last output are 0.
+    inputs: i32[n], what is multiplied by each.
+    starts: i32[groups + 1].
+    width: number of outputs.
+
+  Returns:
+    f32[B, width].
+  """
+  shape = jax.ShapeDtypeStruct((len(x), width), jnp.float32)
+  call = jax.ffi.ffi_call(_SPARSE, shape, vmap_method='sequential')
+  return call(x, weights, inputs, starts)

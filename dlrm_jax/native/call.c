@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Of the calls, as native/__init__.py knows them. */
-int dlrm_jax_version(void) { return 2; }
+int dlrm_jax_version(void) { return 3; }
 
 /* The versions of XLA's interface that have all that is used here; later ones
    are said to add and to change nothing. */

@@ -8,14 +8,17 @@ r"""Keeps a trained model in fewer bits, and says what that costs.
     --output=runs/kaggle_10mb
   python -m dlrm_jax.quantize --workdir=runs/kaggle --layers=int8 \
     --activations=percentile --output=runs/kaggle_int8_layers
+  python -m dlrm_jax.quantize --workdir=runs/kaggle --sparsity=0.8 \
+    --block=1x16 --output=runs/kaggle_sparse
   python -m dlrm_jax.quantize --workdir=runs/kaggle --report=kaggle.md
 
 The output is a workdir that evaluate, predict, load and export take; it has no
 optimizer states, so training cannot go on from it. --memory chooses the
 storage of each feature so that the tables fit and the log-loss grows least.
 --layers=int8 rounds the kernels of layers, too, and multiplies integers.
---report writes no model: it measures all choices on a split and writes a table
-and, beside it, a picture and JSON.
+--sparsity prunes kernels, and multiplies without their zeros where it measures
+that to be faster. --report writes no model: it measures all choices on a split
+and writes a table and, beside it, a picture and JSON.
 """
 
 import argparse
@@ -32,7 +35,16 @@ from dlrm_jax.config.fields import read_size
 from dlrm_jax.config.parser import split_values
 from dlrm_jax.errors import InputError, exit_cleanly
 from dlrm_jax.quantization.method import Method
-from dlrm_jax.quantize.flags import SPLIT, check, files_of, parser_of
+from dlrm_jax.quantize.flags import (
+  BATCH,
+  BLOCK,
+  FASTEST_BLOCK,
+  SPLIT,
+  block_of,
+  check,
+  files_of,
+  parser_of,
+)
 
 if TYPE_CHECKING:
   from dlrm_jax.batch import Batch
@@ -140,15 +152,28 @@ def _within(
   return budgets.cheapest(options, budget)
 
 
-def _layers(flags: argparse.Namespace) -> 'LayerChoice | None':
+def _layers(
+  flags: argparse.Namespace, chosen: 'ChosenRun'
+) -> 'LayerChoice | None':
   """How layers are to multiply; None: as they do."""
+  from dlrm_jax.optim.pruning import Pruning
   from dlrm_jax.quantize.model import LayerChoice
+  from dlrm_jax.quantize.sparse import SparseChoice
 
-  if flags.layers is None:
+  dtype, sparse = chosen.run.config.model.compute_dtype, None
+  if flags.sparsity is not None:
+    if dtype == 'int8':
+      raise InputError(
+        f'--sparsity={flags.sparsity:g}: the layers of {chosen.folder} are '
+        f'int8; prune the run that it was made of'
+      )
+    pruning = Pruning(flags.sparsity, block_of(flags, BLOCK))
+    sparse = SparseChoice(pruning, flags.batch or BATCH)
+  elif flags.layers is None:
     return None
   row = flags.activations == 'row'
   method = None if row else Method(flags.activations)
-  return LayerChoice(flags.layers, method, flags.outliers)
+  return LayerChoice(flags.layers or dtype, method, flags.outliers, sparse)
 
 
 def _write(
@@ -161,11 +186,12 @@ def _write(
   """Writes the model of a choice, and says what it is."""
   from dlrm_jax.build.storages import storages_of
   from dlrm_jax.quantize.model import quantized, table_bytes, write
+  from dlrm_jax.quantize.sparse import lines_of
   from dlrm_jax.text import human
 
   output = Path(flags.output)
   batches = [] if examples is None else _batches(chosen, examples)
-  model = quantized(chosen, choice, _layers(flags), batches)
+  model = quantized(chosen, choice, _layers(flags, chosen), batches)
   with files.beside(output) as work:
     write(model, work / 'workdir', chosen, defaults)
     files.publish(work / 'workdir', output.absolute())
@@ -182,24 +208,11 @@ def _write(
     *(f'{name:<10}{", ".join(of_one)}' for name, of_one in by_storage.items()),
     f'tables    {human(before)} -> {human(after)}, {after / before:.2f} of it',
     f'layers    multiply {model.run.config.model.compute_dtype}',
+    *(lines_of(model.kernels, flags.batch or BATCH) if model.kernels else []),
     f'{output}: evaluate it with: python -m dlrm_jax.evaluate '
     f'--workdir={output} --compare={chosen.folder}',
     sep='\n',
   )
-
-
-def _kinds_of_layers() -> 'dict[str, LayerChoice]':
-  """The layers that a report measures, by what it calls them."""
-  from dlrm_jax.quantize.model import LayerChoice
-
-  return {
-    'float32': LayerChoice('float32'),
-    'bfloat16': LayerChoice('bfloat16'),
-    'int8': LayerChoice('int8'),
-    **{
-      f'int8, {method.value}': LayerChoice('int8', method) for method in Method
-    },
-  }
 
 
 def _report(
@@ -214,9 +227,11 @@ def _report(
   from dlrm_jax.build.storages import Choice
   from dlrm_jax.data.schema import Schema
   from dlrm_jax.metrics.paired import Scored
-  from dlrm_jax.quantize import report
+  from dlrm_jax.optim.pruning import kernels_of
+  from dlrm_jax.quantize import kinds, report
   from dlrm_jax.quantize.model import Model, quantized, table_bytes
   from dlrm_jax.run.sample_logits import batch_size, scorer
+  from dlrm_jax.training.state import abstract_params
 
   features, schema = _features(chosen), Schema.from_json(chosen.run.data)
   choices: dict[str, Choice] = {
@@ -243,9 +258,17 @@ def _report(
     (tables, words): functools.partial(
       quantized, chosen, choice, layers, batches
     )
-    for words, layers in _kinds_of_layers().items()
+    for words, layers in kinds.of_numbers().items()
     for tables, choice in choices.items()
   }
+  if kernels_of(abstract_params(chosen.run.task)):
+    pruned = kinds.sparse(block_of(flags, FASTEST_BLOCK), flags.batch or BATCH)
+    models |= {
+      ('float32', words): functools.partial(
+        quantized, chosen, choices['float32'], layers
+      )
+      for words, layers in pruned.items()
+    }
   with tqdm(desc='measuring', total=len(models), disable=None) as bar:
     labels = report.labels_of(models, score, examples, bar.update)
   table, picture, numbers = files_of(flags.report)
@@ -279,7 +302,7 @@ def _quantize(flags: argparse.Namespace) -> None:
   choice = storages_of(chosen.run.config, features)
   if flags.tables:
     choice = read_choice(flags.tables, features, choice)
-  layers = _layers(flags)
+  layers = _layers(flags, chosen)
   needed = layers is not None and layers.calibrated
   if not (flags.memory or flags.report):
     examples = _sample(flags, chosen) if needed else None

@@ -6,10 +6,13 @@ from pathlib import Path
 from dlrm_jax import files
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError
+from dlrm_jax.optim.block import Block, read_block
 from dlrm_jax.quantization.method import Method
 
 EXAMPLES = 100_000
 SPLIT = 'validation'
+BLOCK, FASTEST_BLOCK = '1x1', '1x16'
+BATCH = 64
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
@@ -47,6 +50,26 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     'float32 (default: 0)',
   )
   add(
+    '--sparsity',
+    type=float,
+    metavar='SHARE',
+    help='prune the kernels of layers: the share of their blocks that go, the '
+    'least first; what is then faster packed is multiplied so',
+  )
+  add(
+    '--block',
+    metavar='ROWSxCOLUMNS',
+    help='size of the blocks of a kernel [in, out] that go together (default: '
+    f'{BLOCK}; of --report {FASTEST_BLOCK})',
+  )
+  add(
+    '--batch',
+    type=int,
+    metavar='N',
+    help='examples of a call that packed kernels shall be faster for (default: '
+    f'{BATCH})',
+  )
+  add(
     '--report',
     metavar='FILE.md',
     help='measure all choices instead; takes minutes',
@@ -72,13 +95,15 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 def check(flags: argparse.Namespace) -> None:
   """Checks that the flags ask for one thing."""
   asked = [n for n in ('tables', 'memory', 'report') if getattr(flags, n)]
-  if len(asked) > 1 or not (asked or flags.layers):
+  others = [n for n in ('layers', 'sparsity') if getattr(flags, n) is not None]
+  if len(asked) > 1 or not (asked or others):
     raise InputError(
-      'give one of --tables, --memory and --report, or --layers'
+      'give one of --tables, --memory and --report, or --layers, or --sparsity'
       + (f', not {" and ".join(f"--{x}" for x in asked)}' if asked else '')
     )
-  if flags.layers and flags.report:
-    raise InputError('--report measures all layers: leave --layers out')
+  if others and flags.report:
+    raise InputError(f'--report measures all layers: leave --{others[0]} out')
+  _check_sparse(flags)
   for name, default in (('activations', 'row'), ('outliers', 0)):
     value = getattr(flags, name)
     if value != default and flags.layers != 'int8':
@@ -89,7 +114,7 @@ def check(flags: argparse.Namespace) -> None:
     raise InputError(
       '--report writes no model: leave --output out'
       if flags.report
-      else f'--{(*asked, "layers")[0]} writes a workdir: name it with '
+      else f'--{(*asked, *others)[0]} writes a workdir: name it with '
       f'--output=DIR'
     )
   calibrates = flags.activations != 'row' or flags.outliers
@@ -106,6 +131,38 @@ def check(flags: argparse.Namespace) -> None:
       raise InputError(f'--report={flags.report}: expected a name in .md')
     for path in files_of(flags.report):
       files.check_writable(path, f'--report={flags.report}')
+
+
+def _check_sparse(flags: argparse.Namespace) -> None:
+  """Checks the flags of sparse layers."""
+  share = flags.sparsity
+  if share is None:
+    for name in ('block', 'batch'):
+      if getattr(flags, name) is not None and not flags.report:
+        raise InputError(
+          f'--{name}={getattr(flags, name)}: it is for --sparsity and --report'
+        )
+  elif not 0 <= share < 1:
+    raise InputError(
+      f'--sparsity={share:g}: expected a share from 0, less than 1, as in 0.8'
+    )
+  elif flags.layers == 'int8':
+    raise InputError(
+      f'--sparsity={share:g} beside --layers=int8: sparse layers are floats; '
+      f'leave one of them out'
+    )
+  if share == 0 and flags.block is not None:
+    raise InputError(
+      f'--block={flags.block} has no effect: --sparsity=0 prunes nothing'
+    )
+  block_of(flags, BLOCK)
+  if flags.batch is not None and flags.batch < 1:
+    raise InputError(f'--batch={flags.batch}: expected 1 or more')
+
+
+def block_of(flags: argparse.Namespace, default: str) -> Block:
+  """The block that is asked for."""
+  return read_block('--block', flags.block or default)
 
 
 def files_of(report: str) -> tuple[Path, Path, Path]:

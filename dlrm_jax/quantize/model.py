@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from dlrm_jax import files
 from dlrm_jax.batch import Batch
 from dlrm_jax.build.chosen import ChosenRun
+from dlrm_jax.build.network import sparse_forms
 from dlrm_jax.build.storages import Choice, with_storages
 from dlrm_jax.build.trained import Trained, trained
 from dlrm_jax.build.written import write_workdir
@@ -17,6 +19,14 @@ from dlrm_jax.checkpoint.saved import Saved
 from dlrm_jax.errors import InputError
 from dlrm_jax.quantization.layers import calibrate, quantize_layers
 from dlrm_jax.quantization.method import Method
+from dlrm_jax.quantization.sparse import Scored, specialised
+from dlrm_jax.quantize.sparse import (
+  Measured,
+  SparseChoice,
+  chosen_forms,
+  measure,
+  prune,
+)
 from dlrm_jax.run import workdir
 from dlrm_jax.training.state import TrainState, abstract_state
 
@@ -27,15 +37,23 @@ class Model(NamedTuple):
   Attributes:
     run: the run.
     state: the state, without those of the optimizers.
+    kernels: what was measured of kernels with zeros.
   """
 
   run: Trained
   state: TrainState
+  kernels: tuple[Measured, ...] = ()
 
   @property
   def table_bytes(self) -> int:
     """Bytes of the rows of all tables, without padding."""
     return table_bytes(self.run)
+
+  @property
+  def scored(self) -> Scored:
+    """Its network and layers, as they are where it is loaded."""
+    forms = sparse_forms(self.run.config)
+    return specialised(self.run.task.network, self.state.layers, forms)
 
 
 def table_bytes(run: Trained) -> int:
@@ -52,11 +70,13 @@ class LayerChoice(NamedTuple):
     method: how the limits of the inputs of int8 layers are calibrated; None:
       those of each example count.
     outliers: number of inputs of int8 layers that stay float32.
+    sparse: how kernels of floats are pruned; None: they are not.
   """
 
   dtype: str
   method: Method | None = None
   outliers: int = 0
+  sparse: SparseChoice | None = None
 
   @property
   def calibrated(self) -> bool:
@@ -79,6 +99,8 @@ def run_with(
     config.model.compute_dtype = layers.dtype
     config.model.activations = 'row' if layers.method is None else 'calibrated'
     config.model.outliers = layers.outliers
+    if layers.dtype == 'int8':
+      config.model.sparse = ()
   return trained(config.to_dict(), chosen.run.data)
 
 
@@ -107,6 +129,8 @@ def quantized(
   if layers is None:
     return Model(before, state)
   run = run_with(chosen, choice, layers)
+  if layers.sparse is not None:
+    return _pruned(run, state, layers.sparse)
   if layers.dtype == 'int8':
     ranges = None
     if layers.calibrated:
@@ -122,6 +146,17 @@ def quantized(
     made = quantize_layers(state.params, like, ranges)
     state = dataclasses.replace(state, params=jax.device_put(made))
   return Model(run, state)
+
+
+def _pruned(run: Trained, state: TrainState, choice: SparseChoice) -> Model:
+  """A model of floats with pruned kernels, packed where that is faster."""
+  params = prune(state.params, choice.pruning)
+  dense = jnp.dtype(run.config.model.compute_dtype)
+  found = measure(params, choice.batch, dense)
+  config = run.config.to_dict()
+  config['model']['sparse'] = chosen_forms(found)
+  state = dataclasses.replace(state, params=params)
+  return Model(trained(config, run.data), state, tuple(found))
 
 
 def write(

@@ -12,7 +12,9 @@ import numpy as np
 from dlrm_jax import files
 from dlrm_jax.batch import Inputs
 from dlrm_jax.data.schema import Block
+from dlrm_jax.embedding.collection import Tables
 from dlrm_jax.metrics import binary, paired
+from dlrm_jax.quantization.sparse import Scored
 from dlrm_jax.quantize.model import Model
 from dlrm_jax.report.figures import load_matplotlib
 from dlrm_jax.text import human, markdown_table
@@ -30,6 +32,7 @@ class Label(NamedTuple):
     tables: how its tables are kept.
     layers: the dtype of its products.
     bytes: of the rows of its tables.
+    layer_bytes: of its layers.
     metrics: of its predictions.
     auc: its AUC less that of the first model.
     log_loss: the same of the log-loss.
@@ -39,16 +42,18 @@ class Label(NamedTuple):
   tables: str
   layers: str
   bytes: int
+  layer_bytes: int
   metrics: Mapping[str, float]
   auc: paired.Difference
   log_loss: paired.Difference
   latency: Mapping[int, float]
 
 
-def latency(model: Model, examples: Block) -> dict[int, float]:
+def latency(
+  scored: Scored, tables: Tables, examples: Block
+) -> dict[int, float]:
   """Median milliseconds of a call that scores examples, by size of batch."""
-  network, state = model.run.task.network, model.state
-  score = jax.jit(network.outputs)
+  score = jax.jit(scored.network.outputs)
   found = {}
   for size in SIZES:
     rows = np.resize(np.arange(len(examples.labels)), size)
@@ -61,7 +66,7 @@ def latency(model: Model, examples: Block) -> dict[int, float]:
 
     def call(inputs: Inputs = inputs) -> float:
       start = time.perf_counter()
-      np.asarray(score(state.layers, state.tables, inputs))
+      np.asarray(score(scored.layers, tables, inputs))
       return time.perf_counter() - start
 
     call()
@@ -91,17 +96,18 @@ def labels_of(
   first: paired.Scored | None = None
   for (tables, layers), make in models.items():
     model = make()
-    scored = score(model)
+    scored, packed = score(model), model.scored
     first = first or scored
     found.append(
       Label(
         tables,
         layers,
         model.table_bytes,
+        packed.bytes,
         binary.summarize(binary.tally(*scored)),
         paired.auc_difference(scored, first),
         paired.log_loss_difference(scored, first),
-        latency(model, examples),
+        latency(packed, model.state.tables, examples),
       )
     )
     report()
@@ -117,7 +123,8 @@ def _change(difference: paired.Difference) -> str:
 def lines_of(labels: Sequence[Label]) -> list[str]:
   """The labels as a table in Markdown."""
   header = [
-    *('tables', 'layers', 'size', 'AUC', 'change', 'log-loss', 'change', 'NE'),
+    *('tables', 'layers', 'size', 'size of layers'),
+    *('AUC', 'change', 'log-loss', 'change', 'NE'),
     *(f'ms, batch {size:,}' for size in SIZES),
   ]
   cells = [
@@ -125,6 +132,7 @@ def lines_of(labels: Sequence[Label]) -> list[str]:
       x.tables,
       x.layers,
       human(x.bytes),
+      human(x.layer_bytes),
       f'{x.metrics["auc"]:.5f}',
       _change(x.auc),
       f'{x.metrics["log_loss"]:.5f}',
@@ -144,6 +152,7 @@ def as_json(labels: Sequence[Label]) -> list[dict[str, Any]]:
       'tables': x.tables,
       'layers': x.layers,
       'bytes': x.bytes,
+      'layer_bytes': x.layer_bytes,
       'metrics': dict(x.metrics),
       'auc_change': x.auc._asdict(),
       'log_loss_change': x.log_loss._asdict(),

@@ -60,9 +60,11 @@ def load(
 def load_workdir(path: Path, checkpoint: str | int) -> Model:
   """Loads a checkpoint of a run; see `load`."""
   from dlrm_jax.build.chosen import choose
+  from dlrm_jax.build.network import sparse_forms
   from dlrm_jax.build.trained import out_of_range
   from dlrm_jax.configs import default
   from dlrm_jax.embedding.features import mean_pooled
+  from dlrm_jax.quantization.sparse import specialised
   from dlrm_jax.scoring.function import compiled_score
   from dlrm_jax.scoring.learned import Learned
   from dlrm_jax.scoring.of_run import intake_of_run
@@ -73,10 +75,12 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
   mesh = sharding.choose_mesh(network.collection.layout.shards, {})
   with sharding.use(mesh):
     state = chosen.state()
-    compiled = compiled_score(network)
+    forms = sparse_forms(run.config)
+    scored = specialised(network, state.layers, forms)
+    compiled = compiled_score(scored.network)
 
   def score(inputs: Inputs) -> jax.Array:
-    return compiled(state.layers, state.tables, inputs)
+    return compiled(scored.layers, state.tables, inputs)
 
   def intake() -> 'Intake':
     work = tempfile.mkdtemp()

@@ -12,6 +12,7 @@
 
 XLA_FFI_Error *dlrm_jax_multiply(XLA_FFI_CallFrame *frame);
 XLA_FFI_Error *dlrm_jax_pool(XLA_FFI_CallFrame *frame);
+XLA_FFI_Error *dlrm_jax_sparse(XLA_FFI_CallFrame *frame);
 XLA_FFI_Error *dlrm_jax_update(XLA_FFI_CallFrame *frame);
 
 /* XLA's threads: each task gets one, which may start late. */
@@ -322,6 +323,40 @@ static void try_multiply(void) {
   free(a), free(b), free(got);
 }
 
+/* Lists of inputs, in order, for groups of one output or of sixteen. */
+static void try_sparse(void) {
+  int64_t examples = drawn(drawn(3) ? 40 : 300), depth = 1 + drawn(60);
+  int64_t outputs = 1 + drawn(70), strip = drawn(2) ? 1 : 16;
+  int64_t groups = (outputs + strip - 1) / strip, kept = 0;
+  int32_t *inputs = malloc((groups * depth + 1) * sizeof *inputs);
+  int32_t *starts = calloc(groups + 1, sizeof *starts);
+  uint32_t share = drawn(5);
+  for (int64_t g = 0; g < groups; g++) {
+    for (int64_t i = 0; i < depth; i++)
+      if (drawn(4) < share) inputs[kept++] = (int32_t)i;
+    starts[g + 1] = (int32_t)kept;
+  }
+  float *x = drawn_floats(examples * depth), *weights = drawn_floats(kept * strip);
+  float *got = malloc((examples * outputs + 1) * sizeof *got);
+  float *want = calloc(examples * outputs + 1, sizeof *want);
+  for (int64_t row = 0; row < examples; row++)
+    for (int64_t o = 0; o < outputs; o++)
+      for (int32_t i = starts[o / strip]; i < starts[o / strip + 1]; i++)
+        want[row * outputs + o] +=
+            weights[i * strip + o % strip] * x[row * depth + inputs[i]];
+  int64_t of_x[] = {examples, depth}, of_weights[] = {kept, strip};
+  int64_t of_starts[] = {groups + 1}, of_y[] = {examples, outputs};
+  XLA_FFI_Buffer operands[] = {
+      buffer(x, 2, of_x), buffer(weights, strip == 1 ? 1 : 2, of_weights),
+      buffer(inputs, 1, of_weights), buffer(starts, 1, of_starts)};
+  XLA_FFI_Buffer y = buffer(got, 2, of_y);
+  void *args[] = {operands, operands + 1, operands + 2, operands + 3}, *rets[] = {&y};
+  struct shape none = {0};
+  call(dlrm_jax_sparse, 0, &none, args, 4, rets, 1);
+  compare("sparse product", got, want, examples * outputs);
+  free(inputs), free(starts), free(x), free(weights), free(got), free(want);
+}
+
 int main(int count, char **words) {
   if (count != 3) return 2;
   state = strtoull(words[1], NULL, 10);
@@ -330,6 +365,7 @@ int main(int count, char **words) {
     try_pool();
     try_update();
     try_multiply();
+    try_sparse();
   }
   printf("%ld calls of each kernel\n", (long)calls);
   return 0;

@@ -9,12 +9,17 @@ import pytest
 import dlrm_jax
 from dlrm_jax import sharding
 from dlrm_jax.build.chosen import choose
+from dlrm_jax.build.network import sparse_forms
 from dlrm_jax.build.restored import examined
+from dlrm_jax.build.trained import trained
 from dlrm_jax.configs import default
 from dlrm_jax.errors import InputError
+from dlrm_jax.models.sparse import Form
+from dlrm_jax.optim.pruning import kernels_of
+from dlrm_jax.quantization.sparse import usable
 from dlrm_jax.quantize.__main__ import main
 from dlrm_jax.quantize.budget import expected_losses
-from dlrm_jax.quantize.model import quantized, table_bytes
+from dlrm_jax.quantize.model import Model, quantized, table_bytes, write
 from tests import small
 
 DEFAULTS = default.get_config().to_dict()
@@ -123,6 +128,108 @@ def test_layers_of_int8_score_nearly_alike(run, more, tmp_path):
   assert second['log_loss'] != first['log_loss']
 
 
+def zeros_of(folder):
+  """Share of zeros of each kernel, and the kernels that are packed."""
+  one = chosen(folder)
+  kernels = kernels_of(one.state().params)
+  shares = {name: float(np.mean(x == 0)) for name, x in kernels.items()}
+  return shares, sparse_forms(one.run.config)
+
+
+def test_pruned_layers_are_measured_and_kept_where_faster(
+  run, tmp_path, capsys
+):
+  out = tmp_path / 'sparse'
+  flags = ['--sparsity=0.5', '--block=2x2', '--batch=7']
+  assert not main([f'--workdir={run}', *flags, f'--output={out}'])
+  said = capsys.readouterr().out
+  assert 'products of 7 examples' in said
+  shares, forms = zeros_of(out)
+  rows = re.findall(r'\| (model/\S+) +\| .* (\S+) \|', said)
+  assert [name for name, _ in rows] == list(shares)
+  for name, multiplied in rows:
+    assert 0.4 <= shares[name] <= 0.6
+    form = forms.pop(name, None)
+    assert multiplied == ('dense' if form is None else form.value)
+  assert not forms
+  first, second = (dlrm_jax.evaluate(x)['metrics'] for x in (run, out))
+  assert second['log_loss'] != first['log_loss']
+  assert second['auc'] > 0.5
+
+
+def test_pruning_goes_with_storages_and_other_types(run, tmp_path):
+  out = tmp_path / 'both'
+  flags = ['--tables=int8', '--layers=bfloat16', '--sparsity=0.5']
+  assert not main([f'--workdir={run}', *flags, f'--output={out}'])
+  config = chosen(out).run.config
+  assert config.tables.storage == 'int8'
+  assert config.model.compute_dtype == 'bfloat16'
+  assert max(zeros_of(out)[0].values()) == 0.5
+
+
+@pytest.fixture(scope='module')
+def pruned_run(tmp_path_factory):
+  """The workdir of a model that was pruned while it was trained."""
+  folder = tmp_path_factory.mktemp('pruned') / 'run'
+  config = config_of()
+  config.tables.shards = 1  # so that one device scores
+  config.train.eval_every = 60  # the best checkpoint is the last
+  config.train.pruning = {
+    'sparsity': 0.7,
+    'block': '1x4',
+    'start': 5,
+    'steps': 30,
+    'every': 10,
+  }
+  dlrm_jax.train(config, folder)
+  return folder
+
+
+def test_zeros_of_training_stay(pruned_run, tmp_path):
+  before, _ = zeros_of(pruned_run)
+  for number, flags in enumerate(
+    [['--sparsity=0'], ['--sparsity=0.7', '--block=1x4']]
+  ):
+    out = tmp_path / str(number)
+    assert not main([f'--workdir={pruned_run}', *flags, f'--output={out}'])
+    assert zeros_of(out)[0] == before
+  assert 0.65 < before['model/top/dense_0/kernel'] <= 0.7
+
+
+@pytest.mark.parametrize('form', Form)
+def test_a_loaded_model_scores_as_with_its_zeros(pruned_run, form, tmp_path):
+  one, out = chosen(pruned_run), tmp_path / 'packed'
+  names = kernels_of(one.state().params)
+  config = one.run.config.to_dict()
+  config['model']['sparse'] = [f'{name}={form.value}' for name in names]
+  model = Model(trained(config, one.run.data), one.state())
+  assert model.scored.patterns.keys() == {
+    name for name in names if usable(form)
+  }
+  write(model, out, one, DEFAULTS)
+  dense = np.float32(np.random.default_rng(0).normal(size=(50, 4)))
+  ids = np.random.default_rng(1).integers(0, 30, (50, 6))
+  wanted, found = (
+    dlrm_jax.load(x).score(dense, ids) for x in (pruned_run, out)
+  )
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_int8_layers_are_multiplied_whole(pruned_run, tmp_path, capsys):
+  sparse, int8 = tmp_path / 'sparse', tmp_path / 'int8'
+  assert not main(
+    [f'--workdir={pruned_run}', '--sparsity=0', f'--output={sparse}']
+  )
+  assert not main([f'--workdir={sparse}', '--layers=int8', f'--output={int8}'])
+  assert not chosen(int8).run.config.model.sparse
+  assert main([f'--workdir={int8}', '--sparsity=0.5', f'--output={int8}2']) == 1
+  assert 'are int8; prune the run' in capsys.readouterr().err
+
+
+def tables_of(labels, storage):
+  return [x for x in labels if x['tables'] == storage]
+
+
 def test_a_report_has_all_choices(run, tmp_path, capsys):
   report = tmp_path / 'report.md'
   assert not main([f'--workdir={run}', f'--report={report}', '--examples=500'])
@@ -137,6 +244,13 @@ def test_a_report_has_all_choices(run, tmp_path, capsys):
   assert tables['int2']['log_loss_change']['value'] != 0
   assert tables['int2']['bytes'] < tables['int8']['bytes'] < first['bytes']
   assert all(x['latency_ms']['1024'] > 0 for x in labels)
+  sparse = [x for x in labels if x['layers'].startswith('sparse')]
+  words = [f'sparse {share}, 1x16' for share in (0.5, 0.8, 0.9)]
+  assert [x['layers'] for x in sparse] == words
+  assert {x['tables'] for x in sparse} == {'float32'}
+  assert all(x['log_loss_change']['value'] != 0 for x in sparse)
+  sizes = {x['layers']: x['layer_bytes'] for x in tables_of(labels, 'float32')}
+  assert sizes['int8'] < sizes['float32'] == sizes['bfloat16']
   text = report.read_text()
   assert '![](report.svg)' in text
   assert text.count('\n| ') == len(labels) + 2
@@ -162,7 +276,7 @@ def test_training_does_not_go_on_from_it(run, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    ([], 'give one of --tables, --memory and --report, or --layers'),
+    ([], 'give one of --tables, --memory and --report, or --layers, or'),
     (['--layers=int8'], 'name it with --output=DIR'),
     (['--layers=int8', '--report=a.md'], 'leave --layers out'),
     (
@@ -173,7 +287,7 @@ def test_training_does_not_go_on_from_it(run, tmp_path, capsys):
     (['--tables=int8'], 'name it with --output=DIR'),
     (
       ['--tables=int8', '--memory=1GB'],
-      'or --layers, not --tables and --memory',
+      'or --sparsity, not --tables and --memory',
     ),
     (['--report=a.md', '--output=x'], 'leave --output out'),
     (['--report=a.txt'], 'expected a name in .md'),
@@ -182,6 +296,29 @@ def test_training_does_not_go_on_from_it(run, tmp_path, capsys):
     (['--memory=1MB', '--output=x', '--examples=0'], 'expected 1 or more'),
     (['--tables=int8', '--output={run}'], 'is there already'),
     (['--tables=int8', '--output=x', '--split=test'], 'has no effect'),
+    (['--sparsity=0.5'], '--sparsity writes a workdir: name it with'),
+    (['--sparsity=1', '--output=x'], '--sparsity=1: expected a share from 0'),
+    (['--sparsity=-0.1', '--output=x'], '--sparsity=-0.1: expected a share'),
+    (['--sparsity=nan', '--output=x'], '--sparsity=nan: expected a share'),
+    (['--sparsity=most', '--output=x'], '--sparsity=most: expected a number'),
+    (['--sparsity=0.5', '--report=a.md'], 'leave --sparsity out'),
+    (
+      ['--sparsity=0.5', '--block=8by1', '--output=x'],
+      "--block is '8by1'; expected rows and columns of a kernel, as in 8x1",
+    ),
+    (
+      ['--sparsity=0.5', '--block=99x99', '--output=x'],
+      '--block=99x99 has no effect: no kernel has so many blocks',
+    ),
+    (['--sparsity=0', '--block=2x2', '--output=x'], 'prunes nothing'),
+    (['--sparsity=0', '--output=x'], 'has no effect: no kernel has'),
+    (['--tables=int8', '--block=2x2', '--output=x'], 'it is for --sparsity'),
+    (['--layers=int8', '--batch=2', '--output=x'], 'it is for --sparsity'),
+    (['--sparsity=0.5', '--batch=0', '--output=x'], 'expected 1 or more'),
+    (
+      ['--sparsity=0.5', '--layers=int8', '--output=x'],
+      'sparse layers are floats',
+    ),
   ],
 )
 def test_mistakes_are_told_in_one_line(run, flags, message, capsys):
