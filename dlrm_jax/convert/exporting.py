@@ -150,5 +150,7 @@ class _Reader:
     array = self.scratch.array(shape, np.float32)
     new = apart(self.collection.tables)
     old = self.stored.layout
+    if family != TABLES:
+      old = old.of_state
     move_into(self._family(family), old, {match.ours: array}, new)
     return array

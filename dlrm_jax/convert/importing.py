@@ -29,6 +29,7 @@ from dlrm_jax.build.task import build_task
 from dlrm_jax.build.written import write_workdir
 from dlrm_jax.checkpoint.fits import TABLES, leaves, rows_name
 from dlrm_jax.checkpoint.moving import move_into
+from dlrm_jax.checkpoint.stored import families_of
 from dlrm_jax.convert.fitting import check_fits
 from dlrm_jax.convert.pieces import apart
 from dlrm_jax.convert.program import Array, Found, Match, Program
@@ -245,45 +246,25 @@ def _state(
   if states.keys() & tables.keys():
     families[SUMS] = {name: states[name] for name in tables}
   made: dict[str, jax.Array] = {}
-  for name, like in leaves(abstract).items():
-    parts = rows_name(name, layout)
+  for name in leaves(abstract):
     ours = name.partition(f'.{SUMS}.')[2]
-    if parts is not None:
-      family = families.get(parts.family.rpartition('.')[2])
-      first = small[name].reshape(-1)[0]
-      array = _stack(task, parts.stack, family, like, first, scratch)
-      made[name] = jax.device_put(array, jax.devices('cpu')[0], may_alias=True)
-    elif name.startswith('opt_state.') and ours in states:
+    if name.startswith('opt_state.') and ours in states:
       made[name] = jnp.asarray(layers[ours].to_ours(states[ours][:]))
-    else:
+    elif rows_name(name, layout) is None:
       made[name] = small[name]
+  cpu = jax.devices('cpu')[0]
+  for path, stacks in families_of(leaves(abstract), layout).items():
+    family = families.get(path.rpartition('.')[2])
+    kept = layout if path == TABLES else layout.of_state
+    for name, like in stacks.items():
+      arrays = jax.tree.map(lambda x: scratch.array(x.shape, x.dtype), like)
+      if family is not None:
+        old = apart(task.collection.tables)
+        move_into(family, old, {name: arrays}, kept)
+      elif np.any(first := small[f'{path}.{name}']):
+        encoded = kept.stacks[name].storage.encode(first, None)
+        arrays[...] = np.asarray(encoded).flat[0]
+      arrays = jax.device_put(arrays, cpu, may_alias=True)
+      made |= leaves({path: {name: arrays}})
   _, structure = jax.tree.flatten(abstract)
-  return jax.tree.unflatten(structure, made.values())
-
-
-def _stack(
-  task: Task,
-  name: str,
-  family: Mapping[str, Array] | None,
-  like: jax.ShapeDtypeStruct,
-  first: jax.Array,
-  scratch: Scratch,
-) -> np.ndarray:
-  """An array of a stack.
-
-  Args:
-    task: what is trained.
-    name: name of the stack.
-    family: the arrays of all tables; None: all rows are as the first.
-    like: shape and dtype of the array.
-    first: the number in all of its rows where there is no family.
-    scratch: makes the array.
-  """
-  layout = task.collection.layout.in_float32
-  array = scratch.array(like.shape, like.dtype)
-  if family is None:
-    if float(first):
-      array[...] = float(first)
-    return array
-  move_into(family, apart(task.collection.tables), {name: array}, layout)
-  return array
+  return jax.tree.unflatten(structure, [made[n] for n in leaves(abstract)])
