@@ -165,6 +165,9 @@ def get_config() -> ConfigDict:
   # three with a scale and a bias a row. Updates are rounded at random, so that
   # small ones are not lost. docs/low-precision.md says what each costs.
   config.tables.storage = 'float32'
+  # How the optimizer's states of rows are kept: float32, or bfloat16, rounded
+  # at random, too.
+  config.tables.state = 'float32'
   # L2 penalty: the loss has half of it times the sum of squares of the rows
   # that an update moves.
   config.tables.l2 = 0.0

@@ -471,6 +471,10 @@ CASES = {
     train(*SYNTHETIC, '--config.tables.placement=rowwise'),
     ['config.tables.placement', "'rowwise'", 'row_wise'],
   ),
+  'a state that can not be kept so': (
+    train(*SYNTHETIC, '--config.tables.state=int8'),
+    ['config.tables.state (feature C1)', "'int8'", 'float32, bfloat16'],
+  ),
   'no shards': (
     train(*SYNTHETIC, '--config.tables.shards=0'),
     ['config.tables.shards', '0', 'at least 1'],

@@ -14,7 +14,7 @@ from dlrm_jax.data.schema import Schema
 from dlrm_jax.embedding.encoding import Encoding
 from dlrm_jax.embedding.features import Feature, Pooling, bag_lengths
 from dlrm_jax.embedding.load import RowState
-from dlrm_jax.embedding.low_precision import STORAGES
+from dlrm_jax.embedding.low_precision import STATES, STORAGES
 from dlrm_jax.embedding.planner import Chosen, PlacementBudget, choose
 from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement, Table
@@ -136,7 +136,7 @@ def _unplaced(
       role,
     )
     feature = dataclasses.replace(
-      feature, encoding=_stored(column.name, encoding, own['storage'])
+      feature, encoding=_stored(column.name, encoding, own)
     )
     encoding = feature.encoding
     widths = [table.dim for table in encoding.tables]
@@ -147,15 +147,21 @@ def _unplaced(
   return features
 
 
-def _stored(column: str, encoding: Encoding, name: str) -> Encoding:
-  """An encoding whose tables are kept as the config says.
+def _stored(
+  column: str, encoding: Encoding, options: Mapping[str, Any]
+) -> Encoding:
+  """An encoding whose tables and their states are kept as the config says.
 
   Tables whose rows would not become smaller stay float32.
   """
-  where = f'tables.storage (feature {column})'
+  where, name = f'tables.storage (feature {column})', options['storage']
   storage = choose_one(where, name, STORAGES)
+  state = choose_one(
+    f'tables.state (feature {column})', options['state'], STATES
+  )
 
   def stored(table: Table) -> Table:
+    table = dataclasses.replace(table, state=state)
     if table.dim == 1:  # a scale for each weight saves nothing
       return table
     try:

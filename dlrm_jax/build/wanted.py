@@ -48,6 +48,7 @@ _FEATURE_FIELDS = (
   'placement',
   'pooling',
   'spread',
+  'state',
   'storage',
   'table',
   'update',
@@ -238,7 +239,7 @@ def wanted_tables(
     a = first.setdefault(name, column.name)
     if a == column.name:
       continue
-    for field in (*FIELDS, 'storage'):
+    for field in (*FIELDS, 'storage', 'state'):
       if options[a][field] != options[column.name][field]:
         raise InputError(
           f'config.tables.features: {a} and {column.name} share the table '

@@ -104,31 +104,32 @@ def _check_tables(folder: Path, then: Layout, now: Layout) -> None:
 def _described(
   arrays: Mapping[str, Any], layout: Layout, fields: set[str]
 ) -> Iterator[tuple[str, str]]:
-  """Names of arrays with dtypes and shapes; of families without shapes.
+  """Names of arrays with dtypes and shapes; of families what a row has.
 
-  How the values of tables are kept may differ.
+  How rows are kept may differ.
   """
   for name, x in arrays.items():
     if name.split('.')[0] not in fields - {TABLES}:
       continue
-    with_rows, dtype = rows_name(name, layout), np.dtype(x.dtype)
+    with_rows = rows_name(name, layout)
     if with_rows is None:
-      yield name, f'{dtype}{tuple(x.shape)}'
+      yield name, f'{np.dtype(x.dtype)}{tuple(x.shape)}'
     else:
       kind = 'a number' if len(x.shape) == 1 else 'a vector'
-      yield with_rows.family, f'{kind} of {dtype} for each row'
+      yield with_rows.family, f'{kind} for each row'
 
 
 def _check_kept(
   folder: Path, arrays: Mapping[str, Any], layout: Layout
 ) -> None:
-  """Checks that the arrays of tables are those of their storages."""
+  """Checks that arrays with rows are those of their storages."""
   for name, x in arrays.items():
     parts = rows_name(name, layout)
-    if parts is None or parts.family != TABLES:
+    if parts is None:
       continue
     stack = layout.stacks[parts.stack]
-    kept = leaves({TABLES: {parts.stack: stack.storage.leaves(stack.dim)}})
+    storage = stack.storage if parts.family == TABLES else stack.state
+    kept = leaves({parts.family: {parts.stack: storage.leaves(stack.dim)}})
     expected = kept[name].dtype if name in kept else 'no such array'
     if np.dtype(x.dtype) != expected:
       raise InputError(

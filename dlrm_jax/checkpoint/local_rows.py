@@ -48,7 +48,9 @@ class LocalRows(NamedTuple):
   ) -> None:
     """Adds to one number a row, times the fraction of shared columns."""
     mine = self.has(rows)
-    self.arrays[rows[mine] - self.low] += numbers[mine] * fraction
+    local, stack = rows[mine] - self.low, self.stack
+    old = decoded(self.arrays[local], stack)
+    self.arrays[local] = _encoded(old + numbers[mine] * fraction, stack)
 
   def put_columns(
     self, rows: np.ndarray, values: np.ndarray, columns: slice
@@ -66,14 +68,14 @@ class LocalRows(NamedTuple):
 
 
 def decoded(kept: Pytree, stack: Stack) -> np.ndarray:
-  """Values f32[n, D] of rows as a storage keeps them."""
+  """Values f32[n, D], or f32[n], of rows as a storage keeps them."""
   if stack.storage == FLOAT32:
     return kept
   return _rowwise(_decoder(stack.storage, stack.dim), kept)
 
 
 def _encoded(values: np.ndarray, stack: Stack) -> Pytree:
-  """Values f32[n, D] as a storage keeps them, rounded to nearest."""
+  """Values f32[n, D] or f32[n] as a storage keeps them, rounded to nearest."""
   if stack.storage == FLOAT32:
     return values
   return _rowwise(_encoder(stack.storage), values)
@@ -90,7 +92,7 @@ def _encoder(storage: Storage) -> Callable[[Pytree], Any]:
 
 
 def _rowwise(function: Callable[[Pytree], Any], rows: Pytree) -> Any:
-  """Applies a compiled function to arrays [n, width], row by row.
+  """Applies a compiled function to arrays [n, width] or [n], row by row.
 
   So that it is compiled for few sizes, rows of zeros are added.
   """
@@ -98,7 +100,7 @@ def _rowwise(function: Callable[[Pytree], Any], rows: Pytree) -> Any:
   more = max(1 << (count - 1).bit_length(), _LEAST_ROWS) - count
 
   def padded(x: np.ndarray) -> np.ndarray:
-    return np.pad(x, ((0, more), (0, 0)))
+    return np.pad(x, ((0, more), *((0, 0),) * (x.ndim - 1)))
 
   found = function(jax.tree.map(padded, rows))
   return jax.tree.map(lambda x: np.asarray(x)[:count], found)

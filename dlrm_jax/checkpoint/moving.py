@@ -8,11 +8,11 @@ on its devices. It does not read pieces of which no row lands there. So a
 process holds its own part of one new stack, and a piece.
 
 What moves is a *family*: for each stack the arrays of its storage, or one
-array f32[R] of the optimizer's state, such as the mean squares of row-wise
-Adagrad. Rows move as their storage keeps them. Where the storage or the column
-blocks of a table change, or its copies are averaged, rows are decoded and
-encoded again, rounded to nearest; of f32[R], a new block gets the mean of the
-old blocks, weighted by the columns that they share.
+array of the optimizer's state, which has a storage, too. Rows move as their
+storage keeps them. Where the storage or the column blocks of a table change, or
+its copies are averaged, rows are decoded and encoded again, rounded to nearest.
+Of one number a row, such as the mean squares of row-wise Adagrad, a new block
+gets the mean of the old blocks, weighted by the columns that they share.
 """
 
 import sys
@@ -143,14 +143,9 @@ def _read(tree: Pytree, stack: Stack, stretch: _Stretch) -> list[Pytree]:
   ]
 
 
-def _decoded(kept: Pytree, stack: Stack) -> np.ndarray:
-  numbers = isinstance(kept, np.ndarray) and kept.ndim == 1
-  return kept if numbers else decoded(kept, stack)
-
-
 def _values(copies: list[Pytree], stack: Stack) -> np.ndarray:
   """Values [n, D] of rows, or their numbers [n]; the mean of copies."""
-  values = [_decoded(x, stack) for x in copies]
+  values = [decoded(x, stack) for x in copies]
   if len(values) == 1:
     return values[0]
   total = np.zeros(values[0].shape)

@@ -236,7 +236,7 @@ def _moved(
     for family, wanted in families.items():
       old, new = stored.layout, layout
       if family != TABLES:
-        old, new = old.in_float32, new.in_float32
+        old, new = old.of_state, new.of_state
       stacks = move(there[family], old, wanted, new, bar.update)
       result |= {f'{family}.{k}': x for k, x in leaves(stacks).items()}
   return result
@@ -278,13 +278,11 @@ def read_state(
 
 
 def _same_storages(a: Layout, b: Layout) -> bool:
-  """Whether all tables are kept alike."""
+  """Whether all tables and their states are kept alike."""
 
-  def storages(layout: Layout) -> dict[str, Storage]:
-    return {
-      table: layout.stacks[blocks[0].stack].storage
-      for table, blocks in layout.blocks.items()
-    }
+  def storages(layout: Layout) -> dict[str, tuple[Storage, Storage]]:
+    stacks = {t: layout.stacks[b[0].stack] for t, b in layout.blocks.items()}
+    return {table: (s.storage, s.state) for table, s in stacks.items()}
 
   return storages(a) == storages(b)
 

@@ -58,6 +58,7 @@ KINDS: dict[str, FieldKind] = {
       'tables.encoding',
       'tables.combine',
       'tables.storage',
+      'tables.state',
       'tables.compression',
       'tables.rows',
       'tables.threshold',

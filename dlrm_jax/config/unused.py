@@ -131,6 +131,20 @@ def _of_tables(
       yield Unused(f'tables.{field}', value, why)
 
 
+def _of_state(
+  config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Iterator[Unused]:
+  if config['table_optimizer']['name'] != 'sgd':
+    return
+  default, why = defaults['tables']['state'], 'sgd keeps no state of rows'
+  if config['tables']['state'] != default:
+    yield Unused('tables.state', config['tables']['state'], why)
+  for name, own in config['tables']['features'].items():
+    value = own.get('state', default) if isinstance(own, Mapping) else default
+    if value != default:
+      yield Unused(f'tables.features.{name}.state', value, why, True)
+
+
 def _of_optimizer(
   section: str, fields: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[Unused]:
@@ -205,6 +219,7 @@ def unused(
   yield from _of_data(config['data'], defaults['data'])
   yield from _of_model(config['model'], defaults['model'])
   yield from _of_tables(config['tables'], defaults['tables'])
+  yield from _of_state(config, defaults)
   for section in ('optimizer', 'table_optimizer'):
     yield from _of_optimizer(section, config[section], defaults[section])
   train = config['train']

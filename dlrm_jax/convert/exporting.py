@@ -247,6 +247,6 @@ class _Reader:
     array = self.scratch.array(shape, np.float32)
     new, old = apart(self.collection.tables), self.stored.layout
     if family != TABLES:
-      old = old.in_float32
+      old = old.of_state
     move_into(self._family(family), old, {match.ours: array}, new)
     return array

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from dlrm_jax import files
@@ -296,20 +297,22 @@ def _state(
   }
   if states.keys() & tables.keys():
     sums = {name: states[name] for name in tables}
-    families[SUMS] = _Family(sums, {}, layout.in_float32)
+    families[SUMS] = _Family(sums, {}, layout.of_state)
   made: dict[str, jax.Array] = {}
   wanted = leaves(abstract)
-  for name, stacks in families_of(wanted, layout).items():
-    source = families.get(name.rpartition('.')[2])
-    for stack, like in stacks.items():
+  for path, stacks in families_of(wanted, layout).items():
+    source = families.get(path.rpartition('.')[2])
+    kept = layout if path == TABLES else layout.of_state
+    for name, like in stacks.items():
       arrays = jax.tree.map(lambda x: scratch.array(x.shape, x.dtype), like)
       if source is not None:
         old = apart(task.collection.tables, source.storages)
-        move_into(source.tables, old, {stack: arrays}, source.layout)
-      elif first := float(small[f'{name}.{stack}'].reshape(-1)[0]):
-        arrays[...] = first
+        move_into(source.tables, old, {name: arrays}, source.layout)
+      elif np.any(first := small[f'{path}.{name}']):
+        encoded = kept.stacks[name].storage.encode(first, None)
+        arrays[...] = np.asarray(encoded).flat[0]
       arrays = jax.device_put(arrays, jax.devices('cpu')[0], may_alias=True)
-      made |= {f'{name}.{k}': x for k, x in leaves({stack: arrays}).items()}
+      made |= leaves({path: {name: arrays}})
   for name in wanted.keys() - made.keys():
     ours = name.partition(f'.{SUMS}.')[2]
     if name.startswith('opt_state.') and ours in states:

@@ -34,10 +34,11 @@ from dlrm_jax.embedding.table import Table
 
 
 class StackKey(NamedTuple):
-  """What distinguishes stacks of bags: width and storage."""
+  """What distinguishes stacks of bags: width and storages."""
 
   dim: int
   storage: Storage
+  state: Storage
 
 
 class ShardSpan(NamedTuple):
@@ -74,7 +75,7 @@ class _StackSums:
   """Sums over the blocks of a stack.
 
   Attributes:
-    key: width and storage.
+    key: width and storages.
     work: the workload, with as many devices as shards.
     shards: f64[3, S], for each shard: rows held; rows that a device asks of
       it; sums of bags that a device asks of it.
@@ -96,7 +97,14 @@ class _StackSums:
       return Totals(0.0, np.zeros(devices), 0.0)
     held, asked, bags = self.shards.max(1).tolist()
     rows = aligned(round(held), *self.key)
-    stack = Stack(StackKind.BAGS, devices, rows, *self.key)
+    stack = Stack(
+      StackKind.BAGS,
+      devices,
+      rows,
+      dim,
+      self.key.storage,
+      state=self.key.state,
+    )
     room = Capacity(
       with_margin(asked, self.asked),
       with_margin(bags, min(self.asked, self.bags * work.local_batch)),
@@ -167,7 +175,8 @@ class Balance:
     """The sums with a table, placed on the shards with most room."""
     result = Balance(self._work, self._stacks)
     spread = table.placement.spread or self._work.devices
-    key = StackKey(table.dim // table.placement.columns, table.storage)
+    dim = table.dim // table.placement.columns
+    key = StackKey(dim, table.storage, table.state)
     for _ in range(table.placement.columns):
       span = ShardSpan(key, 0, spread)
       span = span._replace(first=result._best_start(table, span))
@@ -207,7 +216,7 @@ def measured(
   balance, spans = Balance(work, {}), {}
   for table in tables:
     spans[table.name] = [
-      ShardSpan(StackKey(a.dim, table.storage), a.first, a.spread)
+      ShardSpan(StackKey(a.dim, table.storage, table.state), a.first, a.spread)
       for a in layout.blocks[table.name]
     ]
     for span in spans[table.name]:

@@ -44,7 +44,6 @@ from dlrm_jax.embedding.layout import (
 )
 from dlrm_jax.embedding.layout_plan import plan_layout
 from dlrm_jax.embedding.parcels import Route
-from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.embedding.update import (
   Rows,
@@ -160,13 +159,16 @@ class EmbeddingCollection:
     )
 
   def init_state(self, tx: RowTransform, tables: Tables) -> Pytree:
-    """The first state of a `rowwise` transform, in float32 and packed."""
+    """The first state of a `rowwise` transform, kept and packed."""
     stacks = self.layout.stacks
     state = tx.init(
       {s: stacks[s].storage.values(x, self._dim(s)) for s, x in tables.items()}
     )
     return optax.tree.map_params(
-      tx.init, lambda x: FLOAT32.pack(x) if x.ndim == 2 else x, state
+      tx.init,
+      lambda x, kept: kept.pack(kept.encode(x, None)),
+      state,
+      {s: stacks[s].state for s in tables},
     )
 
   def rows(
@@ -274,7 +276,7 @@ class EmbeddingCollection:
       f32[], what gradients were multiplied by to clip them.
     """
     stacks = self.layout.stacks
-    if not any(stack.storage.random for stack in stacks.values()):
+    if not any(s.storage.random or s.state.random for s in stacks.values()):
       key = None
     specs = self.specs, self.state_specs(tx, state)
     write = TableUpdate(self.layout, self.groups, self._route, tx)

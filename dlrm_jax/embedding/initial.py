@@ -90,18 +90,19 @@ def _columns(layout: Layout, stack: str, block: jax.Array) -> jax.Array:
 
 
 def noise(
-  layout: Layout, stack: str, rows: jax.Array, key: jax.Array
+  layout: Layout, stack: str, rows: jax.Array, key: jax.Array, use: int = 0
 ) -> jax.Array:
   """Random bits u32[M, D] for rows of a stack.
 
-  Hashed from the key, the table, its row and its column: the same wherever
-  the row lives. All copies of an independent table have different bits.
+  Hashed from key, use, table, row and column: the same wherever the row lives.
+  All copies of an independent table have different bits.
 
   Args:
     layout: the layout of all tables.
     stack: name of the stack.
     rows: i32[M], rows of the whole stack.
     key: i32[] or u32[], another one in each step.
+    use: 0: the values of rows; another number for each array of their state.
   """
   shard_rows = layout.stacks[stack].shard_rows
   shard = rows // shard_rows
@@ -109,7 +110,8 @@ def noise(
   block = jnp.maximum(number, 0)
   tables = list(layout.rows)
   of_block = [tables.index(name) for name, _ in layout.in_stack(stack)]
-  seed = mix32(key.astype(jnp.uint32)) + jnp.asarray(
+  own = jnp.uint32(use * 0x9E3779B9 % 2**32)
+  seed = mix32(key.astype(jnp.uint32) + own) + jnp.asarray(
     np.array(of_block, np.uint32)
   )
   seed = mix32(seed)[block]

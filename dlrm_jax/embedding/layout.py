@@ -1,6 +1,6 @@
 """Layouts: the row of an array at which each row of each table lives.
 
-Tables of equal width, kind and storage share one array, a *stack* of S * P
+Tables of equal width, kind and storages share one array, a *stack* of S * P
 rows: S logical shards of P rows each, cut over the devices on axis 0. A row
 `r` of a table lives at
 
@@ -48,6 +48,7 @@ class Stack(NamedTuple):
     dim: width of the rows' values, D.
     storage: codec of the rows.
     dense: whether a step updates every row, of a replicated stack.
+    state: codec of the rows of the optimizer's state.
   """
 
   kind: StackKind
@@ -56,6 +57,7 @@ class Stack(NamedTuple):
   dim: int
   storage: Storage = FLOAT32
   dense: bool = False
+  state: Storage = FLOAT32
 
   @property
   def rows(self) -> int:
@@ -126,9 +128,9 @@ class Layout:
     return where(rows < 0, PAD, address)
 
   @property
-  def in_float32(self) -> 'Layout':
-    """The layout of optimizer state, which is kept in float32."""
-    stacks = {k: s._replace(storage=FLOAT32) for k, s in self.stacks.items()}
+  def of_state(self) -> 'Layout':
+    """The layout of the optimizer's state, as its storages keep it."""
+    stacks = {k: s._replace(storage=s.state) for k, s in self.stacks.items()}
     return dataclasses.replace(self, stacks=stacks)
 
   def in_stack(self, stack: str) -> list[tuple[str, Address]]:
@@ -227,6 +229,7 @@ def layout_to_json(layout: Layout) -> dict[str, Any]:
         **stack._asdict(),
         'kind': stack.kind.value,
         'storage': stack.storage.name,
+        'state': stack.state.name,
       }
       for name, stack in layout.stacks.items()
     },
@@ -241,8 +244,8 @@ def layout_from_json(saved: Mapping[str, Any]) -> Layout:
   """The layout that a checkpoint keeps.
 
   Args:
-    saved: what `layout_to_json` returned. Earlier versions wrote no storage:
-      all their stacks are float32.
+    saved: what `layout_to_json` returned. Earlier versions wrote no storage,
+      or none of states: theirs are float32.
 
   Raises:
     InputError: it names a storage that there is not.
@@ -254,6 +257,7 @@ def layout_from_json(saved: Mapping[str, Any]) -> Layout:
       name: Stack(**stack)._replace(
         kind=StackKind(stack['kind']),
         storage=storage_named(stack.get('storage', FLOAT32.name)),
+        state=storage_named(stack.get('state', FLOAT32.name)),
       )
       for name, stack in saved['stacks'].items()
     },

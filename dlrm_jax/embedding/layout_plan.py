@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from dlrm_jax.embedding.layout import Address, Layout, Stack, StackKind
+from dlrm_jax.embedding.low_precision import STATES
 from dlrm_jax.embedding.storage import FLOAT32, Storage
 from dlrm_jax.embedding.table import Placement, Table
 from dlrm_jax.errors import InputError
@@ -27,6 +28,11 @@ def _check(table: Table, shards: int) -> None:
     table.storage.leaves(table.dim // columns)
   except InputError as error:
     raise InputError(f'table {table.name}: {error}') from None
+  if table.state not in STATES.values():
+    raise InputError(
+      f"table {table.name}: its optimizer's state is kept as "
+      f'{table.state.name}; expected one of {", ".join(STATES)}'
+    )
   if table.placement.dense and not table.placement.replicated:
     raise InputError(
       f'table {table.name}: a dense update needs a copy on every device'
@@ -45,8 +51,9 @@ def _kind(table: Table, pooled: bool) -> StackKind:
 def _stack_name(table: Table, kind: StackKind, dim: int) -> str:
   # Checkpoints older than storages have names without one.
   suffix = '' if table.storage == FLOAT32 else f'_{table.storage.name}'
+  state = '' if table.state == FLOAT32 else f'_state_{table.state.name}'
   dense = '_dense' if table.placement.dense else ''
-  return f'{kind.value}_{dim}{suffix}{dense}'
+  return f'{kind.value}_{dim}{suffix}{state}{dense}'
 
 
 class _Filling:
@@ -55,7 +62,8 @@ class _Filling:
   def __init__(
     self, table: Table, kind: StackKind, dim: int, shards: int
   ) -> None:
-    self.kind, self.dim, self.storage = kind, dim, table.storage
+    self.kind, self.dim = kind, dim
+    self.storage, self.state = table.storage, table.state
     self.dense = table.placement.dense
     self.shards = 1 if kind is StackKind.REPLICATED else shards
     self.rows = [0] * self.shards
@@ -65,9 +73,15 @@ class _Filling:
   @property
   def stack(self) -> Stack:
     """The stack of all blocks so far."""
-    rows = aligned(max(self.rows), self.dim, self.storage)
+    rows = aligned(max(self.rows), self.dim, self.storage, self.state)
     return Stack(
-      self.kind, self.shards, rows, self.dim, self.storage, self.dense
+      self.kind,
+      self.shards,
+      rows,
+      self.dim,
+      self.storage,
+      self.dense,
+      self.state,
     )
 
   def add(self, rows: int, spread: int, reads: float) -> tuple[int, int, int]:
@@ -108,12 +122,18 @@ class _Filling:
     return min(range(0, self.shards, spread), key=load)
 
 
-def aligned(rows: int, dim: int, storage: Storage = FLOAT32) -> int:
+def aligned(
+  rows: int, dim: int, storage: Storage = FLOAT32, state: Storage = FLOAT32
+) -> int:
   """Rows of a shard, rounded up to whole tiles of a TPU and to many divisors.
 
   Checkpoints are written in equal pieces, whose number must divide the rows.
   """
-  unit = max(storage.row_unit(dim), 1 << max(rows // 128, 1).bit_length() - 1)
+  unit = max(
+    storage.row_unit(dim),
+    state.row_unit(dim),
+    1 << max(rows // 128, 1).bit_length() - 1,
+  )
   return -(-rows // unit) * unit
 
 

@@ -26,27 +26,27 @@ import numpy as np
 
 from dlrm_jax.embedding.capacity import BagSpec, Capacity, capacity, shares
 from dlrm_jax.embedding.layout import Layout, Stack, StackKind
-from dlrm_jax.embedding.storage import FLOAT32, Storage
+from dlrm_jax.embedding.table import Table
 from dlrm_jax.rows import LANES, packed
 
-_FLOAT = 4  # bytes of an id, of an element of a vector or of optimizer state
+_FLOAT = 4  # bytes of an id, or of an element of a vector
 
 
 class RowState(NamedTuple):
-  """Size of the optimizer state of a row, in floats.
+  """Size of the optimizer state of a row, in numbers.
 
   Attributes:
-    per_element: floats for each element of the row.
-    per_row: floats for the row as a whole.
+    per_element: numbers for each element of the row.
+    per_row: numbers for the row as a whole.
   """
 
   per_element: int = 0
   per_row: int = 0
 
-  def bytes(self, dim: int, storage: Storage = FLOAT32) -> int:
-    """Bytes of a row of a table and of its state."""
-    state = _FLOAT * (dim * self.per_element + self.per_row)
-    return storage.row_bytes(dim) + state
+  def bytes(self, of: Table | Stack) -> int:
+    """Bytes of a row of a table or stack, and of its state."""
+    numbers = of.dim * self.per_element + self.per_row
+    return of.storage.row_bytes(of.dim) + numbers * of.state.row_bytes(1)
 
 
 class Workload(NamedTuple):
@@ -144,7 +144,7 @@ def moved_bytes(stack: Stack, state: RowState) -> int:
   The row forward; the row and its optimizer state, twice each, backward.
   """
   row = stack.storage.row_bytes(stack.dim)
-  return 2 * state.bytes(stack.dim, stack.storage) + row
+  return 2 * state.bytes(stack) + row
 
 
 def _sent(
@@ -206,8 +206,7 @@ def device_rows(stack: Stack, work: Workload) -> int:
 
 def stack_bytes(stack: Stack, work: Workload) -> int:
   """Bytes of a device's part of a stack: values, padding and state."""
-  row = work.state.bytes(stack.dim, stack.storage)
-  return device_rows(stack, work) * row
+  return device_rows(stack, work) * work.state.bytes(stack)
 
 
 def load_by_table(layout: Layout, work: Workload) -> dict[str, Load]:
@@ -252,7 +251,7 @@ def copy_bytes(stack: Stack, work: Workload) -> int:
   step, with each row padded to whole lanes.
   """
   padded = -(-stack.dim // LANES) * LANES
-  state = _FLOAT * padded * work.state.per_element
+  state = stack.state.row_bytes(padded) * work.state.per_element
   row = sum(
     -(-leaf.size // LANES) * LANES * leaf.dtype.itemsize
     for leaf in stack.storage.arrays(stack.dim)

@@ -210,6 +210,10 @@ STORAGES = {
 }
 """All storages by name."""
 
+STATES = {storage.name: storage for storage in (FLOAT32, BFLOAT16)}
+"""Those of optimizers' states. Of float16, squares of gradients below 1e-4 are
+zeros or nearly; codes cannot keep one number a row."""
+
 
 def storage_named(name: str) -> Storage:
   """The storage of a name.

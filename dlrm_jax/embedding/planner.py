@@ -70,7 +70,7 @@ def _copied(
   for table in sorted(tables, key=lambda t: (t.rows * t.dim, t.name)):
     # 8 R D bytes to sum a gradient; or for an example 8 D of sums, 8 L of ids.
     ids = examples * (len(hotness[table.name]) + _ids_cost(table, hotness))
-    size = table.rows * budget.state.bytes(table.dim, table.storage)
+    size = table.rows * budget.state.bytes(table)
     if table.rows > ids or size > left:
       continue
     left -= size

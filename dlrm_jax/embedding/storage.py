@@ -8,6 +8,9 @@ beside a scale and an offset of each row, f32[R, 2].
 Rows are decoded after they are gathered and before bags are summed. An update
 reads the rows that it touches, adds to them in float32 and encodes them again;
 with `Float32` it is a plain addition.
+
+The states of optimizers are kept by storages, too: arrays f32[R, D] as a table
+is, and one number a row, f32[R], by those that encode numbers singly.
 """
 
 import abc
@@ -79,17 +82,24 @@ class Storage(abc.ABC):
 
   def pack(self, rows: Pytree) -> Pytree:
     """Kept rows, arrays [R, width], in the packed form of a stack."""
-    return jax.tree.map(
-      lambda x: x.reshape(-1, x.shape[-1] * packed(x.shape[-1])), rows
-    )
+
+    def pack(x: jax.Array) -> jax.Array:
+      if x.ndim == 1:
+        return x
+      return x.reshape(-1, x.shape[-1] * packed(x.shape[-1]))
+
+    return jax.tree.map(pack, rows)
 
   def unpack(self, tree: Pytree, dim: int) -> Pytree:
     """The arrays of a stack as kept rows, arrays [R, width]."""
-    leaves = self.leaves(dim)
-    return jax.tree.map(lambda leaf, x: x.reshape(-1, leaf.size), leaves, tree)
+    return jax.tree.map(
+      lambda leaf, x: x if x.ndim == 1 else x.reshape(-1, leaf.size),
+      self.leaves(dim),
+      tree,
+    )
 
   def values(self, tree: Pytree, dim: int) -> jax.Array:
-    """Values of all rows of a stack, f32[R, dim]."""
+    """Values of all rows of a stack, f32[R, dim] or f32[R]."""
     return self.decode(self.unpack(tree, dim), dim)
 
   def take(
@@ -113,6 +123,24 @@ class Storage(abc.ABC):
     """Values of rows of a stack, f32[*rows.shape, dim]; as `take`."""
     return self.decode(self.take(tree, rows, dim, exist), dim)
 
+  def write(
+    self,
+    tree: Pytree,
+    rows: jax.Array | None,
+    values: jax.Array,
+    noise: jax.Array | None,
+  ) -> Pytree:
+    """The arrays of a stack with other values of distinct rows.
+
+    Args:
+      tree: the arrays of the stack.
+      rows: i32[M]; None: all rows.
+      values: f32[M, D] or f32[M].
+      noise: as `encode` takes it.
+    """
+    kept = self.encode(values, noise)
+    return self.pack(kept) if rows is None else put(tree, rows, kept)
+
   def add(
     self, tree: Pytree, update: RowGrads, noise: jax.Array | None
   ) -> Pytree:
@@ -125,14 +153,14 @@ class Storage(abc.ABC):
     """
     rows, values = update
     sums = self.read(tree, rows, values.shape[-1]) + values
-    return put(tree, rows, self.encode(sums, noise))
+    return self.write(tree, rows, sums, noise)
 
   def add_to_all(
     self, tree: Pytree, update: jax.Array, noise: jax.Array | None
   ) -> Pytree:
     """Adds f32[R, D] to all rows of a stack; `noise` as in `add`."""
     sums = self.values(tree, update.shape[-1]) + update
-    return self.pack(self.encode(sums, noise))
+    return self.write(tree, None, sums, noise)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tables: name, rows, width, first values, placement and storage."""
+"""Tables: name, rows, width, first values, placement and storages."""
 
 import dataclasses
 from collections.abc import Callable
@@ -88,6 +88,7 @@ class Table:
     bound: largest magnitude of uniform first values, deviation of normal ones;
       None: sqrt(1/R), as in facebookresearch/dlrm.
     storage: codec of the rows.
+    state: codec of the rows of the optimizer's state: one of `STATES`.
   """
 
   name: str
@@ -97,3 +98,4 @@ class Table:
   placement: Placement = Placement()
   bound: float | None = None
   storage: Storage = FLOAT32
+  state: Storage = FLOAT32

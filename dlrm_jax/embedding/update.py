@@ -18,10 +18,10 @@ from dlrm_jax import native
 from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.bags import Bags, Group, push
 from dlrm_jax.embedding.exchange import Delivery, gather_replicated
-from dlrm_jax.embedding.initial import noise
 from dlrm_jax.embedding.layout import Layout, StackKind
 from dlrm_jax.embedding.parcels import Route
 from dlrm_jax.embedding.storage import FLOAT32
+from dlrm_jax.embedding.stored_rows import stored_state, stored_tables
 from dlrm_jax.optim.clipping import Clip, clip_factor
 from dlrm_jax.optim.fused import Fused
 from dlrm_jax.optim.rowwise import Grads, RowTransform, with_counters
@@ -234,19 +234,13 @@ class TableUpdate:
       else _nothing(stacks[s].dim)
       for s in tables
     }
-    values = {
-      s: self._reader(s, tree)
-      if isinstance(grads[s], RowGrads)
-      else stacks[s].storage.values(tree, stacks[s].dim)
-      for s, tree in tables.items()
-    }
-    updates, moved = cast(Any, self.tx).update(grads, state, values)
+    values = stored_tables(self.layout, tables, key)
+    kept = stored_state(self.layout, tables, self.tx, state, key)
+    updates, moved = cast(Any, self.tx).update(grads, kept, values)
     if factor is not None:
       updates = {s: _scaled(update, factor) for s, update in updates.items()}
     others = {
-      s: self._added(s, tree, updates[s], key)
-      for s, tree in tables.items()
-      if s not in by_kernel
+      s: values[s].add(updates[s]) for s in tables if s not in by_kernel
     }
     if not by_kernel:
       return others, moved
@@ -275,18 +269,8 @@ class TableUpdate:
       for s, grads in arrived.items()
       if isinstance(grads, RowGrads | BagGrads)
       and self.layout.stacks[s].storage is FLOAT32
+      and self.layout.stacks[s].state is FLOAT32
     }
-
-  def _added(
-    self, stack: str, tree: Pytree, update: Grads, key: jax.Array | None
-  ) -> Pytree:
-    """The arrays of a stack after an update."""
-    storage = self.layout.stacks[stack].storage
-    if isinstance(update, RowGrads):
-      noise = self._noise(stack, tree, update.rows, key)
-      return storage.add(tree, update, noise)
-    rows = jnp.arange(len(update), dtype=jnp.int32)
-    return storage.add_to_all(tree, update, self._noise(stack, tree, rows, key))
 
   def _squares(self, grads: Mapping[str, Grads], tables: Tables) -> jax.Array:
     """Sum of squares of gradients, f32[]; repeated rows are summed before."""
@@ -304,21 +288,3 @@ class TableUpdate:
       else:
         mine += total
     return over_devices(jax.lax.psum, mine) + all_have
-
-  def _reader(
-    self, stack: str, tree: Pytree
-  ) -> Callable[[jax.Array], jax.Array]:
-    """A function that reads rows i32[M] of a stack, f32[M, D]."""
-    about = self.layout.stacks[stack]
-    return lambda rows: about.storage.read(tree, rows, about.dim)
-
-  def _noise(
-    self, stack: str, tree: Pytree, rows: jax.Array, key: jax.Array | None
-  ) -> jax.Array | None:
-    """Random bits for each value of rows i32[M] of a device, u32[M, D]."""
-    about = self.layout.stacks[stack]
-    if key is None or not about.storage.random:
-      return None
-    if device_count() > 1 and about.kind is not StackKind.REPLICATED:
-      rows = rows + jax.lax.axis_index(AXIS) * about.local_rows(tree)
-    return noise(self.layout, stack, rows, key)

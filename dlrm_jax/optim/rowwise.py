@@ -11,6 +11,7 @@ A gradient may also be an array, that of a whole table: then every row moves, as
 under the inner transform alone.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,18 @@ Grads = RowGrads | jax.Array
 """The gradient of a table: of some rows, or f32[R, D] of all."""
 
 
+class Kept(abc.ABC):
+  """A table or an array of a state that is not kept as f32[R, D] or f32[R]."""
+
+  @abc.abstractmethod
+  def read(self, rows: jax.Array | None) -> jax.Array:
+    """Values of rows i32[M], f32[M, D] or f32[M]; None: of all rows."""
+
+  @abc.abstractmethod
+  def write(self, rows: jax.Array | None, values: jax.Array) -> Pytree:
+    """What keeps them, with other values of distinct rows, or of all."""
+
+
 def _is_row_grads(x: Any) -> bool:
   return isinstance(x, RowGrads)
 
@@ -37,11 +50,15 @@ def _map_grads(
 
 def _take_touched(table: Any, grads: Grads) -> jax.Array:
   """The rows f32[M, D], or numbers f32[M], that a gradient touches."""
+  if isinstance(table, Kept):
+    return table.read(_rows_of(grads))
   if not isinstance(grads, RowGrads):
     return table if table.ndim == 1 else table.reshape(grads.shape)
-  if callable(table):
-    return table(grads.rows)
   return take(table, grads.rows, grads.values.shape[1])
+
+
+def _rows_of(grads: Grads) -> jax.Array | None:
+  return grads.rows if isinstance(grads, RowGrads) else None
 
 
 def _put_touched(
@@ -57,6 +74,8 @@ def _put_touched(
   )
 
   def put_leaf(new: Any, old: Any) -> Any:
+    if isinstance(old, Kept):
+      return old.write(_rows_of(new), getattr(new, 'values', new))
     if _is_row_grads(new):
       return put(old, new.rows, new.values)
     return new.reshape(old.shape)
@@ -100,8 +119,8 @@ def rowwise(
     whose `update` takes the same pytree with `RowGrads` for leaves and
     returns `RowGrads` of distinct rows, to be added by `rows.add`; an array
     f32[R, D] for a leaf gives an array. Its parameters, if given, are the
-    tables, or for each table whose gradient is `RowGrads` a function that
-    reads rows, i32[M] -> f32[M, D].
+    tables. In the place of a table, or of an array of its state, it takes
+    what is `Kept`; of a state it returns the arrays.
 
   Raises:
     InputError: the update of a row depends on other rows.

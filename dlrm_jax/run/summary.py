@@ -39,9 +39,12 @@ def _placements(task: Task) -> dict[str, str]:
   shards = task.collection.layout.shards
 
   def words(table: Table) -> str:
-    place = placement_name(table.placement, shards)
-    kept = table.storage.name
-    return place if table.storage == FLOAT32 else f'{place}, {kept}'
+    found = [placement_name(table.placement, shards)]
+    if table.storage != FLOAT32:
+      found.append(table.storage.name)
+    if table.state != FLOAT32:
+      found.append(f'state {table.state.name}')
+    return ', '.join(found)
 
   return {table.name: words(table) for table in task.collection.tables}
 

@@ -12,20 +12,22 @@ from dlrm_jax import sharding
 from dlrm_jax.batch import Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
 from dlrm_jax.embedding.network import Layers, Network
+from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement, Table
 
 
 def flat(network: Network) -> Network:
   """The same network for one device: the rows of a table are side by side.
 
-  Independent tables keep their copies, one for each node.
+  Independent tables keep their copies, one for each node. What scores has no
+  states, so how they were kept tells no stacks apart.
   """
   shared = Placement(replicated=True) if network.nodes else Placement()
 
   def placed(table: Table) -> Table:
     own = table.placement.independent
     placement = Placement(independent=True) if own else shared
-    return dataclasses.replace(table, placement=placement)
+    return dataclasses.replace(table, placement=placement, state=FLOAT32)
 
   features = tuple(
     dataclasses.replace(f, encoding=f.encoding.placed(placed))

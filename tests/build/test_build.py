@@ -21,7 +21,9 @@ from dlrm_jax.build.task import build_task
 from dlrm_jax.data.schema import Column, Scale, Schema
 from dlrm_jax.embedding.encoding import Composed, Plain
 from dlrm_jax.embedding.features import Pooling
+from dlrm_jax.embedding.low_precision import BFLOAT16, INT8
 from dlrm_jax.embedding.partitions import Hashes
+from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement
 from dlrm_jax.errors import InputError
 from dlrm_jax.synthetic.log import Synthetic
@@ -109,6 +111,20 @@ def test_features_can_share_a_table_as_large_as_the_largest_needs():
   shared = next(t for t in collection.tables if t.name == 'shared')
   assert shared.rows == 1000
   assert collection.readers(shared) == ('C2', 'C3')
+
+
+def test_rows_and_states_are_kept_as_the_config_says_of_each_feature():
+  given = {'C5': {'storage': 'int8', 'state': 'float32'}}
+  task = small(features=ConfigDict(given), state='bfloat16')
+  kept = {t.name: (t.storage, t.state) for t in task.collection.tables}
+  assert kept['C5'] == (INT8, FLOAT32)
+  assert kept['C4'] == (FLOAT32, BFLOAT16)
+
+
+def test_features_that_share_a_table_keep_its_state_alike():
+  given = {'C2': {'table': 't'}, 'C3': {'table': 't', 'state': 'bfloat16'}}
+  with pytest.raises(InputError, match='share the table t, but state is'):
+    small(features=ConfigDict(given))
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,13 @@ def make_task(
   shards,
   optimizer='rowwise_adagrad',
   storages=(FLOAT32, FLOAT32, FLOAT32),
+  states=(FLOAT32, FLOAT32, FLOAT32),
 ):
   """Three tables, the last one read by bags of two."""
   tables = [
-    Table(name, rows, 4, placement=placement, storage=storage)
-    for name, rows, placement, storage in zip(
-      'abc', SIZES, placements, storages, strict=True
+    Table(name, rows, 4, placement=placement, storage=storage, state=state)
+    for name, rows, placement, storage, state in zip(
+      'abc', SIZES, placements, storages, states, strict=True
     )
   ]
   features = tuple(

@@ -1,4 +1,4 @@
-"""Tables of any storage are saved, restored, moved and checked."""
+"""Tables and states of any storage are saved, restored, moved and checked."""
 
 import dataclasses
 import json
@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from dlrm_jax import sharding
-from dlrm_jax.embedding.low_precision import BFLOAT16, INT8, STORAGES
+from dlrm_jax.checkpoint.stored import checksum_of
+from dlrm_jax.embedding.low_precision import (
+  BFLOAT16,
+  FLOAT16,
+  INT2,
+  INT4,
+  INT8,
+  STORAGES,
+)
 from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement
 from dlrm_jax.errors import InputError
@@ -22,13 +30,24 @@ from tests.checkpoint.test_devices import (
   restored,
   saved,
 )
-from tests.checkpoint.test_moving import PLACEMENTS, assert_moved
+from tests.checkpoint.test_moving import PLACEMENTS
+from tests.embedding.test_placements import families, logical
 
 MIXED = INT8, FLOAT32, BFLOAT16
+STATES = FLOAT32, BFLOAT16, BFLOAT16
+"""Storages of the optimizer's states, of the same tables."""
 
 
-def task_of(placement=PLACEMENTS['row-wise'], shards=8, storages=MIXED):
-  return make_task([placement] * 3, shards, storages=storages)
+def task_of(
+  placement=PLACEMENTS['row-wise'],
+  shards=8,
+  storages=MIXED,
+  states=STATES,
+  optimizer='rowwise_adagrad',
+):
+  return make_task(
+    [placement] * 3, shards, optimizer, storages=storages, states=states
+  )
 
 
 def values_of(task, state):
@@ -37,6 +56,17 @@ def values_of(task, state):
   return {
     t.name: np.asarray(collection.read(state.tables, t.name))
     for t in collection.tables
+  }
+
+
+def states_of(task, state):
+  """Every array of the state in float32, by table; of the first node."""
+  layout = task.collection.layout.of_state
+  arrays = families(task.table_tx, state.tables, state.table_state)
+  found = [logical(layout, family) for family in arrays[1:]]
+  return {
+    name: [x.get((name, None), x.get((name, 0))) for x in found]
+    for name in layout.rows
   }
 
 
@@ -53,6 +83,8 @@ def test_a_step_moves_rows_of_every_storage(trained):
   first = values_of(task_of(), new_state(task_of(), jax.random.key(0)))
   for name, values in values_of(task_of(), trained).items():
     assert np.abs(values - first[name]).max() > 0.05
+  for (sums,) in states_of(task_of(), trained).values():
+    assert sums.max() > 0
 
 
 @pytest.mark.parametrize('devices', [1, 2, 8])
@@ -62,10 +94,14 @@ def test_the_same_layout_is_restored_bit_by_bit(tmp_path, trained, devices):
     state = restored(tmp_path, task_of())
     jax.tree.map(np.testing.assert_array_equal, state, trained)
   noted = json.loads((tmp_path / '1' / 'checksums' / 'metadata').read_text())
-  names = {'tables.rows_4_int8.codes', 'tables.rows_4_int8.line'}
-  assert (
-    names | {'tables.bags_4_bfloat16', 'tables.rows_4'} < noted['arrays'].keys()
-  )
+  names = {
+    'tables.rows_4_int8.codes',
+    'tables.rows_4_int8.line',
+    'tables.rows_4_state_bfloat16',
+    'tables.bags_4_bfloat16_state_bfloat16',
+    'table_state.0.sum_of_squares.rows_4_state_bfloat16',
+  }
+  assert names < noted['arrays'].keys()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +126,12 @@ def test_rows_move_as_they_are_kept_unless_columns_change(
     saved(tmp_path / 'new', new, moved)
   back = restored(tmp_path / 'new', old)
   want, then = values_of(old, trained), values_of(new, jax.device_get(moved))
+  sums, back_sums = states_of(old, trained), states_of(old, back)
   for name, values in values_of(old, back).items():
+    if columns_change or placement == 'independent':
+      np.testing.assert_allclose(back_sums[name], sums[name], 2**-7)
+    else:
+      np.testing.assert_array_equal(back_sums[name], sums[name])
     if columns_change or placement == 'independent':
       np.testing.assert_allclose(then[name], want[name], 2**-8, 0.01)
       np.testing.assert_allclose(values, want[name], 2**-8, 0.01)
@@ -99,18 +140,83 @@ def test_rows_move_as_they_are_kept_unless_columns_change(
       np.testing.assert_array_equal(values, want[name])
 
 
-def test_the_state_of_the_optimizer_moves_in_float32(tmp_path, trained):
-  old, new = task_of(), task_of(PLACEMENTS['table-wise'], 4)
-  saved(tmp_path, old, jax.device_put(trained))
-  moved = restored(tmp_path, new)
-  before, after = (
-    jax.tree.leaves(state.table_state, is_leaf=lambda x: isinstance(x, dict))
-    for state in (trained, moved)
+@pytest.mark.parametrize(
+  'optimizer',
+  ['rowwise_adagrad', pytest.param('adam', marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize('now', [FLOAT32, BFLOAT16], ids=['wider', 'narrower'])
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
+def test_a_state_is_read_into_the_storage_that_is_wanted(
+  tmp_path, optimizer, now
+):
+  then = FLOAT32 if now == BFLOAT16 else BFLOAT16
+  before = task_of(states=(then, then, then), optimizer=optimizer)
+  after = task_of(
+    PLACEMENTS['table-wise'], 4, states=(now, now, now), optimizer=optimizer
   )
-  layouts = old.collection.layout.in_float32, new.collection.layout.in_float32
-  for x, y in zip(before, after, strict=True):
-    if isinstance(x, dict):
-      assert_moved(layouts[0], x, layouts[1], jax.device_get(y))
+  step = compiled_step(before)
+  state = new_state(before, jax.random.key(0))
+  state, _ = step(state, sharding.send(make_batch(0)))
+  saved(tmp_path, before, state)
+  wanted = states_of(before, jax.device_get(state))
+  found = states_of(after, jax.device_get(restored(tmp_path, after)))
+  for name, arrays in found.items():
+    rounded = now.decode(now.encode(np.float32(wanted[name]), None), 4)
+    np.testing.assert_array_equal(arrays, rounded)
+    assert np.max(arrays) > 0
+
+
+@pytest.mark.parametrize(
+  ('storages', 'states', 'optimizer', 'devices'),
+  [
+    (MIXED, STATES, 'rowwise_adagrad', 2),
+    pytest.param(
+      (FLOAT16, INT4, INT2),
+      (BFLOAT16, BFLOAT16, FLOAT32),
+      'adam',
+      8,
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      (BFLOAT16, FLOAT32, INT8),
+      (BFLOAT16, BFLOAT16, BFLOAT16),
+      'adagrad',
+      4,
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
+def test_a_restored_state_learns_bit_by_bit_what_the_saved_one_does(
+  tmp_path, storages, states, optimizer, devices
+):
+  task = task_of(storages=storages, states=states, optimizer=optimizer)
+  with on(devices):
+    step, state = compiled_step(task), new_state(task, jax.random.key(0))
+    state, _ = step(state, sharding.send(make_batch(0)))
+    saved(tmp_path, task, state)
+    wanted, _ = step(state, sharding.send(make_batch(1)))
+    found, _ = step(restored(tmp_path, task), sharding.send(make_batch(1)))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_a_state_that_is_not_kept_as_its_layout_says_is_refused(tmp_path):
+  """As if another program had written sums in float32."""
+  before, after = (
+    task_of(states=(state, FLOAT32, FLOAT32)) for state in (FLOAT32, BFLOAT16)
+  )
+  saved(tmp_path, before, new_state(before, jax.random.key(0)))
+  path = tmp_path / '1' / 'layout' / 'metadata'
+  layout = json.loads(path.read_text())
+  layout['stacks']['rows_4_int8']['state'] = 'bfloat16'
+  path.write_text(json.dumps(layout))
+  noted = tmp_path / '1' / 'checksums' / 'metadata'
+  sums = json.loads(noted.read_text())
+  noted.write_text(json.dumps({**sums, 'layout': checksum_of(layout)}))
+  with pytest.raises(
+    InputError, match=r'rows_4_int8 is float32; expected uint16, as the layout'
+  ):
+    restored(tmp_path, after)
 
 
 def test_a_changed_code_differs_from_its_checksum(tmp_path, trained):

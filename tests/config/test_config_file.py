@@ -230,6 +230,10 @@ NO_EFFECT = {
   'tables.partitions': {'tables__partitions': 'a.csv'},
   'tables.parts': {'tables__parts': 3, 'tables__encoding': 'mixed_dims'},
   'tables.spread': {'tables__spread': 4},
+  'tables.state': {
+    'tables__state': 'bfloat16',
+    'table_optimizer__name': 'sgd',
+  },
   'tables.columns': {'tables__columns': 4, 'tables__placement': 'row_wise'},
   'optimizer.decay_start': {
     'optimizer__decay_start': 9,
@@ -291,6 +295,13 @@ def test_fields_of_synthetic_data_beside_a_prepared_set_are_noted():
 def test_a_field_of_a_feature_without_effect_is_refused():
   config = changed(features={'C1': {'encoding': 'hashed', 'rank': 4}})
   with pytest.raises(InputError, match=r'features\.C1\.rank=4 has no effect'):
+    command_line.notes_of_unused([], config, KNOWN)
+
+
+def test_a_state_of_a_feature_without_effect_is_refused():
+  features = {'C1': {'state': 'bfloat16'}}
+  config = changed(features=features, table_optimizer__name='sgd')
+  with pytest.raises(InputError, match=r'C1\.state=.*no effect: sgd keeps no'):
     command_line.notes_of_unused([], config, KNOWN)
 
 

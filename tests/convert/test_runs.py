@@ -5,12 +5,14 @@ import resource
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dlrm_jax
 from dlrm_jax.checkpoint.fits import leaves
 from dlrm_jax.convert.importing import import_model
+from dlrm_jax.embedding.low_precision import BFLOAT16
 from dlrm_jax.errors import InputError
 from tests import commands, small
 from tests.convert import models
@@ -208,6 +210,49 @@ def test_sums_that_do_not_start_at_zero_begin_anew(tmp_path):
   assert sums
   for x in sums:
     np.testing.assert_array_equal(x, np.float32(0.1))
+
+
+@pytest.mark.parametrize('storage', ['bfloat16', 'int8'])
+def test_tables_and_sums_of_fewer_bits_go_there_and_back(tmp_path, storage):
+  name = 'fb dot with itself'
+  models.made(name, tmp_path / 'source.pt')
+  kept = {'tables.storage': storage, 'tables.state': 'bfloat16'}
+  fields = models.fields_of(name) | kept
+  models.taken('fb', tmp_path / 'source.pt', fields, tmp_path / 'run')
+  models.given('fb', tmp_path / 'run', tmp_path / 'back.pt')
+  models.taken('fb', tmp_path / 'back.pt', fields, tmp_path / 'again')
+  source, back = (
+    torch.load(tmp_path / f'{x}.pt', weights_only=True)
+    for x in ('source', 'back')
+  )
+  for key, value in source['state_dict'].items():
+    far = 1 / 64 if key.startswith('emb') else 0
+    np.testing.assert_allclose(back['state_dict'][key], value, far, far)
+  state = source['opt_state_dict']['state']
+  for key, slot in back['opt_state_dict']['state'].items():
+    np.testing.assert_allclose(slot['sum'], state[key]['sum'], 2**-8)
+  _, first = models.opened(tmp_path / 'run')
+  _, second = models.opened(tmp_path / 'again')
+  kinds = {x.dtype.name for x in jax.tree.leaves(first.table_state) if x.ndim}
+  assert kinds == {'uint16'}
+  jax.tree.map(
+    np.testing.assert_array_equal, first.table_state, second.table_state
+  )
+
+
+def test_a_first_state_is_rounded_where_the_file_has_none(tmp_path):
+  program, _, fields = models.FILES['fb_checkpoint.pt']
+  fields = fields | {
+    'table_optimizer.name': 'optax_adagrad',
+    'tables.state': 'bfloat16',
+  }
+  source = models.GOLDENS / 'fb_checkpoint.pt'
+  models.taken(program, source, fields, tmp_path / 'run')
+  _, state = models.opened(tmp_path / 'run')
+  for x in jax.tree.leaves(state.table_state):
+    if x.ndim:
+      found = BFLOAT16.decode(x, x.shape[-1])
+      np.testing.assert_array_equal(found, np.float32(jnp.bfloat16(0.1)))
 
 
 def test_a_config_of_a_synthetic_log_gives_the_columns(tmp_path):

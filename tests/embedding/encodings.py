@@ -71,7 +71,7 @@ def composed(name, dim, placement, partition, operation, **options):
 def definition(encoding, split, params):
   match encoding.operation:
     case operations.TensorTrain(rank):
-      factors = {4: (2, 1, 2), 12: (2, 2, 3)}[encoding.dim]
+      factors = {8: (2, 2, 2), 12: (2, 2, 3)}[encoding.dim]
       return reference.tensor_train(rank, factors)
     case operations.PathBased(hidden):
       name = encoding.of[0].name
@@ -171,7 +171,7 @@ def groups():
   user = partitions.given(IDS, permuted)
   return {
     'few': (
-      4,
+      8,
       {
         'plain': plainly,
         'hash': of(hashes(7), SUM),
@@ -179,7 +179,7 @@ def groups():
       },
     ),
     'hashed': (
-      4,
+      8,
       {
         'hashes add': of(hashes(7, 5), SUM),
         'hashes concat': of(hashes(7, 5), CONCAT),
@@ -191,7 +191,7 @@ def groups():
       },
     ),
     'two': (
-      4,
+      8,
       {
         'quotient mult': of(QR_2, MULT),
         'quotient mult sums': of(QR_2, MULT, sums_first=True),

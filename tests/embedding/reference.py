@@ -1,12 +1,19 @@
-"""What embedding tables do, by definition: numpy, one id after the other."""
+"""What embedding tables do, by definition: numpy, one id after the other.
 
+How a row is kept is up to the codec of its storage, by random bits that are
+defined here.
+"""
+
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from dlrm_jax.embedding.features import Pooling
+from dlrm_jax.rows import mix32
 
 
 class Composition(NamedTuple):
@@ -160,32 +167,90 @@ def gradients(composition, tables, bag, g):
     )
 
 
+def noise(seed, table, columns, node=None):
+  """The random bits of some columns of a table, u32[R, len(columns)].
+
+  Args:
+    seed: u32, of the step and the use.
+    table: number and rows of the table.
+    columns: i64[n].
+    node: number of the copy of an independent table.
+  """
+  number, rows = table
+  with np.errstate(over='ignore'):
+    seed = mix32(mix32(np.uint32(seed)) + np.uint32(number))
+    if node is not None:
+      seed = mix32(seed + np.uint32(node))
+    starts = mix32(mix32(np.arange(rows, dtype=np.uint32)) ^ seed)
+    steps = columns.astype(np.uint32) * np.uint32(0x9E3779B9)
+    return mix32(starts[:, None] + steps[None])
+
+
+@functools.cache
+def _round_trip(storage, width):
+  return jax.jit(lambda x, y: storage.decode(storage.encode(x, y), width))
+
+
+def kept(storage, values, bits):
+  """Values f[R, D] as a storage has them, rounded by random bits."""
+  more = (0, -len(values) % 32), (0, 0)  # so few programs are compiled
+  values, bits = np.pad(values.astype(np.float32), more), np.pad(bits, more)
+  found = _round_trip(storage, values.shape[1])(values, bits)
+  return np.asarray(found)[: len(found) - more[0][1]]
+
+
 class Optimizer:
-  """SGD, Adagrad, row-wise Adagrad and lazy Adam on rows of one table."""
+  """SGD, Adagrad, row-wise Adagrad and lazy Adam on rows of one table.
 
-  def __init__(self, name, rate, shape, blocks):
+  Attributes:
+    states: f[R, D] each; one number a row is repeated for its column block.
+  """
+
+  def __init__(self, name, rate, table, number, node):
     self.name, self.rate, self.count = name, rate, 0
-    self.sums = np.zeros(shape)
-    self.means = np.zeros(shape)
-    self.blocks = blocks  # column blocks: row-wise sums are theirs
+    self.table, self.number, self.node = table, number, node
+    count = {'sgd': 0, 'adam': 2}.get(name, 1)
+    self.states = [np.zeros((table.rows, table.dim)) for _ in range(count)]
 
-  def move(self, table, grads):
+  def move(self, values, grads, key):
     """Moves the rows of grads, a dict from row to its summed gradient."""
     self.count += 1
+    new = np.array(values)
     for row, g in grads.items():
-      table[row] -= self.rate * self.scaled(row, g)
+      new[row] -= self.rate * self.scaled(row, g)
+    rows = list(grads)
+    values[rows] = self.kept(self.table.storage, new, key, 0)[rows]
+    for use, state in enumerate(self.states, 1):
+      state[rows] = self.kept(self.table.state, state, key, use)[rows]
+
+  def kept(self, storage, values, key, use):
+    """Values f[R, D] as they are kept, a column block after the other."""
+    width = self.table.dim // self.table.placement.columns
+    seed = (key + use * 0x9E3779B9) % 2**32
+    about = self.number, self.table.rows
+    found = []
+    for start in range(0, self.table.dim, width):
+      columns = np.arange(start, start + width)
+      by_row = use and self.name == 'rowwise_adagrad'
+      drawn = columns * 0 + start if by_row else columns
+      bits = noise(seed, about, drawn, self.node)
+      found.append(kept(storage, values[:, columns], bits))
+    return np.concatenate(found, 1)
 
   def scaled(self, row, g):
+    """The gradient of a row as the transform has it; moves its state."""
     if self.name == 'sgd':
       return g
+    sums = self.states[-1]
     if self.name == 'adam':
-      self.means[row] = 0.9 * self.means[row] + 0.1 * g
-      self.sums[row] = 0.999 * self.sums[row] + 0.001 * g * g
-      mean = self.means[row] / (1 - 0.9**self.count)
-      return mean / (np.sqrt(self.sums[row] / (1 - 0.999**self.count)) + 1e-8)
+      means = self.states[0]
+      means[row] = 0.9 * means[row] + 0.1 * g
+      sums[row] = 0.999 * sums[row] + 0.001 * g * g
+      mean = means[row] / (1 - 0.9**self.count)
+      return mean / (np.sqrt(sums[row] / (1 - 0.999**self.count)) + 1e-8)
     square = g * g
     if self.name == 'rowwise_adagrad':
-      cut = square.reshape(self.blocks, -1)
+      cut = square.reshape(self.table.placement.columns, -1)
       square = np.repeat(cut.mean(1), cut.shape[1])
-    self.sums[row] += square
-    return g / (np.sqrt(self.sums[row]) + 1e-10)
+    sums[row] += square
+    return g / (np.sqrt(sums[row]) + 1e-10)

@@ -1,7 +1,11 @@
-"""Tables of any storage are read and written as a reference in numpy says."""
+"""What storages of rows and of optimizers' states promise.
 
+That tables of any storage are read and written as defined is tested in
+`test_placements`.
+"""
+
+import dataclasses
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,202 +20,45 @@ from dlrm_jax.batch import PAD
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.initial import noise
 from dlrm_jax.embedding.load import RowState, Workload, layout_load
-from dlrm_jax.embedding.low_precision import BFLOAT16, INT8, STORAGES
+from dlrm_jax.embedding.low_precision import BFLOAT16, FLOAT16, INT8, STORAGES
 from dlrm_jax.embedding.storage import FLOAT32
-from dlrm_jax.embedding.table import Table
-from dlrm_jax.optim.adagrad import scale_by_rowwise_adagrad
+from dlrm_jax.embedding.table import Placement, Table
+from dlrm_jax.errors import InputError
 from dlrm_jax.optim.rowwise import rowwise
-from dlrm_jax.rows import RowGrads, mix32
-from tests.embedding.test_placements import PLACEMENTS, send
+from dlrm_jax.rows import RowGrads
+from tests.embedding.test_placements import (
+  OPTIMIZERS,
+  PLACEMENTS,
+  families,
+  logical,
+  send,
+)
 
-SHARDS, BATCH, DIM, RATE, ROWS = 8, 32, 8, 0.25, 21
-
-
-def make_collection(storage):
-  """A storage in every placement, read by one id or by bags of three.
-
-  Beside it is a table in float32.
-  """
-  features = []
-  for k, (place, placement) in enumerate(PLACEMENTS.items()):
-    lengths = (1, 3) if place in ('row', 'column') else (1 + k % 2 * 2,)
-    for kept in (storage, FLOAT32) if place == 'row' else (storage,):
-      for hotness in lengths:
-        name = f'{kept.name} {place} {hotness}'
-        table = Table(
-          name, ROWS, DIM, placement=placement, bound=1.0, storage=kept
-        )
-        features.append(Feature(name, Plain(table), hotness=hotness))
-  return EmbeddingCollection(tuple(features), SHARDS)
+SHARDS = 8
 
 
-def draw(collection, seed):
-  """Ids, and a gradient for the vector of each feature, f32[B, F, D]."""
-  rng = np.random.default_rng(seed)
-  width = sum(f.hotness for f in collection.features)
-  ids = rng.integers(-1, ROWS, (BATCH, width)).astype(np.int32)
-  ids[0] = PAD
-  grads = rng.normal(size=(BATCH, len(collection.features), DIM))
-  return ids, grads.astype(np.float32)
+@pytest.mark.parametrize(
+  ('storage', 'state', 'name'),
+  [
+    (FLOAT32, FLOAT32, 'rows_8'),
+    (INT8, FLOAT32, 'rows_8_int8'),
+    (FLOAT32, BFLOAT16, 'rows_8_state_bfloat16'),
+    (INT8, BFLOAT16, 'rows_8_int8_state_bfloat16'),
+  ],
+)
+def test_stacks_are_named_by_their_storages(storage, state, name):
+  table = Table('t', 9, 8, storage=storage, state=state)
+  collection = EmbeddingCollection((Feature('f', Plain(table)),), SHARDS)
+  ((found, stack),) = collection.layout.stacks.items()
+  assert (found, stack.storage, stack.state) == (name, storage, state)
 
 
-def by_stack(collection, of_features):
-  """Numbers f32[B, F, D] of features as the bags of every stack have them."""
-  found = {}
-  for stack, places in collection.places.items():
-    pieces = []
-    for p in places:
-      table = collection.features[p.feature].encoding.table
-      block = collection.layout.blocks[table.name][p.block]
-      columns = slice(block.column, block.column + block.dim)
-      pieces.append(of_features[:, p.feature, None, columns])
-    found[stack] = np.concatenate(pieces, 1)
-  return found
-
-
-def bits(collection, name, columns, key, node):
-  """The noise of some columns of a table, by definition."""
-  number = list(collection.layout.rows).index(name)
-  with np.errstate(over='ignore'):
-    seed = mix32(mix32(np.uint32(key)) + np.uint32(number))
-    if node is not None:
-      seed = mix32(seed + np.uint32(node))
-    rows = mix32(mix32(np.arange(ROWS, dtype=np.uint32)) ^ seed)
-    steps = columns.astype(np.uint32) * np.uint32(0x9E3779B9)
-    return mix32(rows[:, None] + steps[None])
-
-
-class Reference:
-  """One table, or one node's copy of it."""
-
-  def __init__(self, collection, table, values, optimizer, node):
-    self.collection, self.table, self.node = collection, table, node
-    self.values, self.optimizer = np.array(values), optimizer
-    self.sums = np.zeros((ROWS, table.placement.columns))
-
-  def look_up(self, ids):
-    return sum((self.values[i] for i in ids if i >= 0), np.zeros(DIM))
-
-  def learn(self, grads, key):
-    """Moves rows by gradients f64[R, D], of which most are zero."""
-    width, touched = DIM // self.table.placement.columns, grads.any(1)
-    for k, start in enumerate(range(0, DIM, width)):
-      columns = np.arange(start, start + width)
-      part = grads[:, columns]
-      if self.optimizer == 'rowwise_adagrad':
-        self.sums[:, k] += np.mean(part * part, 1)
-        part = part / (np.sqrt(self.sums[:, k]) + 1e-10)[:, None]
-      new = (self.values[:, columns] - RATE * part).astype(np.float32)
-      noise = bits(self.collection, self.table.name, columns, key, self.node)
-      storage = self.table.storage
-      kept = storage.encode(jnp.array(new), jnp.array(noise))
-      found = np.asarray(storage.decode(kept, width))
-      self.values[np.ix_(touched, columns)] = found[touched]
-
-
-OPTIMIZERS = {
-  'sgd': optax.identity,
-  'rowwise_adagrad': scale_by_rowwise_adagrad,
-}
-
-
-def cases():
-  """Every storage with each optimizer and number of devices; few are fast."""
-  fast = {
-    ('int8', 'sgd', 1),
-    ('bfloat16', 'rowwise_adagrad', 2),
-  }
-  for case in itertools.product((BFLOAT16, INT8), OPTIMIZERS, (1, 2, 8)):
-    marks = [] if (case[0].name, *case[1:]) in fast else pytest.mark.slow
-    yield pytest.param(*case, marks=marks)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(('storage', 'optimizer', 'devices'), [*cases()])
-def test_a_storage_is_read_and_written_in_every_placement(
-  storage, optimizer, devices
-):
-  collection = make_collection(storage)
-  tx = rowwise(optax.chain(OPTIMIZERS[optimizer](), optax.scale(-RATE)))
-  with sharding.use(sharding.make_mesh(jax.devices()[:devices])):
-    tables, state, step = prepared(collection, tx)
-    references = {
-      (t.name, node): Reference(
-        collection,
-        t,
-        collection.read(tables, t.name, node or 0),
-        optimizer,
-        node,
-      )
-      for t in collection.tables
-      for node in (range(SHARDS) if t.placement.independent else (None,))
-    }
-    for key in range(2):
-      ids, grads = draw(collection, key)
-      expected = learned(collection, references, ids, grads, key)
-      batch = send((ids, by_stack(collection, grads)))
-      tables, state, vectors = step(tables, state, batch, jnp.int32(key))
-      for stack, want in by_stack(collection, expected).items():
-        np.testing.assert_allclose(vectors[stack], want, 1e-5, 1e-5)
-      tables = jax.block_until_ready(tables)
-      check_tables(collection, references, tables)
-
-
-def learned(collection, references, ids, grads, key):
-  """Vectors before an update of the references, f32[B, F, D]."""
-  vectors, start = np.zeros(grads.shape), 0
-  for f, feature in enumerate(collection.features):
-    of_feature = ids[:, start : start + feature.hotness]
-    start += feature.hotness
-    table = feature.encoding.table
-    nodes = range(SHARDS) if table.placement.independent else (None,)
-    for node, examples in zip(
-      nodes, np.split(np.arange(BATCH), len(nodes)), strict=True
-    ):
-      one, sums = references[table.name, node], np.zeros((ROWS, DIM))
-      for x in examples:
-        vectors[x, f] = one.look_up(of_feature[x])
-        present = of_feature[x][of_feature[x] >= 0]
-        np.add.at(sums, present, grads[x, f] * len(nodes))
-      one.learn(sums, key)
-  return vectors
-
-
-def check_tables(collection, references, tables):
-  """Equal but for rounding, which may decide a random rounding otherwise."""
-  for (name, node), one in references.items():
-    found = np.asarray(collection.read(tables, name, node or 0))
-    same = np.isclose(found, one.values, 1e-4, 1e-5)
-    assert same.mean() > 0.97, name
-    np.testing.assert_allclose(found, one.values, 2**-6, 0.1, err_msg=name)
-    one.values = np.array(found)  # for the next step
-
-
-def prepared(collection, tx):
-  where = jax.tree.map(sharding.sharding_of, collection.specs)
-  tables = jax.jit(collection.init, out_shardings=where)(jax.random.key(0))
-  state = collection.init_state(tx, tables)
-  state_where = jax.tree.map(
-    sharding.sharding_of, collection.state_specs(tx, state)
-  )
-  state = jax.device_put(state, state_where)
-
-  def step(tables, state, batch, key):
-    ids, grads = batch
-    rows = collection.rows(ids)
-    vectors = collection.lookup(tables, rows)
-    return *collection.update(tx, tables, state, rows, grads, key)[:2], vectors
-
-  run = jax.jit(step, out_shardings=(where, state_where, None))
-  return tables, state, run
-
-
-def test_stacks_are_apart_by_storage_and_named_by_it():
-  stacks = make_collection(INT8).layout.stacks
-  assert {'rows_8', 'rows_8_int8', 'bags_4_int8'} < stacks.keys()
-  for name, stack in stacks.items():
-    assert name.endswith(stack.storage.name) or stack.storage == FLOAT32
+def test_a_state_is_kept_number_by_number():
+  table = Table('t', 9, 8, state=INT8)
+  with pytest.raises(InputError, match='kept as int8; expected one of float32'):
+    EmbeddingCollection((Feature('f', Plain(table)),))
 
 
 def test_bytes_held_and_sent_are_those_of_the_storage():
@@ -236,6 +83,19 @@ def test_bytes_held_and_sent_are_those_of_the_storage():
   assert found['int8'][1] == pytest.approx(rows * (4 + 5 * 64 + 8))
 
 
+@pytest.mark.parametrize('kept', [(0, 1), (1, 0), (2, 0)])
+def test_a_state_in_bfloat16_has_half_the_bytes(kept):
+  sizes = []
+  for state in (FLOAT32, BFLOAT16):
+    table = Table('t', 10_000, 64, state=state)
+    collection = EmbeddingCollection((Feature('f', Plain(table)),), SHARDS)
+    work = Workload({'t': (1,)}, 1024, SHARDS, RowState(*kept))
+    (stack,) = collection.layout.stacks.values()
+    load = layout_load(collection.layout, work)
+    sizes.append(load.bytes / stack.shard_rows - 4 * 64)
+  assert sizes == [4 * (64 * kept[0] + kept[1]), 2 * (64 * kept[0] + kept[1])]
+
+
 def test_random_rounding_keeps_steps_that_are_too_small_to_round_to():
   """A step of 1/32 of a quantum moves about one row in 32, by a quantum."""
   table = Table('t', 4096, 1, init=ones, storage=BFLOAT16)
@@ -251,6 +111,141 @@ def test_random_rounding_keeps_steps_that_are_too_small_to_round_to():
     tables, state, _ = step(tables, state, rows, grads, jnp.int32(key))
   moved = 1 - np.asarray(collection.read(tables, 't'))
   assert np.mean(moved) == pytest.approx(20 * 2.0**-13, rel=0.1)
+
+
+@pytest.mark.parametrize('random', [True, False])
+@pytest.mark.parametrize('name', ['adagrad', 'rowwise_adagrad'])
+def test_sums_of_squares_grow_by_less_than_a_quantum_on_average(name, random):
+  """By 1/32 of a quantum a step; rounded to nearest they would stay."""
+  table = Table('t', 4096, 1, init=ones, state=BFLOAT16)
+  collection = EmbeddingCollection((Feature('f', Plain(table)),))
+  tx = rowwise(OPTIMIZERS[name](initial=1.0))
+  tables = collection.init(jax.random.key(0))
+  state = collection.init_state(tx, tables)
+  rows = collection.rows(jnp.arange(4096, dtype=jnp.int32)[:, None])
+  (stack,) = tables
+  grads = {stack: jnp.full((4096, 1, 1), 2.0**-6)}
+  step = jax.jit(functools.partial(collection.update, tx))
+  for key in range(64):
+    key = jnp.int32(key) if random else None
+    tables, state, _ = step(tables, state, rows, grads, key)
+  sums = state.sum_of_squares[stack]
+  assert sums.dtype == jnp.uint16
+  grown = np.mean(BFLOAT16.decode(sums, 1) - 1)
+  assert grown == pytest.approx(64 * 2.0**-12 if random else 0, rel=0.05)
+
+
+def test_no_two_uses_share_random_bits():
+  table = Table('t', 4096, 4, storage=BFLOAT16, state=BFLOAT16)
+  layout = EmbeddingCollection((Feature('f', Plain(table)),)).layout
+  (stack,) = layout.stacks
+  rows = jnp.arange(4096, dtype=jnp.int32)
+  draw = jax.jit(
+    functools.partial(noise, layout, stack, rows), static_argnums=1
+  )
+  drawn = [
+    np.asarray(draw(jnp.uint32(key), use)) for key in (0, 1) for use in range(3)
+  ]
+  for i, one in enumerate(drawn):
+    for other in drawn[:i]:
+      shared = np.unpackbits((one ^ other).view(np.uint8))
+      assert np.mean(shared) == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize('name', ['adagrad', 'rowwise_adagrad'])
+def test_a_dense_update_rounds_all_rows_as_a_sparse_one_those_read(name):
+  found = []
+  for dense in (False, True):
+    placement = Placement(replicated=True, dense=dense)
+    table = Table('t', 24, 8, bound=1.0, placement=placement)
+    table = dataclasses.replace(table, storage=BFLOAT16, state=BFLOAT16)
+    collection = EmbeddingCollection((Feature('f', Plain(table)),))
+    tx = rowwise(optax.chain(OPTIMIZERS[name](), optax.scale(-0.1)))
+    tables = collection.init(jax.random.key(0))
+    state = collection.init_state(tx, tables)
+    rows = collection.rows(jnp.arange(24, dtype=jnp.int32)[::-1, None])
+    (stack,) = tables
+    step = jax.jit(functools.partial(collection.update, tx))
+    for key in range(3):
+      grads = {stack: jax.random.normal(jax.random.key(key), (24, 1, 8))}
+      tables, state, _ = step(tables, state, rows, grads, jnp.int32(key))
+    layout = collection.layout
+    values, sums = families(tx, tables, state)
+    found.append((logical(layout, values), logical(layout.of_state, sums)))
+  jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def placed(storage, state):
+  """A table in every placement, read by one id an example."""
+  return EmbeddingCollection(
+    tuple(
+      Feature(
+        name,
+        Plain(
+          Table(
+            name,
+            64,
+            8,
+            placement=placement,
+            bound=1.0,
+            storage=storage,
+            state=state,
+          )
+        ),
+      )
+      for name, placement in PLACEMENTS.items()
+    ),
+    SHARDS,
+  )
+
+
+def after_steps(collection, optimizer, devices):
+  """Tables and state after two steps in which no row is read twice."""
+  tx = rowwise(optax.chain(OPTIMIZERS[optimizer](), optax.scale(-0.1)))
+  rng = np.random.default_rng(0)
+  with sharding.use(sharding.make_mesh(jax.devices()[:devices])):
+    where = jax.tree.map(sharding.sharding_of, collection.specs)
+    tables = jax.jit(collection.init, out_shardings=where)(jax.random.key(0))
+    state = collection.init_state(tx, tables)
+    specs = collection.state_specs(tx, state)
+    state = jax.device_put(state, jax.tree.map(sharding.sharding_of, specs))
+
+    @jax.jit
+    def step(tables, state, ids, grads, key):
+      rows = collection.rows(ids)
+      return collection.update(tx, tables, state, rows, grads, key)[:2]
+
+    for key in range(2):
+      ids = [rng.permutation(64)[:32] for _ in collection.features]
+      ids = np.stack(ids, 1).astype(np.int32)
+      grads = {
+        name: rng.normal(size=(32, *x.shape[1:])).astype(np.float32)
+        for name, x in collection.empty_vectors().items()
+      }
+      batch = send((ids, grads))
+      tables, state = step(tables, state, *batch, np.uint32(key))
+  return jax.device_get(families(tx, tables, state))
+
+
+CASES = (
+  (FLOAT16, BFLOAT16, 'rowwise_adagrad', 4),
+  (BFLOAT16, BFLOAT16, 'adam', 8),
+  (INT8, BFLOAT16, 'adagrad', 2),
+)
+
+
+@pytest.mark.parametrize(
+  ('storage', 'state', 'optimizer', 'devices'),
+  [CASES[0], *(pytest.param(*c, marks=pytest.mark.slow) for c in CASES[1:])],
+)
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
+def test_bits_do_not_depend_on_the_number_of_devices(
+  storage, state, optimizer, devices
+):
+  """Where no gradients are summed, whose order could decide a rounding."""
+  collection = placed(storage, state)
+  one, many = (after_steps(collection, optimizer, n) for n in (1, devices))
+  jax.tree.map(np.testing.assert_array_equal, one, many)
 
 
 def ones(seed, row, column, bound):

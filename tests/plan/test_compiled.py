@@ -19,8 +19,16 @@ from tests.absent_chips import needs_compiler
 HOTNESS = {'one id': (1, 1, 1), 'bags': (1, 4, 1)}
 
 
-def make_task(hotness, chips, rows=800_000, dim=128):
-  """Tables of 0.8 GB a chip beside small layers."""
+def make_task(hotness, chips, rows=800_000, dim=128, kept=None):
+  """Tables of 0.8 GB a chip, if of float32, beside small layers.
+
+  Args:
+    hotness: lengths of bags.
+    chips: number of chips, and of shards.
+    rows: of a table on each chip.
+    dim: width.
+    kept: storage, storage of the state, and optimizer.
+  """
   config = default.get_config()
   config.data.expected.dense = 4
   config.data.expected.rows = (rows * chips, rows * chips, 100)
@@ -30,25 +38,35 @@ def make_task(hotness, chips, rows=800_000, dim=128):
   config.model.top = (64,)
   config.tables.shards = chips
   config.tables.placement = 'row_wise'
-  config.table_optimizer.name = 'rowwise_adagrad'
+  storage, state, optimizer = kept or ('float32', 'float32', 'rowwise_adagrad')
+  config.tables.storage, config.tables.state = storage, state
+  config.table_optimizer.name = optimizer
   return build_task(config, *open_schema(config))
 
 
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('name', 'topology', 'dim'),
+  ('name', 'topology', 'dim', 'kept'),
   [
-    ('one id', 'v5e:1x1', 128),
-    ('one id', 'v5e:1x1', 16),
-    ('bags', 'v5e:2x4', 64),
+    ('one id', 'v5e:1x1', 128, None),
+    ('one id', 'v5e:1x1', 16, None),
+    ('bags', 'v5e:2x4', 64, None),
+    ('one id', 'v5e:1x1', 128, ('float32', 'bfloat16', 'rowwise_adagrad')),
+    ('one id', 'v5e:1x1', 16, ('bfloat16', 'bfloat16', 'adam')),
+    ('one id', 'v5e:1x1', 64, ('float16', 'float32', 'adagrad')),
+    ('bags', 'v5e:2x4', 64, ('int8', 'bfloat16', 'adagrad')),
+    ('one id', 'v5e:1x1', 64, ('int4', 'bfloat16', 'adagrad')),
+    ('one id', 'v5e:1x1', 64, ('int2', 'float32', 'adam')),
   ],
 )
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_memory_is_as_planned_and_nothing_has_the_size_of_a_table(
-  name, topology, dim
+  name, topology, dim, kept
 ):
   devices, batch, cells = chips.find_devices(topology), 1024, 102_400_000
-  task = make_task(HOTNESS[name], len(devices), cells // dim, dim)
+  rows = cells // dim
+  task = make_task(HOTNESS[name], len(devices), rows, dim, kept)
   step = compiled.compile_step(task, batch, devices)
   collection = task.collection
   use = Workload(
@@ -56,7 +74,8 @@ def test_memory_is_as_planned_and_nothing_has_the_size_of_a_table(
   )
   planned = step_memory(task, collection.layout, use).total
   assert planned == pytest.approx(step.memory.total, rel=0.1)
-  table = cells * 4  # bytes of a chip's part of one
+  storage = task.collection.tables[0].storage
+  table = rows * storage.row_bytes(dim)  # bytes of a chip's part of one
   assert step.memory.arguments > 2 * table
   assert step.memory.temporaries < table / 10
   assert step.memory.outputs < table / 10

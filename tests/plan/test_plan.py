@@ -43,6 +43,22 @@ def test_a_plan_touches_no_device_and_names_every_table():
   assert '8, 8 shards; batch 128, 16 examples a device' in text
 
 
+def test_states_in_bfloat16_have_half_the_bytes(tmp_path):
+  flags = '--config.table_optimizer.name=adagrad', '--devices=1'
+  path, found = tmp_path / 'plan.json', {}
+  for state in ('float32', 'bfloat16'):
+    kept = f'--config.tables.state={state}'
+    plan(KAGGLE, *flags, kept, f'--json={path}')
+    found[state] = json.loads(path.read_text())
+  wide, narrow = found.values()
+  ratio = narrow['memory']['tables'] / wide['memory']['tables']
+  assert ratio == pytest.approx(3 / 4, rel=1e-4)  # shards are whole tiles
+  for one, other in zip(wide['tables'], narrow['tables'], strict=True):
+    assert (one['state'], other['state']) == ('float32', 'bfloat16')
+    values = one['rows'] * one['dim'] * 4
+    assert (one['bytes'], other['bytes']) == (2 * values, 1.5 * values)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'name', [name for name in NAMES if name not in ('avazu', 'movielens')]

@@ -1,5 +1,6 @@
 """What a training step costs in memory, read off the compiled program."""
 
+import contextlib
 import functools
 import re
 
@@ -9,11 +10,20 @@ import numpy as np
 import optax
 import pytest
 
+from dlrm_jax import native
 from dlrm_jax.batch import PAD, Batch, Inputs
 from dlrm_jax.embedding.collection import EmbeddingCollection
 from dlrm_jax.embedding.encoding import Plain
 from dlrm_jax.embedding.features import Feature
+from dlrm_jax.embedding.low_precision import (
+  BFLOAT16,
+  FLOAT16,
+  INT2,
+  INT4,
+  INT8,
+)
 from dlrm_jax.embedding.network import Network
+from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Table
 from dlrm_jax.losses import binary_cross_entropy
 from dlrm_jax.models.dlrm import DLRM
@@ -32,10 +42,13 @@ OPTIMIZERS = {
 }
 
 
-def make_task(table_tx, rows=ROWS):
+def make_task(table_tx, rows=ROWS, storage=FLOAT32, state=FLOAT32):
+  table = functools.partial(
+    Table, rows=rows, dim=DIM, storage=storage, state=state
+  )
   features = (
-    Feature('one', Plain(Table('one', rows, DIM))),
-    Feature('bag', Plain(Table('bag', rows, DIM)), 5),
+    Feature('one', Plain(table('one'))),
+    Feature('bag', Plain(table('bag')), 5),
   )
   return Task(
     network=Network(
@@ -62,7 +75,7 @@ def make_batch(rows=ROWS, batch=BATCH):
 
 
 def arrays_made(hlo):
-  """Bytes of every f32/s32/u32/pred array that an instruction makes.
+  """Bytes of every array that an instruction makes.
 
   Parameters are there already. Instructions that pass buffers on, or write
   into their operand in place, make nothing, except where XLA had to copy:
@@ -73,28 +86,47 @@ def arrays_made(hlo):
     'fusion', 'scatter', 'dynamic-update-slice', 'conditional',
   )  # fmt: skip
   found = []
-  pattern = r'= (f32|s32|u32|pred|bf16)\[([\d,]*)\]\S* ([\w-]+)\('
+  pattern = r'= (f32|f16|bf16|[su](?:8|16|32)|pred)\[([\d,]*)\]\S* ([\w-]+)\('
   for kind, shape, op in re.findall(pattern, hlo):
     size = np.prod([int(n) for n in shape.split(',') if n], dtype=np.int64)
     if op not in passing:
-      found.append((size * {'pred': 1, 'bf16': 2}.get(kind, 4), op))
+      bits = 8 if kind == 'pred' else int(kind.lstrip('fsub'))
+      found.append((size * bits // 8, op))
   return found
 
 
-@pytest.mark.parametrize('name', OPTIMIZERS)
+STORED = (
+  ('sgd', FLOAT32, FLOAT32, True),
+  ('adagrad', FLOAT32, FLOAT32, True),
+  ('rowwise_adagrad', FLOAT32, FLOAT32, True),
+  ('adam', FLOAT32, FLOAT32, True),
+  ('adagrad', FLOAT32, FLOAT32, False),
+  ('rowwise_adagrad', FLOAT32, BFLOAT16, True),
+  ('adam', BFLOAT16, BFLOAT16, True),
+  ('sgd', FLOAT16, FLOAT32, True),
+  ('adagrad', INT8, BFLOAT16, True),
+  ('rowwise_adagrad', INT4, FLOAT32, True),
+  ('adam', INT2, BFLOAT16, True),
+)
+
+
+@pytest.mark.parametrize(('name', 'storage', 'state', 'kernels'), STORED)
 @jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
-def test_no_temporary_of_the_size_of_a_table(name):
-  task = make_task(OPTIMIZERS[name])
+def test_no_temporary_of_the_size_of_a_table(name, storage, state, kernels):
+  task = make_task(OPTIMIZERS[name], storage=storage, state=state)
   step = jax.jit(functools.partial(train_step, task), donate_argnums=0)
-  compiled = step.lower(abstract_state(task), make_batch()).compile()
+  without = contextlib.nullcontext() if kernels else native.left_out()
+  with without:
+    lowered = step.lower(abstract_state(task), make_batch())
+  compiled = lowered.compile()
   memory = compiled.memory_analysis()
-  one_number_a_row = ROWS * 4
-  assert memory.temp_size_in_bytes < one_number_a_row / 2
+  # Half of one number for each row, in float32; codes of int2 have as many.
+  limit = ROWS * 2
+  assert memory.temp_size_in_bytes < limit
   # Donated and written in place: outputs beyond the inputs are small, too.
-  new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  assert new < one_number_a_row / 2
+  assert memory.output_size_in_bytes - memory.alias_size_in_bytes < limit
   largest = max(arrays_made(compiled.as_text()))
-  assert largest[0] < one_number_a_row / 2, largest
+  assert largest[0] < limit, largest
 
 
 def test_the_check_finds_a_dense_gradient():
