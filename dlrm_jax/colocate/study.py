@@ -20,7 +20,7 @@ from dlrm_jax.colocate.models import Bytes, Spec
 from dlrm_jax.errors import InputError
 from dlrm_jax.machine import free_memory
 from dlrm_jax.queries.sizes import Sizes
-from dlrm_jax.queries.tail import allowed_misses, highest_rate, percentile
+from dlrm_jax.queries.tail import Bisection, allowed_misses, percentile
 from dlrm_jax.text import human
 
 STEPS = 6
@@ -181,13 +181,12 @@ def _best_rate(
   count = _count(point.capacity, wanted)
   misses = allowed_misses(count, percent)
 
-  def keeps(rate: float) -> bool:
+  search = Bisection(point.capacity * LEAST_SHARE, point.capacity, STEPS)
+  while (rate := search.rate) is not None:
     served, _ = company.serve(rate, count, point.engines, bound, misses)
     say(f'{rate:.4g} queries/s {"missed" if served.missed else "kept"}')
-    return not served.missed
-
-  least = point.capacity * LEAST_SHARE
-  return highest_rate(keeps, least, point.capacity, STEPS)
+    search.tell(not served.missed)
+  return search.kept
 
 
 def measure(

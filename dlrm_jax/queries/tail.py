@@ -6,7 +6,6 @@ one query in twenty takes longer, and can be told before all have ended.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -30,30 +29,41 @@ def allowed_misses(count: int, percent: float) -> int:
   return count - math.ceil(count * percent / 100 - 1e-9)
 
 
-def highest_rate(
-  keeps: Callable[[float], bool], least: float, most: float, steps: int
-) -> float:
-  """The highest rate that keeps a bound, found by bisection.
+class Bisection:
+  """Looks for the highest rate that keeps a bound, as all lower rates do.
 
-  Args:
-    keeps: whether a rate keeps it; if it does, so do lower ones.
-    least: no lower rate is tried.
-    most: a rate that is known not to keep it.
-    steps: most rates to try: the result is within most / 2^steps.
-
-  Returns:
-    The highest rate that was found to keep it; 0: none did.
-
-  >>> highest_rate(lambda rate: rate <= 3, 1, 4, 6)
+  >>> search = Bisection(least=1, most=4, steps=6)
+  >>> while (rate := search.rate) is not None:
+  ...   search.tell(rate <= 3)
+  >>> search.kept
   3.0
+
+  Attributes:
+    kept: the highest rate that was found to keep it; 0: none was.
   """
-  kept = 0.0
-  for _ in range(steps):
-    rate = (kept + most) / 2
-    if rate < least:
-      break
-    if keeps(rate):
-      kept = rate
+
+  def __init__(self, least: float, most: float, steps: int) -> None:
+    """Begins to look.
+
+    Args:
+      least: no lower rate is tried.
+      most: a rate that does not keep the bound.
+      steps: most rates to try: the result is within most / 2^steps.
+    """
+    self._least, self._most, self._steps = least, most, steps
+    self.kept = 0.0
+
+  @property
+  def rate(self) -> float | None:
+    """The rate to try next; None: no more are tried."""
+    middle = (self.kept + self._most) / 2
+    return middle if self._steps and middle >= self._least else None
+
+  def tell(self, keeps: bool) -> None:
+    """Says whether that rate keeps the bound."""
+    middle = (self.kept + self._most) / 2
+    self._steps -= 1
+    if keeps:
+      self.kept = middle
     else:
-      most = rate
-  return kept
+      self._most = middle

@@ -10,7 +10,7 @@ from dlrm_jax.colocate.line import Line, Load
 from dlrm_jax.errors import InputError
 from dlrm_jax.queries.arrivals import unit_arrivals
 from dlrm_jax.queries.sizes import read_sizes
-from dlrm_jax.queries.tail import allowed_misses, highest_rate, percentile
+from dlrm_jax.queries.tail import Bisection, allowed_misses, percentile
 
 
 def first(count, *seed):
@@ -109,21 +109,23 @@ def test_a_percentile_keeps_a_bound_if_and_only_if_few_enough_miss_it(
     assert few == (percentile(values, percent) <= bound)
 
 
-def test_the_highest_rate_is_found_to_a_power_of_two():
-  tried = []
-
-  def keeps(rate):
+def highest_rate(keeps, least, most, steps):
+  search, tried = Bisection(least, most, steps), []
+  while (rate := search.rate) is not None:
     tried.append(rate)
-    return rate <= 61.7
+    search.tell(keeps(rate))
+  return search.kept, tried
 
-  found = highest_rate(keeps, 1, 100, 10)
+
+def test_the_highest_rate_is_found_to_a_power_of_two():
+  found, tried = highest_rate(lambda rate: rate <= 61.7, 1, 100, 10)
   assert 61.7 - 100 / 2**10 <= found <= 61.7
   assert len(tried) == 10
 
 
 def test_rates_below_the_least_are_not_tried():
-  tried = []
-  assert highest_rate(lambda rate: tried.append(rate), 12.5, 100, 10) == 0
+  found, tried = highest_rate(lambda rate: False, 12.5, 100, 10)
+  assert found == 0
   assert tried == [50, 25, 12.5]
 
 
@@ -185,7 +187,7 @@ def test_the_highest_rate_of_a_queue_is_the_one_that_theory_has():
     assert found.missed == (percentile(found.latencies, 95) > bound)
     return not found.missed
 
-  found = highest_rate(keeps, 1, 100, 9)
+  found, _ = highest_rate(keeps, 1, 100, 9)
   keep = [
     rate
     for rate in np.linspace(1, 99, 981)
