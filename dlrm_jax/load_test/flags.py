@@ -15,6 +15,7 @@ NEEDED = 'aiohttp', 'grpc', 'tritonclient'
 
 SCENARIOS = 'offline', 'server', 'single_stream'
 _SLA_MS = 60.0  # MLPerf's, of DLRM
+_SHARE = 0.1  # of the duration of a load, which a target may be at most
 _MOST = 10_000  # concurrency
 
 
@@ -177,6 +178,13 @@ def wanted_of(flags: argparse.Namespace) -> Wanted:
     value = getattr(flags, flag)
     if value is not None and not 0 < value < math.inf:
       raise InputError(f'--{flag}={value:g}: expected a number above 0')
+  bound = (flags.sla_ms or _SLA_MS) / 1e3
+  if flags.scenario == 'server' and bound > flags.seconds * _SHARE:
+    raise InputError(
+      f'--seconds={flags.seconds:g}: within so short a time, a server that '
+      f'falls behind keeps {1e3 * bound:g} ms, too; give at least '
+      f'{bound / _SHARE:g}'
+    )
   if flags.seed < 0:
     raise InputError(f'--seed={flags.seed}: expected 0 or more')
   return Wanted(
@@ -185,7 +193,7 @@ def wanted_of(flags: argparse.Namespace) -> Wanted:
     scenario=flags.scenario or '',
     concurrency=_concurrency(flags),
     rates=[] if flags.rate is None else _numbers('rate', flags.rate, False),
-    bound=(flags.sla_ms or _SLA_MS) / 1e3,
+    bound=bound,
     sizes=_sizes(flags),
     seconds=flags.seconds,
     data=flags.data,

@@ -40,7 +40,7 @@ class Found(NamedTuple):
   rate: float | None = None
 
 
-class _Test:
+class Running:
   """A connection with requests to send."""
 
   def __init__(
@@ -87,31 +87,31 @@ def _requests(
   return found
 
 
-async def _single_stream(test: _Test, wanted: Wanted) -> Found:
-  row, _ = await test.load(
-    'single stream', test.driver.closed(1, wanted.seconds)
+async def _single_stream(running: Running, wanted: Wanted) -> Found:
+  row, _ = await running.load(
+    'single stream', running.driver.closed(1, wanted.seconds)
   )
   p90 = row.times['p90']
   said = 'no answer' if p90 is None else f'{1e3 * p90:.3f} ms'
   return Found([row], f'single stream: p90 {said}')
 
 
-async def _offline(test: _Test, wanted: Wanted) -> Found:
+async def _offline(running: Running, wanted: Wanted) -> Found:
   (under_way,) = wanted.concurrency or (_OFFLINE,)
-  row, _ = await test.load(
-    'offline', test.driver.closed(under_way, wanted.seconds)
+  row, _ = await running.load(
+    'offline', running.driver.closed(under_way, wanted.seconds)
   )
   return Found([row], f'offline: {row.throughput:,.0f} rows/s')
 
 
-async def _server(test: _Test, wanted: Wanted) -> Found:
-  bound, seconds, driver = wanted.bound, wanted.seconds, test.driver
+async def _server(running: Running, wanted: Wanted) -> Found:
+  bound, seconds, driver = wanted.bound, wanted.seconds, running.driver
   target = f'p{_PERCENT} within {1e3 * bound:g} ms'
 
   async def tried(rate: float, count: int, draw: int = 0) -> tuple[Row, bool]:
     misses = allowed_misses(count, _PERCENT)
     stop = misses if draw == 0 and not wanted.rates else None
-    row, outcome = await test.load(
+    row, outcome = await running.load(
       f'rate {rate:.4g}', driver.open(rate, count, bound, stop, draw)
     )
     return row, outcome.misses(bound) <= misses
@@ -121,7 +121,7 @@ async def _server(test: _Test, wanted: Wanted) -> Found:
     row, kept = await tried(rate, _count(rate, seconds))
     verdict = 'kept' if kept else 'missed'
     return Found([row], f'server: {target} {verdict} at {rate:g} requests/s')
-  full, _ = await test.load(
+  full, _ = await running.load(
     f'concurrency {_SATURATED}', driver.closed(_SATURATED, seconds)
   )
   rows, most = [full], full.requests / full.seconds
@@ -157,24 +157,36 @@ def _count(rate: float, seconds: float) -> int:
   return max(_LEAST, math.ceil(rate * seconds))
 
 
-async def _plain(test: _Test, wanted: Wanted) -> Found:
+async def _plain(running: Running, wanted: Wanted) -> Found:
   """The loads that are named."""
   rows, seconds = [], wanted.seconds
   for number in wanted.concurrency:
-    work = test.driver.closed(number, seconds)
-    rows.append((await test.load(f'concurrency {number}', work))[0])
+    work = running.driver.closed(number, seconds)
+    rows.append((await running.load(f'concurrency {number}', work))[0])
   for rate in wanted.rates:
-    work = test.driver.open(rate, math.ceil(rate * seconds))
-    rows.append((await test.load(f'rate {rate:g}', work))[0])
+    work = running.driver.open(rate, math.ceil(rate * seconds))
+    rows.append((await running.load(f'rate {rate:g}', work))[0])
   return Found(rows)
 
 
-_SCENARIOS: Mapping[str, Callable[[_Test, Wanted], Awaitable[Found]]] = {
+def _check_answered(warm: Outcome, wanted: Wanted) -> None:
+  """Raises an `InputError` if no request was answered."""
+  faults = {**warm.failed, **warm.wrong}
+  if faults and not warm.samples:
+    raise InputError(
+      f'{wanted.url}: model {wanted.model!r} answers no request: '
+      f'{next(iter(faults))}'
+      + ('; give rows that it takes, with --data' if not wanted.data else '')
+    )
+
+
+SCENARIOS: Mapping[str, Callable[[Running, Wanted], Awaitable[Found]]] = {
   '': _plain,
   'single_stream': _single_stream,
   'offline': _offline,
   'server': _server,
 }
+"""How a test goes, by the name of its scenario."""
 
 
 async def run(wanted: Wanted, say: Callable[[str], None]) -> Found:
@@ -196,7 +208,7 @@ async def run(wanted: Wanted, say: Callable[[str], None]) -> Found:
     driver = Driver(
       *(wire, requests, outputs_of(metadata), wanted.seed), retry=wanted.retry
     )
-    await driver.closed(1, _WARM)
-    return await _SCENARIOS[wanted.scenario](_Test(wire, driver, say), wanted)
+    _check_answered(await driver.closed(1, _WARM), wanted)
+    return await SCENARIOS[wanted.scenario](Running(wire, driver, say), wanted)
   finally:
     await wire.close()

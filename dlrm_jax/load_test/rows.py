@@ -1,5 +1,6 @@
 """Rows to send: drawn by the metadata of a model, or of a file of raw rows."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,10 +46,13 @@ class Inputs(NamedTuple):
 
 
 def inputs_of(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> Inputs:
-  """The inputs that a model has, by its metadata and configuration."""
+  """The inputs that a model has, by its metadata and configuration.
+
+  Models of `dlrm_jax.serve` name those of the network as a list in JSON.
+  """
   parameters = config.get('parameters') or {}
-  network = parameters.get('network_inputs', {}).get('string_value', '')
-  names = network.split(',') if network else []
+  network = parameters.get('network_inputs', {}).get('string_value', '[]')
+  names = json.loads(network)
   specs = [
     Spec(x['name'], x['datatype'], tuple(map(int, x['shape'][1:])))
     for x in metadata['inputs']
