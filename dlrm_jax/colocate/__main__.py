@@ -82,7 +82,7 @@ def _line(point: study.Point, percent: float) -> str:
     f'CPU of lookups {1e3 * times.lookup.cpu:.3g} ms',
     f'of layers {1e3 * times.layers.cpu:.3g} ms',
   ]
-  engines = f'{point.engines} engine{"s" if point.engines > 1 else ""}'
+  engines = study.engines_text(point.engines)
   return f'{point.spec}, {engines}: {", ".join(parts)}'
 
 

@@ -64,16 +64,13 @@ def _ms(seconds: float) -> str:
 
 def _rate_cells(point: Point, groups: int) -> list[str]:
   rate, tail = point.rate, point.tail
-  kept, total = '', ''
-  if rate is not None:
-    kept, total = f'{rate:.4g}', f'{rate * point.engines:.4g}'
+  kept = [] if rate is None else [rate, rate * point.engines]
   return [
     point.spec.storage,
     str(point.engines),
     f'{math.ceil(point.engines / groups)}',
     f'{point.capacity:.4g}',
-    kept,
-    total,
+    *(f'{x:.4g}' for x in kept),
     *(
       [f'{tail.rate:.4g}', *map(_ms, (tail.p50, tail.p95, tail.p99))]
       if tail
@@ -105,7 +102,8 @@ def _of_model(study: Study, name: str, specs: Sequence[Spec]) -> Iterator[str]:
   yield f'Tables of an engine: {sizes}.'
   yield ''
   header = [
-    *('tables', 'engines', 'a core', 'can QPS', 'keep QPS', 'in all'),
+    *('tables', 'engines', 'a core', 'can QPS'),
+    *(('keep QPS', 'in all') if study.wanted.rate is None else ()),
     *('at QPS', 'p50 ms', 'p95 ms', 'p99 ms'),
   ]
   groups = len(study.wanted.cores)

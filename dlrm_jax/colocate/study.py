@@ -23,8 +23,8 @@ from dlrm_jax.queries.sizes import Sizes
 from dlrm_jax.queries.tail import Bisection, allowed_misses, percentile
 from dlrm_jax.text import human
 
-STEPS = 6
-"""Rates that a bisection tries: the result is within 1/64 of all there is."""
+STEPS = 5
+"""Rates that a bisection tries: the result is within 1/32 of the capacity."""
 
 LEAST_SHARE = 1 / 8
 """Share of the capacity; no lower rate is tried, as it would take long."""
@@ -145,6 +145,15 @@ def check_room(
       )
 
 
+def engines_text(number: int) -> str:
+  """A number of engines in words.
+
+  >>> engines_text(1), engines_text(2)
+  ('1 engine', '2 engines')
+  """
+  return f'{number} engine{"s" if number > 1 else ""}'
+
+
 def _tail(served: Served, rate: float, bound: float) -> Tail:
   values = served.latencies
   return Tail(
@@ -211,7 +220,7 @@ def measure(
       say(f'engine {number + 1} ready after {ready.seconds:.1f} s')
     points = []
     for number in wanted.copies:
-      say(f'{number} engines: batches')
+      say(f'{engines_text(number)}: batches')
       times, _ = company.times(wanted.seconds, number)
       capacity = _capacity(company, wanted, times, number)
       point = Point(spec, number, times, capacity)
@@ -226,7 +235,8 @@ def measure(
       return
     bound = wanted.bounds[spec.name]
     for place, point in enumerate(points):
-      say(f'{point.engines} engines: latencies at {rate:.4g} queries/s')
+      engines = engines_text(point.engines)
+      say(f'{engines}: latencies at {rate:.4g} queries/s')
       count = _count(rate, wanted)
       served, _ = company.serve(rate, count, point.engines, draw=1)
       points[place] = point._replace(tail=_tail(served, rate, bound))

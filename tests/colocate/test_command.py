@@ -135,7 +135,7 @@ def test_a_study_is_measured_and_written(export, tmp_path):
     for point in model['points']:
       # So wide a target is kept at all rates that are tried.
       share = point['kept_qps'] / point['capacity_qps']
-      assert share == pytest.approx(63 / 64)
+      assert share == pytest.approx(31 / 32)
       assert point['latency']['rate'] == min(rates)
       assert point['latency']['p50'] <= point['latency']['p99']
       assert point['batch_rows'] == 24
@@ -168,7 +168,8 @@ def test_at_a_given_rate_latencies_alone_are_measured():
       strict=True,
     )
   )
-  assert (cells['keep QPS'], cells['at QPS']) == ('', '50')
+  assert 'keep QPS' not in cells
+  assert cells['at QPS'] == '50'
   assert float(cells['p50 ms']) <= float(cells['p99 ms'])
 
 
