@@ -1,20 +1,23 @@
 """What company costs: rates and latencies of an engine, alone and with others.
 
-For each number of engines: times of a batch, the others being fully loaded;
-the rate that the engine can compute at all; and by bisection the highest rate
-that keeps the percentile of latencies within the target, where all engines have
-the same rate. Then, for all numbers of engines, latencies at one rate, the
-lowest of those found, with other draws of arrivals than those of the bisection.
+First, times of a batch, the other engines being fully loaded, in several rounds
+over the numbers of engines, so that a machine that changes its speed changes
+all of them. Then, for each number of engines, the rate that the engine can
+compute at all; and by bisection the highest rate that keeps the percentile of
+latencies within the target, where all engines have the same rate. At last, for
+all numbers of engines, latencies at one rate, the lowest of those found, with
+other draws of arrivals than those of the bisection.
 """
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dlrm_jax.colocate.company import Company
-from dlrm_jax.colocate.engine import Times
+from dlrm_jax.colocate.engine import Part, Times
 from dlrm_jax.colocate.line import Served
 from dlrm_jax.colocate.models import Bytes, Spec
 from dlrm_jax.errors import InputError
@@ -25,6 +28,9 @@ from dlrm_jax.text import human
 
 STEPS = 5
 """Rates that a bisection tries: the result is within 1/32 of the capacity."""
+
+_ROUNDS = 4
+"""How often batches are timed with each number of engines."""
 
 LEAST_SHARE = 1 / 8
 """Share of the capacity; no lower rate is tried, as it would take long."""
@@ -110,7 +116,7 @@ class Point(NamedTuple):
 def steps_of(wanted: Wanted) -> int:
   """How often `measure` tells its `say`, for all models."""
   search = STEPS if wanted.rate is None else 0
-  each = max(wanted.copies) + len(wanted.copies) * (2 + search)
+  each = max(wanted.copies) + len(wanted.copies) * (1 + _ROUNDS + search)
   return len(wanted.specs) * each
 
 
@@ -183,6 +189,30 @@ def _count(rate: float, wanted: Wanted) -> int:
   return max(_LEAST, math.ceil(rate * wanted.seconds))
 
 
+def _times(
+  company: Company, wanted: Wanted, say: Callable[[str], None]
+) -> dict[int, Times]:
+  """Times of batches by number of engines: medians of the rounds."""
+  found: dict[int, list[Times]] = {number: [] for number in wanted.copies}
+  for _ in range(_ROUNDS):
+    for number, rounds in found.items():
+      say(f'{engines_text(number)}: batches')
+      rounds.append(company.times(wanted.seconds / _ROUNDS, number)[0])
+  return {number: _median(rounds) for number, rounds in found.items()}
+
+
+def _median(rounds: Sequence[Times]) -> Times:
+  def of(name: str) -> Part:
+    parts = [getattr(times, name) for times in rounds]
+    return Part(*map(statistics.median, zip(*parts, strict=True)))
+
+  return rounds[0]._replace(
+    ended=rounds[-1].ended,
+    calls=sum(times.calls for times in rounds),
+    **{name: of(name) for name in ('whole', 'lookup', 'layers')},
+  )
+
+
 def _best_rate(
   company: Company, wanted: Wanted, point: Point, say: Callable[[str], None]
 ) -> float:
@@ -219,9 +249,7 @@ def measure(
       ready = company.add()
       say(f'engine {number + 1} ready after {ready.seconds:.1f} s')
     points = []
-    for number in wanted.copies:
-      say(f'{engines_text(number)}: batches')
-      times, _ = company.times(wanted.seconds, number)
+    for number, times in _times(company, wanted, say).items():
       capacity = _capacity(company, wanted, times, number)
       point = Point(spec, number, times, capacity)
       if wanted.rate is None:
