@@ -20,6 +20,7 @@ from dlrm_jax.colocate.engine import (
 from dlrm_jax.colocate.line import Load, Served
 from dlrm_jax.colocate.models import Spec
 from dlrm_jax.errors import InputError
+from dlrm_jax.queries.seeds import SIZES
 from dlrm_jax.queries.sizes import Sizes
 
 _AHEAD = 0.1
@@ -124,7 +125,7 @@ class Company:
     """Starts one more engine, and waits until it can serve."""
     number = len(self._engines)
     spec, split, exponent = self._common
-    rng = np.random.default_rng([self._seed, number])
+    rng = np.random.default_rng([SIZES, self._seed, number])
     setting = Setting(
       spec=spec,
       cores=self._cores[number % len(self._cores)],

@@ -20,6 +20,7 @@ import numpy as np
 from dlrm_jax.colocate.line import Line, Load, Piece, Served, parts_of
 from dlrm_jax.colocate.models import POOL, Spec, draw_items, load
 from dlrm_jax.errors import InputError
+from dlrm_jax.queries.seeds import CONTENT
 
 STOP = None
 """The message that ends a load without end, and an engine that has none."""
@@ -134,7 +135,7 @@ class Engine:
 
     self._setting = setting
     loaded = load(setting.spec, setting.seed)
-    rng = np.random.default_rng([setting.seed, setting.number])
+    rng = np.random.default_rng([CONTENT, setting.seed, setting.number])
     self._items = draw_items(loaded, setting.exponent, rng)
     self._layers, self._tables = loaded.layers, loaded.tables
     self._score = compiled_score(loaded.network)
@@ -249,7 +250,7 @@ def _made(setting: Setting) -> Engine:
   from dlrm_jax.program_cache import keep_programs
 
   jax.config.update('jax_platforms', 'cpu')
-  # A thread computes what it asks for, and hands nothing to another one.
+  # Calls are not handed to another thread, but to those that XLA has itself.
   jax.config.update('jax_cpu_enable_async_dispatch', False)
   keep_programs()
   engine = Engine(setting)

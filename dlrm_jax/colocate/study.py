@@ -22,6 +22,7 @@ from dlrm_jax.colocate.line import Served
 from dlrm_jax.colocate.models import Bytes, Spec
 from dlrm_jax.errors import InputError
 from dlrm_jax.machine import free_memory
+from dlrm_jax.queries.seeds import SIZES
 from dlrm_jax.queries.sizes import Sizes
 from dlrm_jax.queries.tail import Bisection, allowed_misses, percentile
 from dlrm_jax.text import human
@@ -178,7 +179,7 @@ def _rate_of(served: Served) -> float:
 
 def _capacity(company: Company, wanted: Wanted, times: Times, n: int) -> float:
   """Queries a second of an engine whose queries all wait at the start."""
-  rng = np.random.default_rng(wanted.seed)
+  rng = np.random.default_rng([SIZES, wanted.seed])
   batches = np.ceil(wanted.sizes.draw(rng, 1000) / times.rows).mean()
   cores = len(wanted.cores[0])
   guess = cores / (batches * times.whole.wall)
@@ -247,7 +248,8 @@ def measure(
   ) as company:
     for number in range(max(wanted.copies)):
       ready = company.add()
-      say(f'engine {number + 1} ready after {ready.seconds:.1f} s')
+      held = f'{ready.seconds:.1f} s, {human(ready.bytes)}'
+      say(f'engine {number + 1} ready: {held}')
     points = []
     for number, times in _times(company, wanted, say).items():
       capacity = _capacity(company, wanted, times, number)

@@ -12,6 +12,7 @@ from dlrm_jax.load_test.drive import Driver, Outcome, Request, outputs_of
 from dlrm_jax.load_test.flags import Wanted
 from dlrm_jax.load_test.summary import Row, row_of
 from dlrm_jax.load_test.wire import Wire, connect
+from dlrm_jax.queries.seeds import CONTENT, SIZES
 from dlrm_jax.queries.tail import Bisection, allowed_misses
 
 _REQUESTS = 64  # that are sent in turn
@@ -68,7 +69,7 @@ def _requests(
     InputError: one is larger than the server takes, or the file of rows cannot
       be sent.
   """
-  rng = np.random.default_rng(wanted.seed)
+  rng = np.random.default_rng([SIZES, wanted.seed])
   sizes = wanted.sizes.draw(rng, _REQUESTS).tolist()
   if most and max(sizes) > most:
     raise InputError(
@@ -76,7 +77,7 @@ def _requests(
       f'{most:,} (max_batch_size of its config)'
     )
   data = None if wanted.data is None else rows_of.read(wanted.data, inputs)
-  found = []
+  found, rng = [], np.random.default_rng([CONTENT, wanted.seed])
   for number, size in enumerate(sizes):
     if data is None:
       tensors = rows_of.draw(inputs, size, rng)

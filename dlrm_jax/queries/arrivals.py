@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dlrm_jax.queries.seeds import ARRIVALS
+
 _BLOCK = 1024
 
 
@@ -21,7 +23,7 @@ def unit_arrivals(seed: Sequence[int]) -> Iterator[float]:
   >>> next(times) < next(times)
   True
   """
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng([ARRIVALS, *seed])
   last = 0.0
   while True:
     times = last + np.cumsum(rng.exponential(size=_BLOCK))
