@@ -132,6 +132,14 @@ def plan(*flags):
   return ['-m', 'dlrm_jax.plan', *flags]
 
 
+def colocate(*flags):
+  return ['-m', 'dlrm_jax.colocate', *flags]
+
+
+def load_test(*flags):
+  return ['-m', 'dlrm_jax.load_test', *flags]
+
+
 def sweep(*flags):
   return ['-m', 'dlrm_jax.sweep', *flags]
 
@@ -780,6 +788,23 @@ CASES = {
   'convert a model that the program does not have': (
     convert('--to=torchrec', '--workdir={place}/normal', OUT + '.pt'),
     ['{place}/normal', 'torchrec has no such model', 'config.model.norm'],
+  ),
+  # Models beside each other, and on a server.
+  'a co-location of what is no model': (
+    colocate('--models=ctr={place}/prepared', '--sla_ms=20'),
+    ['{place}/prepared', 'config.json'],
+  ),
+  'a co-location of a damaged export': (
+    colocate('--models=ctr={place}/shortened', '--sla_ms=20'),
+    ['{place}/shortened/tables', 'bytes', 'export the model again'],
+  ),
+  'a co-location without a target': (
+    colocate('--models=ctr={place}/export'),
+    ['--sla_ms=MS', '--rate=QPS'],
+  ),
+  'a load of no requests': (
+    load_test('--url=grpc://localhost:1', '--model=ctr', '--rate=0'),
+    ['--rate=0', 'above 0'],
   ),
   # Importance of features.
   'importance without a workdir': (importance('--repeats=2'), ['--workdir']),

@@ -103,6 +103,22 @@ def _program(
   return score
 
 
+def network_of_export(path: Path, about: Mapping[str, Any]) -> 'Network':
+  """The network of an export, in the layout of its training.
+
+  Args:
+    path: the folder.
+    about: its description.
+  """
+  from dlrm_jax.build.trained import network_of
+  from dlrm_jax.config.kinds import completed
+  from dlrm_jax.configs import default
+
+  run, defaults = about['run'], default.get_config().to_dict()
+  config = completed(run['config'], defaults, path / export_folder.MODEL)
+  return network_of(config, run['data'])
+
+
 def _build(
   path: Path, about: Mapping[str, Any], arrays: _Arrays, mesh: Mesh
 ) -> _Built:
@@ -114,17 +130,12 @@ def _build(
     arrays: its arrays, on the device where there is one.
     mesh: the devices.
   """
-  from dlrm_jax.build.trained import network_of
   from dlrm_jax.checkpoint.moving import move
-  from dlrm_jax.config.kinds import completed
-  from dlrm_jax.configs import default
   from dlrm_jax.embedding.layout import layout_from_json
   from dlrm_jax.scoring.function import compiled_score, flat
   from dlrm_jax.scoring.parameters import layers_of, tables_of
 
-  run, defaults = about['run'], default.get_config().to_dict()
-  config = completed(run['config'], defaults, path / export_folder.MODEL)
-  network = network_of(config, run['data'])
+  network = network_of_export(path, about)
   if mesh.size == 1:
     network = flat(network)
   layout = network.collection.layout

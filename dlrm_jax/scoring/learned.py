@@ -22,25 +22,31 @@ _PIECE = 1 << 16  # ids that are encoded at a time
 
 
 class Learned:
-  """The vectors of the features of a network."""
+  """The vectors of the features of a network.
+
+  Attributes:
+    network: the network.
+    layers: its layers.
+    tables: its tables, on the devices.
+  """
 
   def __init__(
     self, network: Network, layers: Layers, tables: Tables, mesh: Mesh
   ) -> None:
-    self._network = network
-    self._layers = layers
-    self._tables = tables
+    self.network = network
+    self.layers = layers
+    self.tables = tables
     self._mesh = mesh
 
   @property
   def features(self) -> tuple[Feature, ...]:
     """The features, of which several may read one column."""
-    return tuple(self._network.collection.features)
+    return tuple(self.network.collection.features)
 
   def describe(self) -> dict[str, Any]:
     """Encodings, roles and sizes."""
-    features = self._network.collection.features
-    tables = self._network.collection.tables
+    features = self.network.collection.features
+    tables = self.network.collection.tables
     return {
       'encodings': {
         f.name: f'{f.encoding.meaning}, width {f.encoding.dim}'
@@ -48,12 +54,12 @@ class Learned:
       },
       'roles': list(dict.fromkeys(f.role for f in features)),
       'table_numbers': sum(t.rows * t.dim for t in tables),
-      'layer_numbers': sum(x.size for x in jax.tree.leaves(self._layers)),
+      'layer_numbers': sum(x.size for x in jax.tree.leaves(self.layers)),
     }
 
   def _chosen(self, name: str, role: str | None) -> Feature:
     """The feature of a column and a role."""
-    features = self._network.collection.features
+    features = self.network.collection.features
     found = {f.role: f for f in features if f.source == name}
     if not found:
       columns = dict.fromkeys(f.source for f in features)
@@ -74,7 +80,7 @@ class Learned:
 
     Of independent tables they are those of node 0.
     """
-    feature, network = self._chosen(name, role), self._network
+    feature, network = self._chosen(name, role), self.network
     hotness = column_hotness(network.collection.features)
     first = sum(list(hotness.values())[: list(hotness).index(feature.source)])
     alike = [f for f in network.collection.features if f.role == feature.role]
@@ -96,7 +102,7 @@ class Learned:
       ids = np.arange(start, start + size, dtype=np.int32)
       with sharding.use(self._mesh):
         sent = sharding.send(np.where(ids < count, ids, PAD))
-        vectors = compiled(self._layers, self._tables, sent)
+        vectors = compiled(self.layers, self.tables, sent)
       yield start, sharding.local_part(vectors)[: count - start]
 
   def matrix(self, name: str, role: str | None = None) -> np.ndarray:

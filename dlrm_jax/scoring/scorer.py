@@ -68,7 +68,7 @@ class Scorer:
     self._check(piece)
     rows = len(piece.ids)
     with sharding.use(self._mesh):
-      inputs = sharding.send(_padded(piece, self._size(rows)))
+      inputs = sharding.send(padded(piece, self._size(rows)))
       return Started(self._score(inputs), rows)
 
   def _size(self, rows: int) -> int:
@@ -87,18 +87,18 @@ class Started(NamedTuple):
     return sharding.local_part(self.scores)[: self.rows]
 
 
-def _padded(inputs: Inputs, size: int) -> Inputs:
+def padded(inputs: Inputs, size: int) -> Inputs:
   """Inputs of `size` rows, the last of them without ids."""
   missing = size - len(inputs.ids)
   if not missing:
     return inputs
 
-  def padded(x: np.ndarray, value: int) -> np.ndarray:
+  def longer(x: np.ndarray, value: int) -> np.ndarray:
     return np.pad(x, [(0, missing), (0, 0)], constant_values=value)
 
   weights = inputs.id_weights
   return Inputs(
-    padded(inputs.dense, 0),
-    padded(inputs.ids, PAD),
-    None if weights is None else padded(weights, 0),
+    longer(inputs.dense, 0),
+    longer(inputs.ids, PAD),
+    None if weights is None else longer(weights, 0),
   )

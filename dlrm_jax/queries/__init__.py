@@ -1,0 +1,1 @@
+"""Queries to a model: when they come, their sizes, how long they take."""
