@@ -18,9 +18,9 @@ from dlrm_jax.scoring.once import once
 from dlrm_jax.scoring.scorer import Score, Scorer
 
 if TYPE_CHECKING:
-  from dlrm_jax.embedding.network import Layers, Network
+  from dlrm_jax.embedding.network import Network
+  from dlrm_jax.scoring.function import LoadedNetwork
   from dlrm_jax.scoring.intake import Intake
-  from dlrm_jax.scoring.learned import Learned
 
 
 class _Arrays(NamedTuple):
@@ -34,15 +34,11 @@ class _Built(NamedTuple):
   """The network of an export, built from its config.
 
   Attributes:
-    network: the network.
-    layers: its layers.
-    tables: its tables, on the devices.
+    loaded: the network and its arrays.
     score: the compiled function of inputs.
   """
 
-  network: 'Network'
-  layers: 'Layers'
-  tables: Any
+  loaded: 'LoadedNetwork'
   score: Score
 
 
@@ -132,7 +128,7 @@ def _build(
   """
   from dlrm_jax.checkpoint.moving import move
   from dlrm_jax.embedding.layout import layout_from_json
-  from dlrm_jax.scoring.function import compiled_score, flat
+  from dlrm_jax.scoring.function import LoadedNetwork, compiled_score, flat
   from dlrm_jax.scoring.parameters import layers_of, tables_of
 
   network = network_of_export(path, about)
@@ -148,7 +144,7 @@ def _build(
       tables = move(tables, stored, wanted_tables(network), layout)
     compiled = compiled_score(network)
   return _Built(
-    *(network, layers, tables),
+    LoadedNetwork(network, layers, tables, mesh),
     lambda inputs: compiled(layers, tables, inputs),
   )
 
@@ -197,16 +193,10 @@ def load_export(path: Path) -> Model:
   network = once(lambda: _build(path, about, arrays(), mesh))
   score = network().score if mesh.size > 1 else _program(path, arrays, network)
 
-  def learned() -> 'Learned':
-    from dlrm_jax.scoring.learned import Learned
-
-    found = network()
-    return Learned(found.network, found.layers, found.tables, mesh)
-
   def intake() -> 'Intake':
     from dlrm_jax.scoring.intake import from_json
 
     with export_folder.reading(path):
       return from_json(about['raw'], path / export_folder.VOCABULARY)
 
-  return Model(card, Scorer(score, mesh), intake, learned)
+  return Model(card, Scorer(score, mesh), intake, lambda: network().loaded)

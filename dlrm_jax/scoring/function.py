@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import logsumexp
+from jax.sharding import Mesh
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import Inputs
@@ -14,6 +16,22 @@ from dlrm_jax.embedding.collection import EmbeddingCollection, Tables
 from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement, Table
+
+
+class LoadedNetwork(NamedTuple):
+  """A network with its arrays.
+
+  Attributes:
+    network: the network.
+    layers: its layers.
+    tables: its tables.
+    mesh: the devices that they are on.
+  """
+
+  network: Network
+  layers: Layers
+  tables: Tables
+  mesh: Mesh
 
 
 def flat(network: Network) -> Network:

@@ -65,8 +65,7 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
   from dlrm_jax.configs import default
   from dlrm_jax.embedding.features import mean_pooled
   from dlrm_jax.quantization.sparse import specialised
-  from dlrm_jax.scoring.function import compiled_score
-  from dlrm_jax.scoring.learned import Learned
+  from dlrm_jax.scoring.function import LoadedNetwork, compiled_score
   from dlrm_jax.scoring.of_run import intake_of_run
   from dlrm_jax.scoring.scorer import Scorer
 
@@ -106,5 +105,5 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
     card,
     Scorer(score, mesh),
     intake,
-    lambda: Learned(network, state.layers, state.tables, mesh),
+    lambda: LoadedNetwork(scored.network, scored.layers, state.tables, mesh),
   )

@@ -21,6 +21,7 @@ from dlrm_jax.scoring.scorer import Scorer
 if TYPE_CHECKING:
   import polars as pl
 
+  from dlrm_jax.scoring.function import LoadedNetwork
   from dlrm_jax.scoring.intake import Intake
   from dlrm_jax.scoring.learned import Learned
 
@@ -67,7 +68,7 @@ class Model:
     card: Card,
     scorer: Scorer,
     open_intake: Callable[[], 'Intake'],
-    open_learned: Callable[[], 'Learned'],
+    open_network: Callable[[], 'LoadedNetwork'],
   ) -> None:
     """Puts a model together.
 
@@ -75,13 +76,14 @@ class Model:
       card: what is known of it.
       scorer: scores inputs of its network.
       open_intake: opens the intake of raw values, once one is needed.
-      open_learned: opens the learned vectors, once they are needed.
+      open_network: builds the network and places its arrays, once they are
+        needed.
     """
     self.card = card
     self.labels = card.schema.labels
     self.scorer = scorer.checking(self._check)
     self._open_intake = once(open_intake)
-    self._open_learned = once(open_learned)
+    self._open_network = once(open_network)
 
   def __repr__(self) -> str:
     return (
@@ -106,9 +108,16 @@ class Model:
     return self._open_intake()
 
   @property
+  def network(self) -> 'LoadedNetwork':
+    """Its network and arrays, for programs other than `scorer`."""
+    return self._open_network()
+
+  @property
   def learned(self) -> 'Learned':
     """The learned vectors of its features."""
-    return self._open_learned()
+    from dlrm_jax.scoring.learned import Learned
+
+    return Learned(*self.network)
 
   def predict(self, rows: Any, split: str | None = None) -> np.ndarray:
     """Probabilities of rows of raw values.

@@ -78,6 +78,16 @@ class Coder:
     """Whether values outside the vocabulary have no row."""
     return self.column.ids == 'vocabulary' and not self.base
 
+  def lookup(self, number: int) -> Lookup:
+    """A lookup table, which is mapped."""
+    return Lookup.open(self.tables[number])
+
+  def drawn(self) -> np.ndarray:
+    """The made-up ids of each row's bag after the first, i32[rows, H - 1]."""
+    assert self.bags is not None
+    shape = (self.rows, self.hotness - 1)
+    return np.memmap(self.bags, np.int32, 'r', shape=shape)
+
   def places_of(self, values: pl.Series, tables: Sequence[int]) -> np.ndarray:
     """Places of values in the vocabulary, i32[n], from 1.
 
@@ -89,13 +99,13 @@ class Coder:
     """
     keys, missing = keys_of(values)
     if len(self.tables) == 1:
-      places = Lookup.open(self.tables[0])(keys) if tables else None
+      places = self.lookup(0)(keys) if tables else None
     else:
       places, owner = None, share_of(keys, len(self.tables))
       for number in tables:
         places = np.zeros(len(keys), np.int32) if places is None else places
         mine = np.flatnonzero(owner == number)
-        places[mine] = Lookup.open(self.tables[number])(keys[mine])
+        places[mine] = self.lookup(number)(keys[mine])
     if places is None:
       places = np.zeros(len(keys), np.int32)
     if missing is not None:

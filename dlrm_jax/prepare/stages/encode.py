@@ -155,7 +155,7 @@ def _encoded(
     if not coder.column.bag:
       bags = rows[:, None]
       if coder.bags is not None:
-        bags = expand(coder.bags, coder.rows, coder.hotness, rows)
+        bags = expand(coder.drawn(), rows)
       ids.append(bags)
       if weighted:
         id_weights.append(np.ones(bags.shape, np.float32))

@@ -134,19 +134,14 @@ def numbers_by_feature(
   return tuple(map(int, words))
 
 
-def expand(
-  drawn: Path, table: int, hotness: int, rows: np.ndarray
-) -> np.ndarray:
-  """Rows -> their bags, i32[n, hotness].
+def expand(drawn: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """Rows -> their bags, i32[n, H].
 
   Args:
-    drawn: file of the table's drawn ids.
-    table: number of rows of the table.
-    hotness: number of ids in a bag.
+    drawn: the table's drawn ids, i32[R, H - 1].
     rows: first ids of the bags, i32[n].
   """
-  bags = np.empty((len(rows), hotness), np.int32)
+  bags = np.empty((len(rows), 1 + drawn.shape[1]), np.int32)
   bags[:, 0] = rows
-  others = np.memmap(drawn, np.int32, 'r', shape=(table, hotness - 1))
-  bags[:, 1:] = others[rows]
+  bags[:, 1:] = drawn[rows]
   return bags

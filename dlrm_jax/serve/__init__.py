@@ -1,0 +1,1 @@
+"""Serves models by the Open Inference Protocol."""

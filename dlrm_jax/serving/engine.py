@@ -1,0 +1,347 @@
+"""The engine of a model version: requests wait, are joined, and are scored.
+
+A thread takes what waits, up to `max_batch` rows, while the batch before it
+runs; with `max_delay`, it waits so long for more. Requests come from the thread
+of an event loop, and their answers go back there.
+"""
+
+import collections
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlrm_jax.batch import PAD, Inputs
+from dlrm_jax.serving.coding import Coding
+from dlrm_jax.serving.interface import NetworkRows, Question
+from dlrm_jax.serving.program import Program
+from dlrm_jax.serving.refusal import RefusedError, Why
+
+
+class Limits(NamedTuple):
+  """How much waits, and how much is joined.
+
+  Attributes:
+    max_batch: most rows of a batch, and of a request.
+    max_delay: seconds to wait for more rows; 0: none.
+    max_queue_rows: most rows that wait.
+  """
+
+  max_batch: int
+  max_delay: float
+  max_queue_rows: int
+
+
+class Times(NamedTuple):
+  """When a request was where, in seconds of `time.perf_counter`.
+
+  Attributes:
+    arrived: it came to the queue.
+    taken: it left the queue.
+    coded: its batch became inputs of the network.
+    scored: its batch was scored.
+  """
+
+  arrived: float
+  taken: float
+  coded: float
+  scored: float
+
+
+class Answer(NamedTuple):
+  """The answer to a request.
+
+  Attributes:
+    scores: probability and logit, f32[B, T, 2].
+    times: how long it took.
+  """
+
+  scores: np.ndarray
+  times: Times
+
+
+class Waiting:
+  """A request in the queue.
+
+  Attributes:
+    question: its rows.
+    arrived: when it came, by `time.perf_counter`.
+    deadline: when it is too late, likewise.
+    gone: whether nobody waits for the answer any more.
+    result: the answer, or why there is none, once there is one.
+  """
+
+  __slots__ = ('arrived', 'deadline', 'gone', 'owner', 'question', 'result')
+
+  def __init__(
+    self, question: Question, deadline: float, owner: object
+  ) -> None:
+    self.question = question
+    self.arrived = time.perf_counter()
+    self.deadline = deadline
+    self.owner = owner
+    self.gone = False
+    self.result: Answer | RefusedError | None = None
+
+
+class Batch(NamedTuple):
+  """What was joined.
+
+  Attributes:
+    requests: the requests, with their results.
+    rows: number of rows that were scored.
+    times: when; None where nothing was scored.
+    unknown: how many ids of each feature were unknown.
+    error: what the device said, where it failed.
+  """
+
+  requests: list[Waiting]
+  rows: int = 0
+  times: Times | None = None
+  unknown: Mapping[str, int] = {}
+  error: Exception | None = None
+
+
+_SHORT = 1e-3  # seconds that the event loop may wait
+_SHARE = 0.25  # of its time
+_SAVED = 0.02  # seconds that it can save
+
+_LATE = 'the time of the request was over before its turn'
+
+
+class _Budget:
+  """The share of its time that the event loop gives to scoring.
+
+  It is full after an idle time. Under load the loop must take requests, which
+  wait meanwhile and are joined.
+  """
+
+  def __init__(self) -> None:
+    self._left, self._at = _SAVED, time.perf_counter()
+
+  def take(self, seconds: float) -> bool:
+    """Spends seconds, if they are there."""
+    now = time.perf_counter()
+    self._left = min(_SAVED, self._left + (now - self._at) * _SHARE)
+    self._at = now
+    if self._left < seconds:
+      return False
+    self._left -= seconds
+    return True
+
+
+class Engine:
+  """Scores the requests of one version of a model.
+
+  Attributes:
+    limits: how much waits, and how much is joined.
+  """
+
+  def __init__(
+    self,
+    program: Program,
+    coding: Coding,
+    limits: Limits,
+    deliver: Callable[[Batch], object],
+  ) -> None:
+    """Starts the thread.
+
+    Args:
+      program: the compiled function.
+      coding: encodes raw values.
+      limits: see `Limits`.
+      deliver: gets batches with their results, in the thread of the engine.
+    """
+    self._program, self._coding = program, coding
+    self.limits, self._deliver = limits, deliver
+    self._queue: collections.deque[Waiting] = collections.deque()
+    self._rows = 0
+    self._busy = False
+    self._budget = _Budget()
+    self._changed = threading.Condition()
+    self._closed = False
+    self._thread = threading.Thread(target=self._run, daemon=True)
+    self._thread.start()
+
+  @property
+  def queue_rows(self) -> int:
+    """Number of rows that wait."""
+    return self._rows
+
+  def submit(self, request: Waiting) -> None:
+    """Puts a request into the queue.
+
+    Raises:
+      RefusedError: it has too many rows, or there is no room.
+    """
+    rows, limits = request.question.count, self.limits
+    if rows > limits.max_batch:
+      raise RefusedError(
+        Why.INVALID,
+        f'a request of {rows:,} rows; expected at most {limits.max_batch:,} '
+        '(--max_batch)',
+      )
+    with self._changed:
+      if self._closed:
+        raise RefusedError(Why.UNAVAILABLE, 'the model is being unloaded')
+      if self._rows + rows > limits.max_queue_rows:
+        raise RefusedError(
+          Why.FULL,
+          f'{self._rows:,} rows wait already, and at most '
+          f'{limits.max_queue_rows:,} may (--max_queue_rows); try again',
+        )
+      self._queue.append(request)
+      self._rows += rows
+      self._changed.notify()
+
+  def score_now(self, request: Waiting) -> Batch | None:
+    """Scores a request in the thread of the event loop, which saves two ways.
+
+    Returns:
+      None where it must be submitted: the engine has other work, or the loop
+      would wait for long, or too much of its time.
+    """
+    rows = request.question.count
+    if rows > self.limits.max_batch:
+      return None
+    seconds = self._program.seconds_for(rows)
+    if seconds > _SHORT or not self._budget.take(seconds):
+      return None
+    with self._changed:
+      if self._closed or self._queue or self._busy:
+        return None
+      return self._score_all([request])
+
+  def close(self) -> None:
+    """Takes no more requests; those in the queue are still answered."""
+    with self._changed:
+      self._closed = True
+      self._changed.notify()
+
+  def join(self) -> None:
+    """Waits for the last answer after `close`."""
+    self._thread.join()
+
+  def _run(self) -> None:
+    while taken := self._take():
+      self._deliver(self._score_all(taken))
+      self._busy = False
+
+  def _take(self) -> list[Waiting]:
+    """The next requests, at least one; none: the engine is closed."""
+    with self._changed:
+      while not self._queue:
+        if self._closed:
+          return []
+        self._changed.wait()
+      if self.limits.max_delay:
+        end = self._queue[0].arrived + self.limits.max_delay
+        while self._rows < self.limits.max_batch and not self._closed:
+          left = end - time.perf_counter()
+          if left <= 0 or not self._changed.wait(left):
+            break
+      taken, rows = [], 0
+      while self._queue:
+        rows += self._queue[0].question.count
+        if rows > self.limits.max_batch:
+          break
+        taken.append(self._queue.popleft())
+      self._rows -= sum(request.question.count for request in taken)
+      self._busy = True
+      return taken
+
+  def _score_all(self, taken: list[Waiting]) -> Batch:
+    """Scores requests; gives each its result."""
+    now = time.perf_counter()
+    live = []
+    for request in taken:
+      if request.deadline <= now:
+        request.result = RefusedError(Why.LATE, _LATE)
+      elif request.gone:
+        request.result = RefusedError(Why.LATE, 'nobody waits for the answer')
+      else:
+        live.append(request)
+    if not live:
+      return Batch(taken)
+    try:
+      rows, times, unknown = self._score(live, now)
+      return Batch(taken, rows, times, unknown)
+    except Exception as error:
+      for request in live:
+        self._score_alone(request)
+      return Batch(taken, error=error)
+
+  def _score_alone(self, request: Waiting) -> None:
+    """Scores a request again whose batch failed, perhaps by another's rows."""
+    try:
+      self._score([request], time.perf_counter())
+    except Exception as error:
+      what = f'{type(error).__name__}: {error}'.splitlines()[0]
+      request.result = RefusedError(Why.FAILED, f'the device failed: {what}')
+
+  def _score(
+    self, live: list[Waiting], taken: float
+  ) -> tuple[int, Times, dict[str, int]]:
+    """Scores requests as one batch.
+
+    Returns:
+      Number of rows, times, and unknown ids by feature.
+    """
+    # Those with columns of the log come first, as they are encoded together.
+    parts, order, unknown = [], [], {}
+    raw = [x for x in live if not isinstance(x.question.rows, NetworkRows)]
+    if raw:
+      columns: list[Any] = [x.question.rows for x in raw]
+      counts = [x.question.count for x in raw]
+      coded, faults, unknown = self._coding(columns, counts)
+      for number, fault in faults.items():
+        raw[number].result = RefusedError(Why.INVALID, fault)
+      if len(faults) < len(raw):
+        parts.append((len(coded.ids), coded))
+        order += raw
+    for request in live:
+      count, rows = request.question
+      if isinstance(rows, NetworkRows):
+        parts.append((count, rows))
+        order.append(request)
+    total = sum(count for count, _ in parts)
+    coded_at = time.perf_counter()
+    if not total:
+      return 0, Times(taken, taken, coded_at, coded_at), unknown
+    scores = self._program(_joined(parts, self._program.size_for(total)))
+    times = Times(taken, taken, coded_at, time.perf_counter())
+    start = 0
+    for request in order:
+      stop = start + request.question.count
+      if request.result is None:
+        own = times._replace(arrived=request.arrived)
+        request.result = Answer(scores[start:stop], own)
+      start = stop
+    return total, times, unknown
+
+
+def _joined(
+  parts: Sequence[tuple[int, Inputs | NetworkRows]], size: int
+) -> Inputs:
+  """Rows one after the other, as many as `size`; the last have no ids."""
+  count, first = parts[0]
+  if len(parts) == 1 and count == size == len(first.ids) == len(first.dense):
+    weights = first.id_weights
+    if weights is None or len(weights) == count:
+      return Inputs(first.dense, first.ids, weights)
+  dense = np.zeros((size, first.dense.shape[1]), np.float32)
+  ids = np.full((size, first.ids.shape[1]), PAD, np.int32)
+  weights = None
+  if first.id_weights is not None:
+    weights = np.zeros(ids.shape, np.float32)
+  start = 0
+  for count, part in parts:
+    stop = start + count
+    dense[start:stop] = part.dense
+    ids[start:stop] = part.ids
+    if weights is not None:
+      weights[start:stop] = part.id_weights
+    start = stop
+  return Inputs(dense, ids, weights)

@@ -1,0 +1,238 @@
+"""The Open Inference Protocol over HTTP, metrics, and a page for people."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from dlrm_jax.serving import description
+from dlrm_jax.serving.http import infer, metrics, page
+from dlrm_jax.serving.http.body import Bodies, packed
+from dlrm_jax.serving.http.explanation import explain
+from dlrm_jax.serving.log import Log
+from dlrm_jax.serving.parameters import check_load
+from dlrm_jax.serving.refusal import RefusedError, Why, invalid
+from dlrm_jax.serving.security import Security
+from dlrm_jax.serving.service import Service
+
+_TOGETHER = 32  # bodies of full size that are read at a time
+_JSON = 'application/json'
+_BYTES = 'application/octet-stream'
+_OPEN = ('/', '/v2/health/live', '/v2/health/ready')  # need no token
+
+_Answer = Callable[[Request], Awaitable[Response]]
+
+
+def as_json(content: Any, status: int = 200) -> Response:
+  """An answer in JSON."""
+  return Response(json.dumps(content), status, media_type=_JSON)
+
+
+def _refused(error: RefusedError) -> Response:
+  response = as_json({'error': str(error)}, error.why.value.http)
+  if error.why is Why.FULL:
+    response.headers['Retry-After'] = '1'
+  if error.why is Why.TOO_LARGE:
+    response.headers['Connection'] = 'close'  # the rest is not read
+  if error.why is Why.UNAUTHENTICATED:
+    response.headers['WWW-Authenticate'] = 'Bearer'
+  return response
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+  assert isinstance(error, HTTPException)
+  message = f'{request.method} {request.url.path[:200]}: {error.detail}'
+  response = as_json({'error': message}, error.status_code)
+  response.headers.update(error.headers or {})
+  return response
+
+
+class HttpService:
+  """Answers the requests of the protocol."""
+
+  def __init__(
+    self, service: Service, max_body: int, security: Security, log: Log
+  ) -> None:
+    self._service, self._security, self._log = service, security, log
+    self._page = page.read_page()
+    self._bodies = Bodies(max_body, _TOGETHER * max_body)
+
+  def app(self) -> Starlette:
+    """The application."""
+    models, one = '/v2/models', '/v2/models/{model}'
+    version = f'{one}/versions/{{version}}'
+    both = (one, version)
+    routes = [
+      ('GET', '/', self.page),
+      ('GET', '/page/models', self.models),
+      ('POST', '/page/explain/{model}', self.explain),
+      ('GET', '/metrics', self.metrics),
+      ('GET', '/v2', self.server),
+      ('GET', '/v2/health/live', self.live),
+      ('GET', '/v2/health/ready', self.ready),
+      ('GET', f'{models}/stats', self.statistics),
+      *(('GET', path, self.metadata) for path in both),
+      *(('GET', f'{path}/ready', self.model_ready) for path in both),
+      *(('GET', f'{path}/config', self.config) for path in both),
+      *(('GET', f'{path}/stats', self.statistics) for path in both),
+      *(('POST', f'{path}/infer', self.infer) for path in both),
+      ('POST', '/v2/repository/index', self.index),
+      ('POST', '/v2/repository/models/{model}/load', self.load),
+      ('POST', '/v2/repository/models/{model}/unload', self.unload),
+    ]
+    return Starlette(
+      routes=[
+        Route(path, self._answering(answer), methods=[method])
+        for method, path, answer in routes
+      ],
+      exception_handlers={HTTPException: _no_such_path},
+    )
+
+  def _answering(self, answer: _Answer) -> _Answer:
+    """The same function, whose errors are answers, too."""
+
+    async def answering(request: Request) -> Response:
+      start = time.perf_counter()
+      try:
+        self._check(request)
+        return await answer(request)
+      except RefusedError as error:
+        if not error.counted:
+          self._service.refuse(error, time.perf_counter() - start, None)
+        return _refused(error)
+      except Exception as error:
+        what = self._log.defect(error)
+        return _refused(RefusedError(Why.FAILED, what))
+
+    return answering
+
+  async def page(self, request: Request) -> Response:
+    """The page for people."""
+    html, policy = self._page
+    headers = {
+      'Content-Security-Policy': policy,
+      'Referrer-Policy': 'no-referrer',
+      'X-Content-Type-Options': 'nosniff',
+    }
+    return Response(html, media_type='text/html', headers=headers)
+
+  async def models(self, request: Request) -> Response:
+    """Models and their load, for the page."""
+    return as_json(page.models_of(self._service.repository))
+
+  async def explain(self, request: Request) -> Response:
+    """The score of a row, and what moves it, for the page."""
+    row = (await self._json(request)).get('row')
+    if not isinstance(row, dict):
+      raise invalid('there is no row; expected texts by names of columns')
+    model = request.path_params['model']
+    return as_json(await explain(self._service, model, row))
+
+  async def metrics(self, request: Request) -> Response:
+    """What the server counted, for Prometheus."""
+    text = metrics.metrics_of(self._service)
+    return Response(text, media_type=metrics.CONTENT_TYPE)
+
+  def _check(self, request: Request) -> None:
+    """Raises a `RefusedError` for a request that may not be made."""
+    headers = request.headers
+    origin = headers.get('origin')
+    if origin and origin.partition('://')[2] != headers.get('host'):
+      raise RefusedError(Why.FORBIDDEN, 'asked by a page of another server')
+    given = headers.get('authorization', '')
+    if request.url.path not in _OPEN and not self._security.admits(given):
+      raise RefusedError(Why.UNAUTHENTICATED, 'no token, or a wrong one')
+
+  async def live(self, request: Request) -> Response:
+    """Whether the server answers."""
+    return Response()
+
+  async def ready(self, request: Request) -> Response:
+    """Whether every model is served."""
+    return Response(status_code=200 if self._service.ready else 503)
+
+  async def model_ready(self, request: Request) -> Response:
+    """Whether a model is served."""
+    try:
+      self._service.repository.find(*_model(request))
+    except RefusedError as error:
+      return Response(status_code=error.why.value.http)
+    return Response(status_code=503 if self._service.draining else 200)
+
+  async def server(self, request: Request) -> Response:
+    """Name, version and extensions of the server."""
+    return as_json(description.server_metadata())
+
+  async def metadata(self, request: Request) -> Response:
+    """Inputs and outputs of a model."""
+    repository = self._service.repository
+    found = description.model_metadata(repository, *_model(request))
+    version = repository.find(*_model(request))
+    return as_json(found | {'parameters': version.interface.parameters()})
+
+  async def config(self, request: Request) -> Response:
+    """The configuration of a model."""
+    version = self._service.repository.find(*_model(request))
+    return as_json(description.model_config(version))
+
+  async def statistics(self, request: Request) -> Response:
+    """What one model, or all, counted."""
+    repository = self._service.repository
+    return as_json(description.statistics(repository, *_model(request)))
+
+  async def infer(self, request: Request) -> Response:
+    """Scores rows."""
+    body = await self._bodies.read(request)
+    headers = request.headers
+    asked = infer.read_request(body, headers.get(infer.LENGTH))
+    version, answer = await self._service.infer(
+      *_model(request), asked.tensors, asked.seconds, len(body)
+    )
+    written = infer.write_answer(
+      asked, version.model, version.number, answer.scores
+    )
+    content, encoding = packed(
+      written.content, headers.get('accept-encoding', '')
+    )
+    response = Response(content, media_type=_JSON)
+    if encoding:
+      response.headers['Content-Encoding'] = encoding
+    if written.length is not None:
+      response.headers['Content-Type'] = _BYTES
+      response.headers['Inference-Header-Content-Length'] = str(written.length)
+    return response
+
+  async def _json(self, request: Request) -> dict[str, Any]:
+    return infer.read_json(await self._bodies.read(request))
+
+  async def index(self, request: Request) -> Response:
+    """All models."""
+    asked = await self._json(request)
+    only_ready = asked.get('ready', False) is True
+    repository = self._service.repository
+    return as_json(description.index(repository, only_ready=only_ready))
+
+  async def load(self, request: Request) -> Response:
+    """Serves what is in a model's folder now."""
+    parameters = (await self._json(request)).get('parameters') or {}
+    check_load(parameters)
+    await self._service.load(request.path_params['model'])
+    return as_json({})
+
+  async def unload(self, request: Request) -> Response:
+    """Serves a model no more."""
+    await self._json(request)
+    await self._service.repository.unload(request.path_params['model'])
+    return as_json({})
+
+
+def _model(request: Request) -> tuple[str, str]:
+  """Name and number of version in the path; '' where there is none."""
+  found = request.path_params
+  return found.get('model', ''), found.get('version', '')

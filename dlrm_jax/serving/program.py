@@ -1,0 +1,112 @@
+"""The compiled function of a served model, for a few numbers of rows."""
+
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlrm_jax import sharding
+from dlrm_jax.batch import PAD, Inputs
+from dlrm_jax.embedding.collection import Tables
+from dlrm_jax.embedding.network import Layers
+from dlrm_jax.scoring.function import LoadedNetwork, logits
+
+_SECOND = 8  # size after 1: between them a call takes as long
+
+_TIMES = 5
+
+
+def sizes_up_to(most: int, devices: int) -> list[int]:
+  """Numbers of rows to compile for: 1, 8, 16, 32, ..., and the greatest.
+
+  Args:
+    most: greatest number of rows.
+    devices: number of devices, which divides the sizes.
+
+  >>> sizes_up_to(100, 1), sizes_up_to(16, 4)
+  ([1, 8, 16, 32, 64, 100], [4, 8, 16])
+  """
+
+  def wanted() -> Iterator[int]:
+    yield 1
+    size = _SECOND
+    while size < most:
+      yield size
+      size *= 2
+    yield most
+
+  return sorted({-(-size // devices) * devices for size in wanted()})
+
+
+class Program:
+  """A network that scores up to a number of rows at a time.
+
+  Attributes:
+    loaded: the network and its arrays.
+    sizes: the numbers of rows that it is compiled for.
+    seconds: what a call took, by size, once it is warm.
+  """
+
+  def __init__(
+    self, loaded: LoadedNetwork, most: int, *, weighted: bool
+  ) -> None:
+    """Wraps a network.
+
+    Args:
+      loaded: the network and its arrays.
+      most: greatest number of rows of a call.
+      weighted: whether it takes the weights of ids.
+    """
+    self.sizes = sizes_up_to(most, loaded.mesh.size)
+    self.seconds: dict[int, float] = {}
+    self.loaded, self._weighted = loaded, weighted
+    network = loaded.network
+
+    def score(layers: Layers, tables: Tables, inputs: Inputs) -> jax.Array:
+      found = logits(network, layers, tables, inputs)
+      # One array, so that one copy brings both to the host.
+      return jnp.stack([jax.nn.sigmoid(found), found], -1)
+
+    with sharding.use(loaded.mesh):
+      where = sharding.sharding_of(sharding.SPLIT)
+    self._score = jax.jit(score, out_shardings=where)
+
+  def compile(self, size: int) -> None:
+    """Compiles for one of the sizes."""
+    network = self.loaded.network
+    inputs = Inputs(
+      np.zeros((size, network.dense_features), np.float32),
+      np.full((size, network.ids), PAD, np.int32),
+      np.zeros((size, network.ids), np.float32) if self._weighted else None,
+    )
+    self(inputs)
+    self.seconds[size] = min(self._timed(inputs) for _ in range(_TIMES))
+
+  def _timed(self, inputs: Inputs) -> float:
+    start = time.perf_counter()
+    self(inputs)
+    return time.perf_counter() - start
+
+  def seconds_for(self, rows: int) -> float:
+    """What a call of so many rows takes, about."""
+    return self.seconds[self.size_for(rows)]
+
+  def size_for(self, rows: int) -> int:
+    """The size that rows are padded to."""
+    return next(size for size in self.sizes if size >= rows)
+
+  def __call__(self, inputs: Inputs) -> np.ndarray:
+    """Scores as many rows as one of the sizes.
+
+    Returns:
+      Probability and logit, f32[rows, T, 2].
+    """
+    _, layers, tables, mesh = self.loaded
+    if mesh.size == 1:
+      with sharding.use(mesh):
+        return np.asarray(self._score(layers, tables, inputs))
+    with sharding.use(mesh):
+      sent = sharding.send(inputs)
+      return sharding.local_part(self._score(layers, tables, sent))

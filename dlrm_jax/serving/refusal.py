@@ -1,0 +1,50 @@
+"""Why a request got no answer, in the words of HTTP and of gRPC."""
+
+import enum
+from typing import NamedTuple
+
+
+class Code(NamedTuple):
+  """A kind of refusal.
+
+  Attributes:
+    name: name of the status of gRPC, and in metrics.
+    http: status of HTTP.
+  """
+
+  name: str
+  http: int
+
+
+class Why(enum.Enum):
+  """Kinds of refusals."""
+
+  INVALID = Code('INVALID_ARGUMENT', 400)
+  UNAUTHENTICATED = Code('UNAUTHENTICATED', 401)
+  FORBIDDEN = Code('PERMISSION_DENIED', 403)
+  UNKNOWN = Code('NOT_FOUND', 404)
+  TOO_LARGE = Code('RESOURCE_EXHAUSTED', 413)
+  FULL = Code('RESOURCE_EXHAUSTED', 429)
+  FAILED = Code('INTERNAL', 500)
+  UNSUPPORTED = Code('UNIMPLEMENTED', 501)
+  UNAVAILABLE = Code('UNAVAILABLE', 503)
+  LATE = Code('DEADLINE_EXCEEDED', 504)
+
+
+class RefusedError(Exception):
+  """A request that gets no answer.
+
+  Attributes:
+    why: the kind.
+    counted: whether it is in the statistics already.
+  """
+
+  def __init__(self, why: Why, message: str) -> None:
+    super().__init__(message)
+    self.why = why
+    self.counted = False
+
+
+def invalid(message: str) -> RefusedError:
+  """The request itself is wrong."""
+  return RefusedError(Why.INVALID, message)

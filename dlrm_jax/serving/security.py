@@ -1,0 +1,72 @@
+"""Certificates, and the token that requests must bring."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+
+_SCHEME = 'bearer '
+
+
+class Tls(NamedTuple):
+  """Files in PEM: a certificate with those above it, and its private key."""
+
+  cert: Path
+  key: Path
+
+
+class Security(NamedTuple):
+  """How a server is secured.
+
+  Attributes:
+    tls: its certificate; None: it speaks plainly.
+    token: what requests must bring; '': nothing.
+  """
+
+  tls: Tls | None
+  token: str
+
+  def admits(self, authorization: str | bytes) -> bool:
+    """Whether a header `Authorization` has the token."""
+    if not self.token:
+      return True
+    if isinstance(authorization, str):
+      authorization = authorization.encode()
+    scheme, given = authorization[: len(_SCHEME)], authorization[len(_SCHEME) :]
+    return scheme.lower() == _SCHEME.encode() and hmac.compare_digest(
+      given.strip(), self.token.encode()
+    )
+
+
+class TokenInterceptor(grpc.aio.ServerInterceptor):
+  """Refuses calls without the token, but for those about health."""
+
+  def __init__(self, security: Security) -> None:
+    self._security = security
+
+  async def intercept_service(
+    self,
+    continuation: Callable[[Any], Awaitable[Any]],
+    handler_call_details: Any,
+  ) -> Any:
+    """Answers a call, or refuses it."""
+    method = handler_call_details.method.rpartition('/')[2]
+    given = dict(handler_call_details.invocation_metadata or ())
+    handler = await continuation(handler_call_details)
+    if method in ('ServerLive', 'ServerReady') or self._security.admits(
+      given.get('authorization', '')
+    ):
+      return handler
+
+    async def refuse(request: Any, context: Any) -> None:
+      await context.abort(
+        grpc.StatusCode.UNAUTHENTICATED, 'no token, or a wrong one'
+      )
+
+    if handler is None:  # there is no such call
+      return None
+    if handler.request_streaming:
+      return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.unary_unary_rpc_method_handler(refuse)

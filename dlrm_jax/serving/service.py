@@ -1,0 +1,168 @@
+"""What a server does, whatever the protocol: answers, and says how it is."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dlrm_jax.errors import InputError
+from dlrm_jax.serving.engine import Answer, Batch, Waiting
+from dlrm_jax.serving.log import Log
+from dlrm_jax.serving.refusal import RefusedError, Why
+from dlrm_jax.serving.repository import Repository
+from dlrm_jax.serving.statistics import Statistics
+from dlrm_jax.serving.tensors import Tensor
+from dlrm_jax.serving.version import Version
+
+_LOGGED = 1.0  # seconds between lines about refusals
+
+
+class Scored(NamedTuple):
+  """An answer, and the version that gave it."""
+
+  version: Version
+  answer: Answer
+
+
+class Service:
+  """Answers requests; everything happens in the thread of one event loop.
+
+  Attributes:
+    repository: the models.
+    refused: refused requests that reached no model, by name of the status.
+    draining: whether new requests are refused, as the server ends.
+  """
+
+  def __init__(self, repository: Repository, log: Log, most_held: int) -> None:
+    """Answers nothing yet.
+
+    Args:
+      repository: the models.
+      log: where events are written.
+      most_held: bytes of the requests that wait.
+    """
+    self.repository = repository
+    self.refused: dict[str, int] = {}
+    self.draining = False
+    self._log = log
+    self._pending = self._held = 0
+    self._most_held = most_held
+    self._idle = asyncio.Event()
+    self._idle.set()
+    self._quiet_until = 0.0
+    self._unlogged = 0
+
+  @property
+  def ready(self) -> bool:
+    """Whether every model is served."""
+    return not self.draining and self.repository.ready()
+
+  async def infer(
+    self,
+    model: str,
+    number: str,
+    tensors: Mapping[str, Tensor],
+    seconds: float | None = None,
+    size: int = 0,
+  ) -> Scored:
+    """Scores the rows of a request.
+
+    Args:
+      model: name of the model.
+      number: number of the version; '': the default.
+      tensors: the inputs.
+      seconds: after which the answer is of no use; None: any time.
+      size: its bytes.
+
+    Raises:
+      RefusedError: there is no answer.
+    """
+    start = time.perf_counter()
+    statistics = None
+    try:
+      if self.draining:
+        raise RefusedError(Why.UNAVAILABLE, 'the server is ending')
+      if self._held + size > self._most_held:
+        raise RefusedError(
+          Why.FULL, f'requests of {self._held:,} bytes wait already; try again'
+        )
+      version = self.repository.find(model, number)
+      statistics = version.statistics
+      question = version.interface.question(tensors)
+      deadline = float('inf') if seconds is None else start + seconds
+      future = asyncio.get_running_loop().create_future()
+      waiting = Waiting(question, deadline, future)
+      if batch := version.engine.score_now(waiting):
+        self.delivered(statistics, batch)
+        return Scored(version, future.result())
+      version.engine.submit(waiting)
+    except RefusedError as error:
+      self.refuse(error, time.perf_counter() - start, statistics)
+      raise
+    self._pending += 1
+    self._held += size
+    self._idle.clear()
+    try:
+      return Scored(version, await future)
+    except asyncio.CancelledError:
+      waiting.gone = True
+      raise
+    finally:
+      self._pending -= 1
+      self._held -= size
+      if not self._pending:
+        self._idle.set()
+
+  def delivered(self, statistics: Statistics, batch: Batch) -> None:
+    """Takes the results of a batch."""
+    statistics.add_batch(batch)
+    if batch.error is not None:
+      what = f'{type(batch.error).__name__}: {batch.error}'
+      self._log('a batch failed', reason=what, requests=len(batch.requests))
+    for request in batch.requests:
+      result: Any = request.result
+      future: Any = request.owner
+      if isinstance(result, Answer):
+        statistics.add_answer(result)
+      elif isinstance(result, RefusedError):
+        seconds = time.perf_counter() - request.arrived
+        self.refuse(result, seconds, statistics)
+      if future.done():  # nobody waits any more
+        continue
+      if isinstance(result, Answer):
+        future.set_result(result)
+      else:
+        future.set_exception(result)
+
+  def refuse(
+    self, error: RefusedError, seconds: float, statistics: Statistics | None
+  ) -> None:
+    """Counts a refusal, and logs it unless one was logged a moment ago."""
+    name, error.counted = error.why.value.name, True
+    if statistics is None:
+      self.refused[name] = self.refused.get(name, 0) + 1
+    else:
+      statistics.add_refusal(error, seconds)
+    self._unlogged += 1
+    now = time.perf_counter()
+    if now >= self._quiet_until:
+      self._quiet_until = now + _LOGGED
+      self._log('refused', status=name, requests=self._unlogged)
+      self._unlogged = 0
+
+  async def load(self, model: str) -> None:
+    """Serves what is in a model's folder now.
+
+    Raises:
+      RefusedError: there is no such model, or it cannot be loaded; then what
+        was served is served still.
+    """
+    try:
+      await self.repository.load(model)
+    except InputError as error:
+      raise RefusedError(Why.INVALID, str(error)) from None
+
+  async def drain(self) -> None:
+    """Refuses what is new, and returns once all that was taken is answered."""
+    self.draining = True
+    await self._idle.wait()

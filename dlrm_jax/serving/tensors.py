@@ -1,0 +1,164 @@
+"""Tensors of the Open Inference Protocol: names of types, bytes, JSON.
+
+Numbers are little-endian and side by side. Texts (`BYTES`) each follow their
+length, a u32.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlrm_jax.prepare.bad_rows import shorten
+from dlrm_jax.serving.refusal import invalid
+
+BYTES = 'BYTES'
+DTYPES = {
+  'BOOL': np.dtype('?'),
+  'INT8': np.dtype('i1'),
+  'INT16': np.dtype('<i2'),
+  'INT32': np.dtype('<i4'),
+  'INT64': np.dtype('<i8'),
+  'UINT8': np.dtype('u1'),
+  'UINT16': np.dtype('<u2'),
+  'UINT32': np.dtype('<u4'),
+  'UINT64': np.dtype('<u8'),
+  'FP16': np.dtype('<f2'),
+  'FP32': np.dtype('<f4'),
+  'FP64': np.dtype('<f8'),
+}
+"""Types of numbers by their names in the protocol."""
+
+_MOST_DIMENSIONS = 8
+_LENGTH = 4  # bytes before a text
+
+
+class Tensor(NamedTuple):
+  """A tensor of a request.
+
+  Attributes:
+    datatype: name of its type.
+    shape: its shape.
+    data: numbers of this shape; or texts, one after the other.
+  """
+
+  datatype: str
+  shape: tuple[int, ...]
+  data: np.ndarray | list[bytes]
+
+
+def _size_of(name: str, datatype: str, shape: Sequence[int]) -> int:
+  """Number of elements of a tensor.
+
+  Raises:
+    RefusedError: the type or the shape is none.
+  """
+  if datatype != BYTES and datatype not in DTYPES:
+    raise invalid(
+      f'input {shorten(name)}: datatype {shorten(datatype)}; expected '
+      f'{BYTES} or one of {", ".join(DTYPES)}'
+    )
+  good = len(shape) <= _MOST_DIMENSIONS and all(
+    type(n) is int and 0 <= n < 2**31 for n in shape
+  )
+  if not good:
+    raise invalid(
+      f'input {shorten(name)}: shape {shorten(list(shape))}; expected at most '
+      f'{_MOST_DIMENSIONS} sizes'
+    )
+  return math.prod(shape)
+
+
+def of_bytes(
+  name: str, datatype: str, shape: Sequence[int], data: bytes | memoryview
+) -> Tensor:
+  """A tensor from its bytes, which it shares.
+
+  Raises:
+    RefusedError: there are more or fewer bytes than its elements have.
+  """
+  size = _size_of(name, datatype, shape)
+  if datatype == BYTES:
+    return Tensor(datatype, tuple(shape), _texts(name, data, size))
+  dtype = DTYPES[datatype]
+  if len(data) != size * dtype.itemsize:
+    raise invalid(
+      f'input {shorten(name)}: {len(data):,} bytes; expected '
+      f'{size * dtype.itemsize:,}, as {datatype}{list(shape)} has'
+    )
+  array = np.frombuffer(data, dtype).reshape(shape)
+  return Tensor(datatype, tuple(shape), array)
+
+
+def _texts(name: str, data: bytes | memoryview, size: int) -> list[bytes]:
+  held = bytes(data)
+  texts, at, end = [], 0, len(held)
+  if size <= end // _LENGTH:
+    for _ in range(size):
+      start = at + _LENGTH
+      at = start + int.from_bytes(held[at:start], 'little')
+      if start > end or at > end:
+        break
+      texts.append(held[start:at])
+  if len(texts) != size or at != end:
+    raise invalid(
+      f'input {shorten(name)}: {end:,} bytes are not {size:,} texts, each '
+      'behind its length, a u32'
+    )
+  return texts
+
+
+def of_json(
+  name: str, datatype: str, shape: Sequence[int], data: Any
+) -> Tensor:
+  """A tensor from the `data` of a request in JSON, flat or nested.
+
+  Raises:
+    RefusedError: the elements are not of the type, or not as many.
+  """
+  size = _size_of(name, datatype, shape)
+  if not isinstance(data, list):
+    raise invalid(f'input {shorten(name)}: data is no list')
+  if datatype == BYTES:
+    return Tensor(datatype, tuple(shape), _json_texts(name, data, size))
+  dtype = DTYPES[datatype]
+  try:
+    array = np.asarray(data)
+  except (ValueError, OverflowError):  # of lists of different lengths
+    array = np.asarray(None)
+  kinds = {'f': 'iuf', 'b': 'b'}.get(dtype.kind, 'iu')
+  if array.size != size or (size and array.dtype.kind not in kinds):
+    raise invalid(
+      f'input {shorten(name)}: data is not {size:,} numbers of type {datatype}'
+    )
+  if size and dtype.kind in 'iu':
+    limits = np.iinfo(dtype.str)
+    if int(array.min()) < limits.min or int(array.max()) > limits.max:
+      raise invalid(
+        f'input {shorten(name)}: data has a number that {datatype} cannot hold'
+      )
+  with np.errstate(over='ignore'):  # a large number becomes infinite
+    array = array.astype(dtype).reshape(shape)
+  return Tensor(datatype, tuple(shape), array)
+
+
+def _json_texts(name: str, data: list[Any], size: int) -> list[bytes]:
+  texts: list[bytes] = []
+  # A stack, as lists may be nested deeper than Python can call.
+  left = data[::-1]
+  while left:
+    item = left.pop()
+    if isinstance(item, list):
+      left.extend(reversed(item))
+    elif isinstance(item, str):
+      texts.append(item.encode('utf-8', 'surrogatepass'))
+    else:
+      raise invalid(
+        f'input {shorten(name)}: data has {shorten(item)}; expected texts'
+      )
+  if len(texts) != size:
+    raise invalid(
+      f'input {shorten(name)}: data has {len(texts):,} texts; expected {size:,}'
+    )
+  return texts

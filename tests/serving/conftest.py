@@ -1,0 +1,13 @@
+"""Servers that tests share."""
+
+import pytest
+
+from tests.serving import served
+
+
+@pytest.fixture(scope='session')
+def server(export, weighted, two_labels):
+  """A server of an export, a run with weights, and one of two labels."""
+  folders = {'ctr': export, 'two': two_labels.folder, 'bags': weighted.folder}
+  with served.serving(folders) as running:
+    yield running

@@ -1,0 +1,272 @@
+"""Requests that wait are joined, and each gets its own answer."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dlrm_jax.scoring.load import load
+from dlrm_jax.serving.coding import Coding
+from dlrm_jax.serving.engine import Answer, Engine, Limits, Waiting
+from dlrm_jax.serving.interface import Interface
+from dlrm_jax.serving.program import Program
+from dlrm_jax.serving.refusal import Why
+from dlrm_jax.serving.tensors import DTYPES, Tensor
+from tests import scored
+from tests.serving.gates import Gate, refusal
+
+NOTHING = float('inf')
+LIMITS = Limits(32, 0.0, 1000)
+
+
+class Parts:
+  """The parts of an engine, and rows with what the model says of them."""
+
+  def __init__(self, run, export):
+    model = load(export)
+    intake = model.intake
+    self.interface = Interface(model.card.schema, intake.schema, False)
+    self.coding = Coding(intake, self.interface)
+    self.program = Program(model.network, 32, weighted=False)
+    for size in self.program.sizes:
+      self.program.compile(size)
+    self.inputs = scored.blocks_of(run.data, 'test')
+    self.want = run.probabilities(self.inputs)
+
+  def question(self, start, stop):
+    tensors = {
+      name: Tensor(kind, array.shape, array.astype(DTYPES[kind]))
+      for name, kind, array in (
+        ('dense', 'FP32', self.inputs.dense[start:stop]),
+        ('ids', 'INT32', self.inputs.ids[start:stop]),
+      )
+    }
+    return self.interface.question(tensors)
+
+
+@pytest.fixture(scope='module')
+def parts(plain, export):
+  return Parts(plain, export)
+
+
+class Running:
+  """An engine behind a gate, and the batches that it delivered."""
+
+  def __init__(self, parts, gate, limits):
+    self.parts, self.gate, self.batches = parts, gate, []
+    self.changed = threading.Condition()
+    self.engine = Engine(gate, parts.coding, limits, self.deliver)
+    self.asked = []
+
+  def deliver(self, batch):
+    with self.changed:
+      self.batches.append(batch)
+      self.changed.notify()
+
+  def submit(self, start, stop, deadline=NOTHING, question=None):
+    question = question or self.parts.question(start, stop)
+    waiting = Waiting(question, deadline, None)
+    self.engine.submit(waiting)
+    self.asked.append((waiting, start, stop))
+    return waiting
+
+  def wait(self, count):
+    """Waits until so many requests have their results."""
+    with self.changed:
+      assert self.changed.wait_for(
+        lambda: sum(len(b.requests) for b in self.batches) >= count, 60
+      )
+
+  def check(self, waiting, start, stop):
+    assert isinstance(waiting.result, Answer), waiting.result
+    np.testing.assert_allclose(
+      waiting.result.scores[..., 0],
+      self.parts.want[start:stop],
+      rtol=0,
+      atol=1e-6,
+    )
+
+
+@pytest.fixture
+def start(parts):
+  """Starts engines behind gates, whose threads end with the test."""
+  started = []
+
+  def start(limits=LIMITS, **options):
+    running = Running(parts, Gate(parts.program, **options), limits)
+    started.append(running)
+    return running
+
+  yield start
+  for running in started:
+    running.gate.open.set()
+    running.engine.close()
+    running.engine.join()
+
+
+def test_what_waits_is_joined_and_padded(start):
+  running = start()
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  for first in range(1, 12):  # 11 requests of 1, 2, 3 rows
+    running.submit(first, first + 1 + first % 3)
+  running.gate.open.set()
+  running.wait(12)
+  assert [len(batch.requests) for batch in running.batches] == [1, 11]
+  assert running.gate.sizes == [1, 32]
+  for request in running.asked:
+    running.check(*request)
+
+
+def test_batches_are_at_most_so_large_and_keep_the_order(start):
+  running = start()
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  for _ in range(7):
+    running.submit(3, 15)
+  running.gate.open.set()
+  running.wait(8)
+  assert [batch.rows for batch in running.batches] == [1, 24, 24, 24, 12]
+  order = [r for batch in running.batches for r in batch.requests]
+  assert order == [waiting for waiting, *_ in running.asked]
+  for request in running.asked:
+    running.check(*request)
+
+
+def test_a_request_waits_for_others_for_a_while(start):
+  running = start(Limits(32, 60.0, 1000))
+  running.gate.open.set()
+  for first in range(4):
+    running.submit(first, first + 8)  # the last one makes the batch full
+  running.wait(4)
+  assert [len(batch.requests) for batch in running.batches] == [4]
+  running = start(Limits(32, 0.05, 1000))
+  running.gate.open.set()
+  running.submit(0, 1)
+  running.wait(1)
+
+
+def test_a_full_queue_and_a_large_request_are_refused(start):
+  running = start(Limits(32, 0.0, 40))
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  running.submit(0, 30)
+  full = refusal(running.submit, 0, 11)
+  assert full.why is Why.FULL
+  assert '30 rows wait' in str(full)
+  running.submit(0, 10)
+  assert running.engine.queue_rows == 40
+  large = refusal(running.submit, 0, 33)
+  assert large.why is Why.INVALID
+  assert '33 rows; expected at most 32' in str(large)
+  running.gate.open.set()
+  running.wait(3)
+  assert running.engine.queue_rows == 0
+
+
+def test_a_request_whose_time_is_over_is_not_computed(start):
+  running = start()
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  late = running.submit(1, 5, deadline=time.perf_counter())
+  gone = running.submit(1, 5)
+  gone.gone = True
+  running.gate.open.set()
+  running.wait(3)
+  assert late.result.why is gone.result.why is Why.LATE
+  assert running.gate.sizes == [1]
+
+
+def raw(parts, rows, **changes):
+  """A question of columns of the log."""
+  columns = {
+    'price': [b'3'], 'age': [b''], 'user': [b'5'], 'site': [b'ff'],
+    'word': [b'x'], 'city': [b'city 1'], 'tags': [b'tag1|tag2'],
+  }  # fmt: skip
+  tensors = {
+    name: Tensor('BYTES', (rows,), values * rows)
+    for name, values in (columns | changes).items()
+  }
+  return parts.interface.question(tensors)
+
+
+def test_a_bad_request_in_a_batch_fails_alone(start, parts):
+  running = start()
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  good = running.submit(0, 2, question=raw(parts, 2))
+  bad = running.submit(0, 3, question=raw(parts, 3, site=[b'no hex']))
+  two = {'user': [b'1.5'], 'site': [b'zz']}
+  both = running.submit(0, 1, question=raw(parts, 1, **two))
+  running.submit(7, 9)
+  running.gate.open.set()
+  running.wait(5)
+  assert [len(batch.requests) for batch in running.batches] == [1, 4]
+  for found in (bad, both):
+    assert found.result.why is Why.INVALID
+  assert "row 0, column site: not hex: 'no hex'" in str(bad.result)
+  assert 'column user: not an integer' in str(both.result)
+  scores = good.result.scores
+  np.testing.assert_array_equal(scores[0], scores[1])
+  running.check(*running.asked[-1])
+  alone = running.submit(0, 2, question=raw(parts, 2, site=[b'zz']))
+  running.wait(6)
+  assert alone.result.why is Why.INVALID
+  assert len(running.gate.sizes) == 2  # there was nothing to score
+
+
+def test_requests_of_a_failed_batch_are_scored_one_by_one(start, parts):
+  marked = float(parts.inputs.dense[5, 0]) + 0.5
+  running = start(fails=lambda inputs: (inputs.dense[:, 0] == marked).any())
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  running.submit(1, 4)
+  question = parts.question(5, 6)
+  dense = question.rows.dense.copy()
+  dense[0, 0] = marked
+  broken = question._replace(rows=question.rows._replace(dense=dense))
+  failed = running.submit(5, 6, question=broken)
+  running.submit(8, 9)
+  running.gate.open.set()
+  running.wait(4)
+  assert failed.result.why is Why.FAILED
+  assert str(failed.result).endswith('RuntimeError: the device is lost')
+  assert str(running.batches[1].error).startswith('the device is lost')
+  for request in (running.asked[1], running.asked[3]):
+    running.check(*request)
+  running.submit(2, 3)
+  running.wait(5)
+  running.check(*running.asked[-1])
+
+
+def test_a_closed_engine_answers_what_it_has(start):
+  running = start()
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  running.submit(1, 2)
+  running.engine.close()
+  assert refusal(running.submit, 3, 4).why is Why.UNAVAILABLE
+  running.gate.open.set()
+  running.engine.join()
+  assert len(running.batches) == 2
+  for request in running.asked:
+    running.check(*request)
+
+
+def test_a_lone_request_is_scored_at_once_while_there_is_time(start):
+  running = start()
+  running.gate.open.set()
+  score_now, question = running.engine.score_now, running.parts.question(0, 3)
+
+  def waiting():
+    return Waiting(question, NOTHING, None)
+
+  assert score_now(waiting()) is None  # it takes too long
+  running.gate.seconds = 9e-4
+  first = waiting()
+  batch = score_now(first)
+  assert batch.requests == [first]
+  running.check(first, 0, 3)
+  found = [score_now(waiting()) for _ in range(300)]
+  assert None in found  # the event loop has other things to do
