@@ -12,7 +12,14 @@ from dlrm_jax.errors import InputError
 Choice = TypeVar('Choice')
 
 _MOST = 2**31 - 1  # largest int32
-_UNITS = {'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
+_UNITS = {
+  'kB': 10**3,
+  'MB': 10**6,
+  'GB': 10**9,
+  'KiB': 2**10,
+  'MiB': 2**20,
+  'GiB': 2**30,
+}
 
 
 def choose_one(field: str, value: Any, choices: Mapping[str, Choice]) -> Choice:
@@ -100,7 +107,9 @@ def read_size(option: str, value: Any) -> int:
   >>> read_size('--memory', '16GB')
   16000000000
   """
-  parts = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([MG]i?B)\s*', str(value))
+  parts = re.fullmatch(
+    r'\s*(\d+(?:\.\d+)?)\s*(kB|MB|GB|KiB|MiB|GiB)\s*', str(value)
+  )
   number = 0 if parts is None else float(parts[1]) * _UNITS[parts[2]]
   if not 1 <= number < 2**63:
     raise InputError(

@@ -185,7 +185,12 @@ def _write(
 ) -> None:
   """Writes the model of a choice, and says what it is."""
   from dlrm_jax.build.storages import storages_of
-  from dlrm_jax.quantize.model import quantized, table_bytes, write
+  from dlrm_jax.quantize.model import (
+    layer_bytes,
+    quantized,
+    table_bytes,
+    write,
+  )
   from dlrm_jax.quantize.sparse import lines_of
   from dlrm_jax.text import human
 
@@ -207,7 +212,9 @@ def _write(
   print(
     *(f'{name:<10}{", ".join(of_one)}' for name, of_one in by_storage.items()),
     f'tables    {human(before)} -> {human(after)}, {after / before:.2f} of it',
-    f'layers    multiply {model.run.config.model.compute_dtype}',
+    f'layers    {human(layer_bytes(chosen.run))} -> '
+    f'{human(model.layer_bytes)}, multiply '
+    f'{model.run.config.model.compute_dtype}',
     *(lines_of(model.kernels, flags.batch or BATCH) if model.kernels else []),
     f'{output}: evaluate it with: python -m dlrm_jax.evaluate '
     f'--workdir={output} --compare={chosen.folder}',

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from dlrm_jax import files
+from dlrm_jax.config.fields import read_size
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError
 from dlrm_jax.optim.block import Block, read_block
@@ -124,6 +125,8 @@ def check(flags: argparse.Namespace) -> None:
         raise InputError(
           f'--{name} has no effect: nothing is measured or calibrated'
         )
+  if flags.memory:
+    read_size('--memory', flags.memory)
   if flags.examples < 1:
     raise InputError(f'--examples={flags.examples}: expected 1 or more')
   if flags.report:

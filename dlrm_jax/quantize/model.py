@@ -1,6 +1,7 @@
 """A trained model whose tables and layers have other numbers."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,11 @@ from dlrm_jax.quantize.sparse import (
   prune,
 )
 from dlrm_jax.run import workdir
-from dlrm_jax.training.state import TrainState, abstract_state
+from dlrm_jax.training.state import (
+  TrainState,
+  abstract_params,
+  abstract_state,
+)
 
 
 class Model(NamedTuple):
@@ -50,6 +55,11 @@ class Model(NamedTuple):
     return table_bytes(self.run)
 
   @property
+  def layer_bytes(self) -> int:
+    """Bytes of the weights of all layers, as they are kept."""
+    return layer_bytes(self.run)
+
+  @property
   def scored(self) -> Scored:
     """Its network and layers, as they are where it is loaded."""
     forms = sparse_forms(self.run.config)
@@ -60,6 +70,12 @@ def table_bytes(run: Trained) -> int:
   """Bytes of the rows of all tables of a run, without padding."""
   tables = run.task.collection.tables
   return sum(t.rows * t.storage.row_bytes(t.dim) for t in tables)
+
+
+def layer_bytes(run: Trained) -> int:
+  """Bytes of the weights of all layers of a run."""
+  leaves = jax.tree.leaves(abstract_params(run.task))
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
 
 
 class LayerChoice(NamedTuple):
