@@ -210,7 +210,9 @@ def _median(rounds: Sequence[Times]) -> Times:
   return rounds[0]._replace(
     ended=rounds[-1].ended,
     calls=sum(times.calls for times in rounds),
-    **{name: of(name) for name in ('whole', 'lookup', 'layers')},
+    whole=of('whole'),
+    lookup=of('lookup'),
+    layers=of('layers'),
   )
 
 

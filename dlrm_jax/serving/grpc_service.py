@@ -94,7 +94,11 @@ async def _abort(context: Any, error: RefusedError) -> Any:
   await context.abort(code, str(error))
 
 
-class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
+# Any: its methods are those of a server without an event loop.
+_Servicer: Any = service_pb2_grpc.GRPCInferenceServiceServicer
+
+
+class GrpcService(_Servicer):
   """Answers the calls of the protocol."""
 
   def __init__(self, service: Service, log: Log) -> None:
