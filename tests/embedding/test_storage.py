@@ -6,6 +6,7 @@ That tables of any storage are read and written as defined is tested in
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,8 @@ def test_sums_of_squares_grow_by_less_than_a_quantum_on_average(name, random):
   """By 1/32 of a quantum a step; rounded to nearest they would stay."""
   table = Table('t', 4096, 1, init=ones, state=BFLOAT16)
   collection = EmbeddingCollection((Feature('f', Plain(table)),))
-  tx = rowwise(OPTIMIZERS[name](initial=1.0))
+  optimizer: Any = OPTIMIZERS[name]
+  tx = rowwise(optimizer(initial=1.0))
   tables = collection.init(jax.random.key(0))
   state = collection.init_state(tx, tables)
   rows = collection.rows(jnp.arange(4096, dtype=jnp.int32)[:, None])
