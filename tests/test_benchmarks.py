@@ -89,7 +89,7 @@ def test_steps_are_compared_kind_by_kind():
   }
   rows = step.compare(rates, 2048, step.SIZES[2048])
   assert [row['ratio'] for row in rows] == [2.0, 3.0, 6.0, 2.0, None]
-  assert [row['target'] for row in rows] == [2.4, 3.2, 1.5, None, None]
+  assert [row['target'] for row in rows] == [2.3, 3.2, 1.5, None, None]
   assert rows[-1][peers.OURS] == pytest.approx(200 / 180)
 
 

@@ -211,8 +211,8 @@ STORAGES = {
 """All storages by name."""
 
 STATES = {storage.name: storage for storage in (FLOAT32, BFLOAT16)}
-"""Those of optimizers' states. Of float16, squares of gradients below 1e-4 are
-zeros or nearly; codes cannot keep one number a row."""
+"""Those of optimizers' states: with the range of float32, as squares of
+gradients need it, and number by number, as there can be one a row."""
 
 
 def storage_named(name: str) -> Storage:

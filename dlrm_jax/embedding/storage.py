@@ -10,7 +10,7 @@ reads the rows that it touches, adds to them in float32 and encodes them again;
 with `Float32` it is a plain addition.
 
 The states of optimizers are kept by storages, too: arrays f32[R, D] as a table
-is, and one number a row, f32[R], by those that encode numbers singly.
+is, and one number a row, f32[R], by those that encode number by number.
 """
 
 import abc

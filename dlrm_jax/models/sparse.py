@@ -19,6 +19,9 @@ from jax.typing import DTypeLike
 from dlrm_jax import native
 from dlrm_jax.models.product import product
 
+_MOST_RUNS = 32
+"""Of columns that XLA copies one by one; a gather of more is faster."""
+
 
 class Form(enum.Enum):
   """What of a kernel is kept.
@@ -100,6 +103,15 @@ def packed(kernel: np.ndarray, form: Form) -> tuple[Pattern, np.ndarray]:
   return pattern, weights
 
 
+def _columns(x: jax.Array, wanted: np.ndarray) -> jax.Array:
+  """Columns of f32[B, n], which are copied as runs where these are few."""
+  runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
+  if not len(wanted) or len(runs) > _MOST_RUNS:
+    return x[:, wanted]
+  parts = [x[:, run[0] : run[-1] + 1] for run in runs]
+  return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)
+
+
 def sparse_product(
   x: jax.Array, weights: jax.Array, pattern: Pattern
 ) -> jax.Array:
@@ -107,9 +119,7 @@ def sparse_product(
   inputs, outputs = pattern.inputs, pattern.outputs
   if pattern.form is not Form.SMALLER:
     return native.sparse(x, weights, inputs, outputs, pattern.width)
-  if len(inputs) < x.shape[1]:
-    x = x[:, inputs]
-  y = product(x, weights)
+  y = product(_columns(x, inputs), weights)
   if pattern.shape[1] < pattern.width:
     y = jnp.pad(y, [(0, 0), (0, 1)])[:, outputs]
   return y

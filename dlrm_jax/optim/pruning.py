@@ -37,7 +37,7 @@ class Gradual(NamedTuple):
   """When kernels are pruned in training.
 
   Attributes:
-    start: the first update after which blocks go.
+    start: the first update at which blocks go, counted from 1.
     steps: number of updates from there until `Pruning.sparsity` is reached.
     every: number of updates between two times.
   """

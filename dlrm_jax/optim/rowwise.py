@@ -27,7 +27,7 @@ Grads = RowGrads | jax.Array
 
 
 class Kept(abc.ABC):
-  """A table or an array of a state that is not kept as f32[R, D] or f32[R]."""
+  """A table, or an array of a state, kept in a form that `rowwise` ignores."""
 
   @abc.abstractmethod
   def read(self, rows: jax.Array | None) -> jax.Array:

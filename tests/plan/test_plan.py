@@ -211,7 +211,8 @@ KAGGLE = '--config=configs/criteo_kaggle.py'
 MISTAKES = [
   (
     (KAGGLE, '--memory=16'),
-    "--memory is '16'; expected a number with its unit (MB, GB, MiB, GiB), as "
+    "--memory is '16'; expected a number with its unit (kB, MB, GB, KiB, MiB, "
+    'GiB), as '
     'in 16GB',
   ),
   (
