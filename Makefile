@@ -60,6 +60,4 @@ clean:
 
 .venv/test.stamp: requirements-dev.txt .venv/train.stamp
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
-	# Alone: its bound on orbax-checkpoint would hold all tests to an old one.
-	$(BIN)/python -m pip install --quiet --no-deps 'jax2onnx>=0.17.1'
 	touch $@

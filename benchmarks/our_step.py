@@ -24,7 +24,8 @@ def task_of(batch: int, kind: str = 'float32') -> Task:
 
   Args:
     batch: B.
-    kind: float32, bfloat16, or rowwise: float32 with row-wise Adagrad.
+    kind: float32, bfloat16, int8 (it only scores, and its tables are int8,
+      too), or rowwise: float32 with row-wise Adagrad.
   """
   config = criteo_kaggle.get_config()
   config.data.expected.rows = kaggle.ROWS
@@ -33,6 +34,9 @@ def task_of(batch: int, kind: str = 'float32') -> Task:
     config.table_optimizer.name = 'rowwise_adagrad'
   else:
     config.model.compute_dtype = kind
+  if kind == 'int8':
+    config.model.activations = 'calibrated'
+    config.tables.storage = 'int8'
   return build_task(config, *open_schema(config))
 
 

@@ -35,16 +35,20 @@ def reference(path: str, rows: Sequence[int] = kaggle.ROWS) -> torch.nn.Module:
   )
 
 
+Logits = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(dense f32[B, 13], ids [26 * B] feature by feature, offsets [26 * B + 1]) ->
+f32[B]; integers are i64, of low precision i32."""
+
+
 class Torchrec(NamedTuple):
   """Torchrec's layers over FBGEMM's tables.
 
   Attributes:
-    logits: (dense f32[B, 13], ids i64[26 * B] feature by feature,
-      offsets i64[26 * B + 1]) -> f32[B].
+    logits: the model.
     layers: parameters of the layers; tables are updated backward.
   """
 
-  logits: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+  logits: Logits
   layers: list[torch.nn.Parameter]
 
 
@@ -109,11 +113,38 @@ def fbgemm_inference_tables(
 
 def torchrec(rowwise: bool) -> Torchrec:
   """With SGD, or row-wise Adagrad, in FBGEMM's kernels."""
+  tables = fbgemm_tables(kaggle.ROWS, kaggle.DIM, rowwise, kaggle.RATE)
+  bottom, top = _layers()
+  logits = _logits(tables, bottom, top)
+  return Torchrec(logits, [*bottom.parameters(), *top.parameters()])
+
+
+def torchrec_int8() -> Logits:
+  """Rows of int8, and layers quantised as `quantize_dynamic` does, to int8."""
+  tables = fbgemm_inference_tables(kaggle.ROWS, kaggle.DIM, 'int8')
+  layers = (
+    torch.ao.quantization.quantize_dynamic(
+      layer, {torch.nn.Linear}, dtype=torch.qint8
+    )
+    for layer in _layers()
+  )
+  return _logits(tables, *layers)
+
+
+def _layers() -> tuple[torch.nn.Module, torch.nn.Module]:
+  """The bottom and the top layers of torchrec."""
   from torchrec.models import dlrm
 
-  tables = fbgemm_tables(kaggle.ROWS, kaggle.DIM, rowwise, kaggle.RATE)
   bottom = dlrm.DenseArch(kaggle.DENSE, list(kaggle.BOTTOM))
-  top = dlrm.OverArch(_PAIRS, list(kaggle.TOP))
+  return bottom, dlrm.OverArch(_PAIRS, list(kaggle.TOP))
+
+
+def _logits(
+  tables: torch.nn.Module, bottom: torch.nn.Module, top: torch.nn.Module
+) -> Logits:
+  """A model of tables and layers, with torchrec's interaction."""
+  from torchrec.models import dlrm
+
   interact = dlrm.InteractionArch(FEATURES)
 
   def logits(
@@ -122,4 +153,4 @@ def torchrec(rowwise: bool) -> Torchrec:
     vectors = tables(ids, offsets).reshape(-1, FEATURES, kaggle.DIM)
     return top(interact(bottom(dense), vectors))[:, 0]
 
-  return Torchrec(logits, [*bottom.parameters(), *top.parameters()])
+  return logits

@@ -5,6 +5,7 @@ process is bound by the limits of every group around it, in versions 1 and 2
 of control groups alike.
 """
 
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 _CGROUPS = Path('/sys/fs/cgroup')
 _OF_PROCESS = Path('/proc/self/cgroup')
 _MEMINFO = Path('/proc/meminfo')
+_CPUINFO = Path('/proc/cpuinfo')
 
 
 def _groups(controller: str, root: Path, listing: Path) -> Iterator[Path]:
@@ -126,3 +128,20 @@ def cores(root: Path = _CGROUPS, listing: Path = _OF_PROCESS) -> int:
     if 0 < quota < math.inf and 0 < period < math.inf:
       available = min(available, math.ceil(quota / period))
   return max(1, int(available))
+
+
+@functools.cache
+def cpu_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str] | None:
+  """Flags of the processor, as Linux names them; None: they are not known.
+
+  Args:
+    cpuinfo: the kernel's table of processors.
+  """
+  try:
+    lines = cpuinfo.read_text().splitlines()
+  except OSError:
+    return None
+  for line in lines:
+    if line.startswith(('flags', 'Features')):
+      return frozenset(line.split())
+  return None

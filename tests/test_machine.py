@@ -103,3 +103,20 @@ def test_the_huge_number_of_version_1_is_no_limit(kernel):
 def test_a_machine_without_control_groups_has_its_cores(tmp_path):
   nothing = tmp_path / 'nothing'
   assert machine.cores(nothing, nothing) >= 1
+
+
+@pytest.mark.parametrize(
+  ('text', 'flags'),
+  [
+    ('model name\t: x\nflags\t\t: fpu avx2\nflags\t\t: fpu\n', {'fpu', 'avx2'}),
+    ('Features\t: fp asimd\n', {'fp', 'asimd'}),
+    ('Processor: unheard of\n', None),
+    (None, None),
+  ],
+)
+def test_linux_says_what_the_processor_has(text, flags, tmp_path):
+  path = tmp_path / 'cpuinfo'
+  if text is not None:
+    path.write_text(text)
+  found = machine.cpu_flags(path)
+  assert found is flags is None or flags < found

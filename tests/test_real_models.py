@@ -4,6 +4,7 @@ A few steps of training on the first rows of each; what counts is that all
 commands take such columns, and agree.
 """
 
+import importlib.util
 import itertools
 import subprocess
 import sys
@@ -14,11 +15,13 @@ import polars as pl
 import pytest
 
 import dlrm_jax
+from dlrm_jax import sharding
 from dlrm_jax.config import config_file
 from dlrm_jax.convert.__main__ import main as convert
 from dlrm_jax.export.__main__ import main as export
 from dlrm_jax.importance.__main__ import main as importance
 from dlrm_jax.predict.__main__ import main as predict
+from dlrm_jax.quantize.__main__ import main as quantize
 
 pytestmark = pytest.mark.slow
 ROWS = 3000
@@ -89,6 +92,31 @@ def test_files_are_scored_by_run_and_export_alike(trained, tmp_path):
   np.testing.assert_allclose(*scores, rtol=0, atol=1e-6)
   assert np.isfinite(scores[0]).all()
   assert scores[0].std() > 0
+
+
+@pytest.mark.parametrize('activations', ['row', 'percentile'])
+def test_int8_layers_score_alike_by_both_engines(
+  trained, activations, tmp_path, monkeypatch
+):
+  pytest.importorskip('onnxruntime')
+  folder, log, _ = trained
+  output = tmp_path / 'int8'
+  flags = f'--workdir={folder}/run', '--tables=int8', '--layers=int8'
+  flags = *flags, f'--activations={activations}', f'--output={output}'
+  split = [] if activations == 'row' else ['--split=train']
+  assert quantize([*flags, *split]) == 0
+  one = jax.devices()[:1]
+  monkeypatch.setattr(sharding, 'choose_devices', lambda shards: one)
+  found = dlrm_jax.load(output)
+  assert found.engine.startswith('int8, by onnxruntime')
+  with monkeypatch.context() as patch:
+    patch.setattr(importlib.util, 'find_spec', lambda name: None)
+    wanted = dlrm_jax.load(output)
+  assert wanted.engine.startswith('int8, by XLA')
+  first, second = found.predict(log), wanted.predict(log)
+  floats = dlrm_jax.load(folder / 'run').predict(log)
+  assert 0 < np.abs(first - second).mean() < 0.1 * np.abs(floats - first).mean()
+  assert second.std() > 0
 
 
 def test_columns_in_csv_give_what_the_log_gives(trained, tmp_path):

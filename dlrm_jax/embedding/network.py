@@ -28,6 +28,7 @@ from dlrm_jax.embedding.features import column_hotness, shapes_of_roles
 from dlrm_jax.embedding.layout import StackKind
 from dlrm_jax.models.batch_norm import STATISTICS
 from dlrm_jax.models.branches import Branches
+from dlrm_jax.models.int8 import Int8
 from dlrm_jax.models.mlp import Norm
 from dlrm_jax.models.mode import Training
 from dlrm_jax.models.shapes import Shapes
@@ -56,9 +57,9 @@ def _by_branch(logits: jax.Array) -> jax.Array:
   return logits[:, None] if logits.ndim == 2 else logits
 
 
-def _mean(by_branch: jax.Array) -> jax.Array:
-  """The mean of the logits of branches, f32[B, K, T] -> f32[B, T]."""
-  return by_branch[:, 0] if by_branch.shape[1] == 1 else jnp.mean(by_branch, 1)
+def _mean(logits: jax.Array) -> jax.Array:
+  """Logits f32[B, T], or the mean of those of branches, f32[B, K, T]."""
+  return logits if logits.ndim == 2 else jnp.mean(logits, 1)
 
 
 class _Recommender(nn.Module):
@@ -132,10 +133,17 @@ class Network:
   @property
   def normalises_batches(self) -> bool:
     """Whether a layer in training needs the whole batch at once."""
-    model = self.model
-    if isinstance(model, Branches):
-      model = model.model
-    return getattr(model, 'norm', None) is Norm.BATCH
+    return getattr(self._one_model, 'norm', None) is Norm.BATCH
+
+  @property
+  def of_codes(self) -> bool:
+    """Whether its layers multiply codes of 8 bits."""
+    return isinstance(getattr(self._one_model, 'operands', None), Int8)
+
+  @property
+  def _one_model(self) -> nn.Module:
+    """The model, of branches that of each."""
+    return self.model.model if isinstance(self.model, Branches) else self.model
 
   @property
   def _module(self) -> _Recommender:
@@ -162,7 +170,13 @@ class Network:
       vectors: its bags, f32[B, G, D] for each stack.
     """
     logits: Any = self._module.apply(_variables(layers), inputs, vectors, None)
-    return _mean(_by_branch(logits))
+    return _mean(logits)
+
+  @staticmethod
+  def layers_of_encodings(layers: Layers) -> Layers:
+    """The layers that `encoded` needs: all but those of the model."""
+    params = {k: x for k, x in layers.params.items() if k != 'model'}
+    return Layers(params, {})
 
   def encoded(
     self, layers: Layers, tables: Tables, inputs: Inputs
@@ -187,7 +201,7 @@ class Network:
     logits: Any = self._module.apply(
       _variables(layers), inputs, vectors, None, encoded=encoded
     )
-    return _mean(_by_branch(logits))
+    return _mean(logits)
 
   def apply_in_training(
     self, layers: Layers, inputs: Inputs, vectors: Vectors, train: Training
@@ -214,7 +228,7 @@ class Network:
     node: jax.Array | None = None,
   ) -> jax.Array:
     """Logits f32[B, T] of a batch, the mean over branches; see `by_branch`."""
-    return _mean(self.by_branch(layers, tables, inputs, node))
+    return _mean(self._logits(layers, tables, inputs, node))
 
   def by_branch(
     self,
@@ -232,7 +246,17 @@ class Network:
       node: i32[], the node whose copies of independent tables score; None:
         each node's copies score its own part of the batch.
     """
+    return _by_branch(self._logits(layers, tables, inputs, node))
+
+  def _logits(
+    self,
+    layers: Layers,
+    tables: Tables,
+    inputs: Inputs,
+    node: jax.Array | None,
+  ) -> jax.Array:
+    """Logits f32[B, T], or of branches f32[B, K, T]."""
     rows = self.collection.rows(inputs.ids, inputs.id_weights, node)
     vectors = self.collection.lookup(tables, rows, node is not None)
     logits: Any = self._module.apply(_variables(layers), inputs, vectors, None)
-    return _by_branch(logits)
+    return logits

@@ -1,4 +1,4 @@
-"""The network as an ONNX graph, for any batch, by jax2onnx.
+"""The network as an ONNX graph, for any batch.
 
 The function differs from that of the StableHLO program in its form alone: it
 has few operators and no loops, since onnxruntime runs one operator after the
@@ -6,32 +6,25 @@ other. The rows of bags are gathered as a whole and then summed; independent
 nodes are scored one after the other; tables are f32[R, D], not packed.
 """
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax import export
+import numpy as np
 
 from dlrm_jax import native
 from dlrm_jax.batch import Inputs
 from dlrm_jax.embedding.bags import Bags, Group
 from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.errors import InputError
-from dlrm_jax.export.onnx_form import rewritten
-from dlrm_jax.export.onnx_int8 import use_integer_products
-from dlrm_jax.rows import Pytree
+from dlrm_jax.graph.builder import Builder, NoOperator, Place
+from dlrm_jax.graph.trace import model_of
 from dlrm_jax.scoring.function import of_mean_probability
-from dlrm_jax.scoring.parameters import flat_tables, layers_of, tables_of
+from dlrm_jax.scoring.parameters import layers_of, tables_of
 
 if TYPE_CHECKING:
   from onnx import ModelProto
-
-OPSET = 21
-"""Version of ONNX's operators, of 2024: less than the default of jax2onnx, so
-that more runtimes load the graph."""
 
 OUTPUT = 'probability'
 """Name of the output, f32[batch, T]."""
@@ -39,129 +32,63 @@ OUTPUT = 'probability'
 Read = Callable[[str, jax.Array], jax.Array]
 """Name of a stack, rows i32[B, K] -> their values f32[B, K, D]; PAD is zero."""
 
-Shapes = Mapping[str, jax.ShapeDtypeStruct]
+Arrays = Mapping[str, np.ndarray]
 
 
-class Arguments(NamedTuple):
-  """The inputs of a network before its arrays are made constants, by name.
-
-  Attributes:
-    parameters: the layers.
-    tables: the tables, each array as rows [R, width].
-    inputs: `dense`, `ids` and, where the model has them, `id_weights`.
-  """
-
-  parameters: Shapes
-  tables: Shapes
-  inputs: Shapes
-
-  @property
-  def shapes(self) -> Shapes:
-    """All of them, in the order of the arguments of the function."""
-    return {**self.parameters, **self.tables, **self.inputs}
-
-
-def arguments_of(
-  network: Network, parameters: Mapping[str, Any], *, weighted: bool
-) -> Arguments:
-  """The inputs of a flat network.
+def graph_of(
+  network: Network,
+  parameters: Arrays,
+  tables: Arrays,
+  place: Callable[[np.ndarray], Place | None],
+  *,
+  weighted: bool,
+) -> 'ModelProto':
+  """The graph of a flat network.
 
   Args:
-    network: a flat network.
-    parameters: its layers, or their shapes, by name.
-    weighted: whether it takes the weights of ids.
-  """
-  collection = network.collection
-
-  def unpacked() -> Pytree:
-    tables = collection.init(jax.random.key(0))
-    return {
-      name: stack.storage.unpack(tables[name], stack.dim)
-      for name, stack in collection.layout.stacks.items()
-    }
-
-  (batch,) = export.symbolic_shape('batch')
-  inputs = {
-    'dense': jax.ShapeDtypeStruct((batch, network.dense_features), jnp.float32),
-    'ids': jax.ShapeDtypeStruct((batch, network.ids), jnp.int32),
-  }
-  if weighted:
-    shape = inputs['ids'].shape
-    inputs['id_weights'] = jax.ShapeDtypeStruct(shape, jnp.float32)
-  if not network.dense_features:
-    del inputs['dense']
-  return Arguments(
-    {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in parameters.items()},
-    flat_tables(jax.eval_shape(unpacked)),
-    inputs,
-  )
-
-
-def graph_of(network: Network, arguments: Arguments) -> 'ModelProto':
-  """The graph; its arrays are inputs of their names, beside those of a batch.
+    network: the network.
+    parameters: its layers, by name.
+    tables: its tables, by name; they are not read.
+    place: where an array is, if it is in a file.
+    weighted: whether the graph takes the weights of ids.
 
   Raises:
-    InputError: jax2onnx cannot convert a part of the network.
+    InputError: a part of the network has no operators.
   """
-  with _quiet():
-    from jax2onnx import to_onnx
-
-  shapes = list(arguments.shapes.values())
-  # Traced first: jax2onnx replaces functions of JAX and Flax while it traces.
-  with native.left_out():
-    traced = jax.make_jaxpr(_function(network, arguments))(*shapes)
+  floats, count = jnp.float32, network.ids
+  inputs: dict[str, tuple[tuple[int, ...], Any]] = {}
+  if network.dense_features:
+    inputs['dense'] = ((network.dense_features,), floats)
+  inputs['ids'] = ((count,), jnp.int32)
+  if weighted:
+    inputs['id_weights'] = ((count,), floats)
+  constants = parameters, tables
   try:
-    with _quiet():
-      model = to_onnx(
-        lambda *arrays: rewritten(traced)(*arrays)[0],
-        shapes,
-        model_name='dlrm_jax',
-        opset=OPSET,
-        input_names=list(arguments.shapes),
-        output_names=[OUTPUT],
+    with native.left_out():
+      return model_of(
+        _function(network), constants, inputs, OUTPUT, Builder(place=place)
       )
-  except Exception as error:  # it has no type of its own for these
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+  except NoOperator as error:
     raise InputError(
-      f'--format=onnx: jax2onnx cannot convert this network ({reason}); export '
-      'it with --format=stablehlo'
+      f'--format=onnx: ONNX has no operators here for {error}, which this '
+      'network has; export it with --format=stablehlo'
     ) from error
-  use_integer_products(model.graph)
-  return model
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Context without warnings of what onnx_ir and jax2onnx leave out.
-
-  These are shapes, and conversions for libraries that are not installed.
-  """
-  loggers = [logging.getLogger(name) for name in ('onnx_ir', 'jax2onnx')]
-  levels = [logger.level for logger in loggers]
-  for logger in loggers:
-    logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    for logger, level in zip(loggers, levels, strict=True):
-      logger.setLevel(level)
-
-
-def _function(
-  network: Network, arguments: Arguments
-) -> Callable[..., jax.Array]:
-  """Arrays in the order of the arguments -> probabilities f32[B, T]."""
+def _function(network: Network) -> Callable[..., jax.Array]:
+  """((parameters, tables), batch), by name -> probabilities f32[B, T]."""
   stacks = network.collection.layout.stacks
 
-  def score(*arrays: jax.Array) -> jax.Array:
-    given = iter(arrays)
-    parameters, tables, batch = (
-      {name: next(given) for name in group} for group in arguments
-    )
+  def score(
+    constants: tuple[dict[str, Any], dict[str, Any]], batch: dict[str, Any]
+  ) -> jax.Array:
+    parameters, tables = constants
     trees = tables_of(tables)
 
     def read(name: str, rows: jax.Array) -> jax.Array:
-      return stacks[name].storage.read(trees[name], rows, stacks[name].dim)
+      stack = stacks[name]
+      tree = stack.storage.unpack(trees[name], stack.dim)
+      return stack.storage.read(tree, rows, stack.dim)
 
     inputs = Inputs(
       batch.get('dense', jnp.zeros((batch['ids'].shape[0], 0))),

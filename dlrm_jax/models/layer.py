@@ -12,9 +12,9 @@ from dlrm_jax.models.int8 import (
   MOST_INPUTS,
   Codes,
   Int8,
-  Limits,
   Operands,
-  limits_of,
+  grid_between,
+  grid_of,
   product_of_codes,
 )
 from dlrm_jax.models.product import product
@@ -82,16 +82,15 @@ class Layer(nn.Module):
       array('_scale', shape[1:], jnp.float32),
       array('_sums', shape[1:], jnp.float32),
     )
-    limits = None
+    grid = None
     if operands.calibrated:
-      low, high = array('_range', (2,), jnp.float32)
-      limits = Limits(low, high)
+      grid = grid_between(*array('_range', (2,), jnp.float32))
     if not operands.outliers:
-      return product_of_codes(x, kernel, limits or limits_of(x))
+      return product_of_codes(x, kernel, grid or grid_of(x))
     count = min(operands.outliers, shape[0])
     apart = array('_inputs', (count,), jnp.int32)
     exact = product(x[:, apart], array('_exact', (count, width), jnp.float32))
     numbers = jnp.arange(shape[0], dtype=jnp.int32)
     coded = jnp.all(numbers[:, None] != apart[None], 1)
     x = jnp.where(coded[None], x, 0.0)
-    return exact + product_of_codes(x, kernel, limits or limits_of(x))
+    return exact + product_of_codes(x, kernel, grid or grid_of(x))

@@ -12,13 +12,12 @@ CPUs without instructions for bfloat16 multiply the same numbers as float32:
 XLA's products of bfloat16 take 1.5 times as long there.
 """
 
-import functools
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
+
+from dlrm_jax import machine
 
 _BLOCK = 8
 _BFLOAT16 = frozenset({'avx512_bf16', 'amx_bf16', 'bf16'})
@@ -77,17 +76,10 @@ def _backward(operands: _Operands, grads: jax.Array) -> _Operands:
 _in_bfloat16.defvjp(_forward, _backward)
 
 
-@functools.cache
 def has_bfloat16() -> bool:
   """Whether the processor has instructions for bfloat16, as far as is known."""
-  try:
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-  except OSError:
-    return True
-  known = [
-    line.split() for line in lines if line.startswith(('flags', 'Features'))
-  ]
-  return not known or not _BFLOAT16.isdisjoint(known[0])
+  flags = machine.cpu_flags()
+  return flags is None or not _BFLOAT16.isdisjoint(flags)
 
 
 def _dot_of_wider(a: jax.Array, b: jax.Array) -> jax.Array:

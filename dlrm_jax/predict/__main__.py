@@ -77,7 +77,10 @@ def main(argv: Sequence[str]) -> None:
       f'--output={output}: it is a file of --data, whose rows would be lost; '
       'choose another name'
     )
-  print(f'{model}\n{", ".join(source.names[:4])} -> {output}', flush=True)
+  print(model)
+  if model.engine:
+    print(f'layers    {model.engine}')
+  print(f'{", ".join(source.names[:4])} -> {output}', flush=True)
   _write(model, source, kept, output)
 
 

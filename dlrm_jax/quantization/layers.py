@@ -36,8 +36,8 @@ class Range(NamedTuple):
   """The inputs of a kernel.
 
   Attributes:
-    low: the lower limit.
-    high: the upper limit.
+    low: the lower limit, 0 or less.
+    high: the upper limit, 0 or more.
     outliers: i32[n], the inputs that were greatest in size, in their order;
       they are not within the limits.
   """
@@ -187,10 +187,8 @@ class _Seen:
     self._outliers, self._others = (
       np.sort(part) for part in np.split(order, [outliers])
     )
-    low = self._low[self._others].min(initial=np.inf)
-    high = self._high[self._others].max(initial=-np.inf)
-    if low > high:  # there are no others
-      low = high = np.float32(0)
+    low = self._low[self._others].min(initial=0)  # 0 has a code
+    high = self._high[self._others].max(initial=0)
     self._edges = np.linspace(low, high, _BINS + 1, dtype=np.float64)
     self._counts = np.zeros(_BINS)
 
@@ -208,9 +206,8 @@ class _Seen:
       high = int(np.searchsorted(share[:-1], 1 - _SHARE)) + 1
     elif method is Method.LEAST_SQUARES:
       low, high = _least_squares(self._counts, self._edges)
-    return Range(
-      float(self._edges[low]), float(self._edges[high]), self._outliers
-    )
+    low, high = min(self._edges[low], 0), max(self._edges[high], 0)
+    return Range(float(low), float(high), self._outliers)
 
 
 def _least_squares(counts: np.ndarray, edges: np.ndarray) -> tuple[int, int]:
@@ -224,10 +221,11 @@ def _least_squares(counts: np.ndarray, edges: np.ndarray) -> tuple[int, int]:
   below = np.maximum(away, 0) ** 2 @ counts
   above = np.minimum(away, 0) ** 2 @ counts
   within = np.concatenate([[0], np.cumsum(counts)])
-  step = (edges - edges[:, None]) / (2 * GREATEST)
+  step = (edges - edges[:, None]) / (2 * GREATEST + 1)
   rounded = step**2 / 12 * (within - within[:, None])
   errors = below[:, None] + above + rounded
   errors[np.tril_indices(len(edges))] = np.inf  # low must be less than high
+  errors[edges > 0], errors[:, edges < 0] = np.inf, np.inf
   low, high = np.unravel_index(errors.argmin(), errors.shape)
   return int(low), int(high)
 

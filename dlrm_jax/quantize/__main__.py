@@ -286,6 +286,8 @@ def _report(
     f'on the same examples, ± one standard error. Latency: median of calls '
     f'that take and give NumPy arrays.'
   )
+  for words in sorted({x.engine for x in labels} - {''}):
+    note += f' Layers of {words}.'
   text = [f'# {title}', '', note, '', *lines, '', f'![]({picture.name})', '']
   files.write_text(table, '\n'.join(text))
   report.draw(labels, picture)

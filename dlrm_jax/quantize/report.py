@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from dlrm_jax import files
 from dlrm_jax.batch import Inputs
 from dlrm_jax.data.schema import Block
-from dlrm_jax.embedding.collection import Tables
 from dlrm_jax.metrics import binary, paired
-from dlrm_jax.quantization.sparse import Scored
 from dlrm_jax.quantize.model import Model
 from dlrm_jax.report.figures import load_matplotlib
+from dlrm_jax.scoring.engine import engine_of
+from dlrm_jax.scoring.scorer import Score
 from dlrm_jax.text import human, markdown_table
 
 SIZES = 1, 64, 1024
@@ -37,6 +36,7 @@ class Label(NamedTuple):
     auc: its AUC less that of the first model.
     log_loss: the same of the log-loss.
     latency: median milliseconds of a call, by size of batch.
+    engine: what multiplies its int8 layers; '' where it has none.
   """
 
   tables: str
@@ -47,13 +47,11 @@ class Label(NamedTuple):
   auc: paired.Difference
   log_loss: paired.Difference
   latency: Mapping[int, float]
+  engine: str
 
 
-def latency(
-  scored: Scored, tables: Tables, examples: Block
-) -> dict[int, float]:
+def latency(score: Score, examples: Block) -> dict[int, float]:
   """Median milliseconds of a call that scores examples, by size of batch."""
-  score = jax.jit(scored.network.outputs)
   found = {}
   for size in SIZES:
     rows = np.resize(np.arange(len(examples.labels)), size)
@@ -66,7 +64,7 @@ def latency(
 
     def call(inputs: Inputs = inputs) -> float:
       start = time.perf_counter()
-      np.asarray(score(scored.layers, tables, inputs))
+      np.asarray(score(inputs))
       return time.perf_counter() - start
 
     call()
@@ -98,6 +96,7 @@ def labels_of(
     model = make()
     scored, packed = score(model), model.scored
     first = first or scored
+    engine = engine_of(packed.network, packed.layers, model.state.tables)
     found.append(
       Label(
         tables,
@@ -107,7 +106,8 @@ def labels_of(
         binary.summarize(binary.tally(*scored)),
         paired.auc_difference(scored, first),
         paired.log_loss_difference(scored, first),
-        latency(packed, model.state.tables, examples),
+        latency(engine.score, examples),
+        engine.words,
       )
     )
     report()
@@ -157,6 +157,7 @@ def as_json(labels: Sequence[Label]) -> list[dict[str, Any]]:
       'auc_change': x.auc._asdict(),
       'log_loss_change': x.log_loss._asdict(),
       'latency_ms': {str(size): ms for size, ms in x.latency.items()},
+      'engine': x.engine,
     }
     for x in labels
   ]

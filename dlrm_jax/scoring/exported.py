@@ -1,4 +1,7 @@
-"""Loads an export: its own program on one device, the network on several."""
+"""Loads an export: its own program on one device, the network on several.
+
+The network of int8 layers, too, as a program cannot choose what multiplies.
+"""
 
 import struct
 from collections.abc import Callable, Mapping
@@ -19,6 +22,7 @@ from dlrm_jax.scoring.scorer import Score, Scorer
 
 if TYPE_CHECKING:
   from dlrm_jax.embedding.network import Network
+  from dlrm_jax.scoring.engine import Engine
   from dlrm_jax.scoring.function import LoadedNetwork
   from dlrm_jax.scoring.intake import Intake
 
@@ -35,11 +39,11 @@ class _Built(NamedTuple):
 
   Attributes:
     loaded: the network and its arrays.
-    score: the compiled function of inputs.
+    engine: the compiled network.
   """
 
   loaded: 'LoadedNetwork'
-  score: Score
+  engine: 'Engine'
 
 
 def _platform() -> str:
@@ -66,8 +70,8 @@ def _program(
   """
   from jax import export
 
-  def by_network(inputs: Inputs) -> jax.Array:
-    return network().score(inputs)
+  def by_network(inputs: Inputs) -> jax.Array | np.ndarray:
+    return network().engine.score(inputs)
 
   try:
     program = export.deserialize(
@@ -82,7 +86,7 @@ def _program(
   call = jax.jit(program.call)
   lowers: bool | None = None  # None: it was not tried
 
-  def score(inputs: Inputs) -> jax.Array:
+  def score(inputs: Inputs) -> jax.Array | np.ndarray:
     nonlocal lowers
     given = [x for x in inputs if x is not None]
     if len(given) != wanted:  # weights of ids, which the program does not take
@@ -128,7 +132,8 @@ def _build(
   """
   from dlrm_jax.checkpoint.moving import move
   from dlrm_jax.embedding.layout import layout_from_json
-  from dlrm_jax.scoring.function import LoadedNetwork, compiled_score, flat
+  from dlrm_jax.scoring.engine import engine_of
+  from dlrm_jax.scoring.function import LoadedNetwork, flat
   from dlrm_jax.scoring.parameters import layers_of, tables_of
 
   network = network_of_export(path, about)
@@ -142,11 +147,8 @@ def _build(
     tables = tables_of(arrays.tables)
     if mesh.size > 1 or stored != layout:
       tables = move(tables, stored, wanted_tables(network), layout)
-    compiled = compiled_score(network)
-  return _Built(
-    LoadedNetwork(network, layers, tables, mesh),
-    lambda inputs: compiled(layers, tables, inputs),
-  )
+    engine = engine_of(network, layers, tables)
+  return _Built(LoadedNetwork(network, layers, tables, mesh), engine)
 
 
 def wanted_tables(network: 'Network') -> Any:
@@ -191,7 +193,12 @@ def load_export(path: Path) -> Model:
   on_device = once(lambda: jax.device_put(on_host))
   arrays = on_device if mesh.size == 1 else lambda: on_host
   network = once(lambda: _build(path, about, arrays(), mesh))
-  score = network().score if mesh.size > 1 else _program(path, arrays, network)
+  # Of int8 layers, it depends on the device what multiplies them.
+  of_codes = run['config']['model'].get('compute_dtype') == 'int8'
+  if mesh.size > 1 or of_codes:
+    score, engine = network().engine
+  else:
+    score, engine = _program(path, arrays, network), ''
 
   def intake() -> 'Intake':
     from dlrm_jax.scoring.intake import from_json
@@ -199,4 +206,6 @@ def load_export(path: Path) -> Model:
     with export_folder.reading(path):
       return from_json(about['raw'], path / export_folder.VOCABULARY)
 
-  return Model(card, Scorer(score, mesh), intake, lambda: network().loaded)
+  return Model(
+    card, Scorer(score, mesh), intake, lambda: network().loaded, engine
+  )

@@ -7,10 +7,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
-
 from dlrm_jax import sharding
-from dlrm_jax.batch import Inputs
 from dlrm_jax.callable_module import path_of
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.export_folder import MODEL
@@ -65,7 +62,8 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
   from dlrm_jax.configs import default
   from dlrm_jax.embedding.features import mean_pooled
   from dlrm_jax.quantization.sparse import specialised
-  from dlrm_jax.scoring.function import LoadedNetwork, compiled_score
+  from dlrm_jax.scoring.engine import engine_of
+  from dlrm_jax.scoring.function import LoadedNetwork
   from dlrm_jax.scoring.of_run import intake_of_run
   from dlrm_jax.scoring.scorer import Scorer
 
@@ -76,10 +74,7 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
     state = chosen.state()
     forms = sparse_forms(run.config)
     scored = specialised(network, state.layers, forms)
-    compiled = compiled_score(scored.network)
-
-  def score(inputs: Inputs) -> jax.Array:
-    return compiled(scored.layers, state.tables, inputs)
+    engine = engine_of(scored.network, scored.layers, state.tables)
 
   def intake() -> 'Intake':
     work = tempfile.mkdtemp()
@@ -103,7 +98,8 @@ def load_workdir(path: Path, checkpoint: str | int) -> Model:
   )
   return Model(
     card,
-    Scorer(score, mesh),
+    Scorer(engine.score, mesh),
     intake,
     lambda: LoadedNetwork(scored.network, scored.layers, state.tables, mesh),
+    engine.words,
   )

@@ -61,6 +61,7 @@ class Model:
   Attributes:
     card: what is known of it.
     labels: names of its tasks, one a column of what it predicts.
+    engine: what multiplies its int8 layers; '' where it has none.
   """
 
   def __init__(
@@ -69,6 +70,7 @@ class Model:
     scorer: Scorer,
     open_intake: Callable[[], 'Intake'],
     open_network: Callable[[], 'LoadedNetwork'],
+    engine: str = '',
   ) -> None:
     """Puts a model together.
 
@@ -78,9 +80,11 @@ class Model:
       open_intake: opens the intake of raw values, once one is needed.
       open_network: builds the network and places its arrays, once they are
         needed.
+      engine: what multiplies its int8 layers.
     """
     self.card = card
     self.labels = card.schema.labels
+    self.engine = engine
     self.scorer = scorer.checking(self._check)
     self._open_intake = once(open_intake)
     self._open_network = once(open_network)

@@ -16,7 +16,7 @@ ROWS_AT_ONCE: Mapping[str, int] = {'cpu': 4096}
 _ROWS_AT_ONCE = 1 << 15  # of other backends
 
 
-Score = Callable[[Inputs], jax.Array]
+Score = Callable[[Inputs], jax.Array | np.ndarray]
 """A compiled function of inputs on devices -> probabilities f32[B, T]."""
 
 
@@ -77,14 +77,17 @@ class Scorer:
 
 
 class Started(NamedTuple):
-  """Rows that devices are scoring."""
+  """Rows that devices are scoring, or have scored."""
 
-  scores: jax.Array
+  scores: jax.Array | np.ndarray
   rows: int
 
   def finish(self) -> np.ndarray:
     """Their probabilities, f32[rows, T], once they are scored."""
-    return sharding.local_part(self.scores)[: self.rows]
+    scores = self.scores
+    if isinstance(scores, jax.Array):
+      scores = sharding.local_part(scores)
+    return scores[: self.rows]
 
 
 def padded(inputs: Inputs, size: int) -> Inputs:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
   from dlrm_jax.serving.server import Running, Settings
 
 
+_SWITCH = 5e-4  # seconds after which Python lets another thread run
+
+
 @exit_cleanly
 def main(argv: Sequence[str]) -> None:
   """Serves until a signal comes."""
@@ -42,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
   from dlrm_jax.serving.server import Settings
 
   keep_programs()
+  # The thread that has scored waits for the one that reads requests.
+  sys.setswitchinterval(_SWITCH)
   # A call is over when it returns, which saves two switches of threads.
   jax.config.update('jax_cpu_enable_async_dispatch', False)
   security = Security(None if tls is None else Tls(*tls), token)

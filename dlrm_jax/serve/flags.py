@@ -10,7 +10,7 @@ from pathlib import Path
 from dlrm_jax.config.fields import read_size
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError
-from dlrm_jax.serving.engine import Limits
+from dlrm_jax.serving.waiting import Limits
 
 NEEDED = ('grpc', 'prometheus_client', 'starlette', 'tritonclient', 'uvicorn')
 """Packages of the extra `serve`."""

@@ -6,130 +6,24 @@ of an event loop, and their answers go back there.
 """
 
 import collections
+import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.serving.coding import Coding
-from dlrm_jax.serving.interface import NetworkRows, Question
+from dlrm_jax.serving.interface import NetworkRows
 from dlrm_jax.serving.program import Program
 from dlrm_jax.serving.refusal import RefusedError, Why
-
-
-class Limits(NamedTuple):
-  """How much waits, and how much is joined.
-
-  Attributes:
-    max_batch: most rows of a batch, and of a request.
-    max_delay: seconds to wait for more rows; 0: none.
-    max_queue_rows: most rows that wait.
-  """
-
-  max_batch: int
-  max_delay: float
-  max_queue_rows: int
-
-
-class Times(NamedTuple):
-  """When a request was where, in seconds of `time.perf_counter`.
-
-  Attributes:
-    arrived: it came to the queue.
-    taken: it left the queue.
-    coded: its batch became inputs of the network.
-    scored: its batch was scored.
-  """
-
-  arrived: float
-  taken: float
-  coded: float
-  scored: float
-
-
-class Answer(NamedTuple):
-  """The answer to a request.
-
-  Attributes:
-    scores: probability and logit, f32[B, T, 2].
-    times: how long it took.
-  """
-
-  scores: np.ndarray
-  times: Times
-
-
-class Waiting:
-  """A request in the queue.
-
-  Attributes:
-    question: its rows.
-    arrived: when it came, by `time.perf_counter`.
-    deadline: when it is too late, likewise.
-    gone: whether nobody waits for the answer any more.
-    result: the answer, or why there is none, once there is one.
-  """
-
-  __slots__ = ('arrived', 'deadline', 'gone', 'owner', 'question', 'result')
-
-  def __init__(
-    self, question: Question, deadline: float, owner: object
-  ) -> None:
-    self.question = question
-    self.arrived = time.perf_counter()
-    self.deadline = deadline
-    self.owner = owner
-    self.gone = False
-    self.result: Answer | RefusedError | None = None
-
-
-class Batch(NamedTuple):
-  """What was joined.
-
-  Attributes:
-    requests: the requests, with their results.
-    rows: number of rows that were scored.
-    times: when; None where nothing was scored.
-    unknown: how many ids of each feature were unknown.
-    error: what the device said, where it failed.
-  """
-
-  requests: list[Waiting]
-  rows: int = 0
-  times: Times | None = None
-  unknown: Mapping[str, int] = {}
-  error: Exception | None = None
-
+from dlrm_jax.serving.waiting import Answer, Batch, Limits, Times, Waiting
 
 _SHORT = 1e-3  # seconds that the event loop may wait
-_SHARE = 0.25  # of its time
-_SAVED = 0.02  # seconds that it can save
 
 _LATE = 'the time of the request was over before its turn'
-
-
-class _Budget:
-  """The share of its time that the event loop gives to scoring.
-
-  It is full after an idle time. Under load the loop must take requests, which
-  wait meanwhile and are joined.
-  """
-
-  def __init__(self) -> None:
-    self._left, self._at = _SAVED, time.perf_counter()
-
-  def take(self, seconds: float) -> bool:
-    """Spends seconds, if they are there."""
-    now = time.perf_counter()
-    self._left = min(_SAVED, self._left + (now - self._at) * _SHARE)
-    self._at = now
-    if self._left < seconds:
-      return False
-    self._left -= seconds
-    return True
 
 
 class Engine:
@@ -159,7 +53,6 @@ class Engine:
     self._queue: collections.deque[Waiting] = collections.deque()
     self._rows = 0
     self._busy = False
-    self._budget = _Budget()
     self._changed = threading.Condition()
     self._closed = False
     self._thread = threading.Thread(target=self._run, daemon=True)
@@ -201,13 +94,13 @@ class Engine:
 
     Returns:
       None where it must be submitted: the engine has other work, or the loop
-      would wait for long, or too much of its time.
+      would wait for long.
     """
     rows = request.question.count
     if rows > self.limits.max_batch:
       return None
     seconds = self._program.seconds_for(rows)
-    if seconds > _SHORT or not self._budget.take(seconds):
+    if seconds > _SHORT:
       return None
     with self._changed:
       if self._closed or self._queue or self._busy:
@@ -310,7 +203,7 @@ class Engine:
     coded_at = time.perf_counter()
     if not total:
       return 0, Times(taken, taken, coded_at, coded_at), unknown
-    scores = self._program(_joined(parts, self._program.size_for(total)))
+    scores = self._scores(parts, self._program.cuts(total))
     times = Times(taken, taken, coded_at, time.perf_counter())
     start = 0
     for request in order:
@@ -320,6 +213,35 @@ class Engine:
         request.result = Answer(scores[start:stop], own)
       start = stop
     return total, times, unknown
+
+  def _scores(
+    self, parts: Sequence[tuple[int, Inputs | NetworkRows]], cuts: Sequence[int]
+  ) -> np.ndarray:
+    """Scores of rows and their padding, f32[rows, T, 2].
+
+    Args:
+      parts: the rows, and how many.
+      cuts: sizes of the calls.
+    """
+    inputs = _joined(parts, sum(cuts))
+    if len(cuts) == 1:
+      return self._program(inputs)
+    ends = list(itertools.accumulate(cuts))
+    return np.concatenate(
+      [
+        self._program(_cut(inputs, end - size, end))
+        for size, end in zip(cuts, ends, strict=True)
+      ]
+    )
+
+
+def _cut(inputs: Inputs, start: int, stop: int) -> Inputs:
+  weights = inputs.id_weights
+  return Inputs(
+    inputs.dense[start:stop],
+    inputs.ids[start:stop],
+    None if weights is None else weights[start:stop],
+  )
 
 
 def _joined(

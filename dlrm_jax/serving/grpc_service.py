@@ -148,6 +148,8 @@ class GrpcService(_Servicer):
 
   async def ModelInfer(self, request: Any, context: Any) -> Any:
     """Scores rows."""
+    self._service.open += 1
+    context.add_done_callback(self._service.closed)
     try:
       return await self._infer(request, context.time_remaining())
     except RefusedError as error:
@@ -176,6 +178,7 @@ class GrpcService(_Servicer):
           task.cancel()
 
   async def _of_stream(self, request: Any) -> Any:
+    self._service.open += 1
     try:
       response = await self._infer(request, None)
     except RefusedError as error:
@@ -183,6 +186,8 @@ class GrpcService(_Servicer):
         error_message=f'[{error.why.value.name}] {error}',
         infer_response=service_pb2.ModelInferResponse(id=request.id),
       )
+    finally:
+      self._service.closed()
     response.parameters['triton_final_response'].bool_param = True
     return service_pb2.ModelStreamInferResponse(infer_response=response)
 

@@ -12,7 +12,6 @@ import uvicorn
 from tritonclient.grpc import service_pb2_grpc
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.serving.engine import Batch, Limits
 from dlrm_jax.serving.grpc_service import GrpcService
 from dlrm_jax.serving.http.service import HttpService
 from dlrm_jax.serving.log import Log
@@ -21,6 +20,7 @@ from dlrm_jax.serving.security import Security, TokenInterceptor
 from dlrm_jax.serving.service import Service
 from dlrm_jax.serving.statistics import Statistics
 from dlrm_jax.serving.version import Version, open_version
+from dlrm_jax.serving.waiting import Batch, Limits
 
 _CALLS = 1000  # connections, and calls of gRPC, at a time
 _TOGETHER = 32  # requests of full size that wait at a time

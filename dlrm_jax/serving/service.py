@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.serving.engine import Answer, Batch, Waiting
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.refusal import RefusedError, Why
 from dlrm_jax.serving.repository import Repository
 from dlrm_jax.serving.statistics import Statistics
 from dlrm_jax.serving.tensors import Tensor
 from dlrm_jax.serving.version import Version
+from dlrm_jax.serving.waiting import Answer, Batch, Waiting
 
 _LOGGED = 1.0  # seconds between lines about refusals
 
@@ -30,6 +30,7 @@ class Service:
   Attributes:
     repository: the models.
     refused: refused requests that reached no model, by name of the status.
+    open: number of requests that are being read, answered or sent.
     draining: whether new requests are refused, as the server ends.
   """
 
@@ -44,6 +45,7 @@ class Service:
     self.repository = repository
     self.refused: dict[str, int] = {}
     self.draining = False
+    self.open = 0
     self._log = log
     self._pending = self._held = 0
     self._most_held = most_held
@@ -56,6 +58,10 @@ class Service:
   def ready(self) -> bool:
     """Whether every model is served."""
     return not self.draining and self.repository.ready()
+
+  def closed(self, call: object = None) -> None:
+    """Counts a request as answered."""
+    self.open -= 1
 
   async def infer(
     self,
@@ -92,7 +98,8 @@ class Service:
       deadline = float('inf') if seconds is None else start + seconds
       future = asyncio.get_running_loop().create_future()
       waiting = Waiting(question, deadline, future)
-      if batch := version.engine.score_now(waiting):
+      # Requests that come together wait for each other, and are joined.
+      if self.open < 2 and (batch := version.engine.score_now(waiting)):
         self.delivered(statistics, batch)
         return Scored(version, future.result())
       version.engine.submit(waiting)

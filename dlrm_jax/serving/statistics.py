@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlrm_jax.serving.engine import Answer, Batch
 from dlrm_jax.serving.refusal import RefusedError
+from dlrm_jax.serving.waiting import Answer, Batch
 
 SECONDS = (
   *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),

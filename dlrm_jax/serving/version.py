@@ -13,11 +13,12 @@ from dlrm_jax.scoring.load import load
 from dlrm_jax.scoring.model import Card, Model
 from dlrm_jax.serving.coding import Coding
 from dlrm_jax.serving.columns import Column, columns_of
-from dlrm_jax.serving.engine import Batch, Engine, Limits
+from dlrm_jax.serving.engine import Engine
 from dlrm_jax.serving.interface import Interface
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.program import Program
 from dlrm_jax.serving.statistics import Statistics
+from dlrm_jax.serving.waiting import Batch, Limits
 from dlrm_jax.text import duration, human
 
 _SETTINGS = 'config.json'  # of a workdir

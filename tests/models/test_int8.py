@@ -22,8 +22,8 @@ from dlrm_jax.models.int8 import (
   MOST_INPUTS,
   Codes,
   Int8,
-  Limits,
-  limits_of,
+  grid_between,
+  grid_of,
   product_of_codes,
 )
 from dlrm_jax.models.mlp import MLP, Dense
@@ -64,7 +64,7 @@ def test_an_input_is_one_of_255_numbers_within_the_limits_of_its_example(
   random, kernel = np.random.default_rng(0), random_kernel(*shape)
   x = np.float32(random.normal(center, 1, (9, shape[0])))
   x *= np.float32(10.0 ** random.integers(-9, 9, (9, 1)))  # all sizes
-  found = jax.jit(product_of_codes)(x, kernel, limits_of(jnp.asarray(x)))
+  found = jax.jit(product_of_codes)(x, kernel, grid_of(jnp.asarray(x)))
   wanted = expected(x, kernel, x.min(1)[:, None], x.max(1)[:, None])
   assert found.dtype == jnp.float32
   # A code more or less where an input is near the middle of two.
@@ -81,14 +81,14 @@ def test_an_input_is_one_of_255_numbers_within_the_limits_of_its_example(
 def test_products_of_codes_are_exact():
   kernel = kernel_of([[127, -127], [-127, -127], [127, 1]], [1, 1])
   x = jnp.array([[127.0, -127.0, 127.0], [-127.0, 127.0, 0.0]])
-  found = product_of_codes(x, kernel, limits_of(x))
+  found = product_of_codes(x, kernel, grid_of(x))
   assert found.tolist() == [[48387, 127], [-32258, 0]]
 
 
 def test_equal_inputs_are_exact():
   kernel = random_kernel(6, 4)
   x = jnp.array([[0.0] * 6, [1e-30] * 6, [-7.3] * 6])
-  found = product_of_codes(x, kernel, limits_of(x))
+  found = product_of_codes(x, kernel, grid_of(x))
   weights = np.float64(kernel.codes) * np.float64(kernel.scale)
   wanted = np.float64(x) @ weights
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
@@ -97,33 +97,53 @@ def test_equal_inputs_are_exact():
 def test_what_is_not_finite_stays_in_its_example():
   kernel = random_kernel(3, 2)
   x = jnp.array([[1.0, jnp.nan, 2.0], [1.0, jnp.inf, 2.0], [1.0, 5.0, 2.0]])
-  found = np.asarray(product_of_codes(x, kernel, limits_of(x)))
+  found = np.asarray(product_of_codes(x, kernel, grid_of(x)))
   assert not np.isfinite(found[:2]).any()
-  alone = product_of_codes(x[2:], kernel, limits_of(x[2:]))
+  alone = product_of_codes(x[2:], kernel, grid_of(x[2:]))
   np.testing.assert_array_equal(found[2:], alone)
 
 
-def test_inputs_beyond_the_limits_of_a_layer_are_the_limits():
+def test_inputs_beyond_the_grid_of_a_layer_are_its_ends():
   kernel = random_kernel(3, 2)
-  limits = Limits(jnp.float32(-1), jnp.float32(3))
-  x = jnp.array([[-9.0, 1.0, 9.0], [-1.0, 1.0, 3.0]])
-  beyond, at = product_of_codes(x, kernel, limits)
+  grid = grid_between(jnp.float32(-1), jnp.float32(3))
+  x = jnp.array([[-9.0, 1.0, 9.0], [-1.01, 1.0, 3.01]])
+  beyond, at = product_of_codes(x, kernel, grid)
   np.testing.assert_array_equal(beyond, at)
+
+
+@pytest.mark.parametrize(
+  ('low', 'high'), [(-1, 3), (0, 5), (2, 5), (-0.7, 0), (-3, -2), (0, 0)]
+)
+def test_zero_is_on_the_grid_of_a_layer_and_its_limits_nearly(low, high):
+  middle, step = grid_between(jnp.float32(low), jnp.float32(high))
+  low, high = min(low, 0), max(high, 0)
+  zero = round(float(-middle / step))
+  np.testing.assert_allclose(-zero * step, middle, rtol=1e-6)
+  assert -128 <= zero <= 127
+  np.testing.assert_allclose(255 * step, high - low, rtol=1e-6, atol=1e-30)
+  for limit, code in (low, -128), (high, 127):
+    assert abs(middle + code * step - limit) <= 0.501 * step + 1e-30
+  kernel = random_kernel(3, 2)
+  x = jnp.zeros((1, 3))
+  grid = grid_between(jnp.float32(low), jnp.float32(high))
+  found = product_of_codes(x, kernel, grid)
+  np.testing.assert_allclose(found, 0, atol=1e-30 + float(1e-4 * step))
 
 
 def test_sums_of_the_most_inputs_fit():
   codes = np.full((MOST_INPUTS, 2), 127)
   codes[:, 1] *= -1
   x = jnp.ones((1, MOST_INPUTS))
-  limits = Limits(jnp.float32(-1), jnp.float32(1))
-  found = product_of_codes(x, kernel_of(codes, [1, 1]), limits)
-  most = 127 * MOST_INPUTS
-  np.testing.assert_allclose(found, [[most, -most]], rtol=1e-6)
+  for sign in 1, -1:  # of inputs
+    grid = grid_between(*jnp.sort(jnp.array([0.0, sign])))
+    found = product_of_codes(sign * x, kernel_of(codes, [1, 1]), grid)
+    most = 127 * MOST_INPUTS * sign
+    np.testing.assert_allclose(found, [[most, -most]], rtol=1e-6)
 
 
 def test_more_inputs_are_refused():
   dense, x = Dense(2, Int8()), jnp.zeros((1, MOST_INPUTS + 1))
-  with pytest.raises(InputError, match='133,145 inputs; expected at most 133,'):
+  with pytest.raises(InputError, match='132,105 inputs; expected at most 132,'):
     jax.eval_shape(lambda: dense.init(jax.random.key(0), x))
 
 

@@ -210,7 +210,8 @@ def test_limits_are_the_extremes_of_examples_that_count(observed):
     assert ranges.keys() == seen.keys()
     for name, x in seen.items():
       limits = ranges[name].low, ranges[name].high
-      np.testing.assert_allclose(limits, (x.min(), x.max()), rtol=1e-5)
+      wanted = min(x.min(), 0), max(x.max(), 0)
+      np.testing.assert_allclose(limits, wanted, rtol=1e-5)
 
 
 def test_a_percentile_cuts_off_one_in_ten_thousand(observed):
@@ -227,7 +228,7 @@ def expected_error(x, low, high):
   within = (x >= low) & (x <= high)
   return np.mean(
     np.where(
-      within, ((high - low) / 254) ** 2 / 12, (x.clip(low, high) - x) ** 2
+      within, ((high - low) / 255) ** 2 / 12, (x.clip(low, high) - x) ** 2
     )
   )
 
@@ -236,7 +237,7 @@ def test_least_squares_are_the_best_limits(observed):
   ranges = observed[0](Method.LEAST_SQUARES)
   for name, x in observed[1].items():
     x = np.float64(x)
-    least, greatest = x.min(), x.max()
+    least, greatest = min(x.min(), 0), max(x.max(), 0)
     best = min(
       expected_error(x, least * a, greatest * b)
       for a in np.linspace(0.3, 1, 36)
@@ -254,7 +255,8 @@ def test_outliers_are_the_largest_inputs_and_beyond_the_limits(observed):
     np.testing.assert_array_equal(ranges[name].outliers, apart)
     rest = np.delete(x, apart, 1)
     limits = ranges[name].low, ranges[name].high
-    np.testing.assert_allclose(limits, (rest.min(), rest.max()), rtol=1e-5)
+    wanted = min(rest.min(), 0), max(rest.max(), 0)
+    np.testing.assert_allclose(limits, wanted, rtol=1e-5)
   many = observed[0](Method.LEAST_SQUARES, 99)
   for name, x in observed[1].items():
     np.testing.assert_array_equal(many[name].outliers, np.arange(x.shape[1]))

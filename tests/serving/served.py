@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dlrm_jax.serving.engine import Limits
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.security import Security
 from dlrm_jax.serving.server import Settings, running
 from dlrm_jax.serving.tensors import BYTES
+from dlrm_jax.serving.waiting import Limits
 
 LIMITS = Limits(max_batch=64, max_delay=0.0, max_queue_rows=512)
 

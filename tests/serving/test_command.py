@@ -208,7 +208,7 @@ def test_a_server_imports_nothing_that_trains(export):
   code = f"""
 import asyncio, sys
 from pathlib import Path
-from dlrm_jax.serving.engine import Limits
+from dlrm_jax.serving.waiting import Limits
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.security import Security
 from dlrm_jax.serving.server import Settings, running

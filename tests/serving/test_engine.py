@@ -8,11 +8,12 @@ import pytest
 
 from dlrm_jax.scoring.load import load
 from dlrm_jax.serving.coding import Coding
-from dlrm_jax.serving.engine import Answer, Engine, Limits, Waiting
+from dlrm_jax.serving.engine import Engine
 from dlrm_jax.serving.interface import Interface
 from dlrm_jax.serving.program import Program
 from dlrm_jax.serving.refusal import Why
 from dlrm_jax.serving.tensors import DTYPES, Tensor
+from dlrm_jax.serving.waiting import Answer, Limits, Waiting
 from tests import scored
 from tests.serving.gates import Gate, refusal
 
@@ -254,7 +255,44 @@ def test_a_closed_engine_answers_what_it_has(start):
     running.check(*request)
 
 
-def test_a_lone_request_is_scored_at_once_while_there_is_time(start):
+def test_rows_are_cut_or_padded_as_is_fastest(start, parts):
+  program = Program(parts.program.loaded, 32, weighted=False)
+  cpu = {1: 1.6, 8: 3.0, 16: 5.0, 32: 9.0}
+  wanted = {1: (1,), 2: (8,), 8: (8,), 9: (1, 8), 16: (16,), 17: (1, 16),
+            18: (8, 16), 24: (8, 16), 25: (32,), 32: (32,)}  # fmt: skip
+  for seconds, want in ((cpu, wanted), (dict.fromkeys(cpu, 1.0), None)):
+    program._cuts, program.seconds = {}, seconds
+    for rows in range(1, 33):
+      cuts = program.cuts(rows)
+      assert sum(cuts[:-1]) < rows <= sum(cuts)
+      if want is None:  # a device that takes as long for any
+        assert len(cuts) == 1
+      elif rows in want:
+        assert cuts == want[rows], rows
+  running = start()
+  running.engine._program = Cutting(parts.program)
+  running.submit(0, 21)
+  running.submit(5, 8)
+  running.wait(2)
+  for request in running.asked:
+    running.check(*request)
+
+
+class Cutting:
+  """A program that scores eight rows at a time."""
+
+  def __init__(self, program):
+    self._program = program
+
+  def cuts(self, rows):
+    return (8,) * -(-rows // 8)
+
+  def __call__(self, inputs):
+    assert len(inputs.ids) == 8
+    return self._program(inputs)
+
+
+def test_a_lone_request_is_scored_at_once(start):
   running = start()
   running.gate.open.set()
   score_now, question = running.engine.score_now, running.parts.question(0, 3)
@@ -268,5 +306,8 @@ def test_a_lone_request_is_scored_at_once_while_there_is_time(start):
   batch = score_now(first)
   assert batch.requests == [first]
   running.check(first, 0, 3)
-  found = [score_now(waiting()) for _ in range(300)]
-  assert None in found  # the event loop has other things to do
+  running.gate.open.clear()
+  running.gate.called.clear()
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  assert score_now(waiting()) is None  # it would wait

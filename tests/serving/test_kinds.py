@@ -8,7 +8,7 @@ import dlrm_jax
 from dlrm_jax.quantize.__main__ import main as quantize
 from dlrm_jax.scoring.load import load
 from dlrm_jax.serving import Client
-from dlrm_jax.serving.engine import Limits
+from dlrm_jax.serving.waiting import Limits
 from tests import scored, small
 from tests.serving import served
 

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
-from dlrm_jax.serving.engine import Limits
 from dlrm_jax.serving.grpc_service import _tensors
 from dlrm_jax.serving.http.infer import read_request
 from dlrm_jax.serving.refusal import RefusedError
 from dlrm_jax.serving.tensors import BYTES, DTYPES, of_bytes, of_json
+from dlrm_jax.serving.waiting import Limits
 from tests import scored
 from tests.serving import served
 from tests.serving.gates import gate_of, refusal

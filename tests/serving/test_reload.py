@@ -15,8 +15,8 @@ from tritonclient.utils import InferenceServerException
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.load import load
-from dlrm_jax.serving.engine import Limits
 from dlrm_jax.serving.version import mark_of, versions_in
+from dlrm_jax.serving.waiting import Limits
 from tests import scored
 from tests.serving import served
 from tests.serving.test_protocol import until

@@ -99,6 +99,7 @@ class HttpService:
 
     async def answering(request: Request) -> Response:
       start = time.perf_counter()
+      self._service.open += 1
       try:
         self._check(request)
         return await answer(request)
@@ -109,6 +110,8 @@ class HttpService:
       except Exception as error:
         what = self._log.defect(error)
         return _refused(RefusedError(Why.FAILED, what))
+      finally:
+        self._service.closed()
 
     return answering
 
