@@ -11,7 +11,8 @@ own queries, with Poisson arrivals, and answers them in order; there are no
 sockets. Of 1, 2, ... engines at once, the first is measured while the others
 are under load: the time of a batch, split in lookup and layers; the highest
 rate that keeps a percentile of latencies below --sla_ms; and latencies at a
-rate that all keep.
+rate that all keep. The same command goes on where it was interrupted, and
+repeats no model that is in the files of --output.
 
 MODEL is rmc1, rmc2 or rmc3 (configs/rmc.py), with drawn values and the storages
 of --storage, or NAME=DIR, a workdir or an export, with its own.
@@ -25,7 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dlrm_jax import files
-from dlrm_jax.colocate import report, request, study
+from dlrm_jax.colocate import report, request, results, study
 from dlrm_jax.colocate.models import bytes_of
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError, exit_cleanly
@@ -49,14 +50,14 @@ def _output(name: str | None) -> Path | None:
   return output
 
 
-def _plan(measured: report.Study) -> Iterator[str]:
+def _plan(measured: study.Study) -> Iterator[str]:
   """Lines about the measurements, before the first one."""
   wanted = measured.wanted
   yield 'models    ' + '; '.join(
     f'{spec} ({human(measured.bytes[spec].kept)})' for spec in wanted.specs
   )
   copies = ', '.join(map(str, wanted.copies))
-  cores = report.cores_text(wanted.cores)
+  cores = study.cores_text(wanted.cores)
   yield f'engines   {copies}, on the cores {cores} in turn'
   yield (
     f'queries   sizes {wanted.sizes.name}, ids of exponent {wanted.exponent:g}'
@@ -68,7 +69,10 @@ def _plan(measured: report.Study) -> Iterator[str]:
     yield f'target    p{wanted.percent:g}: {targets}'
   else:
     yield f'rate      {wanted.rate:g} queries/s of each engine'
-  seconds = study.duration_of(wanted, measured.bytes)
+  left = measured.left
+  if known := len(wanted.specs) - len(left.specs):
+    yield f'measured  {known} of {len(wanted.specs)} models'
+  seconds = study.duration_of(left, measured.bytes)
   yield f'time      about {duration(seconds)}'
 
 
@@ -86,12 +90,13 @@ def _line(point: study.Point, percent: float) -> str:
   return f'{point.spec}, {engines}: {", ".join(parts)}'
 
 
-def _measure(measured: report.Study, output: Path | None) -> report.Study:
+def _measure(measured: study.Study, output: Path | None) -> study.Study:
   """Measures all points, prints each, and writes after each."""
   wanted = measured.wanted
+  left = measured.left
   with tqdm(
     desc='measured',
-    total=study.steps_of(wanted),
+    total=study.steps_of(left),
     mininterval=0.1 if sys.stderr.isatty() else 30,
     delay=1,
   ) as bar:
@@ -101,6 +106,8 @@ def _measure(measured: report.Study, output: Path | None) -> report.Study:
       bar.update()
 
     for spec in wanted.specs:
+      if measured.is_complete(spec):
+        continue
       known = 0
       for points in study.measure(wanted, spec, say):
         for point in points[known:]:
@@ -125,7 +132,8 @@ def main(argv: Sequence[str]) -> None:
   output = _output(flags.output)
   sizes = {spec: bytes_of(spec) for spec in wanted.specs}
   study.check_room(wanted, sizes)
-  measured = report.Study(wanted, sizes, {})
+  known = results.read(wanted, output) if output else {}
+  measured = study.Study(wanted, sizes, known)
   print(*_plan(measured), sep='\n', flush=True)
   start = time.monotonic()
   measured = _measure(measured, output)

@@ -114,6 +114,60 @@ class Point(NamedTuple):
   tail: Tail | None = None
 
 
+class Study(NamedTuple):
+  """What was measured.
+
+  Attributes:
+    wanted: what was asked for.
+    bytes: memory of the tables of each model.
+    points: what is measured so far, by model.
+  """
+
+  wanted: Wanted
+  bytes: Mapping[Spec, Bytes]
+  points: Mapping[Spec, Sequence[Point]]
+
+  @property
+  def by_name(self) -> dict[str, list[Spec]]:
+    """The models that have points, by name."""
+    found: dict[str, list[Spec]] = {}
+    for spec in self.wanted.specs:
+      if self.points.get(spec):
+        found.setdefault(spec.name, []).append(spec)
+    return found
+
+  def is_complete(self, spec: Spec) -> bool:
+    """Whether nothing of a model is left to measure."""
+    points = self.points.get(spec, ())
+    if len(points) < len(self.wanted.copies):
+      return False
+    given = self.wanted.rate is not None
+    return all(p.tail for p in points) or not (
+      given or any(p.rate for p in points)
+    )
+
+  @property
+  def left(self) -> Wanted:
+    """What is left to measure."""
+    specs = [x for x in self.wanted.specs if not self.is_complete(x)]
+    return self.wanted._replace(specs=specs)
+
+  @property
+  def missing(self) -> int:
+    """Number of points that are not measured yet."""
+    all_of = len(self.wanted.specs) * len(self.wanted.copies)
+    return all_of - sum(map(len, self.points.values()))
+
+
+def cores_text(cores: Sequence[tuple[int, ...]]) -> str:
+  """Groups of cores as the flag has them.
+
+  >>> cores_text([(0,), (1, 2)])
+  '0,1+2'
+  """
+  return ','.join('+'.join(map(str, group)) for group in cores)
+
+
 def steps_of(wanted: Wanted) -> int:
   """How often `measure` tells its `say`, for all models."""
   search = STEPS if wanted.rate is None else 0

@@ -6,10 +6,11 @@ import signal
 
 import pytest
 
-from dlrm_jax.colocate import report, request, study
+from dlrm_jax.colocate import report, request, results, study
 from dlrm_jax.colocate.__main__ import main
 from dlrm_jax.colocate.engine import Part, Times
 from dlrm_jax.colocate.models import Bytes
+from dlrm_jax.colocate.picture import picture
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError
 from tests.commands import Command, run, wait_until
@@ -189,9 +190,22 @@ def test_interrupted_it_keeps_what_it_has_and_leaves_no_engine(tmp_path):
   assert len(done.stderr.splitlines()[-1:]) == 1
   assert 'SIGINT' in done.stderr
   assert 'points are not measured yet' in page.read_text()
-  numbers = json.loads(page.with_suffix('.json').read_text())
-  assert 0 < numbers['missing'] < 4
+  found = json.loads(page.with_suffix('.json').read_text())
+  assert 0 < found['missing'] < 4
   wait_until(lambda: not any(map(alive, children)))
+  # The same command goes on, and repeats nothing.
+  before = [m for m in found['models'] if len(m['points']) == 2]
+  done = run(command)
+  assert 'not measured yet' not in page.read_text()
+  found = json.loads(page.with_suffix('.json').read_text())
+  assert found['missing'] == 0
+  for model in before:
+    if all(point['latency'] for point in model['points']):
+      assert model in found['models']
+  again = run(command)
+  assert 'measured  2 of 2 models' in again.stdout
+  assert 'a batch of' not in again.stdout
+  assert json.loads(page.with_suffix('.json').read_text()) == found
 
 
 @pytest.mark.slow
@@ -226,14 +240,61 @@ def alive(number):
     return False
 
 
+def study_of(*flags):
+  """A study of which the first of two models is measured."""
+  wanted = wanted_of(
+    *('--models=rmc1', '--storage=float32,int8', '--copies=1,2', *flags)
+  )
+  part = Part(0.002, 0.001)
+  times = Times(0.0, 0.0, 192, 9, part, part, part)
+  tail = study.Tail(8.0, 100, 0.003, 0.004, 0.005, 0.0)
+  spec = wanted.specs[0]
+  points = [study.Point(spec, n, times, 10.0 / n, 8.0, tail) for n in (1, 2)]
+  sizes = dict.fromkeys(wanted.specs, Bytes(10, 0))
+  return study.Study(wanted, sizes, {spec: points})
+
+
+def test_what_is_written_is_read_again(tmp_path):
+  page = tmp_path / 'study.md'
+  found = study_of('--sla_ms=20')
+  assert results.read(found.wanted, page) == {}
+  report.write(found, page)
+  assert results.read(found.wanted, page) == found.points
+  assert found.left.specs == found.wanted.specs[1:]
+  assert (found.missing, found.is_complete(found.wanted.specs[0])) == (2, True)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    (['--sla_ms=20', '--seconds=3'], 'measured with seconds 10.0, not 3.0'),
+    (['--sla_ms=20', '--seed=1'], 'measured with seed 0, not 1'),
+    (['--sla_ms=30'], 'results of rmc1, tables float32, .* another target'),
+    (['--sla_ms=20', '--scale=0.5'], 'results of rmc1, tables float32'),
+  ],
+)
+def test_results_of_other_settings_are_not_mixed(flags, words, tmp_path):
+  page = tmp_path / 'study.md'
+  report.write(study_of('--sla_ms=20'), page)
+  with pytest.raises(InputError, match=words):
+    results.read(study_of(*flags).wanted, page)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '{"copies": [1, 2]}'])
+def test_files_that_are_no_results_are_refused(text, tmp_path):
+  (tmp_path / 'study.json').write_text(text)
+  with pytest.raises(InputError, match='no results of this command'):
+    results.read(study_of('--sla_ms=20').wanted, tmp_path / 'study.md')
+
+
 def test_a_page_of_points_that_keep_no_rate_is_drawn():
   wanted = wanted_of('--models=rmc1', '--sla_ms=1', '--copies=1,2')
   spec = wanted.specs[0]
   part = Part(0.002, 0.001)
   times = Times(0, 1, 192, 9, part, part, part)
   point = study.Point(spec, 1, times, 10.0, 0.0)
-  found = report.Study(wanted, {spec: Bytes(10, 0)}, {spec: (point,)})
+  found = study.Study(wanted, {spec: Bytes(10, 0)}, {spec: (point,)})
   assert found.missing == 1
   text = report.markdown(found, 'x.svg')
   assert '| float32 |       1 |      1 |      10 |        0 |      0 |' in text
-  assert report.picture(found) == report.picture(found)
+  assert picture(found) == picture(found)
