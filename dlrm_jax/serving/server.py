@@ -200,3 +200,4 @@ async def running(settings: Settings, log: Log) -> AsyncIterator[Running]:
     http_server.should_exit = True
     await grpc_server.stop(_GRACE)
     await http
+    held.close()

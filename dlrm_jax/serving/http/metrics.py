@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from dlrm_jax.serving.service import Service
 from dlrm_jax.serving.statistics import Histogram
 
-CONTENT_TYPE = exposition.CONTENT_TYPE_PLAIN_0_0_4
+CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
 _LABELS = ('model', 'version')
 
 
