@@ -268,6 +268,7 @@ def _report(
     for words, layers in kinds.of_numbers().items()
     for tables, choice in choices.items()
   }
+  pruned = {}
   if kernels_of(abstract_params(chosen.run.task)):
     pruned = kinds.sparse(block_of(flags, FASTEST_BLOCK), flags.batch or BATCH)
     models |= {
@@ -290,7 +291,8 @@ def _report(
     note += f' Layers of {words}.'
   text = [f'# {title}', '', note, '', *lines, '', f'![]({picture.name})', '']
   files.write_text(table, '\n'.join(text))
-  report.draw(labels, picture)
+  # What layers lose that are pruned after training would hide all else.
+  report.draw([x for x in labels if x.layers not in pruned], picture)
   files.write_json(numbers, report.as_json(labels))
   print(*lines, f'see {table} and {picture}', sep='\n')
 

@@ -255,7 +255,10 @@ def test_a_report_has_all_choices(run, tmp_path, capsys):
   assert '![](report.svg)' in text
   assert text.count('\n| ') == len(labels) + 2
   assert '500 examples' in text
-  assert (tmp_path / 'report.svg').read_text().startswith('<?xml')
+  picture = (tmp_path / 'report.svg').read_text()
+  assert picture.startswith('<?xml')
+  assert 'layers bfloat16' in picture
+  assert 'layers sparse' not in picture
   assert 'see' in capsys.readouterr().out
 
 
