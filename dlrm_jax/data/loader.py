@@ -13,6 +13,7 @@ is raised in place of its batch, and no batch follows it.
 from collections.abc import Callable, Iterable, Iterator
 
 import grain
+import jax
 import numpy as np
 
 from dlrm_jax.batch import NO_GROUP, PAD, Batch, Inputs
@@ -29,7 +30,7 @@ from dlrm_jax.data.schema import (
 )
 from dlrm_jax.data.shuffled import Reading, Shuffled
 from dlrm_jax.errors import InputError
-from dlrm_jax.vocabulary.policy import STOP
+from dlrm_jax.vocabulary.policy import STOP, UNKNOWN
 
 _EXAMPLES_AT_ONCE = 8192  # examples of one call, where batches are smaller
 _AHEAD = 8  # calls made ahead, to have batches while lanes read their windows
@@ -163,6 +164,17 @@ def _prefetched(
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
   for batches in firsts.map(several).to_iter_dataset(options):
     yield from batches
+
+
+def batch_shapes(source: Source, size: int) -> Batch:
+  """Shapes and dtypes of batches of `size` examples, by one block of them."""
+  example = take(source[0], slice(0, 1))
+  example = _stacked([example._replace(weights=_weights(example))])
+  checker = Checker(source.schema, '', UNKNOWN, ())
+  [(batch, _)] = _finished(example, checker)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batch
+  )
 
 
 def _at_once(batch_size: int, examples: int) -> int:

@@ -1,15 +1,17 @@
-"""What threads do while the main one waits: imports, and compilation."""
+"""What threads do ahead of the main one: compile, read, and import."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from dlrm_jax import sharding
 from dlrm_jax.cluster import agreement
 from dlrm_jax.report.figures import load_matplotlib
+
+Result = TypeVar('Result')
 
 
 def import_ahead() -> None:
@@ -20,6 +22,22 @@ def import_ahead() -> None:
   """
   if agreement.first():
     threading.Thread(target=load_matplotlib, name='imports').start()
+
+
+def ahead(work: Callable[[], Result], name: str) -> Callable[[], Result]:
+  """Begins some work in a thread.
+
+  Args:
+    work: to be done for the mesh in use.
+    name: of the thread.
+
+  Returns:
+    A function that waits for the result, and raises what the work raised.
+  """
+  pool = ThreadPoolExecutor(1, name)
+  found = pool.submit(sharding.for_thread(work))
+  pool.shutdown(wait=False)
+  return found.result
 
 
 def compile_ahead(
@@ -40,7 +58,5 @@ def compile_ahead(
   def compiled() -> jax.stages.Compiled:
     return function.lower(*arguments).compile()
 
-  pool = ThreadPoolExecutor(1, 'compiler')
-  found = pool.submit(sharding.for_thread(compiled))
-  pool.shutdown(wait=False)
-  return lambda *given: found.result()(*given)
+  program = ahead(compiled, 'compiler')
+  return lambda *given: program()(*given)

@@ -26,11 +26,12 @@ from dlrm_jax.batch import Batch
 from dlrm_jax.checkpoint.checkpoints import Checkpoints
 from dlrm_jax.cluster import agreement, job
 from dlrm_jax.cluster.signals import Signals
-from dlrm_jax.data.loader import Batches, training_batches
+from dlrm_jax.data.loader import Batches, batch_shapes, training_batches
+from dlrm_jax.data.schema import Source
 from dlrm_jax.embedding.features import mean_pooled
 from dlrm_jax.errors import InputError
 from dlrm_jax.run import workdir
-from dlrm_jax.run.ahead import compile_ahead, import_ahead
+from dlrm_jax.run.ahead import ahead, compile_ahead, import_ahead
 from dlrm_jax.run.description import Run
 from dlrm_jax.run.evaluation import Evaluator, Stopped
 from dlrm_jax.run.finish import check_files, finish
@@ -75,10 +76,16 @@ def _state_at(
   return checkpoints.restore(step, abstract_state(run.task))
 
 
-def batches_from(run: Run, step: int) -> Batches:
-  """The training batches after `step`: this process's part of each."""
+def batches_from(run: Run, source: Source, step: int) -> Batches:
+  """The training batches after `step`: this process's part of each.
+
+  Args:
+    run: what is trained.
+    source: the blocks of its split train.
+    step: number of the last batch that was trained.
+  """
   return training_batches(
-    run.data.source('train'),
+    source,
     run.reading,
     step,
     jax.process_index(),
@@ -92,29 +99,29 @@ class _Begun(NamedTuple):
   """What a run trains with.
 
   Attributes:
-    batch: the first batch.
+    first: gives the first batch, which a thread reads meanwhile.
     batches: those after it.
     update: the step, which a thread compiles meanwhile.
   """
 
-  batch: Batch
+  first: Callable[[], Batch]
   batches: Batches
   update: Update
 
 
 def _begin(run: Run, step: int) -> _Begun:
-  """Opens the batches after `step`, and begins to compile for them."""
-  batches = batches_from(run, step)
-  batch = next(batches)
+  """Begins to compile the step, and to read the batches after `step`."""
+  source = run.data.source('train')
   where = sharding.sharding_of(sharding.SPLIT)
   shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    batch_shapes(source, run.reading.batch_size),
   )
   update = compile_ahead(
     compiled_step(run.task), abstract_state(run.task), shapes
   )
-  import_ahead()
-  return _Begun(batch, batches, update)
+  batches = batches_from(run, source, step)
+  return _Begun(ahead(lambda: next(batches), 'reader'), batches, update)
 
 
 def _sent(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -209,7 +216,7 @@ def _fit(
   """
   last = _last_step(checkpoints)
   step = first = last or 0
-  # The compiler begins while the state is made or read.
+  # The compiler and the reader begin while the state is made or read.
   begun = None if first >= run.steps else _begin(run, first)
   state = _state_at(run, checkpoints, last)
   with (
@@ -226,9 +233,11 @@ def _fit(
     meter = Meter(run.reading.batch_size, history.unlogged(first))
     out_of_range = _OutOfRange(run, history, begun.batches)
     rates = functools.partial(with_rates, run, history, bar.write)
-    batches = itertools.chain([begun.batch], begun.batches)
+    batches = itertools.chain([begun.first()], begun.batches)
     steps = updates(run, begun.update, batches, state, first, rates)
     for step, state, metrics in steps:
+      if step == first + 1:
+        import_ahead()
       signals.hold()
       meter.add(step, metrics)
       bar.update(run.reading.batch_size)

@@ -104,7 +104,8 @@ def profile(run: Run, steps: int) -> None:
     return step(state, batch)
 
   state = new_state(run.task, jax.random.key(run.seed))
-  steps_made = updates(run, update, batches_from(run, 0), state, 0)
+  batches = batches_from(run, run.data.source('train'), 0)
+  steps_made = updates(run, update, batches, state, 0)
 
   def advance(numbers: range) -> None:
     for number in numbers:

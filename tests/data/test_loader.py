@@ -1,13 +1,16 @@
+import jax
 import numpy as np
 import pytest
 
 from dlrm_jax.batch import PAD
 from dlrm_jax.data.loader import (
   Reading,
+  batch_shapes,
   evaluation_batches,
   stream_batches,
   training_batches,
 )
+from dlrm_jax.data.negatives import Negatives
 from dlrm_jax.data.schema import BLOCK_ROWS, Block, Column, Schema, take
 from dlrm_jax.errors import InputError
 
@@ -266,6 +269,24 @@ def test_batches_are_float32_and_int32():
   assert inputs.ids.dtype == np.int32
   floats = inputs.dense, inputs.id_weights, batch.labels, batch.weights
   assert {x.dtype for x in floats} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize('fields', [(), ('id_weights',), ('weights', 'group')])
+def test_shapes_of_batches_are_known_from_one_block(fields):
+  class Source(Numbered):
+    def __getitem__(self, block):
+      ids = super().__getitem__(block).ids
+      values = {'id_weights': ids, 'weights': ids[:, 0], 'group': ids[:, 0]}
+      types = {'id_weights': np.float32, 'weights': np.float32}
+      more = {x: values[x].astype(types.get(x, np.int32)) for x in fields}
+      return super().__getitem__(block)._replace(**more)
+
+  source = Source(2 * BLOCK_ROWS)
+  for reading in (Reading(64), Reading(64, negatives=Negatives(3, items=9))):
+    batch = next(training_batches(source, reading))
+    want = jax.tree.map(lambda x: (x.shape, x.dtype), batch)
+    found = batch_shapes(source, 64)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == want
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_no_more_is_asked_for_than_compiled_steps_hold(tmp_path, what):
       lambda x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=sharding.sharding_of(sharding.SPLIT)
       ),
-      next(loop.batches_from(run, 0)),
+      next(loop.batches_from(run, run.data.source('train'), 0)),
     )
     step = compiled_step(run.task).lower(state, batch).compile()
     score = jax.jit(run.task.network.outputs)
