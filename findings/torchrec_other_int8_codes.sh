@@ -17,8 +17,11 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet torchrec==1.8.0 \
-  fbgemm-gpu-cpu==1.8.0 torch==2.13.0 numpy==2.4.6
+# torchrec itself asks for fbgemm-gpu, whose files replace those for CPUs.
+"$work/venv/bin/pip" install --quiet --no-deps torchrec==1.8.0
+"$work/venv/bin/pip" install --quiet fbgemm-gpu-cpu==1.8.0 torch==2.13.0 \
+  numpy==2.4.6 torchmetrics==1.0.3 tensordict==0.15.3 iopath==0.1.10 \
+  pyre-extensions==0.0.32
 
 "$work/venv/bin/python" -W ignore - <<'PY' 2>"$work/log" | tee "$work/seen"
 import torch

@@ -712,7 +712,11 @@ CASES = {
     UNDER_FILE,
   ),
   'a comparison below a file': (
-    tradeoff('--config=tests/small.py', '--workdir={place}/file/x'),
+    sweep(
+      '--config=tests/small.py',
+      '--grid=seed=[1,2]',
+      '--workdir={place}/file/x',
+    ),
     UNDER_FILE,
   ),
   'an export of no run': (
