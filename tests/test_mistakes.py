@@ -714,7 +714,7 @@ CASES = {
   'a comparison below a file': (
     sweep(
       '--config=tests/small.py',
-      '--grid=seed=[1,2]',
+      '--grid=model.dim=[4,8]',
       '--workdir={place}/file/x',
     ),
     UNDER_FILE,
