@@ -22,7 +22,7 @@ from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.training.state import abstract_state
 
 _BATCH, _STEPS = 2048, 60
-_MOST = 1500.0
+_MOST = 624.0
 _KINDS = {
   'SGD': ('float32', 'sgd'),
   'row-wise Adagrad': ('rowwise', 'rowwise_adagrad'),

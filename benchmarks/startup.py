@@ -67,7 +67,7 @@ def main() -> None:
     peers.row(what, 's', {peers.OURS: median(times)}, most=most)
     for what, most, times in zip(
       ('start to first step, cold', 'start to first step, kept programs'),
-      (10.0, 5.0),
+      (4.0, 2.3),
       zip(*found, strict=True),
       strict=True,
     )

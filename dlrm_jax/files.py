@@ -238,6 +238,44 @@ def check_writable(path: Path, option: str) -> None:
   raise InputError(f'{option}: {why}, or choose another place')
 
 
+def check_new(path: Path, option: str) -> None:
+  """Raises an error if `path` could not be made later.
+
+  Args:
+    path: file or folder to be made, with the folders above it.
+    option: the command-line option that names it, for the message.
+
+  Raises:
+    InputError: it is there already, or cannot be made there.
+  """
+  if os.path.lexists(path):
+    raise InputError(f'{option}: is there already; choose another one')
+  check_place(path, option)
+
+
+def check_place(path: Path, option: str) -> None:
+  """Raises an error if no folders can be made above `path`.
+
+  Args:
+    path: file or folder to be made, or replaced.
+    option: as in `check_new`.
+
+  Raises:
+    InputError: a file is in the way, or a permission is missing.
+  """
+  above = Path(os.path.abspath(path)).parents
+  parent = next(folder for folder in above if os.path.lexists(folder))
+  if not parent.is_dir():
+    why = f'{parent} is not a folder'
+  elif not os.access(parent, os.W_OK | os.X_OK):
+    why = f'{parent} may not be written to'
+  else:
+    return
+  raise InputError(
+    f'{option}: cannot be made here: {why}; choose another place'
+  )
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
   """JSON text of a value; numbers that are not finite become null.
 

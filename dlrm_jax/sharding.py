@@ -160,8 +160,10 @@ def send(batch: Arrays) -> Arrays:
   return jax.device_put(batch, where)
 
 
-def local_part(x: jax.Array) -> np.ndarray:
+def local_part(x: jax.Array | np.ndarray) -> np.ndarray:
   """This process's part of an array that is cut on axis 0."""
+  if isinstance(x, np.ndarray):
+    return x
   parts = {
     shard.index[0].start or 0: shard.data for shard in x.addressable_shards
   }

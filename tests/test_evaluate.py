@@ -146,7 +146,7 @@ def test_several_sets_or_a_set_and_a_file_are_refused(refused):
 
 def test_a_set_without_split_test_says_its_splits(old, refused):
   prepared('log.csv', 'trained', 'string', 'train=1')
-  assert 'no split test; name another with --split: it has train' in refused(
+  assert 'no split test; name another one: it has train' in refused(
     '--data=trained'
   )
 

@@ -120,6 +120,10 @@ def export(*flags):
   return ['-m', 'dlrm_jax.export', *flags]
 
 
+def quantize(*flags):
+  return ['-m', 'dlrm_jax.quantize', *flags]
+
+
 def convert(*flags):
   return ['-m', 'dlrm_jax.convert', *flags]
 
@@ -159,6 +163,7 @@ KAGGLE = (
   '--config.data.dir={place}/prepared',
 )
 OUT = '--output={place}/out'
+UNDER_FILE = ['={place}/file/', 'cannot be made here: {place}/file is not a']
 SCORED = '--data={place}/good.txt', '--output={place}/out.csv'
 FB_FILE = (
   '--input=tests/goldens/fb_checkpoint.pt',
@@ -686,7 +691,33 @@ CASES = {
   ),
   'an export to where something is': (
     export('--workdir={place}/run', '--output={place}/fresh'),
-    ['--output={place}/fresh', 'exists'],
+    ['--output={place}/fresh', 'is there already'],
+  ),
+  'an export below a file': (
+    export('--workdir={place}/run', '--output={place}/file/deep/x'),
+    UNDER_FILE,
+  ),
+  'a quantised model below a file': (
+    quantize(
+      '--workdir={place}/run', '--tables=int8', '--output={place}/file/x'
+    ),
+    UNDER_FILE,
+  ),
+  'a converted model below a file': (
+    convert('--to=fb', '--workdir={place}/run', '--output={place}/file/x.pt'),
+    UNDER_FILE,
+  ),
+  'a set below a file': (
+    prepare('--input={place}/good.txt', '--output={place}/file/x'),
+    UNDER_FILE,
+  ),
+  'a comparison below a file': (
+    sweep(
+      '--config=tests/small.py',
+      '--grid=model.dim=[4,8]',
+      '--workdir={place}/file/x',
+    ),
+    UNDER_FILE,
   ),
   'an export of no run': (
     export('--workdir={place}/export', OUT),

@@ -94,17 +94,17 @@ def test_files_are_scored_by_run_and_export_alike(trained, tmp_path):
   assert scores[0].std() > 0
 
 
-@pytest.mark.parametrize('activations', ['row', 'percentile'])
+@pytest.mark.parametrize(
+  'limits', [[], ['--calibrate=train', '--limits=percentile']]
+)
 def test_int8_layers_score_alike_by_both_engines(
-  trained, activations, tmp_path, monkeypatch
+  trained, limits, tmp_path, monkeypatch
 ):
   pytest.importorskip('onnxruntime')
   folder, log, _ = trained
   output = tmp_path / 'int8'
   flags = f'--workdir={folder}/run', '--tables=int8', '--layers=int8'
-  flags = *flags, f'--activations={activations}', f'--output={output}'
-  split = [] if activations == 'row' else ['--split=train']
-  assert quantize([*flags, *split]) == 0
+  assert quantize([*flags, *limits, f'--output={output}']) == 0
   one = jax.devices()[:1]
   monkeypatch.setattr(sharding, 'choose_devices', lambda shards: one)
   found = dlrm_jax.load(output)

@@ -100,7 +100,8 @@ def examined(
   if paths and not is_set(paths):
     if split:
       raise InputError(
-        f'--split={split}: {paths[0]} is a raw file and has no splits'
+        f'split {split!r}: {paths[0]} is a raw file and has no splits; leave '
+        f'it out'
       )
     return _raw(run, paths, batch_size, on_bad_row)
   path = paths[0] if paths else run.config.data.dir or 'synthetic'
@@ -109,7 +110,7 @@ def examined(
   data = open_prepared(path) if paths else open_data(run.config)
   if not split and default not in data.splits:
     raise InputError(
-      f'{path} has no split {default}; name another with --split: it has '
+      f'{path} has no split {default}; name another one: it has '
       f'{", ".join(data.splits)}'
     )
   check_fits(data, run.known_data)

@@ -69,8 +69,7 @@ def export_model(
       f'--output={output}: {program.title} has files only; expected a name '
       f'that ends in .pt'
     )
-  if output.exists():
-    raise InputError(f'--output={output}: is there already; choose another one')
+  files.check_new(output, f'--output={output}')
   _, run, step, saved = choose(folder, checkpoint, defaults)
   network, collection = run.task.network, run.task.collection
   quantised = program.load_quantised is not None and not as_folder

@@ -106,13 +106,10 @@ def check_new(config: ConfigDict, folder: Path, source: str) -> None:
     source: the flag that names what the first state is made of.
 
   Raises:
-    InputError: the workdir exists, or the run is to start from other runs, or
-      cannot be trained.
+    InputError: the workdir exists or cannot be made, or the run is to start
+      from other runs, or cannot be trained.
   """
-  if folder.exists():
-    raise InputError(
-      f'--workdir={folder}: is there already; choose another one'
-    )
+  files.check_new(folder, f'--workdir={folder}')
   check_own_start(config, source)
   check_trains(config)
 

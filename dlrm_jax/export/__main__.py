@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dlrm_jax import files
 from dlrm_jax.config.parser import Parser
-from dlrm_jax.errors import InputError, exit_cleanly
+from dlrm_jax.errors import exit_cleanly
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,15 +39,12 @@ def main(argv: Sequence[str]) -> None:
   """Exports a checkpoint."""
   arguments = _parser().parse_args(argv)
   output = Path(arguments.output)
-  if output.exists():
-    raise InputError(f'--output={output} exists already; choose another one')
+  files.check_new(output, f'--output={output}')
   onnx = arguments.format == 'onnx'
   if onnx:
     from dlrm_jax.export.onnx_network import check_installed
 
     check_installed()
-  with files.writing(output):
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
   from dlrm_jax.build.chosen import choose
   from dlrm_jax.configs import default
   from dlrm_jax.export.write import write_export

@@ -14,7 +14,13 @@ from typing import Any
 
 from dlrm_jax.data.folder import check_free
 from dlrm_jax.errors import InputError
-from dlrm_jax.files import publish, read_json, write_bytes, write_json
+from dlrm_jax.files import (
+  check_place,
+  publish,
+  read_json,
+  write_bytes,
+  write_json,
+)
 
 _PLAN = 'plan.json'
 _SET = 'set'
@@ -57,17 +63,7 @@ def check_output(output: str, overwrite: bool) -> None:
     )
   if not folder_of(output).exists():  # A killed run may have written the set.
     check_free(target, overwrite)
-  parent = next(path for path in target.parents if os.path.lexists(path))
-  if not parent.is_dir():
-    raise InputError(
-      f'{output}: cannot be made here: {parent} is not a folder; choose '
-      'another --output'
-    )
-  if not os.access(parent, os.W_OK | os.X_OK):
-    raise InputError(
-      f'{output}: cannot be made here: {parent} may not be written to; choose '
-      'another --output'
-    )
+  check_place(target, f'--output={output}')
 
 
 @contextlib.contextmanager

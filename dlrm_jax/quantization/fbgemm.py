@@ -111,9 +111,10 @@ def pack(values: np.ndarray, bits: int, layout: str) -> np.ndarray:
 
   Raises:
     InputError: a value is not finite, or float16, respectively float32, cannot
-      have what is to be kept (FBGEMM makes the row NaN or infinite); or as
-      `row_bytes` has it.
+      have what is to be kept (FBGEMM makes the row NaN or infinite); the array
+      is of another type or rank; or as `row_bytes` has it.
   """
+  _check_table('values', values, np.float32)
   _check_finite(values)
   row_bytes(values.shape[1], bits, layout)
   form = _form_of(bits, layout)
@@ -139,8 +140,10 @@ def unpack(rows: np.ndarray, dim: int, bits: int, layout: str) -> np.ndarray:
     says.
 
   Raises:
-    InputError: rows have another number of bytes; or as `row_bytes` has it.
+    InputError: rows have another number of bytes, or are of another type or
+      rank; or as `row_bytes` has it.
   """
+  _check_table('rows', rows, np.uint8)
   width = row_bytes(dim, bits, layout)
   if rows.shape[1] != width:
     raise InputError(
@@ -159,6 +162,15 @@ def unpack(rows: np.ndarray, dim: int, bits: int, layout: str) -> np.ndarray:
   )
   scale, bias = np.split(_numbers_in(numbers, form.kept), 2, 1)
   return _decoded(_parted(codes, bits), scale, bias, form)
+
+
+def _check_table(name: str, table: np.ndarray, dtype: type[np.generic]) -> None:
+  """Raises an `InputError` for what is no table of a type."""
+  if table.ndim != 2 or table.dtype != dtype:
+    raise InputError(
+      f'{name} are {table.dtype} of shape {table.shape}; expected '
+      f'{np.dtype(dtype)} of shape (rows, width)'
+    )
 
 
 def _form_of(bits: int, layout: str) -> _Form | None:

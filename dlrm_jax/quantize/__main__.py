@@ -7,7 +7,7 @@ r"""Keeps a trained model in fewer bits, and says what that costs.
   python -m dlrm_jax.quantize --workdir=runs/kaggle --memory=10MB \
     --output=runs/kaggle_10mb
   python -m dlrm_jax.quantize --workdir=runs/kaggle --layers=int8 \
-    --activations=percentile --output=runs/kaggle_int8_layers
+    --calibrate=validation --output=runs/kaggle_int8_layers
   python -m dlrm_jax.quantize --workdir=runs/kaggle --sparsity=0.8 \
     --block=1x16 --output=runs/kaggle_sparse
   python -m dlrm_jax.quantize --workdir=runs/kaggle --report=kaggle.md
@@ -15,7 +15,8 @@ r"""Keeps a trained model in fewer bits, and says what that costs.
 The output is a workdir that evaluate, predict, load and export take; it has no
 optimizer states, so training cannot go on from it. --memory chooses the
 storage of each feature so that the tables fit and the log-loss grows least.
---layers=int8 rounds the kernels of layers, too, and multiplies integers.
+--layers=int8 rounds the kernels of layers, too, and multiplies integers; with
+--calibrate, layers have limits of their inputs that were found on a split.
 --sparsity prunes kernels, and multiplies without their zeros where it measures
 that to be faster. --report writes no model: it measures all choices on a split
 and writes a table and, beside it, a picture and JSON.
@@ -39,7 +40,7 @@ from dlrm_jax.quantize.flags import (
   BATCH,
   BLOCK,
   FASTEST_BLOCK,
-  SPLIT,
+  LIMITS,
   block_of,
   check,
   files_of,
@@ -47,42 +48,11 @@ from dlrm_jax.quantize.flags import (
 )
 
 if TYPE_CHECKING:
-  from dlrm_jax.batch import Batch
   from dlrm_jax.build.chosen import ChosenRun
   from dlrm_jax.build.storages import Choice
   from dlrm_jax.build.trained import Trained
   from dlrm_jax.data.schema import Block
   from dlrm_jax.quantize.model import LayerChoice, Model
-
-_BATCH = 4096
-
-
-def _sample(flags: argparse.Namespace, chosen: 'ChosenRun') -> 'Block':
-  """The examples to measure on."""
-  from dlrm_jax.build.restored import examined
-  from dlrm_jax.run.sample import take_sample
-
-  run = chosen.run
-  opened = examined(
-    run,
-    flags.data,
-    flags.split,
-    run.eval_batch_size,
-    flags.on_bad_row,
-    default=SPLIT,
-  )
-  sample = take_sample(opened.batches, flags.examples)
-  met = opened.report()
-  met.check(sample.of if sample else 0, opened.name)
-  assert sample is not None
-  print(
-    *met.lines,
-    f'examples  {len(sample.examples.labels):,} of {sample.of:,} of '
-    f'{opened.name}',
-    sep='\n',
-    flush=True,
-  )
-  return sample.examples
 
 
 def _features(chosen: 'ChosenRun') -> list[str]:
@@ -103,16 +73,6 @@ def _possible(chosen: 'ChosenRun') -> Iterator[tuple[str, 'Trained']]:
       yield storage, run
 
 
-def _batches(chosen: 'ChosenRun', examples: 'Block') -> 'list[Batch]':
-  """Examples in batches of equal size."""
-  from dlrm_jax.data.loader import stream_batches
-  from dlrm_jax.data.schema import Schema
-
-  schema = Schema.from_json(chosen.run.data)
-  size = min(_BATCH, len(examples.labels))
-  return list(stream_batches([examples], schema, size))
-
-
 def _within(
   chosen: 'ChosenRun',
   examples: 'Block',
@@ -123,6 +83,7 @@ def _within(
   from tqdm import tqdm
 
   from dlrm_jax.quantize import budget as budgets
+  from dlrm_jax.quantize.examples import batches_of
   from dlrm_jax.quantize.model import quantized
   from dlrm_jax.sharding import send
 
@@ -131,7 +92,7 @@ def _within(
   def kept_as(storage: str) -> 'Model':
     return quantized(chosen, dict.fromkeys(features, storage))
 
-  batches = [send(batch) for batch in _batches(chosen, examples)]
+  batches = [send(batch) for batch in batches_of(chosen, examples)]
   others = [storage for storage in runs if storage != 'float32']
   with tqdm(desc='expected losses', total=len(others), disable=None) as bar:
     losses = budgets.expected_losses(
@@ -161,18 +122,21 @@ def _layers(
   from dlrm_jax.quantize.sparse import SparseChoice
 
   dtype, sparse = chosen.run.config.model.compute_dtype, None
+  # --memory needs gradients, which products of codes do not have.
+  if dtype == 'int8' and (
+    flags.report or flags.memory or flags.layers or flags.sparsity is not None
+  ):
+    raise InputError(
+      f'the layers of {chosen.folder} are int8 already, and have lost their '
+      f'floats; give the run that it was made of'
+    )
   if flags.sparsity is not None:
-    if dtype == 'int8':
-      raise InputError(
-        f'--sparsity={flags.sparsity:g}: the layers of {chosen.folder} are '
-        f'int8; prune the run that it was made of'
-      )
     pruning = Pruning(flags.sparsity, block_of(flags, BLOCK))
     sparse = SparseChoice(pruning, flags.batch or BATCH)
   elif flags.layers is None:
     return None
-  row = flags.activations == 'row'
-  method = None if row else Method(flags.activations)
+  calibrates = flags.calibrate is not None
+  method = Method(flags.limits or LIMITS) if calibrates else None
   return LayerChoice(flags.layers or dtype, method, flags.outliers, sparse)
 
 
@@ -180,11 +144,22 @@ def _write(
   flags: argparse.Namespace,
   chosen: 'ChosenRun',
   choice: 'Choice',
+  layers: 'LayerChoice | None',
   examples: 'Block | None',
   defaults: Mapping[str, Any],
 ) -> None:
-  """Writes the model of a choice, and says what it is."""
+  """Writes the model of a choice, and says what it is.
+
+  Args:
+    flags: what the user asks for.
+    chosen: the run and its checkpoint.
+    choice: the storages.
+    layers: how layers multiply; None: as they do.
+    examples: to calibrate layers on.
+    defaults: default of every field of a config.
+  """
   from dlrm_jax.build.storages import storages_of
+  from dlrm_jax.quantize.examples import batches_of
   from dlrm_jax.quantize.model import (
     layer_bytes,
     quantized,
@@ -195,8 +170,8 @@ def _write(
   from dlrm_jax.text import human
 
   output = Path(flags.output)
-  batches = [] if examples is None else _batches(chosen, examples)
-  model = quantized(chosen, choice, _layers(flags, chosen), batches)
+  batches = [] if examples is None else batches_of(chosen, examples)
+  model = quantized(chosen, choice, layers, batches)
   with files.beside(output) as work:
     write(model, work / 'workdir', chosen, defaults)
     files.publish(work / 'workdir', output.absolute())
@@ -236,6 +211,7 @@ def _report(
   from dlrm_jax.metrics.paired import Scored
   from dlrm_jax.optim.pruning import kernels_of
   from dlrm_jax.quantize import kinds, report
+  from dlrm_jax.quantize.examples import batches_of
   from dlrm_jax.quantize.model import Model, quantized, table_bytes
   from dlrm_jax.run.sample_logits import batch_size, scorer
   from dlrm_jax.training.state import abstract_params
@@ -260,7 +236,7 @@ def _report(
     known = ~np.isnan(labels)
     return Scored(logits[known, 0], labels[known], weights[known])
 
-  batches = _batches(chosen, examples)
+  batches = batches_of(chosen, examples)
   models = {
     (tables, words): functools.partial(
       quantized, chosen, choice, layers, batches
@@ -303,30 +279,30 @@ def _quantize(flags: argparse.Namespace) -> None:
   from dlrm_jax.build.storages import storages_of
   from dlrm_jax.configs import default
   from dlrm_jax.quantize.choice import read_choice
-  from dlrm_jax.quantize.model import check_new
+  from dlrm_jax.quantize.examples import sample
 
   defaults = default.get_config().to_dict()
   if flags.output:
-    check_new(Path(flags.output))
+    files.check_new(Path(flags.output), f'--output={flags.output}')
   chosen = choose(Path(flags.workdir), flags.checkpoint, defaults)
   features = _features(chosen)
   choice = storages_of(chosen.run.config, features)
   if flags.tables:
     choice = read_choice(flags.tables, features, choice)
   layers = _layers(flags, chosen)
-  needed = layers is not None and layers.calibrated
-  if not (flags.memory or flags.report):
-    examples = _sample(flags, chosen) if needed else None
-    _write(flags, chosen, choice, examples, defaults)
-    return
-  runs = dict(_possible(chosen))
-  budget = read_size('--memory', flags.memory) if flags.memory else 0
-  examples = _sample(flags, chosen)
   if flags.report:
-    _report(flags, chosen, examples, runs)
-  else:
+    runs = dict(_possible(chosen))
+    _report(flags, chosen, sample(flags, chosen, flags.split), runs)
+    return
+  if flags.memory:
+    budget, runs = read_size('--memory', flags.memory), dict(_possible(chosen))
+    examples = sample(flags, chosen, flags.split)
     choice = _within(chosen, examples, runs, budget)
-    _write(flags, chosen, choice, examples, defaults)
+  seen = None
+  if layers is not None and layers.calibrated:
+    split = flags.split if flags.calibrate is None else flags.calibrate
+    seen = sample(flags, chosen, split)
+  _write(flags, chosen, choice, layers, seen, defaults)
 
 
 @exit_cleanly

@@ -14,6 +14,7 @@ EXAMPLES = 100_000
 SPLIT = 'validation'
 BLOCK, FASTEST_BLOCK = '1x1', '1x16'
 BATCH = 64
+LIMITS = Method.MIN_MAX.value
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
@@ -36,11 +37,19 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     help='what layers multiply (default: as in training)',
   )
   add(
-    '--activations',
-    choices=('row', *(method.value for method in Method)),
-    default='row',
-    help='limits of the inputs of int8 layers: those of each example (row), or '
-    'calibrated on a split (default: row)',
+    '--calibrate',
+    nargs='?',
+    const='',
+    metavar='SPLIT',
+    help='int8 layers: limits of the inputs of each layer are found on a split '
+    f'(default: {SPLIT}); without it, those of each example count',
+  )
+  add(
+    '--limits',
+    choices=[method.value for method in Method],
+    help='what --calibrate finds: the least and the greatest input, those that '
+    'one input in 10,000 is beyond, or those of the least squared error '
+    f'(default: {LIMITS})',
   )
   add(
     '--outliers',
@@ -80,7 +89,11 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     'for --memory, --report and calibration: a prepared set, or raw files and '
     'folders of them (default: the training data)'
   )
-  add('--split', help=f'split of prepared data (default: {SPLIT})')
+  add(
+    '--split',
+    help='split of prepared data for --memory, --report, and --outliers '
+    f'without --calibrate (default: {SPLIT})',
+  )
   add(
     '--examples',
     type=int,
@@ -105,10 +118,12 @@ def check(flags: argparse.Namespace) -> None:
   if others and flags.report:
     raise InputError(f'--report measures all layers: leave --{others[0]} out')
   _check_sparse(flags)
-  for name, default in (('activations', 'row'), ('outliers', 0)):
-    value = getattr(flags, name)
-    if value != default and flags.layers != 'int8':
-      raise InputError(f'--{name}={value}: it is for --layers=int8')
+  calibrates = flags.calibrate is not None
+  if flags.layers != 'int8' and (calibrates or flags.outliers):
+    name = 'calibrate' if calibrates else 'outliers'
+    raise InputError(f'--{name} is for --layers=int8')
+  if flags.limits and not calibrates:
+    raise InputError(f'--limits={flags.limits}: it is for --calibrate')
   if flags.outliers < 0:
     raise InputError(f'--outliers={flags.outliers}: expected 0 or more')
   if bool(flags.output) == bool(flags.report):
@@ -118,13 +133,14 @@ def check(flags: argparse.Namespace) -> None:
       else f'--{(*asked, *others)[0]} writes a workdir: name it with '
       f'--output=DIR'
     )
-  calibrates = flags.activations != 'row' or flags.outliers
-  if not (flags.memory or flags.report or calibrates):
-    for name in ('data', 'split'):
-      if getattr(flags, name):
-        raise InputError(
-          f'--{name} has no effect: nothing is measured or calibrated'
-        )
+  measures = flags.memory or flags.report
+  if flags.split and not measures and (calibrates or not flags.outliers):
+    where = f'; name it as --calibrate={flags.split}' if calibrates else ''
+    raise InputError(
+      f'--split={flags.split} has no effect: nothing is measured{where}'
+    )
+  if flags.data and not (measures or flags.outliers or calibrates):
+    raise InputError('--data has no effect: nothing is measured or calibrated')
   if flags.memory:
     read_size('--memory', flags.memory)
   if flags.examples < 1:

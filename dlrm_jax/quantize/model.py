@@ -17,7 +17,6 @@ from dlrm_jax.build.storages import Choice, with_storages
 from dlrm_jax.build.trained import Trained, trained
 from dlrm_jax.build.written import write_workdir
 from dlrm_jax.checkpoint.saved import Saved
-from dlrm_jax.errors import InputError
 from dlrm_jax.quantization.layers import calibrate, quantize_layers
 from dlrm_jax.quantization.method import Method
 from dlrm_jax.quantization.sparse import Scored, specialised
@@ -197,9 +196,3 @@ def write(
   )
   made_of = {'workdir': str(chosen.folder.absolute()), 'step': chosen.step}
   files.write_json(folder / workdir.QUANTIZED, made_of)
-
-
-def check_new(folder: Path) -> None:
-  """Raises an `InputError` where a workdir is there already."""
-  if folder.exists():
-    raise InputError(f'--output={folder}: is there already; choose another one')

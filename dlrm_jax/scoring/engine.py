@@ -19,7 +19,7 @@ from dlrm_jax.embedding.collection import Tables
 from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.graph.builder import Builder
 from dlrm_jax.graph.trace import model_of
-from dlrm_jax.scoring.function import compiled_score
+from dlrm_jax.scoring.function import Outputs, compiled_score
 
 _VNNI = frozenset({'avx_vnni', 'avx512_vnni'})
 _DENSE = 'dense'
@@ -31,7 +31,7 @@ class Engine(NamedTuple):
   """A compiled network.
 
   Attributes:
-    score: inputs -> probabilities f32[B, T].
+    score: inputs -> outputs, such as probabilities f32[B, T].
     words: what multiplies int8 layers, for people; '' where there are none.
   """
 
@@ -39,15 +39,21 @@ class Engine(NamedTuple):
   words: str
 
 
-def engine_of(network: Network, layers: Layers, tables: Tables) -> Engine:
+def engine_of(
+  network: Network,
+  layers: Layers,
+  tables: Tables,
+  outputs: Outputs = jax.nn.sigmoid,
+) -> Engine:
   """Compiles a network for the mesh in use.
 
   Args:
     network: the network.
     layers: its layers.
     tables: its tables.
+    outputs: what is told of the logits.
   """
-  by_xla = compiled_score(network)
+  by_xla = compiled_score(network, outputs)
 
   def score(inputs: Inputs) -> jax.Array:
     return by_xla(layers, tables, inputs)
@@ -60,14 +66,16 @@ def engine_of(network: Network, layers: Layers, tables: Tables) -> Engine:
   if graph.missing():
     install = "onnxruntime takes half the time: pip install 'dlrm_jax[onnx]'"
     return Engine(score, f'int8, by XLA; {install}')
-  return _by_onnxruntime(network, layers, tables)
+  return _by_onnxruntime(network, layers, tables, outputs)
 
 
-def _by_onnxruntime(network: Network, layers: Layers, tables: Tables) -> Engine:
+def _by_onnxruntime(
+  network: Network, layers: Layers, tables: Tables, outputs: Outputs
+) -> Engine:
   """Lookups and encodings by XLA, all behind them by onnxruntime."""
   import onnxruntime
 
-  made = layers_graph(network, jax.tree.map(np.asarray, layers))
+  made = layers_graph(network, jax.tree.map(np.asarray, layers), outputs)
 
   def session(threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
@@ -99,23 +107,26 @@ def _by_onnxruntime(network: Network, layers: Layers, tables: Tables) -> Engine:
   return Engine(score, f'int8, by onnxruntime {onnxruntime.__version__}')
 
 
-def layers_graph(network: Network, layers: Layers) -> bytes:
+def layers_graph(
+  network: Network, layers: Layers, outputs: Outputs = jax.nn.sigmoid
+) -> bytes:
   """What a model does behind the lookup, as an ONNX graph.
 
   Its inputs are the dense features, where there are any, and the vectors of
-  each role; its output is probabilities f32[B, T].
+  each role.
 
   Args:
     network: a network without nodes.
     layers: its layers, of NumPy.
+    outputs: what is told of the logits.
   """
 
-  def probabilities(layers: Layers, batch: dict[str, jax.Array]) -> jax.Array:
+  def told(layers: Layers, batch: dict[str, jax.Array]) -> jax.Array:
     size = next(iter(batch.values())).shape[0]
     dense = batch.get(_DENSE, jnp.zeros((size, 0)))
     ids = jnp.zeros((size, network.ids), jnp.int32)  # they are looked up
     logits = network.of_encoded(layers, Inputs(dense, ids), batch)
-    return jax.nn.sigmoid(logits)
+    return outputs(logits)
 
   dense, vectors = network.shapes
   shapes: dict[str, tuple[int, ...]] = dict(vectors)
@@ -123,7 +134,5 @@ def layers_graph(network: Network, layers: Layers) -> bytes:
     shapes[_DENSE] = (dense,)
   inputs = {name: (shape, jnp.float32) for name, shape in shapes.items()}
   signed = not _VNNI.isdisjoint(machine.cpu_flags() or ())
-  model = model_of(
-    probabilities, layers, inputs, 'probability', Builder(signed=signed)
-  )
+  model = model_of(told, layers, inputs, 'outputs', Builder(signed=signed))
   return model.SerializeToString()

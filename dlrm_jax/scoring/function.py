@@ -17,6 +17,9 @@ from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.embedding.table import Placement, Table
 
+Outputs = Callable[[jax.Array], jax.Array]
+"""Logits f32[B, T] -> what is told of the examples, such as probabilities."""
+
 
 class LoadedNetwork(NamedTuple):
   """A network with its arrays.
@@ -83,12 +86,12 @@ def probabilities(
 
 
 def compiled_score(
-  network: Network,
+  network: Network, outputs: Outputs = jax.nn.sigmoid
 ) -> Callable[[Layers, Tables, Inputs], jax.Array]:
-  """`probabilities` of a network, compiled for the mesh in use."""
+  """The outputs of a network, compiled for the mesh in use."""
   return jax.jit(
-    lambda layers, tables, inputs: probabilities(
-      network, layers, tables, inputs
+    lambda layers, tables, inputs: outputs(
+      logits(network, layers, tables, inputs)
     ),
     out_shardings=sharding.sharding_of(sharding.SPLIT),
   )

@@ -84,10 +84,7 @@ class Started(NamedTuple):
 
   def finish(self) -> np.ndarray:
     """Their probabilities, f32[rows, T], once they are scored."""
-    scores = self.scores
-    if isinstance(scores, jax.Array):
-      scores = sharding.local_part(scores)
-    return scores[: self.rows]
+    return sharding.local_part(self.scores)[: self.rows]
 
 
 def padded(inputs: Inputs, size: int) -> Inputs:

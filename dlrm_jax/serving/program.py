@@ -9,9 +9,8 @@ import numpy as np
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import PAD, Inputs
-from dlrm_jax.embedding.collection import Tables
-from dlrm_jax.embedding.network import Layers
-from dlrm_jax.scoring.function import LoadedNetwork, logits
+from dlrm_jax.scoring.engine import engine_of
+from dlrm_jax.scoring.function import LoadedNetwork
 
 _SECOND = 8  # size after 1: between them a call takes as long
 
@@ -45,6 +44,7 @@ class Program:
 
   Attributes:
     loaded: the network and its arrays.
+    engine: what multiplies its int8 layers, for people; '' without such.
     sizes: the numbers of rows that it is compiled for.
     seconds: what a call took, by size, once it is warm.
   """
@@ -63,16 +63,15 @@ class Program:
     self.seconds: dict[int, float] = {}
     self._cuts: dict[int, tuple[int, ...]] = {}
     self.loaded, self._weighted = loaded, weighted
-    network = loaded.network
 
-    def score(layers: Layers, tables: Tables, inputs: Inputs) -> jax.Array:
-      found = logits(network, layers, tables, inputs)
+    def outputs(logits: jax.Array) -> jax.Array:
       # One array, so that one copy brings both to the host.
-      return jnp.stack([jax.nn.sigmoid(found), found], -1)
+      return jnp.stack([jax.nn.sigmoid(logits), logits], -1)
 
-    with sharding.use(loaded.mesh):
-      where = sharding.sharding_of(sharding.SPLIT)
-    self._score = jax.jit(score, out_shardings=where)
+    network, layers, tables, mesh = loaded
+    with sharding.use(mesh):
+      made = engine_of(network, layers, tables, outputs)
+    self._score, self.engine = made
 
   def compile(self, size: int) -> None:
     """Compiles for one of the sizes."""
@@ -118,10 +117,8 @@ class Program:
     Returns:
       Probability and logit, f32[rows, T, 2].
     """
-    _, layers, tables, mesh = self.loaded
-    if mesh.size == 1:
-      with sharding.use(mesh):
-        return np.asarray(self._score(layers, tables, inputs))
+    mesh = self.loaded.mesh
     with sharding.use(mesh):
-      sent = sharding.send(inputs)
-      return sharding.local_part(self._score(layers, tables, sent))
+      if mesh.size == 1:
+        return np.asarray(self._score(inputs))
+      return sharding.local_part(self._score(sharding.send(inputs)))

@@ -59,12 +59,13 @@ class Version(NamedTuple):
     loaded, card = self.program.loaded, self.card
     size = sum(x.nbytes for x in jax.tree.leaves(loaded.tables))
     sizes = ' '.join(map(str, self.program.sizes))
-    devices = loaded.mesh.size
+    devices, engine = loaded.mesh.size, self.program.engine
+    by = f'layers of {engine}; ' if engine else ''
     return (
       f'{self.model} {self.number}: {card.folder}, {card.name}, step '
       f'{card.step:,}; {len(loaded.network.collection.tables)} tables of '
-      f'{human(size)} on {devices} device{"s" * (devices > 1)}; compiled for '
-      f'{sizes} rows; {duration(self.seconds)}'
+      f'{human(size)} on {devices} device{"s" * (devices > 1)}; '
+      f'{by}compiled for {sizes} rows; {duration(self.seconds)}'
     )
 
 

@@ -214,6 +214,7 @@ def make_folder(folder: Path, names: Sequence[str]) -> None:
   Raises:
     InputError: one of them could not be written.
   """
+  files.check_place(folder / names[0], f'--workdir={folder}')
   with files.writing(folder):
     folder.mkdir(parents=True, exist_ok=True)
   for name in names:

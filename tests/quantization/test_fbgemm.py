@@ -253,6 +253,22 @@ def test_rows_of_another_width_are_refused(bits, layout):
       unpack(np.zeros((2, other), np.uint8), 8, bits, layout)
 
 
+@pytest.mark.parametrize(
+  ('array', 'words'),
+  [
+    (np.zeros((2, 8)), r'are float64 of shape \(2, 8\)'),
+    (np.zeros((2, 16), np.int32), r'are int32 of shape \(2, 16\)'),
+    (np.zeros(8, np.float32), r'are float32 of shape \(8,\)'),
+    (np.zeros(16, np.uint8), r'are uint8 of shape \(16,\)'),
+  ],
+)
+def test_what_is_no_table_is_refused(array, words):
+  with pytest.raises(InputError, match=f'values {words}; expected float32'):
+    pack(array, 8, 'fused')
+  with pytest.raises(InputError, match=f'rows {words}; expected uint8'):
+    unpack(array, 8, 8, 'fused')
+
+
 def drawn_tables(rng, rows, dim):
   """Tables of many kinds, within what float16 has: f32[rows, dim]."""
   noise = rng.standard_normal((rows, dim))

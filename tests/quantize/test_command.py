@@ -113,7 +113,13 @@ def test_fewer_bits_are_expected_to_cost_more(run):
 
 
 @pytest.mark.parametrize(
-  'more', [[], ['--activations=percentile'], ['--outliers=2']]
+  'more',
+  [
+    [],
+    ['--calibrate'],
+    ['--calibrate=train', '--limits=percentile'],
+    ['--outliers=2', '--split=test'],
+  ],
 )
 def test_layers_of_int8_score_nearly_alike(run, more, tmp_path):
   out = tmp_path / 'layers'
@@ -222,8 +228,15 @@ def test_int8_layers_are_multiplied_whole(pruned_run, tmp_path, capsys):
   )
   assert not main([f'--workdir={sparse}', '--layers=int8', f'--output={int8}'])
   assert not chosen(int8).run.config.model.sparse
-  assert main([f'--workdir={int8}', '--sparsity=0.5', f'--output={int8}2']) == 1
-  assert 'are int8; prune the run' in capsys.readouterr().err
+  for flags in (
+    ['--sparsity=0', f'--output={int8}2'],
+    ['--layers=int8', f'--output={int8}2'],
+    ['--memory=1MB', f'--output={int8}2'],
+    ['--layers=float32', f'--output={int8}2'],
+    [f'--report={tmp_path}/report.md'],
+  ):
+    assert main([f'--workdir={int8}', *flags]) == 1
+    assert 'are int8 already, and have lost' in capsys.readouterr().err
 
 
 def tables_of(labels, storage):
@@ -284,9 +297,22 @@ def test_training_does_not_go_on_from_it(run, tmp_path, capsys):
     (['--layers=int8', '--report=a.md'], 'leave --layers out'),
     (
       ['--tables=int8', '--outliers=1', '--output=x'],
-      'it is for --layers=int8',
+      '--outliers is for --layers=int8',
     ),
     (['--layers=int8', '--outliers=-1', '--output=x'], 'expected 0 or more'),
+    (['--tables=int8', '--calibrate', '--output=x'], 'is for --layers=int8'),
+    (
+      ['--layers=int8', '--limits=percentile', '--output=x'],
+      '--limits=percentile: it is for --calibrate',
+    ),
+    (
+      ['--layers=int8', '--calibrate=nothing', '--output=x'],
+      "no split 'nothing'; it has ",
+    ),
+    (
+      ['--layers=int8', '--calibrate', '--split=test', '--output=x'],
+      'nothing is measured; name it as --calibrate=test',
+    ),
     (['--tables=int8'], 'name it with --output=DIR'),
     (
       ['--tables=int8', '--memory=1GB'],

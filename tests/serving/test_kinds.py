@@ -29,8 +29,11 @@ def check(server, model):
   want = model.score(dense, ids)
   with over_grpc.InferenceServerClient(server.grpc) as client:
     tensors = served.network_tensors(over_grpc, (dense, ids))
-    found = client.infer('model', tensors).as_numpy('probability')
-  np.testing.assert_allclose(found[:, 0], want, rtol=0, atol=1e-6)
+    answer = client.infer('model', tensors)
+  found = answer.as_numpy('probability')[:, 0]
+  np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+  logit = answer.as_numpy('logit')[:, 0]
+  np.testing.assert_allclose(1 / (1 + np.exp(-logit)), found, atol=1e-6)
 
 
 def test_a_quantised_model(plain, tmp_path):
@@ -44,6 +47,21 @@ def test_a_quantised_model(plain, tmp_path):
     check(server, model)
     found = Client(server.grpc).predict(rows)
   np.testing.assert_allclose(found, model.predict(rows), rtol=0, atol=1e-6)
+
+
+def test_int8_layers_are_multiplied_by_what_predict_takes(plain, tmp_path):
+  pytest.importorskip('onnxruntime')
+  out = tmp_path / 'int8'
+  assert not quantize(
+    [f'--workdir={plain.folder}', '--layers=int8', f'--output={out}']
+  )
+  model = load(out)
+  with served.serving({'model': out}, LIMITS) as server:
+    version = server.service.repository.find('model')
+    assert version.program.engine == model.engine
+    assert f'layers of {model.engine}; ' in version.describe()
+    assert 'onnxruntime' in model.engine
+    check(server, model)
 
 
 def test_tables_over_devices(tmp_path):
