@@ -56,8 +56,7 @@ def main(argv: Sequence[str]) -> None:
     *(models, flags.host, flags.http, flags.grpc, limits, max_body, security)
   )
   log = Log()
-  log.take_warnings()
-  with asyncio.Runner(loop_factory=_loop) as runner:
+  with log.of_libraries(), asyncio.Runner(loop_factory=_loop) as runner:
     done = runner.run(_serve(settings, log))
   if done:
     return

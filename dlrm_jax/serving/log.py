@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 
@@ -31,9 +32,15 @@ class Log:
     self('defect', traceback=''.join(lines))
     return f'the server failed: {type(error).__name__}'
 
-  def take_warnings(self) -> None:
-    """Writes what libraries log as events, too."""
-    logging.basicConfig(handlers=[_OfLibraries(self)], force=True)
+  @contextlib.contextmanager
+  def of_libraries(self) -> Iterator[None]:
+    """A context in which what libraries log are events, and nothing else."""
+    root = logging.getLogger()
+    others, root.handlers = root.handlers, [_OfLibraries(self)]
+    try:
+      yield
+    finally:
+      root.handlers = others
 
 
 class _OfLibraries(logging.Handler):

@@ -110,7 +110,7 @@ def bodies(draw, tensors):
     else:
       one['data'] = values
     inputs.append(one)
-  asked = {'inputs': inputs}
+  asked: dict[str, object] = {'inputs': inputs}
   if draw(st.booleans()):
     asked['outputs'] = [
       {

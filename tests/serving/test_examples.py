@@ -137,7 +137,7 @@ def test_health_and_metadata(run):
     grpc = ask.protocol == 'grpc'
     options = {'headers': {'test': '1', 'dummy': '2'}}
     if not grpc:
-      options['query_params'] = {'test_1': 1, 'test_2': 2}
+      options['query_params'] = {'test_1': '1', 'test_2': '2'}
     assert await ask('is_server_live', **options)
     assert await ask('is_server_ready')
     assert await ask('is_model_ready', 'ctr')
@@ -210,10 +210,9 @@ def test_what_a_server_may_lack(run, inputs):
 
   async def calls(ask):
     tensors = served.network_tensors(ask.module, inputs)
-    start = {'sequence_id': 1, 'sequence_start': True, 'sequence_end': False}
-    await ask.refused('no sequences', 'infer', 'ctr', tensors, **start)
-    start['sequence_id'] = 'a name'
-    await ask.refused('no sequences', 'infer', 'ctr', tensors, **start)
+    for name in (1, 'a name'):
+      start = {'sequence_id': name, 'sequence_start': True}
+      await ask.refused('no sequences', 'infer', 'ctr', tensors, **start)
     output = ask.module.InferRequestedOutput('logit', class_count=3)
     await ask.refused('no classes', 'infer', 'ctr', tensors, outputs=[output])
     memory = 'there is no shared memory'
