@@ -37,6 +37,8 @@ def main(argv: Sequence[str]) -> None:
   read.check_ports(flags)
   tls, token = read.tls_of(flags), read.token_of(flags)
   read.check_installed()
+  # The log has lines of JSON alone; what gRPC would write is told there, too.
+  os.environ.setdefault('GRPC_VERBOSITY', 'NONE')
   import jax
 
   from dlrm_jax.program_cache import keep_programs
@@ -54,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     *(models, flags.host, flags.http, flags.grpc, limits, max_body, security)
   )
   log = Log()
-  with asyncio.Runner(loop_factory=_loop) as runner:
+  with log.of_libraries(), asyncio.Runner(loop_factory=_loop) as runner:
     done = runner.run(_serve(settings, log))
   if done:
     return

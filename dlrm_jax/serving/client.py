@@ -13,6 +13,12 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.frames import frame_of_rows
 from dlrm_jax.serving.tensors import BYTES, DTYPES
 
+_INTEGERS = (
+  *(pl.Int8, pl.Int16, pl.Int32, pl.Int64),
+  *(pl.UInt8, pl.UInt16, pl.UInt32),
+)
+"""Types whose values INT64 holds."""
+
 
 class Client:
   """Scores rows of raw values with a model of a server, over gRPC.
@@ -32,8 +38,12 @@ class Client:
       tls: file of the certificate to trust, in PEM; '': it speaks plainly.
 
     Raises:
-      InputError: the server has several models, or none.
+      InputError: the server has several models, or none; or the certificate
+        is not there.
+      tritonclient.utils.InferenceServerException: no server answers there.
     """
+    if tls and not Path(tls).is_file():
+      raise InputError(f'tls={tls}: there is no such file')
     self._headers = {'authorization': f'Bearer {token}'} if token else None
     self._client = triton.InferenceServerClient(
       url, ssl=bool(tls), root_certificates=str(Path(tls)) if tls else None
@@ -115,11 +125,11 @@ def _array(
     return np.array(texts, np.object_), BYTES
   if int(about['shape'][1]) < 0:  # texts that may be whole bags
     return np.array([_text(value) for value in column], np.object_), BYTES
-  whole, datatype = column.dtype.is_integer(), about['datatype']
+  datatype = about['datatype']
   if datatype != BYTES and not column.null_count():
     if datatype == 'FP32' and column.dtype.is_numeric():
-      return column.to_numpy()[:, None].astype(np.float64), 'FP64'
-    if whole and column.dtype != pl.UInt64:
+      return column.cast(pl.Float64).to_numpy()[:, None], 'FP64'
+    if column.dtype in _INTEGERS:
       return column.to_numpy()[:, None].astype(DTYPES[datatype]), datatype
   texts = [_text(value) for value in column]
   return np.array(texts, np.object_)[:, None], BYTES

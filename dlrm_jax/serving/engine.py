@@ -18,10 +18,11 @@ from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.serving.coding import Coding
 from dlrm_jax.serving.interface import NetworkRows
 from dlrm_jax.serving.program import Program
-from dlrm_jax.serving.refusal import RefusedError, Why
+from dlrm_jax.serving.refusal import RefusedError, Why, line_of
 from dlrm_jax.serving.waiting import Answer, Batch, Limits, Times, Waiting
 
 _SHORT = 1e-3  # seconds that the event loop may wait
+_AGAIN = 1.0  # seconds after which a device that failed is tried again
 
 _LATE = 'the time of the request was over before its turn'
 
@@ -31,6 +32,7 @@ class Engine:
 
   Attributes:
     limits: how much waits, and how much is joined.
+    failure: what the device said when it failed; '': it works.
   """
 
   def __init__(
@@ -53,6 +55,7 @@ class Engine:
     self._queue: collections.deque[Waiting] = collections.deque()
     self._rows = 0
     self._busy = False
+    self.failure = ''
     self._changed = threading.Condition()
     self._closed = False
     self._thread = threading.Thread(target=self._run, daemon=True)
@@ -105,7 +108,10 @@ class Engine:
     with self._changed:
       if self._closed or self._queue or self._busy:
         return None
-      return self._score_all([request])
+      batch = self._score_all([request])
+      if self.failure:
+        self._changed.notify()  # the thread tries the device again
+      return batch
 
   def close(self) -> None:
     """Takes no more requests; those in the queue are still answered."""
@@ -118,17 +124,22 @@ class Engine:
     self._thread.join()
 
   def _run(self) -> None:
-    while taken := self._take():
-      self._deliver(self._score_all(taken))
+    while (taken := self._take()) is not None:
+      if taken:
+        self._deliver(self._score_all(taken))
+      else:
+        self._try()
       self._busy = False
 
-  def _take(self) -> list[Waiting]:
-    """The next requests, at least one; none: the engine is closed."""
+  def _take(self) -> list[Waiting] | None:
+    """The next requests; none: the device is to be tried; None: the end."""
     with self._changed:
       while not self._queue:
         if self._closed:
+          return None
+        if not self._changed.wait(_AGAIN if self.failure else None):
+          self._busy = True
           return []
-        self._changed.wait()
       if self.limits.max_delay:
         end = self._queue[0].arrived + self.limits.max_delay
         while self._rows < self.limits.max_batch and not self._closed:
@@ -160,19 +171,31 @@ class Engine:
       return Batch(taken)
     try:
       rows, times, unknown = self._score(live, now)
+      if rows:
+        self.failure = ''
       return Batch(taken, rows, times, unknown)
     except Exception as error:
       for request in live:
         self._score_alone(request)
+      self._try()
       return Batch(taken, error=error)
+
+  def _try(self) -> None:
+    """Scores rows without ids, to see whether the device works."""
+    try:
+      self._program.check()
+      self.failure = ''
+    except Exception as error:
+      self.failure = f'the device fails: {line_of(error)}'
 
   def _score_alone(self, request: Waiting) -> None:
     """Scores a request again whose batch failed, perhaps by another's rows."""
     try:
       self._score([request], time.perf_counter())
     except Exception as error:
-      what = f'{type(error).__name__}: {error}'.splitlines()[0]
-      request.result = RefusedError(Why.FAILED, f'the device failed: {what}')
+      request.result = RefusedError(
+        Why.FAILED, f'the device failed: {line_of(error)}'
+      )
 
   def _score(
     self, live: list[Waiting], taken: float
@@ -210,7 +233,7 @@ class Engine:
       stop = start + request.question.count
       if request.result is None:
         own = times._replace(arrived=request.arrived)
-        request.result = Answer(scores[start:stop], own)
+        request.result = _answer(scores[start:stop], own)
       start = stop
     return total, times, unknown
 
@@ -233,6 +256,19 @@ class Engine:
         for size, end in zip(cuts, ends, strict=True)
       ]
     )
+
+
+def _answer(scores: np.ndarray, times: Times) -> Answer | RefusedError:
+  """The answer of these scores, f32[B, T, 2], if all of them are finite."""
+  finite = np.isfinite(scores)
+  if finite.all():
+    return Answer(scores, times)
+  row = np.argwhere(~finite)[0, 0]
+  return RefusedError(
+    Why.INVALID,
+    f'row {row}: its score is not finite; expected smaller numbers, or another '
+    'model',
+  )
 
 
 def _cut(inputs: Inputs, start: int, stop: int) -> Inputs:

@@ -5,16 +5,21 @@ The messages are those that the package tritonclient brings.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from dlrm_jax.prepare.bad_rows import shorten
 from dlrm_jax.serving import description
+from dlrm_jax.serving.grpc_methods import MALFORMED
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.parameters import (
+  NO_LOG_SETTINGS,
+  NO_SHARED_MEMORY,
+  NO_TRACES,
   check_load,
   check_tensor,
   places_of,
@@ -59,8 +64,10 @@ def _tensors(request: Any) -> dict[str, Tensor]:
   for place, given in enumerate(request.inputs):
     shape = tuple(given.shape)
     if given.name in found:
-      raise invalid(f'there are two inputs {given.name}')
+      raise invalid(f'there are two inputs {shorten(given.name)}')
     if raw:
+      if given.HasField('contents'):
+        raise invalid(f'input {shorten(given.name)} has contents, raw and not')
       tensor = of_bytes(given.name, given.datatype, shape, raw[place])
     else:
       tensor = _of_contents(given, shape)
@@ -98,8 +105,30 @@ async def _abort(context: Any, error: RefusedError) -> Any:
 _Servicer: Any = service_pb2_grpc.GRPCInferenceServiceServicer
 
 
+def _absent(why: str) -> Callable[..., Awaitable[None]]:
+  """A call of the protocol that is refused."""
+
+  async def refuse(self: Any, request: Any, context: Any) -> None:
+    """Refuses."""
+    await _abort(context, RefusedError(Why.UNSUPPORTED, why))
+
+  return refuse
+
+
+_NO_SHARED_MEMORY = _absent(NO_SHARED_MEMORY)
+
+
 class GrpcService(_Servicer):
   """Answers the calls of the protocol."""
+
+  SystemSharedMemoryStatus = _NO_SHARED_MEMORY
+  SystemSharedMemoryRegister = _NO_SHARED_MEMORY
+  SystemSharedMemoryUnregister = _NO_SHARED_MEMORY
+  CudaSharedMemoryStatus = _NO_SHARED_MEMORY
+  CudaSharedMemoryRegister = _NO_SHARED_MEMORY
+  CudaSharedMemoryUnregister = _NO_SHARED_MEMORY
+  TraceSetting = _absent(NO_TRACES)
+  LogSettings = _absent(NO_LOG_SETTINGS)
 
   def __init__(self, service: Service, log: Log) -> None:
     self._service, self._log = service, log
@@ -112,6 +141,8 @@ class GrpcService(_Servicer):
     """
     start = time.perf_counter()
     try:
+      if request is MALFORMED:
+        raise invalid('the message is no ModelInferRequest')
       return await self._scored(request, seconds)
     except RefusedError as error:
       if not error.counted:
@@ -162,8 +193,12 @@ class GrpcService(_Servicer):
     pending: asyncio.Queue[asyncio.Task | None] = asyncio.Queue(_IN_FLIGHT)
 
     async def take() -> None:
-      async for request in request_iterator:
-        await pending.put(asyncio.create_task(self._of_stream(request)))
+      try:
+        async for request in request_iterator:
+          await pending.put(asyncio.create_task(self._of_stream(request)))
+      except Exception:  # which is raised once all before is answered
+        await pending.put(None)
+        raise
       await pending.put(None)
 
     taking = asyncio.create_task(take())
@@ -178,13 +213,14 @@ class GrpcService(_Servicer):
           task.cancel()
 
   async def _of_stream(self, request: Any) -> Any:
+    name = '' if request is MALFORMED else request.id
     self._service.open += 1
     try:
       response = await self._infer(request, None)
     except RefusedError as error:
       return service_pb2.ModelStreamInferResponse(
         error_message=f'[{error.why.value.name}] {error}',
-        infer_response=service_pb2.ModelInferResponse(id=request.id),
+        infer_response=service_pb2.ModelInferResponse(id=name),
       )
     finally:
       self._service.closed()
@@ -202,10 +238,10 @@ class GrpcService(_Servicer):
   async def ModelReady(self, request: Any, context: Any) -> Any:
     """Whether a model is served."""
     try:
-      self._service.repository.find(request.name, request.version)
+      ready = self._service.model_ready(request.name, request.version)
     except RefusedError:
-      return service_pb2.ModelReadyResponse(ready=False)
-    return service_pb2.ModelReadyResponse(ready=not self._service.draining)
+      ready = False
+    return service_pb2.ModelReadyResponse(ready=ready)
 
   async def ServerMetadata(self, request: Any, context: Any) -> Any:
     """Name, version and extensions of the server."""

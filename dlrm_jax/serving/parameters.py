@@ -7,6 +7,10 @@ from dlrm_jax.prepare.bad_rows import shorten
 from dlrm_jax.serving.interface import OUTPUTS
 from dlrm_jax.serving.refusal import RefusedError, Why, invalid
 
+NO_SHARED_MEMORY = 'there is no shared memory; send and take the data'
+NO_TRACES = 'requests are not traced; /metrics and /stats have their times'
+NO_LOG_SETTINGS = 'what is logged cannot be set'
+
 _MICROSECOND = 1e-6
 _NOT_HERE = {
   'sequence_id': 'models have no sequences',
@@ -15,7 +19,7 @@ _NOT_HERE = {
   'priority': 'requests have no priorities',
 }
 _NOT_OF_TENSORS = {
-  'shared_memory_region': 'there is no shared memory; send and take the data',
+  'shared_memory_region': NO_SHARED_MEMORY,
   'classification': 'there are no classes; take the output itself',
 }
 
@@ -34,7 +38,7 @@ def seconds_of(parameters: Mapping[str, Any]) -> float | None:
   """
   _refuse(parameters, _NOT_HERE)
   microseconds = parameters.get('timeout', 0)
-  if type(microseconds) is not int or microseconds < 0:
+  if type(microseconds) is not int or not 0 <= microseconds < 2**63:
     raise invalid(
       f'parameter timeout is {shorten(microseconds)}; expected microseconds'
     )
@@ -50,13 +54,15 @@ def places_of(names: Sequence[str]) -> list[tuple[str, int]]:
   """Outputs and their places in the scores; all where none is named.
 
   Raises:
-    RefusedError: there is no such output.
+    RefusedError: there is no such output, or it is named twice.
   """
   for name in names:
     if name not in OUTPUTS:
       raise invalid(
         f'there is no output {shorten(name)}; expected {" or ".join(OUTPUTS)}'
       )
+  if len(names) > len(set(names)):
+    raise invalid('an output is asked for twice')
   return [(name, OUTPUTS.index(name)) for name in names or OUTPUTS]
 
 

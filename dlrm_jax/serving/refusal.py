@@ -3,6 +3,8 @@
 import enum
 from typing import NamedTuple
 
+_MOST = 500  # characters of an error that is no refusal
+
 
 class Code(NamedTuple):
   """A kind of refusal.
@@ -48,3 +50,9 @@ class RefusedError(Exception):
 def invalid(message: str) -> RefusedError:
   """The request itself is wrong."""
   return RefusedError(Why.INVALID, message)
+
+
+def line_of(error: Exception) -> str:
+  """What an error of a library or device says, in one line."""
+  first = f'{type(error).__name__}: {error}'.splitlines()[0]
+  return first[:_MOST]

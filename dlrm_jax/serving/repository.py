@@ -16,7 +16,7 @@ from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import shorten
 from dlrm_jax.serving import version as versions
 from dlrm_jax.serving.log import Log
-from dlrm_jax.serving.refusal import RefusedError, Why
+from dlrm_jax.serving.refusal import RefusedError, Why, line_of
 from dlrm_jax.serving.version import Version
 
 Open = Callable[[str, str, Path], Version]
@@ -86,8 +86,12 @@ class Repository:
     return list(self._models)
 
   def ready(self) -> bool:
-    """Whether every model is served."""
-    return all(hosted.served for hosted in self._models.values())
+    """Whether every model is served, by a device that works."""
+    return all(
+      hosted.served
+      and not any(v.engine.failure for v in hosted.served.values())
+      for hosted in self._models.values()
+    )
 
   def _hosted(self, model: str) -> _Hosted:
     if model not in self._models:
@@ -128,8 +132,9 @@ class Repository:
   def index(self) -> Iterator[State]:
     """The state of each model."""
     for name, hosted in self._models.items():
-      for number in hosted.served:
-        yield State(name, number, True, hosted.reason)
+      for number, version in hosted.served.items():
+        failure = version.engine.failure
+        yield State(name, number, not failure, failure or hosted.reason)
       if not hosted.served:
         yield State(name, '', False, hosted.reason)
 
@@ -137,17 +142,24 @@ class Repository:
     """Serves what is in a model's folder now.
 
     Raises:
-      RefusedError: there is no such model.
+      RefusedError: there is no such model, or the device failed.
       InputError: a version cannot be loaded; then nothing changes.
     """
     hosted = self._hosted(model)
     async with hosted.loading:
       try:
         served, old = await self._opened(model, hosted)
-      except Exception as error:
-        hosted.reason = f'{error}'
+      except InputError as error:
+        hosted.reason = str(error)
         self._log('load failed', model=model, reason=hosted.reason)
         raise
+      except Exception as error:
+        hosted.reason = line_of(error)
+        self._log('load failed', model=model, reason=hosted.reason)
+        self._log.defect(error)
+        raise RefusedError(
+          Why.FAILED, f'model {model} is not loaded: {hosted.reason}'
+        ) from error
       hosted.served, hosted.reason = served, ''
       for version in old:
         self._leave(version)

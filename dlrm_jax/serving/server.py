@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import grpc
 import uvicorn
-from tritonclient.grpc import service_pb2_grpc
 
 from dlrm_jax.errors import InputError
+from dlrm_jax.serving.grpc_methods import add_methods
 from dlrm_jax.serving.grpc_service import GrpcService
+from dlrm_jax.serving.http.connection import Connection
 from dlrm_jax.serving.http.service import HttpService
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.repository import Repository
@@ -115,9 +116,7 @@ def _grpc_server(
       ('grpc.so_reuseport', 0),  # else two servers share a port
     ],
   )
-  service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-    GrpcService(service, log), server
-  )
+  add_methods(GrpcService(service, log), server)
   host = f'[{settings.host}]' if ':' in settings.host else settings.host
   address = f'{host}:{settings.grpc}'
   try:
@@ -177,7 +176,9 @@ async def running(settings: Settings, log: Log) -> AsyncIterator[Running]:
   http_service = HttpService(service, settings.max_body, settings.security, log)
   config = uvicorn.Config(
     http_service.app(),
+    http=Connection,
     log_config=None,
+    log_level='error',
     access_log=False,
     lifespan='off',
     server_header=False,

@@ -14,7 +14,7 @@ from dlrm_jax.serving.tensors import Tensor
 from dlrm_jax.serving.version import Version
 from dlrm_jax.serving.waiting import Answer, Batch, Waiting
 
-_LOGGED = 1.0  # seconds between lines about refusals
+_LOGGED = 1.0  # seconds between lines about refusals, or failures
 
 
 class Scored(NamedTuple):
@@ -51,13 +51,22 @@ class Service:
     self._most_held = most_held
     self._idle = asyncio.Event()
     self._idle.set()
-    self._quiet_until = 0.0
-    self._unlogged = 0
+    self._unlogged: dict[str, int] = {}
+    self._quiet_until: dict[str, float] = {}
 
   @property
   def ready(self) -> bool:
     """Whether every model is served."""
     return not self.draining and self.repository.ready()
+
+  def model_ready(self, model: str, number: str) -> bool:
+    """Whether a version of a model is served, by a device that works.
+
+    Raises:
+      RefusedError: it is not served.
+    """
+    version = self.repository.find(model, number)
+    return not self.draining and not version.engine.failure
 
   def closed(self, call: object = None) -> None:
     """Counts a request as answered."""
@@ -125,7 +134,7 @@ class Service:
     statistics.add_batch(batch)
     if batch.error is not None:
       what = f'{type(batch.error).__name__}: {batch.error}'
-      self._log('a batch failed', reason=what, requests=len(batch.requests))
+      self._seldom('a batch failed', len(batch.requests), reason=what)
     for request in batch.requests:
       result: Any = request.result
       future: Any = request.owner
@@ -150,12 +159,15 @@ class Service:
       self.refused[name] = self.refused.get(name, 0) + 1
     else:
       statistics.add_refusal(error, seconds)
-    self._unlogged += 1
+    self._seldom('refused', 1, status=name)
+
+  def _seldom(self, event: str, requests: int, **fields: str) -> None:
+    """Logs an event of requests, with those since its last line."""
+    self._unlogged[event] = self._unlogged.get(event, 0) + requests
     now = time.perf_counter()
-    if now >= self._quiet_until:
-      self._quiet_until = now + _LOGGED
-      self._log('refused', status=name, requests=self._unlogged)
-      self._unlogged = 0
+    if now >= self._quiet_until.get(event, 0.0):
+      self._quiet_until[event] = now + _LOGGED
+      self._log(event, requests=self._unlogged.pop(event), **fields)
 
   async def load(self, model: str) -> None:
     """Serves what is in a model's folder now.

@@ -31,6 +31,7 @@ DTYPES = {
 """Types of numbers by their names in the protocol."""
 
 _MOST_DIMENSIONS = 8
+_MOST_ELEMENTS = 2**31 - 1
 _LENGTH = 4  # bytes before a text
 
 
@@ -60,12 +61,13 @@ def _size_of(name: str, datatype: str, shape: Sequence[int]) -> int:
       f'{BYTES} or one of {", ".join(DTYPES)}'
     )
   good = len(shape) <= _MOST_DIMENSIONS and all(
-    type(n) is int and 0 <= n < 2**31 for n in shape
+    type(n) is int and n >= 0 for n in shape
   )
-  if not good:
+  # A size of 0 does not excuse the others, which NumPy multiplies, too.
+  if not good or math.prod(n or 1 for n in shape) > _MOST_ELEMENTS:
     raise invalid(
       f'input {shorten(name)}: shape {shorten(list(shape))}; expected at most '
-      f'{_MOST_DIMENSIONS} sizes'
+      f'{_MOST_DIMENSIONS} sizes from 0 on, of {_MOST_ELEMENTS:,} elements'
     )
   return math.prod(shape)
 
@@ -143,6 +145,11 @@ def of_json(
   return Tensor(datatype, tuple(shape), array)
 
 
+def utf8(text: str) -> bytes:
+  """A text of JSON, which may have half of a pair of UTF-16, as bytes."""
+  return text.encode('utf-8', 'surrogatepass')
+
+
 def _json_texts(name: str, data: list[Any], size: int) -> list[bytes]:
   texts: list[bytes] = []
   # A stack, as lists may be nested deeper than Python can call.
@@ -152,7 +159,7 @@ def _json_texts(name: str, data: list[Any], size: int) -> list[bytes]:
     if isinstance(item, list):
       left.extend(reversed(item))
     elif isinstance(item, str):
-      texts.append(item.encode('utf-8', 'surrogatepass'))
+      texts.append(utf8(item))
     else:
       raise invalid(
         f'input {shorten(name)}: data has {shorten(item)}; expected texts'

@@ -12,6 +12,7 @@ import tritonclient.http as over_http
 import tritonclient.http.aio as over_http_aio
 from tritonclient.utils import InferenceServerException
 
+from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.load import load
 from dlrm_jax.serving import Client
 from tests import scored
@@ -377,3 +378,16 @@ def test_our_client(server, name, request):
   np.testing.assert_allclose(client.predict(text), want, rtol=0, atol=1e-6)
   nothing = {name: [] for name in schema.names}
   assert client.predict(nothing).shape == model.predict(nothing).shape
+
+
+def test_mistakes_of_our_client(server, rows, tmp_path):
+  """They are told in one line, by the client or by the server."""
+  client = Client(server.grpc, 'ctr')
+  one = {name: values[:1] for name, values in rows.items()}
+  for value, words in ((2**70, 'not an integer'), (5.5, 'not an integer')):
+    with pytest.raises(InferenceServerException, match=words):
+      client.predict(one | {'user': [value]})
+  huge = {'price': [2**70]}  # a number that FP64 holds
+  assert client.predict(one | huge).shape == (1,)
+  with pytest.raises(InputError, match='no such file'):
+    Client(server.grpc, 'ctr', tls=str(tmp_path / 'nothing'))

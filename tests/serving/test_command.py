@@ -1,6 +1,7 @@
 """The command: what it says, how it ends, signals under load."""
 
 import concurrent.futures
+import contextlib
 import json
 import re
 import shutil
@@ -232,3 +233,39 @@ print(*sys.modules)
     'array_record', 'grain', 'matplotlib', 'orbax', 'tensorboardX',
     'tensorflow_datasets', 'torch',
   }  # fmt: skip
+
+
+def test_the_log_has_json_alone(export):
+  """Also where clients speak no protocol, and where libraries warn."""
+  code = f"""
+import asyncio, sys
+from dlrm_jax.serve.__main__ import main
+
+def loop():
+  made = asyncio.new_event_loop()
+  made.call_later(0.1, made.call_exception_handler, {{'message': 'a defect'}})
+  return made
+
+import dlrm_jax.serve.__main__ as command
+command._loop = loop
+main(['--model=ctr={export}', '--http=0', '--grpc=0', '--max_batch=1'])
+"""
+  with commands.Command(['-c', code]) as command:
+    for port in started(command):
+      for text in (
+        b'no HTTP\r\n\r\n',
+        b'\x16\x03\x01\x00\x05hello',
+        b'\0' * 99,
+      ):
+        with socket.create_connection(('127.0.0.1', port), 60) as asking:
+          asking.sendall(text)
+          asking.settimeout(1)
+          with contextlib.suppress(OSError):
+            asking.recv(100)
+    command.send(signal.SIGTERM)
+    status, _, stderr = command.end()
+  assert status == 0
+  found = [x for x in events(stderr) if x['event'] == 'warning']
+  assert [(x['library'], x['message']) for x in found] == [
+    ('asyncio', 'a defect')
+  ]

@@ -7,8 +7,10 @@ import shutil
 
 import numpy as np
 import pytest
+import tritonclient.http as over_http
 
 from dlrm_jax.scoring.load import load
+from tests.serving import served
 from tests.serving.test_protocol import post
 
 EXPLAIN = '/page/explain/ctr'
@@ -156,6 +158,9 @@ def test_a_person_scores_a_row(server, plain, browser, tmp_path):
   page.fill('input[name=price]', 'much')
   page.click('button')
   page.wait_for_selector('#error:has-text("not a number")')
+  with page.expect_response('**/page/models'):  # it shows the models again
+    pass
+  assert 'not a number' in page.inner_text('#error')
   assert errors == ['Failed to load resource: the server responded with a '
                     'status of 400 (Bad Request)']  # fmt: skip
   page.select_option('#model', 'two')
@@ -163,3 +168,29 @@ def test_a_person_scores_a_row(server, plain, browser, tmp_path):
   page.wait_for_selector('#probability:has-text("buy")')
   page.screenshot(path=tmp_path / 'page.png', full_page=True)
   page.close()
+
+
+def test_a_page_that_is_open_while_models_come_and_go(export, browser):
+  errors, models = [], {'ctr': export, 'etc': export}
+  with (
+    served.serving(models) as server,
+    over_http.InferenceServerClient(server.http) as client,
+  ):
+    client.unload_model('ctr')
+    page = browser.new_page()
+    page.on('pageerror', lambda error: errors.append(str(error)))
+    page.goto(f'http://{server.http}/')
+    page.wait_for_selector('#models tr:has-text("unloaded")')
+    options = page.locator('#model option')
+    assert options.all_inner_texts() == ['etc']
+    client.load_model('ctr')
+    page.wait_for_selector('#model option >> nth=1', state='attached')
+    assert options.all_inner_texts() == ['ctr', 'etc']
+    assert page.input_value('#model') == 'etc'
+    client.unload_model('etc')
+    page.wait_for_selector('#models tr:has-text("unloaded")')
+    assert options.all_inner_texts() == ['ctr']
+    page.click('button')
+    page.wait_for_selector('#probability:has-text("click")')
+    page.close()
+  assert not errors

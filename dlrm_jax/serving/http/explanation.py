@@ -9,7 +9,9 @@ from dlrm_jax.serving.columns import BETWEEN
 from dlrm_jax.serving.interface import Interface
 from dlrm_jax.serving.refusal import invalid
 from dlrm_jax.serving.service import Service
-from dlrm_jax.serving.tensors import BYTES, Tensor
+from dlrm_jax.serving.tensors import BYTES, Tensor, utf8
+
+_MOST = 10_000  # characters of a value, which is scored once for each column
 
 
 def _groups(raw: RawSchema) -> list[tuple[str, ...]]:
@@ -28,13 +30,11 @@ def _groups(raw: RawSchema) -> list[tuple[str, ...]]:
 def _tensor(interface: Interface, name: str, texts: list[str]) -> Tensor:
   """Texts of a column, one a row."""
   if BYTES in interface.columns[name].flat:
-    data = [text.encode() for text in texts]
+    data = list(map(utf8, texts))
     return Tensor(BYTES, (len(data),), data)
   bags = [text.split(BETWEEN) for text in texts]
   width = max(map(len, bags))
-  data = [
-    value.encode() for bag in bags for value in (bag + [''] * width)[:width]
-  ]
+  data = [utf8(value) for bag in bags for value in (bag + [''] * width)[:width]]
   return Tensor(BYTES, (len(bags), width), data)
 
 
@@ -61,6 +61,8 @@ async def explain(
   for name, value in row.items():
     if name not in interface.columns or not isinstance(value, str):
       raise invalid(f'{shorten(name)}: expected texts by names of columns')
+    if len(value) > _MOST:
+      raise invalid(f'{name}: {len(value):,} characters; at most {_MOST:,}')
   groups = _groups(interface.raw)
   left_out = [group for group in groups if version.needed.isdisjoint(group)]
   tensors = {

@@ -1,6 +1,7 @@
 """Requests to score in JSON, whose tensors may be bytes behind the JSON."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def read_json(body: bytes | memoryview) -> dict[str, Any]:
   return found
 
 
-def _field(holder: Mapping[str, Any], name: str, kind: type) -> Any:
+def field(holder: Mapping[str, Any], name: str, kind: type) -> Any:
   """A field of a JSON object; an empty one where it is missing.
 
   Raises:
@@ -86,7 +87,7 @@ _KINDS = {
 
 
 def _objects(holder: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-  items = _field(holder, name, list)
+  items = field(holder, name, list)
   for item in items:
     if not isinstance(item, dict):
       raise invalid(f'{name} has {shorten(item)}; expected objects')
@@ -106,7 +107,7 @@ def read_request(body: bytes, length: str | None) -> Asked:
   view = memoryview(body)
   end = len(body)
   if length is not None:
-    if not (length.isascii() and length.isdigit()) or int(length) > end:
+    if not re.fullmatch('[0-9]{1,18}', length) or int(length) > end:
       raise invalid(
         f'{LENGTH} is {shorten(length)}; expected at most {end:,}, the bytes '
         'of the body'
@@ -116,12 +117,12 @@ def read_request(body: bytes, length: str | None) -> Asked:
   tensors: dict[str, Tensor] = {}
   at = 0
   for given in _objects(asked, 'inputs'):
-    name, datatype = (_field(given, x, str) for x in ('name', 'datatype'))
+    name, datatype = (field(given, x, str) for x in ('name', 'datatype'))
     if name in tensors:
       raise invalid(f'there are two inputs {shorten(name)}')
-    shape, parameters = _field(given, 'shape', list), _parameters(given)
+    shape, parameters = field(given, 'shape', list), _parameters(given)
     if 'binary_data_size' in parameters:
-      size = _field(parameters, 'binary_data_size', int)
+      size = field(parameters, 'binary_data_size', int)
       if not 0 <= size <= len(rest) - at:
         raise invalid(
           f'input {shorten(name)}: binary_data_size is {size:,}; the body has '
@@ -134,17 +135,17 @@ def read_request(body: bytes, length: str | None) -> Asked:
       tensors[name] = of_json(name, datatype, shape, given.get('data'))
   if at != len(rest):
     raise invalid(f'{len(rest) - at:,} bytes of the body are of no input')
-  parameters = _field(asked, 'parameters', dict)
+  parameters = field(asked, 'parameters', dict)
   return Asked(
-    _field(asked, 'id', str),
+    field(asked, 'id', str),
     tensors,
-    _outputs(asked, _field(parameters, 'binary_data_output', bool)),
+    _outputs(asked, field(parameters, 'binary_data_output', bool)),
     seconds_of(parameters),
   )
 
 
 def _parameters(holder: Mapping[str, Any]) -> dict[str, Any]:
-  parameters = _field(holder, 'parameters', dict)
+  parameters = field(holder, 'parameters', dict)
   if parameters:
     check_tensor(parameters)
   return parameters
@@ -152,16 +153,16 @@ def _parameters(holder: Mapping[str, Any]) -> dict[str, Any]:
 
 def _outputs(asked: Mapping[str, Any], binary: bool) -> list[Wanted]:
   given = _objects(asked, 'outputs')
-  as_bytes = {}
+  names, as_bytes = [], {}
   for output in given:
     own = _parameters(output)
-    name = _field(output, 'name', str)
-    as_bytes[name] = binary
+    name = field(output, 'name', str)
+    names.append(name)
     if 'binary_data' in own:
-      as_bytes[name] = _field(own, 'binary_data', bool)
+      as_bytes[name] = field(own, 'binary_data', bool)
   return [
     Wanted(name, place, as_bytes.get(name, binary))
-    for name, place in places_of(list(as_bytes))
+    for name, place in places_of(names)
   ]
 
 

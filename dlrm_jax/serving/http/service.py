@@ -16,7 +16,12 @@ from dlrm_jax.serving.http import infer, metrics, page
 from dlrm_jax.serving.http.body import Bodies, packed
 from dlrm_jax.serving.http.explanation import explain
 from dlrm_jax.serving.log import Log
-from dlrm_jax.serving.parameters import check_load
+from dlrm_jax.serving.parameters import (
+  NO_LOG_SETTINGS,
+  NO_SHARED_MEMORY,
+  NO_TRACES,
+  check_load,
+)
 from dlrm_jax.serving.refusal import RefusedError, Why, invalid
 from dlrm_jax.serving.security import Security
 from dlrm_jax.serving.service import Service
@@ -43,6 +48,15 @@ def _refused(error: RefusedError) -> Response:
   if error.why is Why.UNAUTHENTICATED:
     response.headers['WWW-Authenticate'] = 'Bearer'
   return response
+
+
+def _absent(why: str) -> _Answer:
+  """What answers a call of the protocol that is refused."""
+
+  async def refuse(request: Request) -> Response:
+    raise RefusedError(Why.UNSUPPORTED, why)
+
+  return refuse
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
@@ -86,13 +100,27 @@ class HttpService:
       ('POST', '/v2/repository/models/{model}/load', self.load),
       ('POST', '/v2/repository/models/{model}/unload', self.unload),
     ]
-    return Starlette(
+    absent = {
+      '/v2/systemsharedmemory/{rest:path}': NO_SHARED_MEMORY,
+      '/v2/cudasharedmemory/{rest:path}': NO_SHARED_MEMORY,
+      '/v2/trace/setting': NO_TRACES,
+      f'{one}/trace/setting': NO_TRACES,
+      '/v2/logging': NO_LOG_SETTINGS,
+    }
+    routes += [
+      (method, path, _absent(why))
+      for path, why in absent.items()
+      for method in ('GET', 'POST')
+    ]
+    app = Starlette(
       routes=[
         Route(path, self._answering(answer), methods=[method])
         for method, path, answer in routes
       ],
       exception_handlers={HTTPException: _no_such_path},
     )
+    app.router.redirect_slashes = False
+    return app
 
   def _answering(self, answer: _Answer) -> _Answer:
     """The same function, whose errors are answers, too."""
@@ -163,10 +191,10 @@ class HttpService:
   async def model_ready(self, request: Request) -> Response:
     """Whether a model is served."""
     try:
-      self._service.repository.find(*_model(request))
+      ready = self._service.model_ready(*_model(request))
     except RefusedError as error:
       return Response(status_code=error.why.value.http)
-    return Response(status_code=503 if self._service.draining else 200)
+    return Response(status_code=200 if ready else 503)
 
   async def server(self, request: Request) -> Response:
     """Name, version and extensions of the server."""
@@ -217,14 +245,13 @@ class HttpService:
   async def index(self, request: Request) -> Response:
     """All models."""
     asked = await self._json(request)
-    only_ready = asked.get('ready', False) is True
+    only_ready = infer.field(asked, 'ready', bool)
     repository = self._service.repository
     return as_json(description.index(repository, only_ready=only_ready))
 
   async def load(self, request: Request) -> Response:
     """Serves what is in a model's folder now."""
-    parameters = (await self._json(request)).get('parameters') or {}
-    check_load(parameters)
+    check_load(infer.field(await self._json(request), 'parameters', dict))
     await self._service.load(request.path_params['model'])
     return as_json({})
 
