@@ -63,6 +63,11 @@ class Engine:
     """Number of rows that wait."""
     return self._rows
 
+  @property
+  def full(self) -> bool:
+    """Whether no request has room in the queue."""
+    return self._rows >= self.limits.max_queue_rows
+
   def submit(self, request: Waiting) -> None:
     """Puts a request into the queue.
 

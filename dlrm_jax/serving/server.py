@@ -12,7 +12,7 @@ import uvicorn
 from tritonclient.grpc import service_pb2_grpc
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.serving.grpc_service import GrpcService
+from dlrm_jax.serving.grpc_service import GrpcService, RoomInterceptor
 from dlrm_jax.serving.http.service import HttpService
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.repository import Repository
@@ -105,7 +105,9 @@ def _grpc_server(
     InputError: the port is not to be had.
   """
   security = settings.security
-  interceptors = [TokenInterceptor(security)] if security.token else []
+  interceptors: list[Any] = [RoomInterceptor(service)]
+  if security.token:
+    interceptors.insert(0, TokenInterceptor(security))
   server = grpc.aio.server(
     interceptors=interceptors,
     maximum_concurrent_rpcs=_CALLS,

@@ -63,6 +63,18 @@ class Service:
     """Counts a request as answered."""
     self.open -= 1
 
+  def check_room(self) -> None:
+    """Refuses a request that need not be read to be refused.
+
+    Raises:
+      RefusedError: the queues of all models are full.
+    """
+    full = [version.engine.full for version in self.repository.served()]
+    if full and all(full):
+      error = RefusedError(Why.FULL, 'the queues are full; try again')
+      self.refuse(error, 0.0, None)
+      raise error
+
   async def infer(
     self,
     model: str,
