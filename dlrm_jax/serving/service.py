@@ -110,17 +110,18 @@ class Service:
       deadline = float('inf') if seconds is None else start + seconds
       future = asyncio.get_running_loop().create_future()
       waiting = Waiting(question, deadline, future)
-      # Requests that come together wait for each other, and are joined.
-      if self.open < 2 and (batch := version.engine.score_now(waiting)):
-        self.delivered(statistics, batch)
-        return Scored(version, future.result())
-      version.engine.submit(waiting)
+      first = version.engine.submit(waiting)
     except RefusedError as error:
       self.refuse(error, time.perf_counter() - start, statistics)
       raise
     self._pending += 1
     self._held += size
     self._idle.clear()
+    # Requests that come in one turn of the loop are joined.
+    if self.open < 2:
+      self._go_on(version)
+    elif first:
+      asyncio.get_running_loop().call_soon(self._go_on, version)
     try:
       return Scored(version, await future)
     except asyncio.CancelledError:
@@ -131,6 +132,10 @@ class Service:
       self._held -= size
       if not self._pending:
         self._idle.set()
+
+  def _go_on(self, version: Version) -> None:
+    if batch := version.engine.go_on():
+      self.delivered(version.statistics, batch)
 
   def delivered(self, statistics: Statistics, batch: Batch) -> None:
     """Takes the results of a batch."""
