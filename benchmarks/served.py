@@ -37,7 +37,7 @@ from dlrm_jax.scoring.model import Model
 from dlrm_jax.serving.program import Program
 
 CALLS = {1: 3000, 64: 1000, 1024: 150}
-SECONDS = 5.0
+SECONDS = 3.0
 _POOL = 32  # requests of each size, taken in turn
 
 

@@ -17,7 +17,7 @@ from benchmarks.server_process import Server
 
 _TIMES = 10  # requests that come, over those that can be answered
 _LIGHT = 10.0  # seconds of a light load
-_RELOADS = 10
+_RELOADS = 5
 
 
 def command(folder: str | Path) -> list[str]:

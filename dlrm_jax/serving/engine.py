@@ -69,10 +69,10 @@ class Engine:
     return self._rows >= self.limits.max_queue_rows
 
   def submit(self, request: Waiting) -> bool:
-    """Puts a request into the queue; nothing is scored before `go_on`.
+    """Puts a request into the queue; `go_on` or `wake` must follow.
 
     Returns:
-      Whether it is the first one since `go_on`.
+      Whether it is the first one since they were called.
 
     Raises:
       RefusedError: it has too many rows, or there is no room.
@@ -97,6 +97,12 @@ class Engine:
       self._rows += rows
       first, self._told = not self._told, True
       return first
+
+  def wake(self) -> None:
+    """Lets the thread of the engine score what waits."""
+    with self._changed:
+      self._told = False
+      self._changed.notify()
 
   def go_on(self) -> Batch | None:
     """Scores what waits: here if that is short, which saves two ways.

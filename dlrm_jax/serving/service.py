@@ -82,6 +82,8 @@ class Service:
     tensors: Mapping[str, Tensor],
     seconds: float | None = None,
     size: int = 0,
+    *,
+    in_turns: bool = False,
   ) -> Scored:
     """Scores the rows of a request.
 
@@ -91,6 +93,8 @@ class Service:
       tensors: the inputs.
       seconds: after which the answer is of no use; None: any time.
       size: its bytes.
+      in_turns: whether the loop takes requests that have come in one turn, so
+        that they can be joined at its end. gRPC takes one in each.
 
     Raises:
       RefusedError: there is no answer.
@@ -117,11 +121,12 @@ class Service:
     self._pending += 1
     self._held += size
     self._idle.clear()
-    # Requests that come in one turn of the loop are joined.
-    if self.open < 2:
-      self._go_on(version)
-    elif first:
+    if in_turns and first:
       asyncio.get_running_loop().call_soon(self._go_on, version)
+    elif not in_turns and self.open < 2:
+      self._go_on(version)
+    elif not in_turns:
+      version.engine.wake()
     try:
       return Scored(version, await future)
     except asyncio.CancelledError:

@@ -196,7 +196,7 @@ class HttpService:
     headers = request.headers
     asked = infer.read_request(body, headers.get(infer.LENGTH))
     version, answer = await self._service.infer(
-      *_model(request), asked.tensors, asked.seconds, len(body)
+      *_model(request), asked.tensors, asked.seconds, len(body), in_turns=True
     )
     written = infer.write_answer(
       asked, version.model, version.number, answer.scores
