@@ -335,3 +335,13 @@ def test_the_first_request_may_have_thousands_of_rows(parts):
   program.seconds = {size: size + 1.0 for size in program.sizes}
   assert sorted(program.cuts(3000)) == [8, 16, 32, 128, 256, 512, 2048]
   assert program.cuts(4095) == (4096,)
+
+
+def test_a_request_after_the_thread_was_woken_is_the_first_again(start):
+  running = start()
+  running.gate.open.set()
+  question = running.parts.question(0, 3)
+  for count in (1, 2):
+    assert running.engine.submit(Waiting(question, NOTHING, None))
+    running.engine.wake()
+    running.wait(count)
