@@ -111,9 +111,14 @@ def fbgemm_inference_tables(
   return tables
 
 
-def torchrec(rowwise: bool) -> Torchrec:
-  """With SGD, or row-wise Adagrad, in FBGEMM's kernels."""
-  tables = fbgemm_tables(kaggle.ROWS, kaggle.DIM, rowwise, kaggle.RATE)
+def torchrec(rowwise: bool, rows: Sequence[int] = kaggle.ROWS) -> Torchrec:
+  """With SGD, or row-wise Adagrad, in FBGEMM's kernels.
+
+  Args:
+    rowwise: row-wise Adagrad.
+    rows: numbers of rows of the 26 tables.
+  """
+  tables = fbgemm_tables(rows, kaggle.DIM, rowwise, kaggle.RATE)
   bottom, top = _layers()
   logits = _logits(tables, bottom, top)
   return Torchrec(logits, [*bottom.parameters(), *top.parameters()])

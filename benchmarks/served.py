@@ -1,105 +1,58 @@
 """What serving costs: requests to a server beside the compiled function.
 
-python -m benchmarks.served --model=DIR [--rounds=3] [--overload=SECONDS]
+python -m benchmarks.served --model=DIR [--overload=SECONDS] [--reload=DIR]
+  [--peer_python=PYTHON]
 
-DIR is an export or a workdir. Client and server share this machine. `alone` is
-the server's own program, called in this process. With --overload, 256 callers
-send batches of 1,024 rows without a pause, and every answer is compared with
-that to its own rows.
+DIR is an export. Clients and server share this machine. `alone` is the server's
+own program, called in this process. With --overload, ten times the requests of
+1,024 rows come that the server can answer; with --reload, another export and
+the first one take turns as its versions. Every answer is compared with that of
+the function. The peer is torchrec's model behind FastAPI.
 """
 
 import argparse
 import asyncio
-import collections
-import contextlib
-import os
-import re
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import grpc
 import jax
 import numpy as np
 import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 
-from benchmarks import machine
+from benchmarks import (
+  grpc_load,
+  http_load,
+  machine,
+  peers,
+  served_peer,
+  served_trials,
+)
+from benchmarks.server_process import Server
 from dlrm_jax.batch import Inputs
 from dlrm_jax.scoring.load import load
+from dlrm_jax.scoring.model import Model
 from dlrm_jax.serving.program import Program
 
 CALLS = {1: 3000, 64: 1000, 1024: 150}
-CLIENTS, CALLERS = 16, 256
+SECONDS = 3.0
 _POOL = 32  # requests of each size, taken in turn
-_INFER = '/inference.GRPCInferenceService/ModelInfer'
 
 
-class Server:
-  """A server in a process of its own.
-
-  Attributes:
-    http: its address, without a scheme.
-    grpc: likewise.
-  """
-
-  def __init__(self, folder: str) -> None:
-    command = [
-      sys.executable,
-      '-m',
-      'dlrm_jax.serve',
-      f'--model=model={folder}',
-    ]
-    self._process = subprocess.Popen(
-      [*command, '--http=0', '--grpc=0'],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.DEVNULL,
-      text=True,
-    )
-    assert self._process.stdout is not None
-    text = ''
-    while 'ready' not in text:
-      line = self._process.stdout.readline()
-      if not line:
-        raise SystemExit(f'{" ".join(command)}: {self._process.wait()}')
-      text += line
-    print(text, end='', flush=True)
-    self.http, self.grpc = re.findall(r'://([\d.]+:\d+)', text)[:2]
-
-  def cpu_seconds(self) -> float:
-    """What it has computed, over all its threads."""
-    text = Path(f'/proc/{self._process.pid}/stat').read_text()
-    user, system = text.rpartition(')')[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf('SC_CLK_TCK')
-
-  def memory(self) -> float:
-    """Its resident memory in MB."""
-    text = Path(f'/proc/{self._process.pid}/statm').read_text()
-    return int(text.split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e6
-
-  def end(self) -> None:
-    """Ends it, which must be in order."""
-    self._process.terminate()
-    if status := self._process.wait():
-      raise SystemExit(f'the server ended with status {status}')
-
-
-class Asked(NamedTuple):
-  """A request and its answer.
+class Sized(NamedTuple):
+  """Requests of one number of rows.
 
   Attributes:
-    inputs: the rows.
-    message: the request of gRPC, serialized.
-    want: probabilities, f32[B, T].
+    inputs: the rows of each.
+    asked: the requests of gRPC, and their answers.
+    posts: those of HTTP, with tensors in bytes.
   """
 
-  inputs: Inputs
-  message: bytes
-  want: np.ndarray
+  inputs: list[Inputs]
+  asked: list[grpc_load.Asked]
+  posts: list[bytes]
 
 
 def _tensors(module: Any, inputs: Inputs) -> list[Any]:
@@ -114,17 +67,17 @@ def _tensors(module: Any, inputs: Inputs) -> list[Any]:
 
 
 def requests(
-  program: Program, rows: list[int], dense: int, count: int
-) -> list[Asked]:
+  programs: Sequence[Program], rows: Sequence[int], dense: int, count: int
+) -> Sized:
   """Requests of so many rows.
 
   Args:
-    program: says the answers.
+    programs: say the answers, of the first version and of the second.
     rows: number of rows of the table that each id reads.
     dense: number of dense features.
     count: number of rows of a request.
   """
-  rng, made = np.random.default_rng(count), []
+  rng, made = np.random.default_rng(count), Sized([], [], [])
   for number in range(_POOL):
     inputs = Inputs(
       rng.random((count, dense), np.float32),
@@ -136,205 +89,186 @@ def requests(
     for tensor in _tensors(over_grpc, inputs):
       request.inputs.append(tensor._get_tensor())
       request.raw_input_contents.append(tensor._get_content())
-    want = program(inputs)[..., 0]
-    made.append(Asked(inputs, request.SerializeToString(), want))
+    wants = [program(inputs)[..., 0] for program in programs]
+    body, size = over_http.InferenceServerClient.generate_request_body(
+      _tensors(over_http, inputs),
+      [over_http.InferRequestedOutput('probability')],
+    )
+    headers = f'Inference-Header-Content-Length: {size}\r\n'
+    post = http_load.post('/v2/models/model/infer', body, headers)
+    made.inputs.append(inputs)
+    made.asked.append(grpc_load.Asked(request.SerializeToString(), wants))
+    made.posts.append(post)
   return made
 
 
-def timed(call: Callable[[Asked], Any], asked: list[Asked], calls: int) -> Any:
+def timed(
+  call: Callable[[Inputs], Any], inputs: Sequence[Inputs], calls: int
+) -> np.ndarray:
   """Milliseconds of calls, one after the other: f64[calls]."""
   seconds = []
   for number in range(calls):
-    request = asked[number % len(asked)]
+    rows = inputs[number % len(inputs)]
     start = time.perf_counter()
-    call(request)
+    call(rows)
     seconds.append(time.perf_counter() - start)
   return np.array(seconds) * 1e3
 
 
 def one_client(
-  server: Server, program: Program, asked: list[Asked], calls: int
+  server: Server, program: Program, sized: Sized, calls: int
 ) -> dict[str, dict[str, float]]:
   """p50 and p99 of calls of one client, by what is called."""
+  http, grpc = server.addresses
   with (
-    over_grpc.InferenceServerClient(server.grpc) as by_grpc,
-    over_http.InferenceServerClient(server.http) as by_http,
+    over_grpc.InferenceServerClient(grpc) as by_grpc,
+    over_http.InferenceServerClient(http) as by_http,
   ):
-    ways: dict[str, Callable[[Asked], Any]] = {
-      'alone': lambda x: program(x.inputs),
-      'gRPC': lambda x: by_grpc.infer('model', _tensors(over_grpc, x.inputs)),
-      'HTTP': lambda x: by_http.infer('model', _tensors(over_http, x.inputs)),
+    ways: dict[str, Callable[[Inputs], Any]] = {
+      'alone': program,
+      'gRPC': lambda x: by_grpc.infer('model', _tensors(over_grpc, x)),
+      'HTTP': lambda x: by_http.infer('model', _tensors(over_http, x)),
     }
     found = {}
     for name, call in ways.items():
-      timed(call, asked, calls // 10)
-      p50, p99 = np.percentile(timed(call, asked, calls), [50, 99])
-      found[name] = {'p50': float(p50), 'p99': float(p99)}
+      timed(call, sized.inputs, calls // 10)
+      p50, p99 = np.percentile(timed(call, sized.inputs, calls), [50, 99])
+      found[name] = {'p50 ms': float(p50), 'p99 ms': float(p99)}
   return found
 
 
-class Answers:
-  """Answers that were checked.
-
-  Attributes:
-    counts: number of answers by kind: right, wrong, refused, failed.
-    seconds: those of right answers.
-    refused_seconds: those of refusals.
-  """
-
-  def __init__(self) -> None:
-    self.counts: collections.Counter[str] = collections.Counter()
-    self.seconds: list[float] = []
-    self.refused_seconds: list[float] = []
-
-  async def ask(self, call: Any, number: int, asked: Asked) -> None:
-    """Sends a request, and compares the answer with its own."""
-    start = time.perf_counter()
-    try:
-      answer = await call(asked.message)
-    except grpc.aio.AioRpcError as error:
-      full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-      self.counts['refused' if full else f'failed: {error.code()}'] += 1
-      self.refused_seconds.append(time.perf_counter() - start)
-      return
-    self.seconds.append(time.perf_counter() - start)
-    found = np.frombuffer(answer.raw_output_contents[0], np.float32)
-    same = answer.id == str(number) and np.allclose(
-      found, asked.want.ravel(), rtol=0, atol=1e-5
-    )
-    self.counts['right' if same else 'wrong'] += 1
-
-
-async def _callers(
-  address: str, asked: list[Asked], callers: int, seconds: float
-) -> Answers:
-  """Callers that send one request after the other for some seconds."""
-  answers, end = Answers(), time.perf_counter() + seconds
-  options = [('grpc.use_local_subchannel_pool', 1)]
-  async with contextlib.AsyncExitStack() as stack:
-    channels = [
-      await stack.enter_async_context(
-        grpc.aio.insecure_channel(address, options)
-      )
-      for _ in range(min(callers, CLIENTS))
-    ]
-    calls = [
-      channel.unary_unary(
-        _INFER,
-        response_deserializer=over_grpc.service_pb2.ModelInferResponse.FromString,
-      )
-      for channel in channels
-    ]
-
-    async def caller(first: int) -> None:
-      number = first
-      while time.perf_counter() < end:
-        number = (number + 1) % len(asked)
-        await answers.ask(calls[first % len(calls)], number, asked[number])
-
-    await asyncio.gather(*map(caller, range(callers)))
-  return answers
-
-
 def many_clients(
-  server: Server, program: Program, asked: list[Asked], seconds: float
-) -> dict[str, float]:
-  """Rows a second of many clients, and CPU time of a row beside `alone`."""
-  rows = len(asked[0].want)
+  server: Server, program: Program, sized: Sized
+) -> dict[str, dict[str, float]]:
+  """Rows a second and CPU time of a row, alone and by many clients."""
+  rows = len(sized.inputs[0].ids)
   calls = max(20, 4096 // rows)
-  timed(lambda x: program(x.inputs), asked, calls)
+  timed(program, sized.inputs, calls)
   start, before = time.perf_counter(), time.process_time()
-  timed(lambda x: program(x.inputs), asked, calls)
+  timed(program, sized.inputs, calls)
   alone = (time.process_time() - before) / calls / rows
-  alone_rate = calls * rows / (time.perf_counter() - start)
-  before = server.cpu_seconds()
-  answers = asyncio.run(_callers(server.grpc, asked, CLIENTS, seconds))
-  spent = server.cpu_seconds() - before
-  count = answers.counts['right'] * rows
-  if set(answers.counts) != {'right'}:
-    raise SystemExit(f'answers: {dict(answers.counts)}')
+  rate = calls * rows / (time.perf_counter() - start)
+  found = {'alone': {'rows/s': rate, 'CPU us/row': alone * 1e6}}
+  http, grpc = server.addresses
+
+  def by_grpc() -> http_load.Load:
+    over = grpc_load.after(SECONDS)
+    answers = asyncio.run(
+      grpc_load.callers(grpc, sized.asked, grpc_load.CONNECTIONS, over)
+    )
+    if set(answers.counts) != {'right'}:
+      raise SystemExit(f'answers: {dict(answers.counts)}')
+    count = answers.counts['right']
+    p50, p99 = np.percentile(answers.seconds, [50, 99])
+    return http_load.Load(count, count / SECONDS, float(p50), float(p99))
+
+  def by_http() -> http_load.Load:
+    return asyncio.run(
+      http_load.load(
+        *(http, sized.posts, checking(sized), grpc_load.CONNECTIONS, SECONDS)
+      )
+    )
+
+  for name, way in (('gRPC', by_grpc), ('HTTP', by_http)):
+    before = server.cpu_seconds()
+    seen = way()
+    spent = (server.cpu_seconds() - before) / seen.count / rows
+    found[name] = {
+      'rows/s': seen.rate * rows,
+      'CPU us/row': spent * 1e6,
+      'CPU over alone, %': (spent / alone - 1) * 100,
+      'p99 ms': seen.p99 * 1e3,
+    }
+  return found
+
+
+def checking(sized: Sized) -> Callable[[int, bytes], None]:
+  """Compares answers of HTTP, at whose end the probabilities are."""
+
+  def check(number: int, answer: bytes) -> None:
+    want = sized.asked[number].wants[0].ravel()
+    found = np.frombuffer(answer[-want.nbytes :], np.float32)
+    if not np.allclose(found, want, rtol=0, atol=1e-5):
+      raise SystemExit(f'a wrong answer: {answer[:200]!r}')
+
+  return check
+
+
+def _medians(
+  measure: Callable[[], dict[str, dict[str, float]]], rounds: int
+) -> dict[str, dict[str, float]]:
+  seen = [measure() for _ in range(rounds)]
   return {
-    'rows/s alone': alone_rate,
-    'rows/s served': count / seconds,
-    'CPU us/row alone': alone * 1e6,
-    'CPU us/row served': spent / count * 1e6,
-    'p99 ms': float(np.percentile(answers.seconds, 99)) * 1e3,
+    name: {k: statistics.median(x[name][k] for x in seen) for k in values}
+    for name, values in seen[0].items()
   }
 
 
-def overload(
-  server: Server, light: list[Asked], heavy: list[Asked], seconds: float
-) -> Iterator[dict[str, Any]]:
-  """Rows about a light load, the overload, and the light load after it."""
-  for name, asked, callers, span in (
-    ('before', light, 1, 10.0),
-    ('overload', heavy, CALLERS, seconds),
-    ('after', light, 1, 10.0),
-  ):
-    answers = asyncio.run(_callers(server.grpc, asked, callers, span))
-    right = answers.counts['right']
-    sent = sum(answers.counts.values())
-    p50, p99 = np.percentile(answers.seconds, [50, 99])
-    yield {
-      'load': name,
-      'seconds': span,
-      'sent/s': sent / span,
-      'answered/s': right / span,
-      'sent over answered': sent / right,
-      **{k: v for k, v in answers.counts.items() if k != 'right'},
-      'p50 ms': float(p50) * 1e3,
-      'p99 ms': float(p99) * 1e3,
-      'p99 of refusals ms': float(
-        np.percentile(answers.refused_seconds or [np.nan], 99)
-      )
-      * 1e3,
-      'memory MB': server.memory(),
-    }
+def program_of(model: Model) -> Program:
+  """The compiled function, as the server has it."""
+  program = Program(model.network, max(CALLS), weighted=False)
+  for size in CALLS:
+    program.compile(size)
+  return program
 
 
 def main() -> None:
   """Measures, and prints what was seen."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--model', required=True)
-  parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument('--overload', type=float, default=0.0)
+  parser.add_argument('--reload', default='')
+  peers.add_flags(parser, rounds=3)
   arguments = parser.parse_args()
+  rounds, found = arguments.rounds, peers.find(arguments)
   jax.config.update('jax_cpu_enable_async_dispatch', False)  # as the server
   model = load(arguments.model)
-  program = Program(model.network, max(CALLS), weighted=False)
+  programs = [program_of(model)]
   schema = model.card.schema
   rows = [
     column.rows for column in schema.sparse for _ in range(column.hotness)
   ]
-  asked = {n: requests(program, rows, len(schema.dense), n) for n in CALLS}
-  server = Server(arguments.model)
+  sized = {n: requests(programs, rows, len(schema.dense), n) for n in CALLS}
+  server = Server(served_trials.command(arguments.model))
   lines: list[dict[str, Any]] = []
   for count, calls in CALLS.items():
-    seen = [
-      one_client(server, program, asked[count], calls)
-      for _ in range(arguments.rounds)
-    ]
-    for name in ('alone', 'gRPC', 'HTTP'):
-      lines.append(
-        {'rows': count, 'one client': name}
-        | {
-          f'{q} ms': statistics.median(round[name][q] for round in seen)
-          for q in ('p50', 'p99')
-        }
-      )
+    seen = _medians(
+      lambda n=count, c=calls: one_client(server, programs[0], sized[n], c),
+      rounds,
+    )
+    lines += [{'rows': count, 'one client': x} | y for x, y in seen.items()]
   machine.show('served, one client', lines)
-  lines = []
+  lines, rated = [], 0.0
   for count in CALLS:
-    seen = [
-      many_clients(server, program, asked[count], 5.0)
-      for _ in range(arguments.rounds)
-    ]
-    middle = {k: statistics.median(x[k] for x in seen) for k in seen[0]}
-    lines.append({'rows': count, 'clients': CLIENTS} | middle)
+    seen = _medians(
+      lambda n=count: many_clients(server, programs[0], sized[n]), rounds
+    )
+    name = f'{grpc_load.CONNECTIONS} clients'
+    lines += [{'rows': count, name: x} | y for x, y in seen.items()]
+    rated = seen['gRPC']['rows/s'] / count
   machine.show('served, many clients', lines)
   if arguments.overload:
-    found = overload(server, asked[1], asked[1024], arguments.overload)
-    machine.show('served, overload', list(found))
+    light, heavy = sized[1].asked, sized[max(CALLS)].asked
+    trial = served_trials.overload(
+      server, light, heavy, rated, arguments.overload
+    )
+    machine.show('served, overload', list(trial))
+  if arguments.reload:
+    programs.append(program_of(load(arguments.reload)))
+    asked = requests(programs, rows, len(schema.dense), 64).asked
+    folders = arguments.model, arguments.reload
+    machine.show('served, reloads', [served_trials.reloads(folders, asked)])
+  if found.torchrec:
+    peer = Server(served_peer.command(found.python, rows))
+    lines = []
+    for count in (1, 64):
+      inputs, _, posts = sized[count]
+      check = checking(sized[count])
+      lines.append(
+        served_peer.compare(server, peer, posts, check, inputs, rounds)
+      )
+    machine.show('served, beside torchrec', lines)
+    peer.end()
   server.end()
 
 

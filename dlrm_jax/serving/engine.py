@@ -54,7 +54,7 @@ class Engine:
     self.limits, self._deliver = limits, deliver
     self._queue: collections.deque[Waiting] = collections.deque()
     self._rows = 0
-    self._busy = False
+    self._busy = self._told = False
     self.failure = ''
     self._changed = threading.Condition()
     self._closed = False
@@ -66,8 +66,16 @@ class Engine:
     """Number of rows that wait."""
     return self._rows
 
-  def submit(self, request: Waiting) -> None:
-    """Puts a request into the queue.
+  @property
+  def full(self) -> bool:
+    """Whether no request has room in the queue."""
+    return self._rows >= self.limits.max_queue_rows
+
+  def submit(self, request: Waiting) -> bool:
+    """Puts a request into the queue; `go_on` or `wake` must follow.
+
+    Returns:
+      Whether it is the first one since they were called.
 
     Raises:
       RefusedError: it has too many rows, or there is no room.
@@ -90,28 +98,38 @@ class Engine:
         )
       self._queue.append(request)
       self._rows += rows
+      first, self._told = not self._told, True
+      return first
+
+  def wake(self) -> None:
+    """Lets the thread of the engine score what waits."""
+    with self._changed:
+      self._told = False
       self._changed.notify()
 
-  def score_now(self, request: Waiting) -> Batch | None:
-    """Scores a request in the thread of the event loop, which saves two ways.
+  def go_on(self) -> Batch | None:
+    """Scores what waits: here if that is short, which saves two ways.
 
     Returns:
-      None where it must be submitted: the engine has other work, or the loop
-      would wait for long.
+      What was scored; None where the thread of the engine does it.
     """
-    rows = request.question.count
-    if rows > self.limits.max_batch:
-      return None
-    seconds = self._program.seconds_for(rows)
-    if seconds > _SHORT:
-      return None
     with self._changed:
-      if self._closed or self._queue or self._busy:
+      self._told = False
+      if not self._queue:
         return None
-      batch = self._score_all([request])
+      if self._busy or self.limits.max_delay or not self._short(self._rows):
+        self._changed.notify()
+        return None
+      batch = self._score_all(self._taken())
       if self.failure:
         self._changed.notify()  # the thread tries the device again
       return batch
+
+  def _short(self, rows: int) -> bool:
+    """Whether the event loop may wait for so many rows."""
+    if rows > self.limits.max_batch:
+      return False
+    return self._program.seconds_for(rows) <= _SHORT
 
   def close(self) -> None:
     """Takes no more requests; those in the queue are still answered."""
@@ -146,15 +164,20 @@ class Engine:
           left = end - time.perf_counter()
           if left <= 0 or not self._changed.wait(left):
             break
-      taken, rows = [], 0
-      while self._queue:
-        rows += self._queue[0].question.count
-        if rows > self.limits.max_batch:
-          break
-        taken.append(self._queue.popleft())
-      self._rows -= sum(request.question.count for request in taken)
       self._busy = True
-      return taken
+      return self._taken()
+
+  def _taken(self) -> list[Waiting]:
+    """Takes requests out of the queue, as many as may be joined."""
+    taken, rows = [], 0
+    while self._queue:
+      more = self._queue[0].question.count
+      if rows + more > self.limits.max_batch:
+        break
+      taken.append(self._queue.popleft())
+      rows += more
+    self._rows -= rows
+    return taken
 
   def _score_all(self, taken: list[Waiting]) -> Batch:
     """Scores requests; gives each its result."""

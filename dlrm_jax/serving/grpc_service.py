@@ -29,6 +29,9 @@ from dlrm_jax.serving.refusal import RefusedError, Why, invalid
 from dlrm_jax.serving.service import Service
 from dlrm_jax.serving.tensors import BYTES, Tensor, of_bytes, of_json
 
+INFER = '/inference.GRPCInferenceService/ModelInfer'
+"""The call that scores."""
+
 _IN_FLIGHT = 64  # requests of a stream
 _CONTENTS = {
   'BOOL': 'bool_contents',
@@ -99,6 +102,35 @@ async def _abort(context: Any, error: RefusedError) -> Any:
     context.set_trailing_metadata((('retry-after', '1'),))
   code = grpc.StatusCode[error.why.value.name]
   await context.abort(code, str(error))
+
+
+class RoomInterceptor(grpc.aio.ServerInterceptor):
+  """Refuses requests to score unread while the queues are full."""
+
+  def __init__(self, service: Service) -> None:
+    self._service = service
+
+  async def intercept_service(
+    self,
+    continuation: Callable[[Any], Awaitable[Any]],
+    handler_call_details: Any,
+  ) -> Any:
+    """The handler of a call."""
+    if handler_call_details.method == INFER:
+      try:
+        self._service.check_room()
+      except RefusedError as error:
+        return _refusing(error)
+    return await continuation(handler_call_details)
+
+
+def _refusing(error: RefusedError) -> Any:
+  """A handler as of a stream: it does not ask for the request."""
+
+  async def refuse(requests: Any, context: Any) -> None:
+    await _abort(context, error)
+
+  return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 # Any: its methods are those of a server without an event loop.

@@ -61,7 +61,7 @@ class Program:
     """
     self.sizes = sizes_up_to(most, loaded.mesh.size)
     self.seconds: dict[int, float] = {}
-    self._cuts: dict[int, tuple[int, ...]] = {}
+    self._cuts: list[tuple[int, ...]] = [()]  # by number of rows
     self.loaded, self._weighted = loaded, weighted
 
     def outputs(logits: jax.Array) -> jax.Array:
@@ -107,16 +107,17 @@ class Program:
     The last rows of the last call may be padding. 65 rows are a call of 64 and
     one of 1 on a CPU, and one of 128 on a device that takes as long for it.
     """
-    if rows not in self._cuts:
-      least = next(size for size in self.sizes if size >= rows)
-      best, seconds = (least,), self.seconds[least]
+    # Those of fewer rows come first: the best of many are made of them.
+    for count in range(len(self._cuts), rows + 1):
+      best = (next(size for size in self.sizes if size >= count),)
+      seconds = self.seconds[best[0]]
       for size in self.sizes:
-        if size < rows:
-          rest = self.cuts(rows - size)
+        if size < count:
+          rest = self._cuts[count - size]
           together = self.seconds[size] + sum(self.seconds[x] for x in rest)
           if together < seconds:
             best, seconds = (size, *rest), together
-      self._cuts[rows] = best
+      self._cuts.append(best)
     return self._cuts[rows]
 
   def __call__(self, inputs: Inputs) -> np.ndarray:

@@ -60,13 +60,14 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
     ):
       return handler
 
-    async def refuse(request: Any, context: Any) -> None:
+    async def refuse(requests: Any, context: Any) -> None:
       await context.abort(
         grpc.StatusCode.UNAUTHENTICATED, 'no token, or a wrong one'
       )
 
     if handler is None:  # there is no such call
       return None
-    if handler.request_streaming:
+    # As of streams, whose requests are not read before they are asked for.
+    if handler.response_streaming:
       return grpc.stream_stream_rpc_method_handler(refuse)
-    return grpc.unary_unary_rpc_method_handler(refuse)
+    return grpc.stream_unary_rpc_method_handler(refuse)

@@ -12,7 +12,7 @@ import uvicorn
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.serving.grpc_methods import add_methods
-from dlrm_jax.serving.grpc_service import GrpcService
+from dlrm_jax.serving.grpc_service import GrpcService, RoomInterceptor
 from dlrm_jax.serving.http.connection import Connection
 from dlrm_jax.serving.http.service import HttpService
 from dlrm_jax.serving.log import Log
@@ -106,7 +106,9 @@ def _grpc_server(
     InputError: the port is not to be had.
   """
   security = settings.security
-  interceptors = [TokenInterceptor(security)] if security.token else []
+  interceptors: list[Any] = [RoomInterceptor(service)]
+  if security.token:
+    interceptors.insert(0, TokenInterceptor(security))
   server = grpc.aio.server(
     interceptors=interceptors,
     maximum_concurrent_rpcs=_CALLS,

@@ -72,6 +72,18 @@ class Service:
     """Counts a request as answered."""
     self.open -= 1
 
+  def check_room(self) -> None:
+    """Refuses a request that need not be read to be refused.
+
+    Raises:
+      RefusedError: the queues of all models are full.
+    """
+    full = [version.engine.full for version in self.repository.served()]
+    if full and all(full):
+      error = RefusedError(Why.FULL, 'the queues are full; try again')
+      self.refuse(error, 0.0, None)
+      raise error
+
   async def infer(
     self,
     model: str,
@@ -79,6 +91,8 @@ class Service:
     tensors: Mapping[str, Tensor],
     seconds: float | None = None,
     size: int = 0,
+    *,
+    in_turns: bool = False,
   ) -> Scored:
     """Scores the rows of a request.
 
@@ -88,6 +102,8 @@ class Service:
       tensors: the inputs.
       seconds: after which the answer is of no use; None: any time.
       size: its bytes.
+      in_turns: whether the loop takes requests that have come in one turn, so
+        that they can be joined at its end. gRPC takes one in each.
 
     Raises:
       RefusedError: there is no answer.
@@ -107,17 +123,19 @@ class Service:
       deadline = float('inf') if seconds is None else start + seconds
       future = asyncio.get_running_loop().create_future()
       waiting = Waiting(question, deadline, future)
-      # Requests that come together wait for each other, and are joined.
-      if self.open < 2 and (batch := version.engine.score_now(waiting)):
-        self.delivered(statistics, batch)
-        return Scored(version, future.result())
-      version.engine.submit(waiting)
+      first = version.engine.submit(waiting)
     except RefusedError as error:
       self.refuse(error, time.perf_counter() - start, statistics)
       raise
     self._pending += 1
     self._held += size
     self._idle.clear()
+    if in_turns and first:
+      asyncio.get_running_loop().call_soon(self._go_on, version)
+    elif not in_turns and self.open < 2:
+      self._go_on(version)
+    elif not in_turns:
+      version.engine.wake()
     try:
       return Scored(version, await future)
     except asyncio.CancelledError:
@@ -128,6 +146,10 @@ class Service:
       self._held -= size
       if not self._pending:
         self._idle.set()
+
+  def _go_on(self, version: Version) -> None:
+    if batch := version.engine.go_on():
+      self.delivered(version.statistics, batch)
 
   def delivered(self, statistics: Statistics, batch: Batch) -> None:
     """Takes the results of a batch."""

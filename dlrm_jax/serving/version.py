@@ -136,6 +136,7 @@ def open_version(
   for size in program.sizes:
     program.compile(size)
     log('compiled', model=name, version=number, rows=size)
+  program.cuts(limits.max_batch)  # from here on, threads only read them
   statistics = Statistics(coding.unknown)
   engine = Engine(
     program, coding, limits, lambda batch: deliver(statistics, batch)

@@ -70,6 +70,8 @@ class Running:
     waiting = Waiting(question, deadline, None)
     self.engine.submit(waiting)
     self.asked.append((waiting, start, stop))
+    if batch := self.engine.go_on():
+      self.deliver(batch)
     return waiting
 
   def wait(self, count):
@@ -256,12 +258,12 @@ def test_a_closed_engine_answers_what_it_has(start):
 
 
 def test_rows_are_cut_or_padded_as_is_fastest(start, parts):
-  program = Program(parts.program.loaded, 32, weighted=False)
   cpu = {1: 1.6, 8: 3.0, 16: 5.0, 32: 9.0}
   wanted = {1: (1,), 2: (8,), 8: (8,), 9: (1, 8), 16: (16,), 17: (1, 16),
             18: (8, 16), 24: (8, 16), 25: (32,), 32: (32,)}  # fmt: skip
   for seconds, want in ((cpu, wanted), (dict.fromkeys(cpu, 1.0), None)):
-    program._cuts, program.seconds = {}, seconds
+    program = Program(parts.program.loaded, 32, weighted=False)
+    program.seconds = seconds
     for rows in range(1, 33):
       cuts = program.cuts(rows)
       assert sum(cuts[:-1]) < rows <= sum(cuts)
@@ -284,6 +286,9 @@ class Cutting:
   def __init__(self, program):
     self._program = program
 
+  def seconds_for(self, rows):
+    return 1.0
+
   def cuts(self, rows):
     return (8,) * -(-rows // 8)
 
@@ -292,22 +297,51 @@ class Cutting:
     return self._program(inputs)
 
 
-def test_a_lone_request_is_scored_at_once(start):
+def test_what_is_short_is_scored_by_who_asks(start):
   running = start()
   running.gate.open.set()
-  score_now, question = running.engine.score_now, running.parts.question(0, 3)
+  engine, question = running.engine, running.parts.question(0, 3)
 
-  def waiting():
-    return Waiting(question, NOTHING, None)
+  def submitted():
+    waiting = Waiting(question, NOTHING, None)
+    return waiting, engine.submit(waiting)
 
-  assert score_now(waiting()) is None  # it takes too long
+  (first, is_first), (second, is_second) = submitted(), submitted()
+  assert (is_first, is_second) == (True, False)
+  assert engine.go_on() is None  # it takes too long: the thread scores both
+  running.wait(2)
   running.gate.seconds = 9e-4
-  first = waiting()
-  batch = score_now(first)
-  assert batch.requests == [first]
-  running.check(first, 0, 3)
+  (first, is_first), (second, _) = submitted(), submitted()
+  assert is_first
+  batch = engine.go_on()
+  assert batch.requests == [first, second]
+  for request in batch.requests:
+    running.check(request, 0, 3)
+  assert engine.go_on() is None  # nothing waits
   running.gate.open.clear()
   running.gate.called.clear()
+  running.gate.seconds = 1.0
   running.submit(0, 1)
   assert running.gate.called.wait(60)
-  assert score_now(waiting()) is None  # it would wait
+  running.gate.seconds = 9e-4
+  submitted()
+  assert engine.go_on() is None  # the thread is at work
+  running.gate.open.set()
+  running.wait(4)
+
+
+def test_the_first_request_may_have_thousands_of_rows(parts):
+  program = Program(parts.program.loaded, 4096, weighted=False)
+  program.seconds = {size: size + 1.0 for size in program.sizes}
+  assert sorted(program.cuts(3000)) == [8, 16, 32, 128, 256, 512, 2048]
+  assert program.cuts(4095) == (4096,)
+
+
+def test_a_request_after_the_thread_was_woken_is_the_first_again(start):
+  running = start()
+  running.gate.open.set()
+  question = running.parts.question(0, 3)
+  for count in (1, 2):
+    assert running.engine.submit(Waiting(question, NOTHING, None))
+    running.engine.wake()
+    running.wait(count)

@@ -335,6 +335,35 @@ def test_a_full_queue_and_deadlines(small, inputs, plain):
   engine._program = program
 
 
+def test_what_comes_to_full_queues_is_refused_unread(small, inputs):
+  """So what is in it does not matter."""
+  service = small.service
+  engine = service.repository.find('ctr').engine
+  program = engine._program
+  gate = gate_of(small, 'ctr')
+  with (
+    concurrent.futures.ThreadPoolExecutor(3) as pool,
+    over_grpc.InferenceServerClient(small.grpc) as client,
+  ):
+    found = [pool.submit(ask, client, inputs, 0, 1)]
+    assert gate.called.wait(60)
+    found += [pool.submit(ask, client, inputs, 0, 16) for _ in range(2)]
+    until(lambda: engine.queue_rows == 32)
+    before = service.refused.get('RESOURCE_EXHAUSTED', 0)
+    with pytest.raises(InferenceServerException) as caught:
+      client.infer('no such model', [])
+    assert 'RESOURCE_EXHAUSTED' in caught.value.status()
+    assert 'the queues are full' in str(caught.value)
+    status, headers, body = post(small, b'no JSON')
+    assert (status, headers['Retry-After']) == (429, '1'), body
+    assert service.refused['RESOURCE_EXHAUSTED'] == before + 2
+    gate.open.set()
+    for future in found:
+      future.result(60)
+  engine._program = program
+  check_alive(small)
+
+
 def test_a_device_that_fails_is_told_and_the_server_stays(small, inputs):
   engine = small.service.repository.find('ctr').engine
   program = engine._program

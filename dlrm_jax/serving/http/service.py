@@ -82,7 +82,8 @@ class HttpService:
     models, one = '/v2/models', '/v2/models/{model}'
     version = f'{one}/versions/{{version}}'
     both = (one, version)
-    routes = [
+    routes = [  # the first that fits is taken
+      *(('POST', f'{path}/infer', self.infer) for path in both),
       ('GET', '/', self.page),
       ('GET', '/page/models', self.models),
       ('POST', '/page/explain/{model}', self.explain),
@@ -95,7 +96,6 @@ class HttpService:
       *(('GET', f'{path}/ready', self.model_ready) for path in both),
       *(('GET', f'{path}/config', self.config) for path in both),
       *(('GET', f'{path}/stats', self.statistics) for path in both),
-      *(('POST', f'{path}/infer', self.infer) for path in both),
       ('POST', '/v2/repository/index', self.index),
       ('POST', '/v2/repository/models/{model}/load', self.load),
       ('POST', '/v2/repository/models/{model}/unload', self.unload),
@@ -219,11 +219,12 @@ class HttpService:
 
   async def infer(self, request: Request) -> Response:
     """Scores rows."""
+    self._service.check_room()
     body = await self._bodies.read(request)
     headers = request.headers
     asked = infer.read_request(body, headers.get(infer.LENGTH))
     version, answer = await self._service.infer(
-      *_model(request), asked.tensors, asked.seconds, len(body)
+      *_model(request), asked.tensors, asked.seconds, len(body), in_turns=True
     )
     written = infer.write_answer(
       asked, version.model, version.number, answer.scores
