@@ -376,6 +376,7 @@ def test_training_does_not_go_on_from_it(run, tmp_path, capsys):
     ),
     (['--report=a.md', '--output=x'], 'leave --output out'),
     (['--report=a.txt'], 'expected a name in .md'),
+    (['--report={run}.md', '--examples=1'], '--report needs 2 examples'),
     (['--tables=int3', '--output=x'], "'int3' is no storage"),
     (['--memory=lots', '--output=x'], '--memory'),
     (['--memory=1MB', '--output=x', '--examples=0'], 'expected 1 or more'),
