@@ -58,7 +58,8 @@ class LocalRows(NamedTuple):
     """Writes some columns of the values of rows, f32[n, columns].
 
     Returns:
-      Which rows are finite as they are kept, or belong elsewhere, bool[n].
+      Which rows are finite as they are kept, bool[n]; True for those of
+      another process, and of float32.
     """
     mine = self.has(rows)
     local, stack = rows[mine] - self.low, self.stack
@@ -71,7 +72,8 @@ class LocalRows(NamedTuple):
     kept = _encoded(new, stack)
     self.put(rows[mine], kept)
     finite = np.ones(len(rows), bool)
-    finite[mine] = np.isfinite(decoded(kept, stack)).all(1)
+    if stack.storage != FLOAT32:
+      finite[mine] = np.isfinite(decoded(kept, stack)).all(1)
     return finite
 
 

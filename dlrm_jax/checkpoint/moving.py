@@ -178,8 +178,7 @@ def _check_kept(
     row = bad[0]
     what = (
       f'values from {values[row].min():g} to {values[row].max():g}, which '
-      f'{stack.storage.name} cannot keep: its scale or its bias would be '
-      f'infinite'
+      f'{stack.storage.name} cannot keep in finite numbers'
     )
   else:
     return
