@@ -11,8 +11,8 @@ as in FBGEMM: without noise, codes and lines have the bits that
 bits, else float16, and values that share a byte begin in its lowest bits.
 
 With noise, values are rounded up with the probability of what is cut off, so
-that small steps of an update are not lost but right on average. Source: Gupta
-and others, "Deep Learning with Limited Numerical Precision", 2015.
+that small steps of an update are not lost but right on average; for that, a
+bias of float16 is rounded down, and a scale up. Source: Gupta and others, "Deep Learning with Limited Numerical Precision", 2015.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dlrm_jax.embedding.storage import FLOAT32, Storage
@@ -191,7 +192,8 @@ def _as_half(values: jax.Array, toward: float | None) -> jax.Array:
   """
   halves = lax.optimization_barrier(values.astype(jnp.float16))
   if toward is not None:
-    short = (values - halves) * jnp.sign(toward) > 2.0**-21 * jnp.abs(values)
+    error = values - halves.astype(jnp.float32)
+    short = error * np.sign(toward) > 2.0**-21 * jnp.abs(values)
     further = jnp.nextafter(halves, jnp.full_like(halves, toward))
     halves = lax.optimization_barrier(jnp.where(short, further, halves))
   return halves.astype(jnp.float32)
