@@ -12,7 +12,8 @@ bits, else float16, and values that share a byte begin in its lowest bits.
 
 With noise, values are rounded up with the probability of what is cut off, so
 that small steps of an update are not lost but right on average; for that, a
-bias of float16 is rounded down, and a scale up. Source: Gupta and others, "Deep Learning with Limited Numerical Precision", 2015.
+bias of float16 is rounded down, and a scale up. Source: Gupta and others, "Deep
+Learning with Limited Numerical Precision", 2015.
 """
 
 import dataclasses
