@@ -68,7 +68,8 @@ def test_what_is_not_finite_is_refused(run, part, tmp_path, capsys):
   state = jax.tree.map(np.array, one.state())
   leaf = jax.tree.leaves(getattr(state, part))[0]
   leaf[(0,) * leaf.ndim] = np.nan
-  write(Model(one.run, state), tmp_path / 'bad', one, DEFAULTS)
+  model = Model(one.run, jax.device_put(state))
+  write(model, tmp_path / 'bad', one, DEFAULTS)
   for flags in (['--layers=int8'], ['--tables=float16'], ['--tables=float32']):
     out = f'--output={tmp_path}/out'
     assert main([f'--workdir={tmp_path}/bad', *flags, out]) == 1
