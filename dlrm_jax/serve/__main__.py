@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from dlrm_jax.errors import exit_cleanly, heard
 from dlrm_jax.serve import flags as read
+from dlrm_jax.serving.token import read_token
 
 if TYPE_CHECKING:
   from dlrm_jax.serving.log import Log
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
   models = read.models_of(flags.model)
   limits, max_body = read.limits_of(flags), read.max_body_of(flags)
   read.check_ports(flags)
-  tls, token = read.tls_of(flags), read.token_of(flags)
+  tls, token = read.tls_of(flags), read_token(flags.token_file)
   read.check_installed()
   # The log has lines of JSON alone; what gRPC would write is told there, too.
   os.environ.setdefault('GRPC_VERBOSITY', 'NONE')

@@ -78,7 +78,7 @@ class Engine:
       Whether it is the first one since they were called.
 
     Raises:
-      RefusedError: it has too many rows, or there is no room.
+      RefusedError: it has too many rows, there is no room, or the device fails.
     """
     rows, limits = request.question.count, self.limits
     if rows > limits.max_batch:
@@ -90,6 +90,8 @@ class Engine:
     with self._changed:
       if self._closed:
         raise RefusedError(Why.UNAVAILABLE, 'the model is being unloaded')
+      if self.failure:
+        raise RefusedError(Why.UNAVAILABLE, self.failure)
       if self._rows + rows > limits.max_queue_rows:
         raise RefusedError(
           Why.FULL,
@@ -188,19 +190,21 @@ class Engine:
         request.result = RefusedError(Why.LATE, _LATE)
       elif request.gone:
         request.result = RefusedError(Why.LATE, 'nobody waits for the answer')
+      elif self.failure:
+        request.result = RefusedError(Why.UNAVAILABLE, self.failure)
       else:
         live.append(request)
     if not live:
       return Batch(taken)
     try:
-      rows, times, unknown = self._score(live, now)
-      if rows:
-        self.failure = ''
-      return Batch(taken, rows, times, unknown)
+      return Batch(taken, *self._score(live, now))
     except Exception as error:
-      for request in live:
-        self._score_alone(request)
       self._try()
+      for request in live:
+        if self.failure:
+          request.result = _failed(error)
+        else:
+          self._score_alone(request)
       return Batch(taken, error=error)
 
   def _try(self) -> None:
@@ -216,9 +220,7 @@ class Engine:
     try:
       self._score([request], time.perf_counter())
     except Exception as error:
-      request.result = RefusedError(
-        Why.FAILED, f'the device failed: {line_of(error)}'
-      )
+      request.result = _failed(error)
 
   def _score(
     self, live: list[Waiting], taken: float
@@ -279,6 +281,10 @@ class Engine:
         for size, end in zip(cuts, ends, strict=True)
       ]
     )
+
+
+def _failed(error: Exception) -> RefusedError:
+  return RefusedError(Why.FAILED, f'the device failed: {line_of(error)}')
 
 
 def _answer(scores: np.ndarray, times: Times) -> Answer | RefusedError:

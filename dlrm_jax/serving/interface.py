@@ -154,9 +154,11 @@ class Interface:
     yield from self.columns.values()
 
   def parameters(self) -> dict[str, str]:
-    """What clients must know beside the inputs, as JSON by name."""
+    """What clients must know beside the inputs, as JSON by name.
+
+    A request has all of `network_inputs`, or all of `column_inputs`.
+    """
     found = {
-      'inputs': 'all of network_inputs, or all of column_inputs',
       'network_inputs': [spec.name for spec in self.network],
       'column_inputs': list(self.columns),
       'labels': list(self.schema.labels),

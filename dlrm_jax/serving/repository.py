@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import shorten
+from dlrm_jax.scoring.load import mark_of
 from dlrm_jax.serving import version as versions
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.refusal import RefusedError, Why, line_of
@@ -185,8 +186,7 @@ class Repository:
           (
             v
             for v in old.values()
-            if v.card.folder == str(folder)
-            and v.mark == versions.mark_of(folder)
+            if v.card.folder == str(folder) and v.mark == mark_of(folder)
           ),
           None,
         )

@@ -206,3 +206,4 @@ async def running(settings: Settings, log: Log) -> AsyncIterator[Running]:
     await grpc_server.stop(_GRACE)
     await http
     held.close()
+    service.seldom.flush()

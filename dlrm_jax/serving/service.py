@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.serving.log import Log
+from dlrm_jax.serving.log import Log, Seldom
 from dlrm_jax.serving.refusal import RefusedError, Why
 from dlrm_jax.serving.repository import Repository
 from dlrm_jax.serving.statistics import Statistics
@@ -15,7 +15,6 @@ from dlrm_jax.serving.version import Version
 from dlrm_jax.serving.waiting import Answer, Batch, Waiting
 
 _MOST_OPEN = 1000  # requests; connections beyond may still ask how it is
-_LOGGED = 1.0  # seconds between lines about refusals, or failures
 
 
 class Scored(NamedTuple):
@@ -32,6 +31,7 @@ class Service:
     repository: the models.
     refused: refused requests that reached no model, by name of the status.
     open: number of requests that are being read, answered or sent.
+    seldom: logs refusals and failures.
     draining: whether new requests are refused, as the server ends.
   """
 
@@ -47,13 +47,11 @@ class Service:
     self.refused: dict[str, int] = {}
     self.draining = False
     self.open = 0
-    self._log = log
+    self.seldom = Seldom(log)
     self._pending = self._held = 0
     self._most_held = most_held
     self._idle = asyncio.Event()
     self._idle.set()
-    self._unlogged: dict[str, int] = {}
-    self._quiet_until: dict[str, float] = {}
 
   @property
   def ready(self) -> bool:
@@ -161,7 +159,7 @@ class Service:
     statistics.add_batch(batch)
     if batch.error is not None:
       what = f'{type(batch.error).__name__}: {batch.error}'
-      self._seldom('a batch failed', len(batch.requests), reason=what)
+      self.seldom('a batch failed', len(batch.requests), reason=what)
     for request in batch.requests:
       result: Any = request.result
       future: Any = request.owner
@@ -180,21 +178,13 @@ class Service:
   def refuse(
     self, error: RefusedError, seconds: float, statistics: Statistics | None
   ) -> None:
-    """Counts a refusal, and logs it unless one was logged a moment ago."""
+    """Counts a refusal, and logs it."""
     name, error.counted = error.why.value.name, True
     if statistics is None:
       self.refused[name] = self.refused.get(name, 0) + 1
     else:
       statistics.add_refusal(error, seconds)
-    self._seldom('refused', 1, status=name)
-
-  def _seldom(self, event: str, requests: int, **fields: str) -> None:
-    """Logs an event of requests, with those since its last line."""
-    self._unlogged[event] = self._unlogged.get(event, 0) + requests
-    now = time.perf_counter()
-    if now >= self._quiet_until.get(event, 0.0):
-      self._quiet_until[event] = now + _LOGGED
-      self._log(event, requests=self._unlogged.pop(event), **fields)
+    self.seldom('refused', 1, status=name)
 
   async def load(self, model: str) -> None:
     """Serves what is in a model's folder now.

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ import tritonclient.grpc as over_grpc
 from tritonclient.utils import InferenceServerException
 
 from dlrm_jax.serve.__main__ import main
+from dlrm_jax.serve.flags import NEEDED
 from dlrm_jax.serving.program import Program
 from tests import commands, scored
 from tests.serving import served
@@ -251,6 +253,13 @@ def test_wrong_flags(capsys, flags, words):
   assert words in mistake(capsys, *flags)
 
 
+def test_packages_of_the_extra_are_looked_for():
+  text = (commands.ROOT / 'pyproject.toml').read_text()
+  extra = tomllib.loads(text)['project']['optional-dependencies']['serve']
+  names = {re.match(r'[\w-]+', package)[0] for package in extra}
+  assert names - {'uvloop'} <= set(NEEDED)
+
+
 def test_packages_that_are_missing(capsys, monkeypatch):
   monkeypatch.setattr('dlrm_jax.serve.flags.NEEDED', ('no_such_package',))
   line = mistake(capsys, '--model=a=x')
@@ -292,6 +301,7 @@ def test_the_log_has_json_alone(export):
   code = f"""
 import asyncio, sys
 from dlrm_jax.serve.__main__ import main
+from dlrm_jax.serve.flags import NEEDED
 
 def loop():
   made = asyncio.new_event_loop()

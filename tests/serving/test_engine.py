@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dlrm_jax.scoring.load import load
+from dlrm_jax.serving import engine
 from dlrm_jax.serving.coding import Coding
 from dlrm_jax.serving.engine import Engine
 from dlrm_jax.serving.interface import Interface
@@ -241,6 +242,26 @@ def test_requests_of_a_failed_batch_are_scored_one_by_one(start, parts):
   running.submit(2, 3)
   running.wait(5)
   running.check(*running.asked[-1])
+
+
+def test_while_the_device_fails_requests_are_refused_at_once(
+  start, monkeypatch
+):
+  monkeypatch.setattr(engine, '_AGAIN', 60.0)
+  running = start(fails=lambda inputs: len(running.gate.sizes) > 1)
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  together = [running.submit(n, n + 12) for n in (1, 2)]
+  behind = [running.submit(n, n + 12) for n in (3, 4)]
+  running.gate.open.set()
+  running.wait(5)
+  running.check(*running.asked[0])
+  assert [request.result.why for request in together] == [Why.FAILED] * 2
+  assert [request.result.why for request in behind] == [Why.UNAVAILABLE] * 2
+  assert running.gate.sizes == [1, 32, 1]  # the last one has no ids
+  found = refusal(running.submit, 5, 6)
+  assert found.why is Why.UNAVAILABLE
+  assert str(found) == 'the device fails: RuntimeError: the device is lost'
 
 
 def test_a_closed_engine_answers_what_it_has(start):

@@ -20,9 +20,9 @@ import tritonclient.http as over_http
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from dlrm_jax.serving import service
+from dlrm_jax.serving import log, service
 from dlrm_jax.serving.http import body, connection
-from dlrm_jax.serving.log import Log
+from dlrm_jax.serving.log import Log, Seldom
 from dlrm_jax.serving.program import Program
 from dlrm_jax.serving.waiting import Limits
 from tests import commands, scored
@@ -127,7 +127,7 @@ def test_a_device_that_fails_under_load_and_works_again(export, inputs, want):
       assert status == 200
       assert 'dlrm_ready 0.0' in text
       status, _, answer = post(server, json.dumps(good()))
-      assert status == 500
+      assert status == 503
       assert 'INTERNAL: CpuCallback error' in json.loads(answer)['error']
       end.set()
       before = [future.result(60) for future in asking]
@@ -149,9 +149,11 @@ def test_a_device_that_fails_under_load_and_works_again(export, inputs, want):
     assert min(before) > 0
     assert min(future.result(60) for future in asking) > 0
     assert len(failures) == seen
+  assert 'INTERNAL' in failures[0].status()
   for error in failures:
-    assert 'INTERNAL' in error.status()
-    assert 'the device failed: ' in str(error)
+    failed = 'INTERNAL' in error.status()
+    assert failed or 'UNAVAILABLE' in error.status()
+    assert f'the device {"failed" if failed else "fails"}: ' in str(error)
     assert '\n' not in error.message()
   found = [json.loads(x)['event'] for x in server.log.getvalue().splitlines()]
   assert 'a batch failed' in found
@@ -287,9 +289,9 @@ def test_a_server_that_is_killed_while_it_reloads(
       lambda: '"compiled"' in command.stderr.read_text()[seen:], command
     )
     command.kill()
-    log = events(command.stderr.read_text())
+    found = events(command.stderr.read_text())
   assert contents(folder) == before
-  assert [x['version'] for x in log if x['event'] == 'serving'] == ['1']
+  assert [x['version'] for x in found if x['event'] == 'serving'] == ['1']
   with commands.Command([*MODULE, model]) as command:
     address = f'127.0.0.1:{started(command)[1]}'
     with over_grpc.InferenceServerClient(address) as client:
@@ -460,6 +462,33 @@ def test_heads_and_trailers_without_end(small):
   assert found.startswith('HTTP/1.1 200'), found
 
 
+def refused(text):
+  """Number of refused requests by status, and of lines, in a log."""
+  found, lines = {}, 0
+  for line in map(json.loads, text.splitlines()):
+    if line['event'] == 'refused':
+      lines += 1
+      status = line['status']
+      found[status] = found.get(status, 0) + line['requests']
+  return found, lines
+
+
+def test_the_log_counts_all_refusals_by_status(export, monkeypatch):
+  with served.serving({'ctr': export}, LIMITS) as server:
+    for _ in range(3):
+      assert post(server, b'{}')[0] == 400
+      assert post(server, b'{}', '/v2/models/no/infer')[0] == 404
+    monkeypatch.setattr(log, '_QUIET', 0.1)
+    assert post(server, json.dumps(good()), Content_Encoding='br')[0] == 501
+    assert post(server, json.dumps(good()), Content_Encoding='br')[0] == 501
+    # once nothing more comes
+    until(lambda: refused(server.log.getvalue())[0]['UNIMPLEMENTED'] == 2)
+    text = server.log
+  found, lines = refused(text.getvalue())
+  assert found == {'INVALID_ARGUMENT': 3, 'NOT_FOUND': 3, 'UNIMPLEMENTED': 2}
+  assert lines < 8
+
+
 class Gone:
   """A stream whose reader has gone."""
 
@@ -471,8 +500,7 @@ class Gone:
 
 
 def test_a_log_that_nobody_reads(small, inputs, monkeypatch):
-  monkeypatch.setattr(small.service, '_log', Log(Gone()))
-  small.service._quiet_until.clear()
+  monkeypatch.setattr(small.service, 'seldom', Seldom(Log(Gone())))
   assert post(small, b'{}')[0] == 400
   gate = gate_of(small, 'ctr', fails=lambda inputs: True)
   gate.open.set()

@@ -220,6 +220,20 @@ PACKED = {
 }
 
 
+@pytest.mark.parametrize('encoding', ['GZIP', 'Deflate'])
+def test_names_of_packers_in_any_case(server, encoding):
+  packer = {'GZIP': gzip.compress, 'Deflate': zlib.compress}[encoding]
+  asked = good() | {'id': 'x' * 2000}
+  status, headers, body = post(
+    server,
+    packer(json.dumps(asked).encode()),
+    Content_Encoding=encoding,
+    Accept_Encoding=encoding,
+  )
+  assert status == 200, body
+  assert headers['Content-Encoding'] == encoding.lower()
+
+
 @pytest.mark.parametrize('name', PACKED)
 def test_bad_packed_bodies(server, name):
   body, encoding, status = PACKED[name]
