@@ -39,7 +39,8 @@ class Log:
   def of_libraries(self) -> Iterator[None]:
     """A context in which what libraries log are events, and nothing else."""
     root = logging.getLogger()
-    others, root.handlers = root.handlers, [_OfLibraries(self)]
+    own: list[logging.Handler] = [_OfLibraries(self)]
+    others, root.handlers = root.handlers, own
     try:
       yield
     finally:
