@@ -14,6 +14,8 @@ from dlrm_jax.serving.tensors import Tensor
 from dlrm_jax.serving.version import Version
 from dlrm_jax.serving.waiting import Answer, Batch, Waiting
 
+_MOST_OPEN = 1000  # requests; connections beyond may still ask how it is
+
 
 class Scored(NamedTuple):
   """An answer, and the version that gave it."""
@@ -73,11 +75,15 @@ class Service:
     """Refuses a request that need not be read to be refused.
 
     Raises:
-      RefusedError: the queues of all models are full.
+      RefusedError: the queues of all models are full, or too many requests are
+        open.
     """
     full = [version.engine.full for version in self.repository.served()]
-    if full and all(full):
-      error = RefusedError(Why.FULL, 'the queues are full; try again')
+    why = 'the queues are full' if full and all(full) else ''
+    if self.open > _MOST_OPEN:
+      why = f'more than {_MOST_OPEN:,} requests are open'
+    if why:
+      error = RefusedError(Why.FULL, f'{why}; try again')
       self.refuse(error, 0.0, None)
       raise error
 

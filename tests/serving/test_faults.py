@@ -1,6 +1,7 @@
 """The device fails, a reload is killed, clients stop: the server stays up."""
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import logging
@@ -19,7 +20,7 @@ import tritonclient.http as over_http
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from dlrm_jax.serving import log
+from dlrm_jax.serving import log, service
 from dlrm_jax.serving.http import body, connection
 from dlrm_jax.serving.log import Log, Seldom
 from dlrm_jax.serving.program import Program
@@ -339,8 +340,8 @@ def test_a_client_of_http_that_goes_while_it_waits(small):
   for _ in range(3):
     with socket.create_connection((host, int(port)), 60) as asking:
       asking.sendall(
-        f'POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n'
-        f'\r\n{text}'.encode()
+        f'POST {INFER} HTTP/1.1\r\nHost: localhost\r\n'
+        f'Content-Length: {len(text)}\r\n\r\n{text}'.encode()
       )
       until(lambda: small.service.open)
   gate.open.set()
@@ -368,11 +369,61 @@ def said(server, *pieces):
   return found.decode()
 
 
+@pytest.fixture
+def opened():
+  """A function that connects to a server, and does not ask."""
+  with contextlib.ExitStack() as stack:
+    yield lambda address: stack.enter_context(
+      socket.create_connection(address.split(':'), 60)
+    )
+
+
+def test_many_connections(small, opened, monkeypatch):
+  """Of those without a request so many stay; what waits is answered."""
+  monkeypatch.setattr(connection, '_CONNECTIONS', 5)
+  gate = gate_of(small, 'ctr')
+  text = json.dumps(good())
+  waiting = opened(small.http)
+  waiting.sendall(
+    f'POST {INFER} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n'
+    f'Content-Length: {len(text)}\r\n\r\n{text}'.encode()
+  )
+  assert gate.called.wait(60)
+  others = [opened(small.http) for _ in range(30)]
+  assert get(small, '/v2/health/live')[0] == 200
+  for one in others[:25]:
+    assert one.recv(1) == b''
+  others[-1].setblocking(False)
+  with pytest.raises(BlockingIOError):
+    others[-1].recv(1)
+  gate.open.set()
+  assert waiting.recv(100).startswith(b'HTTP/1.1 200')
+  small.service.repository.find('ctr').engine._program = gate._program
+
+
+def test_many_connections_with_requests(small, monkeypatch):
+  """The server says how it is, and refuses more requests, in JSON."""
+  monkeypatch.setattr(service, '_MOST_OPEN', 3)
+  gate = gate_of(small, 'ctr')
+  text = json.dumps(good())
+  with concurrent.futures.ThreadPoolExecutor(3) as pool:
+    found = [pool.submit(post, small, text) for _ in range(3)]
+    until(lambda: small.service.open == 3)
+    status, headers, body = post(small, text)
+    assert (status, headers['Retry-After']) == (429, '1')
+    assert 'more than 3 requests are open' in json.loads(body)['error']
+    for path in ('/v2/health/live', '/v2/health/ready', '/metrics'):
+      assert get(small, path)[0] == 200
+    gate.open.set()
+    assert [x.result(60)[0] for x in found] == [200] * 3
+  small.service.repository.find('ctr').engine._program = gate._program
+
+
 def test_requests_that_do_not_come(small, monkeypatch):
   """A connection, a head and a body have so much time."""
   monkeypatch.setattr(body, '_SECONDS', 0.1)
   monkeypatch.setattr(connection, '_SECONDS', 0.3)
-  head = f'POST {INFER} HTTP/1.1\r\nHost: x\r\n'
+  head = f'POST {INFER} HTTP/1.1\r\nHost: localhost\r\n'
   assert said(small) == ''
   assert said(small, head) == ''
   found = said(small, f'{head}Content-Length: 50\r\n\r\n{{"inputs"')
@@ -380,7 +431,7 @@ def test_requests_that_do_not_come(small, monkeypatch):
   assert 'did not come within' in found
   # also where nobody reads it
   found = said(
-    small, 'POST /no HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n'
+    small, 'POST /no HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n'
   )
   assert found.startswith('HTTP/1.1 404')
   until(lambda: not small.service.open)
@@ -391,7 +442,7 @@ def test_requests_that_do_not_come(small, monkeypatch):
 def test_heads_and_trailers_without_end(small):
   """They are not held in memory."""
   lines = 'x: ' + 'x' * 1000 + '\r\n'
-  head = f'POST {INFER} HTTP/1.1\r\nHost: x\r\n'
+  head = f'POST {INFER} HTTP/1.1\r\nHost: localhost\r\n'
   chunked = f'{head}Transfer-Encoding: chunked\r\n\r\n'
   for pieces in (
     (head, *[lines] * 1000),

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dlrm_jax.prepare.bad_rows import shorten
 from dlrm_jax.serving import description
 from dlrm_jax.serving.http import infer, metrics, page
 from dlrm_jax.serving.http.body import Bodies, packed
@@ -23,7 +24,7 @@ from dlrm_jax.serving.parameters import (
   check_load,
 )
 from dlrm_jax.serving.refusal import RefusedError, Why, invalid
-from dlrm_jax.serving.security import Security
+from dlrm_jax.serving.security import Security, is_loopback, is_own_name
 from dlrm_jax.serving.service import Service
 
 _TOGETHER = 32  # bodies of full size that are read at a time
@@ -71,9 +72,15 @@ class HttpService:
   """Answers the requests of the protocol."""
 
   def __init__(
-    self, service: Service, max_body: int, security: Security, log: Log
+    self,
+    service: Service,
+    max_body: int,
+    security: Security,
+    host: str,
+    log: Log,
   ) -> None:
     self._service, self._security, self._log = service, security, log
+    self._host = host
     self._page = page.read_page()
     self._bodies = Bodies(max_body, _TOGETHER * max_body)
 
@@ -174,8 +181,17 @@ class HttpService:
     """Raises a `RefusedError` for a request that may not be made."""
     headers = request.headers
     origin = headers.get('origin')
-    if origin and origin.partition('://')[2] != headers.get('host'):
+    host = headers.get('host', '')
+    if origin and origin.partition('://')[2] != host:
       raise RefusedError(Why.FORBIDDEN, 'asked by a page of another server')
+    # A token is what no page has. Other programs may know other names.
+    guarded = not self._security.token and (origin or is_loopback(self._host))
+    if guarded and host and not is_own_name(host, self._host):
+      raise RefusedError(
+        Why.FORBIDDEN,
+        f'asked for the host {shorten(host)}; expected an address, localhost '
+        'or that of --host, as there is no token',
+      )
     given = headers.get('authorization', '')
     if request.url.path not in _OPEN and not self._security.admits(given):
       raise RefusedError(Why.UNAUTHENTICATED, 'no token, or a wrong one')
