@@ -1,13 +1,15 @@
 """A load over gRPC, every answer of which is checked.
 
 As a program it is a probe: it sends one request after the other from a process
-of its own, and writes the pickle of its `Answers`.
+of its own, and prints its `Answers` in JSON.
 """
 
 import argparse
 import asyncio
 import collections
 import contextlib
+import dataclasses
+import json
 import pickle
 import sys
 import time
@@ -37,6 +39,7 @@ class Asked(NamedTuple):
   wants: Sequence[np.ndarray]
 
 
+@dataclasses.dataclass
 class Answers:
   """Answers that were checked.
 
@@ -47,11 +50,21 @@ class Answers:
     refused_seconds: those of refusals.
   """
 
-  def __init__(self) -> None:
-    self.counts: collections.Counter[str] = collections.Counter()
-    self.versions: collections.Counter[str] = collections.Counter()
-    self.seconds: list[float] = []
-    self.refused_seconds: list[float] = []
+  counts: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  versions: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  seconds: list[float] = dataclasses.field(default_factory=list)
+  refused_seconds: list[float] = dataclasses.field(default_factory=list)
+
+  @classmethod
+  def of_json(cls, text: bytes) -> 'Answers':
+    """What a probe printed."""
+    counts, versions, seconds, refused = json.loads(text)
+    counter = collections.Counter
+    return cls(counter(counts), counter(versions), seconds, refused)
 
   async def ask(self, call: Any, number: int, asked: Asked) -> None:
     """Sends a request, and compares the answer with its own."""
@@ -163,7 +176,7 @@ def main() -> None:
   found = asyncio.run(
     callers(flags.address, asked, 1, after(flags.seconds), _BETWEEN)
   )
-  sys.stdout.buffer.write(pickle.dumps(found))
+  json.dump(list(vars(found).values()), sys.stdout)
 
 
 if __name__ == '__main__':

@@ -229,47 +229,45 @@ def main() -> None:
     column.rows for column in schema.sparse for _ in range(column.hotness)
   ]
   sized = {n: requests(programs, rows, len(schema.dense), n) for n in CALLS}
-  server = Server(served_trials.command(arguments.model))
-  lines: list[dict[str, Any]] = []
-  for count, calls in CALLS.items():
-    seen = _medians(
-      lambda n=count, c=calls: one_client(server, programs[0], sized[n], c),
-      rounds,
-    )
-    lines += [{'rows': count, 'one client': x} | y for x, y in seen.items()]
-  machine.show('served, one client', lines)
-  lines, rated = [], 0.0
-  for count in CALLS:
-    seen = _medians(
-      lambda n=count: many_clients(server, programs[0], sized[n]), rounds
-    )
-    name = f'{grpc_load.CONNECTIONS} clients'
-    lines += [{'rows': count, name: x} | y for x, y in seen.items()]
-    rated = seen['gRPC']['rows/s'] / count
-  machine.show('served, many clients', lines)
-  if arguments.overload:
-    light, heavy = sized[1].asked, sized[max(CALLS)].asked
-    trial = served_trials.overload(
-      server, light, heavy, rated, arguments.overload
-    )
-    machine.show('served, overload', list(trial))
+  with Server(served_trials.command(arguments.model)) as server:
+    lines: list[dict[str, Any]] = []
+    for count, calls in CALLS.items():
+      seen = _medians(
+        lambda n=count, c=calls: one_client(server, programs[0], sized[n], c),
+        rounds,
+      )
+      lines += [{'rows': count, 'one client': x} | y for x, y in seen.items()]
+    machine.show('served, one client', lines)
+    lines, rated = [], 0.0
+    for count in CALLS:
+      seen = _medians(
+        lambda n=count: many_clients(server, programs[0], sized[n]), rounds
+      )
+      name = f'{grpc_load.CONNECTIONS} clients'
+      lines += [{'rows': count, name: x} | y for x, y in seen.items()]
+      rated = seen['gRPC']['rows/s'] / count
+    machine.show('served, many clients', lines)
+    if found.torchrec:
+      lines = []
+      with Server(served_peer.command(found.python, rows)) as peer:
+        for count in (1, 64):
+          inputs, _, posts = sized[count]
+          check = checking(sized[count])
+          lines.append(
+            served_peer.compare(server, peer, posts, check, inputs, rounds)
+          )
+      machine.show('served, beside torchrec', lines)
+    if arguments.overload:
+      light, heavy = sized[1].asked, sized[max(CALLS)].asked
+      trial = served_trials.overload(
+        server, light, heavy, rated, arguments.overload
+      )
+      machine.show('served, overload', list(trial))
   if arguments.reload:
     programs.append(program_of(load(arguments.reload)))
     asked = requests(programs, rows, len(schema.dense), 64).asked
     folders = arguments.model, arguments.reload
     machine.show('served, reloads', [served_trials.reloads(folders, asked)])
-  if found.torchrec:
-    peer = Server(served_peer.command(found.python, rows))
-    lines = []
-    for count in (1, 64):
-      inputs, _, posts = sized[count]
-      check = checking(sized[count])
-      lines.append(
-        served_peer.compare(server, peer, posts, check, inputs, rounds)
-      )
-    machine.show('served, beside torchrec', lines)
-    peer.end()
-  server.end()
 
 
 if __name__ == '__main__':

@@ -86,7 +86,7 @@ def overload(
     )
     text, _ = probe.communicate()
   yield row('overload', answers, seconds)
-  yield row('probe', pickle.loads(text), seconds)
+  yield row('probe', grpc_load.Answers.of_json(text), seconds)
   yield row('after', one(), _LIGHT)
 
 
@@ -102,10 +102,9 @@ def reloads(
   with tempfile.TemporaryDirectory() as holder:
     place = Path(holder, 'model')
     _link(folders[0], place)
-    server = Server(command(place))
-    _, grpc = server.addresses
-    answers = asyncio.run(_reloading(folders, asked, place, grpc))
-    server.end()
+    with Server(command(place)) as server:
+      _, grpc = server.addresses
+      answers = asyncio.run(_reloading(folders, asked, place, grpc))
   p50, p99 = grpc_load.quantiles(answers.seconds)
   failed = answers.counts.total() - answers.counts['right']
   return {

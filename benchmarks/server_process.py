@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 
 class Server:
@@ -40,9 +41,12 @@ class Server:
     text = Path(f'/proc/{self._process.pid}/statm').read_text()
     return int(text.split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e6
 
-  def end(self) -> None:
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, kind: object, *error: object) -> None:
     """Ends it, which must be in order, or by the signal."""
     self._process.terminate()
     status = self._process.wait()
-    if status not in (0, -signal.SIGTERM):
+    if kind is None and status not in (0, -signal.SIGTERM):
       raise SystemExit(f'the server ended with status {status}')

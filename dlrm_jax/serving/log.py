@@ -52,8 +52,8 @@ class Log:
   def of_libraries(self) -> Iterator[None]:
     """A context in which what libraries log are events, and nothing else."""
     root = logging.getLogger()
-    ours: list[logging.Handler] = [_OfLibraries(self)]
-    others, root.handlers = root.handlers, ours
+    own: list[logging.Handler] = [_OfLibraries(self)]
+    others, root.handlers = root.handlers, own
     try:
       yield
     finally:

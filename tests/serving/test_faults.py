@@ -72,8 +72,8 @@ def faulty(server):
     return np.asarray(scores)
 
   @jax.jit
-  def with_fault(layers, tables, inputs):
-    scores = score(layers, tables, inputs)
+  def with_fault(inputs):
+    scores = score(inputs)
     return jax.pure_callback(pass_on, scores, scores)
 
   program._score = with_fault
@@ -163,16 +163,17 @@ def test_a_device_that_fails_under_load_and_works_again(export, inputs, want):
 def test_scores_that_are_not_finite_are_refused(small, inputs):
   """Numbers so large that the network overflows; JSON has no word for NaN."""
   program = small.service.repository.find('ctr').program
-  loaded = program.loaded
+  score, loaded = program._score, program.loaded
   layers = jax.tree.map(lambda x: x * 1e3, loaded.layers)
-  program.loaded = loaded._replace(layers=layers)
+  other = Program(loaded._replace(layers=layers), 8, weighted=False)
+  program._score = other._score
   huge = np.full((3, 2), [[1.0], [3e38], [1.0]], np.float32)
   part = inputs._replace(dense=huge, ids=inputs.ids[:3])
   with over_grpc.InferenceServerClient(small.grpc) as client:
     with pytest.raises(InferenceServerException, match=r'row 1: .*not finite'):
       ask(client, part, 0, 3)
     ask(client, part, 0, 1)
-  program.loaded = loaded
+  program._score = score
 
 
 def test_a_model_whose_programs_do_not_compile(export, inputs, want, tmp_path):

@@ -277,13 +277,13 @@ class HttpService:
     """Serves what is in a model's folder now."""
     check_load(infer.field(await self._json(request), 'parameters', dict))
     await self._service.load(request.path_params['model'])
-    return as_json({})
+    return Response()  # tritonclient's coroutines leave a body unread
 
   async def unload(self, request: Request) -> Response:
     """Serves a model no more."""
     await self._json(request)
     await self._service.repository.unload(request.path_params['model'])
-    return as_json({})
+    return Response()  # tritonclient's coroutines leave a body unread
 
 
 def _model(request: Request) -> tuple[str, str]:
