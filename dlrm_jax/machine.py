@@ -131,17 +131,26 @@ def cores(root: Path = _CGROUPS, listing: Path = _OF_PROCESS) -> int:
 
 
 @functools.cache
+def _of_processor(cpuinfo: Path, names: tuple[str, ...]) -> str | None:
+  """What Linux says of the first processor under one of these names."""
+  try:
+    lines = cpuinfo.read_text().splitlines()
+  except OSError:
+    return None
+  return next((line for line in lines if line.startswith(names)), None)
+
+
 def cpu_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str] | None:
   """Flags of the processor, as Linux names them; None: they are not known.
 
   Args:
     cpuinfo: the kernel's table of processors.
   """
-  try:
-    lines = cpuinfo.read_text().splitlines()
-  except OSError:
-    return None
-  for line in lines:
-    if line.startswith(('flags', 'Features')):
-      return frozenset(line.split())
-  return None
+  line = _of_processor(cpuinfo, ('flags', 'Features'))
+  return None if line is None else frozenset(line.split())
+
+
+def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
+  """Name of the processor; '': it is not known. See `cpu_flags`."""
+  line = _of_processor(cpuinfo, ('model name',)) or ''
+  return line.partition(':')[2].strip()

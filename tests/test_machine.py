@@ -120,3 +120,10 @@ def test_linux_says_what_the_processor_has(text, flags, tmp_path):
     path.write_text(text)
   found = machine.cpu_flags(path)
   assert found is flags is None or flags < found
+
+
+def test_the_name_of_the_processor(tmp_path):
+  path = tmp_path / 'cpuinfo'
+  path.write_text('processor\t: 0\nmodel name\t: A Fast One @ 3 GHz\n')
+  assert machine.cpu_name(path) == 'A Fast One @ 3 GHz'
+  assert machine.cpu_name(tmp_path / 'nothing') == ''

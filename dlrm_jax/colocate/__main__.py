@@ -12,7 +12,8 @@ sockets. Of 1, 2, ... engines at once, the first is measured while the others
 are under load: the time of a batch, split in lookup and layers; the highest
 rate that keeps a percentile of latencies below --sla_ms; and latencies at a
 rate that all keep. The same command goes on where it was interrupted, and
-repeats no model that is in the files of --output.
+repeats no model that is in the files of --output, if machine, libraries and
+the model's folder are the same.
 
 MODEL is rmc1, rmc2 or rmc3 (configs/rmc.py), with drawn values and the storages
 of --storage, or NAME=DIR, a workdir or an export, with its own.

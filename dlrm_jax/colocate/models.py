@@ -31,12 +31,14 @@ class Spec(NamedTuple):
     folder: a workdir or an export; None: a variant, untrained.
     storage: of the tables of a variant, or `AS_STORED`.
     scale: factor of the rows of the tables of a variant.
+    mark: changes with the content of the folder; '' of a variant.
   """
 
   name: str
   folder: Path | None
   storage: str
   scale: float
+  mark: str = ''
 
   def __str__(self) -> str:
     return f'{self.name}, tables {self.storage}'

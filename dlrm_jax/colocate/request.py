@@ -13,6 +13,7 @@ from dlrm_jax.colocate.study import Wanted
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError
 from dlrm_jax.queries.sizes import HELP, read_sizes
+from dlrm_jax.scoring.load import mark_of
 from dlrm_jax.traces.power_law import STEEPEST
 
 _SPLIT = 32
@@ -132,7 +133,8 @@ def _specs(flags: Mapping[str, Any]) -> list[Spec]:
   specs = []
   for name, folder in folders.items():
     kept = [AS_STORED] if folder else storages or ['float32']
-    specs += [Spec(name, folder, storage, scale) for storage in kept]
+    mark = mark_of(folder) if folder else ''
+    specs += [Spec(name, folder, storage, scale, mark) for storage in kept]
   return specs
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlrm_jax import files
+from dlrm_jax import files, machine
 from dlrm_jax.colocate.engine import Part, Times
 from dlrm_jax.colocate.models import Spec
 from dlrm_jax.colocate.study import Point, Study, Tail, Wanted, cores_text
@@ -42,6 +42,10 @@ def _settings(wanted: Wanted) -> dict[str, Any]:
   }
 
 
+def _machine() -> dict[str, str]:
+  return {'processor': machine.cpu_name(), **environment()}
+
+
 def _of_spec(spec: Spec, wanted: Wanted) -> dict[str, Any]:
   """What tells results of a model from others."""
   bound = wanted.bounds[spec.name]
@@ -50,6 +54,7 @@ def _of_spec(spec: Spec, wanted: Wanted) -> dict[str, Any]:
     'folder': spec.folder and str(spec.folder),
     'storage': spec.storage,
     'scale': spec.scale,
+    'mark': spec.mark,
     'target_seconds': bound if math.isfinite(bound) else None,
   }
 
@@ -60,7 +65,7 @@ def as_json(study: Study) -> dict[str, Any]:
   return {
     **_settings(wanted),
     'missing': study.missing,
-    'environment': environment(),
+    'environment': _machine(),
     'models': [
       {
         **_of_spec(spec, wanted),
@@ -95,16 +100,19 @@ def read(wanted: Wanted, output: Path) -> dict[Spec, list[Point]]:
     output: the page.
 
   Raises:
-    InputError: it had other settings or models, or the file cannot be read.
+    InputError: it had other settings or models, was on another machine or with
+      other libraries, or the file cannot be read.
   """
   path = output.with_suffix('.json')
   if not path.exists():
     return {}
   otherwise = 'choose another --output, or remove it'
   measured: dict[Spec, list[Point]] = {}
+  now = _settings(wanted) | _machine()
   try:
     found = files.read_json(path)
-    settings = {name: found[name] for name in _settings(wanted)}
+    known = found | found['environment']
+    settings = {name: known[name] for name in now}
     others = list(found['models'])
     for spec in wanted.specs:
       about = _of_spec(spec, wanted)
@@ -116,7 +124,7 @@ def read(wanted: Wanted, output: Path) -> dict[Spec, list[Point]]:
     raise InputError(
       f'{path}: no results of this command; {otherwise}'
     ) from None
-  for name, value in _settings(wanted).items():
+  for name, value in now.items():
     if settings[name] != value:
       raise InputError(
         f'{path}: measured with {name} {settings[name]}, not {value}; '
@@ -124,7 +132,7 @@ def read(wanted: Wanted, output: Path) -> dict[Spec, list[Point]]:
       )
   if names:
     raise InputError(
-      f'{path}: has results of {names[0]}, measured with another target, scale '
-      f'or folder, or not asked for now; {otherwise}'
+      f'{path}: has results of {names[0]}, measured with another target, '
+      f'scale, folder or content of it, or not asked for now; {otherwise}'
     )
   return measured

@@ -3,12 +3,14 @@
 import argparse
 import importlib.util
 import math
+import ssl
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError
 from dlrm_jax.queries.sizes import HELP, Sizes, read_sizes
+from dlrm_jax.serving.token import read_token
 
 NEEDED = 'aiohttp', 'grpc', 'tritonclient'
 """Packages of the extra `serve`."""
@@ -34,6 +36,8 @@ class Wanted(NamedTuple):
     data: a file of raw rows; None: rows are made up.
     seed: of all draws.
     retry: whether refused requests are sent again.
+    token: what the server asks for; '': nothing.
+    tls_cert: file of the certificate to trust; None: those that are known.
   """
 
   url: str
@@ -47,12 +51,18 @@ class Wanted(NamedTuple):
   data: str | None
   seed: int
   retry: bool
+  token: str
+  tls_cert: str | None
 
 
 def parser_of(description: str | None) -> Parser:
   """The parser of the command."""
   parser = Parser(prog='python -m dlrm_jax.load_test', description=description)
-  parser.add_required('--url', 'URL', 'grpc://HOST:PORT or http://HOST:PORT')
+  parser.add_required(
+    '--url',
+    'URL',
+    'grpc://HOST:PORT or http://HOST:PORT, with TLS grpcs or https',
+  )
   parser.add_required('--model', 'NAME', 'name of the model on the server')
   add = parser.add_argument
   add(
@@ -94,6 +104,16 @@ def parser_of(description: str | None) -> Parser:
     action='store_true',
     help='send refused requests again, after the time that the server names in '
     'Retry-After',
+  )
+  add(
+    '--token_file',
+    metavar='FILE',
+    help='file with the token that the server asks for',
+  )
+  add(
+    '--tls_cert',
+    metavar='FILE',
+    help='certificate in PEM to trust (default: those that are known)',
   )
   add('--seed', type=int, default=0, help='of all draws (default: 0)')
   add('--json', metavar='FILE', help='file for the numbers')
@@ -167,6 +187,23 @@ def _sizes(flags: argparse.Namespace) -> Sizes:
   return read_sizes(str(1 if flags.batch is None else flags.batch), '--batch')
 
 
+def _tls_cert(flags: argparse.Namespace) -> str | None:
+  if flags.tls_cert is None:
+    return None
+  if not flags.url.startswith(('grpcs:', 'https:')):
+    raise InputError(
+      f'--tls_cert={flags.tls_cert}: --url={flags.url} is without TLS; '
+      'expected grpcs://HOST:PORT or https://HOST:PORT'
+    )
+  try:
+    ssl.create_default_context(cafile=flags.tls_cert)
+  except OSError as error:
+    raise InputError(
+      f'--tls_cert={flags.tls_cert}: {error}; expected a certificate in PEM'
+    ) from None
+  return flags.tls_cert
+
+
 def wanted_of(flags: argparse.Namespace) -> Wanted:
   """What flags ask for.
 
@@ -199,4 +236,6 @@ def wanted_of(flags: argparse.Namespace) -> Wanted:
     data=flags.data,
     seed=flags.seed,
     retry=flags.retry,
+    token=read_token(flags.token_file),
+    tls_cert=_tls_cert(flags),
   )

@@ -200,7 +200,7 @@ async def run(wanted: Wanted, say: Callable[[str], None]) -> Found:
   Raises:
     InputError: there is no such server or model, or rows cannot be sent.
   """
-  wire, metadata = await connect(wanted.url, wanted.model)
+  wire, metadata = await connect(wanted)
   try:
     config = await wire.config()
     inputs = rows_of.inputs_of(metadata, config)

@@ -7,6 +7,7 @@ that client does not show the header Retry-After of a refusal.
 """
 
 import json
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
@@ -20,9 +21,9 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from dlrm_jax.errors import InputError
+from dlrm_jax.load_test.flags import Wanted
 
 _PATIENCE = 60.0  # seconds, for any answer
-_CONNECTIONS = 256  # of HTTP; further requests wait for one
 _FULL = 429
 _LENGTH = 'Inference-Header-Content-Length'
 _MOST_BYTES = 2**31 - 1  # of a message of gRPC
@@ -118,20 +119,27 @@ def _seconds(text: object) -> float | None:
 class GrpcWire:
   """gRPC."""
 
-  def __init__(self, address: str, model: str) -> None:
+  def __init__(self, address: str, wanted: Wanted) -> None:
     options = [
       ('grpc.max_send_message_length', _MOST_BYTES),
       ('grpc.max_receive_message_length', _MOST_BYTES),
     ]
     self._client = tritonclient.grpc.aio.InferenceServerClient(
-      address, channel_args=options
+      address,
+      ssl=wanted.url.startswith('grpcs:'),
+      root_certificates=wanted.tls_cert,
+      channel_args=options,
     )
-    self._model = model
+    self._model = wanted.model
+    self._options: dict[str, Any] = {
+      'client_timeout': _PATIENCE,
+      'headers': _headers(wanted.token),
+    }
 
   async def metadata(self) -> dict[str, Any]:
     """See `Wire`."""
     found: Any = await self._client.get_model_metadata(
-      self._model, as_json=True, client_timeout=_PATIENCE
+      self._model, as_json=True, **self._options
     )
     return found
 
@@ -139,7 +147,7 @@ class GrpcWire:
     """See `Wire`."""
     try:
       found: Any = await self._client.get_model_config(
-        self._model, as_json=True, client_timeout=_PATIENCE
+        self._model, as_json=True, **self._options
       )
     except InferenceServerException:
       return {}
@@ -149,7 +157,7 @@ class GrpcWire:
     """See `Wire`."""
     try:
       found: Any = await self._client.get_inference_statistics(
-        self._model, as_json=True, client_timeout=_PATIENCE
+        self._model, as_json=True, **self._options
       )
     except InferenceServerException:
       return None
@@ -162,9 +170,7 @@ class GrpcWire:
   async def ask(self, request: Any) -> Any:
     """See `Wire`."""
     try:
-      return await self._client.infer(
-        self._model, request, client_timeout=_PATIENCE
-      )
+      return await self._client.infer(self._model, request, **self._options)
     except InferenceServerException as error:
       message = str(error.message())
       if error.status() != str(grpc.StatusCode.RESOURCE_EXHAUSTED):
@@ -179,6 +185,10 @@ class GrpcWire:
   async def close(self) -> None:
     """See `Wire`."""
     await self._client.close()
+
+
+def _headers(token: str) -> dict[str, str]:
+  return {'authorization': f'Bearer {token}'} if token else {}
 
 
 def _wait_of(error: object) -> float | None:
@@ -201,12 +211,16 @@ def _inputs(kind: Any, tensors: Sequence[Tensor]) -> list[Any]:
 class HttpWire:
   """HTTP."""
 
-  def __init__(self, address: str, model: str) -> None:
+  def __init__(self, address: str, wanted: Wanted) -> None:
+    trusted = ssl.create_default_context(cafile=wanted.tls_cert)
     self._session = aiohttp.ClientSession(
-      connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
+      # No request waits for a connection.
+      connector=aiohttp.TCPConnector(limit=0, ssl=trusted),
       timeout=aiohttp.ClientTimeout(total=_PATIENCE),
+      headers=_headers(wanted.token),
     )
-    self._url = f'http://{address}/v2/models/{quote(model, safe="")}'
+    scheme, model = urlsplit(wanted.url).scheme, quote(wanted.model, safe='')
+    self._url = f'{scheme}://{address}/v2/models/{model}'
 
   async def _get(self, path: str) -> dict[str, Any]:
     async with self._session.get(f'{self._url}{path}') as response:
@@ -279,7 +293,12 @@ def _error(body: bytes) -> str:
     return body[:200].decode(errors='replace')
 
 
-_WIRES: Mapping[str, Any] = {'grpc': GrpcWire, 'http': HttpWire}
+_WIRES: Mapping[str, Any] = {
+  'grpc': GrpcWire,
+  'grpcs': GrpcWire,
+  'http': HttpWire,
+  'https': HttpWire,
+}
 
 
 def address_of(url: str) -> tuple[str, str]:
@@ -295,26 +314,27 @@ def address_of(url: str) -> tuple[str, str]:
     good = False
   if not good or parts.path not in ('', '/') or parts.query:
     raise InputError(
-      f'--url={url}: expected grpc://HOST:PORT or http://HOST:PORT, such as '
-      'grpc://localhost:8001'
+      f'--url={url}: expected grpc://HOST:PORT or http://HOST:PORT (grpcs, '
+      'https: with TLS), such as grpc://localhost:8001'
     )
   return parts.scheme, parts.netloc
 
 
-async def connect(url: str, model: str) -> tuple[Wire, dict[str, Any]]:
-  """Connects to a server, and asks for the metadata of a model.
+async def connect(wanted: Wanted) -> tuple[Wire, dict[str, Any]]:
+  """Connects to a server, and asks for the metadata of the model.
 
   Raises:
     InputError: there is no server, or no such model that is ready.
   """
+  url = wanted.url
   scheme, address = address_of(url)
-  wire: Wire = _WIRES[scheme](address, model)
+  wire: Wire = _WIRES[scheme](address, wanted)
   try:
     return wire, await wire.metadata()
   except InferenceServerException as error:
     await wire.close()
     raise InputError(
-      f'{url}: model {model!r} gives no metadata: {error.message()} '
+      f'{url}: model {wanted.model!r} gives no metadata: {error.message()} '
       f'({error.status()})'
     ) from None
   except (aiohttp.ClientError, OSError, ValueError) as error:

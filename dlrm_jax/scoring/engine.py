@@ -21,6 +21,7 @@ from dlrm_jax.embedding.network import Layers, Network
 from dlrm_jax.graph.builder import Builder, NoOperator
 from dlrm_jax.graph.trace import model_of
 from dlrm_jax.scoring.function import Outputs, compiled_score
+from dlrm_jax.scoring.once import once
 
 _VNNI = frozenset({'avx_vnni', 'avx512_vnni'})
 _DENSE = 'dense'
@@ -79,9 +80,7 @@ def _by_onnxruntime(
   """Lookups and encodings by XLA, all behind them by onnxruntime."""
   import onnxruntime
 
-  made = layers_graph(network, jax.tree.map(np.asarray, layers), outputs)
-
-  def session(threads: int) -> onnxruntime.InferenceSession:
+  def session(made: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Threads that wait awake take their cores from XLA's.
@@ -90,8 +89,15 @@ def _by_onnxruntime(
       made, options, providers=['CPUExecutionProvider']
     )
 
-  few, many = session(1), session(machine.cores())
-  wanted = [x.name for x in few.get_inputs()]
+  def open_sessions() -> tuple[
+    onnxruntime.InferenceSession, onnxruntime.InferenceSession, list[str]
+  ]:
+    made = layers_graph(network, jax.tree.map(np.asarray, layers), outputs)
+    few, many = session(made, 1), session(made, machine.cores())
+    return few, many, [x.name for x in few.get_inputs()]
+
+  # Not before they score: a server makes an engine of its own.
+  opened = once(open_sessions)
   needed = network.layers_of_encodings(layers)
 
   @jax.jit
@@ -102,6 +108,7 @@ def _by_onnxruntime(
     return network.encoded(layers, tables, inputs)
 
   def score(inputs: Inputs) -> np.ndarray:
+    few, many, wanted = opened()
     vectors = encode(needed, tables, inputs.ids, inputs.id_weights)
     given = {**vectors, _DENSE: inputs.dense}
     feed = {name: np.asarray(given[name]) for name in wanted}

@@ -54,6 +54,19 @@ def load(
   return load_workdir(path, checkpoint)
 
 
+def mark_of(folder: Path) -> str:
+  """A text that changes where a folder gets another model."""
+
+  def of(path: Path) -> tuple[int, ...]:
+    try:
+      about = path.stat()
+    except OSError:
+      return ()
+    return about.st_ino, about.st_mtime_ns, about.st_size
+
+  return repr([of(folder / name) for name in (MODEL, *_OF_RUN)])
+
+
 def load_workdir(path: Path, checkpoint: str | int) -> Model:
   """Loads a checkpoint of a run; see `load`."""
   from dlrm_jax.build.chosen import choose

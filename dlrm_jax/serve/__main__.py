@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from dlrm_jax.errors import exit_cleanly, heard
 from dlrm_jax.serve import flags as read
+from dlrm_jax.serving.token import read_token
 
 if TYPE_CHECKING:
   from dlrm_jax.serving.log import Log
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
   models = read.models_of(flags.model)
   limits, max_body = read.limits_of(flags), read.max_body_of(flags)
   read.check_ports(flags)
-  tls, token = read.tls_of(flags), read.token_of(flags)
+  tls, token = read.tls_of(flags), read_token(flags.token_file)
   read.check_installed()
   # The log has lines of JSON alone; what gRPC would write is told there, too.
   os.environ.setdefault('GRPC_VERBOSITY', 'NONE')
@@ -106,12 +107,13 @@ async def _serve(settings: 'Settings', log: 'Log') -> bool:
 
 def _addresses(settings: 'Settings', server: 'Running') -> list[str]:
   """What a server says before its models are loaded."""
+  from dlrm_jax.serving.security import is_loopback
   from dlrm_jax.text import human
 
   limits, security = settings.limits, settings.security
   s = '' if security.tls is None else 's'
   host = f'[{settings.host}]' if ':' in settings.host else settings.host
-  return [
+  lines = [
     f'HTTP at http{s}://{host}:{server.http}, gRPC at '
     f'grpc{s}://{host}:{server.grpc}'
     f'{", with a token" if security.token else ""}',
@@ -119,20 +121,39 @@ def _addresses(settings: 'Settings', server: 'Running') -> list[str]:
     f'{limits.max_delay * 1e3:g} ms; at most {limits.max_queue_rows:,} rows of '
     f'a model wait; bodies of at most {human(settings.max_body)}',
   ]
+  if not security.token and not is_loopback(settings.host):
+    lines.append(
+      f'whoever reaches {settings.host} may load and unload models, as there '
+      'is no token (--token_file)'
+    )
+  return lines
 
 
 async def _load(server: 'Running') -> None:
-  """Loads all models.
+  """Loads all models, and says what became of each.
 
   Raises:
-    InputError: one cannot be loaded.
+    InputError: none can be loaded.
   """
+  from dlrm_jax.errors import InputError
+  from dlrm_jax.serving.refusal import RefusedError
+
   repository = server.service.repository
+  failed: dict[str, Exception] = {}
   for name in repository.names:
-    await repository.load(name)
+    try:
+      await repository.load(name)
+    except (InputError, RefusedError) as error:
+      failed[name] = error
+      print(f'{name} is not served: {error}', flush=True)
     for version in repository.served(name):
       print(version.describe(), flush=True)
-  print('ready', flush=True)
+  if len(failed) == len(repository.names):
+    raise InputError(f'no model can be served: {next(iter(failed.values()))}')
+  print(
+    f'not ready, for want of {", ".join(failed)}' if failed else 'ready',
+    flush=True,
+  )
 
 
 def run() -> int:

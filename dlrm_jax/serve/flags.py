@@ -12,7 +12,10 @@ from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError
 from dlrm_jax.serving.waiting import Limits
 
-NEEDED = ('grpc', 'prometheus_client', 'starlette', 'tritonclient', 'uvicorn')
+NEEDED = (
+  *('grpc', 'httptools', 'prometheus_client', 'starlette'),
+  *('tritonclient', 'uvicorn'),
+)
 """Packages of the extra `serve`."""
 
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}')
@@ -181,27 +184,3 @@ def tls_of(flags: argparse.Namespace) -> tuple[Path, Path] | None:
       'PEM and its key'
     ) from None
   return Path(cert), Path(key)
-
-
-def token_of(flags: argparse.Namespace) -> str:
-  """The token; '': there is none.
-
-  Raises:
-    InputError: the file has none.
-  """
-  if not flags.token_file:
-    return ''
-  path = Path(flags.token_file)
-  try:
-    token = path.read_bytes().strip().decode('ascii')
-  except OSError as error:
-    raise InputError(
-      f'--token_file={path}: cannot be read: {error.strerror}'
-    ) from None
-  except UnicodeDecodeError:
-    token = ''
-  if not token or not token.isprintable() or ' ' in token:
-    raise InputError(
-      f'--token_file={path}: expected a token of printable ASCII in one line'
-    )
-  return token

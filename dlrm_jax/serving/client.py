@@ -1,9 +1,10 @@
 """A client of a server, for rows of raw values."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -23,11 +24,18 @@ _INTEGERS = (
 class Client:
   """Scores rows of raw values with a model of a server, over gRPC.
 
-  Client('127.0.0.1:8001').predict({'user': [17], 'item': ['b12'], ...})
+  with Client('127.0.0.1:8001') as client:
+    client.predict({'user': [17], 'item': ['b12'], ...})
   """
 
   def __init__(
-    self, url: str, model: str = '', *, token: str = '', tls: str = ''
+    self,
+    url: str,
+    model: str = '',
+    *,
+    token: str = '',
+    tls: str = '',
+    timeout: float = 60.0,
   ) -> None:
     """Connects to a server.
 
@@ -36,20 +44,42 @@ class Client:
       model: name of the model; '': the only one.
       token: what the server asks for; '': nothing.
       tls: file of the certificate to trust, in PEM; '': it speaks plainly.
+      timeout: seconds that an answer may take.
 
     Raises:
       InputError: the server has several models, or none; or the certificate
-        is not there.
+        is not there; or the timeout is none.
       tritonclient.utils.InferenceServerException: no server answers there.
     """
     if tls and not Path(tls).is_file():
       raise InputError(f'tls={tls}: there is no such file')
-    self._headers = {'authorization': f'Bearer {token}'} if token else None
+    if not 0 < timeout < math.inf:
+      raise InputError(f'timeout={timeout}: expected seconds above 0')
+    headers = {'authorization': f'Bearer {token}'} if token else None
+    self._options = {'headers': headers, 'client_timeout': timeout}
     self._client = triton.InferenceServerClient(
       url, ssl=bool(tls), root_certificates=str(Path(tls)) if tls else None
     )
-    self._model = model or self._only_model()
-    options = {'headers': self._headers, 'as_json': True}
+    try:
+      self._model = model or self._only_model()
+      self._learn()
+    except BaseException:
+      self.close()
+      raise
+
+  def close(self) -> None:
+    """Ends the connection."""
+    self._client.close()
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  def _learn(self) -> None:
+    """Asks what the model takes and gives."""
+    options = self._options | {'as_json': True}
     found = self._client.get_model_config(self._model, **options)['config']
     about = self._client.get_model_metadata(self._model, **options)
     self._most = found['max_batch_size']
@@ -64,7 +94,7 @@ class Client:
 
   def _only_model(self) -> str:
     index = self._client.get_model_repository_index(
-      headers=self._headers, as_json=True
+      **self._options, as_json=True
     )
     names = {model['name'] for model in index.get('models', ())}
     if len(names) != 1:
@@ -103,7 +133,7 @@ class Client:
       array, datatype = _array(frame[name], about)
       tensors.append(triton.InferInput(name, array.shape, datatype))
       tensors[-1].set_data_from_numpy(array)
-    found = self._client.infer(self._model, tensors, headers=self._headers)
+    found = self._client.infer(self._model, tensors, **self._options)
     return found.as_numpy('probability')
 
 

@@ -42,6 +42,10 @@ class Coding:
       if feature.needed()
     )
 
+  def remembers(self, request: ColumnRows) -> bool:
+    """Whether all values of a request were encoded before, not long ago."""
+    return all(x.remembers(request) for x in (*self._dense, *self._sparse))
+
   def __call__(
     self, requests: Sequence[ColumnRows], counts: Sequence[int]
   ) -> tuple[Inputs, Faults, dict[str, int]]:
@@ -53,7 +57,8 @@ class Coding:
 
     Returns:
       Their rows, one request after the other; faults of requests, whose rows
-      have no meaning; and how many ids of each feature were unknown.
+      have no meaning; and how many ids of each feature were unknown in the
+      others.
     """
     rows = sum(counts)
     faults: Faults = {}
@@ -61,13 +66,14 @@ class Coding:
     for place, feature in enumerate(self._dense):
       (found,) = self._all(feature, requests, counts, faults)
       dense[:, place] = found[:, 0]
-    ids, weights, unknown = [], [], {}
+    ids, weights = [], []
+    unknown: dict[str, np.ndarray] = {}
     for feature, row in zip(self._sparse, self._unknown, strict=True):
       found = self._all(feature, requests, counts, faults)
       ids.append(found[0])
       weights += found[1:]
       if row is not None:
-        unknown[feature.name] = int(np.count_nonzero(found[0] == row))
+        unknown[feature.name] = found[0] == row
     all_weights = np.concatenate(weights, 1) if self._weighted else None
     ends = list(itertools.accumulate(counts))
     while found := self._interface.negative(all_weights):
@@ -75,8 +81,12 @@ class Coding:
       first = ends[request] - counts[request]
       faults.setdefault(request, f'row {found[0] - first}, {found[1]}')
       all_weights[first : ends[request]] = 0  # pyrefly: ignore
+    for request in faults:
+      for places in unknown.values():
+        places[ends[request] - counts[request] : ends[request]] = False
     inputs = Inputs(dense, np.concatenate(ids, 1), all_weights)
-    return inputs, faults, unknown
+    found = {n: int(np.count_nonzero(x)) for n, x in unknown.items()}
+    return inputs, faults, found
 
   def _all(
     self,

@@ -61,10 +61,7 @@ def _in_config(spec: Spec) -> dict[str, Any]:
 def model_config(version: Version) -> dict[str, Any]:
   """The configuration of a model, as a repository of Triton has it."""
   sizes, limits = version.program.sizes, version.engine.limits
-  parameters = version.interface.parameters() | {
-    'folder': version.card.folder,
-    'step': str(version.card.step),
-  }
+  parameters = version.interface.parameters() | {'step': str(version.card.step)}
   return {
     'name': version.model,
     'platform': NAME,

@@ -25,6 +25,7 @@ OUTPUTS = ('probability', 'logit')
 
 _INTEGERS = ('INT64', 'INT32', 'INT16', 'INT8', 'UINT64', 'UINT32', 'UINT16')
 _NUMBERS = ('FP32', 'FP64', *_INTEGERS)
+_MOST_IN_BAG = 10_000
 _AHEAD = 'network.'  # of names that columns of the log have, too
 
 
@@ -154,9 +155,11 @@ class Interface:
     yield from self.columns.values()
 
   def parameters(self) -> dict[str, str]:
-    """What clients must know beside the inputs, as JSON by name."""
+    """What clients must know beside the inputs, as JSON by name.
+
+    A request has all of `network_inputs`, or all of `column_inputs`.
+    """
     found = {
-      'inputs': 'all of network_inputs, or all of column_inputs',
       'network_inputs': [spec.name for spec in self.network],
       'column_inputs': list(self.columns),
       'labels': list(self.schema.labels),
@@ -238,6 +241,11 @@ class Interface:
         len(tensor.shape) != 2 or spec.row not in (tensor.shape[1:], (-1,))
       ):
         raise _wrong_shape(spec, tensor)
+      if not flat and tensor.shape[1] > _MOST_IN_BAG:
+        raise invalid(
+          f'input {name} has bags of {tensor.shape[1]:,}; expected at most '
+          f'{_MOST_IN_BAG:,} values'
+        )
     return Question(_count_of(tensors), tensors)
 
 

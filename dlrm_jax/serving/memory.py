@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _MOST_VALUES = 1 << 16
-_MOST_BYTES = 1 << 23
-"""A column forgets its values once it has more of them."""
+_MOST_BYTES = 1 << 23  # with what they became
+"""What a column remembers, about."""
 
 Faults = dict[int, str]
 """What is wrong with some of the values, by their number."""
@@ -28,8 +28,45 @@ class Encoded(NamedTuple):
   faults: Faults
 
 
+class _Values:
+  """Values with what they became.
+
+  Attributes:
+    slots: the place of each in the arrays.
+    arrays: what they became; the last places are free.
+  """
+
+  def __init__(self, empty: Callable[[int], list[np.ndarray]]) -> None:
+    self.slots: dict[Hashable, int] = {}
+    self._empty, self.arrays = empty, empty(1)
+    self._bytes = 0  # of the values themselves, about
+
+  @property
+  def full(self) -> bool:
+    """Whether they are half of what may be remembered."""
+    size = self._bytes + sum(array.nbytes for array in self.arrays)
+    return 2 * len(self.slots) > _MOST_VALUES or 2 * size > _MOST_BYTES
+
+  def add(self, keys: list[Any], arrays: list[np.ndarray]) -> None:
+    """Adds values, and what each became."""
+    first = len(self.slots)
+    last = first + len(keys)
+    if last > len(self.arrays[0]):
+      grown = self._empty(2 * last)
+      for new, old in zip(grown, self.arrays, strict=True):
+        new[:first] = old[:first]
+      self.arrays = grown
+    for kept, found in zip(self.arrays, arrays, strict=True):
+      kept[first:last] = found
+    self.slots.update(zip(keys, range(first, last), strict=True))
+    self._bytes += sum(map(_bytes_of, keys))
+
+
 class Memory:
-  """What values of a column became."""
+  """What values of a column became.
+
+  Once there are too many, those that were not asked for of late are forgotten.
+  """
 
   def __init__(
     self,
@@ -45,49 +82,48 @@ class Memory:
       encode: encodes them.
     """
     self._empty, self._kind_of, self._encode = empty, kind_of, encode
-    self._clear()
+    self._new, self._old = _Values(empty), _Values(empty)
 
-  def _clear(self) -> None:
-    self._slots: dict[Hashable, int] = {}
-    self._arrays = self._empty(64)
-    self._bytes = 0
+  def has(self, keys: list[Any]) -> bool:
+    """Whether what values became is known, so that none will be encoded."""
+    new, old = self._new.slots, self._old.slots
+    if self._new.full:
+      old = new
+    return all(key in new or key in old for key in keys)
 
   def __call__(self, keys: list[Any]) -> Encoded:
     """What values became, those seen before without encoding them."""
-    if len(self._slots) > _MOST_VALUES or self._bytes > _MOST_BYTES:
-      self._clear()
-    slots = list(map(self._slots.get, keys))
+    if self._new.full:
+      self._new, self._old = _Values(self._empty), self._new
+    slots = list(map(self._new.slots.get, keys))
     faults: Faults = {}
     if None in slots:
       unseen = (k for k, s in zip(keys, slots, strict=True) if s is None)
-      wrong = self._learn(unseen)
-      slots = [self._slots.get(key, 0) for key in keys]
+      wrong = self._learn(dict.fromkeys(unseen))
+      slots = [self._new.slots.get(key, 0) for key in keys]
       faults = {n: wrong[k] for n, k in enumerate(keys) if k in wrong}
     places = np.array(slots)
-    return Encoded([array[places] for array in self._arrays], faults)
+    return Encoded([array[places] for array in self._new.arrays], faults)
 
   def _learn(self, keys: Iterable[Any]) -> dict[Any, str]:
-    """Encodes new values; returns the faults of those that are none."""
+    """Finds or encodes values; returns the faults of those that are none."""
+    known: list[Any] = []
     kinds: dict[Hashable, list[Any]] = {}
-    for key in dict.fromkeys(keys):
-      kinds.setdefault(self._kind_of(key), []).append(key)
+    for key in keys:
+      if key in self._old.slots:
+        known.append(key)
+      else:
+        kinds.setdefault(self._kind_of(key), []).append(key)
+    places = [self._old.slots[key] for key in known]
+    self._new.add(known, [array[places] for array in self._old.arrays])
     wrong: dict[Any, str] = {}
     for of_kind in kinds.values():
       arrays, faults = self._encode(of_kind)
       wrong |= {of_kind[n]: fault for n, fault in faults.items()}
-      first = len(self._slots)
-      last = first + len(of_kind)
-      if last > len(self._arrays[0]):
-        grown = self._empty(2 * last)
-        for new, old in zip(grown, self._arrays, strict=True):
-          new[:first] = old[:first]
-        self._arrays = grown
       good = [n for n in range(len(of_kind)) if n not in faults]
-      for kept, found in zip(self._arrays, arrays, strict=True):
-        kept[first : first + len(good)] = found[good]
-      for slot, n in enumerate(good, first):
-        self._slots[of_kind[n]] = slot
-        self._bytes += _bytes_of(of_kind[n])
+      self._new.add(
+        [of_kind[n] for n in good], [array[good] for array in arrays]
+      )
     return wrong
 
 

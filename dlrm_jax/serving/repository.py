@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.prepare.bad_rows import shorten
+from dlrm_jax.scoring.load import mark_of
 from dlrm_jax.serving import version as versions
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.refusal import RefusedError, Why, line_of
@@ -46,6 +47,7 @@ class _Hosted:
     folder: where its versions are.
     served: the versions that are served, by number, the default last.
     reason: why nothing, or nothing newer, is served; '' if all is well.
+    unloaded: whether somebody unloaded it, so that none is missing.
     loading: held while versions are opened.
     opened: greatest number that a version had.
   """
@@ -54,6 +56,7 @@ class _Hosted:
     self.folder = folder
     self.served: dict[str, Version] = {}
     self.reason = 'not loaded yet'
+    self.unloaded = False
     self.loading = asyncio.Lock()
     self.opened = 0
 
@@ -86,11 +89,15 @@ class Repository:
     return list(self._models)
 
   def ready(self) -> bool:
-    """Whether every model is served, by a device that works."""
+    """Whether every model is served that is not unloaded.
+
+    A device that fails does not serve.
+    """
     return all(
       hosted.served
       and not any(v.engine.failure for v in hosted.served.values())
       for hosted in self._models.values()
+      if not hosted.unloaded
     )
 
   def _hosted(self, model: str) -> _Hosted:
@@ -160,7 +167,7 @@ class Repository:
         raise RefusedError(
           Why.FAILED, f'model {model} is not loaded: {hosted.reason}'
         ) from error
-      hosted.served, hosted.reason = served, ''
+      hosted.served, hosted.reason, hosted.unloaded = served, '', False
       for version in old:
         self._leave(version)
       for version in served.values():
@@ -179,8 +186,7 @@ class Repository:
           (
             v
             for v in old.values()
-            if v.card.folder == str(folder)
-            and v.mark == versions.mark_of(folder)
+            if v.card.folder == str(folder) and v.mark == mark_of(folder)
           ),
           None,
         )
@@ -235,7 +241,7 @@ class Repository:
     async with hosted.loading:
       for version in hosted.served.values():
         self._leave(version)
-      hosted.served, hosted.reason = {}, 'unloaded'
+      hosted.served, hosted.reason, hosted.unloaded = {}, 'unloaded', True
       self._log('unloaded', model=model)
 
   def _leave(self, version: Version) -> None:
@@ -247,8 +253,13 @@ class Repository:
     task.add_done_callback(self._leaving.discard)
 
   async def reload_all(self) -> None:
-    """Loads all models again; what cannot be loaded stays as it is."""
-    for model in self._models:
+    """Loads all models again that are not unloaded.
+
+    What cannot be loaded stays as it is.
+    """
+    for model, hosted in self._models.items():
+      if hosted.unloaded:
+        continue
       try:
         await self.load(model)
       except (InputError, RefusedError):

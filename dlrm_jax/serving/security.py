@@ -1,6 +1,8 @@
 """Certificates, and the token that requests must bring."""
 
 import hmac
+import ipaddress
+import urllib.parse
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +40,38 @@ class Security(NamedTuple):
     return scheme.lower() == _SCHEME.encode() and hmac.compare_digest(
       given.strip(), self.token.encode()
     )
+
+
+def _is_address(name: str) -> bool:
+  try:
+    ipaddress.ip_address(name)
+  except ValueError:
+    return False
+  return True
+
+
+def is_loopback(host: str) -> bool:
+  """Whether only this machine reaches an address to listen at."""
+  if _is_address(host):
+    return ipaddress.ip_address(host).is_loopback
+  return host == 'localhost'
+
+
+def is_own_name(asked: str, host: str) -> bool:
+  """Whether a header `Host` names a server as no other can be named.
+
+  Whoever owns another name may let it lead here, after his page was read under
+  it: to browsers that page is then one of this server.
+
+  Args:
+    asked: the header.
+    host: the address that the server listens at.
+  """
+  try:
+    name = urllib.parse.urlsplit(f'//{asked}').hostname or ''
+  except ValueError:  # half of an address in brackets
+    return False
+  return name in ('localhost', host.lower()) or _is_address(name)
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):

@@ -23,7 +23,7 @@ from dlrm_jax.serving.statistics import Statistics
 from dlrm_jax.serving.version import Version, open_version
 from dlrm_jax.serving.waiting import Batch, Limits
 
-_CALLS = 1000  # connections, and calls of gRPC, at a time
+_CALLS = 1024  # of gRPC at a time, and its connections
 _TOGETHER = 32  # requests of full size that wait at a time
 _LINGER = 0.3  # seconds in which what comes is refused before ports close
 _GRACE = 5.0  # seconds in which connections close, once all is answered
@@ -115,6 +115,7 @@ def _grpc_server(
     options=[
       ('grpc.max_receive_message_length', settings.max_body),
       ('grpc.max_send_message_length', -1),
+      ('grpc.max_allowed_incoming_connections', _CALLS),
       ('grpc.so_reuseport', 0),  # else two servers share a port
     ],
   )
@@ -175,7 +176,9 @@ async def running(settings: Settings, log: Log) -> AsyncIterator[Running]:
     raise
   http_port = held.getsockname()[1]
   tls = settings.security.tls
-  http_service = HttpService(service, settings.max_body, settings.security, log)
+  http_service = HttpService(
+    service, settings.max_body, settings.security, settings.host, log
+  )
   config = uvicorn.Config(
     http_service.app(),
     http=Connection,
@@ -184,7 +187,6 @@ async def running(settings: Settings, log: Log) -> AsyncIterator[Running]:
     access_log=False,
     lifespan='off',
     server_header=False,
-    limit_concurrency=_CALLS,
     timeout_graceful_shutdown=int(_GRACE),
     ssl_certfile=tls.cert if tls else None,
     ssl_keyfile=tls.key if tls else None,
@@ -204,3 +206,4 @@ async def running(settings: Settings, log: Log) -> AsyncIterator[Running]:
     await grpc_server.stop(_GRACE)
     await http
     held.close()
+    service.seldom.flush()

@@ -1,20 +1,24 @@
 """What a server does, whatever the protocol: answers, and says how it is."""
 
 import asyncio
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dlrm_jax.errors import InputError
-from dlrm_jax.serving.log import Log
-from dlrm_jax.serving.refusal import RefusedError, Why
+from dlrm_jax.serving.log import Log, Seldom
+from dlrm_jax.serving.refusal import RefusedError, Why, line_of
 from dlrm_jax.serving.repository import Repository
 from dlrm_jax.serving.statistics import Statistics
-from dlrm_jax.serving.tensors import Tensor
+from dlrm_jax.serving.tensors import BYTES, Tensor
 from dlrm_jax.serving.version import Version
 from dlrm_jax.serving.waiting import Answer, Batch, Waiting
 
-_LOGGED = 1.0  # seconds between lines about refusals, or failures
+_LATE = 'the time of the request was over before its answer'
+_GONE = 'nobody waits for the answer'
+_TEXT = 56  # bytes that a text takes beside its own
+_MOST_OPEN = 1000  # requests; connections beyond may still ask how it is
 
 
 class Scored(NamedTuple):
@@ -31,6 +35,7 @@ class Service:
     repository: the models.
     refused: refused requests that reached no model, by name of the status.
     open: number of requests that are being read, answered or sent.
+    seldom: logs refusals and failures.
     draining: whether new requests are refused, as the server ends.
   """
 
@@ -46,13 +51,11 @@ class Service:
     self.refused: dict[str, int] = {}
     self.draining = False
     self.open = 0
-    self._log = log
+    self.seldom, self._log = Seldom(log), log
     self._pending = self._held = 0
     self._most_held = most_held
     self._idle = asyncio.Event()
     self._idle.set()
-    self._unlogged: dict[str, int] = {}
-    self._quiet_until: dict[str, float] = {}
 
   @property
   def ready(self) -> bool:
@@ -76,11 +79,15 @@ class Service:
     """Refuses a request that need not be read to be refused.
 
     Raises:
-      RefusedError: the queues of all models are full.
+      RefusedError: the queues of all models are full, or too many requests are
+        open.
     """
     full = [version.engine.full for version in self.repository.served()]
-    if full and all(full):
-      error = RefusedError(Why.FULL, 'the queues are full; try again')
+    why = 'the queues are full' if full and all(full) else ''
+    if self.open > _MOST_OPEN:
+      why = f'more than {_MOST_OPEN:,} requests are open'
+    if why:
+      error = RefusedError(Why.FULL, f'{why}; try again')
       self.refuse(error, 0.0, None)
       raise error
 
@@ -93,6 +100,7 @@ class Service:
     size: int = 0,
     *,
     in_turns: bool = False,
+    watch: Callable[[Callable[[], None]], object] | None = None,
   ) -> Scored:
     """Scores the rows of a request.
 
@@ -104,6 +112,8 @@ class Service:
       size: its bytes.
       in_turns: whether the loop takes requests that have come in one turn, so
         that they can be joined at its end. gRPC takes one in each.
+      watch: gets a function to call when the client has gone; None: it cancels
+        the task that waits.
 
     Raises:
       RefusedError: there is no answer.
@@ -113,6 +123,11 @@ class Service:
     try:
       if self.draining:
         raise RefusedError(Why.UNAVAILABLE, 'the server is ending')
+      size += _TEXT * sum(
+        len(tensor.data)
+        for tensor in tensors.values()
+        if tensor.datatype == BYTES
+      )
       if self._held + size > self._most_held:
         raise RefusedError(
           Why.FULL, f'requests of {self._held:,} bytes wait already; try again'
@@ -136,12 +151,20 @@ class Service:
       self._go_on(version)
     elif not in_turns:
       version.engine.wake()
+    give_up = functools.partial(self._give_up, version, waiting)
+    timer = None
+    if seconds is not None:
+      timer = asyncio.get_running_loop().call_later(seconds, give_up, _LATE)
+    if watch is not None:
+      watch(functools.partial(give_up, _GONE))
     try:
       return Scored(version, await future)
     except asyncio.CancelledError:
-      waiting.gone = True
+      give_up(_GONE)
       raise
     finally:
+      if timer is not None:
+        timer.cancel()
       self._pending -= 1
       self._held -= size
       if not self._pending:
@@ -151,45 +174,49 @@ class Service:
     if batch := version.engine.go_on():
       self.delivered(version.statistics, batch)
 
+  def _give_up(self, version: Version, request: Waiting, why: str) -> None:
+    """Refuses a request that has no answer yet, which is not computed then."""
+    future: Any = request.owner
+    if future.done() and not future.cancelled():
+      return
+    version.engine.leave(request)
+    error = RefusedError(Why.LATE, why)
+    seconds = time.perf_counter() - request.arrived
+    self.refuse(error, seconds, version.statistics)
+    if not future.done():
+      future.set_exception(error)
+
   def delivered(self, statistics: Statistics, batch: Batch) -> None:
     """Takes the results of a batch."""
     statistics.add_batch(batch)
     if batch.error is not None:
-      what = f'{type(batch.error).__name__}: {batch.error}'
-      self._seldom('a batch failed', len(batch.requests), reason=what)
+      what = line_of(batch.error)
+      self.seldom('a batch failed', len(batch.requests), reason=what)
+    if batch.defect is not None:
+      self._log.defect(batch.defect)
     for request in batch.requests:
       result: Any = request.result
       future: Any = request.owner
-      if isinstance(result, Answer):
-        statistics.add_answer(result)
-      elif isinstance(result, RefusedError):
-        seconds = time.perf_counter() - request.arrived
-        self.refuse(result, seconds, statistics)
-      if future.done():  # nobody waits any more
+      if future.done():  # nobody waits any more, which is counted
         continue
       if isinstance(result, Answer):
+        statistics.add_answer(result)
         future.set_result(result)
       else:
+        seconds = time.perf_counter() - request.arrived
+        self.refuse(result, seconds, statistics)
         future.set_exception(result)
 
   def refuse(
     self, error: RefusedError, seconds: float, statistics: Statistics | None
   ) -> None:
-    """Counts a refusal, and logs it unless one was logged a moment ago."""
+    """Counts a refusal, and logs it."""
     name, error.counted = error.why.value.name, True
     if statistics is None:
       self.refused[name] = self.refused.get(name, 0) + 1
     else:
       statistics.add_refusal(error, seconds)
-    self._seldom('refused', 1, status=name)
-
-  def _seldom(self, event: str, requests: int, **fields: str) -> None:
-    """Logs an event of requests, with those since its last line."""
-    self._unlogged[event] = self._unlogged.get(event, 0) + requests
-    now = time.perf_counter()
-    if now >= self._quiet_until.get(event, 0.0):
-      self._quiet_until[event] = now + _LOGGED
-      self._log(event, requests=self._unlogged.pop(event), **fields)
+    self.seldom('refused', 1, status=name)
 
   async def load(self, model: str) -> None:
     """Serves what is in a model's folder now.

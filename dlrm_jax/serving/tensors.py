@@ -4,6 +4,7 @@ Numbers are little-endian and side by side. Texts (`BYTES`) each follow their
 length, a u32.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -122,50 +123,54 @@ def of_json(
   size = _size_of(name, datatype, shape)
   if not isinstance(data, list):
     raise invalid(f'input {shorten(name)}: data is no list')
-  if datatype == BYTES:
-    return Tensor(datatype, tuple(shape), _json_texts(name, data, size))
-  dtype = DTYPES[datatype]
-  try:
-    array = np.asarray(data)
-  except (ValueError, OverflowError):  # of lists of different lengths
-    array = np.asarray(None)
-  kinds = {'f': 'iuf', 'b': 'b'}.get(dtype.kind, 'iu')
-  if array.size != size or (size and array.dtype.kind not in kinds):
+  dtype = DTYPES.get(datatype)
+  kinds, called = _KINDS['S' if dtype is None else dtype.kind]
+  items = _items(name, data, kinds, f'{called} of type {datatype}')
+  if len(items) != size:
     raise invalid(
-      f'input {shorten(name)}: data is not {size:,} numbers of type {datatype}'
+      f'input {shorten(name)}: data has {len(items):,} {called}; expected '
+      f'{size:,}'
     )
-  if size and dtype.kind in 'iu':
-    limits = np.iinfo(dtype.str)
-    if int(array.min()) < limits.min or int(array.max()) > limits.max:
-      raise invalid(
-        f'input {shorten(name)}: data has a number that {datatype} cannot hold'
-      )
-  with np.errstate(over='ignore'):  # a large number becomes infinite
-    array = array.astype(dtype).reshape(shape)
+  if dtype is None:
+    return Tensor(datatype, tuple(shape), list(map(utf8, items)))
+  try:
+    with np.errstate(over='ignore'):  # a large number becomes infinite
+      array = np.array(items, dtype).reshape(shape)
+  except OverflowError:
+    raise invalid(
+      f'input {shorten(name)}: data has a number that {datatype} cannot hold'
+    ) from None
   return Tensor(datatype, tuple(shape), array)
+
+
+_KINDS = {
+  'b': ({bool}, 'numbers'),
+  'f': ({bool, float, int}, 'numbers'),
+  'i': ({int}, 'numbers'),
+  'u': ({int}, 'numbers'),
+  'S': ({str}, 'texts'),
+}
+"""What JSON may have for a kind of NumPy, and its name."""
+
+
+def _items(
+  name: str, data: list[Any], kinds: set[type], expected: str
+) -> list[Any]:
+  """The elements of lists in lists, which are of some kinds.
+
+  Raises:
+    RefusedError: one is of another kind, or is not as deep as the others.
+  """
+  while (found := set(map(type, data))) == {list}:
+    data = list(itertools.chain.from_iterable(data))
+  if not found <= kinds:
+    wrong = next(x for x in data if type(x) not in kinds)
+    raise invalid(
+      f'input {shorten(name)}: data has {shorten(wrong)}; expected {expected}'
+    )
+  return data
 
 
 def utf8(text: str) -> bytes:
   """A text of JSON, which may have half of a pair of UTF-16, as bytes."""
   return text.encode('utf-8', 'surrogatepass')
-
-
-def _json_texts(name: str, data: list[Any], size: int) -> list[bytes]:
-  texts: list[bytes] = []
-  # A stack, as lists may be nested deeper than Python can call.
-  left = data[::-1]
-  while left:
-    item = left.pop()
-    if isinstance(item, list):
-      left.extend(reversed(item))
-    elif isinstance(item, str):
-      texts.append(utf8(item))
-    else:
-      raise invalid(
-        f'input {shorten(name)}: data has {shorten(item)}; expected texts'
-      )
-  if len(texts) != size:
-    raise invalid(
-      f'input {shorten(name)}: data has {len(texts):,} texts; expected {size:,}'
-    )
-  return texts

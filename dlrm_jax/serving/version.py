@@ -9,7 +9,7 @@ import jax
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.export_folder import MODEL
-from dlrm_jax.scoring.load import load
+from dlrm_jax.scoring.load import load, mark_of
 from dlrm_jax.scoring.model import Card, Model
 from dlrm_jax.serving.coding import Coding
 from dlrm_jax.serving.columns import Column, columns_of
@@ -22,7 +22,6 @@ from dlrm_jax.serving.waiting import Batch, Limits
 from dlrm_jax.text import duration, human
 
 _SETTINGS = 'config.json'  # of a workdir
-_CHECKPOINTS = 'checkpoints'
 
 
 class Version(NamedTuple):
@@ -51,7 +50,7 @@ class Version(NamedTuple):
   statistics: Statistics
   columns: Sequence[Column]
   needed: frozenset[str]
-  mark: object
+  mark: str
   seconds: float
 
   def describe(self) -> str:
@@ -87,18 +86,6 @@ def versions_in(folder: Path) -> dict[int | None, Path]:
   found: dict[int | None, Path] = {n: folder / str(n) for n in numbers if n}
   found = {n: path for n, path in found.items() if path.is_dir()}
   return found or {None: folder}
-
-
-def mark_of(folder: Path) -> object:
-  """A value that changes where a folder gets another model."""
-
-  def of(path: Path) -> object:
-    if not path.exists():
-      return None
-    about = path.stat()
-    return about.st_ino, about.st_mtime_ns, about.st_size
-
-  return of(folder / MODEL), of(folder / _SETTINGS), of(folder / _CHECKPOINTS)
 
 
 def open_version(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -13,6 +14,7 @@ from dlrm_jax.colocate.models import Bytes
 from dlrm_jax.colocate.picture import picture
 from dlrm_jax.config.parser import Parser
 from dlrm_jax.errors import InputError
+from dlrm_jax.scoring.load import load
 from tests.commands import Command, run, wait_until
 
 TINY = '--scale=0.0001', '--sizes=20', '--seconds=0.3'
@@ -240,11 +242,9 @@ def alive(number):
     return False
 
 
-def study_of(*flags):
-  """A study of which the first of two models is measured."""
-  wanted = wanted_of(
-    *('--models=rmc1', '--storage=float32,int8', '--copies=1,2', *flags)
-  )
+def study_of(*flags, models=('--models=rmc1', '--storage=float32,int8')):
+  """A study of which the first model is measured."""
+  wanted = wanted_of(*models, '--copies=1,2', *flags)
   part = Part(0.002, 0.001)
   times = Times(0.0, 0.0, 192, 9, part, part, part)
   tail = study.Tail(8.0, 100, 0.003, 0.004, 0.005, 0.0)
@@ -278,6 +278,36 @@ def test_results_of_other_settings_are_not_mixed(flags, words, tmp_path):
   report.write(study_of('--sla_ms=20'), page)
   with pytest.raises(InputError, match=words):
     results.read(study_of(*flags).wanted, page)
+
+
+def test_results_of_another_machine_are_not_mixed(tmp_path):
+  page = tmp_path / 'study.md'
+  study = study_of('--sla_ms=20')
+  report.write(study, page)
+  path = page.with_suffix('.json')
+  found = json.loads(path.read_text())
+  for name in ('processor', 'device', 'system', 'jax'):
+    changed = found['environment'] | {name: 'old'}
+    path.write_text(json.dumps(found | {'environment': changed}))
+    with pytest.raises(InputError, match=f'measured with {name} old, not '):
+      results.read(study.wanted, page)
+
+
+def test_results_of_what_was_in_a_folder_before_are_not_mixed(
+  plain, two_labels, tmp_path
+):
+  folder, page = tmp_path / 'model', tmp_path / 'study.md'
+  shutil.copytree(plain.folder, folder)
+  models = [f'--models=ctr={folder}']
+  found = study_of('--sla_ms=20', models=models)
+  report.write(found, page)
+  load(folder)
+  again = study_of('--sla_ms=20', models=models)
+  assert results.read(again.wanted, page) == found.points
+  shutil.rmtree(folder)
+  shutil.copytree(two_labels.folder, folder)
+  with pytest.raises(InputError, match=r'results of ctr, .* content of it'):
+    results.read(study_of('--sla_ms=20', models=models).wanted, page)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{}', '{"copies": [1, 2]}'])

@@ -1,17 +1,21 @@
 """The command that loads a server, against a server of the test's own."""
 
+import asyncio
 import importlib.util
 import json
 import re
 import subprocess
 import sys
 
+import aiohttp.web
 import polars as pl
 import pytest
 
 pytest.importorskip('tritonclient')
 
 from dlrm_jax.load_test.__main__ import main
+from dlrm_jax.load_test.flags import parser_of, wanted_of
+from dlrm_jax.load_test.wire import HttpWire
 from tests import commands
 from tests.load_test.peer import MICROSECONDS, Peer
 
@@ -241,6 +245,9 @@ def test_rows_of_a_file_are_sent(peer, tmp_path):
     (['--url=ftp://a:1'], ['--url=ftp://a:1', 'grpc://localhost:8001']),
     (['--url=grpc://a'], ['--url=grpc://a', 'grpc://localhost:8001']),
     (['--url=http://localhost:x'], ['--url=http://localhost:x']),
+    (['--token_file=no'], ['--token_file=no', 'No such file']),
+    (['--tls_cert=no'], ['--tls_cert=no', 'without TLS', 'https://']),
+    (['--url=https://a:1', '--tls_cert=no'], ['--tls_cert=no', 'No such file']),
     (['--data=no.csv'], ['no.csv', 'No such file']),
     (['--json=no/dir/x.json'], ['--json=no/dir/x.json']),
   ],
@@ -260,6 +267,35 @@ def test_no_server_ends_in_one_line(protocol, capsys):
   said = capsys.readouterr().err
   assert f'{protocol}://127.0.0.1:1' in said
   assert len(said.splitlines()) == 1
+
+
+def test_requests_of_http_do_not_wait_for_each_other():
+  """More than aiohttp has connections for by itself."""
+  count, under_way, all_came = 300, 0, asyncio.Event()
+
+  async def answer(request):
+    nonlocal under_way
+    under_way += 1
+    if under_way == count:
+      all_came.set()
+    await all_came.wait()
+    return aiohttp.web.json_response({})
+
+  async def ask():
+    app = aiohttp.web.Application()
+    app.add_routes([aiohttp.web.post('/v2/models/ctr/infer', answer)])
+    runner = aiohttp.web.AppRunner(app)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, '127.0.0.1', 0).start()
+    url = f'http://127.0.0.1:{runner.addresses[0][1]}'
+    flags = parser_of('').parse_args([f'--url={url}', '--model=ctr'])
+    wire = HttpWire(url.removeprefix('http://'), wanted_of(flags))
+    asked = [wire.ask((b'{}', {})) for _ in range(count)]
+    await asyncio.wait_for(asyncio.gather(*asked), 60)
+    await wire.close()
+    await runner.cleanup()
+
+  asyncio.run(ask())
 
 
 @pytest.mark.slow

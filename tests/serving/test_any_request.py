@@ -6,6 +6,7 @@ some bytes are others.
 
 import json
 import struct
+import tracemalloc
 
 import grpc
 import numpy as np
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 
 from dlrm_jax.scoring.load import load
 from dlrm_jax.serving.http.infer import LENGTH
-from dlrm_jax.serving.tensors import BYTES, DTYPES
+from dlrm_jax.serving.tensors import BYTES, DTYPES, of_json
 from tests import scored
+from tests.serving.gates import refusal
 from tests.serving.test_protocol import check_alive, post
 
 ROWS = 30
@@ -268,6 +270,31 @@ EXTREMES = {
     f'{"[" * 90}1{"]" * 90}}}]}}',
     None,
   ),
+  'a long text among many numbers': (
+    {'inputs': [HEAD | {'shape': [8001], 'data': ['x' * 3000, *[1] * 8000]}]},
+    None,
+  ),
+  'a long text among many texts': (
+    {'inputs': [HEAD | {'shape': [8001], 'data': ['x' * 3000, *'a' * 8000]}]},
+    None,
+  ),
+  'a long text deep in many numbers': (
+    {'inputs': [
+      HEAD | {'shape': [8001, 1], 'data': [['x' * 3000], *[[1]] * 8000]}
+    ]},
+    None,
+  ),
+  'lists in lists in a list of numbers': (
+    '{"inputs": [{"name": "dense", "datatype": "FP32", "shape": [1], "data": '
+    f'[1, {"[" * 5000}1{"]" * 5000}]}}]}}',
+    None,
+  ),
+  'objects in objects in a list of numbers': (
+    '{"inputs": [{"name": "dense", "datatype": "FP32", "shape": [1], "data": '
+    f'[{"{" + chr(34) + "a" + chr(34) + ":"}'
+    + '{"a":' * 5000 + '1' + '}' * 5001 + ']}]}',
+    None,
+  ),
   'an output many times': ({'outputs': [{'name': 'logit'}] * 1000}, None),
 }  # fmt: skip
 
@@ -280,6 +307,19 @@ def test_extremes_of_a_body(server, name):
   status, _, answer = post(server, body, **headers)
   assert status == 400, answer
   assert 5 < len(json.loads(answer)['error']) < 1000
+
+
+@pytest.mark.parametrize(
+  'data', [['x' * 3000, *'a' * 8000], [['x' * 3000], *[['a']] * 8000]]
+)
+def test_a_long_text_among_many_takes_no_more_memory(data):
+  """NumPy would give each of them the room of the longest."""
+  tracemalloc.start()
+  error = refusal(of_json, 'dense', 'FP32', [8001], data)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert "data has 'xxx" in str(error)
+  assert peak < 1e6
 
 
 def test_extremes_of_a_message(server):

@@ -17,6 +17,7 @@ from dlrm_jax.scoring.load import load
 from dlrm_jax.serving import Client
 from tests import scored
 from tests.serving import served
+from tests.serving.gates import gate_of
 
 MODULES = {'grpc': over_grpc, 'http': over_http}
 AIO = {'grpc': over_grpc_aio, 'http': over_http_aio}
@@ -280,8 +281,9 @@ def test_metadata(client, protocol):
   assert outputs == [('probability', 'FP32'), ('logit', 'FP32')]
 
 
-def test_configuration(client, protocol):
+def test_configuration(client, protocol, export):
   found = asked(client, protocol, 'get_model_config', 'ctr')
+  assert str(export) not in json.dumps(found)
   config = found['config'] if protocol == 'grpc' else found
   assert config['max_batch_size'] == served.LIMITS.max_batch
   sizes = config['dynamic_batching']['preferred_batch_size']
@@ -293,7 +295,9 @@ def test_configuration(client, protocol):
   parameters = {
     name: json.loads(value['string_value'])
     for name, value in config['parameters'].items()
-    if name.endswith('_inputs')
+  }
+  assert parameters.keys() == {
+    *('column_inputs', 'labels', 'network_inputs', 'step')
   }
   assert parameters['network_inputs'] == ['dense', 'ids']
   assert parameters['column_inputs'][:2] == ['price', 'age']
@@ -332,7 +336,7 @@ def test_repository(client, protocol):
   assert ready == dict.fromkeys(['ctr', 'two', 'bags'], 'READY')
   client.unload_model('two')
   assert not client.is_model_ready('two')
-  assert not client.is_server_ready()
+  assert client.is_server_ready()  # for somebody wanted it so
   with pytest.raises(InferenceServerException, match='two is not served'):
     client.infer('two', [])
   client.load_model('two')
@@ -380,6 +384,21 @@ def test_our_client(server, name, request):
   assert client.predict(nothing).shape == model.predict(nothing).shape
 
 
+def test_our_client_waits_so_long_and_ends(export, rows):
+  with (
+    served.serving({'ctr': export}) as own,
+    Client(own.grpc, timeout=1.0) as client,
+  ):
+    assert len(client.predict(rows)) > 1
+    gate = gate_of(own, 'ctr')
+    with pytest.raises(InferenceServerException, match='Deadline Exceeded'):
+      client.predict(rows)
+    gate.open.set()
+    client.close()
+    with pytest.raises(ValueError, match='closed channel'):
+      client.predict(rows)
+
+
 def test_mistakes_of_our_client(server, rows, tmp_path):
   """They are told in one line, by the client or by the server."""
   client = Client(server.grpc, 'ctr')
@@ -391,3 +410,5 @@ def test_mistakes_of_our_client(server, rows, tmp_path):
   assert client.predict(one | huge).shape == (1,)
   with pytest.raises(InputError, match='no such file'):
     Client(server.grpc, 'ctr', tls=str(tmp_path / 'nothing'))
+  with pytest.raises(InputError, match=r'timeout=0: .*above 0'):
+    Client(server.grpc, 'ctr', timeout=0)

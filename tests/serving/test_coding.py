@@ -8,6 +8,7 @@ from dlrm_jax.scoring.load import load
 from dlrm_jax.serving import memory
 from dlrm_jax.serving.coding import Coding
 from dlrm_jax.serving.interface import Interface
+from dlrm_jax.serving.memory import Encoded
 from dlrm_jax.serving.refusal import Why
 from dlrm_jax.serving.tensors import BYTES, DTYPES, Tensor
 from tests import scored
@@ -116,19 +117,63 @@ def test_a_row_for_many(coder):
   coder.check(tensors, scored.columns_of(wanted, schema))
 
 
+def held(remembered):
+  """Values and bytes of arrays that a column holds."""
+  parts = remembered._new, remembered._old
+  return (
+    sum(len(part.slots) for part in parts),
+    sum(array.nbytes for part in parts for array in part.arrays),
+  )
+
+
 def test_what_is_remembered_is_bounded(export, monkeypatch):
   coder = Coder(export)
   rows = scored.rows_of(10, 80)
   schema = coder.intake.schema
   columns = scored.columns_of(rows, schema)
-  for name, most in (('_MOST_VALUES', 4), ('_MOST_BYTES', 200)):
+  for name, most in (('_MOST_VALUES', 8), ('_MOST_BYTES', 400)):
     monkeypatch.setattr(memory, name, most)
     for _ in range(3):
       coder.check([texts(rows[:40], schema.names)], columns_of(columns, 0, 40))
       coder.check([texts(rows[40:], schema.names)], columns_of(columns, 40, 80))
     for feature in coder.coding._sparse:
-      assert len(feature._memory._slots) <= 4 + 40
+      assert held(feature._memory)[0] <= 8 + 2 * 40
     monkeypatch.undo()
+
+
+def remembering(width):
+  """A memory of bags of many ids, and the values that it has encoded."""
+  encoded = []
+
+  def empty(count):
+    return [np.zeros((count, width), np.int32)]
+
+  def encode(keys):
+    encoded.extend(keys)
+    return Encoded([np.array([[key] * width for key in keys], np.int32)], {})
+
+  return memory.Memory(empty, type, encode), encoded
+
+
+def test_what_values_became_is_counted_too():
+  remembered, encoded = remembering(width=1000)
+  for start in range(0, 20_000, 100):
+    keys = list(range(start, start + 100))
+    np.testing.assert_array_equal(remembered(keys).arrays[0][:, -1], keys)
+  assert held(remembered)[1] < 2 * memory._MOST_BYTES
+  assert len(encoded) == 20_000
+
+
+def test_values_that_are_asked_for_stay_while_others_are_forgotten():
+  remembered, encoded = remembering(width=1)
+  often = list(range(1000))
+  for start in range(1000, 200_000, 1000):
+    keys = [*often, *range(start, start + 1000)]
+    np.testing.assert_array_equal(remembered(keys).arrays[0][:, 0], keys)
+  assert len(encoded) == 200_000  # each of them once
+  assert held(remembered)[0] < memory._MOST_VALUES + 4000
+  remembered([1000])
+  assert len(encoded) == 200_001
 
 
 def columns_of(columns, start, stop):
@@ -192,6 +237,17 @@ def test_unknown_ids_are_counted(coder):
   assert unknown['word'] == unknown['user'] == 1
   assert unknown['site'] == 0
   assert 'city' not in unknown  # it is hashed
+
+
+def test_unknown_ids_of_requests_with_faults_are_not_counted(coder):
+  wrong = GOOD | {'user': '5.5', 'word': 'never seen'}
+  parts = [[GOOD | {'word': 'never seen'}], [GOOD, wrong], [GOOD]]
+  _, faults, unknown = coder.coding(
+    [texts(rows, GOOD) for rows in parts], [1, 2, 1]
+  )
+  assert list(faults) == [1]
+  assert unknown['word'] == 1
+  assert unknown['user'] == unknown['site'] == 0
 
 
 def test_weights_that_a_mean_cannot_have(tmp_path):
@@ -266,6 +322,11 @@ def test_numbers_and_ids_that_are_none(coder):
     ),
     ('tags', Tensor(BYTES, (2, 1, 1), [b''] * 2), 'shape [2, 1, 1]'),
     ('tags', Tensor('INT64', (2, 2), np.zeros((2, 2))), 'tags is INT64'),
+    (
+      'tags',
+      Tensor(BYTES, (2, 10_001), [b''] * 20_002),
+      'tags has bags of 10,001; expected at most 10,000',
+    ),
     ('site', Tensor('INT64', (2,), np.zeros(2)), 'site is INT64; expected BY'),
     ('user', Tensor('FP32', (2,), np.zeros(2)), 'user is FP32; expected INT64'),
     ('age', Tensor(BYTES, (3,), [b''] * 3), 'rows; expected one number'),

@@ -10,13 +10,17 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
 
+import jax
 import numpy as np
 import pytest
 import tritonclient.grpc as over_grpc
 from tritonclient.utils import InferenceServerException
 
 from dlrm_jax.serve.__main__ import main
+from dlrm_jax.serve.flags import NEEDED
+from dlrm_jax.serving.program import Program
 from tests import commands, scored
 from tests.serving import served
 
@@ -146,6 +150,46 @@ def test_hang_up_loads_what_has_changed(export, weighted, tmp_path):
   assert f'{folder}/3: neither a workdir' in failed['reason']
 
 
+def test_a_model_that_does_not_load_leaves_the_others(export, tmp_path):
+  """The server stays up, is not ready, and says why; until it loads."""
+  folders = {'bad': tmp_path / 'model', 'ctr': export}
+  models = [f'--model={name}={folder}' for name, folder in folders.items()]
+  with commands.Command([*MODULE, *models]) as command:
+    address = f'127.0.0.1:{started(command)[1]}'
+    with over_grpc.InferenceServerClient(address) as client:
+      assert client.is_server_live()
+      assert not client.is_server_ready()
+      assert client.is_model_ready('ctr')
+      index = client.get_model_repository_index(as_json=True)['models']
+      assert [x['state'] for x in index] == ['UNAVAILABLE', 'READY']
+      assert index[0]['reason'].startswith(f'{tmp_path}/model: cannot be read')
+      shutil.copytree(export, tmp_path / 'new')
+      (tmp_path / 'new').rename(folders['bad'])
+      command.send(signal.SIGHUP)
+      commands.wait_until(client.is_server_ready, command)
+    command.send(signal.SIGTERM)
+    status, stdout, stderr = command.end()
+  assert status == 0, stderr
+  lines = stdout.splitlines()
+  assert lines[2].startswith(f'bad is not served: {tmp_path}/model: cannot')
+  assert lines[3].startswith('ctr 1: ')
+  assert lines[4:] == ['not ready, for want of bad']
+  assert 'Traceback' not in stderr
+
+
+def test_an_address_that_others_reach(export):
+  """Without a token, all may unload; a line says so."""
+  with commands.Command(
+    [*MODULE, f'--model=ctr={export}', '--host=0.0.0.0']
+  ) as command:
+    commands.wait_until(lambda: 'ready' in command.stdout.read_text(), command)
+    command.send(signal.SIGTERM)
+    status, stdout, stderr = command.end()
+  assert status == 0, stderr
+  (line,) = [x for x in stdout.splitlines() if '--token_file' in x]
+  assert line.startswith('whoever reaches 0.0.0.0 may load and unload models')
+
+
 def mistake(capsys, *arguments):
   """The line that a wrong command ends with."""
   assert main(arguments) == 1
@@ -173,6 +217,16 @@ def test_a_model_that_is_none(capsys, tmp_path):
   assert f'{tmp_path}: neither a workdir' in line
 
 
+def test_a_model_that_does_not_compile(export, capsys, monkeypatch):
+  def compile(self, size):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: no memory\nand so')
+
+  monkeypatch.setattr(Program, 'compile', compile)
+  ports = ('--http=0', '--grpc=0')
+  line = mistake(capsys, f'--model=ctr={export}', *ports)
+  assert 'JaxRuntimeError: RESOURCE_EXHAUSTED: no memory' in line
+
+
 @pytest.mark.parametrize(
   ('flags', 'words'),
   [
@@ -197,6 +251,13 @@ def test_a_model_that_is_none(capsys, tmp_path):
 )
 def test_wrong_flags(capsys, flags, words):
   assert words in mistake(capsys, *flags)
+
+
+def test_packages_of_the_extra_are_looked_for():
+  text = (commands.ROOT / 'pyproject.toml').read_text()
+  extra = tomllib.loads(text)['project']['optional-dependencies']['serve']
+  names = {re.match(r'[\w-]+', package)[0] for package in extra}
+  assert names - {'uvloop'} <= set(NEEDED)
 
 
 def test_packages_that_are_missing(capsys, monkeypatch):
@@ -240,6 +301,7 @@ def test_the_log_has_json_alone(export):
   code = f"""
 import asyncio, sys
 from dlrm_jax.serve.__main__ import main
+from dlrm_jax.serve.flags import NEEDED
 
 def loop():
   made = asyncio.new_event_loop()

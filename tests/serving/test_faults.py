@@ -1,6 +1,7 @@
 """The device fails, a reload is killed, clients stop: the server stays up."""
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import logging
@@ -19,8 +20,9 @@ import tritonclient.http as over_http
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from dlrm_jax.serving import grpc_methods, grpc_service, log, service
 from dlrm_jax.serving.http import body, connection
-from dlrm_jax.serving.log import Log
+from dlrm_jax.serving.log import Log, Seldom
 from dlrm_jax.serving.program import Program
 from dlrm_jax.serving.waiting import Limits
 from tests import commands, scored
@@ -125,7 +127,7 @@ def test_a_device_that_fails_under_load_and_works_again(export, inputs, want):
       assert status == 200
       assert 'dlrm_ready 0.0' in text
       status, _, answer = post(server, json.dumps(good()))
-      assert status == 500
+      assert status == 503
       assert 'INTERNAL: CpuCallback error' in json.loads(answer)['error']
       end.set()
       before = [future.result(60) for future in asking]
@@ -147,9 +149,11 @@ def test_a_device_that_fails_under_load_and_works_again(export, inputs, want):
     assert min(before) > 0
     assert min(future.result(60) for future in asking) > 0
     assert len(failures) == seen
+  assert 'INTERNAL' in failures[0].status()
   for error in failures:
-    assert 'INTERNAL' in error.status()
-    assert 'the device failed: ' in str(error)
+    failed = 'INTERNAL' in error.status()
+    assert failed or 'UNAVAILABLE' in error.status()
+    assert f'the device {"failed" if failed else "fails"}: ' in str(error)
     assert '\n' not in error.message()
   found = [json.loads(x)['event'] for x in server.log.getvalue().splitlines()]
   assert 'a batch failed' in found
@@ -286,9 +290,9 @@ def test_a_server_that_is_killed_while_it_reloads(
       lambda: '"compiled"' in command.stderr.read_text()[seen:], command
     )
     command.kill()
-    log = events(command.stderr.read_text())
+    found = events(command.stderr.read_text())
   assert contents(folder) == before
-  assert [x['version'] for x in log if x['event'] == 'serving'] == ['1']
+  assert [x['version'] for x in found if x['event'] == 'serving'] == ['1']
   with commands.Command([*MODULE, model]) as command:
     address = f'127.0.0.1:{started(command)[1]}'
     with over_grpc.InferenceServerClient(address) as client:
@@ -336,15 +340,43 @@ def test_a_client_of_http_that_goes_while_it_waits(small):
   for _ in range(3):
     with socket.create_connection((host, int(port)), 60) as asking:
       asking.sendall(
-        f'POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n'
-        f'\r\n{text}'.encode()
+        f'POST {INFER} HTTP/1.1\r\nHost: localhost\r\n'
+        f'Content-Length: {len(text)}\r\n\r\n{text}'.encode()
       )
       until(lambda: small.service.open)
+    until(lambda: not small.service.open)
   gate.open.set()
-  until(lambda: not small.service.open)
   check_alive(small)
-  assert small.service._held == 0
+  assert gate.sizes == [1, 1]  # the first one, and that of `check_alive`
+  assert small.service._held == engine.queue_rows == 0
   engine._program = program
+
+
+def test_a_defect_of_the_server(small, inputs):
+  """It is no failure of the device; the log says where, without values."""
+  version = small.service.repository.find('ctr')
+  coding, errors = version.engine._coding, version.statistics.errors
+  seen = len(small.log.getvalue())
+
+  def defective(requests, counts):
+    raise ValueError(requests[0]['user'].data[0].decode())
+
+  version.engine._coding = defective
+  try:
+    row = {'user': '12345678'}
+    path = '/page/explain/ctr'
+    status, _, answer = post(small, json.dumps({'row': row}), path)
+  finally:
+    version.engine._coding = coding
+  assert status == 500
+  assert json.loads(answer)['error'] == 'the server failed: ValueError'
+  assert version.statistics.errors == errors
+  assert get(small, '/v2/health/ready')[0] == 200
+  logged = small.log.getvalue()[seen:]
+  assert '12345678' not in logged
+  (defect,) = [x for x in events(logged) if x['event'] == 'defect']
+  assert 'in defective' in defect['traceback']
+  assert 'ValueError' in defect['traceback']
 
 
 def said(server, *pieces):
@@ -365,11 +397,120 @@ def said(server, *pieces):
   return found.decode()
 
 
+@pytest.fixture
+def opened():
+  """A function that connects to a server, and does not ask."""
+  with contextlib.ExitStack() as stack:
+    yield lambda address: stack.enter_context(
+      socket.create_connection(address.split(':'), 60)
+    )
+
+
+def test_many_connections(small, opened, monkeypatch):
+  """Of those without a request so many stay; what waits is answered."""
+  monkeypatch.setattr(connection, '_CONNECTIONS', 5)
+  gate = gate_of(small, 'ctr')
+  text = json.dumps(good())
+  waiting = opened(small.http)
+  waiting.sendall(
+    f'POST {INFER} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n'
+    f'Content-Length: {len(text)}\r\n\r\n{text}'.encode()
+  )
+  assert gate.called.wait(60)
+  others = [opened(small.http) for _ in range(30)]
+  assert get(small, '/v2/health/live')[0] == 200
+  for one in others[:25]:
+    assert one.recv(1) == b''
+  others[-1].setblocking(False)
+  with pytest.raises(BlockingIOError):
+    others[-1].recv(1)
+  gate.open.set()
+  assert waiting.recv(100).startswith(b'HTTP/1.1 200')
+  small.service.repository.find('ctr').engine._program = gate._program
+
+
+def test_many_connections_with_requests(small, monkeypatch):
+  """The server says how it is, and refuses more requests, in JSON."""
+  monkeypatch.setattr(service, '_MOST_OPEN', 3)
+  gate = gate_of(small, 'ctr')
+  text = json.dumps(good())
+  with concurrent.futures.ThreadPoolExecutor(3) as pool:
+    found = [pool.submit(post, small, text) for _ in range(3)]
+    until(lambda: small.service.open == 3)
+    status, headers, body = post(small, text)
+    assert (status, headers['Retry-After']) == (429, '1')
+    assert 'more than 3 requests are open' in json.loads(body)['error']
+    for path in ('/v2/health/live', '/v2/health/ready', '/metrics'):
+      assert get(small, path)[0] == 200
+    gate.open.set()
+    assert [x.result(60)[0] for x in found] == [200] * 3
+  small.service.repository.find('ctr').engine._program = gate._program
+
+
+@pytest.fixture
+def two_at_a_time(export, monkeypatch):
+  """A server that reads two messages of gRPC at a time."""
+  monkeypatch.setattr(grpc_methods, 'TOGETHER', 2)
+  monkeypatch.setattr(grpc_service, 'TOGETHER', 2)
+  with served.serving({'ctr': export}, LIMITS) as running:
+    yield running
+
+
+@pytest.fixture
+def silence():
+  """An iterator of messages, of which none comes before the end of a test."""
+  end = threading.Event()
+  yield iter(end.wait, True)
+  end.set()
+
+
+SERVICE = '/inference.GRPCInferenceService'
+
+
+def test_messages_of_grpc_that_do_not_come(
+  two_at_a_time, silence, inputs, want, monkeypatch
+):
+  """They hold up others for a while, and are refused then."""
+  monkeypatch.setattr(grpc_methods, '_SECONDS', 0.2)
+  with (
+    grpc.insecure_channel(two_at_a_time.grpc) as channel,
+    over_grpc.InferenceServerClient(two_at_a_time.grpc) as client,
+  ):
+    infer = channel.stream_unary(f'{SERVICE}/ModelInfer')
+    silent = [infer.future(silence) for _ in range(4)]
+    for call in silent:
+      assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+      assert call.details() == 'the message did not come within 0.2 seconds'
+    nothing = infer.future(iter(()))
+    assert nothing.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert 'the message is no ModelInferRequest' in nothing.details()
+    check(ask(client, inputs, 0, 5)[1], want[:5])
+
+
+def test_more_streams_than_there_may_be(two_at_a_time, silence):
+  with grpc.insecure_channel(two_at_a_time.grpc) as channel:
+    stream = channel.stream_stream(f'{SERVICE}/ModelStreamInfer')
+    first = [stream(silence) for _ in range(2)]
+    refused = two_at_a_time.service.refused
+
+    def third():
+      call = stream(iter(()))
+      return call, call.code()
+
+    until(lambda: third()[1] is grpc.StatusCode.RESOURCE_EXHAUSTED)
+    call, _ = third()
+    assert call.details() == '2 streams are open; try again'
+    assert ('retry-after', '1') in map(tuple, call.trailing_metadata())
+    assert refused['RESOURCE_EXHAUSTED'] == 2
+    first[0].cancel()
+    until(lambda: third()[1] is grpc.StatusCode.OK)
+
+
 def test_requests_that_do_not_come(small, monkeypatch):
   """A connection, a head and a body have so much time."""
   monkeypatch.setattr(body, '_SECONDS', 0.1)
   monkeypatch.setattr(connection, '_SECONDS', 0.3)
-  head = f'POST {INFER} HTTP/1.1\r\nHost: x\r\n'
+  head = f'POST {INFER} HTTP/1.1\r\nHost: localhost\r\n'
   assert said(small) == ''
   assert said(small, head) == ''
   found = said(small, f'{head}Content-Length: 50\r\n\r\n{{"inputs"')
@@ -377,7 +518,7 @@ def test_requests_that_do_not_come(small, monkeypatch):
   assert 'did not come within' in found
   # also where nobody reads it
   found = said(
-    small, 'POST /no HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n'
+    small, 'POST /no HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n'
   )
   assert found.startswith('HTTP/1.1 404')
   until(lambda: not small.service.open)
@@ -388,7 +529,7 @@ def test_requests_that_do_not_come(small, monkeypatch):
 def test_heads_and_trailers_without_end(small):
   """They are not held in memory."""
   lines = 'x: ' + 'x' * 1000 + '\r\n'
-  head = f'POST {INFER} HTTP/1.1\r\nHost: x\r\n'
+  head = f'POST {INFER} HTTP/1.1\r\nHost: localhost\r\n'
   chunked = f'{head}Transfer-Encoding: chunked\r\n\r\n'
   for pieces in (
     (head, *[lines] * 1000),
@@ -409,6 +550,33 @@ def test_heads_and_trailers_without_end(small):
   assert found.startswith('HTTP/1.1 200'), found
 
 
+def refused(text):
+  """Number of refused requests by status, and of lines, in a log."""
+  found, lines = {}, 0
+  for line in map(json.loads, text.splitlines()):
+    if line['event'] == 'refused':
+      lines += 1
+      status = line['status']
+      found[status] = found.get(status, 0) + line['requests']
+  return found, lines
+
+
+def test_the_log_counts_all_refusals_by_status(export, monkeypatch):
+  with served.serving({'ctr': export}, LIMITS) as server:
+    for _ in range(3):
+      assert post(server, b'{}')[0] == 400
+      assert post(server, b'{}', '/v2/models/no/infer')[0] == 404
+    monkeypatch.setattr(log, '_QUIET', 0.1)
+    assert post(server, json.dumps(good()), Content_Encoding='br')[0] == 501
+    assert post(server, json.dumps(good()), Content_Encoding='br')[0] == 501
+    # once nothing more comes
+    until(lambda: refused(server.log.getvalue())[0]['UNIMPLEMENTED'] == 2)
+    text = server.log
+  found, lines = refused(text.getvalue())
+  assert found == {'INVALID_ARGUMENT': 3, 'NOT_FOUND': 3, 'UNIMPLEMENTED': 2}
+  assert lines < 8
+
+
 class Gone:
   """A stream whose reader has gone."""
 
@@ -420,8 +588,7 @@ class Gone:
 
 
 def test_a_log_that_nobody_reads(small, inputs, monkeypatch):
-  monkeypatch.setattr(small.service, '_log', Log(Gone()))
-  small.service._quiet_until.clear()
+  monkeypatch.setattr(small.service, 'seldom', Seldom(Log(Gone())))
   assert post(small, b'{}')[0] == 400
   gate = gate_of(small, 'ctr', fails=lambda inputs: True)
   gate.open.set()

@@ -49,8 +49,17 @@ def test_a_quantised_model(plain, tmp_path):
   np.testing.assert_allclose(found, model.predict(rows), rtol=0, atol=1e-6)
 
 
-def test_int8_layers_are_multiplied_by_what_predict_takes(plain, tmp_path):
-  pytest.importorskip('onnxruntime')
+def test_int8_layers_are_multiplied_by_what_predict_takes(
+  plain, tmp_path, monkeypatch
+):
+  onnxruntime = pytest.importorskip('onnxruntime')
+  opened, session = [], onnxruntime.InferenceSession
+
+  def opening(*arguments, **options):
+    opened.append(session(*arguments, **options))
+    return opened[-1]
+
+  monkeypatch.setattr(onnxruntime, 'InferenceSession', opening)
   out = tmp_path / 'int8'
   assert not quantize(
     [f'--workdir={plain.folder}', '--layers=int8', f'--output={out}']
@@ -61,6 +70,7 @@ def test_int8_layers_are_multiplied_by_what_predict_takes(plain, tmp_path):
     assert version.program.engine == model.engine
     assert f'layers of {model.engine}; ' in version.describe()
     assert 'onnxruntime' in model.engine
+    assert len(opened) == 2  # for few rows and for many, of the server alone
     check(server, model)
 
 

@@ -12,6 +12,7 @@ import tritonclient.http as over_http
 from dlrm_jax.scoring.load import load
 from tests.serving import served
 from tests.serving.test_protocol import post
+from tests.serving.test_reload import replace
 
 EXPLAIN = '/page/explain/ctr'
 ROW = {
@@ -66,6 +67,18 @@ def test_what_moves_a_score(server, plain):
     assert column['values'] == [ROW[name]]
   moved = [abs(column['change'][0]) for column in found['columns']]
   assert max(moved) > 0.01
+
+
+def test_a_row_of_more_columns_than_a_batch_has_rows(server, export):
+  limits = served.LIMITS._replace(max_batch=3)
+  body = json.dumps({'row': ROW})
+  with served.serving({'ctr': export}, limits) as small:
+    status, _, answer = post(small, body, EXPLAIN)
+  assert status == 200, answer
+  found, want = json.loads(answer), json.loads(post(server, body, EXPLAIN)[2])
+  for one, other in zip(found['columns'], want['columns'], strict=True):
+    assert one['names'] == other['names']
+    np.testing.assert_allclose(one['change'], other['change'], atol=1e-5)
 
 
 def test_a_bag_and_its_weights_are_left_out_together(server):
@@ -168,6 +181,29 @@ def test_a_person_scores_a_row(server, plain, browser, tmp_path):
   page.wait_for_selector('#probability:has-text("buy")')
   page.screenshot(path=tmp_path / 'page.png', full_page=True)
   page.close()
+
+
+def test_a_page_that_is_open_while_a_model_gets_other_columns(
+  export, weighted, browser, tmp_path
+):
+  folder = shutil.copytree(weighted.folder, tmp_path / 'model')
+  with served.serving({'ctr': folder}) as server:
+    page = browser.new_page()
+    page.goto(f'http://{server.http}/')
+    page.wait_for_selector('input[name=seen]')
+    replace(folder, export)
+    server.do(server.service.load('ctr'))
+    page.wait_for_selector('input[name=tags]')
+    assert not page.locator('input[name=seen]').count()
+    page.fill('input[name=price]', '7')
+    with page.expect_response('**/page/models'):
+      pass
+    with page.expect_response('**/page/models'):  # what is typed stays
+      pass
+    assert page.input_value('input[name=price]') == '7'
+    page.click('button')
+    page.wait_for_selector('#probability:has-text("click")')
+    page.close()
 
 
 def test_a_page_that_is_open_while_models_come_and_go(export, browser):

@@ -15,11 +15,15 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from tritonclient.utils import InferenceServerException
 
 from dlrm_jax.serving.grpc_service import _tensors
 from dlrm_jax.serving.http.infer import read_request
-from dlrm_jax.serving.refusal import RefusedError
+from dlrm_jax.serving.http.service import HttpService
+from dlrm_jax.serving.log import Log
+from dlrm_jax.serving.refusal import RefusedError, Why
+from dlrm_jax.serving.security import Security
 from dlrm_jax.serving.tensors import BYTES, DTYPES, of_bytes, of_json
 from dlrm_jax.serving.waiting import Limits
 from tests import scored
@@ -216,6 +220,20 @@ PACKED = {
 }
 
 
+@pytest.mark.parametrize('encoding', ['GZIP', 'Deflate'])
+def test_names_of_packers_in_any_case(server, encoding):
+  packer = {'GZIP': gzip.compress, 'Deflate': zlib.compress}[encoding]
+  asked = good() | {'id': 'x' * 2000}
+  status, headers, body = post(
+    server,
+    packer(json.dumps(asked).encode()),
+    Content_Encoding=encoding,
+    Accept_Encoding=encoding,
+  )
+  assert status == 200, body
+  assert headers['Content-Encoding'] == encoding.lower()
+
+
 @pytest.mark.parametrize('name', PACKED)
 def test_bad_packed_bodies(server, name):
   body, encoding, status = PACKED[name]
@@ -248,7 +266,7 @@ def test_an_oversized_body(server, chunked):
 
 def test_clients_that_stop_half_way(server):
   host, port = server.http.split(':')
-  head = f'POST {INFER} HTTP/1.1\r\nHost: x\r\n'
+  head = f'POST {INFER} HTTP/1.1\r\nHost: localhost\r\n'
   body = json.dumps(good())
   beginnings = [
     head[:20],
@@ -310,24 +328,24 @@ def test_a_full_queue_and_deadlines(small, inputs, plain):
     assert '24 rows wait' in str(caught.value)
     status, headers, body = post(small, json.dumps(good(9)))
     assert (status, headers['Retry-After']) == (429, '1'), body
-    # these expire while they wait
-    late = pool.submit(ask, client, inputs, 0, 1, client_timeout=0.05)
-    with pytest.raises(InferenceServerException, match='DEADLINE_EXCEEDED'):
-      late.result(60)
-    late = pool.submit(ask, client, inputs, 0, 1, timeout=1)
-    until(lambda: engine.queue_rows == 26)
+    # these expire while they wait, and are told so at once
+    for options in ({'client_timeout': 0.05}, {'timeout': 1}):
+      with pytest.raises(InferenceServerException, match='DEADLINE_EXCEEDED'):
+        ask(client, inputs, 0, 8, **options)
+    request = good(8) | {'parameters': {'timeout': 1}}
+    status, _, body = post(small, json.dumps(request))
+    assert status == 504, body
+    assert 'before its answer' in json.loads(body)['error']
+    # so that there is room for others
+    found.append((pool.submit(ask, client, inputs, 8, 16), 8, 16))
+    until(lambda: engine.queue_rows == 32)
     gate.open.set()
     for future, start, stop in found:
       np.testing.assert_allclose(
         future.result(60), want[start:stop], rtol=0, atol=1e-6
       )
-    with pytest.raises(InferenceServerException, match='time of the request'):
-      late.result(60)
-    # as over HTTP: it is over before the answer
-    request = good() | {'parameters': {'timeout': 1}}
-    until(lambda: engine.queue_rows == 0)
-    status, _, body = post(small, json.dumps(request))
-    assert status == 504, body
+    refused = small.service.repository.find('ctr').statistics.refused
+    assert refused['DEADLINE_EXCEEDED'] == 3
     np.testing.assert_allclose(
       ask(other, inputs, 3, 9), want[3:9], rtol=0, atol=1e-6
     )
@@ -426,6 +444,27 @@ def test_requests_that_wait_have_so_many_bytes(small, inputs):
   engine._program, service._most_held = program, most
 
 
+def test_texts_take_more_than_their_bytes(small):
+  """Of many short ones, which memory they take is counted."""
+  service = small.service
+  texts = {'price': [''], 'age': [''], 'user': ['5'], 'site': ['ff'],
+           'word': ['x'], 'city': [''], 'tags': [''] * 2000}  # fmt: skip
+  body = json.dumps(
+    {
+      'inputs': [
+        {'name': name, 'datatype': BYTES, 'shape': [1, len(x)], 'data': x}
+        for name, x in texts.items()
+      ]
+    }
+  )
+  assert post(small, body)[0] == 200
+  most, service._most_held = service._most_held, 10 * len(body)
+  status, _, answer = post(small, body)
+  service._most_held = most
+  assert status == 429
+  assert 'bytes wait already' in json.loads(answer)['error']
+
+
 def test_a_page_of_another_server_is_refused(server):
   body = json.dumps(good())
   for origin, status in (
@@ -435,6 +474,49 @@ def test_a_page_of_another_server_is_refused(server):
   ):
     found, _, answer = post(server, body, Origin=origin)
     assert found == status, answer
+
+
+HOSTS = {'127.0.0.1:80': 200, '[::1]:80': 200, 'localhost': 200,
+         'elsewhere.example': 403, 'localhost.example:80': 403,
+         '[::1': 403}  # fmt: skip
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_names_that_lead_here(server, host):
+  """A page that was read under such a name may not unload models."""
+  for path in (INFER, '/v2/repository/index'):
+    found, _, answer = post(server, json.dumps(good()), path, Host=host)
+    assert found == HOSTS[host], answer
+    origin = f'http://{host}'
+    options = {'Host': host, 'Origin': origin}
+    found, _, answer = post(server, json.dumps(good()), path, **options)
+    assert found == HOSTS[host], answer
+
+
+@pytest.mark.parametrize(
+  ('host', 'token', 'of_a_program', 'of_a_page'),
+  [
+    ('127.0.0.1', '', False, False),
+    ('0.0.0.0', '', True, False),  # programs know it by any name
+    ('ctr.example', '', True, True),
+    ('0.0.0.0', 'secret', True, True),
+    ('127.0.0.1', 'secret', True, True),
+  ],
+)
+def test_names_of_other_servers(server, host, token, of_a_program, of_a_page):
+  security = Security(None, token)
+  http_service = HttpService(server.service, 1 << 20, security, host, Log())
+  headers = [(b'host', b'ctr.example'), (b'authorization', b'Bearer secret')]
+  origin = (b'origin', b'http://ctr.example')
+  for some, taken in (
+    (headers, of_a_program),
+    ([*headers, origin], of_a_page),
+  ):
+    scope = {'type': 'http', 'path': '/v2', 'headers': some}
+    if taken:
+      http_service._check(Request(scope))
+    else:
+      assert refusal(http_service._check, Request(scope)).why is Why.FORBIDDEN
 
 
 def test_more_rows_than_a_batch(small):

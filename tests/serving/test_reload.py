@@ -228,6 +228,29 @@ def test_a_model_that_does_not_load_leaves_the_old_one(
   assert events.count('load failed') == 3
 
 
+def test_a_model_that_was_unloaded_stays_so(exports, inputs, tmp_path):
+  """Until it is loaded; the server is as ready without it."""
+  folder = shutil.copytree(exports[0], tmp_path / 'model')
+  with (
+    served.serving({'ctr': folder, 'etc': exports[1]}, LIMITS) as server,
+    over_grpc.InferenceServerClient(server.grpc) as client,
+  ):
+    client.unload_model('ctr')
+    assert client.is_server_ready()
+    server.do(server.service.repository.reload_all())  # as SIGHUP does
+    assert not client.is_model_ready('ctr')
+    assert client.is_model_ready('etc')
+    shutil.rmtree(folder)
+    with pytest.raises(InferenceServerException, match='No such'):
+      client.load_model('ctr')
+    assert client.is_server_ready()
+    shutil.copytree(exports[0], folder)
+    client.load_model('ctr')
+    assert ask(client, inputs, 0, 5)[0] == '2'
+    server.do(server.service.repository.reload_all())
+    assert client.is_model_ready('ctr')
+
+
 def test_a_reload_whose_client_is_killed(exports, inputs, wants, tmp_path):
   folder = shutil.copytree(exports[0], tmp_path / 'model')
   with (
@@ -238,7 +261,9 @@ def test_a_reload_whose_client_is_killed(exports, inputs, wants, tmp_path):
     host, port = server.http.split(':')
     with socket.create_connection((host, int(port)), 60) as connection:
       path = '/v2/repository/models/ctr/load'
-      connection.sendall(f'POST {path} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
+      connection.sendall(
+        f'POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n'.encode()
+      )
     until(lambda: ask(client, inputs, 0, 5)[0] == '2')
     check(ask(client, inputs, 0, 5)[1], wants[1][:5])
     # A call of gRPC that is cancelled takes its load along.

@@ -8,6 +8,7 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from tritonclient.utils import InferenceServerException
 
+from dlrm_jax.load_test.__main__ import main as load_test
 from dlrm_jax.serving import Client
 from dlrm_jax.serving.security import Security, Tls
 from tests import scored
@@ -104,3 +105,20 @@ def test_a_server_without_certificate_speaks_plainly(secured, tls):
     client.is_server_live(client_timeout=5)
   events = [json.loads(x) for x in secured.log.getvalue().splitlines()]
   assert not [x for x in events if x['event'] == 'defect']
+
+
+@pytest.mark.parametrize('protocol', ['grpcs', 'https'])
+def test_a_load_on_a_secured_server(secured, tls, protocol, tmp_path, capsys):
+  address = {'grpcs': secured.grpc, 'https': secured.http}[protocol]
+  token = tmp_path / 'token'
+  token.write_text('a-secret\n')
+  flags = f'--url={protocol}://{address}', '--model=ctr', '--seconds=0.2'
+  trusted, known = f'--tls_cert={tls.cert}', f'--token_file={token}'
+  assert load_test([*flags, trusted, known]) == 0
+  assert '| concurrency 1 |' in capsys.readouterr().out
+  assert load_test([*flags, trusted]) == 1
+  assert 'no token, or a wrong one' in capsys.readouterr().err
+  assert load_test([*flags, known]) == 1
+  said = capsys.readouterr().err
+  assert said.startswith(f'error: {protocol}://{address}')
+  assert 'certificate' in said.lower()

@@ -64,7 +64,7 @@ class Bodies:
     finally:
       self._held -= len(held)
     return self._unpacked(
-      bytes(held), request.headers.get('content-encoding', 'identity')
+      bytes(held), request.headers.get('content-encoding', 'identity').lower()
     )
 
   def _unpacked(self, body: bytes, encoding: str) -> bytes:
@@ -97,7 +97,8 @@ def packed(body: bytes, accepted: str) -> tuple[bytes, str]:
   """
   if len(body) < _WORTH or not accepted:
     return body, ''
-  words = [word.replace(' ', '').split(';') for word in accepted.split(',')]
+  accepted = accepted.replace(' ', '').lower()
+  words = [word.split(';') for word in accepted.split(',')]
   taken = {name for name, *rest in words if rest not in (['q=0'], ['q=0.0'])}
   for encoding, wbits in _WBITS.items():
     if encoding in taken:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from dlrm_jax.prepare.bad_rows import shorten
 from dlrm_jax.prepare.values.raw_schema import RawSchema
 from dlrm_jax.serving.columns import BETWEEN
@@ -65,22 +67,24 @@ async def explain(
       raise invalid(f'{name}: {len(value):,} characters; at most {_MOST:,}')
   groups = _groups(interface.raw)
   left_out = [group for group in groups if version.needed.isdisjoint(group)]
-  tensors = {
-    name: _tensor(
-      interface,
-      name,
-      [
-        row.get(name, ''),
-        *('' if name in group else row.get(name, '') for group in left_out),
-      ],
-    )
-    for name in interface.columns
-  }
-  scored = await service.infer(model, version.number, tensors)
-  probability, logit = scored.answer.scores[0].T.tolist()
+  rows = [
+    {name: text for name, text in row.items() if name not in group}
+    for group in [(), *left_out]
+  ]
+  parts, most = [], version.engine.limits.max_batch
+  for start in range(0, len(rows), most):
+    part = rows[start : start + most]
+    tensors = {
+      name: _tensor(interface, name, [one.get(name, '') for one in part])
+      for name in interface.columns
+    }
+    scored = await service.infer(model, version.number, tensors)
+    parts.append(scored.answer.scores)
+  scores = np.concatenate(parts)
+  probability, logit = scores[0].T.tolist()
   changes = {
-    group: (scored.answer.scores[0, :, 1] - other[:, 1]).tolist()
-    for group, other in zip(left_out, scored.answer.scores[1:], strict=True)
+    group: (scores[0, :, 1] - other[:, 1]).tolist()
+    for group, other in zip(left_out, scores[1:], strict=True)
   }
   return {
     'labels': list(interface.schema.labels),

@@ -1,5 +1,6 @@
 """The Open Inference Protocol over HTTP, metrics, and a page for people."""
 
+import functools
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -11,9 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dlrm_jax.prepare.bad_rows import shorten
 from dlrm_jax.serving import description
 from dlrm_jax.serving.http import infer, metrics, page
 from dlrm_jax.serving.http.body import Bodies, packed
+from dlrm_jax.serving.http.connection import GIVE_UP
 from dlrm_jax.serving.http.explanation import explain
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.parameters import (
@@ -23,7 +26,7 @@ from dlrm_jax.serving.parameters import (
   check_load,
 )
 from dlrm_jax.serving.refusal import RefusedError, Why, invalid
-from dlrm_jax.serving.security import Security
+from dlrm_jax.serving.security import Security, is_loopback, is_own_name
 from dlrm_jax.serving.service import Service
 
 _TOGETHER = 32  # bodies of full size that are read at a time
@@ -71,9 +74,15 @@ class HttpService:
   """Answers the requests of the protocol."""
 
   def __init__(
-    self, service: Service, max_body: int, security: Security, log: Log
+    self,
+    service: Service,
+    max_body: int,
+    security: Security,
+    host: str,
+    log: Log,
   ) -> None:
     self._service, self._security, self._log = service, security, log
+    self._host = host
     self._page = page.read_page()
     self._bodies = Bodies(max_body, _TOGETHER * max_body)
 
@@ -136,8 +145,7 @@ class HttpService:
           self._service.refuse(error, time.perf_counter() - start, None)
         return _refused(error)
       except Exception as error:
-        what = self._log.defect(error)
-        return _refused(RefusedError(Why.FAILED, what))
+        return _refused(self._log.defect(error))
       finally:
         self._service.closed()
 
@@ -174,8 +182,17 @@ class HttpService:
     """Raises a `RefusedError` for a request that may not be made."""
     headers = request.headers
     origin = headers.get('origin')
-    if origin and origin.partition('://')[2] != headers.get('host'):
+    host = headers.get('host', '')
+    if origin and origin.partition('://')[2] != host:
       raise RefusedError(Why.FORBIDDEN, 'asked by a page of another server')
+    # A token is what no page has. Other programs may know other names.
+    guarded = not self._security.token and (origin or is_loopback(self._host))
+    if guarded and host and not is_own_name(host, self._host):
+      raise RefusedError(
+        Why.FORBIDDEN,
+        f'asked for the host {shorten(host)}; expected an address, localhost '
+        'or that of --host, as there is no token',
+      )
     given = headers.get('authorization', '')
     if request.url.path not in _OPEN and not self._security.admits(given):
       raise RefusedError(Why.UNAUTHENTICATED, 'no token, or a wrong one')
@@ -223,9 +240,15 @@ class HttpService:
     body = await self._bodies.read(request)
     headers = request.headers
     asked = infer.read_request(body, headers.get(infer.LENGTH))
-    version, answer = await self._service.infer(
-      *_model(request), asked.tensors, asked.seconds, len(body), in_turns=True
-    )
+    scope = request.scope
+    try:
+      version, answer = await self._service.infer(
+        *(*_model(request), asked.tensors, asked.seconds, len(body)),
+        in_turns=True,
+        watch=functools.partial(scope.__setitem__, GIVE_UP),
+      )
+    finally:
+      scope.pop(GIVE_UP, None)  # it holds the request
     written = infer.write_answer(
       asked, version.model, version.number, answer.scores
     )
