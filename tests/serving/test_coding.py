@@ -240,7 +240,7 @@ def test_unknown_ids_are_counted(coder):
 
 
 def test_unknown_ids_of_requests_with_faults_are_not_counted(coder):
-  wrong = GOOD | {'user': 'none', 'word': 'never seen'}
+  wrong = GOOD | {'user': 'no number', 'word': 'never seen'}
   parts = [[GOOD | {'word': 'never seen'}], [GOOD, wrong], [GOOD]]
   _, faults, unknown = coder.coding(
     [texts(rows, GOOD) for rows in parts], [1, 2, 1]
