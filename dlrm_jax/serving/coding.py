@@ -42,6 +42,10 @@ class Coding:
       if feature.needed()
     )
 
+  def remembers(self, request: ColumnRows) -> bool:
+    """Whether all values of a request were encoded before, not long ago."""
+    return all(x.remembers(request) for x in (*self._dense, *self._sparse))
+
   def __call__(
     self, requests: Sequence[ColumnRows], counts: Sequence[int]
   ) -> tuple[Inputs, Faults, dict[str, int]]:

@@ -6,7 +6,9 @@ of an event loop, and their answers go back there.
 """
 
 import collections
+import contextlib
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +20,26 @@ from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.serving.coding import Coding
 from dlrm_jax.serving.interface import NetworkRows
 from dlrm_jax.serving.program import Program
-from dlrm_jax.serving.refusal import RefusedError, Why, line_of
+from dlrm_jax.serving.refusal import RefusedError, Why, failed_by, line_of
 from dlrm_jax.serving.waiting import Answer, Batch, Limits, Times, Waiting
 
 _SHORT = 1e-3  # seconds that the event loop may wait
+_VALUE = 5e-7  # that it takes to find what one more value became, about
 _AGAIN = 1.0  # seconds after which a device that failed is tried again
 
 _LATE = 'the time of the request was over before its turn'
+
+
+class _DeviceError(Exception):
+  """The device failed.
+
+  Attributes:
+    said: what it said.
+  """
+
+  def __init__(self, said: Exception) -> None:
+    super().__init__(said)
+    self.said = said
 
 
 class Engine:
@@ -103,6 +118,13 @@ class Engine:
       first, self._told = not self._told, True
       return first
 
+  def leave(self, request: Waiting) -> None:
+    """Takes a request out of the queue for which nobody waits any more."""
+    request.gone = True
+    with self._changed, contextlib.suppress(ValueError):  # it is not there
+      self._queue.remove(request)
+      self._rows -= request.question.count
+
   def wake(self) -> None:
     """Lets the thread of the engine score what waits."""
     with self._changed:
@@ -119,7 +141,7 @@ class Engine:
       self._told = False
       if not self._queue:
         return None
-      if self._busy or self.limits.max_delay or not self._short(self._rows):
+      if self._busy or self.limits.max_delay or not self._short():
         self._changed.notify()
         return None
       batch = self._score_all(self._taken())
@@ -127,11 +149,18 @@ class Engine:
         self._changed.notify()  # the thread tries the device again
       return batch
 
-  def _short(self, rows: int) -> bool:
-    """Whether the event loop may wait for so many rows."""
-    if rows > self.limits.max_batch:
+  def _short(self) -> bool:
+    """Whether the event loop may wait for all that waits."""
+    if self._rows > self.limits.max_batch:
       return False
-    return self._program.seconds_for(rows) <= _SHORT
+    seconds = self._program.seconds_for(self._rows)
+    for request in self._queue:
+      rows = request.question.rows
+      if not isinstance(rows, NetworkRows):
+        seconds += _VALUE * sum(math.prod(x.shape) for x in rows.values())
+        if seconds > _SHORT or not self._coding.remembers(rows):
+          return False
+    return seconds <= _SHORT
 
   def close(self) -> None:
     """Takes no more requests; those in the queue are still answered."""
@@ -154,20 +183,23 @@ class Engine:
   def _take(self) -> list[Waiting] | None:
     """The next requests; none: the device is to be tried; None: the end."""
     with self._changed:
-      while not self._queue:
-        if self._closed:
-          return None
-        if not self._changed.wait(_AGAIN if self.failure else None):
-          self._busy = True
-          return []
-      if self.limits.max_delay:
-        end = self._queue[0].arrived + self.limits.max_delay
-        while self._rows < self.limits.max_batch and not self._closed:
-          left = end - time.perf_counter()
-          if left <= 0 or not self._changed.wait(left):
-            break
+      taken: list[Waiting] = []
+      while not taken:
+        while not self._queue:
+          if self._closed:
+            return None
+          if not self._changed.wait(_AGAIN if self.failure else None):
+            self._busy = True
+            return []
+        if self.limits.max_delay:
+          end = self._queue[0].arrived + self.limits.max_delay
+          while self._rows < self.limits.max_batch and not self._closed:
+            left = end - time.perf_counter()
+            if left <= 0 or not self._changed.wait(left):
+              break
+        taken = self._taken()  # none where all have left
       self._busy = True
-      return self._taken()
+      return taken
 
   def _taken(self) -> list[Waiting]:
     """Takes requests out of the queue, as many as may be joined."""
@@ -198,14 +230,13 @@ class Engine:
       return Batch(taken)
     try:
       return Batch(taken, *self._score(live, now))
-    except Exception as error:
+    except _DeviceError as error:
       self._try()
-      for request in live:
-        if self.failure:
-          request.result = _failed(error)
-        else:
-          self._score_alone(request)
-      return Batch(taken, error=error)
+      self._score_again(live, error if self.failure else None)
+      return Batch(taken, error=error.said)
+    except Exception as error:
+      self._score_again(live)
+      return Batch(taken, defect=error)
 
   def _try(self) -> None:
     """Scores rows without ids, to see whether the device works."""
@@ -215,12 +246,26 @@ class Engine:
     except Exception as error:
       self.failure = f'the device fails: {line_of(error)}'
 
-  def _score_alone(self, request: Waiting) -> None:
-    """Scores a request again whose batch failed, perhaps by another's rows."""
-    try:
-      self._score([request], time.perf_counter())
-    except Exception as error:
-      request.result = _failed(error)
+  def _score_again(
+    self, live: list[Waiting], failure: Exception | None = None
+  ) -> None:
+    """Scores requests alone whose batch failed, perhaps by one's rows.
+
+    Args:
+      live: the requests.
+      failure: why none can be scored; None: some may.
+    """
+    for request in live:
+      try:
+        if failure is not None:
+          raise failure
+        self._score([request], time.perf_counter())
+      except _DeviceError as error:
+        request.result = RefusedError(
+          Why.FAILED, f'the device failed: {line_of(error.said)}'
+        )
+      except Exception as error:
+        request.result = failed_by(error)
 
   def _score(
     self, live: list[Waiting], taken: float
@@ -273,18 +318,20 @@ class Engine:
     """
     inputs = _joined(parts, sum(cuts))
     if len(cuts) == 1:
-      return self._program(inputs)
+      return self._call(inputs)
     ends = list(itertools.accumulate(cuts))
     return np.concatenate(
       [
-        self._program(_cut(inputs, end - size, end))
+        self._call(_cut(inputs, end - size, end))
         for size, end in zip(cuts, ends, strict=True)
       ]
     )
 
-
-def _failed(error: Exception) -> RefusedError:
-  return RefusedError(Why.FAILED, f'the device failed: {line_of(error)}')
+  def _call(self, inputs: Inputs) -> np.ndarray:
+    try:
+      return self._program(inputs)
+    except Exception as error:
+      raise _DeviceError(error) from error
 
 
 def _answer(scores: np.ndarray, times: Times) -> Answer | RefusedError:

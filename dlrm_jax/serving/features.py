@@ -202,6 +202,10 @@ class SparseFeature:
     keys = list(itertools.chain.from_iterable(by_request))
     return self._memory(keys), list(map(len, by_request))
 
+  def remembers(self, tensors: ColumnRows) -> bool:
+    """Whether it need not encode the values of a request."""
+    return self._memory.has(self._keys(tensors))
+
   def needed(self) -> bool:
     """Whether values must not be missing."""
     missing = () if self._source.feature.bag else b''
@@ -263,6 +267,11 @@ class DenseFeature:
         )
       numbers[wrong] = 0
     return Encoded([numbers], faults)
+
+  def remembers(self, tensors: ColumnRows) -> bool:
+    """Whether it need not encode the values of a request."""
+    values = tensors[self._source.column].data
+    return isinstance(values, np.ndarray) or self._memory.has(values)
 
   def encoded(self, tensors: Iterable[ColumnRows]) -> tuple[Encoded, list[int]]:
     """The numbers of requests, f32[n, 1], and how many each has."""

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from dlrm_jax.prepare.bad_rows import shorten
 from dlrm_jax.serving import description
-from dlrm_jax.serving.grpc_methods import MALFORMED
+from dlrm_jax.serving.grpc_methods import MALFORMED, TOGETHER
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.parameters import (
   NO_LOG_SETTINGS,
@@ -100,6 +100,7 @@ def _plain(parameters: Any) -> dict[str, Any]:
 async def _abort(context: Any, error: RefusedError) -> Any:
   if error.why is Why.FULL:
     context.set_trailing_metadata((('retry-after', '1'),))
+  error.__traceback__ = None  # it holds what was read
   code = grpc.StatusCode[error.why.value.name]
   await context.abort(code, str(error))
 
@@ -164,6 +165,7 @@ class GrpcService(_Servicer):
 
   def __init__(self, service: Service, log: Log) -> None:
     self._service, self._log = service, log
+    self._streams = 0
 
   async def _infer(self, request: Any, seconds: float | None) -> Any:
     """The answer to a request.
@@ -181,7 +183,7 @@ class GrpcService(_Servicer):
         self._service.refuse(error, time.perf_counter() - start, None)
       raise
     except Exception as error:
-      raise RefusedError(Why.FAILED, self._log.defect(error)) from None
+      raise self._log.defect(error) from None
 
   async def _scored(self, request: Any, seconds: float | None) -> Any:
     for output in request.outputs:
@@ -222,6 +224,11 @@ class GrpcService(_Servicer):
     self, request_iterator: AsyncIterator[Any], context: Any
   ) -> AsyncIterator[Any]:
     """Scores the requests of a stream; answers have their order."""
+    if self._streams >= TOGETHER:
+      error = RefusedError(Why.FULL, f'{TOGETHER} streams are open; try again')
+      self._service.refuse(error, 0.0, None)
+      await _abort(context, error)
+    self._streams += 1
     pending: asyncio.Queue[asyncio.Task | None] = asyncio.Queue(_IN_FLIGHT)
 
     async def take() -> None:
@@ -239,6 +246,7 @@ class GrpcService(_Servicer):
         yield await task
       await taking
     finally:
+      self._streams -= 1
       taking.cancel()
       while not pending.empty():
         if task := pending.get_nowait():

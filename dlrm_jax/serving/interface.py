@@ -25,6 +25,7 @@ OUTPUTS = ('probability', 'logit')
 
 _INTEGERS = ('INT64', 'INT32', 'INT16', 'INT8', 'UINT64', 'UINT32', 'UINT16')
 _NUMBERS = ('FP32', 'FP64', *_INTEGERS)
+_MOST_IN_BAG = 10_000
 _AHEAD = 'network.'  # of names that columns of the log have, too
 
 
@@ -240,6 +241,11 @@ class Interface:
         len(tensor.shape) != 2 or spec.row not in (tensor.shape[1:], (-1,))
       ):
         raise _wrong_shape(spec, tensor)
+      if not flat and tensor.shape[1] > _MOST_IN_BAG:
+        raise invalid(
+          f'input {name} has bags of {tensor.shape[1]:,}; expected at most '
+          f'{_MOST_IN_BAG:,} values'
+        )
     return Question(_count_of(tensors), tensors)
 
 

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from dlrm_jax.serving.refusal import RefusedError, failed_by
+
 _QUIET = 1.0  # seconds between lines of a kind
 
 
@@ -29,11 +31,22 @@ class Log:
       stream.write(f'{line}\n')
       stream.flush()
 
-  def defect(self, error: Exception) -> str:
-    """Writes an error that is the server's own; returns what clients see."""
-    lines = traceback.format_exception(error)
+  def defect(self, error: Exception) -> RefusedError:
+    """Writes where an error came up that is the server's own.
+
+    What it says is not written, as it may have values of a request.
+
+    Returns:
+      What clients see.
+    """
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+      at = traceback.format_tb(cause.__traceback__)
+      lines = [*at, f'{type(cause).__name__}\n', *lines]
+      cause = cause.__cause__ or cause.__context__
     self('defect', traceback=''.join(lines))
-    return f'the server failed: {type(error).__name__}'
+    return failed_by(error)
 
   @contextlib.contextmanager
   def of_libraries(self) -> Iterator[None]:

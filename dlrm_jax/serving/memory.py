@@ -84,6 +84,13 @@ class Memory:
     self._empty, self._kind_of, self._encode = empty, kind_of, encode
     self._new, self._old = _Values(empty), _Values(empty)
 
+  def has(self, keys: list[Any]) -> bool:
+    """Whether what values became is known, so that none will be encoded."""
+    new, old = self._new.slots, self._old.slots
+    if self._new.full:
+      old = new
+    return all(key in new or key in old for key in keys)
+
   def __call__(self, keys: list[Any]) -> Encoded:
     """What values became, those seen before without encoding them."""
     if self._new.full:

@@ -52,6 +52,11 @@ def invalid(message: str) -> RefusedError:
   return RefusedError(Why.INVALID, message)
 
 
+def failed_by(error: Exception) -> RefusedError:
+  """The server itself is wrong; its log says more."""
+  return RefusedError(Why.FAILED, f'the server failed: {type(error).__name__}')
+
+
 def line_of(error: Exception) -> str:
   """What an error of a library or device says, in one line."""
   first = f'{type(error).__name__}: {error}'.splitlines()[0]

@@ -1,19 +1,23 @@
 """What a server does, whatever the protocol: answers, and says how it is."""
 
 import asyncio
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.serving.log import Log, Seldom
-from dlrm_jax.serving.refusal import RefusedError, Why
+from dlrm_jax.serving.refusal import RefusedError, Why, line_of
 from dlrm_jax.serving.repository import Repository
 from dlrm_jax.serving.statistics import Statistics
-from dlrm_jax.serving.tensors import Tensor
+from dlrm_jax.serving.tensors import BYTES, Tensor
 from dlrm_jax.serving.version import Version
 from dlrm_jax.serving.waiting import Answer, Batch, Waiting
 
+_LATE = 'the time of the request was over before its answer'
+_GONE = 'nobody waits for the answer'
+_TEXT = 56  # bytes that a text takes beside its own
 _MOST_OPEN = 1000  # requests; connections beyond may still ask how it is
 
 
@@ -47,7 +51,7 @@ class Service:
     self.refused: dict[str, int] = {}
     self.draining = False
     self.open = 0
-    self.seldom = Seldom(log)
+    self.seldom, self._log = Seldom(log), log
     self._pending = self._held = 0
     self._most_held = most_held
     self._idle = asyncio.Event()
@@ -96,6 +100,7 @@ class Service:
     size: int = 0,
     *,
     in_turns: bool = False,
+    watch: Callable[[Callable[[], None]], object] | None = None,
   ) -> Scored:
     """Scores the rows of a request.
 
@@ -107,6 +112,8 @@ class Service:
       size: its bytes.
       in_turns: whether the loop takes requests that have come in one turn, so
         that they can be joined at its end. gRPC takes one in each.
+      watch: gets a function to call when the client has gone; None: it cancels
+        the task that waits.
 
     Raises:
       RefusedError: there is no answer.
@@ -116,6 +123,11 @@ class Service:
     try:
       if self.draining:
         raise RefusedError(Why.UNAVAILABLE, 'the server is ending')
+      size += _TEXT * sum(
+        len(tensor.data)
+        for tensor in tensors.values()
+        if tensor.datatype == BYTES
+      )
       if self._held + size > self._most_held:
         raise RefusedError(
           Why.FULL, f'requests of {self._held:,} bytes wait already; try again'
@@ -139,12 +151,20 @@ class Service:
       self._go_on(version)
     elif not in_turns:
       version.engine.wake()
+    give_up = functools.partial(self._give_up, version, waiting)
+    timer = None
+    if seconds is not None:
+      timer = asyncio.get_running_loop().call_later(seconds, give_up, _LATE)
+    if watch is not None:
+      watch(functools.partial(give_up, _GONE))
     try:
       return Scored(version, await future)
     except asyncio.CancelledError:
-      waiting.gone = True
+      give_up(_GONE)
       raise
     finally:
+      if timer is not None:
+        timer.cancel()
       self._pending -= 1
       self._held -= size
       if not self._pending:
@@ -154,25 +174,37 @@ class Service:
     if batch := version.engine.go_on():
       self.delivered(version.statistics, batch)
 
+  def _give_up(self, version: Version, request: Waiting, why: str) -> None:
+    """Refuses a request that has no answer yet, which is not computed then."""
+    future: Any = request.owner
+    if future.done() and not future.cancelled():
+      return
+    version.engine.leave(request)
+    error = RefusedError(Why.LATE, why)
+    seconds = time.perf_counter() - request.arrived
+    self.refuse(error, seconds, version.statistics)
+    if not future.done():
+      future.set_exception(error)
+
   def delivered(self, statistics: Statistics, batch: Batch) -> None:
     """Takes the results of a batch."""
     statistics.add_batch(batch)
     if batch.error is not None:
-      what = f'{type(batch.error).__name__}: {batch.error}'
+      what = line_of(batch.error)
       self.seldom('a batch failed', len(batch.requests), reason=what)
+    if batch.defect is not None:
+      self._log.defect(batch.defect)
     for request in batch.requests:
       result: Any = request.result
       future: Any = request.owner
-      if isinstance(result, Answer):
-        statistics.add_answer(result)
-      elif isinstance(result, RefusedError):
-        seconds = time.perf_counter() - request.arrived
-        self.refuse(result, seconds, statistics)
-      if future.done():  # nobody waits any more
+      if future.done():  # nobody waits any more, which is counted
         continue
       if isinstance(result, Answer):
+        statistics.add_answer(result)
         future.set_result(result)
       else:
+        seconds = time.perf_counter() - request.arrived
+        self.refuse(result, seconds, statistics)
         future.set_exception(result)
 
   def refuse(

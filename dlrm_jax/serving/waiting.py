@@ -85,6 +85,7 @@ class Batch(NamedTuple):
     times: when; None where nothing was scored.
     unknown: how many ids of each feature were unknown.
     error: what the device said, where it failed.
+    defect: why the server itself failed.
   """
 
   requests: list[Waiting]
@@ -92,3 +93,4 @@ class Batch(NamedTuple):
   times: Times | None = None
   unknown: Mapping[str, int] = {}
   error: Exception | None = None
+  defect: Exception | None = None

@@ -240,7 +240,7 @@ def test_unknown_ids_are_counted(coder):
 
 
 def test_unknown_ids_of_requests_with_faults_are_not_counted(coder):
-  wrong = GOOD | {'user': 'no number', 'word': 'never seen'}
+  wrong = GOOD | {'user': '5.5', 'word': 'never seen'}
   parts = [[GOOD | {'word': 'never seen'}], [GOOD, wrong], [GOOD]]
   _, faults, unknown = coder.coding(
     [texts(rows, GOOD) for rows in parts], [1, 2, 1]
@@ -322,6 +322,11 @@ def test_numbers_and_ids_that_are_none(coder):
     ),
     ('tags', Tensor(BYTES, (2, 1, 1), [b''] * 2), 'shape [2, 1, 1]'),
     ('tags', Tensor('INT64', (2, 2), np.zeros((2, 2))), 'tags is INT64'),
+    (
+      'tags',
+      Tensor(BYTES, (2, 10_001), [b''] * 20_002),
+      'tags has bags of 10,001; expected at most 10,000',
+    ),
     ('site', Tensor('INT64', (2,), np.zeros(2)), 'site is INT64; expected BY'),
     ('user', Tensor('FP32', (2,), np.zeros(2)), 'user is FP32; expected INT64'),
     ('age', Tensor(BYTES, (3,), [b''] * 3), 'rows; expected one number'),

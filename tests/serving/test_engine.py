@@ -17,6 +17,7 @@ from dlrm_jax.serving.tensors import DTYPES, Tensor
 from dlrm_jax.serving.waiting import Answer, Limits, Waiting
 from tests import scored
 from tests.serving.gates import Gate, refusal
+from tests.serving.test_protocol import until
 
 NOTHING = float('inf')
 LIMITS = Limits(32, 0.0, 1000)
@@ -182,6 +183,23 @@ def test_a_request_whose_time_is_over_is_not_computed(start):
   assert running.gate.sizes == [1]
 
 
+def test_what_leaves_the_queue_makes_room(start):
+  running = start(Limits(32, 0.0, 40))
+  first = running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  gone = running.submit(0, 30)
+  running.submit(0, 10)
+  running.engine.leave(gone)
+  running.engine.leave(first)  # it is being scored
+  assert running.engine.queue_rows == 10
+  running.submit(2, 32)
+  running.gate.open.set()
+  running.wait(3)
+  assert running.gate.sizes == [1, 16, 32]
+  assert gone.result is None
+  running.check(*running.asked[-1])
+
+
 def raw(parts, rows, **changes):
   """A question of columns of the log."""
   columns = {
@@ -262,6 +280,54 @@ def test_while_the_device_fails_requests_are_refused_at_once(
   found = refusal(running.submit, 5, 6)
   assert found.why is Why.UNAVAILABLE
   assert str(found) == 'the device fails: RuntimeError: the device is lost'
+
+
+def test_a_defect_of_encoding_is_none_of_the_device(start, parts):
+  running = start()
+  coding = running.engine._coding
+
+  class Defective:
+    def __call__(self, requests, counts):
+      if any(x['user'].data == [b'7'] for x in requests):
+        raise KeyError(b'7')
+      return coding(requests, counts)
+
+    def remembers(self, request):
+      return False
+
+  running.engine._coding = Defective()
+  running.submit(0, 1)
+  assert running.gate.called.wait(60)
+  good = running.submit(0, 2, question=raw(parts, 2))
+  bad = running.submit(0, 1, question=raw(parts, 1, user=[b'7']))
+  running.gate.open.set()
+  running.wait(3)
+  assert str(bad.result) == 'the server failed: KeyError'
+  assert isinstance(good.result, Answer)
+  assert running.batches[1].error is None
+  assert isinstance(running.batches[1].defect, KeyError)
+  assert not running.engine.failure
+
+
+def test_raw_values_are_encoded_by_who_asks_if_that_is_short(start, parts):
+  """Few, which were encoded before."""
+  running = start()
+  running.gate.open.set()
+  running.gate.seconds = 9e-5
+  engine, few = running.engine, raw(parts, 2, city=[b'not seen'])
+  many = raw(parts, 1)
+  bag = Tensor('BYTES', (1, 2000), [b''] * 2000)
+  many.rows['tags'] = bag
+  for question, at_once in (
+    (few, False), (few, True), (many, False), (many, False), (few, True)
+  ):  # fmt: skip
+    waiting = Waiting(question, NOTHING, None)
+    engine.submit(waiting)
+    batch = engine.go_on()
+    assert (batch is not None) == at_once
+    if batch is None:
+      until(lambda w=waiting: w.result is not None and not engine._busy)
+    assert isinstance(waiting.result, Answer)
 
 
 def test_a_closed_engine_answers_what_it_has(start):

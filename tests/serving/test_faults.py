@@ -20,7 +20,7 @@ import tritonclient.http as over_http
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from dlrm_jax.serving import log, service
+from dlrm_jax.serving import grpc_methods, grpc_service, log, service
 from dlrm_jax.serving.http import body, connection
 from dlrm_jax.serving.log import Log, Seldom
 from dlrm_jax.serving.program import Program
@@ -344,11 +344,39 @@ def test_a_client_of_http_that_goes_while_it_waits(small):
         f'Content-Length: {len(text)}\r\n\r\n{text}'.encode()
       )
       until(lambda: small.service.open)
+    until(lambda: not small.service.open)
   gate.open.set()
-  until(lambda: not small.service.open)
   check_alive(small)
-  assert small.service._held == 0
+  assert gate.sizes == [1, 1]  # the first one, and that of `check_alive`
+  assert small.service._held == engine.queue_rows == 0
   engine._program = program
+
+
+def test_a_defect_of_the_server(small, inputs):
+  """It is no failure of the device; the log says where, without values."""
+  version = small.service.repository.find('ctr')
+  coding, errors = version.engine._coding, version.statistics.errors
+  seen = len(small.log.getvalue())
+
+  def defective(requests, counts):
+    raise ValueError(requests[0]['user'].data[0].decode())
+
+  version.engine._coding = defective
+  try:
+    row = {'user': '12345678'}
+    path = '/page/explain/ctr'
+    status, _, answer = post(small, json.dumps({'row': row}), path)
+  finally:
+    version.engine._coding = coding
+  assert status == 500
+  assert json.loads(answer)['error'] == 'the server failed: ValueError'
+  assert version.statistics.errors == errors
+  assert get(small, '/v2/health/ready')[0] == 200
+  logged = small.log.getvalue()[seen:]
+  assert '12345678' not in logged
+  (defect,) = [x for x in events(logged) if x['event'] == 'defect']
+  assert 'in defective' in defect['traceback']
+  assert 'ValueError' in defect['traceback']
 
 
 def said(server, *pieces):
@@ -417,6 +445,65 @@ def test_many_connections_with_requests(small, monkeypatch):
     gate.open.set()
     assert [x.result(60)[0] for x in found] == [200] * 3
   small.service.repository.find('ctr').engine._program = gate._program
+
+
+@pytest.fixture
+def two_at_a_time(export, monkeypatch):
+  """A server that reads two messages of gRPC at a time."""
+  monkeypatch.setattr(grpc_methods, 'TOGETHER', 2)
+  monkeypatch.setattr(grpc_service, 'TOGETHER', 2)
+  with served.serving({'ctr': export}, LIMITS) as running:
+    yield running
+
+
+@pytest.fixture
+def silence():
+  """An iterator of messages, of which none comes before the end of a test."""
+  end = threading.Event()
+  yield iter(end.wait, True)
+  end.set()
+
+
+SERVICE = '/inference.GRPCInferenceService'
+
+
+def test_messages_of_grpc_that_do_not_come(
+  two_at_a_time, silence, inputs, want, monkeypatch
+):
+  """They hold up others for a while, and are refused then."""
+  monkeypatch.setattr(grpc_methods, '_SECONDS', 0.2)
+  with (
+    grpc.insecure_channel(two_at_a_time.grpc) as channel,
+    over_grpc.InferenceServerClient(two_at_a_time.grpc) as client,
+  ):
+    infer = channel.stream_unary(f'{SERVICE}/ModelInfer')
+    silent = [infer.future(silence) for _ in range(4)]
+    for call in silent:
+      assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+      assert call.details() == 'the message did not come within 0.2 seconds'
+    nothing = infer.future(iter(()))
+    assert nothing.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert 'the message is no ModelInferRequest' in nothing.details()
+    check(ask(client, inputs, 0, 5)[1], want[:5])
+
+
+def test_more_streams_than_there_may_be(two_at_a_time, silence):
+  with grpc.insecure_channel(two_at_a_time.grpc) as channel:
+    stream = channel.stream_stream(f'{SERVICE}/ModelStreamInfer')
+    first = [stream(silence) for _ in range(2)]
+    refused = two_at_a_time.service.refused
+
+    def third():
+      call = stream(iter(()))
+      return call, call.code()
+
+    until(lambda: third()[1] is grpc.StatusCode.RESOURCE_EXHAUSTED)
+    call, _ = third()
+    assert call.details() == '2 streams are open; try again'
+    assert ('retry-after', '1') in map(tuple, call.trailing_metadata())
+    assert refused['RESOURCE_EXHAUSTED'] == 2
+    first[0].cancel()
+    until(lambda: third()[1] is grpc.StatusCode.OK)
 
 
 def test_requests_that_do_not_come(small, monkeypatch):

@@ -328,24 +328,24 @@ def test_a_full_queue_and_deadlines(small, inputs, plain):
     assert '24 rows wait' in str(caught.value)
     status, headers, body = post(small, json.dumps(good(9)))
     assert (status, headers['Retry-After']) == (429, '1'), body
-    # these expire while they wait
-    late = pool.submit(ask, client, inputs, 0, 1, client_timeout=0.05)
-    with pytest.raises(InferenceServerException, match='DEADLINE_EXCEEDED'):
-      late.result(60)
-    late = pool.submit(ask, client, inputs, 0, 1, timeout=1)
-    until(lambda: engine.queue_rows == 26)
+    # these expire while they wait, and are told so at once
+    for options in ({'client_timeout': 0.05}, {'timeout': 1}):
+      with pytest.raises(InferenceServerException, match='DEADLINE_EXCEEDED'):
+        ask(client, inputs, 0, 8, **options)
+    request = good(8) | {'parameters': {'timeout': 1}}
+    status, _, body = post(small, json.dumps(request))
+    assert status == 504, body
+    assert 'before its answer' in json.loads(body)['error']
+    # so that there is room for others
+    found.append((pool.submit(ask, client, inputs, 8, 16), 8, 16))
+    until(lambda: engine.queue_rows == 32)
     gate.open.set()
     for future, start, stop in found:
       np.testing.assert_allclose(
         future.result(60), want[start:stop], rtol=0, atol=1e-6
       )
-    with pytest.raises(InferenceServerException, match='time of the request'):
-      late.result(60)
-    # as over HTTP: it is over before the answer
-    request = good() | {'parameters': {'timeout': 1}}
-    until(lambda: engine.queue_rows == 0)
-    status, _, body = post(small, json.dumps(request))
-    assert status == 504, body
+    refused = small.service.repository.find('ctr').statistics.refused
+    assert refused['DEADLINE_EXCEEDED'] == 3
     np.testing.assert_allclose(
       ask(other, inputs, 3, 9), want[3:9], rtol=0, atol=1e-6
     )
@@ -443,6 +443,27 @@ def test_requests_that_wait_have_so_many_bytes(small, inputs):
     first.result(60)
   assert service._held == 0
   engine._program, service._most_held = program, most
+
+
+def test_texts_take_more_than_their_bytes(small):
+  """Of many short ones, which memory they take is counted."""
+  service = small.service
+  texts = {'price': [''], 'age': [''], 'user': ['5'], 'site': ['ff'],
+           'word': ['x'], 'city': [''], 'tags': [''] * 2000}  # fmt: skip
+  body = json.dumps(
+    {
+      'inputs': [
+        {'name': name, 'datatype': BYTES, 'shape': [1, len(x)], 'data': x}
+        for name, x in texts.items()
+      ]
+    }
+  )
+  assert post(small, body)[0] == 200
+  most, service._most_held = service._most_held, 10 * len(body)
+  status, _, answer = post(small, body)
+  service._most_held = most
+  assert status == 429
+  assert 'bytes wait already' in json.loads(answer)['error']
 
 
 def test_a_page_of_another_server_is_refused(server):

@@ -5,6 +5,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+GIVE_UP = 'dlrm_jax.give_up'
+"""A request has here a function to call when its client has gone."""
+
 _SECONDS = 35.0  # for a request; what reads a body gives up before
 _MOST = 1 << 16  # bytes of a request beside its body
 _CONNECTIONS = 1024
@@ -43,9 +46,12 @@ class Connection(HttpToolsProtocol):
     return answered and not self.transport.is_closing()
 
   def connection_lost(self, exc: Exception | None) -> None:
-    """Waits for nothing."""
+    """Waits for nothing, and lets nobody compute what nobody waits for."""
     self._wait_no_more()
     super().connection_lost(exc)
+    cycle: Any = self.cycle
+    if cycle is not None and (give_up := cycle.scope.get(GIVE_UP)):
+      give_up()
 
   def data_received(self, data: bytes) -> None:
     """Takes a part of a request."""

@@ -1,5 +1,6 @@
 """The Open Inference Protocol over HTTP, metrics, and a page for people."""
 
+import functools
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from dlrm_jax.prepare.bad_rows import shorten
 from dlrm_jax.serving import description
 from dlrm_jax.serving.http import infer, metrics, page
 from dlrm_jax.serving.http.body import Bodies, packed
+from dlrm_jax.serving.http.connection import GIVE_UP
 from dlrm_jax.serving.http.explanation import explain
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.parameters import (
@@ -143,8 +145,7 @@ class HttpService:
           self._service.refuse(error, time.perf_counter() - start, None)
         return _refused(error)
       except Exception as error:
-        what = self._log.defect(error)
-        return _refused(RefusedError(Why.FAILED, what))
+        return _refused(self._log.defect(error))
       finally:
         self._service.closed()
 
@@ -239,9 +240,15 @@ class HttpService:
     body = await self._bodies.read(request)
     headers = request.headers
     asked = infer.read_request(body, headers.get(infer.LENGTH))
-    version, answer = await self._service.infer(
-      *_model(request), asked.tensors, asked.seconds, len(body), in_turns=True
-    )
+    scope = request.scope
+    try:
+      version, answer = await self._service.infer(
+        *(*_model(request), asked.tensors, asked.seconds, len(body)),
+        in_turns=True,
+        watch=functools.partial(scope.__setitem__, GIVE_UP),
+      )
+    finally:
+      scope.pop(GIVE_UP, None)  # it holds the request
     written = infer.write_answer(
       asked, version.model, version.number, answer.scores
     )
