@@ -60,7 +60,7 @@ def _judged(row: Mapping[str, Any]) -> dict[str, str | None]:
     return {}
   texts = [c.text() for c in targets.comparisons(row)]
   if targets.own_missed(row):
-    texts.append(targets.MISSED)
+    texts.append(f'ours{targets.MISSED}')
   return {
     'times better': ', '.join(texts) or None,
     'target': targets.aimed(row) or None,
