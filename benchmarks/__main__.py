@@ -20,7 +20,10 @@ from typing import Any, NamedTuple
 
 from benchmarks import contest, machine, peers
 
-_WITH_PEERS = ('step', 'training', 'lookup', 'update', 'inference', 'prepare')
+_WITH_PEERS = (
+  *('step', 'training', 'lookup', 'update', 'inference', 'int64_products'),
+  'prepare',
+)
 _NEED_LOG = ('training', 'prepare')
 _ALL = (*_WITH_PEERS, 'family', 'startup', 'memory', 'ceilings')
 _IDLE = 0.5

@@ -21,10 +21,8 @@ from typing import Any
 from benchmarks import machine, peers
 from benchmarks.contest import medians
 
-FUXICTR = 'FuxiCTR'
 _BFLOAT16 = 'bfloat16 products'
-_TARGETS = {'dlrm': 4.0, 'dcn': None, 'deepfm': None, 'fm': None}
-_TARGET_BFLOAT16 = 6.0
+_MODELS = 'dlrm', 'dcn', 'deepfm', 'fm'
 
 
 def prepare(source: Path, folder: Path) -> None:
@@ -60,7 +58,7 @@ def measure(
   if model != 'fm':  # it has no products
     commands[_BFLOAT16] = [*ours, '--dtype=bfloat16']
   if peer_python:
-    commands[FUXICTR] = [
+    commands[peers.FUXICTR] = [
       *(peer_python, '-m', 'benchmarks.peer_epoch', f'--model={model}'),
       *(f'--train={source / "train.csv"}',),
       f'--validation={source / "valid.csv"}',
@@ -78,21 +76,14 @@ def compare(
     found: what `measure` gives.
   """
   seconds = {name: values['epoch'] for name, values in found.items()}
-  theirs = {k: v for k, v in seconds.items() if k == FUXICTR}
-  kinds = {
-    peers.OURS: ('float32', _TARGETS[model]),
-    _BFLOAT16: (_BFLOAT16, _TARGET_BFLOAT16 if model == 'dlrm' else None),
-  }
+  theirs = {k: v for k, v in seconds.items() if k == peers.FUXICTR}
   return [
     peers.row(
       f'epoch of Frappe with validation, {model}, {kind}',
       's',
-      {peers.OURS: seconds[name], **theirs},
-      target,
-      less_is_better=True,
-      more={FUXICTR: theirs.get(FUXICTR), 'AUC': found[name]['auc']},
+      {peers.OURS: seconds[name], **theirs, 'AUC': found[name]['auc']},
     )
-    for name, (kind, target) in kinds.items()
+    for name, kind in ((peers.OURS, 'float32'), (_BFLOAT16, _BFLOAT16))
     if name in seconds
   ]
 
@@ -106,13 +97,13 @@ def main() -> None:
   )
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument(
-    '--models', default=','.join(_TARGETS), help='as in dlrm,fm'
+    '--models', default=','.join(_MODELS), help='as in dlrm,fm'
   )
   arguments = parser.parse_args()
   source, python = arguments.frappe.absolute(), arguments.fuxictr_python
   models = arguments.models.split(',')
-  if unknown := sorted({*models} - {*_TARGETS}):
-    parser.error(f'--models: no {unknown[0]}; there are {", ".join(_TARGETS)}')
+  if unknown := sorted({*models} - {*_MODELS}):
+    parser.error(f'--models: no {unknown[0]}; there are {", ".join(_MODELS)}')
   for name in ('train.csv', 'valid.csv'):
     if not (source / name).is_file():
       parser.error(f'--frappe={arguments.frappe}: no {name} there')

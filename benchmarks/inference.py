@@ -14,11 +14,10 @@ from typing import Any
 
 from benchmarks import machine, peers
 from benchmarks.contest import medians
+from benchmarks.latency import TAIL
 
 CALLS = {1: 1000, 64: 500, 1024: 100}
-_TARGETS = {1: 2.0, 64: 2.0, 1024: 2.5}  # beside torchrec
-_INT8, _FLOAT32 = 'int8', 'ours, float32'
-_TARGET_INT8 = 1.2
+_INT8 = 'int8'
 
 
 def compare(
@@ -41,11 +40,8 @@ def compare(
       f'inference, batch {batch}, {quantile}',
       'ms',
       {name: of[quantile] for name, of in seen.items()},
-      _TARGETS[batch] if quantile == 'p50' else None,
-      less_is_better=True,
-      against=peers.TORCHREC,
     )
-    for quantile in ('p50', 'p99')
+    for quantile in ('p50', TAIL)
   ]
 
 
@@ -55,23 +51,14 @@ def compare_int8(
   """The row of int8 of one size of batch; arguments as those of `compare`."""
   ours = [sys.executable, '-m', 'benchmarks.our_inference']
   kind = f'--kind={_INT8}'
-  commands = {peers.OURS: [*ours, kind], _FLOAT32: ours}
+  commands = {peers.OURS: [*ours, kind], peers.FLOAT32: ours}
   if found.torchrec:
     peer = [found.python, '-m', 'benchmarks.peer_inference', kind]
     commands[peers.TORCHREC] = peer
   flags = [f'--batch={batch}', f'--calls={calls}']
   seen = medians({k: [*c, *flags] for k, c in commands.items()}, rounds)
   values = {name: of['p50'] for name, of in seen.items()}
-  single = values.pop(_FLOAT32)
-  gain = {_FLOAT32: single, 'times float32': single / values[peers.OURS]}
-  return peers.row(
-    f'inference in {_INT8}, batch {batch}, p50',
-    'ms',
-    values,
-    _TARGET_INT8,
-    less_is_better=True,
-    more=gain,
-  )
+  return peers.row(f'inference in {_INT8}, batch {batch}, p50', 'ms', values)
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 python -m benchmarks.lookup [--peer_python=PYTHON]
 
 Forward, and forward + backward + row-wise Adagrad, for the shapes in
-`benchmarks.pooled` at batch 64; and forward in rows of int8 and int4, for which
-FBGEMM has kernels for inference, in one thread. Each contender runs in a
-process of its own, in turn; numbers are medians, and the ratio is against
-FBGEMM.
+`benchmarks.pooled` at batch 64; and forward in rows of int8 and int4. FBGEMM's
+kernels for those run in one thread: ours stand beside them in all threads, and
+in one. Each contender runs in a process of its own, in turn; numbers are
+medians.
 """
 
 import argparse
@@ -17,15 +17,10 @@ from typing import Any
 from benchmarks import machine, peers, pooled
 from benchmarks.contest import medians
 
-BAGS = 'torch.nn.EmbeddingBag'
 _BATCH = 64
 _KINDS = 'int8', 'int4'
-_FLOAT32 = 'ours, float32'
+ONE_THREAD = 'ours, one thread'
 _STEPS = {'RM1': 40, 'RM2': 10, 'RM3': 100}
-_TARGETS = {
-  '': {'RM1': 1.7, 'RM2': 1.7, 'RM3': 1.25},
-  pooled.ADAGRAD: {'RM1': 1.7, 'RM2': 1.5, 'RM3': 2.0},
-}
 
 
 def compare(
@@ -45,7 +40,8 @@ def compare(
   if found.torchrec:
     commands |= {peers.TORCHREC: [found.python, '-m', 'benchmarks.peer_lookup']}
   if found.python and tx != pooled.ADAGRAD:
-    commands[BAGS] = [found.python, '-m', 'benchmarks.peer_lookup', '--bags']
+    bags = [found.python, '-m', 'benchmarks.peer_lookup', '--bags']
+    commands[peers.BAGS] = bags
   flags = [f'--shape={shape}', f'--batch={batch}', f'--steps={steps}']
   return _milliseconds(commands, [*flags, f'--optimizer={tx}'], rounds)
 
@@ -61,7 +57,9 @@ def _milliseconds(
 def compare_kinds(
   found: peers.Peers, rounds: int, shape: str, batch: int, steps: int, kind: str
 ) -> dict[str, float]:
-  """Medians of lookups in rows of low precision, and of ours in float32.
+  """Medians of lookups in rows of low precision.
+
+  Also of ours in one thread, and in float32.
 
   Args:
     found: the peers.
@@ -74,7 +72,8 @@ def compare_kinds(
   ours = [sys.executable, '-m', 'benchmarks.our_pool']
   commands = {
     peers.OURS: [*ours, f'--kind={kind}'],
-    _FLOAT32: [*ours, '--kind=float32'],
+    ONE_THREAD: [*ours, f'--kind={kind}', '--one_thread'],
+    peers.FLOAT32: [*ours, '--kind=float32'],
   }
   if found.torchrec:
     peer = [found.python, '-m', 'benchmarks.peer_lookup', f'--kind={kind}']
@@ -83,13 +82,20 @@ def compare_kinds(
   return _milliseconds(commands, flags, rounds)
 
 
-def row(
-  what: str, values: dict[str, float], target: float | None = None, **more: Any
-) -> dict[str, Any]:
-  """One line: the ratio is against FBGEMM, PyTorch's bags stand beside it."""
-  bags = values.pop(BAGS, None)
-  line = peers.row(what, 'ms', values, target, less_is_better=True)
-  return line | {BAGS: bags} | more
+def kind_rows(what: str, values: Mapping[str, float]) -> list[dict[str, Any]]:
+  """Two lines: ours in all threads, and in one, as FBGEMM's.
+
+  Args:
+    what: was measured.
+    values: of `compare_kinds`.
+  """
+  other = {k: v for k, v in values.items() if k == peers.TORCHREC}
+  single = {peers.OURS: values[ONE_THREAD], **other}
+  every = {k: v for k, v in values.items() if k != ONE_THREAD}
+  return [
+    peers.row(what, 'ms', every),
+    peers.row(f'{what}, one thread', 'ms', single),
+  ]
 
 
 def main() -> None:
@@ -98,21 +104,19 @@ def main() -> None:
   peers.add_flags(parser)
   arguments = parser.parse_args()
   found, rows = peers.find(arguments), []
-  for tx, targets in _TARGETS.items():
+  for tx in ('', pooled.ADAGRAD):
     for name, steps in _STEPS.items():
       values = compare(found, arguments.rounds, name, _BATCH, steps, tx)
       read = pooled.SHAPES[name].bytes * _BATCH
       what = f'{name}: lookup' + (' + update, row-wise Adagrad' if tx else '')
       speed = {'GB/s read': read / values[peers.OURS] / 1e6}
-      rows.append(row(what, values, targets[name], **speed))
+      rows.append(peers.row(what, 'ms', values | speed))
   for kind in _KINDS:
     for name, steps in _STEPS.items():
       values = compare_kinds(
         found, arguments.rounds, name, _BATCH, 4 * steps, kind
       )
-      single = values.pop(_FLOAT32)
-      gain = {_FLOAT32: single, 'times float32': single / values[peers.OURS]}
-      rows.append(row(f'{name}: lookup, {kind}', values, 1.0, **gain))
+      rows += kind_rows(f'{name}: lookup, {kind}', values)
   machine.show('lookup', rows)
 
 

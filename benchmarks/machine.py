@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import targets
 from dlrm_jax.report.run_page import environment
 
 
@@ -39,16 +40,31 @@ def _processor() -> str:
 def show(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
   """Prints rows as a Markdown table, then everything as one JSON line.
 
-  Columns in which no row has anything are left out of the table.
+  The table also has how many times better ours is than others, and the targets.
+  Columns in which no row has anything are left out of it.
   """
-  seen = dict.fromkeys(column for row in rows for column in row)
-  columns = [c for c in seen if any(row.get(c) is not None for row in rows)]
+  judged = [{**row, **_judged(row)} for row in rows]
+  seen = dict.fromkeys(column for row in judged for column in row)
+  columns = [c for c in seen if any(row.get(c) is not None for row in judged)]
   print('| ' + ' | '.join(columns) + ' |')
   print('|' + '---|' * len(columns))
-  for row in rows:
+  for row in judged:
     print('| ' + ' | '.join(_cell(row.get(c)) for c in columns) + ' |')
   line = {'benchmark': name, 'rows': rows, 'machine': describe()}
   print(json.dumps(line), flush=True)
+
+
+def _judged(row: Mapping[str, Any]) -> dict[str, str | None]:
+  """Columns with the ratios of a comparison, and its targets."""
+  if 'unit' not in row:
+    return {}
+  texts = [c.text() for c in targets.comparisons(row)]
+  if targets.own_missed(row):
+    texts.append(targets.MISSED)
+  return {
+    'times better': ', '.join(texts) or None,
+    'target': targets.aimed(row) or None,
+  }
 
 
 def _cell(value: Any) -> str:

@@ -22,7 +22,6 @@ from dlrm_jax.batch import Batch, Inputs
 from dlrm_jax.training.state import abstract_state
 
 _BATCH, _STEPS = 2048, 60
-_MOST = 624.0
 _KINDS = {
   'SGD': ('float32', 'sgd'),
   'row-wise Adagrad': ('rowwise', 'rowwise_adagrad'),
@@ -83,9 +82,8 @@ def main() -> None:
       most = peak(run) / 1e6
     state = held(kind, _BATCH) / 1e6
     what = f'peak memory beyond state and batch, {words}, batch {_BATCH}'
-    values = {peers.OURS: most - state}
-    more = {'peak, MB': most, 'state and batch, MB': state}
-    rows.append(peers.row(what, 'MB', values, most=_MOST, more=more))
+    parts = {'peak, MB': most, 'state and batch, MB': state}
+    rows.append(peers.row(what, 'MB', {peers.OURS: most - state, **parts}))
   machine.show('memory', rows)
 
 

@@ -53,7 +53,7 @@ def main() -> None:
     steps = updates(
       run,
       compiled_step(run.task),
-      batches_from(run, 0),
+      batches_from(run, run.data.source('train'), 0),
       new_state(run.task, jax.random.key(run.seed)),
       0,
     )

@@ -5,6 +5,7 @@ A contender: run by `benchmarks.lookup`.
 
 import argparse
 import itertools
+import os
 import sys
 import time
 
@@ -40,7 +41,10 @@ def main() -> None:
   parser.add_argument('--batch', type=int, required=True)
   parser.add_argument('--steps', type=int, required=True)
   parser.add_argument('--kind', required=True, choices=_BITS)
+  parser.add_argument('--one_thread', action='store_true')
   arguments = parser.parse_args()
+  if arguments.one_thread:
+    os.environ['NPROC'] = '1'  # so many threads XLA starts
   if not native.in_use():
     sys.exit(f'no native kernels: {native.library().why_not}')
   keep_freed_memory()

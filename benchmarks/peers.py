@@ -17,6 +17,10 @@ from typing import Any, NamedTuple
 
 _MODULE = 'dlrm_s_pytorch'
 OURS, DLRM, TORCHREC = 'ours', 'facebookresearch/dlrm', 'torchrec + FBGEMM'
+BAGS, FUXICTR = 'torch.nn.EmbeddingBag', 'FuxiCTR'
+NUMPY, TORCH = 'NumPy', 'PyTorch (FBGEMM)'
+FLOAT32 = 'ours, float32'
+"""No peer: what we do in float32, beside which int8 and int4 stand, too."""
 
 _VERSIONS = """
 import importlib.metadata, json
@@ -125,46 +129,15 @@ def _output(command: Sequence[str]) -> str:
   ).stdout
 
 
-def row(
-  what: str,
-  unit: str,
-  values: Mapping[str, float],
-  target: float | None = None,
-  *,
-  less_is_better: bool = False,
-  against: str | None = None,
-  most: float | None = None,
-  more: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-  """One comparison, as tables, JSON lines and the picture take it.
+def row(what: str, unit: str, values: Mapping[str, Any]) -> dict[str, Any]:
+  """One line of what was measured; `targets` has what was aimed at.
 
   Args:
     what: was measured, in words.
-    unit: of the values.
-    values: medians by contender; `OURS` among them.
-    target: the least ratio that is aimed at.
-    less_is_better: whether values are times or sizes.
-    against: the peer that the ratio is against; None: the best one.
-    most: the largest value of ours that is aimed at.
-    more: further columns.
-
-  Returns:
-    With `ratio`, above 1 where we are better; None where there is no peer.
+    unit: of the values; more is better where it ends in `/s`.
+    values: medians by contender, `OURS` among them, and further columns.
   """
-  peers = [
-    x for name, x in values.items() if name != OURS and against in (None, name)
-  ]
-  ratio = None
-  if peers and less_is_better:
-    ratio = min(peers) / values[OURS]
-  elif peers:
-    ratio = values[OURS] / max(peers)
-  of_peers = {name: values.get(name) for name in (DLRM, TORCHREC)}
-  mine = {'what': what, 'unit': unit, OURS: values[OURS]}
-  aims = {'ratio': ratio, 'target': target, 'against': against}
-  if ratio is None:  # a target without a ratio would read as one of ours
-    aims = dict.fromkeys(aims)
-  return {**mine, **of_peers, **aims, 'at most': most, **(more or {})}
+  return {'what': what, 'unit': unit, **values}
 
 
 def _has(python: str, modules: str) -> bool:

@@ -64,10 +64,9 @@ def main() -> None:
     seconds(cached)
     found = [(seconds(cold), seconds(cached)) for _ in rounds]
   rows = [
-    peers.row(what, 's', {peers.OURS: median(times)}, most=most)
-    for what, most, times in zip(
+    peers.row(what, 's', {peers.OURS: median(times)})
+    for what, times in zip(
       ('start to first step, cold', 'start to first step, kept programs'),
-      (4.0, 2.3),
       zip(*found, strict=True),
       strict=True,
     )

@@ -4,8 +4,7 @@ python -m benchmarks.step [--peer_python=PYTHON] [--dlrm=PATH]
 
 The Kaggle shape at three sizes of batch, each with float32 and bfloat16
 products, and with row-wise Adagrad in the place of SGD. Each contender runs in
-a process of its own, in turn; numbers are medians, ratios against the faster
-peer.
+a process of its own, in turn; numbers are medians.
 """
 
 import argparse
@@ -17,8 +16,6 @@ from benchmarks import machine, peers
 from benchmarks.contest import medians
 
 F32, BF16, ROWWISE = 'float32', 'bfloat16', 'rowwise'
-_COST = 1.1
-"""Of row-wise Adagrad, in steps with SGD, at most."""
 
 
 class Size(NamedTuple):
@@ -28,19 +25,17 @@ class Size(NamedTuple):
     steps: in a measurement.
     ours: what we measure.
     theirs: what the peers do, as far as they have it.
-    targets: of float32, and bfloat16 against float32.
   """
 
   steps: int
   ours: tuple[str, ...]
   theirs: tuple[str, ...]
-  targets: tuple[float, float | None]
 
 
 SIZES = {
-  128: Size(150, (F32, BF16), (F32,), (2.4, None)),
-  2048: Size(20, (F32, BF16, ROWWISE), (F32, BF16, ROWWISE), (2.3, 3.2)),
-  16384: Size(3, (F32, BF16, ROWWISE), (F32, ROWWISE), (2.5, 3.2)),
+  128: Size(150, (F32, BF16), (F32,)),
+  2048: Size(20, (F32, BF16, ROWWISE), (F32, BF16, ROWWISE)),
+  16384: Size(3, (F32, BF16, ROWWISE), (F32, BF16, ROWWISE)),
 }
 
 
@@ -67,35 +62,26 @@ def compare(
     size: what was asked for.
   """
 
-  def row(
-    what: str,
-    mine: str,
-    theirs: str,
-    target: float | None = None,
-    against: str | None = None,
-  ) -> dict[str, Any]:
+  def row(what: str, mine: str, theirs: str) -> dict[str, Any]:
     values = {
       name: found[mine if name == peers.OURS else theirs]
       for name, found in rates.items()
       if name == peers.OURS or theirs in found
     }
-    title = f'step, batch {batch}, {what}'
-    return peers.row(title, 'examples/s', values, target, against=against)
+    return peers.row(f'step, batch {batch}, {what}', 'examples/s', values)
 
-  f32, bf16 = size.targets
   rows = [
-    row('float32', F32, F32, f32),
-    row('bfloat16 products (peers: float32)', BF16, F32, bf16),
+    row('float32', F32, F32),
+    row('bfloat16 products (peers: float32)', BF16, F32),
   ]
   if BF16 in size.theirs:
-    what = 'bfloat16 (peers: torch.autocast)'
-    rows.append(row(what, BF16, BF16, 1.5, peers.DLRM))
+    rows.append(row('bfloat16 (peers: torch.autocast)', BF16, BF16))
   if ROWWISE in size.ours:
     rows.append(row('float32, row-wise Adagrad', ROWWISE, ROWWISE))
     cost = rates[peers.OURS][F32] / rates[peers.OURS][ROWWISE]
     title = f'row-wise Adagrad instead of SGD, batch {batch}'
     values = {peers.OURS: cost}
-    rows.append(peers.row(title, 'steps with SGD', values, most=_COST))
+    rows.append(peers.row(title, 'steps with SGD', values))
   return rows
 
 

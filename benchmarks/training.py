@@ -27,8 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT, LARGE = 128, 2048
 """Examples of a batch: of the script for Kaggle, and of a larger one."""
 
-_TARGET, _TARGET_AGAIN = 10.0, 3.0
-
 
 def timed(
   commands: Sequence[Sequence[str]], folder: Path, **variables: str
@@ -139,18 +137,18 @@ def main() -> None:
         if found.dlrm:
           peer[batch].append(theirs(found, log, batch))
   compared = [
-    (f'batch {LARGE} (peer: {SCRIPT})', mine[LARGE], SCRIPT, _TARGET),
-    (f'both {LARGE}', mine[LARGE], LARGE, None),
-    (f'both {LARGE}, with kept programs', again, LARGE, _TARGET_AGAIN),
-    (f'both {SCRIPT}', mine[SCRIPT], SCRIPT, None),
+    (f'batch {LARGE} (peer: {SCRIPT})', mine[LARGE], SCRIPT),
+    (f'both {LARGE}', mine[LARGE], LARGE),
+    (f'both {LARGE}, with kept programs', again, LARGE),
+    (f'both {SCRIPT}', mine[SCRIPT], SCRIPT),
   ]
   rows = []
-  for what, seconds, other, target in compared:
+  for what, seconds, other in compared:
     values = {peers.OURS: median(seconds)}
     if found.dlrm:
       values[peers.DLRM] = median(peer[other])
     what = f'from raw log to test metrics, {what}'
-    rows.append(peers.row(what, 's', values, target, less_is_better=True))
+    rows.append(peers.row(what, 's', values))
   machine.show('training', rows)
 
 

@@ -28,7 +28,7 @@ import jax
 import jaxlib
 
 MOST_BYTES = 2**30
-"""Entries may have so many; then the half written first is removed."""
+"""Entries of all folders may have so many; then the half written first goes."""
 
 _UNUSED = 90 * 24 * 3600  # seconds, after which the folder of a version goes
 _CHECKED = 'checked'  # whose time is that of the last check
@@ -108,7 +108,8 @@ class _Entry(NamedTuple):
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
-  for path in folder.glob(f'*{_ENTRY}'):
+  """Those of a folder, and of the folders beside it."""
+  for path in folder.parent.glob(f'*/*{_ENTRY}'):
     with contextlib.suppress(OSError):  # another command has removed it
       about = path.stat()
       yield _Entry(about.st_mtime, about.st_size, path)
@@ -122,7 +123,8 @@ def _clean(folder: Path) -> None:
   size = sum(entry.size for entry in entries)
   enough = MOST_BYTES // 2 if size > MOST_BYTES else size
   for made, count, path in entries:
-    if size > enough or (made >= before and not _is_whole(path)):
+    new = path.parent == folder and made >= before
+    if size > enough or (new and not _is_whole(path)):
       path.unlink(missing_ok=True)
       size -= count
   mark.touch(mode=0o600)

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from benchmarks import (
   family,
   inference,
   latency,
+  lookup,
   machine,
   machines,
   memory,
@@ -24,6 +26,7 @@ from benchmarks import (
   peers,
   picture,
   step,
+  targets,
 )
 from dlrm_jax import files
 from tests.every_config import NAMES, load
@@ -38,17 +41,86 @@ def arguments(*given):
   return parser.parse_args(given)
 
 
+def ratios(row):
+  return {c.beside: round(c.ratio, 3) for c in targets.comparisons(row)}
+
+
+def missed(row):
+  return [c.beside for c in targets.comparisons(row) if c.missed]
+
+
 def test_a_ratio_above_one_means_that_we_are_better():
-  assert peers.row('speed', 'examples/s', BOTH)['ratio'] == 2
-  slow = peers.row('time', 's', BOTH, less_is_better=True)
-  assert slow['ratio'] == pytest.approx(1 / 3)
+  assert ratios(peers.row('speed', 'examples/s', BOTH)) == {'torchrec': 2}
+  assert ratios(peers.row('time', 's', BOTH)) == {'dlrm': 0.333}
+  assert ratios(peers.row('speed', 'examples/s', {peers.OURS: 6.0})) == {}
 
 
-def test_a_ratio_is_against_the_best_peer_or_the_one_named():
-  assert peers.row('speed', '', BOTH, against=peers.DLRM)['ratio'] == 3
-  assert peers.row('speed', '', {peers.OURS: 6.0})['ratio'] is None
-  alone = {peers.OURS: 6.0, peers.TORCHREC: 3.0}
-  assert peers.row('speed', '', alone, against=peers.DLRM)['ratio'] is None
+def test_a_ratio_is_against_the_fastest_peer_and_those_with_targets():
+  lookup = {peers.OURS: 3.0, peers.TORCHREC: 6.0, peers.BAGS: 2.4}
+  row = peers.row('RM2: lookup', 'ms', lookup)
+  assert ratios(row) == {'torchrec': 2, 'EmbeddingBag': 0.8}
+  assert missed(row) == ['EmbeddingBag']
+  assert targets.aimed(row) == '1.7 torchrec, 1.05 EmbeddingBag'
+  scores = {peers.OURS: 2.0, peers.DLRM: 3.0, peers.TORCHREC: 4.0}
+  row = peers.row('inference, batch 64, p50', 'ms', scores)
+  assert ratios(row) == {'torchrec': 2, 'dlrm': 1.5}
+  assert missed(row) == []
+
+
+def test_rows_of_few_bits_stand_beside_ours_in_float32_which_is_no_peer():
+  values = {peers.OURS: 2.0, peers.FLOAT32: 2.2, peers.TORCHREC: 4.0}
+  row = peers.row('RM1: lookup, int4', 'ms', values)
+  assert ratios(row) == {'torchrec': 2, 'our float32': 1.1}
+  assert missed(row) == ['our float32']
+  del values[peers.TORCHREC]
+  row = peers.row('RM1: lookup, int4', 'ms', values)
+  assert ratios(row) == {'our float32': 1.1}
+
+
+def test_our_own_number_is_at_most_a_time_and_at_least_a_speed():
+  for what, unit, good, bad in (
+    ('start to first step, cold', 's', 3.9, 4.1),
+    ('product of int64, 512 x 512 x 512', 'GOP/s', 10.5, 9.5),
+    ('anything', 's', 3.9, 4.1),
+  ):
+    row = peers.row(what, unit, {peers.OURS: good})
+    assert not targets.own_missed(row)
+    row[peers.OURS] = bad
+    assert targets.own_missed(row) == (what != 'anything')
+
+
+def test_lookups_in_one_thread_have_a_row_of_their_own():
+  values = {
+    peers.OURS: 1.0,
+    lookup.ONE_THREAD: 2.0,
+    peers.FLOAT32: 1.5,
+    peers.TORCHREC: 3.0,
+  }
+  rows = lookup.kind_rows('RM1: lookup, int8', values)
+  assert [ratios(row) for row in rows] == [
+    {'torchrec': 3, 'our float32': 1.5},
+    {'torchrec': 1.5},
+  ]
+
+
+def test_no_file_of_results_has_targets():
+  paths = list(Path('docs/benchmarks').glob('*.json'))
+  assert paths
+  measured = [machines.read(path) for path in paths]
+  assert all(
+    not {'ratio', 'target', 'at most'} & row.keys()
+    for one in measured
+    for row in one.rows.values()
+  )
+  names = machines.order(measured)
+  assert 'step, batch 128, float32' not in targets.unmeasured(names)
+  assert 'step, batch 128, float32' in targets.unmeasured(names[1:])
+
+
+def test_the_page_has_what_the_files_of_results_say():
+  paths = sorted(Path('docs/benchmarks').glob('*.json'))
+  lines = machines.tables([machines.read(path) for path in paths])
+  assert '\n'.join(lines).strip() in machines.PAGE.read_text()
 
 
 def test_missing_peers_are_said_in_one_line_each(capsys, tmp_path):
@@ -88,8 +160,15 @@ def test_steps_are_compared_kind_by_kind():
     peers.TORCHREC: {'float32': 80.0, 'bfloat16': 150.0, 'rowwise': 90.0},
   }
   rows = step.compare(rates, 2048, step.SIZES[2048])
-  assert [row['ratio'] for row in rows] == [2.0, 3.0, 6.0, 2.0, None]
-  assert [row['target'] for row in rows] == [2.3, 3.2, 1.5, None, None]
+  assert [ratios(row) for row in rows] == [
+    {'dlrm': 2.0},
+    {'dlrm': 3.0},
+    {'torchrec': 2.0},
+    {'torchrec': 2.0},
+    {},
+  ]
+  aims = ['2.3', '3.2', '1.5', '', 'at most 1.1 steps with SGD']
+  assert [targets.aimed(row) for row in rows] == aims
   assert rows[-1][peers.OURS] == pytest.approx(200 / 180)
 
 
@@ -97,7 +176,7 @@ def test_steps_are_compared_kind_by_kind():
 def test_without_peers_our_own_rows_stand_alone():
   rows = inference.compare(NOBODY, rounds=1, batch=2, calls=3)
   assert len(rows) == 2
-  assert all(row[peers.OURS] > 0 and row['ratio'] is None for row in rows)
+  assert all(row[peers.OURS] > 0 and not ratios(row) for row in rows)
 
 
 @pytest.mark.slow
@@ -138,6 +217,13 @@ def test_rounds_far_from_the_median_are_repeated(values, busy, capfd):
   assert ('of the rounds are over' in said) == busy
 
 
+def test_a_tail_that_jumps_does_not_make_a_machine_busy(capfd):
+  values = '[1.0, 3.0, 0.2]'
+  program = CONTENDER.format(values=values).replace('ms', latency.TAIL)
+  contest.medians({'some': [sys.executable, '-c', program]}, 3)
+  assert 'of the rounds are over' not in capfd.readouterr().err
+
+
 def test_quantiles_are_of_the_calls():
   calls = []
   found = latency.quantiles(lambda x: calls.append(x), [(1,), (2,)], 3)
@@ -176,15 +262,15 @@ def test_the_run_of_a_benchmark_is_one_that_can_be_built(tmp_path):
 def test_a_table_leaves_out_empty_columns(capsys):
   rows = [
     peers.row('speed', 'examples/s', {peers.OURS: 12345.6}),
-    peers.row('time', 's', {peers.OURS: 0.12345}, most=5.0),
+    peers.row('start to first step, cold', 's', {peers.OURS: 5.2345}),
   ]
   machine.show('some', rows)
   *table, line = capsys.readouterr().out.splitlines()
   assert table == [
-    '| what | unit | ours | at most |',
-    '|---|---|---|---|',
-    '| speed | examples/s | 12,346 |  |',
-    '| time | s | 0.123 | 5 |',
+    '| what | unit | ours | times better | target |',
+    '|---|---|---|---|---|',
+    '| speed | examples/s | 12,346 |  |  |',
+    '| start to first step, cold | s | 5.23 | † | at most 4 s |',
   ]
   assert json.loads(line)['rows'] == rows
 
@@ -232,16 +318,17 @@ def test_machines_stand_side_by_side(tmp_path, capsys):
     'commit': 'abc',
     'jax': '0.10.2',
     'peers': {'torch': '2.13'},
-    'busy': ['start'],
+    'busy': ['startup'],
   }
   first = [
-    peers.row('step', 'examples/s', BOTH, 2.5),
-    peers.row('lookup', 'ms', BOTH, less_is_better=True),
+    peers.row('step, batch 128, float32', 'examples/s', BOTH),
+    peers.row('lookup', 'ms', BOTH),
   ]
-  second = [peers.row('start', 's', {peers.OURS: 3.0}, most=2.0)]
+  what = 'start to first step, kept programs'
+  second = [peers.row(what, 's', {peers.OURS: 3.0})]
   for name, rows in {
     'a': {'step': first},
-    'b': {'step': first[:1], 'start': second},
+    'b': {'step': first[:1], 'startup': second},
   }.items():
     found = {'benchmarks': rows, 'machine': about}
     files.write_json(tmp_path / f'{name}.json', found)
@@ -257,12 +344,14 @@ def test_machines_stand_side_by_side(tmp_path, capsys):
     for line in lines
     if line.startswith('|')
   ]
-  assert cells[0] == ['what', '`a`', '`b`']
+  step = '6 (2.00† torchrec)'
+  assert cells[0] == ['what', 'target', '`a`', '`b`']
   assert cells[2:] == [
-    ['step, examples/s', '6 (**2.00**†)', '6 (**2.00**†)'],
-    ['lookup, ms', '6 (**0.33**)', ''],
-    ['start, s', '', '3 † ~'],
+    ['step, batch 128, float32, examples/s', '2.4', step, step],
+    ['lookup, ms', '', '6 (0.33 dlrm)', ''],
+    [f'{what}, s', 'at most 2.3 s', '', '3† ~'],
   ]
+  assert '**No machine was idle for:** startup.' in lines
   page.write_text('{}')
   capsys.readouterr()
   assert machines.main([str(page)]) == 1
@@ -271,22 +360,34 @@ def test_machines_stand_side_by_side(tmp_path, capsys):
 
 def test_the_picture_is_drawn_from_the_rows_with_ratios(tmp_path):
   rows = [
-    peers.row('speed', 'examples/s', BOTH, 2.5),
-    peers.row('time', 's', BOTH, less_is_better=True, against=peers.DLRM),
-    peers.row('start', 's', {peers.OURS: 3.0}, most=5.0),
+    peers.row('speed', 'examples/s', BOTH),
+    peers.row('inference, batch 64, p50', 'ms', BOTH),
+    peers.row('start', 's', {peers.OURS: 3.0}),
   ]
   about = {'processor': 'some', 'date': '2026-01-01', 'commit': 'abc'}
-  path = tmp_path / 'speed.svg'
-  other = [{'program': 'ours', 'seconds': '3'}]
-  found = {'benchmarks': {'step': rows, 'prepare': other}, 'machine': about}
-  picture.draw(found, path)
-  drawn = re.findall('<!-- (.*) -->', path.read_text())
-  assert any(text.startswith('speed') for text in drawn)
-  assert any(text.startswith('time') for text in drawn)
-  assert not any(text.startswith('start') for text in drawn)
-  found['benchmarks']['step'] = rows[-1:]
-  with pytest.raises(SystemExit, match='no ratios'):
-    picture.draw(found, path)
+  found = {'benchmarks': {'step': rows}, 'machine': about}
+  paths = [tmp_path / 'a.json', tmp_path / 'b.json', tmp_path / 'speed.svg']
+  files.write_json(paths[0], found)
+  busy = {
+    'benchmarks': {'step': rows[:1]},
+    'machine': about | {'busy': ['step']},
+  }
+  files.write_json(paths[1], busy)
+  assert picture.main([*map(str, paths)]) == 0
+  drawn = re.findall('<!-- (.*) -->', paths[2].read_text())
+  assert {'a', 'b', 'speed', 'inference, batch 64, p50'} <= set(drawn)
+  assert 'start' not in drawn
+  bars = '2 torchrec', '0.5 torchrec', '0.333 dlrm', '2 torchrec ~'
+  assert set(bars) <= set(drawn)
+
+
+def test_a_picture_of_no_ratios_is_refused(tmp_path, capsys):
+  rows = [peers.row('start', 's', {peers.OURS: 3.0})]
+  found = {'benchmarks': {'startup': rows}, 'machine': {}}
+  files.write_json(tmp_path / 'a.json', found)
+  names = [str(tmp_path / name) for name in ('a.json', 'speed.svg')]
+  assert picture.main(names) == 1
+  assert 'no ratios' in capsys.readouterr().err
 
 
 def sweep_json(config, settings, **metrics):
@@ -344,11 +445,12 @@ def test_a_page_without_a_place_for_results_is_refused(tmp_path, capsys):
 
 def test_an_epoch_is_compared_with_that_of_the_peer_that_is_there():
   ours = {'epoch': 2.0, 'auc': 0.9}
-  found = {peers.OURS: ours, family.FUXICTR: {'epoch': 7.0, 'auc': 0.9}}
+  found = {peers.OURS: ours, peers.FUXICTR: {'epoch': 7.0, 'auc': 0.9}}
   (row,) = family.compare('dlrm', found)
-  assert (row[family.FUXICTR], row['ratio'], row['target']) == (7.0, 3.5, 4.0)
+  assert ratios(row) == {'FuxiCTR': 3.5}
+  assert missed(row) == ['FuxiCTR']
   (row,) = family.compare('dlrm', {peers.OURS: ours})
-  assert (row[peers.OURS], row['ratio'], row[family.FUXICTR]) == (2, None, None)
+  assert (row[peers.OURS], ratios(row)) == (2, {})
 
 
 def test_the_table_of_least_times_has_every_config():

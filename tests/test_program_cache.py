@@ -92,11 +92,14 @@ def test_other_files_and_folders_stay(tmp_path, monkeypatch):
 
 def test_the_first_entries_of_too_many_are_removed(tmp_path, monkeypatch):
   monkeypatch.setattr(program_cache, 'MOST_BYTES', 400)
+  folders = [tmp_path / 'one', tmp_path / 'other']
   for i in range(4):
-    entry(tmp_path, str(i), zlib.compress(os.urandom(120)), made=i)
-  for _ in range(2):
-    program_cache._clean(tmp_path)
-    assert [p.name for p in tmp_path.glob('*-cache')] == ['3-cache']
+    folder = folders[i % 2]
+    folder.mkdir(exist_ok=True)
+    entry(folder, str(i), zlib.compress(os.urandom(120)), made=i)
+  for folder in folders:
+    program_cache._clean(folder)
+    assert [p.name for p in tmp_path.glob('*/*-cache')] == ['3-cache']
 
 
 def test_folders_of_versions_that_are_not_used_go(tmp_path):

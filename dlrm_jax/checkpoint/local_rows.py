@@ -54,8 +54,13 @@ class LocalRows(NamedTuple):
 
   def put_columns(
     self, rows: np.ndarray, values: np.ndarray, columns: slice
-  ) -> None:
-    """Writes some columns of the values of rows, f32[n, columns]."""
+  ) -> np.ndarray:
+    """Writes some columns of the values of rows, f32[n, columns].
+
+    Returns:
+      Which rows are finite as they are kept, bool[n]; True for those of
+      another process, and of float32.
+    """
     mine = self.has(rows)
     local, stack = rows[mine] - self.low, self.stack
     if columns == slice(0, stack.dim):
@@ -64,7 +69,12 @@ class LocalRows(NamedTuple):
       old = jax.tree.map(lambda x: x[local], self.arrays)
       new = np.array(decoded(old, stack))
       new[:, columns] = values[mine]
-    self.put(rows[mine], _encoded(new, stack))
+    kept = _encoded(new, stack)
+    self.put(rows[mine], kept)
+    finite = np.ones(len(rows), bool)
+    if stack.storage != FLOAT32:
+      finite[mine] = np.isfinite(decoded(kept, stack)).all(1)
+    return finite
 
 
 def decoded(kept: Pytree, stack: Stack) -> np.ndarray:

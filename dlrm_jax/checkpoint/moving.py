@@ -30,7 +30,7 @@ from dlrm_jax.checkpoint.local_rows import (
   side_by_side,
 )
 from dlrm_jax.embedding.layout import Address, Layout, Stack, StackKind
-from dlrm_jax.embedding.low_precision import Codes
+from dlrm_jax.embedding.storage import FLOAT32
 from dlrm_jax.errors import InputError
 from dlrm_jax.rows import Pytree
 
@@ -154,19 +154,38 @@ def _values(copies: list[Pytree], stack: Stack) -> np.ndarray:
   return total / len(values)
 
 
-def _check_kept(values: np.ndarray, stretch: _Stretch, stack: Stack) -> None:
-  """Raises an InputError where codes cannot stand for values [n, D]."""
-  if not isinstance(stack.storage, Codes):
+def _check_kept(
+  values: np.ndarray, kept: np.ndarray, stretch: _Stretch, stack: Stack
+) -> None:
+  """Raises an InputError where a storage cannot keep rows.
+
+  Args:
+    values: of the rows of a stretch, [n, D].
+    kept: which of them a new stack keeps as finite numbers, bool[n].
+    stretch: the rows.
+    stack: the new stack.
+  """
+  if stack.storage == FLOAT32:
     return
-  bad = np.argwhere(~np.isfinite(values))
-  if len(bad):
+  fits = np.abs(values) <= stack.storage.most  # NaN does not
+  if len(bad := np.argwhere(~fits)):
     row, column = bad[0]
-    raise InputError(
-      f'table {stretch.table}, row {stretch.rows[row]:,}: column '
-      f'{stretch.source.column + column} is {values[row, column]}, for which '
-      f'{stack.storage.name} has no code; keep the table as float32, or train '
-      f'anew'
+    what = (
+      f'column {stretch.source.column + column} is {values[row, column]:g}, '
+      f'for which {stack.storage.name} has no number'
     )
+  elif len(bad := np.flatnonzero(~kept)):
+    row = bad[0]
+    what = (
+      f'values from {values[row].min():g} to {values[row].max():g}, which '
+      f'{stack.storage.name} cannot keep in finite numbers'
+    )
+  else:
+    return
+  raise InputError(
+    f'table {stretch.table}, row {stretch.rows[row]:,}: {what}; keep the table '
+    f'as float32, or train anew'
+  )
 
 
 def _addresses(
@@ -201,7 +220,6 @@ def _carry(
       mine.put(rows, copies[0])
       continue
     values = _values(copies, old)
-    _check_kept(values, stretch, mine.stack)
     begin = max(source.column, target.column)
     end = min(source.column + source.dim, target.column + target.dim)
     if values.ndim == 1:
@@ -209,7 +227,8 @@ def _carry(
     else:
       shared = values[:, begin - source.column : end - source.column]
       columns = slice(begin - target.column, end - target.column)
-      mine.put_columns(rows, shared, columns)
+      kept = mine.put_columns(rows, shared, columns)
+      _check_kept(values, kept, stretch, mine.stack)
 
 
 def on_devices(

@@ -11,8 +11,9 @@ as in FBGEMM: without noise, codes and lines have the bits that
 bits, else float16, and values that share a byte begin in its lowest bits.
 
 With noise, values are rounded up with the probability of what is cut off, so
-that small steps of an update are not lost but right on average. Source: Gupta
-and others, "Deep Learning with Limited Numerical Precision", 2015.
+that small steps of an update are not lost but right on average; for that, a
+bias of float16 is rounded down, and a scale up. Source: Gupta and others, "Deep
+Learning with Limited Numerical Precision", 2015.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dlrm_jax.embedding.storage import FLOAT32, Storage
@@ -75,6 +77,7 @@ class Float16(Storage):
   """IEEE's half precision; larger magnitudes than 65504 become that."""
 
   random = True
+  most = _MOST
 
   @property
   def name(self) -> str:
@@ -162,8 +165,10 @@ class Codes(Storage):
       scale = (most - bias) / top
       inverse = top / (most - bias + _SPARE)
     else:
-      bias = _as_half(bias)
-      scale = _as_half((most - bias) / top)
+      # With noise, codes reach from the least to the greatest value at least.
+      bias = _as_half(bias, None if noise is None else -jnp.inf)
+      scale = (most - bias) / top
+      scale = _as_half(scale, None if noise is None else jnp.inf)
       scale = jnp.where(scale == 0, 1.0, scale)
       inverse = 1 / scale
     if noise is None:
@@ -178,9 +183,20 @@ class Codes(Storage):
     return {'codes': _together(codes, self.bits), 'line': line}
 
 
-def _as_half(values: jax.Array) -> jax.Array:
-  """Float32 numbers that float16 has, too."""
+def _as_half(values: jax.Array, toward: float | None) -> jax.Array:
+  """Float32 numbers that float16 has, too.
+
+  Args:
+    values: f32[...].
+    toward: infinity of the sign in whose direction they are rounded, but for
+      errors of float32; None: they are rounded to nearest.
+  """
   halves = lax.optimization_barrier(values.astype(jnp.float16))
+  if toward is not None:
+    error = values - halves.astype(jnp.float32)
+    short = error * np.sign(toward) > 2.0**-21 * jnp.abs(values)
+    further = jnp.nextafter(halves, jnp.full_like(halves, toward))
+    halves = lax.optimization_barrier(jnp.where(short, further, halves))
   return halves.astype(jnp.float32)
 
 

@@ -19,6 +19,7 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlrm_jax.rows import Pytree, RowGrads, add, packed, put, take
 
@@ -30,6 +31,9 @@ class Storage(abc.ABC):
 
   random = False
   """Whether `encode` rounds at random: an update then needs noise."""
+
+  most = float(np.finfo(np.float32).max)
+  """The greatest magnitude that is kept; larger ones become that, or worse."""
 
   @property
   @abc.abstractmethod

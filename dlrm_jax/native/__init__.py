@@ -3,9 +3,10 @@
 They are compiled when the package is installed, where there is a C compiler,
 and are used where they are there. Without them, and on other devices, XLA
 compiles the same from `rows`, which is the reference: lookups without weights
-are equal bit for bit, all else to rounding. Two more multiply: integers of 64
-bits, for `quantization.int64`, whose reference is exact, too; and kernels of
-mostly zeros, for `models.sparse`, which without them stay dense.
+of rows of float32, float16 and bfloat16 are equal bit for bit, all else to
+rounding. Two more multiply: integers of 64 bits, for `quantization.int64`,
+whose reference is exact, too; and kernels of mostly zeros, for `models.sparse`,
+which without them stay dense.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ import numpy as np
 VERSION = 3
 """Of the calls; a library of another version is not used."""
 
-_VARIABLE, _OFF = 'DLRM_JAX_NATIVE', ('', '0', 'false', 'no', 'off')
+_VARIABLE, _OFF = 'DLRM_JAX_NATIVE', ('0', 'false', 'no', 'off')
 _POOL, _UPDATE, _MULTIPLY, _SPARSE = (
   f'dlrm_jax_{name}_v{VERSION}'
   for name in ('pool', 'update', 'multiply', 'sparse')
@@ -92,7 +93,11 @@ def in_use() -> bool:
 
 @contextlib.contextmanager
 def left_out() -> Iterator[None]:
-  """Programs that are traced here have none: other machines can run them."""
+  """Programs that are traced here have none: other machines can run them.
+
+  That is what this thread traces: not a function that was compiled before, nor
+  what other threads trace.
+  """
   token = _allowed.set(False)
   try:
     yield

@@ -114,7 +114,7 @@ def pack(values: np.ndarray, bits: int, layout: str) -> np.ndarray:
       have what is to be kept (FBGEMM makes the row NaN or infinite); the array
       is of another type or rank; or as `row_bytes` has it.
   """
-  _check_table('values', values, np.float32)
+  values = _table('values', values, np.float32)
   _check_finite(values)
   row_bytes(values.shape[1], bits, layout)
   form = _form_of(bits, layout)
@@ -143,7 +143,7 @@ def unpack(rows: np.ndarray, dim: int, bits: int, layout: str) -> np.ndarray:
     InputError: rows have another number of bytes, or are of another type or
       rank; or as `row_bytes` has it.
   """
-  _check_table('rows', rows, np.uint8)
+  rows = _table('rows', rows, np.uint8)
   width = row_bytes(dim, bits, layout)
   if rows.shape[1] != width:
     raise InputError(
@@ -164,13 +164,15 @@ def unpack(rows: np.ndarray, dim: int, bits: int, layout: str) -> np.ndarray:
   return _decoded(_parted(codes, bits), scale, bias, form)
 
 
-def _check_table(name: str, table: np.ndarray, dtype: type[np.generic]) -> None:
-  """Raises an `InputError` for what is no table of a type."""
+def _table(name: str, table: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
+  """A table as NumPy has it; an `InputError` for what is none of a type."""
+  table = np.asarray(table)
   if table.ndim != 2 or table.dtype != dtype:
     raise InputError(
       f'{name} are {table.dtype} of shape {table.shape}; expected '
       f'{np.dtype(dtype)} of shape (rows, width)'
     )
+  return table
 
 
 def _form_of(bits: int, layout: str) -> _Form | None:

@@ -79,7 +79,10 @@ def _within(
   runs: Mapping[str, 'Trained'],
   budget: int,
 ) -> 'Choice':
-  """The storages that fit into a budget and cost the least log-loss."""
+  """The storages that fit into a budget and cost the least log-loss.
+
+  No feature gets more bytes than it has.
+  """
   from tqdm import tqdm
 
   from dlrm_jax.quantize import budget as budgets
@@ -99,16 +102,17 @@ def _within(
       kept_as('float32'), batches, others, kept_as, bar.update
     )
   losses['float32'] = dict.fromkeys(features, 0.0)
+  now = chosen.run.task.collection.features
   options = {
     group: [
       budgets.Option(
-        storage,
-        budgets.bytes_of(run.task.collection.features, group),
-        sum(losses[storage][column] for column in group),
+        storage, size, sum(losses[storage][column] for column in group)
       )
       for storage, run in runs.items()
+      for size in [budgets.bytes_of(run.task.collection.features, group)]
+      if size <= budgets.bytes_of(now, group)
     ]
-    for group in budgets.groups_of(runs['float32'].task.collection.features)
+    for group in budgets.groups_of(now)
   }
   return budgets.cheapest(options, budget)
 
@@ -159,6 +163,7 @@ def _write(
     defaults: default of every field of a config.
   """
   from dlrm_jax.build.storages import storages_of
+  from dlrm_jax.quantize import outliers
   from dlrm_jax.quantize.examples import batches_of
   from dlrm_jax.quantize.model import (
     layer_bytes,
@@ -175,6 +180,15 @@ def _write(
   with files.beside(output) as work:
     write(model, work / 'workdir', chosen, defaults)
     files.publish(work / 'workdir', output.absolute())
+  said = []
+  if layers is not None and layers.outliers:
+    without = quantized(chosen, choice, layers._replace(outliers=0), batches)
+    floats = quantized(chosen, choice)
+    said = outliers.lines_of(model, without, floats, batches)
+  if layers is not None and layers.dtype == 'int8' and layers.method is None:
+    said.append(
+      'note      CPUs gain little from limits of each example: add --calibrate'
+    )
   before, after = table_bytes(chosen.run), model.table_bytes
   if {*storages_of(chosen.run.config, list(choice)).values()} != {'float32'}:
     print(
@@ -190,7 +204,8 @@ def _write(
     f'layers    {human(layer_bytes(chosen.run))} -> '
     f'{human(model.layer_bytes)}, multiply '
     f'{model.run.config.model.compute_dtype}',
-    *(lines_of(model.kernels, flags.batch or BATCH) if model.kernels else []),
+    *said,
+    *(lines_of(model.sparse, flags.batch or BATCH) if model.sparse else []),
     f'{output}: evaluate it with: python -m dlrm_jax.evaluate '
     f'--workdir={output} --compare={chosen.folder}',
     sep='\n',
@@ -207,7 +222,7 @@ def _report(
   from tqdm import tqdm
 
   from dlrm_jax.build.storages import Choice
-  from dlrm_jax.data.schema import Schema
+  from dlrm_jax.data.schema import Schema, take
   from dlrm_jax.metrics.paired import Scored
   from dlrm_jax.optim.pruning import kernels_of
   from dlrm_jax.quantize import kinds, report
@@ -216,6 +231,10 @@ def _report(
   from dlrm_jax.run.sample_logits import batch_size, scorer
   from dlrm_jax.training.state import abstract_params
 
+  # What was chosen on examples is not scored on them.
+  seen, examples = (take(examples, slice(i, None, 2)) for i in range(2))
+  if not len(examples.labels):
+    raise InputError('--report needs 2 examples or more; name data with more')
   features, schema = _features(chosen), Schema.from_json(chosen.run.data)
   choices: dict[str, Choice] = {
     name: dict.fromkeys(features, name) for name in runs
@@ -223,7 +242,7 @@ def _report(
   sizes = {name: table_bytes(run) for name, run in runs.items()}
   for name, part in (('a quarter', 4), ('a half', 2)):
     if min(sizes.values()) <= (budget := sizes['float32'] // part):
-      choice = _within(chosen, examples, runs, budget)
+      choice = _within(chosen, seen, runs, budget)
       choices[f'mixed, {name}'] = choice
       break
   size = batch_size(len(examples.labels), chosen.run.eval_batch_size, 1)
@@ -236,7 +255,7 @@ def _report(
     known = ~np.isnan(labels)
     return Scored(logits[known, 0], labels[known], weights[known])
 
-  batches = batches_of(chosen, examples)
+  batches = batches_of(chosen, seen)
   models = {
     (tables, words): functools.partial(
       quantized, chosen, choice, layers, batches
@@ -260,8 +279,10 @@ def _report(
   title = f'{chosen.folder.name}, checkpoint of step {chosen.step:,}'
   note = (
     f'{len(examples.labels):,} examples; changes are against the first row, '
-    f'on the same examples, ± one standard error. Latency: median of calls '
-    f'that take and give NumPy arrays.'
+    f'on the same examples, ± one standard error. Limits of layers, and mixed '
+    f'storages, were chosen on {len(seen.labels):,} others. Latency: median of '
+    f'calls that take and give NumPy arrays; only those of equal tables took '
+    f'turns, and compare.'
   )
   for words in sorted({x.engine for x in labels} - {''}):
     note += f' Layers of {words}.'

@@ -1,8 +1,8 @@
 """What each choice of bits costs on the same examples: a label of a model."""
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,10 @@ import numpy as np
 from dlrm_jax import files
 from dlrm_jax.batch import Inputs
 from dlrm_jax.data.schema import Block
+from dlrm_jax.embedding.collection import Tables
 from dlrm_jax.metrics import binary, paired
 from dlrm_jax.quantize.model import Model
+from dlrm_jax.quantize.timing import medians
 from dlrm_jax.report.figures import load_matplotlib
 from dlrm_jax.scoring.engine import engine_of
 from dlrm_jax.scoring.scorer import Score
@@ -22,6 +24,7 @@ SIZES = 1, 64, 1024
 """Examples of the batches whose latency is measured."""
 
 _CALLS, _SECONDS = 200, 2.0
+_BATCHES = 16  # that differ
 
 
 class Label(NamedTuple):
@@ -35,7 +38,8 @@ class Label(NamedTuple):
     metrics: of its predictions.
     auc: its AUC less that of the first model.
     log_loss: the same of the log-loss.
-    latency: median milliseconds of a call, by size of batch.
+    latency: median milliseconds of a call, by size of batch; only models of
+      equal tables were timed side by side.
     engine: what multiplies its int8 layers; '' where it has none.
   """
 
@@ -50,29 +54,40 @@ class Label(NamedTuple):
   engine: str
 
 
-def latency(score: Score, examples: Block) -> dict[int, float]:
-  """Median milliseconds of a call that scores examples, by size of batch."""
-  found = {}
+def latencies(
+  scores: Mapping[str, Score], examples: Block
+) -> dict[str, dict[int, float]]:
+  """Median milliseconds of calls that score examples, by size of batch.
+
+  Args:
+    scores: functions to compare, which take turns, by name.
+    examples: of which each call scores the next.
+  """
+  found: dict[str, dict[int, float]] = {name: {} for name in scores}
   for size in SIZES:
-    rows = np.resize(np.arange(len(examples.labels)), size)
-    weights = examples.id_weights
-    inputs = Inputs(
+    calls = {
+      name: partial(_call, score, itertools.cycle(_batches(examples, size)))
+      for name, score in scores.items()
+    }
+    for name, seconds in medians(calls, _SECONDS * len(calls), _CALLS).items():
+      found[name][size] = 1e3 * seconds
+  return found
+
+
+def _call(score: Score, batches: Iterator[Inputs]) -> np.ndarray:
+  return np.asarray(score(next(batches)))
+
+
+def _batches(examples: Block, size: int) -> Iterator[Inputs]:
+  """Examples in batches of a size, as often as they are there."""
+  weights, count = examples.id_weights, len(examples.labels)
+  for start in range(0, min(count, _BATCHES * size), size):
+    rows = np.arange(start, start + size) % count
+    yield Inputs(
       examples.dense[rows],
       examples.ids[rows],
       None if weights is None else weights[rows],
     )
-
-    def call(inputs: Inputs = inputs) -> float:
-      start = time.perf_counter()
-      np.asarray(score(inputs))
-      return time.perf_counter() - start
-
-    call()
-    end, seconds = time.perf_counter() + _SECONDS, [call()]
-    while len(seconds) < _CALLS and time.perf_counter() < end:
-      seconds.append(call())
-    found[size] = 1e3 * statistics.median(seconds)
-  return found
 
 
 def labels_of(
@@ -81,7 +96,7 @@ def labels_of(
   examples: Block,
   report: Callable[[], object],
 ) -> list[Label]:
-  """Measures models one after the other.
+  """Measures models: those of equal tables take turns, and share them.
 
   Args:
     models: functions that make them, by how tables and layers are kept; all
@@ -90,15 +105,21 @@ def labels_of(
     examples: of which some are scored for the latency.
     report: called after each model.
   """
-  found: list[Label] = []
+  found: dict[tuple[str, str], Label] = {}
   first: paired.Scored | None = None
-  for (tables, layers), make in models.items():
-    model = make()
-    scored, packed = score(model), model.scored
-    first = first or scored
-    engine = engine_of(packed.network, packed.layers, model.state.tables)
-    found.append(
-      Label(
+  for tables in dict.fromkeys(tables for tables, _ in models):
+    scores: dict[str, Score] = {}
+    shared: Tables | None = None
+    for (kept, layers), make in models.items():
+      if kept != tables:
+        continue
+      model = make()
+      scored, packed = score(model), model.scored
+      first = first or scored
+      shared = shared or model.state.tables
+      engine = engine_of(packed.network, packed.layers, shared)
+      scores[layers] = engine.score
+      found[tables, layers] = Label(
         tables,
         layers,
         model.table_bytes,
@@ -106,12 +127,14 @@ def labels_of(
         binary.summarize(binary.tally(*scored)),
         paired.auc_difference(scored, first),
         paired.log_loss_difference(scored, first),
-        latency(engine.score, examples),
+        {},
         engine.words,
       )
-    )
-    report()
-  return found
+      report()
+    for layers, latency in latencies(scores, examples).items():
+      label = found[tables, layers]
+      found[tables, layers] = label._replace(latency=latency)
+  return [found[key] for key in models]
 
 
 def _change(difference: paired.Difference) -> str:

@@ -1,7 +1,5 @@
 """Layers with few of their weights, and which of them are faster so."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,11 +15,13 @@ from dlrm_jax.models.product import product
 from dlrm_jax.models.sparse import Form, packed, sparse_product
 from dlrm_jax.optim.pruning import Pruning, kernels_of, pruned
 from dlrm_jax.quantization.sparse import usable
+from dlrm_jax.quantize.timing import medians
 from dlrm_jax.rows import Pytree
 from dlrm_jax.text import brief, markdown_table
 
 DENSE = 'dense'
-_SECONDS, _LEAST_ROUNDS, _MOST_ROUNDS = 0.25, 20, 500
+SECONDS, MOST_ROUNDS = 0.25, 500
+"""How long calls are measured, and how often at most."""
 
 
 class SparseChoice(NamedTuple):
@@ -67,6 +67,26 @@ class Measured(NamedTuple):
   def fastest(self) -> str:
     """The product that took the least time; whole where they tie."""
     return min(self.seconds, key=lambda x: self.seconds[x])
+
+
+class Sparse(NamedTuple):
+  """What was measured of a model with zeros.
+
+  Attributes:
+    kernels: its kernels with zeros.
+    packed: median time of a call of all of it, kernels that are faster packed
+      being so; NaN where none is.
+    whole: the same with whole kernels.
+  """
+
+  kernels: tuple[Measured, ...]
+  packed: float
+  whole: float
+
+  @property
+  def kept(self) -> bool:
+    """Whether kernels stay packed."""
+    return self.packed < self.whole
 
 
 def prune(params: Pytree, pruning: Pruning) -> Pytree:
@@ -134,9 +154,7 @@ def products_of(kernel: np.ndarray, dense: DTypeLike) -> dict[str, Product]:
 def seconds_of(
   products: Mapping[str, Product], examples: int
 ) -> dict[str, float]:
-  """Median time of a product, by name.
-
-  They are called in turn, so that what else the machine does slows down all.
+  """Median time of a product, by name; they take turns.
 
   Args:
     products: products of one kernel, with `DENSE` among them.
@@ -146,21 +164,14 @@ def seconds_of(
   x = np.random.default_rng(0).normal(size=(examples, inputs))
   x = jnp.asarray(x, jnp.float32)
   calls = {
-    name: partial(jax.jit(call), x, jnp.asarray(weights))
+    name: partial(_done, jax.jit(call), x, jnp.asarray(weights))
     for name, (call, weights) in products.items()
   }
-  for call in calls.values():
-    jax.block_until_ready(call())  # compiles it
-  found: dict[str, list[float]] = {name: [] for name in calls}
-  end = time.perf_counter() + _SECONDS
-  for done in range(_MOST_ROUNDS):
-    if done >= _LEAST_ROUNDS and time.perf_counter() > end:
-      break
-    for name, call in calls.items():
-      start = time.perf_counter()
-      jax.block_until_ready(call())
-      found[name].append(time.perf_counter() - start)
-  return {name: statistics.median(seconds) for name, seconds in found.items()}
+  return medians(calls, SECONDS, MOST_ROUNDS)
+
+
+def _done(call: Callable[..., jax.Array], *operands: jax.Array) -> None:
+  jax.block_until_ready(call(*operands))
 
 
 def chosen_forms(found: Sequence[Measured]) -> tuple[str, ...]:
@@ -168,10 +179,11 @@ def chosen_forms(found: Sequence[Measured]) -> tuple[str, ...]:
   return tuple(f'{x.name}={x.fastest}' for x in found if x.fastest != DENSE)
 
 
-def lines_of(found: Sequence[Measured], batch: int) -> list[str]:
+def lines_of(measured: Sparse, batch: int) -> list[str]:
   """What was measured, as a table, and what is kept as it was."""
+  found = measured.kernels
   products = (DENSE, *(form.value for form in Form))
-  header = ['kernel', 'in x out', 'kept', *products, 'multiplied']
+  header = ['kernel', 'in x out', 'kept', *products, 'fastest']
   rows = [
     [
       x.name,
@@ -188,5 +200,11 @@ def lines_of(found: Sequence[Measured], batch: int) -> list[str]:
     told.append(
       f'{len(slower)} of {len(found)} are faster with their zeros, and are '
       f'multiplied whole'
+    )
+  if len(slower) < len(found):
+    told.append(
+      f'the model takes {brief(measured.packed)} with the others packed, '
+      f'{brief(measured.whole)} with all whole: they '
+      f'{"are packed" if measured.kept else "stay whole"}'
     )
   return told

@@ -1,9 +1,10 @@
 """What multiplies the layers of a network that scores: XLA, or onnxruntime.
 
 On CPUs, products of codes of 8 bits are no faster by XLA than those of float32;
-by onnxruntime they are. So where layers are int8, the device is one CPU, and
-the extra `onnx` is installed, XLA looks up and encodes, and onnxruntime does
-the rest. All else is XLA's.
+by onnxruntime they are, where limits are calibrated. So where layers are int8,
+the device is one CPU, and the extra `onnx` is installed, XLA looks up and
+encodes, and onnxruntime does the rest. All else is XLA's, and so is a model
+with an operation that has no rule in `dlrm_jax.graph`.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from dlrm_jax import graph, machine, sharding
 from dlrm_jax.batch import Inputs
 from dlrm_jax.embedding.collection import Tables
 from dlrm_jax.embedding.network import Layers, Network
-from dlrm_jax.graph.builder import Builder
+from dlrm_jax.graph.builder import Builder, NoOperator
 from dlrm_jax.graph.trace import model_of
 from dlrm_jax.scoring.function import Outputs, compiled_score
 from dlrm_jax.scoring.once import once
@@ -65,9 +66,12 @@ def engine_of(
   if not one_cpu or network.nodes:
     return Engine(score, 'int8, by XLA')
   if graph.missing():
-    install = "onnxruntime takes half the time: pip install 'dlrm_jax[onnx]'"
+    install = "onnxruntime may be faster: pip install 'dlrm_jax[onnx]'"
     return Engine(score, f'int8, by XLA; {install}')
-  return _by_onnxruntime(network, layers, tables, outputs)
+  try:
+    return _by_onnxruntime(network, layers, tables, outputs)
+  except NoOperator as error:
+    return Engine(score, f'int8, by XLA; onnxruntime has no form of {error}')
 
 
 def _by_onnxruntime(

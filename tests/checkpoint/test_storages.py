@@ -33,6 +33,7 @@ from tests.checkpoint.test_devices import (
 from tests.checkpoint.test_moving import PLACEMENTS
 from tests.embedding.test_placements import families, logical
 
+LOW = FLOAT16, BFLOAT16, INT8, INT4, INT2
 MIXED = INT8, FLOAT32, BFLOAT16
 STATES = FLOAT32, BFLOAT16, BFLOAT16
 """Storages of the optimizer's states, of the same tables."""
@@ -248,17 +249,29 @@ def test_rows_are_kept_anew_where_the_config_says_so(tmp_path, then, now):
     np.testing.assert_array_equal(got[name], values[name])
 
 
-def test_codes_of_what_is_not_finite_are_refused(tmp_path):
-  before, after = (
-    task_of(storages=(storage, FLOAT32, FLOAT32)) for storage in (FLOAT32, INT8)
-  )
+@pytest.mark.parametrize(
+  ('storages', 'value', 'message'),
+  [
+    (LOW, np.nan, 'column 2 is nan'),
+    (LOW, -np.inf, 'column 2 is -inf'),
+    ([FLOAT16], 7e5, 'column 2 is 700000, for which float16 has no number'),
+    ([BFLOAT16], 3.4e38, 'bfloat16 cannot keep'),
+    ([INT4, INT2], 3e7, 'to 3e[+]07, which int[42] cannot keep'),
+  ],
+)
+def test_what_a_storage_cannot_keep_is_refused(
+  tmp_path, storages, value, message
+):
+  before = task_of(storages=(FLOAT32, FLOAT32, FLOAT32))
   state = new_state(before, jax.random.key(0))
   (block,) = before.collection.layout.blocks['a']
   row = int(before.collection.layout.locate(block, np.array(7)))
   tables = jax.tree.map(np.array, state.tables)
   by_row = tables[block.stack].reshape(-1, 4)
-  by_row[row, 2] = np.nan
+  by_row[row, 2] = value
   bad = dataclasses.replace(state, tables=jax.device_put(tables))
   saved(tmp_path, before, bad)
-  with pytest.raises(InputError, match='table a, row 7: column 2 is nan'):
-    restored(tmp_path, after)
+  for storage in storages:
+    after = task_of(storages=(storage, FLOAT32, FLOAT32))
+    with pytest.raises(InputError, match=f'table a, row 7: .*{message}'):
+      restored(tmp_path, after)

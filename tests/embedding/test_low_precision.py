@@ -34,6 +34,8 @@ def rows(kind, count, dim, seed=0):
     x = np.repeat(x[:, :1], dim, 1)
   elif kind == 'nearly constant':
     x = x[:, :1] + 1e-6 * x
+  elif kind == 'narrow':
+    x = 3 + 0.02 * x
   elif kind == 'tiny':
     x = 1e-7 * x
   elif kind == 'zeros':
@@ -47,7 +49,15 @@ def as_fbgemm(kept):
   return np.concatenate([np.asarray(kept['codes']), line], -1)
 
 
-KINDS = ('usual', 'wide', 'constant', 'nearly constant', 'tiny', 'zeros')
+KINDS = (
+  'usual',
+  'wide',
+  'constant',
+  'nearly constant',
+  'narrow',
+  'tiny',
+  'zeros',
+)
 
 
 @pytest.mark.parametrize('compiled', [False, True])
@@ -79,9 +89,7 @@ def test_halves_are_rounded_to_the_nearest_even(dtype):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize(
-  'storage', [FLOAT16, BFLOAT16, INT8], ids=lambda s: s.name
-)
+@pytest.mark.parametrize('storage', LOW, ids=lambda s: s.name)
 def test_random_rounding_is_right_on_average(storage, kind):
   """The mean of n roundings is within 5 standard errors of the value."""
   x, n = rows(kind, 4, 8), 4096
@@ -90,6 +98,8 @@ def test_random_rounding_is_right_on_average(storage, kind):
   got = np.asarray(storage.decode(storage.encode(many, bits), 8), np.float64)
   low, high = got.min(0), got.max(0)
   slack = 1e-6 * np.abs(x).max(1, keepdims=True)  # numbers are of float32
+  # What has a chance of less than 10 in n may never be drawn.
+  slack = slack + 10 / n * (high - low).max(1, keepdims=True)
   assert (low <= x + slack).all()
   assert (high >= x - slack).all()
   error = (high - low) / 2 / n**0.5

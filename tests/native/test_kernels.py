@@ -14,6 +14,7 @@ from dlrm_jax.batch import PAD, Batch, Inputs
 from dlrm_jax.build.data import open_schema
 from dlrm_jax.build.task import build_task
 from dlrm_jax.embedding.bags import Bags, Group, pull
+from dlrm_jax.embedding.low_precision import STORAGES
 from dlrm_jax.native import RowKind
 from dlrm_jax.training.state import abstract_state, new_state
 from dlrm_jax.training.step import train_step
@@ -31,6 +32,15 @@ needs_kernels = pytest.mark.skipif(
 )
 def test_they_are_there_where_a_compiler_is():
   assert not native.library().why_not
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+  ('value', 'used'), [('', True), ('1', True), ('0', False)]
+)
+def test_a_variable_leaves_them_out(value, used, monkeypatch):
+  monkeypatch.setenv('DLRM_JAX_NATIVE', value)
+  assert (not native.library.__wrapped__().why_not) is used
 
 
 ROWS, BATCH = 1000, 33
@@ -169,12 +179,18 @@ def test_lookups_of_rows_of_low_precision(kind, width, weighted):
   dim = width * max(8 // BITS[kind], 1)
   arrays, values = draw_kept(kind, dim)
   _, bags = draw(LONG, 1, weighted)
-  got = native.pool(kind, [*map(jnp.array, arrays)], *bags, LONG, dim)
-  want = summed(values, bags, LONG)
-  if len(arrays) == 1 and not weighted:
-    np.testing.assert_array_equal(got, want)
-  else:
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+  kept = [*map(jnp.array, arrays)]
+  got = native.pool(kind, kept, *bags, LONG, dim)
+  tree = (
+    dict(zip(('codes', 'line'), kept, strict=True)) if kept[1:] else kept[0]
+  )
+  with native.left_out():
+    by_xla = pull(tree, bags, LONG, dim, STORAGES[kind.name.lower()])
+  for want in (summed(values, bags, LONG), by_xla):
+    if len(arrays) == 1 and not weighted:
+      np.testing.assert_array_equal(got, want)
+    else:
+      np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
 
 
 @needs_kernels

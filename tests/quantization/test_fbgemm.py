@@ -257,6 +257,7 @@ def test_rows_of_another_width_are_refused(bits, layout):
   ('array', 'words'),
   [
     (np.zeros((2, 8)), r'are float64 of shape \(2, 8\)'),
+    ([[1.0, 2.0]], r'are float64 of shape \(1, 2\)'),
     (np.zeros((2, 16), np.int32), r'are int32 of shape \(2, 16\)'),
     (np.zeros(8, np.float32), r'are float32 of shape \(8,\)'),
     (np.zeros(16, np.uint8), r'are uint8 of shape \(16,\)'),

@@ -17,7 +17,8 @@ from dlrm_jax import native
 from dlrm_jax.cluster import agreement
 from dlrm_jax.errors import InputError
 from dlrm_jax.plan import chips
-from dlrm_jax.quantization.int64 import BLOCK, by_digits, int64_matmul
+from dlrm_jax.quantization import int64_matmul
+from dlrm_jax.quantization.int64 import BLOCK, by_digits
 from tests.absent_chips import needs_compiler
 
 LEAST, LARGEST = -(2**63), 2**63 - 1

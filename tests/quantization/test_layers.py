@@ -26,6 +26,7 @@ from dlrm_jax.quantization.layers import (
 )
 from dlrm_jax.quantization.method import Method
 from dlrm_jax.run import workdir
+from dlrm_jax.scoring.engine import engine_of
 from dlrm_jax.training.state import abstract_params, new_state
 from tests import family, scored
 
@@ -132,6 +133,7 @@ ENCODED = {
 @pytest.mark.slow
 @pytest.mark.parametrize('name', LAYERED)
 def test_every_model_scores_nearly_as_before(name):
+  pytest.importorskip('onnxruntime')
   fields = {'tables.threshold': 5, **ENCODED.get(name, {})}
   task, batch = family.task_of(name, fields), family.batch_of(name, 0)
   by_row, calibrated = (
@@ -150,9 +152,12 @@ def test_every_model_scores_nearly_as_before(name):
       params = quantize_layers(state.params, abstract_params(other), ranges)
       layers = Layers(params, state.statistics)
       score = jax.jit(other.network.outputs)
-      errors = np.asarray(score(layers, state.tables, inputs)) - before
-      errors = errors[batch.weights > 0]  # the others were not calibrated on
-      assert 0 < np.sqrt(np.mean(errors**2)) < 0.1 * np.std(before)
+      by_engine = engine_of(other.network, layers, state.tables, jnp.asarray)
+      assert 'by onnxruntime' in by_engine.words
+      for found in score(layers, state.tables, inputs), by_engine.score(inputs):
+        errors = np.asarray(found) - before
+        errors = errors[batch.weights > 0]  # the others were not calibrated on
+        assert 0 < np.sqrt(np.mean(errors**2)) < 0.1 * np.std(before)
   mine, theirs = flatten_dict(params), flatten_dict(state.params)
   assert mine.keys() >= theirs.keys()
   for path, x in theirs.items():

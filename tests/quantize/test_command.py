@@ -3,6 +3,7 @@
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from dlrm_jax.quantization.sparse import usable
 from dlrm_jax.quantize.__main__ import main
 from dlrm_jax.quantize.budget import expected_losses
 from dlrm_jax.quantize.model import Model, quantized, table_bytes, write
+from dlrm_jax.quantize.outliers import error_of
 from tests import small
 
 DEFAULTS = default.get_config().to_dict()
@@ -60,6 +62,24 @@ def test_a_quantised_model_is_evaluated_like_any(run, tmp_path, capsys):
   assert second['log_loss'] != first['log_loss']
 
 
+@pytest.mark.parametrize('part', ['tables', 'params'])
+def test_what_is_not_finite_is_refused(run, part, tmp_path, capsys):
+  one = chosen(run)
+  state = jax.tree.map(np.array, one.state())
+  leaf = jax.tree.leaves(getattr(state, part))[0]
+  leaf[(0,) * leaf.ndim] = np.nan
+  model = Model(one.run, jax.device_put(state))
+  write(model, tmp_path / 'bad', one, DEFAULTS)
+  for flags in (['--layers=int8'], ['--tables=float16'], ['--tables=float32']):
+    out = f'--output={tmp_path}/out'
+    assert main([f'--workdir={tmp_path}/bad', *flags, out]) == 1
+    said = capsys.readouterr().err
+    assert re.search(
+      r'table C\d, row \d+: column 0|layer model/\S+: a we', said
+    )
+    assert said.count('\n') == 1
+
+
 def test_a_model_of_a_mixture_scores_with_its_own_rows(run, tmp_path):
   out = tmp_path / 'mixed'
   tables = '--tables=C2=float16,C[13]=int4'
@@ -87,6 +107,18 @@ def test_a_budget_is_kept(run, tmp_path, capsys):
     main([f'--workdir={run}', '--memory=0.00001MB', f'--output={out}2']) == 1
   )
   assert 'with the fewest bits the tables have' in capsys.readouterr().err
+
+
+def test_a_budget_makes_no_table_larger(run, tmp_path):
+  first, out = tmp_path / 'first', tmp_path / 'out'
+  mixed = '--tables=C1=int4,*=int8', f'--output={first}'
+  assert not main([f'--workdir={run}', *mixed])
+  assert not main([f'--workdir={first}', '--memory=1MB', f'--output={out}'])
+  before, after = (
+    [table.storage for table in chosen(x).run.task.collection.tables]
+    for x in (first, out)
+  )
+  assert after == before
 
 
 def test_fewer_bits_are_expected_to_cost_more(run):
@@ -121,7 +153,7 @@ def test_fewer_bits_are_expected_to_cost_more(run):
     ['--outliers=2', '--split=test'],
   ],
 )
-def test_layers_of_int8_score_nearly_alike(run, more, tmp_path):
+def test_layers_of_int8_score_nearly_alike(run, more, tmp_path, capsys):
   out = tmp_path / 'layers'
   flags = [f'--workdir={run}', '--layers=int8', f'--output={out}', *more]
   assert not main(flags)
@@ -130,8 +162,28 @@ def test_layers_of_int8_score_nearly_alike(run, more, tmp_path):
   kernel = after.state().params['model']['top']['dense_0']['kernel']
   assert kernel.dtype == np.int8
   first, second = (dlrm_jax.evaluate(x)['metrics'] for x in (run, out))
-  assert second['auc'] == pytest.approx(first['auc'], abs=5e-3)
   assert second['log_loss'] != first['log_loss']
+  opened = examined(after.run, None, 'test', 2048, 'stop')
+  model, wanted = (Model(x.run, x.state()) for x in (after, chosen(run)))
+  error = error_of(model, wanted, list(opened.batches))
+  assert 0 < error < 1e-3
+  said = capsys.readouterr().out
+  calibrates = any(flag.startswith('--calibrate') for flag in more)
+  assert ('add --calibrate' in said) is not calibrates
+
+
+def test_outliers_and_what_they_gain_are_told(run, tmp_path, capsys):
+  flags = f'--workdir={run}', '--layers=int8', f'--output={tmp_path}/out'
+  assert main([*flags, '--outliers=99']) == 1
+  said = capsys.readouterr().err
+  assert re.search(r'=99: no layer has more than \d+ inputs, so none', said)
+  assert not main([*flags, '--outliers=4'])
+  said = capsys.readouterr().out
+  pattern = r'outliers  (\S+)% of the weights .* variance: (\S+), .* (\S+)\n'
+  ((share, error, without),) = re.findall(pattern, said)
+  assert 0 < float(share) < 100
+  assert 0 < float(error) < float(without) < 1e-3
+  assert 'stay float32 as a whole: model/' in said
 
 
 def zeros_of(folder):
@@ -152,11 +204,15 @@ def test_pruned_layers_are_measured_and_kept_where_faster(
   assert 'products of 7 examples' in said
   shares, forms = zeros_of(out)
   rows = re.findall(r'\| (model/\S+) +\| .* (\S+) \|', said)
+  told = re.findall(r'the model takes .* whole: they (.*)', said)
+  packed = told == ['are packed']
+  assert packed or told == ['stay whole'] or {x for _, x in rows} == {'dense'}
   assert [name for name, _ in rows] == list(shares)
   for name, multiplied in rows:
     assert 0.4 <= shares[name] <= 0.6
     form = forms.pop(name, None)
-    assert multiplied == ('dense' if form is None else form.value)
+    assert packed or form is None
+    assert multiplied == ('dense' if form is None else form.value) or not packed
   assert not forms
   first, second = (dlrm_jax.evaluate(x)['metrics'] for x in (run, out))
   assert second['log_loss'] != first['log_loss']
@@ -267,7 +323,8 @@ def test_a_report_has_all_choices(run, tmp_path, capsys):
   text = report.read_text()
   assert '![](report.svg)' in text
   assert text.count('\n| ') == len(labels) + 2
-  assert '500 examples' in text
+  assert '250 examples' in text
+  assert 'were chosen on 250 others' in text
   picture = (tmp_path / 'report.svg').read_text()
   assert picture.startswith('<?xml')
   assert 'layers bfloat16' in picture
@@ -320,6 +377,7 @@ def test_training_does_not_go_on_from_it(run, tmp_path, capsys):
     ),
     (['--report=a.md', '--output=x'], 'leave --output out'),
     (['--report=a.txt'], 'expected a name in .md'),
+    (['--report={run}.md', '--examples=1'], '--report needs 2 examples'),
     (['--tables=int3', '--output=x'], "'int3' is no storage"),
     (['--memory=lots', '--output=x'], '--memory'),
     (['--memory=1MB', '--output=x', '--examples=0'], 'expected 1 or more'),

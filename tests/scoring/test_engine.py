@@ -127,3 +127,16 @@ def test_several_devices_and_nodes_are_for_xla(devices, fields):
     state = new_state(task, jax.random.key(0))
     made = engine.engine_of(task.network, state.layers, state.tables)
   assert made.words == 'int8, by XLA'
+
+
+def test_an_operation_without_a_rule_is_left_to_xla():
+  pytest.importorskip('onnxruntime')
+  task = family.task_of('dlrm', {'model.compute_dtype': 'int8'})
+  with family.on(1):
+    state = new_state(task, jax.random.key(0))
+    made = engine.engine_of(
+      task.network, state.layers, state.tables, jax.lax.erf_inv
+    )
+  assert made.words.startswith(
+    'int8, by XLA; onnxruntime has no form of the op'
+  )

@@ -4,24 +4,27 @@ import json
 import re
 import shutil
 import subprocess
+import textwrap
 
-import jax
 import pytest
 
 import dlrm_jax
-from dlrm_jax.config import config_file
-from dlrm_jax.configs import default
+from tests.commands import run
 from tests.serving import served
 from tests.test_readme import ROOT, blocks
 
 pytestmark = pytest.mark.slow
 
 
-def trained(config, folder):
-  config.data.dir = str(folder / 'set')
-  config.train.steps, config.train.epochs = 2, 0
-  with jax.numpy_dtype_promotion('standard'):  # Optax's Adam needs it
-    dlrm_jax.train(config, folder / 'run')
+def trained(folder, config, batch_size):
+  run(
+    [
+      *('train.py', f'--config={config}', f'--workdir={folder / "run"}'),
+      f'--config.data.dir={folder / "set"}',
+      '--config.train.steps=2',
+      f'--config.train.batch_size={batch_size}',
+    ]
+  )
   return folder / 'run'
 
 
@@ -32,29 +35,32 @@ def of_pairs(tmp_path_factory):
   lines = [f'{n % 20}\t{n % 37}\t5\t{n}' for n in range(2000)]
   (folder / 'log').write_text('\n'.join([*lines, '']))
   dlrm_jax.prepare('implicit', folder / 'set', input=[folder / 'log'])
-  config = config_file.load('ncf:mf')
-  config.train.batch_size = 90
-  return trained(config, folder)
+  return trained(folder, 'configs/ncf.py:mf', 72)
 
 
 @pytest.fixture(scope='module')
 def of_tags(tmp_path_factory):
   """A run of a log with the columns of docs/serving.md."""
   folder = tmp_path_factory.mktemp('tags')
-  config = default.get_config()
   (code,) = (x for x in blocks('docs/serving.md') if 'config.data.raw' in x)
-  exec(code, {'config': config})
-  lines = [
-    f'{n % 2},{n % 19},b{n % 13},new|tag{n % 5}' for n in range(4096)
-  ]  # fmt: skip
+  (folder / 'my_log.py').write_text(
+    'from dlrm_jax.configs import default\n'
+    'def get_config():\n'
+    '  config = default.get_config()\n'
+    f'{textwrap.indent(code, "  ")}'
+    '  return config\n'
+  )
+  lines = [f'{n % 2},{n % 19},b{n % 13},new|tag{n % 5}' for n in range(4096)]
   (folder / 'log.csv').write_text(
     '\n'.join(['click,user,item,tags', *lines, ''])
   )
   dlrm_jax.prepare(
-    'raw', folder / 'set', config=config, input=[folder / 'log.csv']
+    'raw',
+    folder / 'set',
+    config=folder / 'my_log.py',
+    input=[folder / 'log.csv'],
   )
-  config.train.batch_size = 64
-  return trained(config, folder)
+  return trained(folder, folder / 'my_log.py', 64)
 
 
 def asked(page, server):

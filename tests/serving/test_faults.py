@@ -592,6 +592,7 @@ def test_a_log_that_nobody_reads(small, inputs, monkeypatch):
   gate = gate_of(small, 'ctr', fails=lambda inputs: True)
   gate.open.set()
   assert post(small, json.dumps(good()))[0] == 500
-  small.service.repository.find('ctr').engine._program = gate._program
-  until(lambda: get(small, '/v2/health/ready')[0] == 200)
+  engine = small.service.repository.find('ctr').engine
+  engine._program = gate._program
+  until(lambda: not engine.failure)
   check_alive(small)
