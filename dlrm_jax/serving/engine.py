@@ -18,7 +18,7 @@ import numpy as np
 
 from dlrm_jax.batch import PAD, Inputs
 from dlrm_jax.serving.coding import Coding
-from dlrm_jax.serving.interface import NetworkRows
+from dlrm_jax.serving.interface import ColumnRows, NetworkRows
 from dlrm_jax.serving.program import Program
 from dlrm_jax.serving.refusal import RefusedError, Why, failed_by, line_of
 from dlrm_jax.serving.waiting import Answer, Batch, Limits, Times, Waiting
@@ -158,9 +158,15 @@ class Engine:
       rows = request.question.rows
       if not isinstance(rows, NetworkRows):
         seconds += _VALUE * sum(math.prod(x.shape) for x in rows.values())
-        if seconds > _SHORT or not self._coding.remembers(rows):
+        if seconds > _SHORT or not self._remembers(rows):
           return False
     return seconds <= _SHORT
+
+  def _remembers(self, rows: ColumnRows) -> bool:
+    try:
+      return self._coding.remembers(rows)
+    except Exception:  # which the thread meets again, and tells
+      return False
 
   def close(self) -> None:
     """Takes no more requests; those in the queue are still answered."""

@@ -145,12 +145,6 @@ class Service:
     self._pending += 1
     self._held += size
     self._idle.clear()
-    if in_turns and first:
-      asyncio.get_running_loop().call_soon(self._go_on, version)
-    elif not in_turns and self.open < 2:
-      self._go_on(version)
-    elif not in_turns:
-      version.engine.wake()
     give_up = functools.partial(self._give_up, version, waiting)
     timer = None
     if seconds is not None:
@@ -158,6 +152,12 @@ class Service:
     if watch is not None:
       watch(functools.partial(give_up, _GONE))
     try:
+      if in_turns and first:
+        asyncio.get_running_loop().call_soon(self._go_on, version)
+      elif not in_turns and self.open < 2:
+        self._go_on(version)
+      elif not in_turns:
+        version.engine.wake()
       return Scored(version, await future)
     except asyncio.CancelledError:
       give_up(_GONE)

@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from dlrm_jax.serving import grpc_methods, grpc_service, log, service
+from dlrm_jax.serving.coding import Coding
 from dlrm_jax.serving.http import body, connection
 from dlrm_jax.serving.log import Log, Seldom
 from dlrm_jax.serving.program import Program
@@ -352,22 +353,20 @@ def test_a_client_of_http_that_goes_while_it_waits(small):
   engine._program = program
 
 
-def test_a_defect_of_the_server(small, inputs):
+def test_a_defect_of_the_server(small, monkeypatch):
   """It is no failure of the device; the log says where, without values."""
   version = small.service.repository.find('ctr')
-  coding, errors = version.engine._coding, version.statistics.errors
-  seen = len(small.log.getvalue())
+  errors, seen = version.statistics.errors, len(small.log.getvalue())
 
-  def defective(requests, counts):
+  def defective(self, requests, *others):
     raise ValueError(requests[0]['user'].data[0].decode())
 
-  version.engine._coding = defective
-  try:
-    row = {'user': '12345678'}
-    path = '/page/explain/ctr'
-    status, _, answer = post(small, json.dumps({'row': row}), path)
-  finally:
-    version.engine._coding = coding
+  row = {'user': '12345678'}
+  path = '/page/explain/ctr'
+  monkeypatch.setattr(Coding, '__call__', defective)
+  monkeypatch.setattr(Coding, 'remembers', defective)
+  status, _, answer = post(small, json.dumps({'row': row}), path)
+  monkeypatch.undo()
   assert status == 500
   assert json.loads(answer)['error'] == 'the server failed: ValueError'
   assert version.statistics.errors == errors
