@@ -150,7 +150,7 @@ def test_a_device_that_fails_under_load_and_works_again(export, inputs, want):
     assert min(before) > 0
     assert min(future.result(60) for future in asking) > 0
     assert len(failures) == seen
-  assert 'INTERNAL' in failures[0].status()
+  assert any('INTERNAL' in error.status() for error in failures)
   for error in failures:
     failed = 'INTERNAL' in error.status()
     assert failed or 'UNAVAILABLE' in error.status()
