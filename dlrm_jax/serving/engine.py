@@ -69,7 +69,7 @@ class Engine:
     self.limits, self._deliver = limits, deliver
     self._queue: collections.deque[Waiting] = collections.deque()
     self._rows = 0
-    self._busy = self._told = False
+    self._busy = self._told = self._full = False
     self.failure = ''
     self._changed = threading.Condition()
     self._closed = False
@@ -83,8 +83,8 @@ class Engine:
 
   @property
   def full(self) -> bool:
-    """Whether no request has room in the queue."""
-    return self._rows >= self.limits.max_queue_rows
+    """Whether a request had no room, and none has left the queue since."""
+    return self._full
 
   def submit(self, request: Waiting) -> bool:
     """Puts a request into the queue; `go_on` or `wake` must follow.
@@ -108,6 +108,7 @@ class Engine:
       if self.failure:
         raise RefusedError(Why.UNAVAILABLE, self.failure)
       if self._rows + rows > limits.max_queue_rows:
+        self._full = True
         raise RefusedError(
           Why.FULL,
           f'{self._rows:,} rows wait already, and at most '
@@ -124,6 +125,7 @@ class Engine:
     with self._changed, contextlib.suppress(ValueError):  # it is not there
       self._queue.remove(request)
       self._rows -= request.question.count
+      self._full = False
 
   def wake(self) -> None:
     """Lets the thread of the engine score what waits."""
@@ -217,6 +219,7 @@ class Engine:
       taken.append(self._queue.popleft())
       rows += more
     self._rows -= rows
+    self._full = False
     return taken
 
   def _score_all(self, taken: list[Waiting]) -> Batch:

@@ -322,12 +322,6 @@ def test_a_full_queue_and_deadlines(small, inputs, plain):
     until(lambda: engine.queue_rows == 12)
     found.append((pool.submit(ask, client, inputs, 5, 17), 5, 17))
     until(lambda: engine.queue_rows == 24)
-    with pytest.raises(InferenceServerException) as caught:
-      ask(client, inputs, 0, 9)
-    assert 'RESOURCE_EXHAUSTED' in caught.value.status()
-    assert '24 rows wait' in str(caught.value)
-    status, headers, body = post(small, json.dumps(good(9)))
-    assert (status, headers['Retry-After']) == (429, '1'), body
     # these expire while they wait, and are told so at once
     for options in ({'client_timeout': 0.05}, {'timeout': 1}):
       with pytest.raises(InferenceServerException, match='DEADLINE_EXCEEDED'):
@@ -337,8 +331,14 @@ def test_a_full_queue_and_deadlines(small, inputs, plain):
     assert status == 504, body
     assert 'before its answer' in json.loads(body)['error']
     # so that there is room for others
-    found.append((pool.submit(ask, client, inputs, 8, 16), 8, 16))
-    until(lambda: engine.queue_rows == 32)
+    found.append((pool.submit(ask, client, inputs, 8, 15), 8, 15))
+    until(lambda: engine.queue_rows == 31)
+    with pytest.raises(InferenceServerException) as caught:
+      ask(client, inputs, 0, 2)
+    assert 'RESOURCE_EXHAUSTED' in caught.value.status()
+    assert '31 rows wait' in str(caught.value)
+    status, headers, body = post(small, json.dumps(good(2)))
+    assert (status, headers['Retry-After']) == (429, '1'), body
     gate.open.set()
     for future, start, stop in found:
       np.testing.assert_allclose(
@@ -367,6 +367,8 @@ def test_what_comes_to_full_queues_is_refused_unread(small, inputs):
     assert gate.called.wait(60)
     found += [pool.submit(ask, client, inputs, 0, 16) for _ in range(2)]
     until(lambda: engine.queue_rows == 32)
+    with pytest.raises(InferenceServerException, match='32 rows wait already'):
+      ask(client, inputs, 0, 1)
     before = service.refused.get('RESOURCE_EXHAUSTED', 0)
     with pytest.raises(InferenceServerException) as caught:
       client.infer('no such model', [])
