@@ -80,7 +80,9 @@ def _by_onnxruntime(
   """Lookups and encodings by XLA, all behind them by onnxruntime."""
   import onnxruntime
 
-  def session(made: bytes, threads: int) -> onnxruntime.InferenceSession:
+  made = layers_graph(network, jax.tree.map(np.asarray, layers), outputs)
+
+  def session(threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Threads that wait awake take their cores from XLA's.
@@ -92,8 +94,7 @@ def _by_onnxruntime(
   def open_sessions() -> tuple[
     onnxruntime.InferenceSession, onnxruntime.InferenceSession, list[str]
   ]:
-    made = layers_graph(network, jax.tree.map(np.asarray, layers), outputs)
-    few, many = session(made, 1), session(made, machine.cores())
+    few, many = session(1), session(machine.cores())
     return few, many, [x.name for x in few.get_inputs()]
 
   # Not before they score: a server makes an engine of its own.
@@ -144,6 +145,15 @@ def layers_graph(
   if dense:
     shapes[_DENSE] = (dense,)
   inputs = {name: (shape, jnp.float32) for name, shape in shapes.items()}
-  signed = not _VNNI.isdisjoint(machine.cpu_flags() or ())
-  model = model_of(told, layers, inputs, 'outputs', Builder(signed=signed))
+  builder = Builder(signed=has_vnni())
+  model = model_of(told, layers, inputs, 'outputs', builder)
   return model.SerializeToString()
+
+
+def has_vnni() -> bool:
+  """Whether this processor sums products with signed codes in 32 bits.
+
+  Others, such as those with AVX2 alone, sum two of them in 16 bits in
+  onnxruntime, where large ones are cut off.
+  """
+  return not _VNNI.isdisjoint(machine.cpu_flags() or ())

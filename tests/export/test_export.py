@@ -243,8 +243,8 @@ def test_the_command(plain, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('flags', 'words'),
   [
-    (['--output={copy}'], ['{copy}', 'exists']),
-    (['--output={copy}/model.json/x'], ['model.json/x', 'cannot be written']),
+    (['--output={copy}'], ['{copy}', 'is there already']),
+    (['--output={copy}/model.json/x'], ['model.json/x', 'cannot be made']),
     (['--output={new}', '--checkpoint=9'], ['no checkpoint of step 9', '7']),
     (['--output={new}', '--checkpoint=last'], ["checkpoint 'last'", 'latest']),
   ],

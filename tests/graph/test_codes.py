@@ -9,6 +9,7 @@ import pytest
 
 from dlrm_jax.graph.builder import Builder
 from dlrm_jax.models.int8 import Codes, grid_between, grid_of, product_of_codes
+from dlrm_jax.scoring.engine import has_vnni
 from tests.graph import graphs
 
 pytest.importorskip('onnx')
@@ -55,7 +56,14 @@ def errors(function, constants, batch, builder=None):
   return np.abs(found - wanted) / wanted.std()
 
 
-@pytest.mark.parametrize('signed', [True, False])
+needs_vnni = pytest.mark.skipif(
+  not has_vnni(), reason='this processor cuts off products of signed codes'
+)
+
+
+@pytest.mark.parametrize(
+  'signed', [pytest.param(True, marks=needs_vnni), False]
+)
 @pytest.mark.parametrize('by_example', [True, False])
 def test_layers_are_equal_to_rounding(signed, by_example):
   layers = layers_of(30, 16, 8, 3)
@@ -70,6 +78,7 @@ def test_layers_are_equal_to_rounding(signed, by_example):
   assert found.max() < 0.05
 
 
+@needs_vnni
 def test_codes_of_either_sign_are_the_same_product():
   layers, batch = layers_of(30, 16, 8, 3), {'x': X}
   first, second = (
