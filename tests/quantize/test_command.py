@@ -299,6 +299,7 @@ def tables_of(labels, storage):
   return [x for x in labels if x['tables'] == storage]
 
 
+@pytest.mark.slow
 def test_a_report_has_all_choices(run, tmp_path, capsys):
   report = tmp_path / 'report.md'
   assert not main([f'--workdir={run}', f'--report={report}', '--examples=500'])
