@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from dlrm_jax.batch import PAD, Inputs
+from dlrm_jax.batch import Inputs
 from dlrm_jax.serving.coding import Coding
 from dlrm_jax.serving.interface import ColumnRows, NetworkRows
+from dlrm_jax.serving.joining import cut, joined
 from dlrm_jax.serving.program import Program
 from dlrm_jax.serving.refusal import RefusedError, Why, failed_by, line_of
 from dlrm_jax.serving.waiting import Answer, Batch, Limits, Times, Waiting
@@ -325,13 +326,13 @@ class Engine:
       parts: the rows, and how many.
       cuts: sizes of the calls.
     """
-    inputs = _joined(parts, sum(cuts))
+    inputs = joined(parts, sum(cuts))
     if len(cuts) == 1:
       return self._call(inputs)
     ends = list(itertools.accumulate(cuts))
     return np.concatenate(
       [
-        self._call(_cut(inputs, end - size, end))
+        self._call(cut(inputs, end - size, end))
         for size, end in zip(cuts, ends, strict=True)
       ]
     )
@@ -354,37 +355,3 @@ def _answer(scores: np.ndarray, times: Times) -> Answer | RefusedError:
     f'row {row}: its score is not finite; expected smaller numbers, or another '
     'model',
   )
-
-
-def _cut(inputs: Inputs, start: int, stop: int) -> Inputs:
-  weights = inputs.id_weights
-  return Inputs(
-    inputs.dense[start:stop],
-    inputs.ids[start:stop],
-    None if weights is None else weights[start:stop],
-  )
-
-
-def _joined(
-  parts: Sequence[tuple[int, Inputs | NetworkRows]], size: int
-) -> Inputs:
-  """Rows one after the other, as many as `size`; the last have no ids."""
-  count, first = parts[0]
-  if len(parts) == 1 and count == size == len(first.ids) == len(first.dense):
-    weights = first.id_weights
-    if weights is None or len(weights) == count:
-      return Inputs(first.dense, first.ids, weights)
-  dense = np.zeros((size, first.dense.shape[1]), np.float32)
-  ids = np.full((size, first.ids.shape[1]), PAD, np.int32)
-  weights = None
-  if first.id_weights is not None:
-    weights = np.zeros(ids.shape, np.float32)
-  start = 0
-  for count, part in parts:
-    stop = start + count
-    dense[start:stop] = part.dense
-    ids[start:stop] = part.ids
-    if weights is not None:
-      weights[start:stop] = part.id_weights
-    start = stop
-  return Inputs(dense, ids, weights)

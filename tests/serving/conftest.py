@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests import scored
 from tests.serving import served
 
 
@@ -11,3 +12,15 @@ def server(export, weighted, two_labels):
   folders = {'ctr': export, 'two': two_labels.folder, 'bags': weighted.folder}
   with served.serving(folders) as running:
     yield running
+
+
+@pytest.fixture(scope='session')
+def inputs(plain):
+  """What the network takes of the rows of a split."""
+  return scored.blocks_of(plain.data, 'test')
+
+
+@pytest.fixture(scope='session')
+def want(plain, inputs):
+  """Their probabilities."""
+  return plain.probabilities(inputs)

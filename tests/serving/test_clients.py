@@ -24,16 +24,6 @@ AIO = {'grpc': over_grpc_aio, 'http': over_http_aio}
 
 
 @pytest.fixture(scope='module')
-def inputs(plain):
-  return scored.blocks_of(plain.data, 'test')
-
-
-@pytest.fixture(scope='module')
-def want(plain, inputs):
-  return plain.probabilities(inputs)
-
-
-@pytest.fixture(scope='module')
 def rows(plain):
   """Rows of the log without missing numbers."""
   schema = load(plain.folder).intake.schema

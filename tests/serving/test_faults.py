@@ -26,7 +26,7 @@ from dlrm_jax.serving.http import body, connection
 from dlrm_jax.serving.log import Log, Seldom
 from dlrm_jax.serving.program import Program
 from dlrm_jax.serving.waiting import Limits
-from tests import commands, scored
+from tests import commands
 from tests.serving import served
 from tests.serving.gates import gate_of
 from tests.serving.test_command import MODULE, events, started
@@ -34,16 +34,6 @@ from tests.serving.test_protocol import INFER, check_alive, good, post, until
 from tests.serving.test_reload import ask, check, replace
 
 LIMITS = Limits(max_batch=8, max_delay=0.0, max_queue_rows=64)
-
-
-@pytest.fixture(scope='module')
-def inputs(plain):
-  return scored.blocks_of(plain.data, 'test')
-
-
-@pytest.fixture(scope='module')
-def want(plain, inputs):
-  return plain.probabilities(inputs)
 
 
 @pytest.fixture(scope='module')

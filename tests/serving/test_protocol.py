@@ -26,17 +26,11 @@ from dlrm_jax.serving.refusal import RefusedError, Why
 from dlrm_jax.serving.security import Security
 from dlrm_jax.serving.tensors import BYTES, DTYPES, of_bytes, of_json
 from dlrm_jax.serving.waiting import Limits
-from tests import scored
 from tests.serving import served
 from tests.serving.gates import gate_of, refusal
 
 INFER = '/v2/models/ctr/infer'
 KINDS = [*DTYPES, BYTES]
-
-
-@pytest.fixture(scope='module')
-def inputs(plain):
-  return scored.blocks_of(plain.data, 'test')
 
 
 def post(server, body, path=INFER, **headers):

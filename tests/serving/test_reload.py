@@ -38,11 +38,6 @@ def exports(export, other, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def inputs(plain):
-  return scored.blocks_of(plain.data, 'test')
-
-
-@pytest.fixture(scope='module')
 def wants(plain, other, inputs):
   """What each model says of the inputs."""
   found = [run.probabilities(inputs) for run in (plain, other)]
