@@ -29,7 +29,7 @@ class Load(NamedTuple):
 
 def post(path: str, body: bytes, headers: str = '') -> bytes:
   """A request; each header ends with a line's end."""
-  head = f'POST {path} HTTP/1.1\r\nHost: server\r\n{headers}'
+  head = f'POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}'
   return f'{head}Content-Length: {len(body)}\r\n\r\n'.encode() + body
 
 

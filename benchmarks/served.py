@@ -4,7 +4,8 @@ python -m benchmarks.served --model=DIR [--overload=SECONDS] [--reload=DIR]
   [--peer_python=PYTHON]
 
 DIR is an export. Clients and server share this machine. `alone` is the server's
-own program, called in this process. With --overload, ten times the requests of
+own program, called in this process; `gRPC, a constant` is a server of gRPC that
+answers at once. With --overload, ten times the requests of
 1,024 rows come that the server can answer; with --reload, another export and
 the first one take turns as its versions. Every answer is compared with that of
 the function. The peer is torchrec's model behind FastAPI.
@@ -13,6 +14,7 @@ the function. The peer is torchrec's model behind FastAPI.
 import argparse
 import asyncio
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 
 from benchmarks import (
+  constant_server,
   grpc_load,
   http_load,
   machine,
@@ -116,16 +119,20 @@ def timed(
 
 
 def one_client(
-  server: Server, program: Program, sized: Sized, calls: int
+  server: Server, constant: Server, program: Program, sized: Sized, calls: int
 ) -> dict[str, dict[str, float]]:
   """p50 and p99 of calls of one client, by what is called."""
   http, grpc = server.addresses
   with (
     over_grpc.InferenceServerClient(grpc) as by_grpc,
+    over_grpc.InferenceServerClient(constant.addresses[0]) as by_constant,
     over_http.InferenceServerClient(http) as by_http,
   ):
     ways: dict[str, Callable[[Inputs], Any]] = {
       'alone': program,
+      'gRPC, a constant': lambda x: by_constant.infer(
+        'model', _tensors(over_grpc, x)
+      ),
       'gRPC': lambda x: by_grpc.infer('model', _tensors(over_grpc, x)),
       'HTTP': lambda x: by_http.infer('model', _tensors(over_http, x)),
     }
@@ -231,12 +238,15 @@ def main() -> None:
   sized = {n: requests(programs, rows, len(schema.dense), n) for n in CALLS}
   with Server(served_trials.command(arguments.model)) as server:
     lines: list[dict[str, Any]] = []
-    for count, calls in CALLS.items():
-      seen = _medians(
-        lambda n=count, c=calls: one_client(server, programs[0], sized[n], c),
-        rounds,
-      )
-      lines += [{'rows': count, 'one client': x} | y for x, y in seen.items()]
+    with Server([sys.executable, '-m', constant_server.__name__]) as constant:
+      for count, calls in CALLS.items():
+        seen = _medians(
+          lambda n=count, c=calls: one_client(
+            server, constant, programs[0], sized[n], c
+          ),
+          rounds,
+        )
+        lines += [{'rows': count, 'one client': x} | y for x, y in seen.items()]
     machine.show('served, one client', lines)
     lines, rated = [], 0.0
     for count in CALLS:

@@ -109,9 +109,10 @@ def grid_between(low: jax.Array, high: jax.Array) -> Grid:
 def product_of_codes(x: jax.Array, kernel: Codes, grid: Grid) -> jax.Array:
   """The product f32[B, out] of a batch f32[B, in] and a kernel.
 
-  Inputs beyond the grid count as its end; NaN within an example's own grid
-  makes all its products NaN. A function of its own in traced programs, so that
-  `dlrm_jax.graph` finds it: ONNX has operators for it.
+  Inputs beyond the grid count as its end. NaN within an example's own grid
+  makes all its products NaN; on the grid of a layer it counts as code 0, so
+  that whoever scores refuses such inputs before. A function of its own in
+  traced programs, so that `dlrm_jax.graph` finds it: ONNX has operators for it.
   """
   middle, step = grid
   codes = jnp.round((x - middle) * (1 / jnp.maximum(step, _LEAST_STEP)))

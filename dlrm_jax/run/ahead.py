@@ -55,8 +55,6 @@ def compile_ahead(
   if jax.process_count() > 1:  # all must compile in the same order
     return function
 
-  def compiled() -> jax.stages.Compiled:
-    return function.lower(*arguments).compile()
-
-  program = ahead(compiled, 'compiler')
+  traced = function.trace(*arguments)  # here, where the caller's settings hold
+  program = ahead(lambda: traced.lower().compile(), 'compiler')
   return lambda *given: program()(*given)

@@ -117,11 +117,12 @@ def _begin(run: Run, step: int) -> _Begun:
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
     batch_shapes(source, run.reading.batch_size),
   )
+  batches = batches_from(run, source, step)
+  first = ahead(lambda: next(batches), 'reader')
   update = compile_ahead(
     compiled_step(run.task), abstract_state(run.task), shapes
   )
-  batches = batches_from(run, source, step)
-  return _Begun(ahead(lambda: next(batches), 'reader'), batches, update)
+  return _Begun(first, batches, update)
 
 
 def _sent(batches: Iterator[Batch]) -> Iterator[Batch]:

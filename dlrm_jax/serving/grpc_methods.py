@@ -14,11 +14,15 @@ from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
+from dlrm_jax.serving.refusal import RefusedError, Why
+
 TOGETHER = 32
 """Messages that are read at a time, of calls, and of streams."""
 
 _SECONDS = 30.0  # for a message to come, where others wait to be read
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name['GRPCInferenceService']
+
+_SCORES = 'ModelInfer'  # the method that scores
 
 MALFORMED: Any = object()
 """Takes the place of a message that could not be read."""
@@ -36,6 +40,15 @@ def _reading(kind: Any) -> Callable[[bytes], Any]:
   return read
 
 
+async def abort(context: Any, error: RefusedError) -> Any:
+  """Ends a call with a refusal."""
+  if error.why is Why.FULL:
+    context.set_trailing_metadata((('retry-after', '1'),))
+  error.__traceback__ = None  # it holds what was read
+  code = grpc.StatusCode[error.why.value.name]
+  await context.abort(code, str(error))
+
+
 class _Reading:
   """Reads so many messages at a time."""
 
@@ -43,13 +56,23 @@ class _Reading:
     self._room = asyncio.Semaphore(TOGETHER)
     self._since: dict[asyncio.Timeout, float] = {}
 
-  async def __call__(self, context: Any) -> Any:
+  async def __call__(self, context: Any, check: Callable[[], None]) -> Any:
     """The message of a call.
+
+    Args:
+      context: of the call.
+      check: refuses it, unread; also called once it is its turn, as the queues
+        may be full after it has waited for others.
 
     Raises:
       TimeoutError: it does not come.
+      RefusedError: by `check`.
     """
+    check()
+    waits = self._room.locked()
     async with self._room, asyncio.timeout(None) as limit:
+      if waits:
+        check()
       self._since[limit] = asyncio.get_running_loop().time()
       if self._room.locked():  # only then, as timers take long
         for other, since in self._since.items():
@@ -61,8 +84,15 @@ class _Reading:
         del self._since[limit]
 
 
+def _taken() -> None:
+  """Refuses nothing."""
+
+
 def _checked(
-  answer: Callable[..., Awaitable[Any]], name: str, reading: _Reading
+  answer: Callable[..., Awaitable[Any]],
+  name: str,
+  reading: _Reading,
+  check: Callable[[], None],
 ) -> Callable[..., Awaitable[Any]]:
   """The method of a stream of one message, as one is read when it is asked for.
 
@@ -71,7 +101,9 @@ def _checked(
 
   async def checked(requests: Any, context: Any) -> Any:
     try:
-      request = await reading(context)
+      request = await reading(context, check)
+    except RefusedError as error:
+      return await abort(context, error)
     except TimeoutError:
       return await context.abort(
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -86,8 +118,16 @@ def _checked(
   return checked
 
 
-def add_methods(servicer: Any, server: Any) -> None:
-  """Lets a server call a servicer; streams get `MALFORMED` as it is."""
+def add_methods(
+  servicer: Any, server: Any, check_room: Callable[[], None]
+) -> None:
+  """Lets a server call a servicer; streams get `MALFORMED` as it is.
+
+  Args:
+    servicer: has the methods.
+    server: of gRPC.
+    check_room: refuses a request to score, unread, where there is no room.
+  """
   handlers, reading = {}, _Reading()
   for method in _SERVICE.methods:
     answer = getattr(servicer, method.name)
@@ -102,8 +142,9 @@ def add_methods(servicer: Any, server: Any) -> None:
     if method.server_streaming:
       made = grpc.stream_stream_rpc_method_handler(answer, **codecs)
     else:
+      check = check_room if method.name == _SCORES else _taken
       made = grpc.stream_unary_rpc_method_handler(
-        _checked(answer, method.input_type.name, reading), **codecs
+        _checked(answer, method.input_type.name, reading, check), **codecs
       )
     handlers[method.name] = made
   name = _SERVICE.full_name

@@ -8,13 +8,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import grpc
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from dlrm_jax.prepare.bad_rows import shorten
 from dlrm_jax.serving import description
-from dlrm_jax.serving.grpc_methods import MALFORMED, TOGETHER
+from dlrm_jax.serving.grpc_methods import MALFORMED, TOGETHER, abort
 from dlrm_jax.serving.log import Log
 from dlrm_jax.serving.parameters import (
   NO_LOG_SETTINGS,
@@ -28,9 +27,6 @@ from dlrm_jax.serving.parameters import (
 from dlrm_jax.serving.refusal import RefusedError, Why, invalid
 from dlrm_jax.serving.service import Service
 from dlrm_jax.serving.tensors import BYTES, Tensor, of_bytes, of_json
-
-INFER = '/inference.GRPCInferenceService/ModelInfer'
-"""The call that scores."""
 
 _IN_FLIGHT = 64  # requests of a stream
 _CONTENTS = {
@@ -97,43 +93,6 @@ def _plain(parameters: Any) -> dict[str, Any]:
   }
 
 
-async def _abort(context: Any, error: RefusedError) -> Any:
-  if error.why is Why.FULL:
-    context.set_trailing_metadata((('retry-after', '1'),))
-  error.__traceback__ = None  # it holds what was read
-  code = grpc.StatusCode[error.why.value.name]
-  await context.abort(code, str(error))
-
-
-class RoomInterceptor(grpc.aio.ServerInterceptor):
-  """Refuses requests to score unread while the queues are full."""
-
-  def __init__(self, service: Service) -> None:
-    self._service = service
-
-  async def intercept_service(
-    self,
-    continuation: Callable[[Any], Awaitable[Any]],
-    handler_call_details: Any,
-  ) -> Any:
-    """The handler of a call."""
-    if handler_call_details.method == INFER:
-      try:
-        self._service.check_room()
-      except RefusedError as error:
-        return _refusing(error)
-    return await continuation(handler_call_details)
-
-
-def _refusing(error: RefusedError) -> Any:
-  """A handler as of a stream: it does not ask for the request."""
-
-  async def refuse(requests: Any, context: Any) -> None:
-    await _abort(context, error)
-
-  return grpc.stream_unary_rpc_method_handler(refuse)
-
-
 # Any: its methods are those of a server without an event loop.
 _Servicer: Any = service_pb2_grpc.GRPCInferenceServiceServicer
 
@@ -143,7 +102,7 @@ def _absent(why: str) -> Callable[..., Awaitable[None]]:
 
   async def refuse(self: Any, request: Any, context: Any) -> None:
     """Refuses."""
-    await _abort(context, RefusedError(Why.UNSUPPORTED, why))
+    await abort(context, RefusedError(Why.UNSUPPORTED, why))
 
   return refuse
 
@@ -218,7 +177,7 @@ class GrpcService(_Servicer):
     try:
       return await self._infer(request, context.time_remaining())
     except RefusedError as error:
-      await _abort(context, error)
+      await abort(context, error)
 
   async def ModelStreamInfer(
     self, request_iterator: AsyncIterator[Any], context: Any
@@ -227,7 +186,7 @@ class GrpcService(_Servicer):
     if self._streams >= TOGETHER:
       error = RefusedError(Why.FULL, f'{TOGETHER} streams are open; try again')
       self._service.refuse(error, 0.0, None)
-      await _abort(context, error)
+      await abort(context, error)
     self._streams += 1
     pending: asyncio.Queue[asyncio.Task | None] = asyncio.Queue(_IN_FLIGHT)
 
@@ -294,7 +253,7 @@ class GrpcService(_Servicer):
     try:
       return json_format.ParseDict(describe(), message)
     except RefusedError as error:
-      await _abort(context, error)
+      await abort(context, error)
 
   async def ModelMetadata(self, request: Any, context: Any) -> Any:
     """Inputs and outputs of a model."""
@@ -346,7 +305,7 @@ class GrpcService(_Servicer):
       check_load(_plain(request.parameters))
       await self._service.load(request.model_name)
     except RefusedError as error:
-      await _abort(context, error)
+      await abort(context, error)
     return service_pb2.RepositoryModelLoadResponse()
 
   async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
@@ -354,5 +313,5 @@ class GrpcService(_Servicer):
     try:
       await self._service.repository.unload(request.model_name)
     except RefusedError as error:
-      await _abort(context, error)
+      await abort(context, error)
     return service_pb2.RepositoryModelUnloadResponse()

@@ -12,7 +12,7 @@ import uvicorn
 
 from dlrm_jax.errors import InputError
 from dlrm_jax.serving.grpc_methods import add_methods
-from dlrm_jax.serving.grpc_service import GrpcService, RoomInterceptor
+from dlrm_jax.serving.grpc_service import GrpcService
 from dlrm_jax.serving.http.connection import Connection
 from dlrm_jax.serving.http.service import HttpService
 from dlrm_jax.serving.log import Log
@@ -106,11 +106,8 @@ def _grpc_server(
     InputError: the port is not to be had.
   """
   security = settings.security
-  interceptors: list[Any] = [RoomInterceptor(service)]
-  if security.token:
-    interceptors.insert(0, TokenInterceptor(security))
   server = grpc.aio.server(
-    interceptors=interceptors,
+    interceptors=[TokenInterceptor(security)] if security.token else [],
     maximum_concurrent_rpcs=_CALLS,
     options=[
       ('grpc.max_receive_message_length', settings.max_body),
@@ -119,7 +116,7 @@ def _grpc_server(
       ('grpc.so_reuseport', 0),  # else two servers share a port
     ],
   )
-  add_methods(GrpcService(service, log), server)
+  add_methods(GrpcService(service, log), server, service.check_room)
   host = f'[{settings.host}]' if ':' in settings.host else settings.host
   address = f'{host}:{settings.grpc}'
   try:

@@ -15,6 +15,13 @@ def server(export, weighted, two_labels):
 
 
 @pytest.fixture(scope='session')
+def small(export):
+  """A server of small batches, with little room."""
+  with served.serving({'ctr': export}, served.SMALL) as running:
+    yield running
+
+
+@pytest.fixture(scope='session')
 def inputs(plain):
   """What the network takes of the rows of a split."""
   return scored.blocks_of(plain.data, 'test')

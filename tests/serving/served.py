@@ -16,6 +16,8 @@ from dlrm_jax.serving.waiting import Limits
 
 LIMITS = Limits(max_batch=64, max_delay=0.0, max_queue_rows=512)
 
+SMALL = Limits(max_batch=8, max_delay=0.0, max_queue_rows=64)
+
 OPEN = Security(None, '')
 
 

@@ -19,8 +19,8 @@ from dlrm_jax.scoring.load import load
 from dlrm_jax.serving.http.infer import LENGTH
 from dlrm_jax.serving.tensors import BYTES, DTYPES, of_json
 from tests import scored
+from tests.serving.calls import check_alive, post
 from tests.serving.gates import refusal
-from tests.serving.test_protocol import check_alive, post
 
 ROWS = 30
 SERVICE = '/inference.GRPCInferenceService'

@@ -16,8 +16,8 @@ from dlrm_jax.serving.refusal import Why
 from dlrm_jax.serving.tensors import DTYPES, Tensor
 from dlrm_jax.serving.waiting import Answer, Limits, Waiting
 from tests import scored
+from tests.serving.calls import until
 from tests.serving.gates import Gate, refusal
-from tests.serving.test_protocol import until
 
 NOTHING = float('inf')
 LIMITS = Limits(32, 0.0, 1000)

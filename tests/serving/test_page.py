@@ -11,7 +11,7 @@ import tritonclient.http as over_http
 
 from dlrm_jax.scoring.load import load
 from tests.serving import served
-from tests.serving.test_protocol import post
+from tests.serving.calls import post
 from tests.serving.test_reload import replace
 
 EXPLAIN = '/page/explain/ctr'

@@ -19,7 +19,7 @@ from dlrm_jax.serving.version import mark_of, versions_in
 from dlrm_jax.serving.waiting import Limits
 from tests import scored
 from tests.serving import served
-from tests.serving.test_protocol import until
+from tests.serving.calls import until
 
 LIMITS = Limits(max_batch=8, max_delay=0.0, max_queue_rows=512)
 
