@@ -39,11 +39,13 @@ class Environment(NamedTuple):
     name: name of the row.
     python: the interpreter.
     pins: lines of a constraints file.
+    extras: of the package, beside which tests are skipped.
   """
 
   name: str
   python: str
-  pins: tuple[str, ...]
+  pins: tuple[str, ...] = ()
+  extras: str = ''
 
 
 def _lowest() -> tuple[str, ...]:
@@ -69,7 +71,7 @@ def environments() -> Iterator[Environment]:
     and subprocess.run([path, '-c', ''], capture_output=True).returncode == 0
   }
   for version, python in found.items():
-    yield Environment(f'{version}, newest', python, ())
+    yield Environment(f'{version}, newest', python, extras='[onnx,serve]')
   if found:
     version, python = next(iter(found.items()))
     yield Environment(f'{version}, oldest', python, _lowest())
@@ -112,7 +114,8 @@ def measure(environment: Environment, folder: pathlib.Path) -> dict[str, Any]:
   pip = (str(python), '-m', 'pip', 'install', '--quiet')
   wanted = (*('-r', 'requirements.txt', '-c', str(pins)), *_FOR_TESTS)
   subprocess.run([*pip, *wanted], cwd=ROOT, check=True)
-  subprocess.run([*pip, '--no-deps', '-e', str(ROOT)], cwd=ROOT, check=True)
+  package = f'{ROOT}{environment.extras}'
+  subprocess.run([*pip, '-c', str(pins), '-e', package], cwd=ROOT, check=True)
   listed = _run(python, '-m', 'pip', 'list', '--format=json')
   versions = {
     entry['name'].lower(): entry['version']
