@@ -15,6 +15,7 @@ import sys
 import threading
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -321,6 +322,7 @@ def interrupting(function, times, call=0):
   return wrapped
 
 
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_an_interrupt_before_the_first_step_is_raised(tmp_path, monkeypatch):
   handler = signal.getsignal(signal.SIGINT)
   with monkeypatch.context() as patch:

@@ -15,14 +15,14 @@ FLAGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason='there is no C compiler')
 @pytest.mark.parametrize(
   ('sanitizers', 'lanes'),
   [
     ('address,undefined', 16),  # where the processor has AVX-512
-    pytest.param('address,undefined', 8, marks=pytest.mark.slow),
-    # Some kernels place memory where it cannot work.
-    pytest.param('thread', 16, marks=pytest.mark.slow),
+    ('address,undefined', 8),
+    ('thread', 16),  # some kernels place memory where it cannot work
   ],
 )
 def test_drawn_calls(sanitizers, lanes, tmp_path):

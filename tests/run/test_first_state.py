@@ -309,6 +309,7 @@ def test_a_run_with_nothing_in_common_is_refused(tmp_path):
     started(tmp_path / 'b', config_of('mlp'), other.workdir)
 
 
+@jax.numpy_dtype_promotion('standard')  # Optax's Adam needs it
 def test_a_start_that_is_refused_leaves_the_folder_to_others(tmp_path):
   other, _ = made(tmp_path / 'a', config_of('gmf', data__synthetic__seed=3))
   config = config_of('mlp', train__init_from=str(other.workdir))
