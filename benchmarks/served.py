@@ -7,8 +7,9 @@ DIR is an export. Clients and server share this machine. `alone` is the server's
 own program, called in this process; `gRPC, a constant` is a server of gRPC that
 answers at once. With --overload, ten times the requests of
 1,024 rows come that the server can answer; with --reload, another export and
-the first one take turns as its versions. Every answer is compared with that of
-the function. The peer is torchrec's model behind FastAPI.
+the first one take turns as its versions. All answers but those
+to one client are compared with those of the function. The peer is torchrec's
+model behind FastAPI.
 """
 
 import argparse

@@ -39,7 +39,7 @@ class Environment(NamedTuple):
     name: name of the row.
     python: the interpreter.
     pins: lines of a constraints file.
-    extras: of the package, beside which tests are skipped.
+    extras: of the package, which are installed with it.
   """
 
   name: str

@@ -43,14 +43,15 @@ def ahead(work: Callable[[], Result], name: str) -> Callable[[], Result]:
 def compile_ahead(
   function: jax.stages.Wrapped, *arguments: Any
 ) -> Callable[..., Any]:
-  """Begins to compile a function for the mesh in use.
+  """Traces a function for the mesh in use, and begins to compile it.
 
   Args:
     function: by `jax.jit`.
     *arguments: shapes, dtypes and shardings of all that it will be called with.
 
   Returns:
-    The function; a call waits for the compiler, and raises what it raised.
+    The function; a call waits for the compiler, and raises what it raised. What
+    tracing raises is raised at once.
   """
   if jax.process_count() > 1:  # all must compile in the same order
     return function

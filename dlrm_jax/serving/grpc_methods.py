@@ -84,8 +84,8 @@ class _Reading:
         del self._since[limit]
 
 
-def _taken() -> None:
-  """Refuses nothing."""
+def _all_may() -> None:
+  """Refuses no call."""
 
 
 def _checked(
@@ -142,7 +142,7 @@ def add_methods(
     if method.server_streaming:
       made = grpc.stream_stream_rpc_method_handler(answer, **codecs)
     else:
-      check = check_room if method.name == _SCORES else _taken
+      check = check_room if method.name == _SCORES else _all_may
       made = grpc.stream_unary_rpc_method_handler(
         _checked(answer, method.input_type.name, reading, check), **codecs
       )

@@ -4,6 +4,7 @@ import pytest
 
 from tests import scored
 from tests.serving import served
+from tests.serving.gates import Gate
 
 
 @pytest.fixture(scope='session')
@@ -15,10 +16,21 @@ def server(export, weighted, two_labels):
 
 
 @pytest.fixture(scope='session')
-def small(export):
+def small_server(export):
   """A server of small batches, with little room."""
   with served.serving({'ctr': export}, served.SMALL) as running:
     yield running
+
+
+@pytest.fixture
+def small(small_server):
+  """The same, whose program is its own again after a test."""
+  engine = small_server.service.repository.find('ctr').engine
+  program = engine._program
+  yield small_server
+  if isinstance(engine._program, Gate):
+    engine._program.open.set()
+  engine._program = program
 
 
 @pytest.fixture(scope='session')

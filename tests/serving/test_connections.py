@@ -41,7 +41,6 @@ def test_clients_that_stop_half_way(server):
 def test_calls_that_are_cancelled_while_they_wait(small, inputs):
   """What nobody waits for is not computed, and nothing of it is kept."""
   engine = small.service.repository.find('ctr').engine
-  program = engine._program
   gate = gate_of(small, 'ctr')
   request = over_grpc.service_pb2.ModelInferRequest(model_name='ctr')
   for name, kind, array in (
@@ -65,12 +64,10 @@ def test_calls_that_are_cancelled_while_they_wait(small, inputs):
   check_alive(small)
   assert gate.sizes == [8, 1]  # the first one, and that of `check_alive`
   assert small.service.open == small.service._held == 0
-  engine._program = program
 
 
 def test_a_client_of_http_that_goes_while_it_waits(small):
   engine = small.service.repository.find('ctr').engine
-  program = engine._program
   gate = gate_of(small, 'ctr')
   host, port = small.http.split(':')
   text = json.dumps(good())
@@ -86,7 +83,6 @@ def test_a_client_of_http_that_goes_while_it_waits(small):
   check_alive(small)
   assert gate.sizes == [1, 1]  # the first one, and that of `check_alive`
   assert small.service._held == engine.queue_rows == 0
-  engine._program = program
 
 
 def said(server, *pieces):
@@ -136,7 +132,6 @@ def test_many_connections(small, opened, monkeypatch):
     others[-1].recv(1)
   gate.open.set()
   assert waiting.recv(100).startswith(b'HTTP/1.1 200')
-  small.service.repository.find('ctr').engine._program = gate._program
 
 
 def test_many_connections_with_requests(small, monkeypatch):
@@ -154,7 +149,6 @@ def test_many_connections_with_requests(small, monkeypatch):
       assert get(small, path)[0] == 200
     gate.open.set()
     assert [x.result(60)[0] for x in found] == [200] * 3
-  small.service.repository.find('ctr').engine._program = gate._program
 
 
 @pytest.fixture
@@ -221,6 +215,7 @@ def test_calls_that_wait_to_be_read_while_queues_fill(
     assert third.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert third.details() == 'the queues are full; try again'
     assert ('retry-after', '1') in map(tuple, third.trailing_metadata())
+    assert server.service.refused == {'RESOURCE_EXHAUSTED': 1}
     server.call(setattr, engine, '_full', False)
     silent[1].cancel()
     check_alive(server)
