@@ -1,8 +1,12 @@
 """Files of other programs, and conversions of them, for tests."""
 
 import contextlib
+import functools
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -23,6 +27,7 @@ from dlrm_jax.convert.torchrec import TORCHREC
 from dlrm_jax.run import workdir
 from dlrm_jax.training.state import abstract_state
 
+PEER = os.environ.get('DLRM_JAX_PEER_PYTHON', sys.executable)
 GOLDENS = pathlib.Path(__file__).parents[1] / 'goldens'
 PROGRAMS = {'fb': FACEBOOK, 'torchrec': TORCHREC}
 DEFAULTS = default.get_config().to_dict()
@@ -297,3 +302,19 @@ def random_inputs(name, examples=32):
     hotness,
   )
   return ours, held
+
+
+def peer(*arguments):
+  """What the process of a program prints at the end."""
+  script = pathlib.Path(__file__).with_name('peer.py')
+  done = subprocess.run(
+    [PEER, script, *arguments],
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': '', 'OMP_NUM_THREADS': '1'},
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout.splitlines()[-1] if done.stdout else ''
+
+
+why_absent = functools.cache(peer)

@@ -1,11 +1,6 @@
 """Models of all kinds there and back, and in the programs that they are for."""
 
-import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +10,6 @@ from dlrm_jax.convert.scratch import Scratch
 from tests.convert import models
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed')
-PEER = os.environ.get('DLRM_JAX_PEER_PYTHON', sys.executable)
 
 
 def tensors_in(path, tmp_path):
@@ -60,27 +54,11 @@ def test_tables_may_live_anywhere(placement, name, tmp_path):
     assert again[tensor].numpy().tobytes() == x.numpy().tobytes(), tensor
 
 
-def peer(*arguments):
-  """What the process of a program prints at the end."""
-  script = pathlib.Path(__file__).with_name('peer.py')
-  done = subprocess.run(
-    [PEER, script, *arguments],
-    capture_output=True,
-    text=True,
-    env={**os.environ, 'PYTHONPATH': '', 'OMP_NUM_THREADS': '1'},
-  )
-  assert done.returncode == 0, done.stderr
-  return done.stdout.splitlines()[-1] if done.stdout else ''
-
-
-why_absent = functools.cache(peer)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name', models.CASES)
 def test_the_program_loads_it_and_predicts_the_same(name, tmp_path):
   program, _, meta = models.CASES[name]
-  if why := why_absent(program):
+  if why := models.why_absent(program):
     pytest.skip(f'{why}; DLRM_JAX_PEER_PYTHON names a Python that has it')
   ends = '' if 'folder' in meta else '.pt'
   source, back = (tmp_path / f'{x}{ends}' for x in ('source', 'back'))
@@ -91,7 +69,7 @@ def test_the_program_loads_it_and_predicts_the_same(name, tmp_path):
   told = json.dumps(models.meta_of(name))
   files = tmp_path / 'inputs.npz', tmp_path / 'outputs.npz'
   np.savez(files[0], meta=told, **held)
-  peer(program, back, *files)
+  models.peer(program, back, *files)
   with np.load(files[1]) as outputs:
     wanted = outputs['predictions']
   logits = models.logits(tmp_path / 'run', inputs).astype(np.float64)

@@ -18,7 +18,6 @@ from dlrm_jax.convert.torchrec_quantised import BAGS, KERNELS
 from dlrm_jax.errors import InputError
 from dlrm_jax.quantize.model import quantized, write
 from tests.convert import models
-from tests.convert.test_models import peer, why_absent
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed')
 
@@ -443,7 +442,7 @@ def test_values_that_torchrec_cannot_keep_are_refused(fields, tmp_path):
 
 def predicted(source, inputs, told, tmp_path):
   """What torchrec predicts with a file; `told` says how it is quantised."""
-  if why := why_absent('torchrec'):
+  if why := models.why_absent('torchrec'):
     pytest.skip(f'{why}; DLRM_JAX_PEER_PYTHON names a Python that has it')
   sizes = {'rows': models.ROWS, 'dim': 8, 'dense': 13}
   layers = {'bottom': [32, 8], 'top': [24, 12, 1]}
@@ -455,7 +454,7 @@ def predicted(source, inputs, told, tmp_path):
     )
   files = tmp_path / 'inputs.npz', tmp_path / 'outputs.npz'
   np.savez(files[0], meta=json.dumps(sizes | layers | told), **held)
-  peer('torchrec', source, *files)
+  models.peer('torchrec', source, *files)
   with np.load(files[1]) as outputs:
     return outputs['predictions']
 

@@ -15,8 +15,8 @@ XLA_FFI_Error *dlrm_jax_pool(XLA_FFI_CallFrame *frame);
 XLA_FFI_Error *dlrm_jax_sparse(XLA_FFI_CallFrame *frame);
 XLA_FFI_Error *dlrm_jax_update(XLA_FFI_CallFrame *frame);
 
-/* XLA's threads: each task gets one, which may start late. */
-struct XLA_FFI_ExecutionContext {
+/* XLA's threads: each task gets one, which may start late. Kernels see it as XLA's context, which is opaque to them. */
+struct threads {
   int64_t threads;
   pthread_t running[64];
   int count;
@@ -36,13 +36,13 @@ static void *run_task(void *given) {
 static XLA_FFI_Error *schedule(XLA_FFI_ThreadPool_Schedule_Args *args) {
   struct task *task = malloc(sizeof *task);
   *task = (struct task){args->task, args->data};
-  XLA_FFI_ExecutionContext *ctx = args->ctx;
+  struct threads *ctx = (struct threads *)args->ctx;
   pthread_create(&ctx->running[ctx->count++], NULL, run_task, task);
   return NULL;
 }
 
 static XLA_FFI_Error *count_threads(XLA_FFI_ThreadPool_NumThreads_Args *args) {
-  *args->num_threads = args->ctx->threads;
+  *args->num_threads = ((struct threads *)args->ctx)->threads;
   return NULL;
 }
 
@@ -98,14 +98,14 @@ static XLA_FFI_Buffer buffer(void *data, int64_t rank, int64_t *dims) {
 /* Calls a kernel and waits for the threads that it asked for. */
 static void call(XLA_FFI_Handler *kernel, int32_t kind, struct shape *s, void **args,
                  int64_t arg_count, void **rets, int64_t ret_count) {
-  XLA_FFI_ExecutionContext ctx = {.threads = 1 + drawn(5)};
+  struct threads ctx = {.threads = 1 + drawn(5)};
   XLA_FFI_Array counts = {XLA_FFI_DataType_S64, s->groups, s->counts};
   XLA_FFI_Array lengths = {XLA_FFI_DataType_S64, s->groups, s->lengths};
   XLA_FFI_Scalar number = {XLA_FFI_DataType_S32, &kind};
   XLA_FFI_ByteSpan spans[] = {{"counts", 6}, {"kind", 4}, {"lengths", 7}};
   XLA_FFI_ByteSpan *names[] = {spans, spans + 1, spans + 2};
   void *attrs[] = {&counts, &number, &lengths};
-  XLA_FFI_CallFrame frame = {.api = &api, .ctx = &ctx};
+  XLA_FFI_CallFrame frame = {.api = &api, .ctx = (XLA_FFI_ExecutionContext *)&ctx};
   frame.args.size = arg_count;
   frame.args.args = args;
   frame.rets.size = ret_count;
