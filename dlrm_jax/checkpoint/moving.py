@@ -167,9 +167,12 @@ def _check_kept(
   """
   if stack.storage == FLOAT32:
     return
+  advice = 'keep the table as float32, or train anew'
   fits = np.abs(values) <= stack.storage.most  # NaN does not
   if len(bad := np.argwhere(~fits)):
     row, column = bad[0]
+    if not np.isfinite(values[row, column]):
+      advice = 'choose another checkpoint'
     what = (
       f'column {stretch.source.column + column} is {values[row, column]:g}, '
       f'for which {stack.storage.name} has no number'
@@ -183,8 +186,7 @@ def _check_kept(
   else:
     return
   raise InputError(
-    f'table {stretch.table}, row {stretch.rows[row]:,}: {what}; keep the table '
-    f'as float32, or train anew'
+    f'table {stretch.table}, row {stretch.rows[row]:,}: {what}; {advice}'
   )
 
 

@@ -17,9 +17,12 @@ from dlrm_jax.scoring.parameters import layers_of, tables_of
 _ROWS = 256
 
 _TOLERANCE = 1e-4
-"""Most that a probability may be off; of int8 layers, that all are on average.
-Of a right graph of floats all are within 1e-6, but where logits are large sums
-of numbers that cancel."""
+"""Most that a probability may be off. Of a right graph all are within 1e-6, but
+where logits are large sums of numbers that cancel."""
+
+_OF_INT8 = 1e-3
+"""Most that probabilities of int8 layers may be off in the mean: rows of random
+numbers have codes that the last bit of an input makes others."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -60,14 +63,13 @@ def check_probabilities(
   batch = jax.tree.map(jnp.asarray, inputs)
   expected = probabilities(network, layers_of(parameters), read, batch)
   errors = np.abs(found - np.asarray(expected))
-  # A code of int8 may be another one where the input is off by its last bit;
-  # that is rare, so the mean of all probabilities is near.
-  of_int8 = any(x.dtype == np.int8 for x in parameters.values())
-  error = float(errors.mean() if of_int8 else errors.max())
-  if not error <= _TOLERANCE:
+  what, error, most = 'up to', float(errors.max()), _TOLERANCE
+  if any(x.dtype == np.int8 for x in parameters.values()):
+    what, error, most = 'a mean of', float(errors.mean()), _OF_INT8
+  if not error <= most:
     raise InputError(
-      f'--format=onnx: probabilities of onnxruntime are off by {error:g}; '
-      f'expected at most {_TOLERANCE:g}: export with --format=stablehlo'
+      f'--format=onnx: probabilities of onnxruntime are off by {what} '
+      f'{error:g}; expected at most {most:g}: export with --format=stablehlo'
     )
   return float(errors.max())
 

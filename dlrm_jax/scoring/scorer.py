@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import PAD, Inputs
+from dlrm_jax.errors import InputError
 
 ROWS_AT_ONCE: Mapping[str, int] = {'cpu': 4096}
 """Rows that a device scores at once, by backend; more leave a CPU's caches."""
@@ -83,8 +84,19 @@ class Started(NamedTuple):
   rows: int
 
   def finish(self) -> np.ndarray:
-    """Their probabilities, f32[rows, T], once they are scored."""
-    return sharding.local_part(self.scores)[: self.rows]
+    """Their probabilities, f32[rows, T], once they are scored.
+
+    Raises:
+      InputError: some are not finite.
+    """
+    found = sharding.local_part(self.scores)[: self.rows]
+    if bad := np.count_nonzero(~np.isfinite(found).all(1)):
+      raise InputError(
+        f'the scores of {bad:,} of {self.rows:,} rows are not finite; expected '
+        'numbers: the model has some that are not, or a row has one that is '
+        'too large; choose another checkpoint, or correct the row'
+      )
+    return found
 
 
 def padded(inputs: Inputs, size: int) -> Inputs:

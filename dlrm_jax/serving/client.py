@@ -112,9 +112,14 @@ class Client:
         Polars or pandas, as `dlrm_jax.load(...).predict` takes them.
 
     Raises:
-      InputError: a column is missing, or is none.
+      InputError: a column is missing, or is none, or the rows are a path.
       tritonclient.utils.InferenceServerException: the server says why not.
     """
+    if isinstance(rows, str | Path):
+      raise InputError(
+        f'rows={str(rows)!r}: expected a dict or a frame; read the file with '
+        'Polars or pandas, or let dlrm_jax.predict score it'
+      )
     frame = frame_of_rows(rows, tuple(self._columns))
     for name in self._columns:
       if name not in frame.columns:

@@ -251,8 +251,10 @@ class Interface:
 
 def _check_names(tensors: Mapping[str, Tensor], names: Sequence[str]) -> None:
   if missing := [name for name in names if name not in tensors]:
+    others = [name for name in tensors if name not in names]
+    unknown = f', and {shorten(others[0])} is unknown' if others else ''
     raise invalid(
-      f'there is no input {shorten(missing[0])}; expected '
+      f'the request lacks input {shorten(missing[0])}{unknown}; expected '
       f'{shorten(", ".join(names), 600)}'
     )
   if len(tensors) > len(names):

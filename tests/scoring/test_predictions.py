@@ -6,6 +6,7 @@ import pytest
 
 from dlrm_jax import sharding
 from dlrm_jax.batch import Inputs
+from dlrm_jax.errors import InputError
 from dlrm_jax.scoring.logs import ScorableRows
 from dlrm_jax.scoring.predictions import predictions
 from dlrm_jax.scoring.scorer import Scorer
@@ -57,3 +58,15 @@ def test_no_more_than_a_few_bad_rows_wait_for_a_good_one(scorer):
     next(some)
   assert taken < 30
   some.close()
+
+
+def test_scores_that_are_not_finite_are_refused():
+  def score(inputs):
+    ids = inputs.ids[:, :1].astype('float32')
+    return jax.numpy.where(ids == 3, np.nan, ids)
+
+  scorer = Scorer(jax.jit(score), sharding.make_mesh(jax.devices()[:1]))
+  scorer.most = 4
+  assert len(list(predictions(scorer, [rows_of([1] * 3)], 1))) == 1
+  with pytest.raises(InputError, match='of 1 of 4 rows are not finite'):
+    list(predictions(scorer, [rows_of([1] * 6)], 1))

@@ -265,8 +265,8 @@ def test_weights_that_a_mean_cannot_have(tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    ({'dense': None}, "no input 'dense'"),
-    ({'ids': None}, "no input 'ids'"),
+    ({'dense': None}, "lacks input 'dense'"),
+    ({'ids': None}, "lacks input 'ids'"),
     ({'other': ((1, 1), 'FP32')}, "no such input as 'other'"),
     ({'price': ((4, 1), 'FP32')}, "no such input as 'price'"),
     ({'dense': ((4, 3), 'FP32')}, 'shape [4, 3]; expected [-1, 2]'),
@@ -337,7 +337,9 @@ def test_columns_that_do_not_fit(coder, column, given, words):
   assert words in str(refusal(coder.interface.question, tensors))
   del tensors[column]
   missing = str(refusal(coder.interface.question, tensors))
-  assert f"there is no input '{column}'" in missing
+  assert f"the request lacks input '{column}'; expected" in missing
+  unknown = str(refusal(coder.interface.question, tensors | {'x': given}))
+  assert f"lacks input '{column}', and 'x' is unknown; expected" in unknown
 
 
 def test_columns_with_the_names_of_the_network(tmp_path):
