@@ -207,7 +207,12 @@ def _split_rows(
     rows[part] += sum(p['rows'] for p in piece['parts'])
   total = sum(rows.values())
   if not total:
-    raise InputError(f'the input has no good rows{notes.skipped(pieces)}')
+    first, *others = itertools.chain(*preparation.inputs.values())
+    more = f' and {len(others):,} other files' if others else ''
+    raise InputError(
+      f'{first}{more}: the input has no good rows{notes.skipped(pieces)}; '
+      'expected one at least'
+    )
   settings = preparation.settings
   if settings.splits is None:
     ends = list(itertools.accumulate(rows.values()))
